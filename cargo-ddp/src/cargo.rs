@@ -1,0 +1,131 @@
+//! cargo: where a project is, and building it.
+
+use std::ffi::OsString;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use cargo_metadata::{Artifact, CargoOpt, Message, Metadata, MetadataCommand, TargetKind};
+
+use crate::torch::libtorch_for;
+use crate::{Error, Result, child};
+
+/// The cargo that runs us, or the one on PATH.
+pub fn program() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// A cargo project: the workspace that a manifest belongs to.
+#[derive(Clone, Debug)]
+pub struct Project {
+    /// The workspace's folder, which has `.cargo/config.toml` and `.ddp/`.
+    pub root: PathBuf,
+    /// The folder for what is built.
+    pub target: PathBuf,
+    metadata: Metadata,
+}
+
+/// What to build: cargo's own selection flags.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// `--manifest-path`.
+    pub manifest_path: Option<PathBuf>,
+    /// All others, as cargo takes them.
+    pub flags: Vec<OsString>,
+    /// `--bin` or `--example`, which are among `flags`: what to run.
+    pub target: Option<String>,
+    /// `-p`, which is among `flags`.
+    pub package: Option<String>,
+}
+
+impl Project {
+    /// The project that the manifest (or the current folder) belongs to.
+    ///
+    /// # Errors
+    /// [`Error::NoProject`] with cargo's reason.
+    pub fn find(manifest_path: Option<&Path>) -> Result<Self> {
+        let mut command = MetadataCommand::new();
+        command.cargo_path(program()).no_deps().features(CargoOpt::AllFeatures);
+        if let Some(path) = manifest_path {
+            command.manifest_path(path);
+        }
+        let metadata = command.exec().map_err(|err| match err {
+            cargo_metadata::Error::CargoMetadata { stderr } => Error::NoProject(cargos_error(&stderr)),
+            cargo_metadata::Error::Io(source) => Error::Start { program: program().into(), source },
+            other => Error::NoProject(other.to_string()),
+        })?;
+        let root = metadata.workspace_root.clone().into_std_path_buf();
+        let target = metadata.target_directory.clone().into_std_path_buf();
+        Ok(Self { root, target, metadata })
+    }
+
+    /// Builds the selection, with cargo's own messages on stderr, and gives the executable to run.
+    ///
+    /// # Errors
+    /// [`Error::Build`] when cargo fails (it has said why), [`Error::NoBinary`] and [`Error::ManyBinaries`].
+    pub fn build(&self, selection: &Selection) -> Result<PathBuf> {
+        let mut build = Command::new(program());
+        build.args(["build", "--message-format=json-render-diagnostics"]).args(&selection.flags);
+        if let Some(path) = &selection.manifest_path {
+            build.arg("--manifest-path").arg(path);
+        }
+        build.env("LIBTORCH", libtorch_for(&self.root)).stdin(Stdio::null()).stdout(Stdio::piped());
+        child::dies_with_parent(&mut build);
+        tracing::debug!(command = ?build, "building");
+        let start = |source| Error::Start { program: program().into(), source };
+        let mut cargo = build.spawn().map_err(start)?;
+
+        let mut built = Vec::new();
+        if let Some(stdout) = cargo.stdout.take() {
+            for message in Message::parse_stream(BufReader::new(stdout)) {
+                match message.map_err(Error::system("can't read cargo's messages"))? {
+                    Message::CompilerArtifact(artifact) => built.push(artifact),
+                    // What a build script or a macro prints on stdout.
+                    Message::TextLine(line) => eprintln!("{line}"),
+                    _ => {}
+                }
+            }
+        }
+        let status = cargo.wait().map_err(Error::system("can't wait for cargo"))?;
+        if !status.success() {
+            return Err(Error::Build(status));
+        }
+        self.pick(&built, selection)
+    }
+
+    /// The executable that `cargo run` with this selection would run.
+    fn pick(&self, built: &[Artifact], selection: &Selection) -> Result<PathBuf> {
+        let runnable = |artifact: &&Artifact| {
+            artifact.target.kind.iter().any(|kind| matches!(kind, TargetKind::Bin | TargetKind::Example))
+                && artifact.executable.is_some()
+        };
+        let mut found: Vec<&Artifact> = built.iter().filter(runnable).collect();
+        match &selection.target {
+            Some(name) => found.retain(|artifact| artifact.target.name == *name),
+            None => found.retain(|artifact| artifact.target.is_bin()),
+        }
+        if found.len() > 1 {
+            let default = |artifact: &&Artifact| {
+                let package = self.metadata.packages.iter().find(|package| package.id == artifact.package_id);
+                package.is_some_and(|package| package.default_run.as_ref() == Some(&artifact.target.name))
+            };
+            if let Some(&one) = found.iter().find(|artifact| default(artifact)) {
+                found = vec![one];
+            }
+        }
+        match found.as_slice() {
+            [] => Err(Error::NoBinary),
+            [one] => Ok(one.executable.clone().unwrap_or_default().into_std_path_buf()),
+            many => {
+                let names: Vec<_> = many.iter().map(|artifact| artifact.target.name.as_str()).collect();
+                Err(Error::ManyBinaries(names.join(", ")))
+            }
+        }
+    }
+}
+
+/// cargo's `error: …` line without the word.
+fn cargos_error(stderr: &str) -> String {
+    let line = stderr.lines().find(|line| line.starts_with("error")).unwrap_or(stderr.trim());
+    line.trim_start_matches("error: ").to_owned()
+}

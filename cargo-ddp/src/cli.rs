@@ -1,0 +1,256 @@
+//! The words of the command line. Flags become plain data here, and nothing behind this file knows clap.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::cargo::Selection;
+use crate::torch::{Flavor, Request};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0      done
+  1      a worker failed, and was not (or no more) restarted
+  2      wrong use: flags, values, GPUs that are not there, no project
+  3      no libtorch: set-up failed
+  4      the system refused: a file, a process, a socket
+  101    the build failed
+  128+N  stopped by signal N (130: Ctrl-C)";
+
+/// Train tch (libtorch) models on several GPUs, one worker process per GPU.
+#[derive(Debug, Parser)]
+#[command(name = "cargo ddp", bin_name = "cargo ddp", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// Say what is done in detail
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Set up, scaffold a project, build it and train it: everything once
+    Demo(Demo),
+    /// Make a new data-parallel training project
+    New(New),
+    /// Build a project and run one worker per GPU
+    Run(Run),
+    /// Find libtorch, or fetch it, and link this project to it
+    Setup(Setup),
+    /// Run a command in the environment that set-up provides
+    Exec(Exec),
+}
+
+/// `cargo ddp demo`
+#[derive(Args, Debug)]
+pub struct Demo {
+    /// Folder for the project
+    #[arg(default_value = "ddp-demo")]
+    pub path: PathBuf,
+}
+
+/// `cargo ddp new`
+#[derive(Args, Debug)]
+pub struct New {
+    /// Folder to make
+    pub path: PathBuf,
+    /// Name of the package [default: the folder's]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Template to start from
+    #[arg(long, default_value = "linear")]
+    pub template: String,
+}
+
+/// `cargo ddp setup`
+#[derive(Args, Debug)]
+pub struct Setup {
+    /// A libtorch without CUDA
+    #[arg(long, conflicts_with = "cuda")]
+    pub cpu: bool,
+    /// A libtorch with CUDA and NCCL
+    #[arg(long)]
+    pub cuda: bool,
+    /// Python to look for torch in, and to fetch it with
+    #[arg(long, value_name = "PATH")]
+    pub python: Option<PathBuf>,
+}
+
+impl Setup {
+    /// As plain data.
+    pub fn request(&self) -> Request {
+        let flavor = match (self.cpu, self.cuda) {
+            (true, _) => Some(Flavor::Cpu),
+            (_, true) => Some(Flavor::Cuda),
+            _ => None,
+        };
+        Request { flavor, python: self.python.clone() }
+    }
+}
+
+/// `cargo ddp exec`
+#[derive(Args, Debug)]
+pub struct Exec {
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// `cargo ddp run`
+#[derive(Args, Debug)]
+pub struct Run {
+    /// GPUs to use, one worker each: `2,3` [default: all visible ones, or one worker on the CPU]
+    #[arg(long, value_name = "LIST", conflicts_with = "nproc")]
+    pub gpus: Option<String>,
+    /// Number of workers
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub nproc: Option<u16>,
+    /// How often to restart all workers from the newest snapshot when one fails
+    #[arg(long, value_name = "K", default_value_t = 3)]
+    pub max_restarts: u32,
+    /// Seconds between asking workers to stop (SIGTERM) and killing them
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub grace: Duration,
+    /// What to build.
+    #[command(flatten)]
+    pub build: Build,
+    /// Arguments for the program
+    #[arg(last = true)]
+    pub args: Vec<OsString>,
+}
+
+/// cargo's selection flags.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Build")]
+pub struct Build {
+    /// Package to build
+    #[arg(short, long, value_name = "SPEC")]
+    package: Option<String>,
+    /// Binary to run
+    #[arg(long, value_name = "NAME", conflicts_with = "example")]
+    bin: Option<String>,
+    /// Example to run
+    #[arg(long, value_name = "NAME")]
+    example: Option<String>,
+    /// Build with optimizations
+    #[arg(short, long, conflicts_with = "profile")]
+    release: bool,
+    /// Build with this profile
+    #[arg(long, value_name = "PROFILE-NAME")]
+    profile: Option<String>,
+    /// Features to turn on
+    #[arg(short = 'F', long, value_name = "FEATURES")]
+    features: Vec<String>,
+    /// Turn all features on
+    #[arg(long)]
+    all_features: bool,
+    /// Do not turn the `default` feature on
+    #[arg(long)]
+    no_default_features: bool,
+    /// Folder for what is built
+    #[arg(long, value_name = "DIRECTORY")]
+    target_dir: Option<PathBuf>,
+    /// Path to Cargo.toml
+    #[arg(long, value_name = "PATH")]
+    manifest_path: Option<PathBuf>,
+    /// Number of parallel jobs
+    #[arg(short, long, value_name = "N")]
+    jobs: Option<String>,
+    /// Assert that Cargo.lock stays as it is
+    #[arg(long)]
+    locked: bool,
+    /// Do not use the network
+    #[arg(long)]
+    offline: bool,
+    /// --locked and --offline
+    #[arg(long)]
+    frozen: bool,
+}
+
+impl Build {
+    /// As plain data.
+    pub fn selection(&self) -> Selection {
+        let mut flags: Vec<OsString> = Vec::new();
+        let mut valued = |flag: &str, value: Option<&std::ffi::OsStr>| {
+            if let Some(value) = value {
+                flags.extend([flag.into(), value.to_owned()]);
+            }
+        };
+        let text = |value: &Option<String>| value.as_ref().map(OsString::from);
+        valued("--package", text(&self.package).as_deref());
+        valued("--bin", text(&self.bin).as_deref());
+        valued("--example", text(&self.example).as_deref());
+        valued("--profile", text(&self.profile).as_deref());
+        valued("--jobs", text(&self.jobs).as_deref());
+        valued("--target-dir", self.target_dir.as_ref().map(|path| path.as_os_str()));
+        for features in &self.features {
+            valued("--features", Some(features.as_ref()));
+        }
+        for (flag, on) in [
+            ("--release", self.release),
+            ("--all-features", self.all_features),
+            ("--no-default-features", self.no_default_features),
+            ("--locked", self.locked),
+            ("--offline", self.offline),
+            ("--frozen", self.frozen),
+        ] {
+            flags.extend(on.then(|| flag.into()));
+        }
+        let target = self.bin.clone().or_else(|| self.example.clone());
+        Selection { manifest_path: self.manifest_path.clone(), flags, target, package: self.package.clone() }
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is not a number of seconds"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|err| err.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn cargos_flags_reach_cargo() {
+        let words = "cargo-ddp run -p a --bin b --release -F x,y --features z --locked -- --epochs 3";
+        let cli = Cli::try_parse_from(words.split(' ')).unwrap();
+        let Command::Run(run) = cli.command else { panic!("not run") };
+        let selection = run.build.selection();
+        let flags: Vec<_> = selection.flags.iter().map(|flag| flag.to_str().unwrap()).collect();
+        assert_eq!(flags.join(" "), "--package a --bin b --features x,y --features z --release --locked");
+        assert_eq!(selection.target.as_deref(), Some("b"));
+        assert_eq!(run.args, ["--epochs", "3"]);
+    }
+
+    #[test]
+    fn every_command_and_flag_is_known_here() {
+        // Adding one is a decision: add it here too.
+        let mut found = Vec::new();
+        for command in Cli::command().get_subcommands() {
+            let flags: Vec<_> = command.get_arguments().map(|arg| arg.get_id().as_str()).collect();
+            found.push(format!("{}: {}", command.get_name(), flags.join(" ")));
+        }
+        assert_eq!(
+            found,
+            [
+                "demo: path",
+                "new: path name template",
+                "run: gpus nproc max_restarts grace package bin example release profile features all_features \
+                 no_default_features target_dir manifest_path jobs locked offline frozen args",
+                "setup: cpu cuda python",
+                "exec: command",
+            ]
+        );
+    }
+}

@@ -1,0 +1,67 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ddp_contract::snapshot;
+
+use super::run::{self, Job};
+use crate::cargo::{Project, Selection};
+use crate::cli::Demo;
+use crate::scaffold::{self, Plan};
+use crate::{Error, Result, Ui, exit, gpu};
+
+/// `cargo ddp demo`: everything once.
+pub(super) fn demo(args: &Demo, ui: &Ui) -> Result<u8> {
+    let folder = std::path::absolute(&args.path).map_err(Error::system("can't find the current folder"))?;
+    if is_earlier_demo(&folder) {
+        ui.status("Reusing", format!("the project in {}", folder.display()));
+    } else {
+        let plan = Plan::new(&folder, None, "linear")?;
+        scaffold::scaffold(&plan)?;
+        ui.status("Created", format!("a project from the template `linear` in {}", folder.display()));
+    }
+
+    let project = Project::find(Some(&folder.join("Cargo.toml")))?;
+    super::ensure_libtorch(&project.root, ui)?;
+    // What an earlier demo trained is finished: this one gets a folder of its own.
+    let snapshots = fresh_snapshot_folder(&folder);
+    let gpus = gpu::count().ok().map(|count| gpu::available(count, visible().as_deref())).filter(|gpus| !gpus.is_empty());
+    let job = Job {
+        nproc: gpus.as_ref().map_or(2, Vec::len),
+        gpus,
+        max_restarts: 3,
+        grace: Duration::from_secs(10),
+        args: vec!["--snapshots".into(), snapshots.clone().into()],
+    };
+    ui.status("Building", "the project (the first time takes a few minutes: libtorch's bindings are C++)");
+    std::env::set_current_dir(&folder).map_err(Error::system(format!("can't go to {}", folder.display())))?;
+    let nproc = job.nproc;
+    let code = run::build_and_launch(&project, &Selection::default(), job, ui)?;
+    if code == exit::SUCCESS {
+        let dir = folder.join(&snapshots);
+        let newest = snapshot::list(&dir).map_err(Error::system(format!("can't read {}", dir.display())))?;
+        let newest = newest.first().map_or("none".into(), |path| path.display().to_string());
+        println!("snapshot: {newest}");
+        println!("next:     cd {} && cargo ddp run --nproc {nproc} -- --total-epochs 40", args.path.display());
+    }
+    Ok(code)
+}
+
+fn visible() -> Option<String> {
+    std::env::var(ddp_contract::env::CUDA_VISIBLE_DEVICES).ok()
+}
+
+/// Whether a demo made this project before.
+fn is_earlier_demo(folder: &Path) -> bool {
+    let readme = fs::read_to_string(folder.join("README.md")).unwrap_or_default();
+    readme.contains("cargo ddp run") && folder.join("Cargo.toml").exists() && folder.join("src/main.rs").exists()
+}
+
+fn fresh_snapshot_folder(folder: &Path) -> PathBuf {
+    let names = std::iter::once("snapshots".to_owned()).chain((2..).map(|n| format!("snapshots/demo-{n}")));
+    names.map(PathBuf::from).find(|name| no_snapshots(&folder.join(name))).unwrap_or_default()
+}
+
+fn no_snapshots(dir: &Path) -> bool {
+    snapshot::list(dir).is_ok_and(|found| found.is_empty())
+}

@@ -1,0 +1,249 @@
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+
+use crate::exit;
+
+/// The result of what can fail in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The libtorch that tch 0.26 is made for: its C++ ABI is pinned with it.
+const NEEDED: &str = crate::torch::VERSION;
+
+/// What can go wrong before, and around, a job. (Workers that fail are an outcome of the launcher, not an error.)
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    // --- wrong use -------------------------------------------------------------------------------------------------
+    /// A folder that is there already.
+    #[error("{} is there already", .0.display())]
+    Exists(PathBuf),
+    /// A name that cargo would refuse.
+    #[error("{name:?} can't be the name of a package: {problem}")]
+    BadName {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A template that does not exist.
+    #[error("there is no template {name:?}; there is: {known}")]
+    NoTemplate {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
+    /// cargo finds no project.
+    #[error("no cargo project here: {0}")]
+    NoProject(String),
+    /// Nothing that could be trained was built.
+    #[error("the selection has no binary to run")]
+    NoBinary,
+    /// Several binaries were built, and none was chosen.
+    #[error("there are several binaries, and none was chosen: {0}")]
+    ManyBinaries(String),
+    /// A list of GPUs that is not one.
+    #[error("--gpus {list:?}: {problem}")]
+    BadGpuList {
+        /// The list as given.
+        list: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// GPUs that are not there.
+    #[error("there is no GPU {missing}; there {}", are(.present))]
+    NoSuchGpu {
+        /// What was asked for.
+        missing: String,
+        /// The GPUs there are.
+        present: Vec<String>,
+    },
+    /// No NVIDIA driver.
+    #[error("GPUs can't be used: {0}")]
+    NoDriver(String),
+    /// A GPU outside of what the environment allows.
+    #[error("GPU {gpu} is not among CUDA_VISIBLE_DEVICES={visible}, which limits this job")]
+    GpuNotVisible {
+        /// What was asked for.
+        gpu: String,
+        /// The outer limit.
+        visible: String,
+    },
+
+    // --- set-up ----------------------------------------------------------------------------------------------------
+    /// LIBTORCH leads to something unusable.
+    #[error("LIBTORCH={}: {problem}", path.display())]
+    BadLibtorch {
+        /// The variable's value.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// No Python.
+    #[error("libtorch {NEEDED} is not here, and there is no Python to fetch it with")]
+    NoPython,
+    /// `--python` is not a Python 3.
+    #[error("{} is no Python 3 that works: {problem}", python.display())]
+    BadPython {
+        /// The interpreter.
+        python: PathBuf,
+        /// What happened.
+        problem: String,
+    },
+    /// A Python without pip and without venv.
+    #[error("{} has neither pip nor venv, so libtorch {NEEDED} can't be fetched", python.display())]
+    NoPip {
+        /// The interpreter.
+        python: PathBuf,
+    },
+    /// No room.
+    #[error("{} has {free_gb:.1} GB free, and setting libtorch up takes {needed_gb:.0} GB", path.display())]
+    NoSpace {
+        /// The folder.
+        path: PathBuf,
+        /// What is free, in 10^9 bytes.
+        free_gb: f64,
+        /// What is needed, in 10^9 bytes.
+        needed_gb: f64,
+    },
+    /// pip failed.
+    #[error("pip could not fetch libtorch {NEEDED}: {line}")]
+    Pip {
+        /// Its last error line.
+        line: String,
+        /// What it was about, as far as can be told.
+        fault: PipFault,
+    },
+    /// What pip brought is not a libtorch.
+    #[error("what pip brought is not usable: {0}")]
+    Incomplete(String),
+    /// There is no home to cache in.
+    #[error("neither XDG_CACHE_HOME nor HOME is set, so there is no place to keep libtorch in")]
+    NoCache,
+
+    // --- the build and the system ----------------------------------------------------------------------------------
+    /// cargo failed; it has said why.
+    #[error("the build failed ({0})")]
+    Build(ExitStatus),
+    /// A program could not be started.
+    #[error("can't start {}: {source}", program.display())]
+    Start {
+        /// Which.
+        program: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The system refused something.
+    #[error("{action}: {source}")]
+    System {
+        /// What was tried.
+        action: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A template that can't be rendered: a fault of ours.
+    #[error("template {template}: {problem}")]
+    Template {
+        /// Its file.
+        template: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// What a failure of pip was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PipFault {
+    /// The index could not be reached.
+    Network,
+    /// The disk is full.
+    Disk,
+    /// The index has no such version for this Python.
+    NoWheel,
+    /// Anything else.
+    Other,
+}
+
+impl Error {
+    /// The way out.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Exists(_) => "choose another path, or remove it first; nothing was changed".into(),
+            Self::BadName { .. } => "give another name with --name".into(),
+            Self::NoProject(_) => "go into a project, or make one with `cargo ddp new my-model`".into(),
+            Self::NoBinary => "training needs a binary (src/main.rs, or --bin, --example)".into(),
+            Self::ManyBinaries(_) => "choose one with --bin NAME".into(),
+            Self::NoSuchGpu { .. } => "`nvidia-smi -L` lists the GPUs".into(),
+            Self::NoDriver(_) => "`--nproc N` runs N workers without asking for GPUs (on the CPU where there are none)".into(),
+            Self::GpuNotVisible { .. } => "unset CUDA_VISIBLE_DEVICES, or choose among these".into(),
+            Self::BadLibtorch { .. } => {
+                format!("unset LIBTORCH to let `cargo ddp setup` find or fetch libtorch {NEEDED}, or point it to one")
+            }
+            Self::NoPython => format!(
+                "install Python 3 with pip (for example `apt-get install python3-pip`), give one with --python, \
+                 or set LIBTORCH to a libtorch {NEEDED}"
+            ),
+            Self::BadPython { .. } => "give another with --python".into(),
+            Self::NoPip { .. } => {
+                "install pip or venv for it (for example `apt-get install python3-pip python3-venv`), or give another \
+                 Python with --python"
+                    .into()
+            }
+            Self::NoSpace { .. } => "make room, or set XDG_CACHE_HOME to a folder on a larger disk".into(),
+            Self::Pip { fault, .. } => match fault {
+                PipFault::Network => "check the network (pip reads PIP_INDEX_URL and HTTPS_PROXY), or set LIBTORCH to a \
+                                      libtorch fetched elsewhere; run the same command again to go on"
+                    .into(),
+                PipFault::Disk => "make room, or set XDG_CACHE_HOME to a folder on a larger disk".into(),
+                PipFault::NoWheel => format!(
+                    "torch {NEEDED} has no package for this Python or platform: give another Python with --python \
+                     (3.10 to 3.14), or set LIBTORCH to a libtorch {NEEDED}"
+                ),
+                PipFault::Other => "see pip's lines above; `-v` shows the whole command".into(),
+            },
+            Self::NoCache => "set XDG_CACHE_HOME".into(),
+            Self::Template { .. } => "this is a fault of cargo-ddp: please report it".into(),
+            _ => return None,
+        })
+    }
+
+    /// See [`exit`].
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Exists(_)
+            | Self::BadName { .. }
+            | Self::NoTemplate { .. }
+            | Self::NoProject(_)
+            | Self::NoBinary
+            | Self::ManyBinaries(_)
+            | Self::BadGpuList { .. }
+            | Self::NoSuchGpu { .. }
+            | Self::NoDriver(_)
+            | Self::GpuNotVisible { .. } => exit::USAGE,
+            Self::BadLibtorch { .. }
+            | Self::NoPython
+            | Self::BadPython { .. }
+            | Self::NoPip { .. }
+            | Self::NoSpace { .. }
+            | Self::Pip { .. }
+            | Self::Incomplete(_)
+            | Self::NoCache => exit::SETUP_FAILED,
+            Self::Build(_) => exit::BUILD_FAILED,
+            Self::Start { .. } | Self::System { .. } | Self::Template { .. } => exit::SYSTEM,
+        }
+    }
+
+    pub(crate) fn system(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let action = action.into();
+        move |source| Self::System { action, source }
+    }
+}
+
+fn are(present: &[String]) -> String {
+    match present {
+        [] => "are none".into(),
+        [one] => format!("is only {one}"),
+        many => format!("are {}", many.join(", ")),
+    }
+}

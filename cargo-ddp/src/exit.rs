@@ -1,0 +1,33 @@
+//! Exit codes of `cargo ddp`. They are part of its interface: their meanings never change.
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | a worker failed, and was not (or no more) restarted |
+//! | 2 | wrong use: flags, values, GPUs that are not there, no project |
+//! | 3 | no libtorch: set-up failed |
+//! | 4 | the system refused: a file, a process, a socket |
+//! | 101 | the build failed (cargo's own code for it) |
+//! | 128 + N | stopped by signal N (130: Ctrl-C, 143: SIGTERM) |
+//!
+//! `cargo ddp exec` ends with its command's own code; 127 says that there is no such command.
+
+/// Done.
+pub const SUCCESS: u8 = 0;
+/// A worker failed, and was not (or no more) restarted.
+pub const WORKER_FAILED: u8 = 1;
+/// Wrong use.
+pub const USAGE: u8 = 2;
+/// No libtorch: set-up failed.
+pub const SETUP_FAILED: u8 = 3;
+/// The system refused.
+pub const SYSTEM: u8 = 4;
+/// The build failed.
+pub const BUILD_FAILED: u8 = 101;
+/// `exec`: there is no such command.
+pub const COMMAND_NOT_FOUND: u8 = 127;
+
+/// Stopped by a signal.
+pub fn signalled(signal: i32) -> u8 {
+    u8::try_from(128 + signal).unwrap_or(u8::MAX)
+}

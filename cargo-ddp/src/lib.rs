@@ -1,0 +1,31 @@
+//! The library behind `cargo ddp`: scaffold a data-parallel training project for [tch](https://docs.rs/tch), build it, and
+//! run one worker per GPU.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`cli`] | the words of the command line, turned into plain data |
+//! | [`commands`] | one file per subcommand |
+//! | [`torch`] | finds or provisions libtorch, and links projects to it |
+//! | [`scaffold`] | renders templates into new projects |
+//! | [`cargo`] | finds and builds projects |
+//! | [`gpu`] | the machine's GPUs |
+//! | [`launch`] | runs, watches and restarts workers |
+//! | [`exit`] | exit codes |
+//!
+//! It never links libtorch: that is `ddp-runtime`'s part, inside the workers. What the two agree on is `ddp-contract`.
+
+pub mod cargo;
+pub mod cli;
+pub mod commands;
+pub mod exit;
+pub mod gpu;
+pub mod launch;
+pub mod scaffold;
+pub mod torch;
+
+mod child;
+mod error;
+mod ui;
+
+pub use error::{Error, PipFault, Result};
+pub use ui::Ui;

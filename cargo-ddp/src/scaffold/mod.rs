@@ -1,0 +1,127 @@
+//! New projects from templates.
+
+mod name;
+mod source;
+mod template;
+mod vscode;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use source::RuntimeSource;
+use template::Template;
+
+use crate::{Error, Result, torch};
+
+/// A project to be made: everything checked, nothing written.
+#[derive(Debug)]
+pub struct Plan {
+    /// Its folder, absolute.
+    pub path: PathBuf,
+    /// The package's name.
+    pub name: String,
+    template: &'static Template,
+}
+
+/// What was made.
+#[derive(Debug)]
+pub struct Made {
+    /// The project lies inside another workspace, and is one of its own.
+    pub standalone: bool,
+}
+
+impl Plan {
+    /// Checks the path, the name (`None`: the folder's) and the template.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::BadName`], [`Error::NoTemplate`].
+    pub fn new(path: &Path, name: Option<&str>, template: &str) -> Result<Self> {
+        let path = std::path::absolute(path).map_err(Error::system("can't find the current folder"))?;
+        let template = template::find(template)?;
+        let name = match name {
+            Some(name) => name.to_owned(),
+            None => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        };
+        name::check(&name)?;
+        if path.symlink_metadata().is_ok() {
+            return Err(Error::Exists(path));
+        }
+        Ok(Self { path, name, template })
+    }
+}
+
+/// Makes the project: rendered beside its place first, then renamed into it, so that there is a whole one or none.
+///
+/// # Errors
+/// [`Error::System`], with nothing left behind.
+pub fn scaffold(plan: &Plan) -> Result<Made> {
+    let parent = plan.path.parent().unwrap_or(Path::new("/"));
+    let cant = || Error::system(format!("can't make {}", plan.path.display()));
+    let missing: Vec<_> = parent.ancestors().take_while(|folder| !folder.exists()).collect();
+    fs::create_dir_all(parent).map_err(cant())?;
+    let made = render_beside(plan, parent);
+    if made.is_err() {
+        // Folders that were made on the way go too, as far as they are empty.
+        missing.iter().for_each(|folder| drop(fs::remove_dir(folder)));
+    }
+    made
+}
+
+fn render_beside(plan: &Plan, parent: &Path) -> Result<Made> {
+    let cant = || Error::system(format!("can't make {}", plan.path.display()));
+    let staging = tempfile::Builder::new().prefix(".cargo-ddp-new-").tempdir_in(parent).map_err(cant())?;
+    let standalone = inside_a_workspace(parent);
+    let source = RuntimeSource::of_this_program();
+    let values = minijinja::context! {
+        name => plan.name.as_str(),
+        ddp_runtime => source.dependency(),
+        clone_manifest => source.clone_manifest(),
+        standalone => standalone,
+        torch_version => torch::VERSION,
+    };
+    for file in plan.template.files {
+        write(&staging.path().join(file.path), &file.render(&values)?)?;
+    }
+    for (name, text) in vscode::files(&plan.name) {
+        write(&staging.path().join(".vscode").join(name), &text)?;
+    }
+    if !inside_a_repository(parent) {
+        git_init(staging.path());
+    }
+    // The folder was made for us alone; a project is readable as its user's folders are.
+    let mode = fs::metadata(staging.path().join("src")).map_err(cant())?.permissions();
+    fs::set_permissions(staging.path(), mode).map_err(cant())?;
+    let staging = staging.keep();
+    // Onto an existing folder, rename fails unless that is empty; a folder made meanwhile is somebody else's.
+    let renamed = match plan.path.symlink_metadata() {
+        Ok(_) => Err(Error::Exists(plan.path.clone())),
+        Err(_) => fs::rename(&staging, &plan.path).map_err(cant()),
+    };
+    if renamed.is_err() {
+        let _ = fs::remove_dir_all(&staging);
+    }
+    renamed.map(|()| Made { standalone })
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    let cant = || Error::system(format!("can't write {}", path.display()));
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(cant())?;
+    }
+    fs::write(path, text).map_err(cant())
+}
+
+/// Whether cargo would look for the project in a workspace further up.
+fn inside_a_workspace(parent: &Path) -> bool {
+    parent.ancestors().any(|folder| folder.join("Cargo.toml").exists())
+}
+
+fn inside_a_repository(parent: &Path) -> bool {
+    parent.ancestors().any(|folder| [".git", ".hg", ".jj"].iter().any(|name| folder.join(name).exists()))
+}
+
+/// A machine without git makes projects without a repository.
+fn git_init(folder: &Path) {
+    let _ = Command::new("git").args(["init", "-q"]).arg(folder).stdout(Stdio::null()).stderr(Stdio::null()).status();
+}

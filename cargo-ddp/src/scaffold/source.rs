@@ -1,0 +1,60 @@
+//! Where a new project gets ddp-runtime from.
+
+use std::path::{Path, PathBuf};
+
+/// Decided by how this program was built: from a clone that is still there (`cargo ddp` through its alias, or
+/// `cargo install --path cargo-ddp`), a project depends on the clone by path, as the two must be of one version; else
+/// (installed from a registry, or the clone is gone) on the release with this program's version.
+pub(super) enum RuntimeSource {
+    Release,
+    Clone { root: PathBuf },
+}
+
+impl RuntimeSource {
+    pub(super) fn of_this_program() -> Self {
+        Self::built_in(Path::new(env!("CARGO_MANIFEST_DIR")))
+    }
+
+    fn built_in(manifest_dir: &Path) -> Self {
+        let root = manifest_dir.parent().unwrap_or(manifest_dir);
+        // A package from a registry is unpacked among others, without our workspace around it.
+        let is_clone = root.join("Cargo.toml").exists() && root.join("ddp-runtime/Cargo.toml").exists();
+        if is_clone { Self::Clone { root: root.to_owned() } } else { Self::Release }
+    }
+
+    /// The dependency's value in Cargo.toml.
+    pub(super) fn dependency(&self) -> String {
+        match self {
+            Self::Release => format!("{:?}", env!("CARGO_PKG_VERSION")),
+            Self::Clone { root } => format!("{{ path = {:?} }}", root.join("ddp-runtime").display().to_string()),
+        }
+    }
+
+    /// The manifest of `cargo-ddp` in the clone, as a TOML string, for an alias that works in the project.
+    pub(super) fn clone_manifest(&self) -> Option<String> {
+        match self {
+            Self::Release => None,
+            Self::Clone { root } => Some(format!("{:?}", root.join("cargo-ddp/Cargo.toml").display().to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_clone_is_used_by_path_and_a_package_by_version() {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest_dir = dir.path().join("cargo-ddp");
+        assert_eq!(RuntimeSource::built_in(&manifest_dir).dependency(), format!("\"{}\"", env!("CARGO_PKG_VERSION")));
+        assert_eq!(RuntimeSource::built_in(&manifest_dir).clone_manifest(), None);
+
+        fs::create_dir(dir.path().join("ddp-runtime")).unwrap();
+        fs::write(dir.path().join("ddp-runtime/Cargo.toml"), "").unwrap();
+        fs::write(dir.path().join("Cargo.toml"), "").unwrap();
+        let path = dir.path().join("ddp-runtime").display().to_string();
+        assert_eq!(RuntimeSource::built_in(&manifest_dir).dependency(), format!("{{ path = {path:?} }}"));
+    }
+}

@@ -1,0 +1,42 @@
+//! Names of the environment variables that a worker reads.
+//!
+//! The first group is torchrun's, with its meanings (see `torch/distributed/run.py`), so that workers also run under
+//! torchrun. The `DDP_*` ones are set by `cargo ddp run` alone, and a worker does without them.
+
+/// Number of this worker in the whole job, from 0.
+pub const RANK: &str = "RANK";
+/// Number of this worker on its node, from 0: the index of its GPU among those in `CUDA_VISIBLE_DEVICES`.
+pub const LOCAL_RANK: &str = "LOCAL_RANK";
+/// Number of workers in the whole job.
+pub const WORLD_SIZE: &str = "WORLD_SIZE";
+/// Number of workers on this node.
+pub const LOCAL_WORLD_SIZE: &str = "LOCAL_WORLD_SIZE";
+/// Number of this node.
+pub const GROUP_RANK: &str = "GROUP_RANK";
+/// Number of nodes.
+pub const GROUP_WORLD_SIZE: &str = "GROUP_WORLD_SIZE";
+/// Host of the store where ranks meet.
+pub const MASTER_ADDR: &str = "MASTER_ADDR";
+/// Port of the store where ranks meet.
+pub const MASTER_PORT: &str = "MASTER_PORT";
+/// Name of the job.
+pub const RUN_ID: &str = "TORCHELASTIC_RUN_ID";
+/// How many times the job was restarted before this attempt.
+pub const RESTART_COUNT: &str = "TORCHELASTIC_RESTART_COUNT";
+/// How many times the job may be restarted.
+pub const MAX_RESTARTS: &str = "TORCHELASTIC_MAX_RESTARTS";
+/// Where a failing worker leaves an [`ErrorFile`](crate::ErrorFile).
+pub const ERROR_FILE: &str = "TORCHELASTIC_ERROR_FILE";
+/// "True" when torchrun's agent hosts the store, so that no rank does.
+pub const USE_AGENT_STORE: &str = "TORCHELASTIC_USE_AGENT_STORE";
+/// Number of threads for operators on the CPU.
+pub const OMP_NUM_THREADS: &str = "OMP_NUM_THREADS";
+/// The GPUs that the job may use.
+pub const CUDA_VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
+
+/// Descriptor of the listening socket behind `MASTER_PORT`, which rank 0 serves the store on.
+pub const STORE_FD: &str = "DDP_STORE_FD";
+/// Descriptor of the pipe for [events](crate::Event), one JSON object a line.
+pub const EVENT_FD: &str = "DDP_EVENT_FD";
+/// Set to anything but 0: errors from libtorch keep their C++ stack trace.
+pub const BACKTRACE: &str = "DDP_BACKTRACE";

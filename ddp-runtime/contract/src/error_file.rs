@@ -1,0 +1,95 @@
+use std::io;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+/// Why a worker failed, in the layout of torchrun's error file (`torch/distributed/elastic/multiprocessing/errors`):
+/// `{"message": {"message": …, "extraInfo": {"py_callstack": …, "timestamp": …}}}`, with ours added to `extraInfo`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ErrorFile {
+    message: Message,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Message {
+    message: String,
+    #[serde(rename = "extraInfo", default)]
+    extra: Extra,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Extra {
+    /// Python's name for it; a Rust worker puts its back-trace here.
+    #[serde(default)]
+    py_callstack: String,
+    /// Seconds since 1970, as a decimal string.
+    #[serde(default)]
+    timestamp: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    location: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rank: Option<usize>,
+}
+
+impl ErrorFile {
+    /// A record of `message`, stamped with the present time.
+    pub fn new(message: impl Into<String>, backtrace: impl Into<String>) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let extra = Extra { py_callstack: backtrace.into(), timestamp: now.to_string(), ..Extra::default() };
+        Self { message: Message { message: message.into(), extra } }
+    }
+
+    /// Adds where it happened (`file:line:column`).
+    pub fn at(mut self, location: impl Into<String>) -> Self {
+        self.message.extra.location = Some(location.into());
+        self
+    }
+
+    /// Adds whose failure it is.
+    pub fn of_rank(mut self, rank: usize) -> Self {
+        self.message.extra.rank = Some(rank);
+        self
+    }
+
+    /// What went wrong.
+    pub fn message(&self) -> &str {
+        &self.message.message
+    }
+
+    /// Where it went wrong, if the worker said so (`file:line:column`).
+    pub fn location(&self) -> Option<&str> {
+        self.message.extra.location.as_deref()
+    }
+
+    /// Writes the record to `path`: whole or not at all, and only if no record is there (the first failure is the cause).
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        if path.exists() {
+            return Ok(());
+        }
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let partial = path.with_extension("partial");
+        std::fs::write(&partial, serde_json::to_vec(self)?)?;
+        std::fs::rename(partial, path)
+    }
+
+    /// Reads a record. `None` when there is none, or nothing that could be understood.
+    pub fn read(path: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pythons_error_files_are_understood() {
+        let python = r#"{"message": {"message": "ValueError: no", "extraInfo": {"py_callstack": "Traceback", "timestamp": "1700000000"}}}"#;
+        let read: ErrorFile = serde_json::from_str(python).expect("torchrun's layout");
+        assert_eq!(read.message(), "ValueError: no");
+        assert_eq!(read.location(), None);
+    }
+}

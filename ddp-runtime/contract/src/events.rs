@@ -1,0 +1,62 @@
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// What a worker tells its launcher over the pipe named by [`EVENT_FD`](crate::env::EVENT_FD): one JSON object a line.
+///
+/// Lines shorter than `PIPE_BUF` (4096 bytes on Linux) arrive whole. A full pipe loses events rather than stall the
+/// training, so nothing may depend on seeing each of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Event {
+    /// The worker has read its environment.
+    Started,
+    /// Training goes on from a snapshot.
+    Resumed {
+        /// The snapshot's folder.
+        snapshot: PathBuf,
+        /// The epoch to go on with, from 0.
+        epoch: u64,
+        /// Optimizer steps done.
+        step: u64,
+    },
+    /// An optimizer step is done.
+    Step {
+        /// The epoch in progress, from 0.
+        epoch: u64,
+        /// Optimizer steps done, over all epochs.
+        step: u64,
+        /// This rank's loss, when it was at hand.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        loss: Option<f64>,
+    },
+    /// A snapshot is whole on disk.
+    SnapshotSaved {
+        /// The snapshot's folder.
+        snapshot: PathBuf,
+        /// The epoch it goes on with, from 0.
+        epoch: u64,
+        /// Optimizer steps it holds.
+        step: u64,
+    },
+    /// An event of a newer version.
+    #[serde(other)]
+    Unknown,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_survive_the_pipe_and_unknown_ones_are_no_error() {
+        let saved = Event::SnapshotSaved { snapshot: "snapshots/step-00000064".into(), epoch: 2, step: 64 };
+        for event in [Event::Started, saved, Event::Step { epoch: 0, step: 1, loss: None }] {
+            let line = serde_json::to_string(&event).expect("an event is plain data");
+            assert_eq!(serde_json::from_str::<Event>(&line).expect("what was written can be read"), event, "{line}");
+        }
+        let newer = r#"{"event":"coffee_break","minutes":5}"#;
+        assert_eq!(serde_json::from_str::<Event>(newer).expect("newer events are skipped"), Event::Unknown);
+    }
+}

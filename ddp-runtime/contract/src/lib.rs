@@ -1,0 +1,15 @@
+//! What `cargo-ddp` (the launcher) and `ddp-runtime` (the library inside a worker) agree on.
+//!
+//! The two never link each other: the launcher must not load libtorch, the runtime must not know cargo. Everything
+//! that passes between them is named here once: [environment variables](env), the [event stream](Event), the
+//! [error file](ErrorFile) and the [snapshot folder](snapshot). Whatever is written to disk or to a pipe may be read
+//! by another version, so readers ignore what they do not know.
+
+mod error_file;
+mod events;
+
+pub mod env;
+pub mod snapshot;
+
+pub use error_file::ErrorFile;
+pub use events::Event;

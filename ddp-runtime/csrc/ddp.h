@@ -1,0 +1,105 @@
+// The C ABI of ddp-runtime over PyTorch's c10d, DDP Reducer and fused optimizer kernels.
+//
+// Every function that can fail returns a status (DDP_OK, DDP_ERROR or DDP_TIMEOUT), is noexcept, and fills `error` when
+// it fails; results come back through `out` parameters, which are written on success only. A `ddp_tensor` is what tch
+// calls `C_tensor`: a `torch::Tensor` on the heap. Its Rust mirror is src/sys.rs: keep the two alike.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace at {
+class Tensor;
+}
+using ddp_tensor = at::Tensor;
+
+extern "C" {
+
+enum ddp_status : int32_t { DDP_OK = 0, DDP_ERROR = 1, DDP_TIMEOUT = 2 };
+enum ddp_backend : int32_t { DDP_GLOO = 0, DDP_NCCL = 1 };
+enum ddp_reduce_op : int32_t { DDP_SUM = 0, DDP_AVG = 1, DDP_PRODUCT = 2, DDP_MIN = 3, DDP_MAX = 4 };
+
+// `message` is owned by the slot until ddp_error_clear.
+struct ddp_error {
+  char* message;
+};
+void ddp_error_clear(ddp_error* error) noexcept;
+
+struct ddp_store;
+struct ddp_group;
+struct ddp_reducer;
+
+// --- store.cpp: where ranks meet -----------------------------------------------------------------------------------
+struct ddp_tcp_store_options {
+  const char* host;
+  const char* prefix;   // prepended to every key; "" for none
+  int64_t timeout_ms;
+  int32_t world_size;
+  uint16_t port;
+  bool is_server;
+  int32_t listen_fd;    // a listening socket that the server takes over, or -1
+};
+int32_t ddp_store_tcp(const ddp_tcp_store_options* options, ddp_store** out, ddp_error* error) noexcept;
+// An in-process store, for a world of one.
+int32_t ddp_store_local(ddp_store** out, ddp_error* error) noexcept;
+void ddp_store_free(ddp_store* store) noexcept;
+
+// --- group.cpp: process groups and collectives ---------------------------------------------------------------------
+struct ddp_group_options {
+  ddp_backend backend;
+  int32_t rank;
+  int32_t world_size;
+  int64_t timeout_ms;
+  const char* gloo_host;  // address that Gloo binds to, or nullptr for c10d's own choice
+  int32_t cuda_device;    // -1 on CPU
+};
+bool ddp_has_nccl() noexcept;
+int32_t ddp_set_cuda_device(int32_t index, ddp_error* error) noexcept;
+int32_t ddp_group_new(const ddp_store* store, const ddp_group_options* options, ddp_group** out, ddp_error* error) noexcept;
+void ddp_group_free(ddp_group* group) noexcept;
+int32_t ddp_all_reduce(ddp_group* group, ddp_tensor* tensor, ddp_reduce_op op, ddp_error* error) noexcept;
+int32_t ddp_broadcast(ddp_group* group, ddp_tensor* tensor, int32_t src, ddp_error* error) noexcept;
+// `outputs` holds world_size tensors of the shape and dtype of `input`.
+int32_t ddp_all_gather(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor* input, ddp_error* error) noexcept;
+int32_t ddp_barrier(ddp_group* group, ddp_error* error) noexcept;
+
+// --- reducer.cpp: gradients averaged while backward runs -----------------------------------------------------------
+struct ddp_reducer_options {
+  int64_t bucket_cap_bytes;
+  int64_t first_bucket_bytes;
+  bool find_unused_parameters;
+  bool gradient_as_bucket_view;
+};
+// Verifies that all ranks hold parameters of the same shapes, and broadcasts those and `buffers` from rank 0.
+int32_t ddp_reducer_new(ddp_group* group, ddp_tensor* const* parameters, const char* const* names, size_t n_parameters,
+                        ddp_tensor* const* buffers, size_t n_buffers, const ddp_reducer_options* options,
+                        ddp_reducer** out, ddp_error* error) noexcept;
+void ddp_reducer_free(ddp_reducer* reducer) noexcept;
+int32_t ddp_reducer_before_forward(ddp_reducer* reducer, ddp_error* error) noexcept;
+int32_t ddp_reducer_before_backward(ddp_reducer* reducer, ddp_tensor* output, ddp_error* error) noexcept;
+int32_t ddp_backward(ddp_tensor* loss, ddp_error* error) noexcept;
+
+// --- optim.cpp: fused optimizer kernels ----------------------------------------------------------------------------
+// State tensors come in arrays of `n` pointers, null where there is none yet. A step skips parameters without a
+// gradient, and creates the missing states of the others: those pointers are then the caller's to free.
+struct ddp_sgd_options {
+  double lr, momentum, dampening, weight_decay;
+  bool nesterov, maximize;
+};
+struct ddp_adam_options {
+  double lr, beta1, beta2, eps, weight_decay;
+  bool amsgrad, maximize;
+  bool decoupled;  // AdamW's weight decay instead of Adam's
+};
+int32_t ddp_sgd_step(ddp_tensor* const* parameters, ddp_tensor** momentum_buffers, size_t n,
+                     const ddp_sgd_options* options, ddp_error* error) noexcept;
+int32_t ddp_adam_step(ddp_tensor* const* parameters, ddp_tensor** exp_avgs, ddp_tensor** exp_avg_sqs,
+                      ddp_tensor** max_exp_avg_sqs, ddp_tensor** steps, size_t n, const ddp_adam_options* options,
+                      ddp_error* error) noexcept;
+int32_t ddp_zero_grad(ddp_tensor* const* parameters, size_t n, bool set_to_none, ddp_error* error) noexcept;
+
+// --- tensor.cpp ----------------------------------------------------------------------------------------------------
+// torch.randperm(n) from a CPU generator of its own with this seed, into `out` (n numbers).
+int32_t ddp_randperm(int64_t n, uint64_t seed, int64_t* out, ddp_error* error) noexcept;
+// Two handles of the same tensor have the same id.
+size_t ddp_tensor_id(const ddp_tensor* tensor) noexcept;
+}

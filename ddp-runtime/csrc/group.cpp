@@ -1,0 +1,128 @@
+#include "group.hpp"
+
+#include "guard.hpp"
+#include "store.hpp"
+
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#ifdef USE_C10D_NCCL
+#include <c10/cuda/CUDAFunctions.h>
+#include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
+#endif
+
+using c10d::ProcessGroup;
+
+namespace {
+c10d::ReduceOp reduce_op(ddp_reduce_op op) {
+  switch (op) {
+    case DDP_SUM: return c10d::ReduceOp::SUM;
+    case DDP_AVG: return c10d::ReduceOp::AVG;
+    case DDP_PRODUCT: return c10d::ReduceOp::PRODUCT;
+    case DDP_MIN: return c10d::ReduceOp::MIN;
+    case DDP_MAX: return c10d::ReduceOp::MAX;
+  }
+  TORCH_CHECK(false, "unknown reduce op ", static_cast<int>(op));
+}
+
+c10::intrusive_ptr<c10d::Backend> gloo_backend(const c10::intrusive_ptr<c10d::Store>& store, const ddp_group_options& options) {
+  using c10d::ProcessGroupGloo;
+  const auto timeout = std::chrono::milliseconds(options.timeout_ms);
+  c10::intrusive_ptr<ProcessGroupGloo::Options> gloo_options;
+  if (options.gloo_host != nullptr) {
+    gloo_options = ProcessGroupGloo::Options::create(timeout);
+    gloo_options->devices.push_back(ProcessGroupGloo::createDeviceForHostname(options.gloo_host));
+  } else {
+    gloo_options = ProcessGroupGloo::Options::create_default(timeout);
+  }
+  return c10::make_intrusive<ProcessGroupGloo>(store, options.rank, options.world_size, gloo_options);
+}
+
+c10::intrusive_ptr<c10d::Backend> nccl_backend(const c10::intrusive_ptr<c10d::Store>& store, const ddp_group_options& options) {
+#ifdef USE_C10D_NCCL
+  auto nccl_options = c10d::ProcessGroupNCCL::Options::create();
+  nccl_options->timeout = std::chrono::milliseconds(options.timeout_ms);
+  auto backend =
+      c10::make_intrusive<c10d::ProcessGroupNCCL>(store, options.rank, options.world_size, nccl_options);
+  if (options.cuda_device >= 0) backend->setBoundDeviceId(at::Device(at::kCUDA, options.cuda_device));
+  return backend;
+#else
+  TORCH_CHECK(false, "this build has no NCCL: its libtorch is a CPU one (set up another with `cargo ddp setup --cuda`)");
+#endif
+}
+}  // namespace
+
+extern "C" {
+
+bool ddp_has_nccl() noexcept {
+#ifdef USE_C10D_NCCL
+  return true;
+#else
+  return false;
+#endif
+}
+
+int32_t ddp_set_cuda_device(int32_t index, ddp_error* error) noexcept {
+  return guarded(error, [&] {
+#ifdef USE_C10D_NCCL
+    c10::cuda::set_device(static_cast<c10::DeviceIndex>(index));
+#else
+    TORCH_CHECK(false, "no CUDA device ", index, ": this build's libtorch is a CPU one");
+#endif
+  });
+}
+
+int32_t ddp_group_new(const ddp_store* store, const ddp_group_options* options, ddp_group** out,
+                      ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    // As init_process_group does without a backend: Gloo for CPU tensors always, NCCL beside it for CUDA tensors.
+    auto group = c10::make_intrusive<ProcessGroup>(store->store, options->rank, options->world_size);
+    if (options->backend == DDP_NCCL) {
+      auto nccl_store = c10::make_intrusive<c10d::PrefixStore>("cuda", store->store);
+      group->setBackend(at::kCUDA, ProcessGroup::BackendType::NCCL, nccl_backend(nccl_store, *options));
+    }
+    auto gloo_store = c10::make_intrusive<c10d::PrefixStore>("cpu", store->store);
+    group->setBackend(at::kCPU, ProcessGroup::BackendType::GLOO, gloo_backend(gloo_store, *options));
+    group->setDefaultBackend(options->backend == DDP_NCCL ? ProcessGroup::BackendType::NCCL
+                                                          : ProcessGroup::BackendType::GLOO);
+    *out = new ddp_group{std::move(group)};
+  });
+}
+
+void ddp_group_free(ddp_group* group) noexcept {
+  guarded(nullptr, [&] { delete group; });
+}
+
+int32_t ddp_all_reduce(ddp_group* group, ddp_tensor* tensor, ddp_reduce_op op, ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    std::vector<at::Tensor> tensors{*tensor};
+    // Gloo knows no average.
+    const bool divide = op == DDP_AVG && tensor->is_cpu();
+    c10d::AllreduceOptions options;
+    options.reduceOp = reduce_op(divide ? DDP_SUM : op);
+    group->group->allreduce(tensors, options)->wait();
+    if (divide) tensor->div_(group->group->getSize());
+  });
+}
+
+int32_t ddp_broadcast(ddp_group* group, ddp_tensor* tensor, int32_t src, ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    std::vector<at::Tensor> tensors{*tensor};
+    c10d::BroadcastOptions options;
+    options.rootRank = src;
+    group->group->broadcast(tensors, options)->wait();
+  });
+}
+
+int32_t ddp_all_gather(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor* input, ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    std::vector<at::Tensor> inputs{*input};
+    std::vector<std::vector<at::Tensor>> gathered(1);
+    for (int i = 0; i < group->group->getSize(); ++i) gathered[0].push_back(*outputs[i]);
+    group->group->allgather(gathered, inputs)->wait();
+  });
+}
+
+int32_t ddp_barrier(ddp_group* group, ddp_error* error) noexcept {
+  return guarded(error, [&] { group->group->barrier()->wait(); });
+}
+}

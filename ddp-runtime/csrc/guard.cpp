@@ -1,0 +1,51 @@
+#include "guard.hpp"
+
+#include <c10/util/Exception.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+namespace {
+bool wants_backtrace() {
+  const char* value = std::getenv("DDP_BACKTRACE");
+  return value != nullptr && *value != '\0' && std::strcmp(value, "0") != 0;
+}
+
+// c10d has no class of its own for a time-out: its words are the only sign.
+bool is_timeout(const std::string& message) {
+  for (const char* sign : {"imed out", "imeout"})
+    if (message.find(sign) != std::string::npos) return true;
+  return false;
+}
+
+int32_t record(ddp_error* error, std::string message) {
+  const int32_t status = is_timeout(message) ? DDP_TIMEOUT : DDP_ERROR;
+  if (!wants_backtrace()) message = message.substr(0, message.find('\n'));
+  ddp_fill_error(error, message.c_str());
+  return status;
+}
+}  // namespace
+
+void ddp_fill_error(ddp_error* error, const char* message) noexcept {
+  if (error == nullptr) return;
+  std::free(error->message);
+  error->message = strdup(message);
+}
+
+extern "C" void ddp_error_clear(ddp_error* error) noexcept {
+  std::free(error->message);
+  error->message = nullptr;
+}
+
+int32_t ddp_catch(ddp_error* error) noexcept {
+  try {
+    throw;
+  } catch (const c10::Error& e) {
+    return record(error, wants_backtrace() ? e.what() : e.what_without_backtrace());
+  } catch (const std::exception& e) {
+    return record(error, e.what());
+  } catch (...) {
+    return record(error, "an exception that is not a std::exception");
+  }
+}

@@ -1,0 +1,175 @@
+use std::time::Duration;
+
+use ddp_contract::Event;
+use tch::{Cuda, Device};
+
+use crate::error::check;
+use crate::events::Events;
+use crate::process_group::{Backend, GroupOptions, ProcessGroup};
+use crate::store::{Store, to_i32};
+use crate::{Error, Result, World, inherited, sys};
+
+/// How long a rank waits for the others to appear (c10d's store default).
+const STORE_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long a collective waits for the other ranks (PyTorch's defaults for Gloo and NCCL).
+const GLOO_TIMEOUT: Duration = Duration::from_secs(1800);
+const NCCL_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// This worker: its place in the job, its device, and the group of all ranks.
+///
+/// ```no_run
+/// # fn main() -> Result<(), ddp_runtime::Error> {
+/// let context = ddp_runtime::Context::init()?;
+/// println!("rank {} of {} on {:?}", context.rank(), context.world_size(), context.device());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Context {
+    world: World,
+    device: Device,
+    group: ProcessGroup,
+    events: Events,
+}
+
+/// What [`Context::init`] decides by itself and a program may decide otherwise.
+#[derive(Clone, Debug, Default)]
+pub struct ContextBuilder {
+    backend: Option<Backend>,
+    timeout: Option<Duration>,
+}
+
+impl ContextBuilder {
+    /// The backend: by default NCCL where CUDA is available, else Gloo. Gloo keeps the training on the CPU.
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.backend = Some(backend);
+        self
+    }
+
+    /// How long a collective waits for the other ranks: by default 30 minutes with Gloo, 10 with NCCL, as PyTorch.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Reads the environment, picks the device and meets the other ranks.
+    ///
+    /// # Errors
+    /// [`Error::MissingVariable`] and [`Error::BadVariable`] for the environment; [`Error::Timeout`] when ranks do not
+    /// come within 5 minutes; [`Error::Torch`] with PyTorch's reason when the backend can't start.
+    pub fn init(self) -> Result<Context> {
+        let world = World::from_env()?;
+        let events = Events::to(inherited::event_pipe());
+        events.send(&Event::Started);
+
+        let cuda = Cuda::is_available();
+        let backend = self.backend.unwrap_or(if cuda { Backend::Nccl } else { Backend::Gloo });
+        let device = if cuda && backend == Backend::Nccl { cuda_device(&world)? } else { Device::Cpu };
+        let cuda_device = match device {
+            Device::Cuda(index) => Some(index),
+            _ => None,
+        };
+        if let Some(index) = cuda_device {
+            // SAFETY: plain numbers.
+            check("choosing a GPU", |error| unsafe { sys::ddp_set_cuda_device(to_i32(index), error) })?;
+        }
+
+        let store = match &world.master {
+            None => Store::local()?,
+            Some(master) => {
+                let serves = world.rank == 0 && !master.agent_store;
+                let socket = serves.then(|| inherited::listening_socket(master.port)).flatten();
+                Store::tcp(&world, master, socket, STORE_TIMEOUT)?
+            }
+        };
+        let timeout = self.timeout.unwrap_or(match backend {
+            Backend::Gloo => GLOO_TIMEOUT,
+            Backend::Nccl => NCCL_TIMEOUT,
+        });
+        let gloo_host = gloo_host(&world);
+        let (rank, world_size) = (world.rank, world.world_size);
+        let options =
+            GroupOptions { backend, rank, world_size, timeout, gloo_host: gloo_host.as_deref(), cuda_device };
+        let group = ProcessGroup::new(&store, &options)?;
+        Ok(Context { world, device, group, events })
+    }
+}
+
+impl Context {
+    /// Sets this worker up from torchrun's environment variables; without any, it is a world of one.
+    ///
+    /// # Errors
+    /// As [`ContextBuilder::init`].
+    pub fn init() -> Result<Self> {
+        Self::builder().init()
+    }
+
+    /// [`Context::init`] with another backend or time-out.
+    pub fn builder() -> ContextBuilder {
+        ContextBuilder::default()
+    }
+
+    /// Number of this worker in the job, from 0.
+    pub fn rank(&self) -> usize {
+        self.world.rank
+    }
+
+    /// Number of this worker on its node, from 0.
+    pub fn local_rank(&self) -> usize {
+        self.world.local_rank
+    }
+
+    /// Number of workers in the job.
+    pub fn world_size(&self) -> usize {
+        self.world.world_size
+    }
+
+    /// Whether this is rank 0, which prints and saves for all.
+    pub fn is_rank0(&self) -> bool {
+        self.world.rank == 0
+    }
+
+    /// How often the job was restarted before this attempt.
+    pub fn restart_count(&self) -> u32 {
+        self.world.restart_count
+    }
+
+    /// Where to train: `Device::Cuda(local_rank)`, which is also the current CUDA device, or `Device::Cpu`.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// The group of all ranks.
+    pub fn group(&self) -> &ProcessGroup {
+        &self.group
+    }
+
+    /// Tells the launcher that optimizer step number `step` (over all epochs, from 1) of epoch `epoch` (from 0) is done,
+    /// so that it can say how far a failed rank had come. Costs a write to a pipe; without a launcher, nothing.
+    pub fn report_step(&self, epoch: u64, step: u64) {
+        self.events.send(&Event::Step { epoch, step, loss: None });
+    }
+
+    pub(crate) fn events(&self) -> &Events {
+        &self.events
+    }
+}
+
+fn cuda_device(world: &World) -> Result<Device> {
+    let visible = usize::try_from(Cuda::device_count()).unwrap_or(0);
+    if world.local_rank < visible {
+        return Ok(Device::Cuda(world.local_rank));
+    }
+    Err(Error::BadVariable {
+        name: ddp_contract::env::LOCAL_RANK,
+        value: world.local_rank.to_string(),
+        problem: format!("there are {visible} GPUs here: start no more workers than GPUs"),
+    })
+}
+
+/// Gloo's address: loopback when all ranks are on one node, so that nothing is reachable from outside. Else, and when
+/// the user named an interface (GLOO_SOCKET_IFNAME, PyTorch's variable), c10d's choice.
+fn gloo_host(world: &World) -> Option<String> {
+    let one_node = world.local_world_size == world.world_size;
+    (one_node && std::env::var_os("GLOO_SOCKET_IFNAME").is_none()).then(|| "127.0.0.1".to_owned())
+}

@@ -1,0 +1,182 @@
+use std::ffi::CString;
+use std::ptr::NonNull;
+
+use tch::Tensor;
+use tch::nn::VarStore;
+
+use crate::error::check;
+use crate::{Error, ProcessGroup, Result, params, sys};
+
+const MIB: i64 = 1024 * 1024;
+
+/// Data-parallel training of the model in a `VarStore`: PyTorch's own `c10d::Reducer`, which averages gradients over the
+/// ranks in buckets while backward still runs (`torch/nn/parallel/distributed.py`).
+///
+/// Each step: [`Ddp::forward`], [`Ddp::backward`], then the optimizer on every rank. As all ranks start from rank 0's
+/// parameters and apply the same averaged gradients, they stay equal.
+///
+/// Gradients are views of the reducer's buckets, which saves a copy; clear them with this crate's optimizers (tch's
+/// own `zero_grad` can't).
+///
+/// ```
+/// use ddp_runtime::{Context, Ddp, optim::{Optimizer, Sgd, SgdOptions}};
+/// use tch::{Kind, Tensor, nn, nn::Module};
+///
+/// # fn main() -> Result<(), ddp_runtime::Error> {
+/// let context = Context::init()?;
+/// let vs = nn::VarStore::new(context.device());
+/// let model = nn::linear(vs.root(), 2, 1, Default::default());
+/// let ddp = Ddp::new(context.group(), &vs)?;
+/// let mut optimizer = Sgd::new(&vs, SgdOptions { lr: 0.03, ..Default::default() });
+///
+/// let x = Tensor::ones([8, 2], (Kind::Float, context.device()));
+/// optimizer.zero_grad()?;
+/// let loss = ddp.forward(|| model.forward(&x).square().mean(Kind::Float))?;
+/// ddp.backward(&loss)?;
+/// optimizer.step()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Ddp {
+    raw: NonNull<sys::ddp_reducer>,
+    // The reducer holds references of its own to the parameters and to the group; these keep the ranks' view of them.
+    parameters: Vec<(String, Tensor)>,
+}
+
+// SAFETY: the reducer may be used from another thread than the one that made it, from one at a time (`Ddp` is not Sync).
+unsafe impl Send for Ddp {}
+
+/// Settings of [`Ddp`], with PyTorch's defaults.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DdpOptions {
+    /// Gradients travel in buckets of at most this size, in bytes: 25 MiB.
+    pub bucket_cap_bytes: i64,
+    /// The first bucket is smaller, so that communication starts early, in bytes: 1 MiB.
+    pub first_bucket_bytes: i64,
+    /// Look for parameters that the loss does not depend on in each step; costs a walk of the graph: off.
+    pub find_unused_parameters: bool,
+    /// Gradients are views of the buckets instead of copies: on (off in Python's default).
+    pub gradient_as_bucket_view: bool,
+}
+
+impl Default for DdpOptions {
+    fn default() -> Self {
+        Self {
+            bucket_cap_bytes: 25 * MIB,
+            first_bucket_bytes: MIB,
+            find_unused_parameters: false,
+            gradient_as_bucket_view: true,
+        }
+    }
+}
+
+impl Ddp {
+    /// Wraps the model whose variables are in `vs`: checks that it is the same on all ranks of `group`, and makes every
+    /// rank's parameters and buffers equal to rank 0's.
+    ///
+    /// # Errors
+    /// [`Error::NoParameters`]; [`Error::ModelsDiffer`], on every rank, naming the first parameter whose name, shape or
+    /// dtype is another elsewhere; [`Error::Torch`] and [`Error::Timeout`] from the group.
+    pub fn new(group: &ProcessGroup, vs: &VarStore) -> Result<Self> {
+        Self::with_options(group, vs, &DdpOptions::default())
+    }
+
+    /// [`Ddp::new`] with other settings.
+    ///
+    /// # Errors
+    /// As [`Ddp::new`].
+    pub fn with_options(group: &ProcessGroup, vs: &VarStore, options: &DdpOptions) -> Result<Self> {
+        let parameters = params::trained(vs);
+        verify(group, &parameters)?;
+        if parameters.is_empty() {
+            return Err(Error::NoParameters);
+        }
+        let buffers = params::others(vs);
+        let names = parameters.iter().map(|(name, _)| CString::new(name.as_str())).collect::<Result<Vec<_>, _>>()?;
+        let name_pointers: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
+        let (parameter_pointers, buffer_pointers) = (params::pointers(&parameters), params::pointers(&buffers));
+        let raw_options = sys::ddp_reducer_options {
+            bucket_cap_bytes: options.bucket_cap_bytes,
+            first_bucket_bytes: options.first_bucket_bytes,
+            find_unused_parameters: options.find_unused_parameters,
+            gradient_as_bucket_view: options.gradient_as_bucket_view,
+        };
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: each array has the length that goes with it, and all of them, the tensors and the group outlive the
+        // call, which copies what it keeps; `raw` is written on success only.
+        check("setting up data-parallel training", |error| unsafe {
+            sys::ddp_reducer_new(
+                group.as_ptr(),
+                parameter_pointers.as_ptr(),
+                name_pointers.as_ptr(),
+                parameter_pointers.len(),
+                buffer_pointers.as_ptr(),
+                buffer_pointers.len(),
+                &raw_options,
+                &mut raw,
+                error,
+            )
+        })?;
+        let raw = NonNull::new(raw).expect("a reducer that was made is not null");
+        Ok(Self { raw, parameters })
+    }
+
+    /// Runs the forward pass: `f` computes the loss (a scalar that requires a gradient) from this rank's batch.
+    ///
+    /// Under `tch::no_grad` nothing is prepared for a backward pass, so that a model can be evaluated.
+    ///
+    /// # Errors
+    /// [`Error::Torch`], for example when the last step's backward pass did not reach all parameters.
+    pub fn forward(&self, f: impl FnOnce() -> Tensor) -> Result<Tensor> {
+        let reducer = self.raw.as_ptr();
+        // SAFETY: `reducer` is live, and used by this thread only.
+        check("forward", |error| unsafe { sys::ddp_reducer_before_forward(reducer, error) })?;
+        let mut output = f();
+        // SAFETY: as above; `output` outlives the call.
+        check("forward", |error| unsafe { sys::ddp_reducer_before_backward(reducer, output.as_mut_ptr(), error) })?;
+        Ok(output)
+    }
+
+    /// Runs the backward pass of what [`Ddp::forward`] returned. Afterwards every rank's gradients are the averages over
+    /// all ranks.
+    ///
+    /// # Errors
+    /// [`Error::Torch`] when `loss` has no graph or another rank is gone; [`Error::Timeout`] when other ranks do not come.
+    pub fn backward(&self, loss: &Tensor) -> Result<()> {
+        // SAFETY: `loss` is a live tensor.
+        check("backward", |error| unsafe { sys::ddp_backward(loss.as_ptr().cast_mut(), error) })
+    }
+
+    /// Names of the parameters that are trained, in the model's order.
+    pub fn parameter_names(&self) -> impl Iterator<Item = &str> {
+        self.parameters.iter().map(|(name, _)| name.as_str())
+    }
+}
+
+impl Drop for Ddp {
+    fn drop(&mut self) {
+        // SAFETY: `raw` came from `ddp_reducer_new`; only `drop` frees it.
+        unsafe { sys::ddp_reducer_free(self.raw.as_ptr()) }
+    }
+}
+
+/// Refuses models that differ between ranks, on all ranks alike. (c10d's own check knows no names, and hangs or crashes
+/// on some differences.)
+fn verify(group: &ProcessGroup, parameters: &[(String, Tensor)]) -> Result<()> {
+    let mine: Vec<String> =
+        parameters.iter().map(|(name, tensor)| format!("{name} {:?} {:?}", tensor.size(), tensor.kind())).collect();
+    let all = group.all_gather_bytes(mine.join("\n").as_bytes())?;
+    let lines = |bytes: &[u8]| -> Vec<String> { String::from_utf8_lossy(bytes).lines().map(str::to_owned).collect() };
+    let first = lines(&all[0]);
+    for (rank, theirs) in all.iter().enumerate().skip(1) {
+        let theirs = lines(theirs);
+        let longest = first.len().max(theirs.len());
+        if let Some(index) = (0..longest).find(|&i| first.get(i) != theirs.get(i)) {
+            let name = |list: &[String]| list.get(index).cloned().unwrap_or_else(|| "missing".into());
+            return Err(Error::ModelsDiffer { rank, index, there: name(&theirs), here: name(&first) });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! The entry point that leaves a failure's reason where the launcher finds it.
+
+use std::backtrace::Backtrace;
+use std::fmt::{Debug, Display};
+use std::panic::{self, PanicHookInfo};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use ddp_contract::{ErrorFile, env};
+
+use crate::error::without_trace;
+
+/// Exit code of a worker whose training function gave an error. (One that panics ends with Rust's 101.)
+const FAILED: u8 = 1;
+
+/// Runs a worker's training function. When it fails or panics, in any thread, the reason goes to stderr and to the
+/// launcher's error file (`TORCHELASTIC_ERROR_FILE`, in torchrun's format).
+///
+/// ```no_run
+/// fn main() -> std::process::ExitCode {
+///     ddp_runtime::main(train)
+/// }
+///
+/// fn train() -> Result<(), ddp_runtime::Error> {
+///     let context = ddp_runtime::Context::init()?;
+///     // …
+///     Ok(())
+/// }
+/// ```
+///
+/// The exit code is 0, 1 after an error, 101 after a panic.
+pub fn main<E: Display + Debug + 'static>(train: impl FnOnce() -> Result<(), E>) -> ExitCode {
+    panic::set_hook(Box::new(report_panic));
+    match train() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            // `{:#}` is anyhow's whole chain on one line.
+            let message = without_trace(&format!("{err:#}"));
+            eprintln!("error: {message}");
+            record(ErrorFile::new(message, without_trace(&format!("{err:?}"))));
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn report_panic(info: &PanicHookInfo<'_>) {
+    let message = without_trace(info.payload_as_str().unwrap_or("a panic without a message"));
+    let location = info.location().map(ToString::to_string).unwrap_or_default();
+    let thread = std::thread::current();
+    eprintln!("thread '{}' panicked at {location}:\n{message}", thread.name().unwrap_or("?"));
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
+        eprintln!("{backtrace}");
+    }
+    record(ErrorFile::new(format!("panic: {message}"), backtrace.to_string()).at(location));
+}
+
+fn record(error: ErrorFile) {
+    let Some(path) = std::env::var_os(env::ERROR_FILE).filter(|path| !path.is_empty()).map(PathBuf::from) else { return };
+    let rank = std::env::var(env::RANK).ok().and_then(|rank| rank.parse().ok());
+    let error = match rank {
+        Some(rank) => error.of_rank(rank),
+        None => error,
+    };
+    if let Err(err) = error.write(&path) {
+        eprintln!("warning: can't write {}: {err}", path.display());
+    }
+}

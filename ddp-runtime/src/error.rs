@@ -1,0 +1,197 @@
+use std::ffi::{CStr, NulError};
+use std::io;
+use std::path::PathBuf;
+
+use ddp_contract::{env, snapshot};
+
+use crate::sys;
+
+/// The result of what can fail in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong in a worker.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Some of torchrun's variables are set, and this one is not.
+    #[error("environment variable {name} is not set, though {present} is")]
+    MissingVariable {
+        /// The variable that is missing.
+        name: &'static str,
+        /// One that is there.
+        present: &'static str,
+    },
+    /// A variable holds what it can't.
+    #[error("environment variable {name}={value:?}: {problem}")]
+    BadVariable {
+        /// The variable.
+        name: &'static str,
+        /// What it holds.
+        value: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// libtorch refused, or a peer is gone.
+    #[error("{operation}: {message}")]
+    Torch {
+        /// What was tried.
+        operation: &'static str,
+        /// libtorch's first line (all of it with `DDP_BACKTRACE=1`).
+        message: String,
+    },
+    /// Other ranks did not come in time.
+    #[error("{operation} timed out: {message}")]
+    Timeout {
+        /// What was tried.
+        operation: &'static str,
+        /// libtorch's first line (all of it with `DDP_BACKTRACE=1`).
+        message: String,
+    },
+    /// A rank that the group does not have.
+    #[error("rank {rank} is outside of the group of {world_size}")]
+    RankOutOfRange {
+        /// The rank asked for.
+        rank: usize,
+        /// The ranks there are.
+        world_size: usize,
+    },
+    /// Models differ between ranks.
+    #[error("the model of rank {rank} differs from rank 0's: parameter {index} is {there} there and {here} on rank 0")]
+    ModelsDiffer {
+        /// The first rank that differs.
+        rank: usize,
+        /// The first position that differs.
+        index: usize,
+        /// Name, shape and dtype on that rank.
+        there: String,
+        /// Name, shape and dtype on rank 0.
+        here: String,
+    },
+    /// Nothing to train.
+    #[error("the model has no parameter that requires a gradient")]
+    NoParameters,
+    /// A snapshot's tensors do not fit what they are loaded into.
+    #[error("{what} does not fit: {problem}")]
+    StateMismatch {
+        /// Which state.
+        what: String,
+        /// The tensor and what is wrong with it.
+        problem: String,
+    },
+    /// A file or folder of a snapshot.
+    #[error("{action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// There are snapshots, but none that can be loaded.
+    #[error("no snapshot in {} can be loaded; the newest, {}: {damage}", dir.display(), newest.display())]
+    NoWholeSnapshot {
+        /// Where they are.
+        dir: PathBuf,
+        /// The newest.
+        newest: PathBuf,
+        /// What is wrong with it.
+        damage: snapshot::Damage,
+    },
+    /// Something failed on another rank, so it failed here.
+    #[error("{operation} failed on rank {rank}: {message}")]
+    OnRank {
+        /// What was tried.
+        operation: &'static str,
+        /// The first rank that failed.
+        rank: usize,
+        /// Its error.
+        message: String,
+    },
+    /// An invalid argument.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl Error {
+    /// The way out, where there is a usual one.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::MissingVariable { .. } | Self::BadVariable { .. } => {
+                "start workers with `cargo ddp run` or torchrun, which set all of its variables; \
+                 without any of them the program runs alone"
+                    .into()
+            }
+            Self::Torch { message, .. } if message.contains("no GPUs found") => {
+                format!("NCCL needs a GPU: check `nvidia-smi` and {}", env::CUDA_VISIBLE_DEVICES)
+            }
+            Self::Timeout { .. } => "a rank is missing or busy: look at the other ranks' last lines".into(),
+            Self::NoWholeSnapshot { dir, .. } => {
+                format!("move the damaged folders out of {} to start anew", dir.display())
+            }
+            Self::StateMismatch { .. } => "give another folder for snapshots, or load into the model that wrote it".into(),
+            _ => return None,
+        })
+    }
+
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// An error of tch's own, on its first line.
+    pub(crate) fn tch(operation: &'static str) -> impl Fn(tch::TchError) -> Self {
+        move |err| Self::Torch { operation, message: without_trace(&err.to_string()) }
+    }
+}
+
+impl From<NulError> for Error {
+    fn from(err: NulError) -> Self {
+        Self::Invalid(format!("a name holds a NUL character: {err}"))
+    }
+}
+
+/// Calls a function of the C ABI with an error slot, and turns its status into a result.
+pub(crate) fn check(operation: &'static str, call: impl FnOnce(*mut sys::ddp_error) -> i32) -> Result<()> {
+    let mut slot = sys::ddp_error { message: std::ptr::null_mut() };
+    let status = call(&mut slot);
+    if status == sys::DDP_OK {
+        return Ok(());
+    }
+    let message = if slot.message.is_null() {
+        "libtorch gave no reason".to_owned()
+    } else {
+        // SAFETY: a slot that is not null holds a C string until it is cleared below.
+        unsafe { CStr::from_ptr(slot.message) }.to_string_lossy().into_owned()
+    };
+    // SAFETY: `slot` is a live slot; clearing an empty one does nothing.
+    unsafe { sys::ddp_error_clear(&mut slot) };
+    Err(match status {
+        sys::DDP_TIMEOUT => Error::Timeout { operation, message },
+        _ => Error::Torch { operation, message },
+    })
+}
+
+/// `message` without libtorch's C++ stack trace, unless `DDP_BACKTRACE` asks for it.
+pub(crate) fn without_trace(message: &str) -> String {
+    if std::env::var(env::BACKTRACE).is_ok_and(|value| !value.is_empty() && value != "0") {
+        return message.to_owned();
+    }
+    // In a panic of tch's the message stands as a Debug string, with its line ends escaped.
+    let end = message.find("Exception raised from").unwrap_or(message.len());
+    message[..end].trim_end_matches("\\n").trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpp_stack_traces_are_cut_off() {
+        let plain = "shape '[3]' is invalid for input of size 4\nException raised from infer (most recent call first):\nframe #0";
+        assert_eq!(without_trace(plain), "shape '[3]' is invalid for input of size 4");
+        let in_a_panic = r#"Err` value: Torch("size mismatch\nException raised from x (most recent call first):\nframe")"#;
+        assert_eq!(without_trace(in_a_panic), r#"Err` value: Torch("size mismatch"#);
+        assert_eq!(without_trace("no trace"), "no trace");
+    }
+}

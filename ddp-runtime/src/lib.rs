@@ -1,0 +1,73 @@
+//! Distributed data-parallel training for [tch](https://docs.rs/tch): what `torch.distributed`,
+//! `DistributedDataParallel`, `DistributedSampler` and an optimizer's `state_dict` are to a Python program, on PyTorch's
+//! own C++ classes (c10d's stores and process groups, the DDP `Reducer`, the fused optimizer kernels).
+//!
+//! A worker is started by `cargo ddp run` (or torchrun) once per GPU; it finds its place in the environment.
+//!
+//! ```
+//! use ddp_runtime::{Context, Ddp, DistributedSampler, optim::{Optimizer, Sgd, SgdOptions}};
+//! use tch::{Kind, Tensor, nn, nn::Module};
+//!
+//! fn main() -> std::process::ExitCode {
+//!     ddp_runtime::main(train)
+//! }
+//!
+//! fn train() -> Result<(), ddp_runtime::Error> {
+//!     let context = Context::init()?;
+//!     let x = Tensor::randn([64, 2], (Kind::Float, context.device()));
+//!     let vs = nn::VarStore::new(context.device());
+//!     let model = nn::linear(vs.root(), 2, 1, Default::default());
+//!     let ddp = Ddp::new(context.group(), &vs)?; // all ranks now hold rank 0's parameters
+//!     let mut optimizer = Sgd::new(&vs, SgdOptions { lr: 0.03, ..Default::default() });
+//!     let mut sampler = DistributedSampler::new(64, context.world_size(), context.rank())?;
+//!     for epoch in 0..2 {
+//!         sampler.set_epoch(epoch);
+//!         for batch in sampler.indices()?.chunks(8) {
+//!             let batch = x.index_select(0, &Tensor::from_slice(batch).to_device(context.device()));
+//!             optimizer.zero_grad()?;
+//!             let loss = ddp.forward(|| model.forward(&batch).square().mean(Kind::Float))?;
+//!             ddp.backward(&loss)?; // gradients are averaged over the ranks while they appear
+//!             optimizer.step()?;
+//!         }
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # What runs where
+//! With CUDA each worker uses the GPU numbered `LOCAL_RANK` among the visible ones, and NCCL; without, the CPU and Gloo.
+//! The NCCL path is compiled whenever libtorch has CUDA. It was built and linked against libtorch 2.13.0 (CUDA 13.0) and
+//! tested up to NCCL's answer on a machine without a GPU; it has not been run on GPUs yet.
+//!
+//! # Building
+//! libtorch 2.13.0 and a C++20 compiler are needed; `cargo ddp setup` provides the former. The build script passes
+//! `DEP_DDP_RUNTIME_LIBTORCH_LIB` (the folder of the libraries, for an rpath) and `DEP_DDP_RUNTIME_CUDA` (0 or 1) on to
+//! the build script of a program that depends on this crate. `DDP_WITHOUT_NCCL=1` leaves NCCL out.
+//!
+//! # Errors
+//! libtorch's errors come with their first line; `DDP_BACKTRACE=1` keeps the C++ stack trace.
+
+mod context;
+mod ddp;
+mod entry;
+mod error;
+mod events;
+mod inherited;
+mod params;
+mod process_group;
+mod sampler;
+mod snapshot;
+mod store;
+mod sys;
+mod world;
+
+pub mod optim;
+
+pub use context::{Context, ContextBuilder};
+pub use ddp::{Ddp, DdpOptions};
+pub use entry::main;
+pub use error::{Error, Result};
+pub use process_group::{Backend, ProcessGroup, ReduceOp};
+pub use sampler::DistributedSampler;
+pub use snapshot::{Progress, Snapshots};
+pub use world::{Master, World};

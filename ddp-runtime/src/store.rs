@@ -1,0 +1,71 @@
+use std::ffi::CString;
+use std::os::fd::RawFd;
+use std::ptr::NonNull;
+use std::time::Duration;
+
+use crate::error::check;
+use crate::world::Master;
+use crate::{Result, World, sys};
+
+/// A c10d store: where the ranks of a group exchange addresses before they talk to each other.
+pub(crate) struct Store {
+    raw: NonNull<sys::ddp_store>,
+}
+
+impl Store {
+    /// A store inside this process, for a world of one.
+    pub(crate) fn local() -> Result<Self> {
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: `raw` is written on success only.
+        check("creating a store", |error| unsafe { sys::ddp_store_local(&mut raw, error) })?;
+        Ok(Self::from_raw(raw))
+    }
+
+    /// The TCP store at `master`: rank 0 serves it, on the socket `listen_fd` if its launcher passed one.
+    pub(crate) fn tcp(world: &World, master: &Master, listen_fd: Option<RawFd>, timeout: Duration) -> Result<Self> {
+        let host = CString::new(master.addr.as_str())?;
+        // torchrun keeps one store for all attempts, so each attempt has keys of its own there
+        // (torch/distributed/rendezvous.py, _create_c10d_store).
+        let prefix = match master.agent_store {
+            true => CString::new(format!("/worker/attempt_{}", world.restart_count))?,
+            false => CString::default(),
+        };
+        let options = sys::ddp_tcp_store_options {
+            host: host.as_ptr(),
+            prefix: prefix.as_ptr(),
+            timeout_ms: milliseconds(timeout),
+            world_size: to_i32(world.world_size),
+            port: master.port,
+            is_server: world.rank == 0 && !master.agent_store,
+            listen_fd: listen_fd.unwrap_or(-1),
+        };
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: `options` and the strings it points to live until the call returns; `raw` is written on success only.
+        check("meeting the other ranks", |error| unsafe { sys::ddp_store_tcp(&options, &mut raw, error) })?;
+        Ok(Self::from_raw(raw))
+    }
+
+    pub(crate) fn as_ptr(&self) -> *const sys::ddp_store {
+        self.raw.as_ptr()
+    }
+
+    fn from_raw(raw: *mut sys::ddp_store) -> Self {
+        Self { raw: NonNull::new(raw).expect("a store that was made is not null") }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // SAFETY: `raw` came from `ddp_store_*`; only `drop` frees it. A group keeps a reference of its own.
+        unsafe { sys::ddp_store_free(self.raw.as_ptr()) }
+    }
+}
+
+pub(crate) fn milliseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Ranks and world sizes were checked to be small when they were read.
+pub(crate) fn to_i32(n: usize) -> i32 {
+    i32::try_from(n).unwrap_or(i32::MAX)
+}

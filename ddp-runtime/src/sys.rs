@@ -1,0 +1,158 @@
+//! The C ABI of `csrc/ddp.h`, item by item.
+#![allow(non_camel_case_types, missing_docs, reason = "these are C's names; their docs are in the header")]
+
+use std::ffi::{c_char, c_int};
+
+pub(crate) use torch_sys::C_tensor;
+
+pub(crate) const DDP_OK: i32 = 0;
+pub(crate) const DDP_TIMEOUT: i32 = 2;
+
+#[repr(C)]
+pub(crate) struct ddp_error {
+    pub message: *mut c_char,
+}
+
+#[repr(C)]
+pub(crate) struct ddp_store {
+    _private: [u8; 0],
+}
+
+#[repr(C)]
+pub(crate) struct ddp_group {
+    _private: [u8; 0],
+}
+
+#[repr(C)]
+pub(crate) struct ddp_reducer {
+    _private: [u8; 0],
+}
+
+#[repr(C)]
+pub(crate) struct ddp_tcp_store_options {
+    pub host: *const c_char,
+    pub prefix: *const c_char,
+    pub timeout_ms: i64,
+    pub world_size: i32,
+    pub port: u16,
+    pub is_server: bool,
+    pub listen_fd: c_int,
+}
+
+#[repr(C)]
+pub(crate) struct ddp_group_options {
+    pub backend: i32,
+    pub rank: i32,
+    pub world_size: i32,
+    pub timeout_ms: i64,
+    pub gloo_host: *const c_char,
+    pub cuda_device: i32,
+}
+
+#[repr(C)]
+pub(crate) struct ddp_reducer_options {
+    pub bucket_cap_bytes: i64,
+    pub first_bucket_bytes: i64,
+    pub find_unused_parameters: bool,
+    pub gradient_as_bucket_view: bool,
+}
+
+#[repr(C)]
+pub(crate) struct ddp_sgd_options {
+    pub lr: f64,
+    pub momentum: f64,
+    pub dampening: f64,
+    pub weight_decay: f64,
+    pub nesterov: bool,
+    pub maximize: bool,
+}
+
+#[repr(C)]
+pub(crate) struct ddp_adam_options {
+    pub lr: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    pub weight_decay: f64,
+    pub amsgrad: bool,
+    pub maximize: bool,
+    pub decoupled: bool,
+}
+
+unsafe extern "C" {
+    pub(crate) fn ddp_error_clear(error: *mut ddp_error);
+
+    pub(crate) fn ddp_store_tcp(
+        options: *const ddp_tcp_store_options,
+        out: *mut *mut ddp_store,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_store_local(out: *mut *mut ddp_store, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_store_free(store: *mut ddp_store);
+
+    pub(crate) fn ddp_has_nccl() -> bool;
+    pub(crate) fn ddp_set_cuda_device(index: i32, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_group_new(
+        store: *const ddp_store,
+        options: *const ddp_group_options,
+        out: *mut *mut ddp_group,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_group_free(group: *mut ddp_group);
+    pub(crate) fn ddp_all_reduce(group: *mut ddp_group, tensor: *mut C_tensor, op: i32, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_broadcast(group: *mut ddp_group, tensor: *mut C_tensor, src: i32, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_all_gather(
+        group: *mut ddp_group,
+        outputs: *const *mut C_tensor,
+        input: *mut C_tensor,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_barrier(group: *mut ddp_group, error: *mut ddp_error) -> i32;
+
+    pub(crate) fn ddp_reducer_new(
+        group: *mut ddp_group,
+        parameters: *const *mut C_tensor,
+        names: *const *const c_char,
+        n_parameters: usize,
+        buffers: *const *mut C_tensor,
+        n_buffers: usize,
+        options: *const ddp_reducer_options,
+        out: *mut *mut ddp_reducer,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_reducer_free(reducer: *mut ddp_reducer);
+    pub(crate) fn ddp_reducer_before_forward(reducer: *mut ddp_reducer, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_reducer_before_backward(
+        reducer: *mut ddp_reducer,
+        output: *mut C_tensor,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_backward(loss: *mut C_tensor, error: *mut ddp_error) -> i32;
+
+    pub(crate) fn ddp_sgd_step(
+        parameters: *const *mut C_tensor,
+        momentum_buffers: *mut *mut C_tensor,
+        n: usize,
+        options: *const ddp_sgd_options,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_adam_step(
+        parameters: *const *mut C_tensor,
+        exp_avgs: *mut *mut C_tensor,
+        exp_avg_sqs: *mut *mut C_tensor,
+        max_exp_avg_sqs: *mut *mut C_tensor,
+        steps: *mut *mut C_tensor,
+        n: usize,
+        options: *const ddp_adam_options,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_zero_grad(
+        parameters: *const *mut C_tensor,
+        n: usize,
+        set_to_none: bool,
+        error: *mut ddp_error,
+    ) -> i32;
+
+    pub(crate) fn ddp_tensor_id(tensor: *const C_tensor) -> usize;
+    pub(crate) fn ddp_randperm(n: i64, seed: u64, out: *mut i64, error: *mut ddp_error) -> i32;
+}

@@ -1,0 +1,113 @@
+//! Fits `y = w · x + b` to noisy samples, data-parallel: every rank trains on its share of each epoch.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+use ddp_runtime::optim::{Optimizer, Sgd, SgdOptions};
+use ddp_runtime::{Context, Ddp, DistributedSampler, ReduceOp, Snapshots};
+use tch::nn::{self, Module};
+use tch::{Device, Kind, Tensor};
+
+const SAMPLES: i64 = 2048;
+const TRUE_W: [f32; 2] = [-2.0, 3.4];
+const TRUE_B: f64 = 4.2;
+const NOISE: f64 = 0.01;
+
+/// Fits a linear model with one worker per GPU: `cargo ddp run -- [OPTIONS]`.
+#[derive(Parser)]
+struct Args {
+    /// Epochs to train, counted from the very first start
+    #[arg(long, default_value_t = 20)]
+    total_epochs: u64,
+    /// Epochs between two snapshots
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    save_every: u64,
+    /// Samples per step and rank
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
+    batch_size: u32,
+    /// Learning rate
+    #[arg(long, default_value_t = 0.03)]
+    learning_rate: f64,
+    /// Folder for snapshots; training goes on from the newest one in it
+    #[arg(long, default_value = "snapshots")]
+    snapshots: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    ddp_runtime::main(|| train(&args))
+}
+
+fn train(args: &Args) -> Result<()> {
+    ensure!(args.learning_rate > 0.0, "--learning-rate must be above 0");
+
+    // Set-up: this worker's rank and device come from the environment, and all ranks meet here.
+    let context = Context::init()?;
+    let device = context.device();
+
+    // Data: the same on every rank, as the seed is.
+    let (x, y) = samples(device);
+    let mut sampler = DistributedSampler::new(SAMPLES as usize, context.world_size(), context.rank())?;
+
+    // Model: Ddp makes every rank's first weights equal to rank 0's.
+    let vs = nn::VarStore::new(device);
+    let model = nn::linear(vs.root(), 2, 1, Default::default());
+    let ddp = Ddp::new(context.group(), &vs)?;
+    let mut optimizer = Sgd::new(&vs, SgdOptions { lr: args.learning_rate, ..Default::default() });
+
+    // Go on from the newest whole snapshot, if there is one.
+    let snapshots = Snapshots::open(&context, &args.snapshots)?;
+    let mut progress = snapshots.resume(&vs, &mut optimizer)?.unwrap_or_default();
+    if context.is_rank0() && progress.epoch > 0 {
+        println!("going on from epoch {} of {}", progress.epoch, args.total_epochs);
+    }
+
+    while progress.epoch < args.total_epochs {
+        sampler.set_epoch(progress.epoch); // another shuffle in each epoch, the same on all ranks
+        let indices = sampler.indices()?;
+        let mut epoch_loss = Tensor::zeros([], (Kind::Float, device));
+        let mut steps = 0;
+        for batch in indices.chunks(args.batch_size as usize) {
+            let batch = Tensor::from_slice(batch).to_device(device);
+            let (x, y) = (x.index_select(0, &batch), y.index_select(0, &batch));
+
+            optimizer.zero_grad()?;
+            let loss = ddp.forward(|| model.forward(&x).mse_loss(&y, tch::Reduction::Mean))?;
+            ddp.backward(&loss)?; // gradients are averaged over the ranks while they appear
+            optimizer.step()?;
+
+            progress.step += 1;
+            steps += 1;
+            context.report_step(progress.epoch, progress.step);
+            epoch_loss += loss.detach(); // stays on the device: reading it here would wait for the GPU
+        }
+
+        // Every rank takes part in the reduction; rank 0 prints.
+        epoch_loss /= steps;
+        context.group().all_reduce(&mut epoch_loss, ReduceOp::Avg)?;
+        if context.is_rank0() {
+            println!("epoch {:>3}  loss {:.6}", progress.epoch + 1, epoch_loss.double_value(&[]));
+        }
+
+        progress.epoch += 1;
+        if progress.epoch % args.save_every == 0 || progress.epoch == args.total_epochs {
+            snapshots.save(&vs, &optimizer, progress)?; // rank 0 writes, the others go on
+        }
+    }
+
+    let w = Vec::<f32>::try_from(model.ws.flatten(0, -1).to_device(Device::Cpu))?;
+    let b = model.bs.as_ref().map_or(0.0, |b| b.double_value(&[0]) as f32);
+    println!("w = {w:?} (true: {TRUE_W:?}), b = {b:?} (true: {TRUE_B:?})");
+    Ok(())
+}
+
+/// Inputs of shape [SAMPLES, 2] and targets of shape [SAMPLES, 1], both `Float`.
+fn samples(device: Device) -> (Tensor, Tensor) {
+    tch::manual_seed(42);
+    let x = Tensor::randn([SAMPLES, 2], (Kind::Float, Device::Cpu));
+    let noise = Tensor::randn([SAMPLES, 1], (Kind::Float, Device::Cpu)) * NOISE;
+    let y = x.matmul(&Tensor::from_slice(&TRUE_W).view([2, 1])) + TRUE_B + noise;
+    (x.to_device(device), y.to_device(device))
+}
