@@ -17,7 +17,8 @@ fn main() {
         fail("torch-sys did not say where libtorch is", &["use torch-sys 0.26 without its `doc-only` feature"])
     });
     let home = lib.parent().unwrap_or(&lib);
-    let include = rerun_env("LIBTORCH_INCLUDE").map_or_else(|| home.join("include"), |dir| Path::new(&dir).join("include"));
+    let include =
+        rerun_env("LIBTORCH_INCLUDE").map_or_else(|| home.join("include"), |dir| Path::new(&dir).join("include"));
     let c10d = include.join("torch/csrc/distributed/c10d/reducer.hpp");
     if !c10d.exists() {
         fail(

@@ -175,7 +175,9 @@ impl Error {
             Self::NoBinary => "training needs a binary (src/main.rs, or --bin, --example)".into(),
             Self::ManyBinaries(_) => "choose one with --bin NAME".into(),
             Self::NoSuchGpu { .. } => "`nvidia-smi -L` lists the GPUs".into(),
-            Self::NoDriver(_) => "`--nproc N` runs N workers without asking for GPUs (on the CPU where there are none)".into(),
+            Self::NoDriver(_) => {
+                "`--nproc N` runs N workers without asking for GPUs (on the CPU where there are none)".into()
+            }
             Self::GpuNotVisible { .. } => "unset CUDA_VISIBLE_DEVICES, or choose among these".into(),
             Self::BadLibtorch { .. } => {
                 format!("unset LIBTORCH to let `cargo ddp setup` find or fetch libtorch {NEEDED}, or point it to one")
@@ -192,9 +194,11 @@ impl Error {
             }
             Self::NoSpace { .. } => "make room, or set XDG_CACHE_HOME to a folder on a larger disk".into(),
             Self::Pip { fault, .. } => match fault {
-                PipFault::Network => "check the network (pip reads PIP_INDEX_URL and HTTPS_PROXY), or set LIBTORCH to a \
+                PipFault::Network => {
+                    "check the network (pip reads PIP_INDEX_URL and HTTPS_PROXY), or set LIBTORCH to a \
                                       libtorch fetched elsewhere; run the same command again to go on"
-                    .into(),
+                        .into()
+                }
                 PipFault::Disk => "make room, or set XDG_CACHE_HOME to a folder on a larger disk".into(),
                 PipFault::NoWheel => format!(
                     "torch {NEEDED} has no package for this Python or platform: give another Python with --python \

@@ -34,10 +34,17 @@ pub fn select(list: &str, count: u32, visible: Option<&str>) -> Result<Gpus> {
     let mut seen = HashSet::new();
     for entry in list.split(',').map(str::trim) {
         let index: u32 = entry.parse().map_err(|_| {
-            bad(if entry.is_empty() { "an entry is empty".into() } else { format!("{entry:?} is not the number of a GPU") })
+            bad(if entry.is_empty() {
+                "an entry is empty".into()
+            } else {
+                format!("{entry:?} is not the number of a GPU")
+            })
         })?;
         if index >= count {
-            return Err(Error::NoSuchGpu { missing: index.to_string(), present: (0..count).map(|i| i.to_string()).collect() });
+            return Err(Error::NoSuchGpu {
+                missing: index.to_string(),
+                present: (0..count).map(|i| i.to_string()).collect(),
+            });
         }
         let gpu = index.to_string();
         if !allowed.contains(&gpu) {
@@ -60,7 +67,9 @@ pub fn available(count: u32, visible: Option<&str>) -> Gpus {
             .split(',')
             .map(str::trim)
             // UUIDs are taken on trust.
-            .take_while(|entry| entry.parse::<u32>().map_or(entry.contains("GPU-") || entry.contains("MIG-"), |i| i < count))
+            .take_while(|entry| {
+                entry.parse::<u32>().map_or(entry.contains("GPU-") || entry.contains("MIG-"), |i| i < count)
+            })
             .map(str::to_owned)
             .collect(),
     }

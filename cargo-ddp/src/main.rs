@@ -15,7 +15,12 @@ fn main() -> ExitCode {
     }
     let cli = Cli::parse_from(words);
     let level = if cli.verbose { LevelFilter::DEBUG } else { LevelFilter::WARN };
-    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).without_time().with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .init();
 
     let ui = Ui::new();
     match commands::run(cli.command, &ui) {

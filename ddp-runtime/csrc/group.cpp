@@ -5,6 +5,8 @@
 
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+
+#include <pthread.h>
 #ifdef USE_C10D_NCCL
 #include <c10/cuda/CUDAFunctions.h>
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
@@ -24,8 +26,34 @@ c10d::ReduceOp reduce_op(ddp_reduce_op op) {
   TORCH_CHECK(false, "unknown reduce op ", static_cast<int>(op));
 }
 
+// Threads that are created while this lives run under SCHED_BATCH: they don't preempt others when they wake up.
+//
+// Gloo's event loop takes a connection's lock with try_lock and asks epoll again at once when another thread has it. With
+// no core to spare, it then takes the core from the very thread that holds the lock, hundreds of times per all-reduce.
+// (Measured on 2 cores with 2 ranks, Linear(2,1): 1.8 ms a step without this, 0.7 ms with it.)
+class NoWakeupPreemption {
+ public:
+  NoWakeupPreemption() {
+#ifdef SCHED_BATCH
+    if (pthread_getschedparam(pthread_self(), &policy_, &param_) == 0 && policy_ == SCHED_OTHER)
+      changed_ = pthread_setschedparam(pthread_self(), SCHED_BATCH, &param_) == 0;
+#endif
+  }
+  ~NoWakeupPreemption() {
+    if (changed_) pthread_setschedparam(pthread_self(), policy_, &param_);
+  }
+  NoWakeupPreemption(const NoWakeupPreemption&) = delete;
+  NoWakeupPreemption& operator=(const NoWakeupPreemption&) = delete;
+
+ private:
+  int policy_ = 0;
+  sched_param param_{};
+  bool changed_ = false;
+};
+
 c10::intrusive_ptr<c10d::Backend> gloo_backend(const c10::intrusive_ptr<c10d::Store>& store, const ddp_group_options& options) {
   using c10d::ProcessGroupGloo;
+  const NoWakeupPreemption for_gloos_threads;
   const auto timeout = std::chrono::milliseconds(options.timeout_ms);
   c10::intrusive_ptr<ProcessGroupGloo::Options> gloo_options;
   if (options.gloo_host != nullptr) {

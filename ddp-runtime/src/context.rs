@@ -88,8 +88,7 @@ impl ContextBuilder {
         });
         let gloo_host = gloo_host(&world);
         let (rank, world_size) = (world.rank, world.world_size);
-        let options =
-            GroupOptions { backend, rank, world_size, timeout, gloo_host: gloo_host.as_deref(), cuda_device };
+        let options = GroupOptions { backend, rank, world_size, timeout, gloo_host: gloo_host.as_deref(), cuda_device };
         let group = ProcessGroup::new(&store, &options)?;
         Ok(Context { world, device, group, events })
     }

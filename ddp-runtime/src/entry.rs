@@ -56,7 +56,9 @@ fn report_panic(info: &PanicHookInfo<'_>) {
 }
 
 fn record(error: ErrorFile) {
-    let Some(path) = std::env::var_os(env::ERROR_FILE).filter(|path| !path.is_empty()).map(PathBuf::from) else { return };
+    let Some(path) = std::env::var_os(env::ERROR_FILE).filter(|path| !path.is_empty()).map(PathBuf::from) else {
+        return;
+    };
     let rank = std::env::var(env::RANK).ok().and_then(|rank| rank.parse().ok());
     let error = match rank {
         Some(rank) => error.of_rank(rank),

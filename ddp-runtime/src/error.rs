@@ -129,7 +129,9 @@ impl Error {
             Self::NoWholeSnapshot { dir, .. } => {
                 format!("move the damaged folders out of {} to start anew", dir.display())
             }
-            Self::StateMismatch { .. } => "give another folder for snapshots, or load into the model that wrote it".into(),
+            Self::StateMismatch { .. } => {
+                "give another folder for snapshots, or load into the model that wrote it".into()
+            }
             _ => return None,
         })
     }
@@ -190,7 +192,8 @@ mod tests {
     fn cpp_stack_traces_are_cut_off() {
         let plain = "shape '[3]' is invalid for input of size 4\nException raised from infer (most recent call first):\nframe #0";
         assert_eq!(without_trace(plain), "shape '[3]' is invalid for input of size 4");
-        let in_a_panic = r#"Err` value: Torch("size mismatch\nException raised from x (most recent call first):\nframe")"#;
+        let in_a_panic =
+            r#"Err` value: Torch("size mismatch\nException raised from x (most recent call first):\nframe")"#;
         assert_eq!(without_trace(in_a_panic), r#"Err` value: Torch("size mismatch"#);
         assert_eq!(without_trace("no trace"), "no trace");
     }

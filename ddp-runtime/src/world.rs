@@ -162,7 +162,10 @@ mod tests {
         ] {
             match read(&[(name, value)]) {
                 Err(err @ Error::BadVariable { .. }) => {
-                    assert!(err.to_string().starts_with(&format!("environment variable {name}=\"{value}\": ")), "{err}");
+                    assert!(
+                        err.to_string().starts_with(&format!("environment variable {name}=\"{value}\": ")),
+                        "{err}"
+                    );
                 }
                 other => panic!("{name}={value} gave {other:?}"),
             }

@@ -1,0 +1,340 @@
+//! What the end-to-end tests share: the real `cargo-ddp`, real workers, and what is left of them.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test's helper fails by panicking, and is read with the test")]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Longer than anything takes that does not hang; a fresh build of a project is the longest.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+/// The repository.
+pub fn repo() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// A folder in `target/` for what tests make and keep (built projects).
+pub fn kept() -> PathBuf {
+    let folder = target().join("e2e");
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repo().join("target"), PathBuf::from)
+}
+
+/// The program under test, built as it is now.
+pub fn cargo_ddp() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| build(repo(), &["-p", "cargo-ddp"], None))
+}
+
+/// A worker of `tests/workers/`.
+pub fn worker(name: &str) -> PathBuf {
+    build(repo(), &["-p", "ddp-tests", "--bin", name], None)
+}
+
+/// Builds with cargo and gives the executable.
+pub fn build(folder: &Path, flags: &[&str], libtorch: Option<&Path>) -> PathBuf {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.current_dir(folder).args(["build", "--message-format=json-render-diagnostics"]).args(flags);
+    if let Some(libtorch) = libtorch {
+        cargo.env("LIBTORCH", libtorch);
+    }
+    let output = cargo.stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "{cargo:?} failed");
+    let messages = String::from_utf8(output.stdout).unwrap();
+    let executables = messages.lines().filter_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        message["executable"].as_str().map(PathBuf::from)
+    });
+    executables.last().unwrap_or_else(|| panic!("{cargo:?} built no executable"))
+}
+
+/// A `linear` project made by `cargo ddp new` and built by `cargo ddp run`, once for all tests.
+pub fn linear_project() -> &'static Path {
+    static PROJECT: OnceLock<PathBuf> = OnceLock::new();
+    PROJECT.get_or_init(|| {
+        let project = kept().join("linear");
+        let _ = fs::remove_dir_all(&project);
+        Ddp::new(["new", project.to_str().unwrap()]).run().succeeds();
+        // The versions that the workspace was tested with.
+        fs::copy(repo().join("Cargo.lock"), project.join("Cargo.lock")).unwrap();
+        let done = Ddp::in_linear_at(&project, ["run", "--nproc", "1", "--", "--help"]).run().succeeds();
+        assert!(done.stdout.contains("--total-epochs"), "{}", done.stdout);
+        project
+    })
+}
+
+/// A Python with torch 2.13.0, as `cargo ddp setup --cuda` leaves it in the cache, and the CUDA libtorch beside it.
+pub struct CudaTorch {
+    pub home: PathBuf,
+}
+
+impl CudaTorch {
+    /// `None` where it was not set up; in CI that is a failure.
+    pub fn find() -> Option<Self> {
+        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+        let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
+        let home = cache.join("cargo-ddp/libtorch-2.13.0-cuda");
+        if home.join("site/torch").exists() {
+            return Some(Self { home });
+        }
+        assert!(std::env::var_os("CI").is_none(), "CI runs this: `cargo ddp setup --cuda` must come first");
+        eprintln!("SKIPPED: needs Python's torch and the CUDA libtorch; run `cargo ddp setup --cuda` to have them");
+        None
+    }
+
+    pub fn python(&self) -> Command {
+        let mut python = Command::new("python3");
+        python.env("PYTHONPATH", self.home.join("site")).env("OMP_NUM_THREADS", "1");
+        python
+    }
+}
+
+/// Runs a command and gives its stdout; panics unless it succeeds.
+pub fn stdout_of(command: &mut Command) -> String {
+    let output = command.stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "{command:?} ended with {}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A call of `cargo ddp`, marked so that every process below it can be found.
+pub struct Ddp {
+    command: Command,
+    marker: String,
+}
+
+impl Ddp {
+    pub fn new(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let marker = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let mut command = Command::new(cargo_ddp());
+        command.arg("ddp").args(args).env("DDP_TEST_MARKER", &marker);
+        // Not what the test runner's cargo sets for its own children.
+        for name in ["LD_LIBRARY_PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CARGO_MANIFEST_DIR"] {
+            command.env_remove(name);
+        }
+        command.current_dir(repo()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self { command, marker }
+    }
+
+    /// In the built `linear` project.
+    pub fn in_linear(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        Self::in_linear_at(linear_project(), args)
+    }
+
+    fn in_linear_at(project: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        // One folder for what is built, which outlives the project.
+        Self::new(args).dir(project).env("CARGO_TARGET_DIR", kept().join("linear-target"))
+    }
+
+    /// `cargo ddp run` of the worker `toy`.
+    pub fn toy(flags: &[&str], args: &[&str]) -> Self {
+        Self::new(["run", "-p", "ddp-tests", "--bin", "toy"].iter().chain(flags).chain(&["--"]).chain(args))
+    }
+
+    pub fn dir(mut self, dir: &Path) -> Self {
+        self.command.current_dir(dir);
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub fn env_remove(mut self, name: &str) -> Self {
+        self.command.env_remove(name);
+        self
+    }
+
+    pub fn run(self) -> Done {
+        self.start().wait()
+    }
+
+    pub fn start(mut self) -> Job {
+        let mut child = self.command.spawn().unwrap();
+        let stdout = Collector::of(child.stdout.take().unwrap());
+        let stderr = Collector::of(child.stderr.take().unwrap());
+        Job { child, marker: self.marker, stdout, stderr }
+    }
+}
+
+/// A stream that is read as it comes.
+struct Collector {
+    text: std::sync::Arc<Mutex<String>>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Collector {
+    fn of(mut stream: impl Read + Send + 'static) -> Self {
+        let text = std::sync::Arc::new(Mutex::new(String::new()));
+        let shared = text.clone();
+        let thread = std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(n @ 1..) = stream.read(&mut buffer) {
+                shared.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..n]));
+            }
+        });
+        Self { text, thread }
+    }
+
+    fn now(&self) -> String {
+        self.text.lock().unwrap().clone()
+    }
+
+    fn all(self) -> String {
+        self.thread.join().unwrap();
+        self.text.lock().unwrap().clone()
+    }
+}
+
+/// A call in progress.
+pub struct Job {
+    child: Child,
+    marker: String,
+    stdout: Collector,
+    stderr: Collector,
+}
+
+impl Job {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for a line on stderr or stdout that holds `words`, and gives all that was printed so far.
+    pub fn wait_for(&self, words: &str) -> String {
+        let text = || self.stderr.now() + &self.stdout.now();
+        wait_until(&format!("{words:?} in the output"), &text, || text().contains(words));
+        text()
+    }
+
+    /// The workers' process ids, by rank, from the launcher's last line about them.
+    pub fn workers(&self) -> Vec<u32> {
+        self.wait_for(" pid ");
+        let text = self.stderr.now();
+        let line = text.lines().rfind(|line| line.contains("rank 0 pid ")).unwrap();
+        line.split(" pid ").skip(1).map(|rest| rest.split([',', ' ']).next().unwrap().parse().unwrap()).collect()
+    }
+
+    pub fn signal(&self, signal: i32) {
+        signal_process(self.pid(), signal);
+    }
+
+    pub fn wait(mut self) -> Done {
+        let start = Instant::now();
+        let status = loop {
+            match self.child.try_wait().unwrap() {
+                Some(status) => break status,
+                None if start.elapsed() > PATIENCE => {
+                    let _ = self.child.kill();
+                    panic!("it hangs:\n{}\n{}", self.stdout.now(), self.stderr.now());
+                }
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        let left = processes(&self.marker);
+        Done { status, stdout: self.stdout.all(), stderr: self.stderr.all(), marker: self.marker, left }
+    }
+}
+
+/// A call that has ended.
+pub struct Done {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+    marker: String,
+    /// Processes that were there at the moment of the end.
+    left: Vec<u32>,
+}
+
+impl Done {
+    #[track_caller]
+    pub fn succeeds(self) -> Self {
+        self.ends_with(0)
+    }
+
+    #[track_caller]
+    pub fn ends_with(self, code: i32) -> Self {
+        assert_eq!(self.status.code(), Some(code), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Every one of `words` stands on stderr.
+    #[track_caller]
+    pub fn says(self, words: &[&str]) -> Self {
+        for word in words {
+            assert!(self.stderr.contains(word), "{word:?} is not in:\n{}", self.stderr);
+        }
+        self
+    }
+
+    #[track_caller]
+    pub fn leaves_no_process(self) -> Self {
+        assert_eq!(self.left, Vec::<u32>::new(), "processes are left:\n{}", self.stderr);
+        self
+    }
+
+    /// As [`leaves_no_process`](Self::leaves_no_process), for a launcher that could do nothing about it any more.
+    #[track_caller]
+    pub fn leaves_no_process_after(self, bound: Duration) -> Self {
+        let end = Instant::now() + bound;
+        while !processes(&self.marker).is_empty() {
+            assert!(Instant::now() < end, "processes are left after {bound:?}: {:?}", processes(&self.marker));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self
+    }
+}
+
+/// Waits until `done`, with a bound; `state` says what there is instead.
+pub fn wait_until(what: &str, state: impl Fn() -> String, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "no {what} in {PATIENCE:?}:\n{}", state());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Live processes (no zombies) whose environment holds the marker.
+pub fn processes(marker: &str) -> Vec<u32> {
+    let wanted = format!("DDP_TEST_MARKER={marker}\0");
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| {
+        fs::read(format!("/proc/{pid}/environ"))
+            .is_ok_and(|environ| environ.windows(wanted.len()).any(|window| window == wanted.as_bytes()))
+    })
+    .collect()
+}
+
+pub fn signal_process(pid: u32, signal: i32) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    let signal = rustix::process::Signal::from_named_raw(signal).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
+pub const SIGINT: i32 = 2;
+pub const SIGKILL: i32 = 9;
+pub const SIGTERM: i32 = 15;
+
+/// The snapshots below `dir`, newest first.
+pub fn snapshots(dir: &Path) -> Vec<PathBuf> {
+    ddp_contract::snapshot::list(dir).unwrap()
+}
+
+/// The `w = […], b = …` that each rank of the linear job prints at its end, in the order of ranks.
+pub fn fitted(stdout: &str) -> Vec<String> {
+    let mut lines: Vec<_> = stdout.lines().filter(|line| line.contains("w = [")).collect();
+    lines.sort_unstable();
+    lines.iter().map(|line| line.split("] w = ").nth(1).unwrap().to_owned()).collect()
+}

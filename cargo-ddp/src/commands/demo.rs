@@ -25,7 +25,8 @@ pub(super) fn demo(args: &Demo, ui: &Ui) -> Result<u8> {
     super::ensure_libtorch(&project.root, ui)?;
     // What an earlier demo trained is finished: this one gets a folder of its own.
     let snapshots = fresh_snapshot_folder(&folder);
-    let gpus = gpu::count().ok().map(|count| gpu::available(count, visible().as_deref())).filter(|gpus| !gpus.is_empty());
+    let gpus =
+        gpu::count().ok().map(|count| gpu::available(count, visible().as_deref())).filter(|gpus| !gpus.is_empty());
     let job = Job {
         nproc: gpus.as_ref().map_or(2, Vec::len),
         gpus,

@@ -64,8 +64,15 @@ pub enum Verdict {
 /// What happened.
 #[derive(Debug)]
 pub(super) enum Input {
-    Exited { rank: usize, pid: u32, exit: Exit },
-    Event { rank: usize, event: Event },
+    Exited {
+        rank: usize,
+        pid: u32,
+        exit: Exit,
+    },
+    Event {
+        rank: usize,
+        event: Event,
+    },
     Signal(i32),
     /// Time has passed.
     Tick,
@@ -77,7 +84,10 @@ pub(super) enum Action {
     /// Send a signal to every worker that lives.
     Signal(i32),
     /// Start all workers again, after this failure.
-    Restart { after: Failure, attempt: u32 },
+    Restart {
+        after: Failure,
+        attempt: u32,
+    },
     Finish(Verdict),
 }
 

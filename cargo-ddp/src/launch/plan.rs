@@ -85,7 +85,8 @@ pub fn new_run(target: &Path) -> Result<(u64, PathBuf)> {
     let runs = target.join("ddp/runs");
     let cant = || Error::system(format!("can't make a folder in {}", runs.display()));
     fs::create_dir_all(&runs).map_err(cant())?;
-    let numbers = fs::read_dir(&runs).map_err(cant())?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let numbers =
+        fs::read_dir(&runs).map_err(cant())?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let mut number: u64 = numbers.max().unwrap_or(0) + 1;
     loop {
         let path = runs.join(number.to_string());

@@ -43,7 +43,9 @@ pub(super) fn details(failure: &Failure, plan: &LaunchPlan, last_lines: &[String
 /// The usual cause of such an end.
 pub(super) fn hint(failure: &Failure) -> Option<&'static str> {
     match failure.exit {
-        Exit::Signal(9) => Some("SIGKILL without a message is usually the kernel out of memory (see `dmesg`), or a person"),
+        Exit::Signal(9) => {
+            Some("SIGKILL without a message is usually the kernel out of memory (see `dmesg`), or a person")
+        }
         Exit::Signal(4) => Some("SIGILL: libtorch or the program was built for another processor"),
         Exit::Signal(11) => Some("SIGSEGV: run `cargo ddp exec -- cargo run` under a debugger to see where"),
         Exit::Code(127) => Some("exit code 127: a shared library is missing; run `cargo ddp setup`, then build again"),
@@ -88,6 +90,9 @@ mod tests {
             "all workers from snapshots/step-00000064, 6 steps back (1 of 3)"
         );
         assert_eq!(restart(2, 3, Some(&newest), None), "all workers from snapshots/step-00000064 (2 of 3)");
-        assert_eq!(restart(1, 1, None, Some(3)), "all workers from the beginning, as there is no snapshot yet (1 of 1)");
+        assert_eq!(
+            restart(1, 1, None, Some(3)),
+            "all workers from the beginning, as there is no snapshot yet (1 of 1)"
+        );
     }
 }

@@ -62,7 +62,8 @@ impl<'a> Watch<'a> {
 
     fn start(&mut self, attempt: u32) -> Result<()> {
         self.workers = start_all(self.plan, attempt)?;
-        let ranks: Vec<_> = self.workers.iter().map(|worker| format!("rank {} pid {}", worker.rank, worker.pid())).collect();
+        let ranks: Vec<_> =
+            self.workers.iter().map(|worker| format!("rank {} pid {}", worker.rank, worker.pid())).collect();
         let place = match &self.plan.gpus {
             Some(gpus) => format!("on GPU {}", gpus.join(", ")),
             None => "on the CPU".into(),
@@ -84,7 +85,8 @@ impl<'a> Watch<'a> {
         for (i, worker) in self.workers.iter().enumerate().filter(|(_, worker)| worker.alive) {
             watched.push((Source::Exit(i), worker.pidfd.as_fd()));
         }
-        let mut fds: Vec<PollFd<'_>> = watched.iter().map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+        let mut fds: Vec<PollFd<'_>> =
+            watched.iter().map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
         let timeout = self.dispatcher.deadline().map(|deadline| {
             let left = deadline.saturating_duration_since(Instant::now());
             // A little late rather than a little early, which would mean another round.

@@ -54,8 +54,8 @@ pub(super) fn start_all(plan: &LaunchPlan, attempt: u32) -> Result<Vec<Worker>> 
 
 impl Worker {
     fn start(plan: &LaunchPlan, attempt: u32, rank: usize, port: u16, store: Option<&TcpListener>) -> Result<Self> {
-        let (events, event_writer) =
-            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|err| Error::system("can't make a pipe")(err.into()))?;
+        let (events, event_writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(|err| Error::system("can't make a pipe")(err.into()))?;
         let mut command = Command::new(&plan.program);
         command.args(&plan.args).envs(plan.worker_env(rank, attempt, port));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

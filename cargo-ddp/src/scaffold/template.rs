@@ -58,7 +58,8 @@ impl File {
         }
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        let problem = |err: minijinja::Error| Error::Template { template: self.source.into(), problem: err.to_string() };
+        let problem =
+            |err: minijinja::Error| Error::Template { template: self.source.into(), problem: err.to_string() };
         // Rendering drops the last line's end.
         environment.render_str(self.text, values).map(|text| text + "\n").map_err(problem)
     }

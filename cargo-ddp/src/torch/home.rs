@@ -18,9 +18,12 @@ impl Home {
     pub fn inspect(path: &Path) -> Result<Self, String> {
         // Through links, so that a project's link names what it leads to.
         let path = path.canonicalize().map_err(|err| err.to_string())?;
-        for needed in
-            ["lib/libtorch_cpu.so", "lib/libtorch.so", "lib/libc10.so", "include/torch/csrc/distributed/c10d/reducer.hpp"]
-        {
+        for needed in [
+            "lib/libtorch_cpu.so",
+            "lib/libtorch.so",
+            "lib/libc10.so",
+            "include/torch/csrc/distributed/c10d/reducer.hpp",
+        ] {
             if !path.join(needed).exists() {
                 return Err(format!("{needed} is missing"));
             }
@@ -46,9 +49,10 @@ impl Home {
 
 /// The version in the headers (`#define TORCH_VERSION_MAJOR 2` …).
 fn version(home: &Path) -> Option<String> {
-    let header = ["include/torch/headeronly/version.h", "include/torch/csrc/api/include/torch/version.h"]
-        .iter()
-        .find_map(|name| fs::read_to_string(home.join(name)).ok().filter(|text| text.contains("TORCH_VERSION_MAJOR")))?;
+    let header =
+        ["include/torch/headeronly/version.h", "include/torch/csrc/api/include/torch/version.h"].iter().find_map(
+            |name| fs::read_to_string(home.join(name)).ok().filter(|text| text.contains("TORCH_VERSION_MAJOR")),
+        )?;
     let number = |name: &str| {
         let line = header.lines().find(|line| line.starts_with(&format!("#define TORCH_VERSION_{name} ")))?;
         line.split_whitespace().nth(2)?.parse::<u32>().ok()

@@ -24,9 +24,8 @@ pub fn link(project: &Path, home: &Home) -> Result<bool> {
     fs::create_dir_all(&folder).map_err(Error::system(format!("can't make {}", folder.display())))?;
     // A new link under another name, renamed over the old one: there is never none.
     let fresh = folder.join(format!("libtorch.{}", std::process::id()));
-    let linked = remove_if_there(&fresh)
-        .and_then(|()| symlink(home.path(), &fresh))
-        .and_then(|()| fs::rename(&fresh, &link));
+    let linked =
+        remove_if_there(&fresh).and_then(|()| symlink(home.path(), &fresh)).and_then(|()| fs::rename(&fresh, &link));
     linked.map_err(Error::system(format!("can't link {}", link.display())))?;
     if before.is_some() {
         clean(project);
@@ -45,7 +44,10 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 fn clean(project: &Path) {
     for profile in [&[][..], &["--release"][..]] {
         let mut clean = Command::new(cargo::program());
-        clean.current_dir(project).args(["clean", "-q", "-p", "torch-sys", "-p", "tch", "-p", "ddp-runtime"]).args(profile);
+        clean
+            .current_dir(project)
+            .args(["clean", "-q", "-p", "torch-sys", "-p", "tch", "-p", "ddp-runtime"])
+            .args(profile);
         let _ = clean.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).status();
     }
 }

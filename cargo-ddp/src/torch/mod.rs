@@ -107,7 +107,11 @@ pub fn choose(request: &Request, project: Option<&Path>, ui: &Ui) -> Result<Choi
             },
             Some(torch) => ui.status(
                 "Passed over",
-                format!("the torch of {}: it is {}, and {VERSION} is needed", python.program.display(), torch.full_version),
+                format!(
+                    "the torch of {}: it is {}, and {VERSION} is needed",
+                    python.program.display(),
+                    torch.full_version
+                ),
             ),
             None => {}
         }

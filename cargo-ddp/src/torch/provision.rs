@@ -28,9 +28,7 @@ fn requirements(flavor: Flavor) -> Vec<String> {
         Flavor::Cpu => &["--no-deps", &torch, "nvidia-cuda-runtime==13.0.96", "nvidia-cuda-cupti==13.0.85"],
         // The last two hold headers that cuda_runtime.h includes. NumPy and safetensors make its Python of use for
         // comparing with PyTorch.
-        Flavor::Cuda => {
-            &[&torch, "numpy", "safetensors", "nvidia-cuda-crt==13.0.*", "nvidia-cuda-cccl==13.0.*"]
-        }
+        Flavor::Cuda => &[&torch, "numpy", "safetensors", "nvidia-cuda-crt==13.0.*", "nvidia-cuda-cccl==13.0.*"],
     };
     list.iter().map(|&item| item.to_owned()).collect()
 }
@@ -71,7 +69,15 @@ fn fetch(staging: &Path, flavor: Flavor, pythons: &[Python], ui: &Ui) -> Result<
     let site = staging.join("site");
 
     let mut install = Command::new(&pip);
-    install.args(["-m", "pip", "install", "--no-input", "--no-cache-dir", "--no-compile", "--disable-pip-version-check"]);
+    install.args([
+        "-m",
+        "pip",
+        "install",
+        "--no-input",
+        "--no-cache-dir",
+        "--no-compile",
+        "--disable-pip-version-check",
+    ]);
     install.args(["--root-user-action=ignore", "--no-warn-script-location", "--progress-bar=off", "--target"]);
     install.arg(&site).args(requirements(flavor));
     // So that the whole download lies in the staging folder, and nothing is left in /tmp.
@@ -125,7 +131,7 @@ fn run_pip(mut install: Command, staging: &Path, ui: &Ui) -> Result<()> {
                     errors.push(line.clone());
                 }
                 if line.starts_with("Collecting") || line.starts_with("Installing") || is_error(&line) {
-                    spinner.suspend(|| ui.status("pip", line.trim()));
+                    spinner.suspend(|| ui.status("pip", line.split(" (from ").next().unwrap_or(&line)));
                 }
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {}
@@ -235,8 +241,14 @@ mod tests {
     fn pips_words_are_told_apart() {
         for (text, fault) in [
             ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", PipFault::Disk),
-            ("WARNING: Retrying (Retry(total=4)) after connection broken by 'NewConnectionError'\nERROR: No matching distribution found for torch==2.13.0", PipFault::Network),
-            ("ERROR: Could not find a version that satisfies the requirement torch==2.13.0 (from versions: 2.2.0)", PipFault::NoWheel),
+            (
+                "WARNING: Retrying (Retry(total=4)) after connection broken by 'NewConnectionError'\nERROR: No matching distribution found for torch==2.13.0",
+                PipFault::Network,
+            ),
+            (
+                "ERROR: Could not find a version that satisfies the requirement torch==2.13.0 (from versions: 2.2.0)",
+                PipFault::NoWheel,
+            ),
             ("ERROR: something else", PipFault::Other),
         ] {
             assert_eq!(classify(text), fault, "{text}");

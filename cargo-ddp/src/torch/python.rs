@@ -59,9 +59,10 @@ impl Python {
         if !answer.python.starts_with("3.") {
             return Err(format!("it is Python {}", answer.python));
         }
-        let torch = answer.version.zip(answer.folder).and_then(|(full_version, folder)| {
-            Some(Torch { full_version, site: folder.parent()?.to_owned() })
-        });
+        let torch = answer
+            .version
+            .zip(answer.folder)
+            .and_then(|(full_version, folder)| Some(Torch { full_version, site: folder.parent()?.to_owned() }));
         Ok(Self { program: program.to_owned(), version: answer.python, torch })
     }
 

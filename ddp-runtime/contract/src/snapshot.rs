@@ -186,16 +186,25 @@ pub struct Whole {
     pub manifest: Manifest,
 }
 
-/// The newest whole snapshot below `dir`, and why each newer folder was passed over.
-pub fn newest_whole(dir: &Path) -> io::Result<(Option<Whole>, Vec<(PathBuf, Damage)>)> {
+/// What a look for the newest whole snapshot found.
+#[derive(Debug)]
+pub struct Search {
+    /// The newest whole snapshot, if there is one.
+    pub whole: Option<Whole>,
+    /// Newer folders (all, if none is whole), newest first, and why each was passed over.
+    pub skipped: Vec<(PathBuf, Damage)>,
+}
+
+/// Looks for the newest whole snapshot below `dir`. A missing `dir` has none.
+pub fn newest_whole(dir: &Path) -> io::Result<Search> {
     let mut skipped = Vec::new();
     for folder in list(dir)? {
         match verify(&folder) {
-            Ok(manifest) => return Ok((Some(Whole { folder, manifest }), skipped)),
+            Ok(manifest) => return Ok(Search { whole: Some(Whole { folder, manifest }), skipped }),
             Err(damage) => skipped.push((folder, damage)),
         }
     }
-    Ok((None, skipped))
+    Ok(Search { whole: None, skipped })
 }
 
 #[cfg(test)]

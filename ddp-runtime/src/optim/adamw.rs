@@ -63,8 +63,7 @@ impl AdamW {
 impl Optimizer for AdamW {
     fn step(&mut self) -> Result<()> {
         let AdamWOptions { lr, betas: (beta1, beta2), eps, weight_decay, amsgrad, maximize } = self.options;
-        let options =
-            sys::ddp_adam_options { lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, decoupled: true };
+        let options = sys::ddp_adam_options { lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, decoupled: true };
         let parameters = &self.parameters.pointers;
         let mut exp_avgs = self.exp_avgs.pointers();
         let mut exp_avg_sqs = self.exp_avg_sqs.pointers();
@@ -108,8 +107,7 @@ impl Optimizer for AdamW {
     }
 
     fn load_state_dict(&mut self, loaded: HashMap<String, Tensor>) -> Result<()> {
-        let mut all =
-            [&mut self.exp_avgs, &mut self.exp_avg_sqs, &mut self.max_exp_avg_sqs, &mut self.steps];
+        let mut all = [&mut self.exp_avgs, &mut self.exp_avg_sqs, &mut self.max_exp_avg_sqs, &mut self.steps];
         state::load(&self.parameters, &mut all, loaded)
     }
 }

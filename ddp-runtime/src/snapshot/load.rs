@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use ddp_contract::snapshot::{self as format, Whole};
+use ddp_contract::snapshot::{self as format, Search, Whole};
 use tch::Tensor;
 use tch::nn::VarStore;
 
@@ -11,7 +11,7 @@ use crate::{Error, Result, params};
 
 /// The newest whole snapshot below `dir`. Warns of those passed over.
 pub(super) fn choose(dir: &Path) -> Result<Option<Whole>> {
-    let (whole, mut skipped) = format::newest_whole(dir).map_err(Error::io("can't read", dir))?;
+    let Search { whole, mut skipped } = format::newest_whole(dir).map_err(Error::io("can't read", dir))?;
     if whole.is_none() && !skipped.is_empty() {
         let (newest, damage) = skipped.remove(0);
         return Err(Error::NoWholeSnapshot { dir: dir.to_owned(), newest, damage });
@@ -24,8 +24,11 @@ pub(super) fn choose(dir: &Path) -> Result<Option<Whole>> {
 
 /// Loads the snapshot `folder`, which was found whole, into the model and the optimizer.
 pub(super) fn load(folder: &Path, vs: &VarStore, optimizer: &mut impl Optimizer) -> Result<Progress> {
-    let manifest = format::read_manifest(folder)
-        .map_err(|damage| Error::Io { action: "can't load", path: folder.to_owned(), source: std::io::Error::other(damage) })?;
+    let manifest = format::read_manifest(folder).map_err(|damage| Error::Io {
+        action: "can't load",
+        path: folder.to_owned(),
+        source: std::io::Error::other(damage),
+    })?;
     let model = tensors::read(&folder.join(format::MODEL))?;
     let state = tensors::read(&folder.join(format::OPTIMIZER))?;
     let copies = fit(&params::all(vs), model, folder)?;
@@ -36,7 +39,11 @@ pub(super) fn load(folder: &Path, vs: &VarStore, optimizer: &mut impl Optimizer)
 }
 
 /// Pairs each variable of the model with its tensor in the snapshot: all of them, or the first that does not fit.
-fn fit(variables: &[(String, Tensor)], mut saved: HashMap<String, Tensor>, folder: &Path) -> Result<Vec<(Tensor, Tensor)>> {
+fn fit(
+    variables: &[(String, Tensor)],
+    mut saved: HashMap<String, Tensor>,
+    folder: &Path,
+) -> Result<Vec<(Tensor, Tensor)>> {
     let mismatch = |problem| Error::StateMismatch { what: format!("the model in {}", folder.display()), problem };
     let mut pairs = Vec::new();
     for (name, variable) in variables {

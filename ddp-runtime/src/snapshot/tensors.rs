@@ -38,7 +38,8 @@ pub(super) fn read(path: &Path) -> Result<HashMap<String, Tensor>> {
     let file = SafeTensors::deserialize(&bytes).map_err(|err| bad(err.to_string()))?;
     let mut tensors = HashMap::new();
     for (name, view) in file.iter() {
-        let kind = kind_of(view.dtype()).ok_or_else(|| bad(format!("{name} is {:?}, which tch lacks", view.dtype())))?;
+        let kind =
+            kind_of(view.dtype()).ok_or_else(|| bad(format!("{name} is {:?}, which tch lacks", view.dtype())))?;
         let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
         let tensor = Tensor::f_from_data_size(view.data(), &shape, kind).map_err(|err| bad(err.to_string()))?;
         tensors.insert(name.to_owned(), tensor);
@@ -118,7 +119,9 @@ mod tests {
         let path = dir.path().join("t.safetensors");
         let mut tensors: Vec<(String, Tensor)> = KINDS
             .iter()
-            .map(|(kind, _)| (format!("{kind:?}"), Tensor::from_slice(&[0i64, 1, 1, 0, 1, 0]).to_kind(*kind).view([2, 3])))
+            .map(|(kind, _)| {
+                (format!("{kind:?}"), Tensor::from_slice(&[0i64, 1, 1, 0, 1, 0]).to_kind(*kind).view([2, 3]))
+            })
             .collect();
         tensors.push(("scalar".into(), Tensor::from(2.5f32)));
         tensors.push(("empty".into(), Tensor::zeros([0, 3], (Kind::Float, Device::Cpu))));

@@ -1,0 +1,74 @@
+//! Wrong use and failed builds: the documented exit codes, and what is said.
+
+use std::fs;
+
+use ddp_tests::Ddp;
+use tempfile::tempdir;
+
+#[test]
+fn wrong_flags_end_with_2() {
+    for args in [
+        &["run", "--nproc", "0"][..],
+        &["run", "--nproc", "two"],
+        &["run", "--gpus", "0", "--nproc", "1"],
+        &["run", "--grace", "soon"],
+        &["new"],
+        &["exec"],
+        &["no-such-command"],
+        &["setup", "--cpu", "--cuda"],
+    ] {
+        Ddp::new(args).run().ends_with(2).says(&["error: "]);
+    }
+}
+
+#[test]
+fn no_project_is_said_so() {
+    let dir = tempdir().unwrap();
+    let done = Ddp::new(["run", "--nproc", "1"]).dir(dir.path()).run().ends_with(2);
+    done.says(&["error: no cargo project here: could not find `Cargo.toml`", "hint: "]);
+}
+
+#[test]
+fn a_build_that_fails_ends_with_101_and_cargos_own_words() {
+    let dir = tempdir().unwrap();
+    fs::create_dir(dir.path().join("src")).unwrap();
+    fs::write(dir.path().join("Cargo.toml"), "[package]\nname = \"broken\"\nedition = \"2024\"\n").unwrap();
+    fs::write(dir.path().join("src/main.rs"), "fn main() { let x: u32 = \"text\"; }\n").unwrap();
+    let done = Ddp::new(["run", "--nproc", "1"]).dir(dir.path()).run().ends_with(101);
+    done.says(&["mismatched types", "error: the build failed"]);
+}
+
+#[test]
+fn several_binaries_want_a_choice() {
+    let dir = tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("src/bin")).unwrap();
+    fs::write(dir.path().join("Cargo.toml"), "[package]\nname = \"two\"\nedition = \"2024\"\n").unwrap();
+    for name in ["a", "b"] {
+        fs::write(
+            dir.path().join(format!("src/bin/{name}.rs")),
+            format!("fn main() {{ println!(\"this is {name}\"); }}\n"),
+        )
+        .unwrap();
+    }
+    let run = |flags: &[&str]| Ddp::new(["run", "--nproc", "2"].iter().chain(flags)).dir(dir.path()).run();
+    run(&[]).ends_with(2).says(&["there are several binaries, and none was chosen: a, b", "--bin NAME"]);
+    let done = run(&["--bin", "b"]).succeeds();
+    assert_eq!(done.stdout.lines().filter(|line| line.ends_with("] this is b")).count(), 2, "{}", done.stdout);
+}
+
+#[test]
+fn exec_passes_on_what_its_command_does() {
+    let done = Ddp::new(["exec", "--", "sh", "-c", "echo $LIBTORCH; exit 9"]).run().ends_with(9);
+    assert_eq!(done.stdout.trim(), ddp_tests::repo().join(".ddp/libtorch").to_str().unwrap());
+    Ddp::new(["exec", "--", "no-such-program"]).run().ends_with(127).says(&["can't start no-such-program"]);
+}
+
+#[test]
+fn a_worker_without_its_variables_says_which_is_missing() {
+    let mut worker = std::process::Command::new(ddp_tests::worker("toy"));
+    worker.args(["error"]).env_clear().env("RANK", "0").env("WORLD_SIZE", "2").env("LOCAL_RANK", "0");
+    let output = worker.env("MASTER_ADDR", "127.0.0.1").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(stderr.trim(), "error: environment variable MASTER_PORT is not set, though RANK is");
+}

@@ -1,0 +1,128 @@
+//! Workers and launchers that are killed, fail, or are told to stop.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use ddp_tests::{Ddp, SIGINT, SIGKILL, SIGTERM, fitted, signal_process, snapshots};
+use tempfile::tempdir;
+
+/// A run long enough to be killed in, with a snapshot after each epoch.
+fn long_run<'a>(dir: &'a Path, flags: &[&'a str]) -> Ddp {
+    let args = ["--total-epochs", "60", "--save-every", "1", "--snapshots", dir.to_str().unwrap()];
+    Ddp::in_linear(["run", "--nproc", "2"].iter().chain(flags).chain(&["--"]).chain(&args))
+}
+
+#[test]
+fn a_killed_worker_costs_nothing_but_the_steps_since_the_last_snapshot() {
+    let (undisturbed, disturbed) = (tempdir().unwrap(), tempdir().unwrap());
+    let expected = long_run(undisturbed.path(), &[]).run().succeeds();
+
+    // Random rank, random moment; printed, so that a failure can be told apart.
+    let random = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos() as usize;
+    let (rank, epoch) = (random % 2, 3 + random / 2 % 30);
+    eprintln!("killing rank {rank} after epoch {epoch}");
+    let job = long_run(disturbed.path(), &[]).start();
+    job.wait_for(&format!("epoch {epoch:>3}"));
+    signal_process(job.workers()[rank], SIGKILL);
+    let done = job.wait().succeeds().leaves_no_process();
+
+    let restarted = done.stderr.lines().find(|line| line.contains("Restarting")).expect("a restart is announced");
+    assert!(restarted.contains("all workers from ") && restarted.contains("/step-"), "{restarted}");
+    assert!(restarted.ends_with("(1 of 3)"), "{restarted}");
+    assert!(done.stderr.contains(&format!("rank {rank} was killed by SIGKILL")), "{}", done.stderr);
+    assert!(done.stdout.contains("going on from epoch"), "{}", done.stdout);
+    assert_eq!(fitted(&done.stdout), fitted(&expected.stdout));
+    for name in ["model.safetensors", "optimizer.safetensors"] {
+        let read = |dir: &Path| std::fs::read(snapshots(dir)[0].join(name)).unwrap();
+        assert_eq!(read(disturbed.path()), read(undisturbed.path()), "{name} differs");
+    }
+}
+
+#[test]
+fn without_restarts_a_kill_is_reported_with_rank_pid_and_signal() {
+    let dir = tempdir().unwrap();
+    let job = long_run(dir.path(), &["--max-restarts", "0"]).start();
+    job.wait_for("epoch   2");
+    let pid = job.workers()[1];
+    signal_process(pid, SIGKILL);
+    let done = job.wait().ends_with(1).leaves_no_process();
+    let line = done.stderr.lines().find(|line| line.starts_with("error: ")).unwrap();
+    assert!(line.starts_with(&format!("error: rank 1 was killed by SIGKILL (pid {pid}) after step ")), "{line}");
+    done.says(&["then: rank 0 "]);
+}
+
+#[test]
+fn when_the_launcher_is_killed_no_worker_is_left() {
+    let dir = tempdir().unwrap();
+    let job = long_run(dir.path(), &[]).start();
+    job.wait_for("epoch   1");
+    job.signal(SIGKILL);
+    job.wait().leaves_no_process_after(Duration::from_secs(2));
+}
+
+#[test]
+fn a_signal_to_the_launcher_ends_the_job() {
+    for (signal, code) in [(SIGINT, 130), (SIGTERM, 143)] {
+        let job = Ddp::toy(&["--nproc", "2"], &["sleep", "1"]).start();
+        job.wait_for("asleep");
+        job.signal(signal);
+        job.wait().ends_with(code).leaves_no_process();
+    }
+}
+
+#[test]
+fn what_a_worker_started_ends_with_it() {
+    let job = Ddp::toy(&["--nproc", "2", "--max-restarts", "0"], &["sleep", "1"]).start();
+    job.wait_for("asleep");
+    let stopped = job.workers()[0];
+    // SIGTERM alone would wait for ever in a process that is stopped.
+    signal_process(stopped, 19);
+    let killed = job.workers()[1];
+    signal_process(killed, SIGKILL);
+    job.wait().ends_with(1).leaves_no_process().says(&["rank 1 was killed by SIGKILL", "rank 0 was killed by SIGKILL"]);
+}
+
+#[test]
+fn a_panic_is_reported_with_its_message_and_place() {
+    let done =
+        Ddp::toy(&["--nproc", "2", "--max-restarts", "0"], &["panic", "1"]).run().ends_with(1).leaves_no_process();
+    done.says(&[
+        "error: rank 1 panicked (exit code 101) (pid ",
+        "after step 7",
+        "it said: panic: toy panics",
+        "at tests/workers/toy.rs:",
+    ]);
+}
+
+#[test]
+fn an_error_is_reported_with_its_message() {
+    let done =
+        Ddp::toy(&["--nproc", "2", "--max-restarts", "0"], &["error", "0"]).run().ends_with(1).leaves_no_process();
+    done.says(&["error: rank 0 ended with exit code 1 (pid ", "it said: toy fails"]);
+}
+
+#[test]
+fn libtorchs_stack_traces_are_for_those_who_ask() {
+    let run = |backtrace: &str| {
+        let done = Ddp::toy(&["--nproc", "1", "--max-restarts", "0"], &["shape"]).env("DDP_BACKTRACE", backtrace);
+        done.env("RUST_BACKTRACE", "0").run().ends_with(1).stderr
+    };
+    let short = run("0");
+    assert!(short.contains("mat1 and mat2 shapes cannot be multiplied"), "{short}");
+    assert!(!short.contains("frame #"), "{short}");
+    let long = run("1");
+    assert!(long.contains("frame #"), "{long}");
+}
+
+#[test]
+fn a_worker_that_exits_silently_is_reported_with_its_code() {
+    let done =
+        Ddp::toy(&["--nproc", "2", "--max-restarts", "0"], &["exit", "1"]).run().ends_with(1).leaves_no_process();
+    done.says(&["error: rank 1 ended with exit code 7 (pid "]);
+}
+
+#[test]
+fn a_job_that_fails_once_is_done_after_a_restart() {
+    let done = Ddp::toy(&["--nproc", "2", "--max-restarts", "1"], &["first-attempt-fails", "1"]).run().succeeds();
+    done.says(&["from the beginning, as there is no snapshot yet (1 of 1)", ", 1 restart"]).leaves_no_process();
+}

@@ -1,0 +1,14 @@
+//! The end-to-end tests: real processes, real libtorch, what a user sees.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests fail by panicking")]
+
+mod errors;
+mod faults;
+mod gpus;
+mod nccl;
+mod new;
+mod parity;
+mod sampler;
+mod setup;
+mod snapshots;
+mod train;

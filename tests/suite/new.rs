@@ -1,0 +1,110 @@
+//! `cargo ddp new`: cargo new's own habits.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use ddp_tests::Ddp;
+use tempfile::tempdir;
+
+fn new(dir: &Path, args: &[&str]) -> ddp_tests::Done {
+    Ddp::new(["new"].iter().chain(args)).dir(dir).run()
+}
+
+#[test]
+fn a_project_has_all_its_files() {
+    let dir = tempdir().unwrap();
+    new(dir.path(), &["deep/er/my-model"]).succeeds();
+    let project = dir.path().join("deep/er/my-model");
+    for name in ["Cargo.toml", "README.md", "build.rs", "src/main.rs", ".gitignore", ".cargo/config.toml", ".git/HEAD"]
+    {
+        assert!(project.join(name).exists(), "{name}");
+    }
+    let manifest = fs::read_to_string(project.join("Cargo.toml")).unwrap();
+    assert!(manifest.contains("name = \"my-model\""), "{manifest}");
+    assert!(!manifest.contains("[workspace]"), "{manifest}");
+    for name in ["launch.json", "tasks.json", "extensions.json"] {
+        let text = fs::read_to_string(project.join(".vscode").join(name)).unwrap();
+        serde_json::from_str::<serde_json::Value>(&text).unwrap();
+        assert!(!text.contains(dir.path().to_str().unwrap()), "{name} holds a path of this machine: {text}");
+    }
+    let left: Vec<_> = fs::read_dir(project.parent().unwrap()).unwrap().collect();
+    assert_eq!(left.len(), 1, "only the project is there: {left:?}");
+}
+
+#[test]
+fn launch_json_knows_each_rank() {
+    let dir = tempdir().unwrap();
+    new(dir.path(), &["m"]).succeeds();
+    let text = fs::read_to_string(dir.path().join("m/.vscode/launch.json")).unwrap();
+    let launch: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let configurations = launch["configurations"].as_array().unwrap();
+    let names: Vec<_> = configurations.iter().map(|c| c["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["ddp: m, one process", "ddp: m, rank 0", "ddp: m, rank 1"]);
+    let ranks = launch["compounds"][0]["configurations"].as_array().unwrap();
+    assert!(ranks.iter().all(|rank| names.contains(&rank.as_str().unwrap())));
+    assert_eq!(configurations[2]["env"]["RANK"], "1");
+    assert_eq!(configurations[2]["program"], "${workspaceFolder}/target/debug/m");
+}
+
+#[test]
+fn an_existing_folder_is_never_touched() {
+    let dir = tempdir().unwrap();
+    fs::create_dir(dir.path().join("taken")).unwrap();
+    fs::write(dir.path().join("taken/mine.txt"), "mine").unwrap();
+    new(dir.path(), &["taken"]).ends_with(2).says(&["taken is there already", "hint: "]);
+    let files: Vec<_> = fs::read_dir(dir.path().join("taken")).unwrap().collect();
+    assert_eq!(files.len(), 1);
+    // Nor is a dangling link, or a file.
+    std::os::unix::fs::symlink("/nowhere", dir.path().join("link")).unwrap();
+    new(dir.path(), &["link"]).ends_with(2).says(&["is there already"]);
+}
+
+#[test]
+fn names_that_cargo_refuses_are_refused_before_anything_is_written() {
+    let dir = tempdir().unwrap();
+    for name in ["2fast", "fn", "a b", "test", "tch"] {
+        new(dir.path(), &["some/where", "--name", name])
+            .ends_with(2)
+            .says(&["can't be the name of a package", "--name"]);
+    }
+    new(dir.path(), &["2fast"]).ends_with(2).says(&["it starts with a digit"]);
+    new(dir.path(), &["x", "--template", "quadratic"])
+        .ends_with(2)
+        .says(&["there is no template \"quadratic\"; there is: linear"]);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_name_of_its_own_goes_into_the_package() {
+    let dir = tempdir().unwrap();
+    new(dir.path(), &["2024-11-run", "--name", "mlp"]).succeeds();
+    let manifest = fs::read_to_string(dir.path().join("2024-11-run/Cargo.toml")).unwrap();
+    assert!(manifest.contains("name = \"mlp\""), "{manifest}");
+}
+
+#[test]
+fn inside_a_workspace_and_a_repository_the_project_stands_alone() {
+    let dir = tempdir().unwrap();
+    fs::create_dir(dir.path().join(".git")).unwrap();
+    fs::write(dir.path().join("Cargo.toml"), "[workspace]\n").unwrap();
+    new(dir.path(), &["inner"]).succeeds().says(&["inside another workspace"]);
+    let inner = dir.path().join("inner");
+    assert!(!inner.join(".git").exists());
+    let root = Command::new(env!("CARGO"))
+        .args(["locate-project", "--workspace", "--message-format=plain"])
+        .current_dir(&inner)
+        .output()
+        .unwrap();
+    let root = String::from_utf8(root.stdout).unwrap();
+    assert_eq!(Path::new(root.trim()).canonicalize().unwrap(), inner.join("Cargo.toml").canonicalize().unwrap());
+    assert_eq!(fs::read_to_string(dir.path().join("Cargo.toml")).unwrap(), "[workspace]\n");
+}
+
+#[test]
+fn a_folder_that_can_not_be_written_leaves_nothing() {
+    let dir = tempdir().unwrap();
+    fs::write(dir.path().join("file"), "").unwrap();
+    new(dir.path(), &["file/project"]).ends_with(4).says(&["error: can't make "]);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}

@@ -1,0 +1,70 @@
+//! new → run → trained.
+
+use std::fs;
+
+use ddp_tests::{Ddp, fitted, linear_project, snapshots};
+use tempfile::tempdir;
+
+#[test]
+fn a_new_project_trains_and_all_ranks_agree() {
+    let dir = tempdir().unwrap();
+    let args = ["run", "--nproc", "2", "--", "--snapshots", dir.path().to_str().unwrap()];
+    let done = Ddp::in_linear(args).run().succeeds().leaves_no_process();
+    let fitted = fitted(&done.stdout);
+    assert_eq!(fitted.len(), 2, "{}", done.stdout);
+    assert_eq!(fitted[0], fitted[1]);
+    let numbers: Vec<f64> = fitted[0]
+        .split(|c: char| !(c.is_ascii_digit() || c == '.' || c == '-'))
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    for (found, (true_value, index)) in [(-2.0, 0), (3.4, 1), (4.2, 4)].map(|(t, i)| (numbers[i], (t, i))) {
+        assert!((found - true_value).abs() < 0.01, "number {index} of {}: {found} for {true_value}", fitted[0]);
+    }
+    assert_eq!(snapshots(dir.path())[0].file_name().unwrap(), "step-00000640");
+}
+
+#[test]
+fn training_goes_on_where_it_ended() {
+    let (whole, parts) = (tempdir().unwrap(), tempdir().unwrap());
+    let train = |dir: &std::path::Path, epochs: &str| {
+        let args = ["run", "--nproc", "2", "--", "--total-epochs", epochs, "--snapshots", dir.to_str().unwrap()];
+        Ddp::in_linear(args).run().succeeds().stdout
+    };
+    let undisturbed = train(whole.path(), "8");
+    train(parts.path(), "3");
+    let resumed = train(parts.path(), "8");
+    assert!(resumed.contains("going on from epoch 3 of 8"), "{resumed}");
+    assert!(!resumed.contains("epoch   3 "), "{resumed}");
+    assert_eq!(fitted(&resumed), fitted(&undisturbed));
+    let done = train(parts.path(), "8");
+    assert!(!done.contains("loss"), "a finished run trains no more: {done}");
+    assert_eq!(fitted(&done), fitted(&undisturbed));
+}
+
+#[test]
+fn without_a_launcher_the_program_runs_alone_and_finds_libtorch_by_itself() {
+    let dir = tempdir().unwrap();
+    linear_project();
+    let program = ddp_tests::kept().join("linear-target/debug/linear");
+    let mut alone = std::process::Command::new(program);
+    alone.env_clear().args(["--total-epochs", "2", "--snapshots"]).arg(dir.path());
+    let stdout = ddp_tests::stdout_of(&mut alone);
+    assert!(stdout.contains("epoch   2"), "{stdout}");
+    assert_eq!(snapshots(dir.path()).len(), 1);
+}
+
+#[test]
+fn the_launcher_takes_little_memory() {
+    let dir = tempdir().unwrap();
+    let args = ["run", "--nproc", "2", "--", "--total-epochs", "100000", "--snapshots", dir.path().to_str().unwrap()];
+    let job = Ddp::in_linear(args).start();
+    job.wait_for("epoch  40");
+    let status = fs::read_to_string(format!("/proc/{}/status", job.pid())).unwrap();
+    let peak_kb: u64 = {
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    job.signal(ddp_tests::SIGTERM);
+    job.wait().ends_with(143).leaves_no_process();
+    assert!(peak_kb < 15_000, "the launcher's peak is {peak_kb} kB");
+}

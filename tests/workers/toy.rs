@@ -1,0 +1,47 @@
+//! A worker that does what its arguments say, for tests of the launcher.
+
+use std::process::{ExitCode, exit};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use ddp_runtime::{Context, ReduceOp};
+use tch::Tensor;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    ddp_runtime::main(|| work(&args))
+}
+
+/// `toy ACTION [RANK]`: rank RANK (all, if it is missing) does ACTION, the others wait in a collective.
+fn work(args: &[String]) -> Result<()> {
+    let (action, rank) = (args[0].as_str(), args.get(1).map(|rank| rank.parse::<usize>()).transpose()?);
+    if action == "env" {
+        let vars: std::collections::BTreeMap<_, _> = std::env::vars().collect();
+        println!("{}", serde_json::to_string(&vars)?);
+        return Ok(());
+    }
+    let context = Context::init()?;
+    context.group().barrier()?;
+    context.report_step(0, 7);
+    if rank.is_none_or(|rank| rank == context.rank()) {
+        match action {
+            "panic" => panic!("toy panics"),
+            "error" => bail!("toy fails"),
+            "shape" => {
+                drop(Tensor::ones([2, 3], tch::kind::FLOAT_CPU).matmul(&Tensor::ones([2, 3], tch::kind::FLOAT_CPU)))
+            }
+            "exit" => exit(7),
+            "first-attempt-fails" if context.restart_count() == 0 => bail!("toy fails once"),
+            "first-attempt-fails" => {}
+            "sleep" => loop {
+                println!("asleep");
+                std::thread::sleep(Duration::from_secs(3600));
+            },
+            other => bail!("no such action: {other}"),
+        }
+    }
+    let mut sum = Tensor::from_slice(&[1.0f32]);
+    context.group().all_reduce(&mut sum, ReduceOp::Sum)?;
+    println!("rank {} sees {} ranks", context.rank(), sum.double_value(&[0]));
+    Ok(())
+}
