@@ -117,15 +117,20 @@ impl Project {
             [] => Err(Error::NoBinary),
             [one] => Ok(one.executable.clone().unwrap_or_default().into_std_path_buf()),
             many => {
-                let names: Vec<_> = many.iter().map(|artifact| artifact.target.name.as_str()).collect();
+                let mut names: Vec<_> = many.iter().map(|artifact| artifact.target.name.as_str()).collect();
+                names.sort_unstable();
                 Err(Error::ManyBinaries(names.join(", ")))
             }
         }
     }
 }
 
-/// cargo's `error: …` line without the word.
+/// cargo's `error: …` line without the word, and its last cause.
 fn cargos_error(stderr: &str) -> String {
-    let line = stderr.lines().find(|line| line.starts_with("error")).unwrap_or(stderr.trim());
-    line.trim_start_matches("error: ").to_owned()
+    let lines: Vec<_> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let error = lines.iter().find_map(|line| line.strip_prefix("error: ")).unwrap_or(stderr.trim());
+    match lines.iter().rposition(|line| *line == "Caused by:").and_then(|at| lines.get(at + 1)) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_owned(),
+    }
 }

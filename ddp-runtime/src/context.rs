@@ -7,7 +7,7 @@ use crate::error::check;
 use crate::events::Events;
 use crate::process_group::{Backend, GroupOptions, ProcessGroup};
 use crate::store::{Store, to_i32};
-use crate::{Error, Result, World, inherited, sys};
+use crate::{Error, Result, World, entry, inherited, sys};
 
 /// How long a rank waits for the others to appear (c10d's store default).
 const STORE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -90,6 +90,7 @@ impl ContextBuilder {
         let (rank, world_size) = (world.rank, world.world_size);
         let options = GroupOptions { backend, rank, world_size, timeout, gloo_host: gloo_host.as_deref(), cuda_device };
         let group = ProcessGroup::new(&store, &options)?;
+        entry::keep(&group);
         Ok(Context { world, device, group, events })
     }
 }

@@ -2,16 +2,34 @@
 
 use std::backtrace::Backtrace;
 use std::fmt::{Debug, Display};
-use std::panic::{self, PanicHookInfo};
+use std::io::Write;
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use ddp_contract::{ErrorFile, env};
 
+use crate::ProcessGroup;
 use crate::error::without_trace;
 
-/// Exit code of a worker whose training function gave an error. (One that panics ends with Rust's 101.)
+/// Exit code of a worker whose training function gave an error.
 const FAILED: u8 = 1;
+/// Exit code of a worker whose training function panicked: Rust's own.
+const PANICKED: u8 = 101;
+
+/// The groups that were made while [`main`] runs; `None` before.
+///
+/// When training fails, its groups must not go before the process does: the other ranks would see their connections
+/// close, fail too, and could even end sooner than the rank that is the cause.
+static GROUPS: Mutex<Option<Vec<ProcessGroup>>> = Mutex::new(None);
+
+/// Keeps `group` alive until [`main`] is through.
+pub(crate) fn keep(group: &ProcessGroup) {
+    if let Some(groups) = GROUPS.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        groups.push(group.clone());
+    }
+}
 
 /// Runs a worker's training function. When it fails or panics, in any thread, the reason goes to stderr and to the
 /// launcher's error file (`TORCHELASTIC_ERROR_FILE`, in torchrun's format).
@@ -28,19 +46,31 @@ const FAILED: u8 = 1;
 /// }
 /// ```
 ///
-/// The exit code is 0, 1 after an error, 101 after a panic.
+/// The exit code is 0, 1 after an error, 101 after a panic. After an error or a panic the process ends at once, without
+/// running destructors of statics, so that the launcher sees the cause before its consequences.
 pub fn main<E: Display + Debug + 'static>(train: impl FnOnce() -> Result<(), E>) -> ExitCode {
     panic::set_hook(Box::new(report_panic));
-    match train() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(err) => {
+    *GROUPS.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+    match panic::catch_unwind(AssertUnwindSafe(train)) {
+        Ok(Ok(())) => {
+            GROUPS.lock().unwrap_or_else(PoisonError::into_inner).take();
+            ExitCode::SUCCESS
+        }
+        Ok(Err(err)) => {
             // `{:#}` is anyhow's whole chain on one line.
             let message = without_trace(&format!("{err:#}"));
             eprintln!("error: {message}");
             record(ErrorFile::new(message, without_trace(&format!("{err:?}"))));
-            ExitCode::from(FAILED)
+            exit_at_once(FAILED)
         }
+        Err(_) => exit_at_once(PANICKED), // the hook has said why
     }
+}
+
+fn exit_at_once(code: u8) -> ! {
+    let _ = std::io::stdout().flush();
+    // SAFETY: it ends the process, and returns nothing to anybody.
+    unsafe { libc::_exit(code.into()) }
 }
 
 fn report_panic(info: &PanicHookInfo<'_>) {

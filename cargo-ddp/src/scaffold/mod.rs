@@ -76,7 +76,7 @@ fn render_beside(plan: &Plan, parent: &Path) -> Result<Made> {
     let values = minijinja::context! {
         name => plan.name.as_str(),
         ddp_runtime => source.dependency(),
-        clone_manifest => source.clone_manifest(),
+        alias => source.alias(),
         standalone => standalone,
         torch_version => torch::VERSION,
     };

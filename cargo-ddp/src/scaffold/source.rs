@@ -30,12 +30,16 @@ impl RuntimeSource {
         }
     }
 
-    /// The manifest of `cargo-ddp` in the clone, as a TOML string, for an alias that works in the project.
-    pub(super) fn clone_manifest(&self) -> Option<String> {
-        match self {
-            Self::Release => None,
-            Self::Clone { root } => Some(format!("{:?}", root.join("cargo-ddp/Cargo.toml").display().to_string())),
-        }
+    /// The value of an alias `ddp` that runs the clone's `cargo-ddp`, as TOML.
+    pub(super) fn alias(&self) -> Option<String> {
+        let Self::Clone { root } = self else { return None };
+        let manifest = root.join("cargo-ddp/Cargo.toml").display().to_string();
+        // cargo splits a string at spaces; but only a string overrides the clone's own alias, in a project inside of it.
+        Some(if manifest.contains(char::is_whitespace) {
+            format!(r#"["run", "-q", "--manifest-path", {manifest:?}, "--"]"#)
+        } else {
+            format!("{:?}", format!("run -q --manifest-path {manifest} --"))
+        })
     }
 }
 
@@ -49,7 +53,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let manifest_dir = dir.path().join("cargo-ddp");
         assert_eq!(RuntimeSource::built_in(&manifest_dir).dependency(), format!("\"{}\"", env!("CARGO_PKG_VERSION")));
-        assert_eq!(RuntimeSource::built_in(&manifest_dir).clone_manifest(), None);
+        assert_eq!(RuntimeSource::built_in(&manifest_dir).alias(), None);
 
         fs::create_dir(dir.path().join("ddp-runtime")).unwrap();
         fs::write(dir.path().join("ddp-runtime/Cargo.toml"), "").unwrap();
