@@ -9,7 +9,7 @@ const SOURCES: [&str; 6] = ["guard", "store", "group", "reducer", "optim", "tens
 fn main() {
     println!("cargo::rerun-if-changed=csrc");
     println!("cargo::rustc-check-cfg=cfg(ddp_nccl)");
-    if rerun_env("DOCS_RS").is_some() {
+    if cfg!(feature = "doc-only") {
         return;
     }
     // torch-sys (links = "tch") tells its direct dependents where the libraries are.

@@ -53,11 +53,11 @@ pub fn build(folder: &Path, flags: &[&str], libtorch: Option<&Path>) -> PathBuf 
     let output = cargo.stderr(Stdio::inherit()).output().unwrap();
     assert!(output.status.success(), "{cargo:?} failed");
     let messages = String::from_utf8(output.stdout).unwrap();
-    let executables = messages.lines().filter_map(|line| {
+    let mut executables = messages.lines().filter_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;
         message["executable"].as_str().map(PathBuf::from)
     });
-    executables.last().unwrap_or_else(|| panic!("{cargo:?} built no executable"))
+    executables.next_back().unwrap_or_else(|| panic!("{cargo:?} built no executable"))
 }
 
 /// A `linear` project made by `cargo ddp new` and built by `cargo ddp run`, once for all tests.
@@ -215,7 +215,7 @@ impl Job {
     /// Waits for a line on stderr or stdout that holds `words`, and gives all that was printed so far.
     pub fn wait_for(&self, words: &str) -> String {
         let text = || self.stderr.now() + &self.stdout.now();
-        wait_until(&format!("{words:?} in the output"), &text, || text().contains(words));
+        wait_until(&format!("{words:?} in the output"), text, || text().contains(words));
         text()
     }
 

@@ -1,7 +1,7 @@
 //! The launcher: starts one worker per rank, watches them, and restarts them all when one fails.
 //!
-//! [`LaunchPlan`] says what to run; the [`dispatch`] module decides (a state machine that knows no processes); [`workers`]
-//! and [`watch`] touch the system; [`report`] has the words.
+//! [`LaunchPlan`] says what to run; the `dispatch` module decides (a state machine that knows no processes); `workers`
+//! and `watch` touch the system; `report` has the words.
 //!
 //! The plan's environment is torchrun's, so that a worker can't tell the difference; see `ddp_contract::env`.
 

@@ -1,7 +1,7 @@
 //! What `cargo-ddp` (the launcher) and `ddp-runtime` (the library inside a worker) agree on.
 //!
 //! The two never link each other: the launcher must not load libtorch, the runtime must not know cargo. Everything
-//! that passes between them is named here once: [environment variables](env), the [event stream](Event), the
+//! that passes between them is named here once: [environment variables](mod@env), the [event stream](Event), the
 //! [error file](ErrorFile) and the [snapshot folder](snapshot). Whatever is written to disk or to a pipe may be read
 //! by another version, so readers ignore what they do not know.
 
