@@ -60,6 +60,10 @@ fn several_binaries_want_a_choice() {
 fn exec_passes_on_what_its_command_does() {
     let done = Ddp::new(["exec", "--", "sh", "-c", "echo $LIBTORCH; exit 9"]).run().ends_with(9);
     assert_eq!(done.stdout.trim(), ddp_tests::repo().join(".ddp/libtorch").to_str().unwrap());
+    // Outside of a project, too.
+    let dir = tempdir().unwrap();
+    let done = Ddp::new(["exec", "--", "sh", "-c", "ls $LIBTORCH/lib"]).dir(dir.path()).run().succeeds();
+    assert!(done.stdout.contains("libtorch_cpu.so"), "{}", done.stdout);
     Ddp::new(["exec", "--", "no-such-program"]).run().ends_with(127).says(&["can't start no-such-program"]);
 }
 

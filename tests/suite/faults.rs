@@ -126,3 +126,55 @@ fn a_job_that_fails_once_is_done_after_a_restart() {
     let done = Ddp::toy(&["--nproc", "2", "--max-restarts", "1"], &["first-attempt-fails", "1"]).run().succeeds();
     done.says(&["from the beginning, as there is no snapshot yet (1 of 1)", ", 1 restart"]).leaves_no_process();
 }
+
+#[test]
+fn a_rank_that_does_not_come_is_a_time_out_for_the_others() {
+    let done =
+        Ddp::toy(&["--nproc", "2", "--max-restarts", "0"], &["late", "1"]).run().ends_with(1).leaves_no_process();
+    done.says(&["error: rank 0 ended with exit code 1", "it said: all_reduce timed out: "]);
+}
+
+#[test]
+fn models_that_differ_between_ranks_are_refused_on_all_naming_the_parameter() {
+    let done = Ddp::toy(&["--nproc", "2", "--max-restarts", "0", "--grace", "60"], &["differ"]).run().ends_with(1);
+    let words = "error: the model of rank 1 differs from rank 0's: parameter ";
+    let found: Vec<_> = done.stderr.lines().filter(|line| line.contains(words)).collect();
+    // Whichever fails first, the other may be told to stop before it has said so.
+    assert!(!found.is_empty(), "{}", done.stderr);
+    let named = found.iter().all(|line| {
+        line.contains("second.bias [3] Float there and second.bias [2] Float on rank 0")
+            || line.contains("second.weight [3, 3] Float there and second.weight [2, 3] Float on rank 0")
+    });
+    assert!(named, "{found:?}");
+    done.leaves_no_process();
+}
+
+#[test]
+fn nothing_of_a_job_can_be_reached_from_outside() {
+    let job = Ddp::toy(&["--nproc", "2"], &["sleep", "1"]).start();
+    job.wait_for("asleep");
+    let mut listening = 0;
+    for pid in job.workers() {
+        let links = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+        let sockets: Vec<_> = links
+            .filter_map(|entry| {
+                std::fs::read_link(entry.path()).ok()?.to_str()?.strip_prefix("socket:[").map(str::to_owned)
+            })
+            .map(|inode| inode.trim_end_matches(']').to_owned())
+            .collect();
+        for table in ["tcp", "tcp6"] {
+            for line in std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap().lines().skip(1) {
+                let fields: Vec<_> = line.split_whitespace().collect();
+                let (local, state, inode) = (fields[1], fields[3], fields[9]);
+                // 0A: listening; addresses are hexadecimal, in this machine's byte order.
+                if state == "0A" && sockets.iter().any(|socket| socket == inode) {
+                    assert!(local.starts_with("0100007F:"), "rank with pid {pid} listens on {table} {local}");
+                    listening += 1;
+                }
+            }
+        }
+    }
+    job.signal(SIGTERM);
+    job.wait().ends_with(143).leaves_no_process();
+    assert!(listening >= 1, "rank 0 serves the store");
+}

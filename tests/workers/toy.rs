@@ -4,8 +4,8 @@ use std::process::{ExitCode, exit};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use ddp_runtime::{Context, ReduceOp};
-use tch::Tensor;
+use ddp_runtime::{Context, Ddp, ReduceOp};
+use tch::{Tensor, nn};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -20,8 +20,12 @@ fn work(args: &[String]) -> Result<()> {
         println!("{}", serde_json::to_string(&vars)?);
         return Ok(());
     }
-    let context = Context::init()?;
+    let seconds = if action == "late" { 2 } else { 600 };
+    let context = Context::builder().timeout(Duration::from_secs(seconds)).init()?;
     context.group().barrier()?;
+    if action == "differ" {
+        return differ(&context);
+    }
     context.report_step(0, 7);
     if rank.is_none_or(|rank| rank == context.rank()) {
         match action {
@@ -33,6 +37,7 @@ fn work(args: &[String]) -> Result<()> {
             "exit" => exit(7),
             "first-attempt-fails" if context.restart_count() == 0 => bail!("toy fails once"),
             "first-attempt-fails" => {}
+            "late" => std::thread::sleep(Duration::from_secs(3600)),
             "sleep" => loop {
                 println!("asleep");
                 std::thread::sleep(Duration::from_secs(3600));
@@ -43,5 +48,14 @@ fn work(args: &[String]) -> Result<()> {
     let mut sum = Tensor::from_slice(&[1.0f32]);
     context.group().all_reduce(&mut sum, ReduceOp::Sum)?;
     println!("rank {} sees {} ranks", context.rank(), sum.double_value(&[0]));
+    Ok(())
+}
+
+/// A second layer that has another width on rank 1.
+fn differ(context: &Context) -> Result<()> {
+    let vs = nn::VarStore::new(context.device());
+    nn::linear(vs.root() / "first", 4, 3, Default::default());
+    nn::linear(vs.root() / "second", 3, 2 + context.rank() as i64, Default::default());
+    Ddp::new(context.group(), &vs)?;
     Ok(())
 }

@@ -3,16 +3,24 @@ use std::process::Command;
 
 use crate::cargo::Project;
 use crate::cli::Exec;
-use crate::{Error, Result, Ui, exit, torch};
+use crate::torch::{self, Request};
+use crate::{Error, Result, Ui, exit};
 
 /// `cargo ddp exec -- COMMAND`: this process becomes the command, so signals and exit codes are its own.
 pub(super) fn exec(args: Exec, ui: &Ui) -> Result<u8> {
-    let project = Project::find(None)?;
-    super::ensure_libtorch(&project.root, ui)?;
+    let libtorch = match Project::find(None) {
+        Ok(project) => {
+            super::ensure_libtorch(&project.root, ui)?;
+            torch::libtorch_for(&project.root)
+        }
+        // Outside of a project there is nothing to link.
+        Err(Error::NoProject(_)) => torch::choose(&Request::default(), None, ui)?.home.path().into(),
+        Err(err) => return Err(err),
+    };
     let mut words = args.command.into_iter();
     let program = words.next().unwrap_or_default();
     let mut command = Command::new(&program);
-    command.args(words).env("LIBTORCH", torch::libtorch_for(&project.root));
+    command.args(words).env("LIBTORCH", libtorch);
     let source = command.exec();
     let err = Error::Start { program: program.into(), source };
     if matches!(&err, Error::Start { source, .. } if source.kind() == std::io::ErrorKind::NotFound) {
