@@ -4,7 +4,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::exit;
 
-const SOURCES: [&str; 6] = ["guard", "store", "group", "reducer", "optim", "tensor"];
+const SOURCES: [&str; 7] = ["guard", "store", "group", "collectives", "reducer", "optim", "tensor"];
 
 fn main() {
     println!("cargo::rerun-if-changed=csrc");

@@ -16,7 +16,9 @@ extern "C" {
 
 enum ddp_status : int32_t { DDP_OK = 0, DDP_ERROR = 1, DDP_TIMEOUT = 2 };
 enum ddp_backend : int32_t { DDP_GLOO = 0, DDP_NCCL = 1 };
-enum ddp_reduce_op : int32_t { DDP_SUM = 0, DDP_AVG = 1, DDP_PRODUCT = 2, DDP_MIN = 3, DDP_MAX = 4 };
+enum ddp_reduce_op : int32_t {
+  DDP_SUM = 0, DDP_AVG = 1, DDP_PRODUCT = 2, DDP_MIN = 3, DDP_MAX = 4, DDP_BAND = 5, DDP_BOR = 6, DDP_BXOR = 7
+};
 
 // `message` is owned by the slot until ddp_error_clear.
 struct ddp_error {
@@ -26,6 +28,7 @@ void ddp_error_clear(ddp_error* error) noexcept;
 
 struct ddp_store;
 struct ddp_group;
+struct ddp_work;
 struct ddp_reducer;
 
 // --- store.cpp: where ranks meet -----------------------------------------------------------------------------------
@@ -41,9 +44,11 @@ struct ddp_tcp_store_options {
 int32_t ddp_store_tcp(const ddp_tcp_store_options* options, ddp_store** out, ddp_error* error) noexcept;
 // An in-process store, for a world of one.
 int32_t ddp_store_local(ddp_store** out, ddp_error* error) noexcept;
+// The same store, seen below `prefix`.
+int32_t ddp_store_prefixed(const ddp_store* store, const char* prefix, ddp_store** out, ddp_error* error) noexcept;
 void ddp_store_free(ddp_store* store) noexcept;
 
-// --- group.cpp: process groups and collectives ---------------------------------------------------------------------
+// --- group.cpp: process groups -------------------------------------------------------------------------------------
 struct ddp_group_options {
   ddp_backend backend;
   int32_t rank;
@@ -56,26 +61,72 @@ bool ddp_has_nccl() noexcept;
 int32_t ddp_set_cuda_device(int32_t index, ddp_error* error) noexcept;
 int32_t ddp_group_new(const ddp_store* store, const ddp_group_options* options, ddp_group** out, ddp_error* error) noexcept;
 void ddp_group_free(ddp_group* group) noexcept;
-int32_t ddp_all_reduce(ddp_group* group, ddp_tensor* tensor, ddp_reduce_op op, ddp_error* error) noexcept;
-int32_t ddp_broadcast(ddp_group* group, ddp_tensor* tensor, int32_t src, ddp_error* error) noexcept;
-// `outputs` holds world_size tensors of the shape and dtype of `input`.
-int32_t ddp_all_gather(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor* input, ddp_error* error) noexcept;
-int32_t ddp_barrier(ddp_group* group, ddp_error* error) noexcept;
+
+// --- collectives.cpp: what ranks do together -----------------------------------------------------------------------
+// Each call starts an operation, and gives the work to wait for. The work keeps the tensors alive. Lists hold
+// world_size tensors, in the order of ranks.
+int32_t ddp_all_reduce(ddp_group* group, ddp_tensor* tensor, ddp_reduce_op op, ddp_work** out, ddp_error* error) noexcept;
+int32_t ddp_reduce(ddp_group* group, ddp_tensor* tensor, int32_t dst, ddp_reduce_op op, ddp_work** out,
+                   ddp_error* error) noexcept;
+int32_t ddp_broadcast(ddp_group* group, ddp_tensor* tensor, int32_t src, ddp_work** out, ddp_error* error) noexcept;
+int32_t ddp_all_gather(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor* input, ddp_work** out,
+                       ddp_error* error) noexcept;
+int32_t ddp_all_gather_into(ddp_group* group, ddp_tensor* output, ddp_tensor* input, ddp_work** out,
+                            ddp_error* error) noexcept;
+// `outputs` is null except on rank `dst`.
+int32_t ddp_gather(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor* input, int32_t dst, ddp_work** out,
+                   ddp_error* error) noexcept;
+// `inputs` is null except on rank `src`.
+int32_t ddp_scatter(ddp_group* group, ddp_tensor* output, ddp_tensor* const* inputs, int32_t src, ddp_work** out,
+                    ddp_error* error) noexcept;
+int32_t ddp_reduce_scatter(ddp_group* group, ddp_tensor* output, ddp_tensor* const* inputs, ddp_reduce_op op,
+                           ddp_work** out, ddp_error* error) noexcept;
+int32_t ddp_all_to_all(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor* const* inputs, ddp_work** out,
+                       ddp_error* error) noexcept;
+int32_t ddp_send(ddp_group* group, ddp_tensor* tensor, int32_t dst, int32_t tag, ddp_work** out,
+                 ddp_error* error) noexcept;
+int32_t ddp_recv(ddp_group* group, ddp_tensor* tensor, int32_t src, int32_t tag, ddp_work** out,
+                 ddp_error* error) noexcept;
+int32_t ddp_barrier(ddp_group* group, ddp_work** out, ddp_error* error) noexcept;
+// Ends on rank 0 with an error that names the ranks that did not come (Gloo only).
+int32_t ddp_monitored_barrier(ddp_group* group, int64_t timeout_ms, ddp_error* error) noexcept;
+// `timeout_ms` 0: the group's own.
+int32_t ddp_work_wait(ddp_work* work, int64_t timeout_ms, ddp_error* error) noexcept;
+bool ddp_work_is_completed(ddp_work* work) noexcept;
+void ddp_work_free(ddp_work* work) noexcept;
 
 // --- reducer.cpp: gradients averaged while backward runs -----------------------------------------------------------
+enum ddp_comm_hook : int32_t { DDP_NO_HOOK = 0, DDP_FP16_COMPRESS = 1, DDP_BF16_COMPRESS = 2 };
 struct ddp_reducer_options {
   int64_t bucket_cap_bytes;
   int64_t first_bucket_bytes;
   bool find_unused_parameters;
   bool gradient_as_bucket_view;
+  bool static_graph;
+  bool broadcast_buffers;
+  ddp_comm_hook comm_hook;
 };
-// Verifies that all ranks hold parameters of the same shapes, and broadcasts those and `buffers` from rank 0.
-int32_t ddp_reducer_new(ddp_group* group, ddp_tensor* const* parameters, const char* const* names, size_t n_parameters,
-                        ddp_tensor* const* buffers, size_t n_buffers, const ddp_reducer_options* options,
+// Verifies that all ranks hold parameters of the same shapes, and broadcasts those, `frozen` and `buffers` from rank 0.
+struct ddp_reducer_tensors {
+  ddp_tensor* const* parameters;
+  const char* const* names;
+  size_t n_parameters;
+  ddp_tensor* const* frozen;
+  size_t n_frozen;
+  ddp_tensor* const* buffers;
+  size_t n_buffers;
+};
+int32_t ddp_reducer_new(ddp_group* group, const ddp_reducer_tensors* tensors, const ddp_reducer_options* options,
                         ddp_reducer** out, ddp_error* error) noexcept;
 void ddp_reducer_free(ddp_reducer* reducer) noexcept;
-int32_t ddp_reducer_before_forward(ddp_reducer* reducer, ddp_error* error) noexcept;
-int32_t ddp_reducer_before_backward(ddp_reducer* reducer, ddp_tensor* output, ddp_error* error) noexcept;
+// Around the forward pass; without `sync`, gradients only accumulate. `output` comes back as the tensor to call
+// backward on, the caller's to free.
+int32_t ddp_reducer_before_forward(ddp_reducer* reducer, bool sync, ddp_error* error) noexcept;
+int32_t ddp_reducer_after_forward(ddp_reducer* reducer, bool sync, ddp_tensor* output, ddp_tensor** out,
+                                  ddp_error* error) noexcept;
+// c10d's logging data (torch/nn/parallel: _get_ddp_logging_data): `take` is called with each name and value.
+int32_t ddp_reducer_logging_data(ddp_reducer* reducer, void (*take)(void* context, const char* name, const char* value),
+                                 void* context, ddp_error* error) noexcept;
 int32_t ddp_backward(ddp_tensor* loss, ddp_error* error) noexcept;
 
 // --- optim.cpp: fused optimizer kernels ----------------------------------------------------------------------------

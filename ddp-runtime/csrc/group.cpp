@@ -15,17 +15,6 @@
 using c10d::ProcessGroup;
 
 namespace {
-c10d::ReduceOp reduce_op(ddp_reduce_op op) {
-  switch (op) {
-    case DDP_SUM: return c10d::ReduceOp::SUM;
-    case DDP_AVG: return c10d::ReduceOp::AVG;
-    case DDP_PRODUCT: return c10d::ReduceOp::PRODUCT;
-    case DDP_MIN: return c10d::ReduceOp::MIN;
-    case DDP_MAX: return c10d::ReduceOp::MAX;
-  }
-  TORCH_CHECK(false, "unknown reduce op ", static_cast<int>(op));
-}
-
 // Threads that are created while this lives run under SCHED_BATCH: they don't preempt others when they wake up.
 //
 // Gloo's event loop takes a connection's lock with try_lock and asks epoll again at once when another thread has it. With
@@ -118,39 +107,5 @@ int32_t ddp_group_new(const ddp_store* store, const ddp_group_options* options, 
 
 void ddp_group_free(ddp_group* group) noexcept {
   guarded(nullptr, [&] { delete group; });
-}
-
-int32_t ddp_all_reduce(ddp_group* group, ddp_tensor* tensor, ddp_reduce_op op, ddp_error* error) noexcept {
-  return guarded(error, [&] {
-    std::vector<at::Tensor> tensors{*tensor};
-    // Gloo knows no average.
-    const bool divide = op == DDP_AVG && tensor->is_cpu();
-    c10d::AllreduceOptions options;
-    options.reduceOp = reduce_op(divide ? DDP_SUM : op);
-    group->group->allreduce(tensors, options)->wait();
-    if (divide) tensor->div_(group->group->getSize());
-  });
-}
-
-int32_t ddp_broadcast(ddp_group* group, ddp_tensor* tensor, int32_t src, ddp_error* error) noexcept {
-  return guarded(error, [&] {
-    std::vector<at::Tensor> tensors{*tensor};
-    c10d::BroadcastOptions options;
-    options.rootRank = src;
-    group->group->broadcast(tensors, options)->wait();
-  });
-}
-
-int32_t ddp_all_gather(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor* input, ddp_error* error) noexcept {
-  return guarded(error, [&] {
-    std::vector<at::Tensor> inputs{*input};
-    std::vector<std::vector<at::Tensor>> gathered(1);
-    for (int i = 0; i < group->group->getSize(); ++i) gathered[0].push_back(*outputs[i]);
-    group->group->allgather(gathered, inputs)->wait();
-  });
-}
-
-int32_t ddp_barrier(ddp_group* group, ddp_error* error) noexcept {
-  return guarded(error, [&] { group->group->barrier()->wait(); });
 }
 }

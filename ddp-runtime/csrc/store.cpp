@@ -30,6 +30,10 @@ int32_t ddp_store_local(ddp_store** out, ddp_error* error) noexcept {
   return guarded(error, [&] { *out = new ddp_store{c10::make_intrusive<c10d::HashStore>()}; });
 }
 
+int32_t ddp_store_prefixed(const ddp_store* store, const char* prefix, ddp_store** out, ddp_error* error) noexcept {
+  return guarded(error, [&] { *out = new ddp_store{c10::make_intrusive<c10d::PrefixStore>(prefix, store->store)}; });
+}
+
 void ddp_store_free(ddp_store* store) noexcept {
   guarded(nullptr, [&] { delete store; });
 }

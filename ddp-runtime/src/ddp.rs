@@ -1,4 +1,6 @@
-use std::ffi::CString;
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr::NonNull;
 
 use tch::Tensor;
@@ -42,6 +44,8 @@ pub struct Ddp {
     raw: NonNull<sys::ddp_reducer>,
     // The reducer holds references of its own to the parameters and to the group; these keep the ranks' view of them.
     parameters: Vec<(String, Tensor)>,
+    /// Off inside of `no_sync`.
+    sync: Cell<bool>,
 }
 
 // SAFETY: the reducer may be used from another thread than the one that made it, from one at a time (`Ddp` is not Sync).
@@ -59,6 +63,24 @@ pub struct DdpOptions {
     pub find_unused_parameters: bool,
     /// Gradients are views of the buckets instead of copies: on (off in Python's default).
     pub gradient_as_bucket_view: bool,
+    /// The graph is the same in every step: unused parameters are found once, in the first: off.
+    pub static_graph: bool,
+    /// Make the buffers (BatchNorm's statistics) equal to rank 0's before each forward pass: on.
+    pub broadcast_buffers: bool,
+    /// How gradients travel: as they are.
+    pub comm_hook: CommHook,
+}
+
+/// How gradients travel between ranks (`torch/distributed/algorithms/ddp_comm_hooks/default_hooks.py`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CommHook {
+    /// In their own dtype.
+    #[default]
+    None = 0,
+    /// As `Half`, divided by the number of ranks before they are summed: half the bytes of `Float`.
+    Fp16Compress = 1,
+    /// As `BFloat16`, likewise: half the bytes, with `Float`'s range.
+    Bf16Compress = 2,
 }
 
 impl Default for DdpOptions {
@@ -68,6 +90,9 @@ impl Default for DdpOptions {
             first_bucket_bytes: MIB,
             find_unused_parameters: false,
             gradient_as_bucket_view: true,
+            static_graph: false,
+            broadcast_buffers: true,
+            comm_hook: CommHook::None,
         }
     }
 }
@@ -93,60 +118,113 @@ impl Ddp {
         if parameters.is_empty() {
             return Err(Error::NoParameters);
         }
-        let buffers = params::others(vs);
+        let (frozen, buffers) = (params::frozen(vs), params::buffers(vs));
         let names = parameters.iter().map(|(name, _)| CString::new(name.as_str())).collect::<Result<Vec<_>, _>>()?;
         let name_pointers: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
-        let (parameter_pointers, buffer_pointers) = (params::pointers(&parameters), params::pointers(&buffers));
+        let [parameter_pointers, frozen_pointers, buffer_pointers] =
+            [&parameters, &frozen, &buffers].map(params::pointers);
+        let tensors = sys::ddp_reducer_tensors {
+            parameters: parameter_pointers.as_ptr(),
+            names: name_pointers.as_ptr(),
+            n_parameters: parameter_pointers.len(),
+            frozen: frozen_pointers.as_ptr(),
+            n_frozen: frozen_pointers.len(),
+            buffers: buffer_pointers.as_ptr(),
+            n_buffers: buffer_pointers.len(),
+        };
         let raw_options = sys::ddp_reducer_options {
             bucket_cap_bytes: options.bucket_cap_bytes,
             first_bucket_bytes: options.first_bucket_bytes,
             find_unused_parameters: options.find_unused_parameters,
             gradient_as_bucket_view: options.gradient_as_bucket_view,
+            static_graph: options.static_graph,
+            broadcast_buffers: options.broadcast_buffers,
+            comm_hook: options.comm_hook as i32,
         };
         let mut raw = std::ptr::null_mut();
         // SAFETY: each array has the length that goes with it, and all of them, the tensors and the group outlive the
         // call, which copies what it keeps; `raw` is written on success only.
         check("setting up data-parallel training", |error| unsafe {
-            sys::ddp_reducer_new(
-                group.as_ptr(),
-                parameter_pointers.as_ptr(),
-                name_pointers.as_ptr(),
-                parameter_pointers.len(),
-                buffer_pointers.as_ptr(),
-                buffer_pointers.len(),
-                &raw_options,
-                &mut raw,
-                error,
-            )
+            sys::ddp_reducer_new(group.as_ptr(), &tensors, &raw_options, &mut raw, error)
         })?;
         let raw = NonNull::new(raw).expect("a reducer that was made is not null");
-        Ok(Self { raw, parameters })
+        Ok(Self { raw, parameters, sync: Cell::new(true) })
     }
 
     /// Runs the forward pass: `f` computes the loss (a scalar that requires a gradient) from this rank's batch.
     ///
-    /// Under `tch::no_grad` nothing is prepared for a backward pass, so that a model can be evaluated.
+    /// Under `tch::no_grad` nothing is prepared for a backward pass, so that a model can be evaluated; buffers are still
+    /// made equal, so every rank must call it.
     ///
     /// # Errors
-    /// [`Error::Torch`], for example when the last step's backward pass did not reach all parameters.
+    /// [`Error::Torch`], for example when the last step's backward pass did not reach all parameters (then set
+    /// [`find_unused_parameters`](DdpOptions::find_unused_parameters)).
     pub fn forward(&self, f: impl FnOnce() -> Tensor) -> Result<Tensor> {
-        let reducer = self.raw.as_ptr();
+        let (reducer, sync) = (self.raw.as_ptr(), self.sync.get());
         // SAFETY: `reducer` is live, and used by this thread only.
-        check("forward", |error| unsafe { sys::ddp_reducer_before_forward(reducer, error) })?;
+        check("forward", |error| unsafe { sys::ddp_reducer_before_forward(reducer, sync, error) })?;
         let mut output = f();
-        // SAFETY: as above; `output` outlives the call.
-        check("forward", |error| unsafe { sys::ddp_reducer_before_backward(reducer, output.as_mut_ptr(), error) })?;
-        Ok(output)
+        let output = output.as_mut_ptr();
+        let mut result = std::ptr::null_mut();
+        // SAFETY: as above; `output` outlives the call; `result` is written on success only.
+        check("forward", |error| unsafe { sys::ddp_reducer_after_forward(reducer, sync, output, &mut result, error) })?;
+        // SAFETY: the call made this tensor for its caller, and nobody else has it.
+        Ok(unsafe { Tensor::from_ptr(result) })
     }
 
     /// Runs the backward pass of what [`Ddp::forward`] returned. Afterwards every rank's gradients are the averages over
-    /// all ranks.
+    /// all ranks (inside of [`no_sync`](Ddp::no_sync): this rank's own, added to what was there).
     ///
     /// # Errors
     /// [`Error::Torch`] when `loss` has no graph or another rank is gone; [`Error::Timeout`] when other ranks do not come.
     pub fn backward(&self, loss: &Tensor) -> Result<()> {
         // SAFETY: `loss` is a live tensor.
         check("backward", |error| unsafe { sys::ddp_backward(loss.as_ptr().cast_mut(), error) })
+    }
+
+    /// Runs `f` without communication: the forward and backward passes in it accumulate this rank's gradients. The next
+    /// passes outside of it average what was accumulated. Do not clear the gradients in between.
+    ///
+    /// ```no_run
+    /// # use tch::Tensor;
+    /// # fn step(ddp: &ddp_runtime::Ddp, batches: &[Tensor], loss: impl Fn(&Tensor) -> Tensor) -> ddp_runtime::Result<()> {
+    /// let (last, others) = batches.split_last().expect("there are batches");
+    /// ddp.no_sync(|| others.iter().try_for_each(|batch| ddp.backward(&ddp.forward(|| loss(batch))?)))?;
+    /// ddp.backward(&ddp.forward(|| loss(last))?)?; // communicates for all of them
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn no_sync<T>(&self, f: impl FnOnce() -> T) -> T {
+        /// Puts the flag back, also when `f` panics.
+        struct Restore<'a>(&'a Cell<bool>, bool);
+        impl Drop for Restore<'_> {
+            fn drop(&mut self) {
+                self.0.set(self.1);
+            }
+        }
+        let _restore = Restore(&self.sync, self.sync.replace(false));
+        f()
+    }
+
+    /// What PyTorch logs about this reducer (`_get_ddp_logging_data`): bucket sizes in bytes, and, for sampled steps,
+    /// times in nanoseconds (`avg_backward_comm_time`, `avg_backward_compute_comm_overlap_time` …).
+    ///
+    /// # Errors
+    /// [`Error::Torch`].
+    pub fn logging_data(&self) -> Result<BTreeMap<String, String>> {
+        unsafe extern "C" fn take(context: *mut c_void, name: *const c_char, value: *const c_char) {
+            // SAFETY: `context` is the map below, which nobody else uses during the call.
+            let data = unsafe { &mut *context.cast::<BTreeMap<String, String>>() };
+            // SAFETY: both are C strings that live for the call.
+            let [name, value] =
+                [name, value].map(|text| unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned());
+            data.insert(name, value);
+        }
+        let mut data = BTreeMap::new();
+        let (reducer, context) = (self.raw.as_ptr(), (&raw mut data).cast());
+        // SAFETY: `reducer` is live; `take` is called with `context` before the call returns, and not after.
+        check("reading logging data", |error| unsafe { sys::ddp_reducer_logging_data(reducer, take, context, error) })?;
+        Ok(data)
     }
 
     /// Names of the parameters that are trained, in the model's order.

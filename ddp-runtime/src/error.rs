@@ -55,6 +55,16 @@ pub enum Error {
         /// The ranks there are.
         world_size: usize,
     },
+    /// Ranks called different collectives, or the same one with tensors that do not fit.
+    #[error("ranks call different things: rank {rank} {there}, rank 0 {here}")]
+    CallsDiffer {
+        /// The first rank that differs.
+        rank: usize,
+        /// What that rank calls.
+        there: String,
+        /// What rank 0 calls.
+        here: String,
+    },
     /// Models differ between ranks.
     #[error("the model of rank {rank} differs from rank 0's: parameter {index} is {there} there and {here} on rank 0")]
     ModelsDiffer {

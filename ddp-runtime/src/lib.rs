@@ -47,6 +47,7 @@
 //! # Errors
 //! libtorch's errors come with their first line; `DDP_BACKTRACE=1` keeps the C++ stack trace.
 
+mod collectives;
 mod context;
 mod ddp;
 mod entry;
@@ -59,15 +60,18 @@ mod sampler;
 mod snapshot;
 mod store;
 mod sys;
+mod values;
+mod work;
 mod world;
 
 pub mod optim;
 
 pub use context::{Context, ContextBuilder};
-pub use ddp::{Ddp, DdpOptions};
+pub use ddp::{CommHook, Ddp, DdpOptions};
 pub use entry::main;
 pub use error::{Error, Result};
 pub use process_group::{Backend, ProcessGroup, ReduceOp};
 pub use sampler::DistributedSampler;
 pub use snapshot::{Progress, Snapshots};
+pub use work::Work;
 pub use world::{Master, World};

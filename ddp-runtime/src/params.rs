@@ -1,6 +1,6 @@
 //! Names and order of a model's tensors.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tch::Tensor;
 use tch::nn::VarStore;
@@ -20,9 +20,20 @@ pub(crate) fn trained(vs: &VarStore) -> Vec<(String, Tensor)> {
         .collect()
 }
 
-/// Everything that is not trained (BatchNorm's statistics, frozen parameters), by name.
-pub(crate) fn others(vs: &VarStore) -> Vec<(String, Tensor)> {
-    all(vs).into_iter().filter(|(_, tensor)| !tensor.requires_grad()).collect()
+/// Parameters that were frozen, by name.
+pub(crate) fn frozen(vs: &VarStore) -> Vec<(String, Tensor)> {
+    let parameters = parameter_ids(vs);
+    all(vs).into_iter().filter(|(_, tensor)| !tensor.requires_grad() && parameters.contains(&id(tensor))).collect()
+}
+
+/// What was never meant to be trained (BatchNorm's statistics), by name: PyTorch's buffers.
+pub(crate) fn buffers(vs: &VarStore) -> Vec<(String, Tensor)> {
+    let parameters = parameter_ids(vs);
+    all(vs).into_iter().filter(|(_, tensor)| !parameters.contains(&id(tensor))).collect()
+}
+
+fn parameter_ids(vs: &VarStore) -> HashSet<usize> {
+    vs.trainable_variables().iter().map(id).collect()
 }
 
 /// Every tensor of the model, by name.

@@ -1,9 +1,8 @@
 use std::ffi::CString;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-
-use tch::{Kind, Tensor};
 
 use crate::error::check;
 use crate::store::{Store, milliseconds, to_i32};
@@ -42,6 +41,12 @@ pub enum ReduceOp {
     Min = 3,
     /// The largest.
     Max = 4,
+    /// Bitwise and, of integers (Gloo only).
+    BitAnd = 5,
+    /// Bitwise or, of integers (Gloo only).
+    BitOr = 6,
+    /// Bitwise exclusive or, of integers (Gloo only).
+    BitXor = 7,
 }
 
 /// Ranks that exchange tensors: c10d's `ProcessGroup` with `ProcessGroupGloo` and, on CUDA, `ProcessGroupNCCL`.
@@ -57,9 +62,24 @@ pub struct ProcessGroup {
 #[derive(Debug)]
 struct Inner {
     raw: NonNull<sys::ddp_group>,
-    backend: Backend,
+    store: Store,
+    settings: Settings,
     rank: usize,
     world_size: usize,
+    /// Groups that were made from this one: each has a number of its own, the same on all ranks.
+    children: AtomicU64,
+}
+
+/// What a group hands on to the groups that are made from it.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub backend: Backend,
+    pub timeout: Duration,
+    /// The address that Gloo binds to; `None` leaves the choice to c10d.
+    pub gloo_host: Option<String>,
+    pub cuda_device: Option<usize>,
+    /// Compare what the ranks call before each collective.
+    pub check_collectives: bool,
 }
 
 // SAFETY: c10d's process groups are used from several threads by PyTorch itself (autograd's and the watchdog's); the
@@ -68,37 +88,53 @@ unsafe impl Send for Inner {}
 // SAFETY: as above; which thread's collective comes first is the caller's affair, and no memory is at stake.
 unsafe impl Sync for Inner {}
 
-pub(crate) struct GroupOptions<'a> {
-    pub backend: Backend,
-    pub rank: usize,
-    pub world_size: usize,
-    pub timeout: Duration,
-    /// The address that Gloo binds to; `None` leaves the choice to c10d.
-    pub gloo_host: Option<&'a str>,
-    pub cuda_device: Option<usize>,
-}
-
 impl ProcessGroup {
-    pub(crate) fn new(store: &Store, options: &GroupOptions<'_>) -> Result<Self> {
-        let gloo_host = options.gloo_host.map(CString::new).transpose()?;
-        let raw_options = sys::ddp_group_options {
-            backend: options.backend as i32,
-            rank: to_i32(options.rank),
-            world_size: to_i32(options.world_size),
-            timeout_ms: milliseconds(options.timeout),
+    pub(crate) fn new(store: Store, settings: Settings, rank: usize, world_size: usize) -> Result<Self> {
+        let gloo_host = settings.gloo_host.as_deref().map(CString::new).transpose()?;
+        let options = sys::ddp_group_options {
+            backend: settings.backend as i32,
+            rank: to_i32(rank),
+            world_size: to_i32(world_size),
+            timeout_ms: milliseconds(settings.timeout),
             gloo_host: gloo_host.as_ref().map_or(std::ptr::null(), |host| host.as_ptr()),
-            cuda_device: options.cuda_device.map_or(-1, to_i32),
+            cuda_device: settings.cuda_device.map_or(-1, to_i32),
         };
-        let operation = match options.backend {
+        let operation = match settings.backend {
             Backend::Gloo => "creating a Gloo process group",
             Backend::Nccl => "creating an NCCL process group",
         };
         let mut raw = std::ptr::null_mut();
-        // SAFETY: the store, the options and the string in them live until the call returns; `raw` is written on success only.
-        check(operation, |error| unsafe { sys::ddp_group_new(store.as_ptr(), &raw_options, &mut raw, error) })?;
+        // SAFETY: the store, the options and the string in them live until the call returns; `raw` is written on success
+        // only.
+        check(operation, |error| unsafe { sys::ddp_group_new(store.as_ptr(), &options, &mut raw, error) })?;
         let raw = NonNull::new(raw).expect("a group that was made is not null");
-        let &GroupOptions { backend, rank, world_size, .. } = options;
-        Ok(Self { inner: Arc::new(Inner { raw, backend, rank, world_size }) })
+        let children = AtomicU64::new(0);
+        Ok(Self { inner: Arc::new(Inner { raw, store, settings, rank, world_size, children }) })
+    }
+
+    /// A group of some of this group's ranks, numbered in the order of `ranks`; `None` on ranks that are not in it.
+    ///
+    /// Every rank of this group must call it, with the same list, in the same order among its calls.
+    ///
+    /// # Errors
+    /// [`Error::RankOutOfRange`], [`Error::Invalid`] for a list that is empty or names a rank twice, and
+    /// [`Error::CallsDiffer`] when the ranks' lists differ.
+    pub fn new_group(&self, ranks: &[usize]) -> Result<Option<Self>> {
+        let world_size = self.world_size();
+        if let Some(&rank) = ranks.iter().find(|rank| **rank >= world_size) {
+            return Err(Error::RankOutOfRange { rank, world_size });
+        }
+        if ranks.is_empty() {
+            return Err(Error::Invalid("a group needs at least one rank".into()));
+        }
+        if let Some(twice) = (1..ranks.len()).find(|&i| ranks[..i].contains(&ranks[i])) {
+            return Err(Error::Invalid(format!("rank {} is in the new group twice", ranks[twice])));
+        }
+        self.check_equal(&format!("new_group({ranks:?})"))?;
+        let number = self.inner.children.fetch_add(1, Ordering::Relaxed);
+        let Some(rank) = ranks.iter().position(|rank| *rank == self.rank()) else { return Ok(None) };
+        let store = self.inner.store.prefixed(&format!("group-{number}"))?;
+        Self::new(store, self.inner.settings.clone(), rank, ranks.len()).map(Some)
     }
 
     /// This process' number in the group, from 0.
@@ -113,88 +149,7 @@ impl ProcessGroup {
 
     /// The backend for tensors on the training device.
     pub fn backend(&self) -> Backend {
-        self.inner.backend
-    }
-
-    /// Joins the ranks' tensors by `op`; every rank's `tensor` becomes the result.
-    ///
-    /// `tensor`: any shape and numeric dtype, the same on all ranks, on the CPU or (with NCCL) on this rank's GPU.
-    ///
-    /// # Errors
-    /// [`Error::Torch`] when a rank is gone or the dtype is not supported, [`Error::Timeout`] when ranks do not come.
-    pub fn all_reduce(&self, tensor: &mut Tensor, op: ReduceOp) -> Result<()> {
-        let group = self.as_ptr();
-        // SAFETY: `group` and `tensor` are live for the call, which ends after the operation.
-        check("all_reduce", |error| unsafe { sys::ddp_all_reduce(group, tensor.as_mut_ptr(), op as i32, error) })
-    }
-
-    /// Makes every rank's `tensor` equal to that of rank `src`. Shape and dtype must be the same on all ranks.
-    ///
-    /// # Errors
-    /// [`Error::RankOutOfRange`]; else as [`ProcessGroup::all_reduce`].
-    pub fn broadcast(&self, tensor: &mut Tensor, src: usize) -> Result<()> {
-        let world_size = self.world_size();
-        if src >= world_size {
-            return Err(Error::RankOutOfRange { rank: src, world_size });
-        }
-        let group = self.as_ptr();
-        // SAFETY: `group` and `tensor` are live for the call, which ends after the operation.
-        check("broadcast", |error| unsafe { sys::ddp_broadcast(group, tensor.as_mut_ptr(), to_i32(src), error) })
-    }
-
-    /// Every rank's tensor, in the order of ranks. Shape and dtype must be the same on all ranks.
-    ///
-    /// # Errors
-    /// As [`ProcessGroup::all_reduce`].
-    pub fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>> {
-        let input = tensor.f_contiguous().map_err(Error::tch("all_gather"))?;
-        let outputs: Vec<Tensor> = (0..self.world_size()).map(|_| input.empty_like()).collect();
-        let pointers: Vec<_> = outputs.iter().map(|output| output.as_ptr().cast_mut()).collect();
-        let group = self.as_ptr();
-        let input = input.as_ptr().cast_mut();
-        // SAFETY: `pointers` holds world_size live tensors like `input`, all of which outlive the call.
-        check("all_gather", |error| unsafe { sys::ddp_all_gather(group, pointers.as_ptr(), input, error) })?;
-        Ok(outputs)
-    }
-
-    /// Waits until every rank of the group has come here.
-    ///
-    /// # Errors
-    /// As [`ProcessGroup::all_reduce`].
-    pub fn barrier(&self) -> Result<()> {
-        let group = self.as_ptr();
-        // SAFETY: `group` is live.
-        check("barrier", |error| unsafe { sys::ddp_barrier(group, error) })
-    }
-
-    /// Every rank's bytes, in the order of ranks; lengths may differ.
-    pub(crate) fn all_gather_bytes(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
-        let lengths = self.all_gather(&Tensor::from_slice(&[to_i64(bytes.len())]))?;
-        let lengths: Vec<usize> = lengths.iter().map(|n| n.int64_value(&[0]).unsigned_abs() as usize).collect();
-        let longest = lengths.iter().copied().max().unwrap_or(0);
-        if longest == 0 {
-            return Ok(vec![Vec::new(); lengths.len()]);
-        }
-        let mut padded = bytes.to_vec();
-        padded.resize(longest, 0);
-        let gathered = self.all_gather(&Tensor::from_slice(&padded))?;
-        Ok(gathered.iter().zip(lengths).map(|(tensor, length)| to_bytes(tensor, length)).collect())
-    }
-
-    /// Rank 0's bytes, on every rank.
-    pub(crate) fn broadcast_bytes(&self, bytes: &[u8]) -> Result<Vec<u8>> {
-        let mut length = Tensor::from_slice(&[to_i64(bytes.len())]);
-        self.broadcast(&mut length, 0)?;
-        let length = length.int64_value(&[0]).unsigned_abs() as usize;
-        if length == 0 {
-            return Ok(Vec::new());
-        }
-        let mut tensor = match self.rank() {
-            0 => Tensor::from_slice(bytes),
-            _ => Tensor::zeros([to_i64(length)], (Kind::Uint8, tch::Device::Cpu)),
-        };
-        self.broadcast(&mut tensor, 0)?;
-        Ok(to_bytes(&tensor, length))
+        self.inner.settings.backend
     }
 
     /// Ends in the same way on every rank: with each one's value, or with the first failing rank's error.
@@ -210,6 +165,10 @@ impl ProcessGroup {
         }
     }
 
+    pub(crate) fn checks_collectives(&self) -> bool {
+        self.inner.settings.check_collectives && self.world_size() > 1
+    }
+
     pub(crate) fn as_ptr(&self) -> *mut sys::ddp_group {
         self.inner.raw.as_ptr()
     }
@@ -220,14 +179,4 @@ impl Drop for Inner {
         // SAFETY: `raw` came from `ddp_group_new`; only `drop` frees it. A reducer keeps a reference of its own.
         unsafe { sys::ddp_group_free(self.raw.as_ptr()) }
     }
-}
-
-fn to_bytes(tensor: &Tensor, length: usize) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    tensor.copy_data_u8(&mut bytes, length);
-    bytes
-}
-
-fn to_i64(n: usize) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
 }

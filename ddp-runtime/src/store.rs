@@ -8,6 +8,7 @@ use crate::world::Master;
 use crate::{Result, World, sys};
 
 /// A c10d store: where the ranks of a group exchange addresses before they talk to each other.
+#[derive(Debug)]
 pub(crate) struct Store {
     raw: NonNull<sys::ddp_store>,
 }
@@ -45,6 +46,17 @@ impl Store {
         Ok(Self::from_raw(raw))
     }
 
+    /// This store, with keys of its own.
+    pub(crate) fn prefixed(&self, prefix: &str) -> Result<Self> {
+        let prefix = CString::new(prefix)?;
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: `self` and `prefix` live until the call returns; `raw` is written on success only.
+        check("creating a store", |error| unsafe {
+            sys::ddp_store_prefixed(self.as_ptr(), prefix.as_ptr(), &mut raw, error)
+        })?;
+        Ok(Self::from_raw(raw))
+    }
+
     pub(crate) fn as_ptr(&self) -> *const sys::ddp_store {
         self.raw.as_ptr()
     }
@@ -53,6 +65,11 @@ impl Store {
         Self { raw: NonNull::new(raw).expect("a store that was made is not null") }
     }
 }
+
+// SAFETY: c10d's stores lock what they share (PyTorch uses one from several threads).
+unsafe impl Send for Store {}
+// SAFETY: as above.
+unsafe impl Sync for Store {}
 
 impl Drop for Store {
     fn drop(&mut self) {

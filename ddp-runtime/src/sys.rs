@@ -1,7 +1,7 @@
 //! The C ABI of `csrc/ddp.h`, item by item.
 #![allow(non_camel_case_types, missing_docs, reason = "these are C's names; their docs are in the header")]
 
-use std::ffi::{c_char, c_int};
+use std::ffi::{c_char, c_int, c_void};
 
 pub(crate) use torch_sys::C_tensor;
 
@@ -20,6 +20,11 @@ pub(crate) struct ddp_store {
 
 #[repr(C)]
 pub(crate) struct ddp_group {
+    _private: [u8; 0],
+}
+
+#[repr(C)]
+pub(crate) struct ddp_work {
     _private: [u8; 0],
 }
 
@@ -55,6 +60,20 @@ pub(crate) struct ddp_reducer_options {
     pub first_bucket_bytes: i64,
     pub find_unused_parameters: bool,
     pub gradient_as_bucket_view: bool,
+    pub static_graph: bool,
+    pub broadcast_buffers: bool,
+    pub comm_hook: i32,
+}
+
+#[repr(C)]
+pub(crate) struct ddp_reducer_tensors {
+    pub parameters: *const *mut C_tensor,
+    pub names: *const *const c_char,
+    pub n_parameters: usize,
+    pub frozen: *const *mut C_tensor,
+    pub n_frozen: usize,
+    pub buffers: *const *mut C_tensor,
+    pub n_buffers: usize,
 }
 
 #[repr(C)]
@@ -88,6 +107,12 @@ unsafe extern "C" {
         error: *mut ddp_error,
     ) -> i32;
     pub(crate) fn ddp_store_local(out: *mut *mut ddp_store, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_store_prefixed(
+        store: *const ddp_store,
+        prefix: *const c_char,
+        out: *mut *mut ddp_store,
+        error: *mut ddp_error,
+    ) -> i32;
     pub(crate) fn ddp_store_free(store: *mut ddp_store);
 
     pub(crate) fn ddp_has_nccl() -> bool;
@@ -99,32 +124,115 @@ unsafe extern "C" {
         error: *mut ddp_error,
     ) -> i32;
     pub(crate) fn ddp_group_free(group: *mut ddp_group);
-    pub(crate) fn ddp_all_reduce(group: *mut ddp_group, tensor: *mut C_tensor, op: i32, error: *mut ddp_error) -> i32;
-    pub(crate) fn ddp_broadcast(group: *mut ddp_group, tensor: *mut C_tensor, src: i32, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_all_reduce(
+        group: *mut ddp_group,
+        tensor: *mut C_tensor,
+        op: i32,
+        out: *mut *mut ddp_work,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_reduce(
+        group: *mut ddp_group,
+        tensor: *mut C_tensor,
+        dst: i32,
+        op: i32,
+        out: *mut *mut ddp_work,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_broadcast(
+        group: *mut ddp_group,
+        tensor: *mut C_tensor,
+        src: i32,
+        out: *mut *mut ddp_work,
+        error: *mut ddp_error,
+    ) -> i32;
     pub(crate) fn ddp_all_gather(
         group: *mut ddp_group,
         outputs: *const *mut C_tensor,
         input: *mut C_tensor,
+        out: *mut *mut ddp_work,
         error: *mut ddp_error,
     ) -> i32;
-    pub(crate) fn ddp_barrier(group: *mut ddp_group, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_all_gather_into(
+        group: *mut ddp_group,
+        output: *mut C_tensor,
+        input: *mut C_tensor,
+        out: *mut *mut ddp_work,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_gather(
+        group: *mut ddp_group,
+        outputs: *const *mut C_tensor,
+        input: *mut C_tensor,
+        dst: i32,
+        out: *mut *mut ddp_work,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_scatter(
+        group: *mut ddp_group,
+        output: *mut C_tensor,
+        inputs: *const *mut C_tensor,
+        src: i32,
+        out: *mut *mut ddp_work,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_reduce_scatter(
+        group: *mut ddp_group,
+        output: *mut C_tensor,
+        inputs: *const *mut C_tensor,
+        op: i32,
+        out: *mut *mut ddp_work,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_all_to_all(
+        group: *mut ddp_group,
+        outputs: *const *mut C_tensor,
+        inputs: *const *mut C_tensor,
+        out: *mut *mut ddp_work,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_send(
+        group: *mut ddp_group,
+        tensor: *mut C_tensor,
+        dst: i32,
+        tag: i32,
+        out: *mut *mut ddp_work,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_recv(
+        group: *mut ddp_group,
+        tensor: *mut C_tensor,
+        src: i32,
+        tag: i32,
+        out: *mut *mut ddp_work,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_barrier(group: *mut ddp_group, out: *mut *mut ddp_work, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_monitored_barrier(group: *mut ddp_group, timeout_ms: i64, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_work_wait(work: *mut ddp_work, timeout_ms: i64, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_work_is_completed(work: *mut ddp_work) -> bool;
+    pub(crate) fn ddp_work_free(work: *mut ddp_work);
 
     pub(crate) fn ddp_reducer_new(
         group: *mut ddp_group,
-        parameters: *const *mut C_tensor,
-        names: *const *const c_char,
-        n_parameters: usize,
-        buffers: *const *mut C_tensor,
-        n_buffers: usize,
+        tensors: *const ddp_reducer_tensors,
         options: *const ddp_reducer_options,
         out: *mut *mut ddp_reducer,
         error: *mut ddp_error,
     ) -> i32;
     pub(crate) fn ddp_reducer_free(reducer: *mut ddp_reducer);
-    pub(crate) fn ddp_reducer_before_forward(reducer: *mut ddp_reducer, error: *mut ddp_error) -> i32;
-    pub(crate) fn ddp_reducer_before_backward(
+    pub(crate) fn ddp_reducer_before_forward(reducer: *mut ddp_reducer, sync: bool, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_reducer_after_forward(
         reducer: *mut ddp_reducer,
+        sync: bool,
         output: *mut C_tensor,
+        out: *mut *mut C_tensor,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_reducer_logging_data(
+        reducer: *mut ddp_reducer,
+        take: unsafe extern "C" fn(context: *mut c_void, name: *const c_char, value: *const c_char),
+        context: *mut c_void,
         error: *mut ddp_error,
     ) -> i32;
     pub(crate) fn ddp_backward(loss: *mut C_tensor, error: *mut ddp_error) -> i32;

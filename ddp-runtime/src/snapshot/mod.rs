@@ -84,7 +84,7 @@ impl Snapshots {
         let found = if self.group.rank() == 0 { load::choose(&self.dir) } else { Ok(None) };
         let found = self.group.agree("looking for a snapshot", found)?;
         let name = found.and_then(|Whole { folder, .. }| folder.file_name().map(|name| name.to_owned()));
-        let name = self.group.broadcast_bytes(name.unwrap_or_default().as_encoded_bytes())?;
+        let name = self.group.broadcast_bytes(name.unwrap_or_default().as_encoded_bytes(), 0)?;
         if name.is_empty() {
             return Ok(None);
         }

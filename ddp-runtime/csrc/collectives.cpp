@@ -1,0 +1,212 @@
+#include "group.hpp"
+#include "guard.hpp"
+
+#include <ATen/core/grad_mode.h>
+
+#include <memory>
+
+using c10d::ReduceOp;
+
+struct ddp_work {
+  c10::intrusive_ptr<c10d::Work> work;
+  // What c10d does not keep itself, and Gloo's average: this tensor is divided by this number at the end.
+  std::vector<at::Tensor> tensors;
+  at::Tensor to_divide;
+  int64_t divisor = 1;
+};
+
+namespace {
+ReduceOp::RedOpType reduce_op(ddp_reduce_op op) {
+  switch (op) {
+    case DDP_SUM: return ReduceOp::SUM;
+    case DDP_AVG: return ReduceOp::AVG;
+    case DDP_PRODUCT: return ReduceOp::PRODUCT;
+    case DDP_MIN: return ReduceOp::MIN;
+    case DDP_MAX: return ReduceOp::MAX;
+    case DDP_BAND: return ReduceOp::BAND;
+    case DDP_BOR: return ReduceOp::BOR;
+    case DDP_BXOR: return ReduceOp::BXOR;
+  }
+  TORCH_CHECK(false, "unknown reduce op ", static_cast<int>(op));
+}
+
+std::vector<at::Tensor> list(const ddp_group* group, ddp_tensor* const* tensors) {
+  std::vector<at::Tensor> collected;
+  if (tensors == nullptr) return collected;
+  for (int i = 0; i < group->group->getSize(); ++i) collected.push_back(*tensors[i]);
+  return collected;
+}
+
+std::vector<std::vector<at::Tensor>> list_of_lists(std::vector<at::Tensor> tensors) {
+  std::vector<std::vector<at::Tensor>> lists;
+  if (!tensors.empty()) lists.push_back(std::move(tensors));
+  return lists;
+}
+
+// Gloo knows no average: a sum, divided at the end on the ranks that have it.
+struct Average {
+  Average(const ddp_group* group, const at::Tensor& result, ddp_reduce_op op)
+      : divide(op == DDP_AVG && result.is_cpu()), sum(divide ? DDP_SUM : op), ranks(group->group->getSize()) {
+    TORCH_CHECK(!divide || result.is_floating_point() || result.is_complex(),
+                "the average of a tensor of integers can't be taken");
+  }
+  void at_the_end(ddp_work& work, const at::Tensor& result) const {
+    if (!divide) return;
+    work.to_divide = result;
+    work.divisor = ranks;
+  }
+  bool divide;
+  ddp_reduce_op sum;
+  int64_t ranks;
+};
+}  // namespace
+
+extern "C" {
+
+int32_t ddp_all_reduce(ddp_group* group, ddp_tensor* tensor, ddp_reduce_op op, ddp_work** out,
+                       ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    const Average average(group, *tensor, op);
+    std::vector<at::Tensor> tensors{*tensor};
+    c10d::AllreduceOptions options;
+    options.reduceOp = reduce_op(average.sum);
+    auto work = std::make_unique<ddp_work>(ddp_work{group->group->allreduce(tensors, options), tensors});
+    average.at_the_end(*work, *tensor);
+    *out = work.release();
+  });
+}
+
+int32_t ddp_reduce(ddp_group* group, ddp_tensor* tensor, int32_t dst, ddp_reduce_op op, ddp_work** out,
+                   ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    const Average average(group, *tensor, op);
+    std::vector<at::Tensor> tensors{*tensor};
+    c10d::ReduceOptions options;
+    options.reduceOp = reduce_op(average.sum);
+    options.rootRank = dst;
+    auto work = std::make_unique<ddp_work>(ddp_work{group->group->reduce(tensors, options), tensors});
+    if (group->group->getRank() == dst) average.at_the_end(*work, *tensor);
+    *out = work.release();
+  });
+}
+
+int32_t ddp_broadcast(ddp_group* group, ddp_tensor* tensor, int32_t src, ddp_work** out, ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    std::vector<at::Tensor> tensors{*tensor};
+    c10d::BroadcastOptions options;
+    options.rootRank = src;
+    *out = new ddp_work{group->group->broadcast(tensors, options), tensors};
+  });
+}
+
+int32_t ddp_all_gather(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor* input, ddp_work** out,
+                       ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    std::vector<at::Tensor> inputs{*input};
+    auto gathered = list_of_lists(list(group, outputs));
+    *out = new ddp_work{group->group->allgather(gathered, inputs), inputs};
+  });
+}
+
+int32_t ddp_all_gather_into(ddp_group* group, ddp_tensor* output, ddp_tensor* input, ddp_work** out,
+                            ddp_error* error) noexcept {
+  return guarded(error, [&] { *out = new ddp_work{group->group->_allgather_base(*output, *input), {*output, *input}}; });
+}
+
+int32_t ddp_gather(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor* input, int32_t dst, ddp_work** out,
+                   ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    std::vector<at::Tensor> inputs{*input};
+    auto gathered = list_of_lists(list(group, outputs));
+    c10d::GatherOptions options;
+    options.rootRank = dst;
+    *out = new ddp_work{group->group->gather(gathered, inputs, options), inputs};
+  });
+}
+
+int32_t ddp_scatter(ddp_group* group, ddp_tensor* output, ddp_tensor* const* inputs, int32_t src, ddp_work** out,
+                    ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    std::vector<at::Tensor> outputs{*output};
+    auto scattered = list_of_lists(list(group, inputs));
+    c10d::ScatterOptions options;
+    options.rootRank = src;
+    *out = new ddp_work{group->group->scatter(outputs, scattered, options), outputs};
+  });
+}
+
+int32_t ddp_reduce_scatter(ddp_group* group, ddp_tensor* output, ddp_tensor* const* inputs, ddp_reduce_op op,
+                           ddp_work** out, ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    const Average average(group, *output, op);
+    std::vector<at::Tensor> outputs{*output};
+    auto reduced = list_of_lists(list(group, inputs));
+    c10d::ReduceScatterOptions options;
+    options.reduceOp = reduce_op(average.sum);
+    auto work = std::make_unique<ddp_work>(ddp_work{group->group->reduce_scatter(outputs, reduced, options), outputs});
+    average.at_the_end(*work, *output);
+    *out = work.release();
+  });
+}
+
+int32_t ddp_all_to_all(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor* const* inputs, ddp_work** out,
+                       ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    auto received = list(group, outputs);
+    auto sent = list(group, inputs);
+    auto work = group->group->alltoall(received, sent);
+    sent.insert(sent.end(), received.begin(), received.end());
+    *out = new ddp_work{std::move(work), std::move(sent)};
+  });
+}
+
+int32_t ddp_send(ddp_group* group, ddp_tensor* tensor, int32_t dst, int32_t tag, ddp_work** out,
+                 ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    std::vector<at::Tensor> tensors{*tensor};
+    *out = new ddp_work{group->group->send(tensors, dst, tag), tensors};
+  });
+}
+
+int32_t ddp_recv(ddp_group* group, ddp_tensor* tensor, int32_t src, int32_t tag, ddp_work** out,
+                 ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    std::vector<at::Tensor> tensors{*tensor};
+    *out = new ddp_work{group->group->recv(tensors, src, tag), tensors};
+  });
+}
+
+int32_t ddp_barrier(ddp_group* group, ddp_work** out, ddp_error* error) noexcept {
+  return guarded(error, [&] { *out = new ddp_work{group->group->barrier(), {}}; });
+}
+
+int32_t ddp_monitored_barrier(ddp_group* group, int64_t timeout_ms, ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    c10d::BarrierOptions options;
+    if (timeout_ms > 0) options.timeout = std::chrono::milliseconds(timeout_ms);
+    group->group->monitoredBarrier(options, /*wait_all_ranks=*/true);
+  });
+}
+
+int32_t ddp_work_wait(ddp_work* work, int64_t timeout_ms, ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    const auto timeout = timeout_ms > 0 ? std::chrono::milliseconds(timeout_ms) : kNoTimeout;
+    TORCH_CHECK(work->work->wait(timeout), "the operation was aborted");
+    if (work->to_divide.defined()) {
+      at::NoGradGuard no_grad;
+      work->to_divide.div_(work->divisor);
+      work->to_divide.reset();
+    }
+  });
+}
+
+bool ddp_work_is_completed(ddp_work* work) noexcept {
+  bool completed = true;
+  guarded(nullptr, [&] { completed = work->work->isCompleted(); });
+  return completed;
+}
+
+void ddp_work_free(ddp_work* work) noexcept {
+  guarded(nullptr, [&] { delete work; });
+}
+}

@@ -1,0 +1,122 @@
+//! What the ranks compare before a collective.
+
+use tch::Tensor;
+
+use crate::{Error, ProcessGroup, ReduceOp, Result};
+
+/// A collective as this rank calls it. Written out, it is of one size, so that comparing can't go wrong itself.
+pub(super) struct Call {
+    words: String,
+}
+
+/// Bytes that a call is compared by. What does not fit is represented by its hash.
+const SIZE: usize = 120;
+
+impl Call {
+    pub(super) fn new(name: &str) -> Self {
+        Self { words: format!("calls {name}") }
+    }
+
+    pub(super) fn op(mut self, op: ReduceOp) -> Self {
+        self.words += &format!(" {op:?}");
+        self
+    }
+
+    pub(super) fn root(mut self, rank: usize) -> Self {
+        self.words += &format!(" with rank {rank}");
+        self
+    }
+
+    pub(super) fn tensor(mut self, tensor: &Tensor) -> Self {
+        self.words += &format!(" of {}", shape(tensor));
+        self
+    }
+}
+
+/// Shape and dtype in words: `[2, 3] Float`.
+pub(super) fn shape(tensor: &Tensor) -> String {
+    if tensor.defined() { format!("{:?} {:?}", tensor.size(), tensor.kind()) } else { "nothing".into() }
+}
+
+pub(super) fn same_shape(a: &Tensor, b: &Tensor) -> bool {
+    shape(a) == shape(b)
+}
+
+impl ProcessGroup {
+    /// Has every rank state its call. When they differ, all ranks get the same error.
+    pub(super) fn compare(&self, call: impl FnOnce() -> Call) -> Result<()> {
+        self.compare_or(Ok(()), call)
+    }
+
+    /// As `compare`, after a check that only this rank could make: when it failed here, this rank gets its error, and the
+    /// others hear of it.
+    pub(super) fn compare_or(&self, checked: Result<()>, call: impl FnOnce() -> Call) -> Result<()> {
+        if !self.checks_collectives() {
+            return checked;
+        }
+        let words = match &checked {
+            Ok(()) => call().words,
+            Err(err) => format!("fails: {err}"),
+        };
+        let compared = self.compare_words(&words);
+        checked.and(compared)
+    }
+
+    /// As `compare`, for a call in words of its own.
+    pub(crate) fn check_equal(&self, words: &str) -> Result<()> {
+        if self.checks_collectives() { self.compare_words(&format!("calls {words}")) } else { Ok(()) }
+    }
+
+    fn compare_words(&self, words: &str) -> Result<()> {
+        let all = self.gather_raw(&Tensor::from_slice(&fixed(words)))?;
+        let texts: Vec<[u8; SIZE]> = all
+            .iter()
+            .map(|tensor| {
+                let mut bytes = [0; SIZE];
+                tensor.copy_data_u8(&mut bytes, SIZE);
+                bytes
+            })
+            .collect();
+        match texts.iter().position(|text| *text != texts[0]) {
+            Some(rank) => {
+                let words = |text: &[u8]| String::from_utf8_lossy(text).trim_end_matches('\0').to_owned();
+                Err(Error::CallsDiffer { rank, there: words(&texts[rank]), here: words(&texts[0]) })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// `words` in SIZE bytes; longer ones are cut, and end with a hash of all.
+fn fixed(words: &str) -> [u8; SIZE] {
+    let mut bytes = [0; SIZE];
+    if words.len() <= SIZE {
+        bytes[..words.len()].copy_from_slice(words.as_bytes());
+    } else {
+        // FNV-1a: any hash that is the same in all processes would do.
+        let hash = words
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+        let end = format!("… #{hash:016x}");
+        let mut cut = SIZE - end.len();
+        while !words.is_char_boundary(cut) {
+            cut -= 1;
+        }
+        bytes[..cut].copy_from_slice(&words.as_bytes()[..cut]);
+        bytes[cut..cut + end.len()].copy_from_slice(end.as_bytes());
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_calls_are_told_apart_too() {
+        let long = |last: char| "x".repeat(300) + &last.to_string();
+        assert_ne!(fixed(&long('a')), fixed(&long('b')));
+        assert_eq!(fixed(&long('a')), fixed(&long('a')));
+        assert!(String::from_utf8(fixed(&"é".repeat(200)).to_vec()).is_ok());
+    }
+}

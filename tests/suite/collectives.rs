@@ -1,0 +1,39 @@
+//! Collectives between real processes.
+
+use ddp_tests::{Ddp, Done};
+
+fn run(nproc: &str, action: &str) -> Done {
+    let args =
+        ["run", "-p", "ddp-tests", "--bin", "collectives", "--max-restarts", "0", "--nproc", nproc, "--", action];
+    Ddp::new(args).run().leaves_no_process()
+}
+
+fn all_say(done: &Done, nproc: usize, words: &str) {
+    assert_eq!(done.stdout.matches(words).count(), nproc, "{}\n{}", done.stdout, done.stderr);
+}
+
+#[test]
+fn every_collective_is_right_on_2_and_3_ranks() {
+    for nproc in [2, 3] {
+        all_say(&run(&nproc.to_string(), "all").succeeds(), nproc, "all collectives are right");
+    }
+}
+
+#[test]
+fn every_mistake_is_an_error_on_every_rank_and_the_group_goes_on() {
+    for nproc in [2, 3] {
+        all_say(&run(&nproc.to_string(), "mistakes").succeeds(), nproc, "all mistakes are errors");
+    }
+}
+
+#[test]
+fn a_monitored_barrier_names_the_missing_rank() {
+    run("3", "late")
+        .ends_with(1)
+        .says(&["it said: monitored: monitored_barrier", "Ranks 2 failed to pass monitoredBarrier"]);
+}
+
+#[test]
+fn a_group_that_lost_a_rank_gives_errors_in_bounded_time() {
+    all_say(&run("3", "gone").succeeds(), 2, "the group is known to be dead");
+}

@@ -1,0 +1,227 @@
+//! Every collective, checked by each rank: `collectives all`; or one mistake, for tests of what it leads to.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use ddp_runtime::{Context, Error, ProcessGroup, ReduceOp};
+use serde_json::json;
+use tch::{Kind, Tensor};
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    ddp_runtime::main(|| work(&args[0]))
+}
+
+fn work(action: &str) -> Result<()> {
+    let context = Context::builder().timeout(Duration::from_secs(30)).init()?;
+    let group = context.group();
+    match action {
+        "all" => {
+            all(group)?;
+            all_async(group)?;
+            subgroups(group)?;
+            println!("all collectives are right");
+        }
+        "mistakes" => mistakes(group)?,
+        "late" => late(group)?,
+        "gone" => gone(group)?,
+        other => bail!("no such action: {other}"),
+    }
+    Ok(())
+}
+
+/// `[rank, rank + 1, rank + 2]`
+fn own(rank: usize) -> Tensor {
+    Tensor::arange(3, (Kind::Float, tch::Device::Cpu)) + rank as f64
+}
+
+fn all(group: &ProcessGroup) -> Result<()> {
+    let (rank, n) = (group.rank(), group.world_size());
+    let ranks: Vec<f64> = (0..n).map(|r| r as f64).collect();
+    let sum: f64 = ranks.iter().sum();
+    for (op, expected) in [
+        (ReduceOp::Sum, sum),
+        (ReduceOp::Avg, sum / n as f64),
+        (ReduceOp::Product, ranks.iter().product()),
+        (ReduceOp::Min, 0.0),
+        (ReduceOp::Max, n as f64 - 1.0),
+    ] {
+        let mut tensor = own(rank);
+        group.all_reduce(&mut tensor, op)?;
+        ensure!((tensor.double_value(&[0]) - expected).abs() < 1e-6, "{op:?} gives {tensor:?}");
+        let mut tensor = own(rank);
+        group.reduce(&mut tensor, n - 1, op)?;
+        ensure!(rank != n - 1 || (tensor.double_value(&[0]) - expected).abs() < 1e-6, "reduce {op:?} gives {tensor:?}");
+    }
+    for (op, expected) in [
+        (ReduceOp::BitAnd, (0..n as i64).fold(-1, |a, b| a & (b + 4))),
+        (ReduceOp::BitOr, (0..n as i64).fold(0, |a, b| a | (b + 4))),
+        (ReduceOp::BitXor, (0..n as i64).fold(0, |a, b| a ^ (b + 4))),
+    ] {
+        let mut tensor = Tensor::from_slice(&[rank as i64 + 4]);
+        group.all_reduce(&mut tensor, op)?;
+        ensure!(tensor.int64_value(&[0]) == expected, "{op:?} gives {tensor:?}");
+    }
+    let mut integers = Tensor::from_slice(&[1i64]);
+    ensure!(group.all_reduce(&mut integers, ReduceOp::Avg).is_err(), "integers have no average");
+
+    let mut tensor = own(rank);
+    group.broadcast(&mut tensor, n - 1)?;
+    ensure!(tensor == own(n - 1), "broadcast gives {tensor:?}");
+    let gathered = group.all_gather(&own(rank))?;
+    ensure!((0..n).all(|r| gathered[r] == own(r)), "all_gather gives {gathered:?}");
+    let mut into = Tensor::zeros([3 * n as i64], (Kind::Float, tch::Device::Cpu));
+    group.all_gather_into(&mut into, &own(rank))?;
+    ensure!(into == Tensor::cat(&gathered, 0), "all_gather_into gives {into:?}");
+    let at_one = group.gather(&own(rank), 1)?;
+    ensure!(at_one.is_some() == (rank == 1), "gather is for rank 1");
+    ensure!(at_one.is_none_or(|list| (0..n).all(|r| list[r] == own(r))), "gather is wrong");
+    let parts: Vec<Tensor> = (0..n).map(|r| own(r + 10)).collect();
+    let mut part = Tensor::zeros([3], (Kind::Float, tch::Device::Cpu));
+    group.scatter(&mut part, if rank == 1 { &parts } else { &[] }, 1)?;
+    ensure!(part == own(rank + 10), "scatter gives {part:?}");
+    let lists: Vec<Tensor> = (0..n).map(|r| own(r) * (rank as f64 + 1.0)).collect();
+    let mut share = Tensor::zeros([3], (Kind::Float, tch::Device::Cpu));
+    group.reduce_scatter(&mut share, &lists, ReduceOp::Sum)?;
+    let factor = (1..=n).sum::<usize>() as f64;
+    ensure!(share.allclose(&(own(rank) * factor), 1e-6, 1e-6, false), "reduce_scatter gives {share:?}");
+    let sent: Vec<Tensor> = (0..n).map(|r| own(10 * rank + r)).collect();
+    let received = group.all_to_all(&sent)?;
+    ensure!((0..n).all(|r| received[r] == own(10 * r + rank)), "all_to_all gives {received:?}");
+    if rank == 0 {
+        group.send(&own(7), 1)?;
+    } else if rank == 1 {
+        let mut tensor = own(0);
+        group.recv(&mut tensor, 0)?;
+        ensure!(tensor == own(7), "recv gives {tensor:?}");
+    }
+    group.barrier()?;
+    group.monitored_barrier(Duration::from_secs(20))?;
+    // What is not contiguous is gathered as it reads.
+    let strided = Tensor::arange(6, (Kind::Float, tch::Device::Cpu)).view([2, 3]).tr();
+    ensure!(group.all_gather(&strided)?[0] == strided, "a strided tensor is gathered wrong");
+
+    let value = json!({ "rank": rank, "nan": null, "list": [1, 2.5, "x"] });
+    let values = group.all_gather_value(&value)?;
+    ensure!(values.iter().enumerate().all(|(r, v)| v["rank"] == r), "all_gather_value gives {values:?}");
+    ensure!(group.broadcast_value(&value, 1)?["rank"] == 1, "broadcast_value is wrong");
+    let infinite = group.broadcast_value(&(f64::NEG_INFINITY, f32::MAX), 0)?;
+    ensure!(infinite == (f64::NEG_INFINITY, f32::MAX), "a value changed on its way");
+    ensure!(
+        group.gather_value(&rank, 1)?.is_some_and(|all| all.len() == n) == (rank == 1),
+        "gather_value is for rank 1"
+    );
+    Ok(())
+}
+
+fn all_async(group: &ProcessGroup) -> Result<()> {
+    let (rank, n) = (group.rank(), group.world_size());
+    let (mut a, mut b) = (own(rank), own(rank));
+    let first = group.all_reduce_async(&mut a, ReduceOp::Sum)?;
+    let second = group.all_reduce_async(&mut b, ReduceOp::Avg)?;
+    let third = group.all_gather_async(&own(rank))?;
+    let gathered = third.wait()?;
+    second.wait_timeout(Duration::from_secs(20))?;
+    first.wait()?;
+    ensure!(gathered.len() == n && a.allclose(&(&b * n as f64), 1e-6, 1e-6, false), "{a:?} and {b:?} do not agree");
+
+    // Both ways at once, matched by tag: neither waits for the other to be received.
+    if rank < 2 {
+        let peer = 1 - rank;
+        let mut received = [own(0), own(0)];
+        let sends = [group.send_async(&own(peer), peer, 2)?, group.send_async(&own(peer + 5), peer, 1)?];
+        let [one, two] = &mut received;
+        let receives = [group.recv_async(one, peer, 1)?, group.recv_async(two, peer, 2)?];
+        for work in sends.into_iter().chain(receives) {
+            work.wait()?;
+        }
+        ensure!(received[0] == own(rank + 5) && received[1] == own(rank), "tags are mixed up: {received:?}");
+    }
+    let work = group.barrier_async()?;
+    let start = Instant::now();
+    while !work.is_completed() {
+        ensure!(start.elapsed() < Duration::from_secs(20), "a barrier does not end");
+        std::thread::yield_now();
+    }
+    Ok(work.wait()?)
+}
+
+fn subgroups(group: &ProcessGroup) -> Result<()> {
+    let (rank, n) = (group.rank(), group.world_size());
+    let turned: Vec<usize> = (0..n).rev().collect();
+    let whole = group.new_group(&turned)?.expect("all ranks are in it");
+    ensure!(whole.rank() == n - 1 - rank, "ranks are numbered in the order of the list");
+    let mut tensor = own(rank);
+    whole.broadcast(&mut tensor, 0)?;
+    ensure!(tensor == own(n - 1), "rank 0 of the turned group is the last");
+    let alone = group.new_group(&[n - 1])?;
+    ensure!(alone.is_some() == (rank == n - 1), "only the last rank is in its group");
+    if let Some(alone) = alone {
+        alone.barrier()?;
+    }
+    ensure!(matches!(group.new_group(&[n]), Err(Error::RankOutOfRange { .. })), "there is no rank {n}");
+    ensure!(matches!(group.new_group(&[0, 0]), Err(Error::Invalid(_))), "a rank can't be there twice");
+    Ok(())
+}
+
+/// Each of these is an error on every rank, and leaves the group usable.
+fn mistakes(group: &ProcessGroup) -> Result<()> {
+    let (rank, n) = (group.rank(), group.world_size());
+    let mut odd = Tensor::zeros([2 + rank as i64], (Kind::Float, tch::Device::Cpu));
+    let mut kinds = Tensor::zeros([2], (if rank == 0 { Kind::Float } else { Kind::Double }, tch::Device::Cpu));
+    let two = || vec![own(0), own(0)];
+    let short = || if rank == 1 { vec![own(0)] } else { (0..n).map(own).collect() };
+    let mistakes: [(&str, Result<(), Error>); 8] = [
+        ("shape", group.all_reduce(&mut odd, ReduceOp::Sum)),
+        ("dtype", group.all_reduce(&mut kinds, ReduceOp::Sum)),
+        ("op", group.all_reduce(&mut own(0), if rank == 0 { ReduceOp::Sum } else { ReduceOp::Max })),
+        ("root", group.broadcast(&mut own(0), rank.min(1))),
+        ("operation", if rank == 0 { group.barrier() } else { group.all_gather(&own(0)).map(|_| ()) }),
+        ("gathered shape", group.all_gather(&odd).map(|_| ())),
+        ("list", group.reduce_scatter(&mut own(0), &short(), ReduceOp::Sum)),
+        ("group", group.new_group(&[rank.min(1)]).map(|_| ())),
+    ];
+    for (mistake, outcome) in mistakes {
+        match outcome {
+            Err(Error::CallsDiffer { rank: 1, .. } | Error::Invalid(_)) => {}
+            other => bail!("{mistake}: {other:?}"),
+        }
+    }
+    ensure!(matches!(group.broadcast(&mut own(0), n), Err(Error::RankOutOfRange { .. })), "there is no rank {n}");
+    ensure!(matches!(group.send(&own(0), rank), Err(Error::Invalid(_))), "nobody sends to itself");
+    ensure!(n == 2 || group.all_to_all(&two()).is_err(), "two tensors are not {n}");
+    let mut sum = Tensor::from_slice(&[1.0f32]);
+    group.all_reduce(&mut sum, ReduceOp::Sum)?;
+    ensure!(sum.double_value(&[0]) == n as f64, "the group is usable after mistakes");
+    println!("all mistakes are errors");
+    Ok(())
+}
+
+/// The last rank does not come to a monitored barrier.
+fn late(group: &ProcessGroup) -> Result<()> {
+    if group.rank() == group.world_size() - 1 {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
+    match group.monitored_barrier(Duration::from_secs(2)) {
+        Err(err) if group.rank() == 0 => bail!("monitored: {err}"),
+        _ => std::thread::sleep(Duration::from_secs(3600)),
+    }
+    Ok(())
+}
+
+/// The last rank ends: the others hear of it at once.
+fn gone(group: &ProcessGroup) -> Result<()> {
+    group.barrier()?;
+    if group.rank() == group.world_size() - 1 {
+        return Ok(());
+    }
+    let start = Instant::now();
+    let outcome = group.barrier();
+    ensure!(matches!(outcome, Err(Error::Torch { .. })), "{outcome:?}");
+    ensure!(start.elapsed() < Duration::from_secs(10), "it took {:?}", start.elapsed());
+    let again = group.all_reduce(&mut own(0), ReduceOp::Sum);
+    ensure!(again.is_err() && start.elapsed() < Duration::from_secs(15), "a dead group gives {again:?}");
+    println!("the group is known to be dead");
+    Ok(())
+}
