@@ -61,6 +61,7 @@ mod store;
 mod sys;
 mod world;
 
+pub mod lr_scheduler;
 pub mod optim;
 
 pub use context::{Context, ContextBuilder};
