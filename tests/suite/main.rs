@@ -5,6 +5,7 @@
 mod errors;
 mod faults;
 mod gpus;
+mod lr_scheduler;
 mod nccl;
 mod new;
 mod parity;

@@ -101,3 +101,6 @@ pub trait LrScheduler {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
