@@ -5,7 +5,7 @@
 //! or per batch, as the rule is meant. Every rank runs the same schedule, so nothing is sent between ranks.
 //!
 //! ```
-//! use ddp_runtime::lr_scheduler::{CosineAnnealing, Linear, LrScheduler, SequentialLr};
+//! use ddp_runtime::lr_scheduler::{CosineAnnealing, Linear, LrScheduler, Schedule, SequentialLr};
 //! use ddp_runtime::optim::{Optimizer, Sgd, SgdOptions};
 //! use tch::{Device, nn};
 //!
