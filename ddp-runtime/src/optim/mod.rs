@@ -4,10 +4,12 @@
 //! of a [`Ddp`](crate::Ddp)'s buckets.
 
 mod adamw;
+mod clip;
 mod sgd;
 mod state;
 
 pub use adamw::{AdamW, AdamWOptions};
+pub use clip::{Gradients, clip_grad_norm, clip_grad_value};
 pub use sgd::{Sgd, SgdOptions};
 
 use std::collections::HashMap;

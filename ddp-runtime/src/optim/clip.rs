@@ -1,0 +1,105 @@
+use tch::nn::VarStore;
+use tch::{Device, Kind, Tensor};
+
+use crate::{Error, Result, params};
+
+/// Parameters whose gradients are clipped: those of a `VarStore`, or any list of tensors.
+pub trait Gradients {
+    /// The gradients that are there, in the order of the parameters. They are handles, not copies.
+    ///
+    /// # Errors
+    /// [`Error::Torch`].
+    fn gradients(&self) -> Result<Vec<Tensor>>;
+}
+
+impl Gradients for VarStore {
+    fn gradients(&self) -> Result<Vec<Tensor>> {
+        params::trained(self).iter().map(|(_, parameter)| gradient(parameter)).filter_map(Result::transpose).collect()
+    }
+}
+
+impl Gradients for [Tensor] {
+    fn gradients(&self) -> Result<Vec<Tensor>> {
+        self.iter().map(gradient).filter_map(Result::transpose).collect()
+    }
+}
+
+fn gradient(parameter: &Tensor) -> Result<Option<Tensor>> {
+    let gradient = parameter.f_grad().map_err(Error::tch("reading a gradient"))?;
+    Ok(gradient.defined().then_some(gradient))
+}
+
+/// Scales all gradients so that their norm, as one vector, is at most `max_norm`; gives the norm they had, a scalar on
+/// the first gradient's device. `norm_type` is 2 for the Euclidean norm, `f64::INFINITY` for the largest value.
+/// `torch.nn.utils.clip_grad_norm_`, with the same operations in the same order.
+///
+/// Call it between `Ddp::backward`, after which all ranks have the same gradients, and the optimizer's step. It does not
+/// wait for a GPU; reading the norm does. A norm that is not finite makes the gradients so: look at it, or accept it as
+/// PyTorch does.
+///
+/// # Errors
+/// [`Error::Torch`], such as for gradients of whole numbers.
+pub fn clip_grad_norm(parameters: &(impl Gradients + ?Sized), max_norm: f64, norm_type: f64) -> Result<Tensor> {
+    let _guard = tch::no_grad_guard();
+    let mut gradients = parameters.gradients()?;
+    let Some(first) = gradients.first() else {
+        return Tensor::f_zeros([0i64; 0], (Kind::Float, Device::Cpu)).map_err(failed);
+    };
+    let device = first.device();
+    let norms = gradients.iter().map(|gradient| to_device(&norm(gradient, norm_type)?, device));
+    let norms = norms.collect::<Result<Vec<_>>>()?;
+    let total = norm(&Tensor::f_stack(&norms, 0).map_err(failed)?, norm_type)?;
+
+    // Python's `max_norm / tensor` multiplies by the reciprocal.
+    let below = total.f_add_scalar(1e-6).and_then(|sum| sum.f_reciprocal()).map_err(failed)?;
+    let factor = below.f_mul_scalar(max_norm).and_then(|factor| factor.f_clamp_max(1.0)).map_err(failed)?;
+    for gradient in &mut gradients {
+        let factor = to_device(&factor, gradient.device())?;
+        let _ = gradient.f_mul_(&factor).map_err(failed)?; // another handle of the same tensor
+    }
+    Ok(total)
+}
+
+/// Limits each value of the gradients to `-clip_value..=clip_value`: `torch.nn.utils.clip_grad_value_`.
+///
+/// # Errors
+/// [`Error::Torch`].
+pub fn clip_grad_value(parameters: &(impl Gradients + ?Sized), clip_value: f64) -> Result<()> {
+    let _guard = tch::no_grad_guard();
+    for mut gradient in parameters.gradients()? {
+        let _ = gradient.f_clamp_min_(-clip_value).map_err(Error::tch("clip_grad_value"))?;
+        let _ = gradient.f_clamp_max_(clip_value).map_err(Error::tch("clip_grad_value"))?;
+    }
+    Ok(())
+}
+
+/// `torch.linalg.vector_norm`, which tch lacks; `norm` over all dimensions is the same kernel.
+fn norm(tensor: &Tensor, norm_type: f64) -> Result<Tensor> {
+    tensor.f_norm_scalaropt_dim(norm_type, [0i64; 0], false).map_err(failed)
+}
+
+fn to_device(tensor: &Tensor, device: Device) -> Result<Tensor> {
+    tensor.f_to(device).map_err(failed)
+}
+
+fn failed(err: tch::TchError) -> Error {
+    Error::tch("clip_grad_norm")(err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gradients_of_a_var_store_are_clipped() {
+        let vs = VarStore::new(Device::Cpu);
+        let (a, _b) = (vs.root().ones("a", &[2]), vs.root().ones("b", &[1]));
+        assert_eq!(f64::try_from(clip_grad_norm(&vs, 1.0, 2.0).unwrap()).unwrap(), 0.0);
+        (&a * Tensor::from_slice(&[3f32, -4.0])).sum(Kind::Float).backward();
+        let total = clip_grad_norm(&vs, 2.5, 2.0).unwrap();
+        assert_eq!(f64::try_from(total).unwrap(), 5.0);
+        assert!(a.grad().allclose(&Tensor::from_slice(&[1.5f32, -2.0]), 1e-5, 0.0, false));
+        clip_grad_value(&vs, 1.75).unwrap();
+        assert_eq!(Vec::<f32>::try_from(a.grad()).unwrap()[1], -1.75);
+    }
+}
