@@ -61,6 +61,7 @@ mod store;
 mod sys;
 mod world;
 
+pub mod data;
 pub mod optim;
 
 pub use context::{Context, ContextBuilder};
