@@ -10,8 +10,11 @@ use crate::{Error, Result};
 /// use tch::Tensor;
 ///
 /// let shared = Shared::new(Tensor::from_slice(&[1, 2, 3]))?;
-/// std::thread::scope(|scope| scope.spawn(|| assert_eq!(shared.get()?.size(), [3])).join().map(|_: Result<(), _>| ()))
-/// #     .unwrap();
+/// std::thread::scope(|scope| {
+///     let other = scope.spawn(|| shared.get().map(|tensor| tensor.size()));
+///     assert_eq!(other.join().expect("no panic")?, [3]);
+///     Ok::<(), ddp_runtime::Error>(())
+/// })?;
 /// # Ok::<(), ddp_runtime::Error>(())
 /// ```
 #[derive(Debug)]
