@@ -153,4 +153,6 @@ int32_t ddp_zero_grad(ddp_tensor* const* parameters, size_t n, bool set_to_none,
 int32_t ddp_randperm(int64_t n, uint64_t seed, int64_t* out, ddp_error* error) noexcept;
 // Two handles of the same tensor have the same id.
 size_t ddp_tensor_id(const ddp_tensor* tensor) noexcept;
+// A copy in page-locked memory. (tch passes the argument `device`, which PyTorch deprecates with a warning each time.)
+int32_t ddp_pin_memory(const ddp_tensor* tensor, ddp_tensor** out, ddp_error* error) noexcept;
 }

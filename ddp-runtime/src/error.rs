@@ -118,6 +118,36 @@ pub enum Error {
         /// Its error.
         message: String,
     },
+    /// A sample of a dataset could not be had.
+    #[error("sample {index}: {reason}")]
+    Sample {
+        /// The sample's index in the dataset.
+        index: usize,
+        /// Why.
+        reason: Box<Self>,
+    },
+    /// A batch of a dataset could not be had.
+    #[error("batch of samples {}: {reason}", preview(indices))]
+    Batch {
+        /// The indices that were asked for.
+        indices: Vec<i64>,
+        /// Why.
+        reason: Box<Self>,
+    },
+    /// A dataset panicked while it was read.
+    #[error("panicked: {0}")]
+    Panicked(String),
+    /// A file that is not what it should be.
+    #[error("{}: {problem}", path.display())]
+    BadFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// An error of the program's own, such as a dataset's: see [`Error::other`].
+    #[error("{0:#}")]
+    Other(Box<dyn std::error::Error + Send + Sync>),
     /// An invalid argument.
     #[error("{0}")]
     Invalid(String),
@@ -136,6 +166,8 @@ impl Error {
                 format!("NCCL needs a GPU: check `nvidia-smi` and {}", env::CUDA_VISIBLE_DEVICES)
             }
             Self::Timeout { .. } => "a rank is missing or busy: look at the other ranks' last lines".into(),
+            Self::Sample { reason, .. } | Self::Batch { reason, .. } => return reason.hint(),
+            Self::BadFile { problem, .. } if problem.contains("gzip") => "unpack the file first, with gunzip".into(),
             Self::NoWholeSnapshot { dir, .. } => {
                 format!("move the damaged folders out of {} to start anew", dir.display())
             }
@@ -144,6 +176,11 @@ impl Error {
             }
             _ => return None,
         })
+    }
+
+    /// Any other error as one of this crate's, for what a [`Dataset`](crate::data::Dataset) may meet.
+    pub fn other(err: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Other(err.into())
     }
 
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
@@ -182,6 +219,16 @@ pub(crate) fn check(operation: &'static str, call: impl FnOnce(*mut sys::ddp_err
         sys::DDP_TIMEOUT => Error::Timeout { operation, message },
         _ => Error::Torch { operation, message },
     })
+}
+
+/// The first few of a batch's indices, and how many there are.
+fn preview(indices: &[i64]) -> String {
+    const SHOWN: usize = 8;
+    let first: Vec<String> = indices.iter().take(SHOWN).map(ToString::to_string).collect();
+    match indices.len() {
+        0..=SHOWN => first.join(", "),
+        len => format!("{}, … ({len} in all)", first.join(", ")),
+    }
 }
 
 /// `message` without libtorch's C++ stack trace, unless `DDP_BACKTRACE` asks for it.

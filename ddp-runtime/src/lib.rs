@@ -64,6 +64,7 @@ mod values;
 mod work;
 mod world;
 
+pub mod data;
 pub mod lr_scheduler;
 pub mod optim;
 

@@ -65,24 +65,60 @@ impl DistributedSampler {
         if self.drop_last { self.dataset_len / self.num_replicas } else { self.dataset_len.div_ceil(self.num_replicas) }
     }
 
+    /// Number of ranks that share the dataset.
+    pub fn num_replicas(&self) -> usize {
+        self.num_replicas
+    }
+
     /// This rank's indices for the chosen epoch, in order.
     ///
     /// # Errors
     /// [`Error::Torch`] when there is no memory for the permutation.
     pub fn indices(&self) -> Result<Vec<i64>> {
-        let len = i64::try_from(self.dataset_len).map_err(|_| Error::Invalid("the dataset is too long".into()))?;
-        let order: Vec<i64> = if self.shuffle {
-            let mut order = vec![0; self.dataset_len];
-            let seed = self.seed.wrapping_add(self.epoch);
-            // SAFETY: `order` has room for `len` numbers.
-            check("randperm", |error| unsafe { sys::ddp_randperm(len, seed, order.as_mut_ptr(), error) })?;
-            order
-        } else {
-            (0..len).collect()
-        };
+        self.indices_from(0)
+    }
+
+    /// This rank's indices for what is left of the chosen epoch when all ranks together have seen `seen` samples of it.
+    ///
+    /// Ranks that go through their indices in step have seen the front of the epoch's permutation, however many they
+    /// are; the rest of it is split among this sampler's ranks by the same rule. So the epoch can go on with another
+    /// number of ranks and each sample that is left is seen exactly once (but for the repeated indices, or with
+    /// `drop_last` the tail, that make the ranks' shares equal). With the same number of ranks these are the indices
+    /// that [`indices`](Self::indices) would have given next.
+    ///
+    /// ```
+    /// let mut sampler = ddp_runtime::DistributedSampler::new(10, 2, 1)?.shuffle(false);
+    /// assert_eq!(sampler.indices()?, [1, 3, 5, 7, 9]);
+    /// assert_eq!(sampler.indices_from(4)?, [5, 7, 9]);
+    /// # Ok::<(), ddp_runtime::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`indices`](Self::indices).
+    pub fn indices_from(&self, seen: usize) -> Result<Vec<i64>> {
+        let start = seen.min(self.dataset_len);
+        let left = self.dataset_len - start;
+        let count = if self.drop_last { left / self.num_replicas } else { left.div_ceil(self.num_replicas) };
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let order = self.order()?;
         // Past the end the indices start again from the front, as often as it takes.
-        let mine = (0..self.num_samples()).map(|i| order[(self.rank + i * self.num_replicas) % self.dataset_len]);
+        let mine = (0..count).map(|i| order[(start + self.rank + i * self.num_replicas) % self.dataset_len]);
         Ok(mine.collect())
+    }
+
+    /// The chosen epoch's permutation, for all ranks.
+    fn order(&self) -> Result<Vec<i64>> {
+        let len = i64::try_from(self.dataset_len).map_err(|_| Error::Invalid("the dataset is too long".into()))?;
+        if !self.shuffle {
+            return Ok((0..len).collect());
+        }
+        let mut order = vec![0; self.dataset_len];
+        let seed = self.seed.wrapping_add(self.epoch);
+        // SAFETY: `order` has room for `len` numbers.
+        check("randperm", |error| unsafe { sys::ddp_randperm(len, seed, order.as_mut_ptr(), error) })?;
+        Ok(order)
     }
 }
 

@@ -262,5 +262,6 @@ unsafe extern "C" {
     ) -> i32;
 
     pub(crate) fn ddp_tensor_id(tensor: *const C_tensor) -> usize;
+    pub(crate) fn ddp_pin_memory(tensor: *const C_tensor, out: *mut *mut C_tensor, error: *mut ddp_error) -> i32;
     pub(crate) fn ddp_randperm(n: i64, seed: u64, out: *mut i64, error: *mut ddp_error) -> i32;
 }

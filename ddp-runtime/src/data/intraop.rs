@@ -1,0 +1,33 @@
+/// Makes libtorch compute on one core in the calling thread, as PyTorch does in its data workers: otherwise each worker
+/// would start as many OpenMP threads as there are cores.
+///
+/// `at::set_num_threads` would do so for threads to come, too; OpenMP's own function is for the calling thread only.
+pub(super) fn use_one_core() {
+    // libtorch sets a thread's number when it first asks for it; what comes after stays.
+    let _ = tch::get_num_threads();
+    // SAFETY: a look-up by name.
+    let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"omp_set_num_threads".as_ptr()) };
+    if symbol.is_null() {
+        return; // a libtorch without OpenMP
+    }
+    // SAFETY: it is OpenMP's `void omp_set_num_threads(int)`.
+    let set_num_threads: extern "C" fn(libc::c_int) = unsafe { std::mem::transmute(symbol) };
+    set_num_threads(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_threads_keep_their_cores() {
+        let threads = || std::thread::spawn(tch::get_num_threads).join().unwrap();
+        let before = (tch::get_num_threads(), threads());
+        let inside = std::thread::spawn(|| {
+            use_one_core();
+            tch::get_num_threads()
+        });
+        assert_eq!(inside.join().unwrap(), 1);
+        assert_eq!((tch::get_num_threads(), threads()), before);
+    }
+}

@@ -1,0 +1,91 @@
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{Builder, JoinHandle};
+
+use tch::Device;
+
+use crate::data::batches::Load;
+use crate::data::intraop;
+use crate::error::check;
+use crate::store::to_i32;
+use crate::{Error, Result, sys};
+
+/// Threads that make batches ahead of the training loop.
+///
+/// Worker w of n makes batches w, w + n, w + 2n, ... and hands them over in this order through a channel of its own, so
+/// the loop takes batch k from worker k % n: the order is kept without sorting, and as no worker ever waits for another
+/// one, nothing can lock up.
+pub(super) struct Workers<B> {
+    // Dropped before the threads are joined: a worker whose channel is gone ends.
+    channels: Vec<Receiver<Result<B>>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl<B: Send + 'static> Workers<B> {
+    /// Starts `count` workers that make `batches` batches, each worker up to `prefetch` (at least 1) ahead.
+    pub(super) fn start(
+        load: &Arc<Load<B>>,
+        batches: usize,
+        count: usize,
+        prefetch: usize,
+        device: Option<Device>,
+    ) -> Result<Self> {
+        let mut workers = Self { channels: Vec::with_capacity(count), threads: Vec::with_capacity(count) };
+        for worker in 0..count {
+            // A worker holds one batch in its hands while the channel is full.
+            let (sender, receiver) = sync_channel(prefetch - 1);
+            let load = Arc::clone(load);
+            let thread = Builder::new().name(format!("ddp-data-{worker}")).spawn(move || {
+                intraop::use_one_core();
+                work(&*load, (worker..batches).step_by(count), device, &sender);
+            });
+            let failed = |err| Error::Invalid(format!("can't start data worker {worker}: {err}"));
+            workers.channels.push(receiver);
+            workers.threads.push(thread.map_err(failed)?);
+        }
+        Ok(workers)
+    }
+
+    /// Waits for batch number `batch`. Batches must be taken in order, without a gap.
+    pub(super) fn take(&self, batch: usize) -> Result<B> {
+        let worker = batch % self.channels.len();
+        let gone = |_| Err(Error::Panicked(format!("data worker {worker} is gone")));
+        self.channels[worker].recv().unwrap_or_else(gone)
+    }
+}
+
+impl<B> Drop for Workers<B> {
+    fn drop(&mut self) {
+        self.channels.clear();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join(); // panics were caught and sent
+        }
+    }
+}
+
+/// Makes `batches` until one fails or nobody wants them any more.
+fn work<B>(
+    load: &Load<B>,
+    batches: impl Iterator<Item = usize>,
+    device: Option<Device>,
+    sender: &SyncSender<Result<B>>,
+) {
+    if let Err(err) = use_gpu(device) {
+        let _ = sender.send(Err(err));
+        return;
+    }
+    for batch in batches {
+        let batch = load(batch);
+        let failed = batch.is_err();
+        if sender.send(batch).is_err() || failed {
+            return;
+        }
+    }
+}
+
+/// Pinned memory belongs to the thread's current GPU, which is GPU 0 in a new thread.
+fn use_gpu(device: Option<Device>) -> Result<()> {
+    let Some(Device::Cuda(index)) = device else { return Ok(()) };
+    // SAFETY: plain numbers.
+    check("choosing a GPU", |error| unsafe { sys::ddp_set_cuda_device(to_i32(index), error) })
+}
