@@ -10,6 +10,7 @@ mod lr_scheduler;
 mod nccl;
 mod new;
 mod parity;
+mod reducer;
 mod sampler;
 mod setup;
 mod snapshots;

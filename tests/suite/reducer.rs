@@ -1,0 +1,10 @@
+//! `Ddp` beyond plain steps: accumulation, unused parameters, static graphs, compression, buffers, frozen parameters.
+
+use ddp_tests::Ddp;
+
+#[test]
+fn the_reducer_does_what_pythons_does() {
+    let args = ["run", "-p", "ddp-tests", "--bin", "reducer", "--max-restarts", "0", "--nproc", "2"];
+    let done = Ddp::new(args).run().succeeds().leaves_no_process();
+    assert_eq!(done.stdout.matches("the reducer is right").count(), 2, "{}", done.stdout);
+}

@@ -1,0 +1,176 @@
+//! What `Ddp` can do beside plain steps, checked by each rank.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use ddp_runtime::optim::{Optimizer, Sgd, SgdOptions};
+use ddp_runtime::{CommHook, Context, Ddp, DdpOptions, ReduceOp};
+use tch::nn::{self, Module, ModuleT, VarStore};
+use tch::{Kind, Tensor};
+
+fn main() -> ExitCode {
+    ddp_runtime::main(work)
+}
+
+fn work() -> Result<()> {
+    let context = Context::init()?;
+    accumulation(&context)?;
+    unused_parameters(&context)?;
+    static_graph(&context)?;
+    compression(&context)?;
+    buffers(&context)?;
+    frozen(&context)?;
+    println!("the reducer is right");
+    Ok(())
+}
+
+/// This rank's batch number `i`.
+fn batch(context: &Context, i: i64) -> Tensor {
+    (Tensor::arange(12, (Kind::Float, context.device())).view([4, 3]) + (context.rank() as i64 * 5 + i)) / 10
+}
+
+fn gradients(vs: &VarStore) -> Vec<Tensor> {
+    vs.trainable_variables().iter().map(|variable| variable.grad().copy()).collect()
+}
+
+fn close(a: &[Tensor], b: &[Tensor], bound: f64) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.allclose(b, bound, bound, false))
+}
+
+fn options(change: impl FnOnce(&mut DdpOptions)) -> DdpOptions {
+    let mut options = DdpOptions::default();
+    change(&mut options);
+    options
+}
+
+/// Three batches, the first two without communication, against each rank's sum averaged by hand.
+fn accumulation(context: &Context) -> Result<()> {
+    let vs = VarStore::new(context.device());
+    let model = nn::linear(vs.root(), 3, 2, Default::default());
+    let ddp = Ddp::new(context.group(), &vs)?;
+    let loss = |i| model.forward(&batch(context, i)).square().mean(Kind::Float);
+    let mut optimizer = Sgd::new(&vs, SgdOptions::default());
+    // Twice, as the buckets are rebuilt after the first step.
+    for _ in 0..2 {
+        (0..3).map(loss).sum::<Tensor>().backward();
+        let mut expected = gradients(&vs);
+        for gradient in &mut expected {
+            context.group().all_reduce(gradient, ReduceOp::Avg)?;
+        }
+        optimizer.zero_grad()?;
+        ddp.no_sync(|| (0..2).try_for_each(|i| ddp.backward(&ddp.forward(|| loss(i))?)))?;
+        ddp.backward(&ddp.forward(|| loss(2))?)?;
+        ensure!(close(&gradients(&vs), &expected, 1e-5), "accumulated: {:?}, not {expected:?}", gradients(&vs));
+        optimizer.zero_grad()?;
+    }
+    let data = ddp.logging_data()?;
+    ensure!(data.get("world_size").is_some_and(|n| *n == context.world_size().to_string()), "{data:?}");
+    ensure!(data.contains_key("bucket_sizes") && data.contains_key("avg_backward_comm_time"), "{data:?}");
+    Ok(())
+}
+
+/// A layer that one rank alone uses.
+fn unused_parameters(context: &Context) -> Result<()> {
+    let train = |find_unused_parameters| -> Result<Option<Tensor>, ddp_runtime::Error> {
+        let vs = VarStore::new(context.device());
+        let common = nn::linear(vs.root() / "common", 3, 3, Default::default());
+        let rare = nn::linear(vs.root() / "rare", 3, 3, Default::default());
+        let ddp =
+            Ddp::with_options(context.group(), &vs, &options(|o| o.find_unused_parameters = find_unused_parameters))?;
+        let mut optimizer = Sgd::new(&vs, SgdOptions::default());
+        for i in 0..3 {
+            optimizer.zero_grad()?;
+            let loss = ddp.forward(|| {
+                let x = common.forward(&batch(context, i));
+                let x = if find_unused_parameters && context.rank() != 0 { x } else { rare.forward(&x) };
+                // Without the flag, nobody uses `rare` after the first step.
+                let x = if !find_unused_parameters && i > 0 { common.forward(&batch(context, i)) } else { x };
+                x.square().mean(Kind::Float)
+            })?;
+            ddp.backward(&loss)?;
+            optimizer.step()?;
+        }
+        Ok(Some(rare.ws.grad()))
+    };
+    let refused = train(false);
+    ensure!(refused.is_err(), "a parameter that got no gradient is noticed");
+    ensure!(
+        refused.unwrap_err().to_string().contains("Expected to have finished reduction"),
+        "PyTorch's reason is given"
+    );
+    let mut gradient = train(true)?.expect("there is a gradient");
+    let before = gradient.copy();
+    context.group().all_reduce(&mut gradient, ReduceOp::Avg)?;
+    ensure!(gradient == before && before.abs().max().double_value(&[]) > 0.0, "all ranks hold the average");
+    Ok(())
+}
+
+/// The losses of five steps.
+fn losses(context: &Context, options: &DdpOptions) -> Result<Vec<f64>> {
+    let vs = VarStore::new(context.device());
+    tch::manual_seed(7);
+    let model = nn::seq()
+        .add(nn::linear(vs.root() / "a", 3, 8, Default::default()))
+        .add_fn(|x| x.relu())
+        .add(nn::linear(vs.root() / "b", 8, 1, Default::default()));
+    let ddp = Ddp::with_options(context.group(), &vs, options)?;
+    let mut optimizer = Sgd::new(&vs, SgdOptions { lr: 0.05, ..Default::default() });
+    (0..5)
+        .map(|i| {
+            optimizer.zero_grad()?;
+            let loss = ddp.forward(|| model.forward(&batch(context, i)).square().mean(Kind::Float))?;
+            ddp.backward(&loss)?;
+            optimizer.step()?;
+            Ok(loss.double_value(&[]))
+        })
+        .collect()
+}
+
+fn static_graph(context: &Context) -> Result<()> {
+    let plain = losses(context, &DdpOptions::default())?;
+    let fixed = losses(context, &options(|o| o.static_graph = true))?;
+    ensure!(plain == fixed, "{plain:?} and {fixed:?}");
+    let copies = losses(context, &options(|o| o.gradient_as_bucket_view = false))?;
+    ensure!(plain == copies, "{plain:?} and {copies:?}");
+    Ok(())
+}
+
+fn compression(context: &Context) -> Result<()> {
+    let plain = losses(context, &DdpOptions::default())?;
+    for (hook, bound) in [(CommHook::Fp16Compress, 1e-3), (CommHook::Bf16Compress, 1e-2)] {
+        let compressed = losses(context, &options(|o| o.comm_hook = hook))?;
+        let near = plain.iter().zip(&compressed).all(|(a, b)| (a - b).abs() <= bound * a.abs());
+        ensure!(near && plain != compressed, "{hook:?}: {plain:?} and {compressed:?}");
+    }
+    Ok(())
+}
+
+/// BatchNorm's statistics are rank 0's on all ranks after a forward pass starts.
+fn buffers(context: &Context) -> Result<()> {
+    let vs = VarStore::new(context.device());
+    let norm = nn::batch_norm1d(vs.root(), 3, Default::default());
+    let ddp = Ddp::new(context.group(), &vs)?;
+    for i in 0..2 {
+        ddp.backward(&ddp.forward(|| norm.forward_t(&batch(context, i * i), true).square().sum(Kind::Float))?)?;
+    }
+    // Each rank now has statistics of its own batch; the next pass starts from rank 0's.
+    let means = context.group().all_gather(&norm.running_mean)?;
+    ensure!(means[0] != means[1], "ranks saw different batches");
+    let _ = tch::no_grad(|| ddp.forward(|| norm.forward_t(&batch(context, 0), false)))?;
+    let means = context.group().all_gather(&norm.running_mean)?;
+    ensure!(means[0] == means[1], "buffers differ: {means:?}");
+    Ok(())
+}
+
+fn frozen(context: &Context) -> Result<()> {
+    let mut vs = VarStore::new(context.device());
+    let base = nn::linear(vs.root() / "base", 3, 3, Default::default());
+    vs.freeze();
+    let head = nn::linear(vs.root() / "head", 3, 1, Default::default());
+    let _ = tch::no_grad(|| base.ws.shallow_clone().fill_(context.rank() as f64 + 1.0));
+    let ddp = Ddp::new(context.group(), &vs)?;
+    ensure!(ddp.parameter_names().all(|name| name.starts_with("head.")), "frozen parameters are not trained");
+    ensure!(base.ws.double_value(&[0, 0]) == 1.0, "frozen parameters are rank 0's");
+    let loss = ddp.forward(|| head.forward(&base.forward(&batch(context, 0))).square().mean(Kind::Float))?;
+    Ok(ddp.backward(&loss)?)
+}
