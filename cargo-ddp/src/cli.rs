@@ -37,10 +37,20 @@ pub enum Command {
     /// Set up, scaffold a project, build it and train it: everything once
     Demo(Demo),
     /// Make a new data-parallel training project
+    ///
+    /// The project depends on the release of ddp-runtime with this program's version; or, by path, on the clone that this
+    /// program was built from, if that is still there. An existing folder is never touched.
     New(New),
     /// Build a project and run one worker per GPU
+    ///
+    /// Workers get torchrun's environment variables; with `--gpus 2,3` all see CUDA_VISIBLE_DEVICES=2,3, and LOCAL_RANK 0
+    /// and 1 are their device indices. Their lines come with their rank before them. When one fails, all are stopped and
+    /// started again, and go on from the newest snapshot. No worker outlives the launcher, however that ends.
     Run(Run),
     /// Find libtorch, or fetch it, and link this project to it
+    ///
+    /// In this order: LIBTORCH; what the project is linked to already; the active Python's torch; one in the user's cache;
+    /// a new one in the cache, fetched with pip. Without --cpu or --cuda, a machine with an NVIDIA driver gets CUDA.
     Setup(Setup),
     /// Run a command in the environment that set-up provides
     Exec(Exec),
