@@ -39,7 +39,9 @@ dist.destroy_process_group()
 
 
 def clean_env(**extra):
-    env = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "PYTHONPATH", "LD_LIBRARY_PATH")}
+    # Python may keep its byte code: without, each import of torch compiles it anew.
+    dropped = ("OMP_NUM_THREADS", "PYTHONPATH", "LD_LIBRARY_PATH", "PYTHONDONTWRITEBYTECODE")
+    env = {k: v for k, v in os.environ.items() if k not in dropped}
     return env | extra
 
 

@@ -92,11 +92,11 @@ fn unused_parameters(context: &Context) -> Result<()> {
         }
         Ok(Some(rare.ws.grad()))
     };
-    let refused = train(false);
-    ensure!(refused.is_err(), "a parameter that got no gradient is noticed");
+    // PyTorch's reason, naming nothing but the way out; without the flag it is an error, not a hang.
+    let refused = train(false).err().map(|err| err.to_string()).unwrap_or_default();
     ensure!(
-        refused.unwrap_err().to_string().contains("Expected to have finished reduction"),
-        "PyTorch's reason is given"
+        refused.contains("Expected to have finished reduction"),
+        "a parameter without a gradient gives {refused:?}"
     );
     let mut gradient = train(true)?.expect("there is a gradient");
     let before = gradient.copy();
