@@ -130,7 +130,7 @@ impl ProcessGroup {
         if let Some(twice) = (1..ranks.len()).find(|&i| ranks[..i].contains(&ranks[i])) {
             return Err(Error::Invalid(format!("rank {} is in the new group twice", ranks[twice])));
         }
-        self.check_equal(&format!("new_group({ranks:?})"))?;
+        self.check_equal("new_group", &format!("new_group({ranks:?})"))?;
         let number = self.inner.children.fetch_add(1, Ordering::Relaxed);
         let Some(rank) = ranks.iter().position(|rank| *rank == self.rank()) else { return Ok(None) };
         let store = self.inner.store.prefixed(&format!("group-{number}"))?;

@@ -43,7 +43,7 @@ impl ProcessGroup {
 
     /// Every rank's bytes, in the order of ranks; lengths may differ.
     pub(crate) fn all_gather_bytes(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
-        let lengths = self.gather_raw(&Tensor::from_slice(&[to_i64(bytes.len())]))?;
+        let lengths = self.gather_raw("exchanging values", &Tensor::from_slice(&[to_i64(bytes.len())]))?;
         let lengths: Vec<usize> = lengths.iter().map(|n| n.int64_value(&[0]).unsigned_abs() as usize).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);
         if longest == 0 {
@@ -51,7 +51,7 @@ impl ProcessGroup {
         }
         let mut padded = bytes.to_vec();
         padded.resize(longest, 0);
-        let gathered = self.gather_raw(&Tensor::from_slice(&padded))?;
+        let gathered = self.gather_raw("exchanging values", &Tensor::from_slice(&padded))?;
         Ok(gathered.iter().zip(lengths).map(|(tensor, length)| to_bytes(tensor, length)).collect())
     }
 
@@ -74,12 +74,12 @@ impl ProcessGroup {
     }
 
     /// An all_gather of CPU tensors of one size, without comparing calls first.
-    pub(crate) fn gather_raw(&self, input: &Tensor) -> Result<Vec<Tensor>> {
+    pub(crate) fn gather_raw(&self, operation: &'static str, input: &Tensor) -> Result<Vec<Tensor>> {
         let outputs: Vec<Tensor> = (0..self.world_size()).map(|_| input.empty_like()).collect();
         let pointers: Vec<_> = outputs.iter().map(|output| output.as_ptr().cast_mut()).collect();
         let (group, input) = (self.as_ptr(), input.as_ptr().cast_mut());
         // SAFETY: `pointers` holds world_size live tensors like `input`, all of which outlive the call.
-        Work::start("exchanging values", (), |work, error| unsafe {
+        Work::start(operation, (), |work, error| unsafe {
             sys::ddp_all_gather(group, pointers.as_ptr(), input, work, error)
         })?
         .wait()?;

@@ -20,7 +20,7 @@ fn work(args: &[String]) -> Result<()> {
         println!("{}", serde_json::to_string(&vars)?);
         return Ok(());
     }
-    let seconds = if action == "late" { 2 } else { 600 };
+    let seconds = if action == "late" { 10 } else { 600 };
     let context = Context::builder().timeout(Duration::from_secs(seconds)).init()?;
     context.group().barrier()?;
     if action == "differ" {

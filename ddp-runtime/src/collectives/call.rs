@@ -6,6 +6,7 @@ use crate::{Error, ProcessGroup, ReduceOp, Result};
 
 /// A collective as this rank calls it. Written out, it is of one size, so that comparing can't go wrong itself.
 pub(super) struct Call {
+    name: &'static str,
     words: String,
 }
 
@@ -13,8 +14,8 @@ pub(super) struct Call {
 const SIZE: usize = 120;
 
 impl Call {
-    pub(super) fn new(name: &str) -> Self {
-        Self { words: format!("calls {name}") }
+    pub(super) fn new(name: &'static str) -> Self {
+        Self { name, words: format!("calls {name}") }
     }
 
     pub(super) fn op(mut self, op: ReduceOp) -> Self {
@@ -54,21 +55,21 @@ impl ProcessGroup {
         if !self.checks_collectives() {
             return checked;
         }
-        let words = match &checked {
-            Ok(()) => call().words,
-            Err(err) => format!("fails: {err}"),
-        };
-        let compared = self.compare_words(&words);
+        let Call { name, mut words } = call();
+        if let Err(err) = &checked {
+            words = format!("fails: {err}");
+        }
+        let compared = self.compare_words(name, &words);
         checked.and(compared)
     }
 
     /// As `compare`, for a call in words of its own.
-    pub(crate) fn check_equal(&self, words: &str) -> Result<()> {
-        if self.checks_collectives() { self.compare_words(&format!("calls {words}")) } else { Ok(()) }
+    pub(crate) fn check_equal(&self, name: &'static str, words: &str) -> Result<()> {
+        if self.checks_collectives() { self.compare_words(name, &format!("calls {words}")) } else { Ok(()) }
     }
 
-    fn compare_words(&self, words: &str) -> Result<()> {
-        let all = self.gather_raw(&Tensor::from_slice(&fixed(words)))?;
+    fn compare_words(&self, name: &'static str, words: &str) -> Result<()> {
+        let all = self.gather_raw(name, &Tensor::from_slice(&fixed(words)))?;
         let texts: Vec<[u8; SIZE]> = all
             .iter()
             .map(|tensor| {
