@@ -33,7 +33,7 @@ fn requirements(flavor: Flavor) -> Vec<String> {
     list.iter().map(|&item| item.to_owned()).collect()
 }
 
-/// Room needed while fetching and unpacking, in 10^9 bytes (measured: 1.2 and 4.9 GB installed, plus the packages).
+/// Room needed while fetching and unpacking, in 10^9 bytes (measured: 1.2 and 4.7 GB installed, plus the packages).
 fn space_needed_gb(flavor: Flavor) -> f64 {
     match flavor {
         Flavor::Cpu => 3.0,
