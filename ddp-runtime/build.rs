@@ -4,7 +4,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::exit;
 
-const SOURCES: [&str; 7] = ["guard", "store", "group", "collectives", "reducer", "optim", "tensor"];
+const SOURCES: [&str; 8] = ["guard", "store", "group", "collectives", "reducer", "optim", "amp", "tensor"];
 
 fn main() {
     println!("cargo::rerun-if-changed=csrc");

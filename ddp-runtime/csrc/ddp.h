@@ -124,6 +124,11 @@ void ddp_reducer_free(ddp_reducer* reducer) noexcept;
 int32_t ddp_reducer_before_forward(ddp_reducer* reducer, bool sync, ddp_error* error) noexcept;
 int32_t ddp_reducer_after_forward(ddp_reducer* reducer, bool sync, ddp_tensor* output, ddp_tensor** out,
                                   ddp_error* error) noexcept;
+// Uneven inputs (torch/nn/parallel: DistributedDataParallel.join): between the two, ranks may take different numbers of
+// steps. The end takes part in the others' steps until no rank has inputs, and gives all of them the model of the one that
+// came last; without `shadow` it only leaves the mode, after an error.
+int32_t ddp_reducer_join_begin(ddp_reducer* reducer, bool divide_by_initial_world_size, ddp_error* error) noexcept;
+int32_t ddp_reducer_join_end(ddp_reducer* reducer, bool shadow, ddp_error* error) noexcept;
 // c10d's logging data (torch/nn/parallel: _get_ddp_logging_data): `take` is called with each name and value.
 int32_t ddp_reducer_logging_data(ddp_reducer* reducer, void (*take)(void* context, const char* name, const char* value),
                                  void* context, ddp_error* error) noexcept;
@@ -148,9 +153,29 @@ int32_t ddp_adam_step(ddp_tensor* const* parameters, ddp_tensor** exp_avgs, ddp_
                       ddp_error* error) noexcept;
 int32_t ddp_zero_grad(ddp_tensor* const* parameters, size_t n, bool set_to_none, ddp_error* error) noexcept;
 
+// --- amp.cpp: mixed precision --------------------------------------------------------------------------------------
+enum ddp_device_type : int32_t { DDP_CPU = 0, DDP_CUDA = 1 };
+// A thread's autocast state for a device type: what torch.autocast puts back at its end.
+struct ddp_autocast_state {
+  ddp_device_type device;
+  int32_t dtype;  // c10::ScalarType
+  bool enabled;
+  bool cache_enabled;
+};
+// Sets the state, and gives the one before it.
+int32_t ddp_autocast_enter(const ddp_autocast_state* state, ddp_autocast_state* previous, ddp_error* error) noexcept;
+int32_t ddp_autocast_exit(const ddp_autocast_state* previous, ddp_error* error) noexcept;
+// Multiplies the gradients that are there by `inverse_scale` (a Float scalar), and sets `found_inf` (likewise) to 1 if one
+// of their values is not finite.
+int32_t ddp_unscale(ddp_tensor* const* parameters, size_t n, ddp_tensor* found_inf, const ddp_tensor* inverse_scale,
+                    ddp_error* error) noexcept;
+
 // --- tensor.cpp ----------------------------------------------------------------------------------------------------
 // torch.randperm(n) from a CPU generator of its own with this seed, into `out` (n numbers).
 int32_t ddp_randperm(int64_t n, uint64_t seed, int64_t* out, ddp_error* error) noexcept;
+// The state of the default generator of a GPU, or of the CPU with -1: bytes, on the CPU.
+int32_t ddp_rng_state(int32_t cuda_device, ddp_tensor** out, ddp_error* error) noexcept;
+int32_t ddp_set_rng_state(int32_t cuda_device, const ddp_tensor* state, ddp_error* error) noexcept;
 // Two handles of the same tensor have the same id.
 size_t ddp_tensor_id(const ddp_tensor* tensor) noexcept;
 // A copy in page-locked memory. (tch passes the argument `device`, which PyTorch deprecates with a warning each time.)

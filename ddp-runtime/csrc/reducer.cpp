@@ -3,6 +3,7 @@
 #include "guard.hpp"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/full.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/distributed/c10d/comm.hpp>
@@ -17,6 +18,8 @@ struct ddp_reducer {
   c10::intrusive_ptr<c10d::ProcessGroup> group;
   std::shared_ptr<c10d::Reducer> reducer;
   std::shared_ptr<c10d::Logger> logger;
+  // Parameters (also frozen ones) and buffers: what all ranks hold alike.
+  std::vector<at::Tensor> states;
   std::vector<at::Tensor> buffers;
   bool find_unused_parameters;
   bool static_graph;
@@ -24,6 +27,11 @@ struct ddp_reducer {
   // require_forward_param_sync: buffers are broadcast again only after a step that was synchronised.
   bool forward_sync = true;
   bool delay_enqueued = false;
+  // Inside of ddp_reducer_join_begin and _end.
+  bool joining = false;
+  bool divide_by_initial_world_size = true;
+
+  bool will_sync_buffers() const { return broadcast_buffers && forward_sync && !buffers.empty(); }
 };
 
 namespace {
@@ -41,6 +49,47 @@ std::vector<at::Tensor> detached(const std::vector<at::Tensor>& tensors) {
   std::vector<at::Tensor> result;
   for (const auto& tensor : tensors) result.push_back(tensor.detach());
   return result;
+}
+
+c10::intrusive_ptr<c10d::Work> all_reduce(ddp_reducer* self, at::Tensor tensor, c10d::ReduceOp op = c10d::ReduceOp::SUM) {
+  std::vector<at::Tensor> tensors{std::move(tensor)};
+  c10d::AllreduceOptions options;
+  options.reduceOp = op;
+  return self->group->allreduce(tensors, options);
+}
+
+// A tensor of one number where the group can reduce it.
+at::Tensor number(ddp_reducer* self, int64_t value) {
+  return at::full({1}, value, self->states[0].options().dtype(at::kLong).requires_grad(false));
+}
+
+// _find_common_rank: the largest rank among those that offer themselves.
+int64_t common_rank(ddp_reducer* self, bool offers) {
+  at::Tensor rank = number(self, offers ? self->group->getRank() : -1);
+  all_reduce(self, rank, c10d::ReduceOp::MAX)->wait();
+  return rank.item<int64_t>();
+}
+
+// _sync_buffers. With uneven inputs rank 0 may have run out of them, and have stale buffers.
+void sync_buffers(ddp_reducer* self, bool has_inputs) {
+  const int64_t source = self->joining ? common_rank(self, has_inputs) : 0;
+  c10d::broadcast_coalesced(self->group, self->buffers, kBroadcastBucketBytes, static_cast<int>(source));
+}
+
+// _DDPJoinHook.main_hook: what a rank without inputs does for a step of those that have some.
+void shadow_step(ddp_reducer* self) {
+  self->reducer->rebuild_buckets();
+  if (self->will_sync_buffers()) sync_buffers(self, false);
+  at::Tensor syncs = number(self, 0);
+  all_reduce(self, syncs)->wait();
+  self->forward_sync = syncs.item<int64_t>() != 0;
+  if (!self->forward_sync) return;
+  std::vector<c10::intrusive_ptr<c10::ivalue::Future>> pending;
+  for (auto& bucket : self->reducer->get_grad_buckets(/*return_zero_tensors=*/true))
+    pending.push_back(self->reducer->run_comm_hook(bucket));
+  for (auto& future : pending) future->waitAndThrow();
+  if (self->find_unused_parameters) all_reduce(self, self->reducer->get_local_used_map_on_device())->wait();
+  self->reducer->push_rebuilt_params_for_all_indices();
 }
 
 // torch/distributed/algorithms/ddp_comm_hooks/default_hooks.py, bf16_compress_hook: gradients travel as bfloat16.
@@ -125,7 +174,7 @@ int32_t ddp_reducer_new(ddp_group* group, const ddp_reducer_tensors* tensors, co
       reducer->register_builtin_comm_hook(c10d::BuiltinCommHookType::FP16_COMPRESS);
     if (options->comm_hook == DDP_BF16_COMPRESS)
       reducer->register_comm_hook(std::make_unique<BF16CompressHook>(group->group));
-    *out = new ddp_reducer{group->group, std::move(reducer), std::move(logger), buffers,
+    *out = new ddp_reducer{group->group, std::move(reducer), std::move(logger), std::move(states), buffers,
                            options->find_unused_parameters, options->static_graph, options->broadcast_buffers};
   });
 }
@@ -142,9 +191,43 @@ int32_t ddp_reducer_before_forward(ddp_reducer* self, bool sync, ddp_error* erro
       self->logger->set_runtime_stats_and_log();
       self->reducer->prepare_for_forward();
     }
+    // Join.notify_join_context: this rank still has inputs; the sum also is what gradients are divided by.
+    if (self->joining) {
+      at::Tensor present = number(self, 1);
+      self->reducer->set_forward_pass_work_handle(all_reduce(self, present), self->divide_by_initial_world_size);
+    }
     if (grad) self->reducer->rebuild_buckets();
-    if (self->broadcast_buffers && self->forward_sync && !self->buffers.empty())
-      c10d::broadcast_coalesced(self->group, self->buffers, kBroadcastBucketBytes, 0);
+    if (self->will_sync_buffers()) sync_buffers(self, true);
+    // _check_global_requires_backward_grad_sync: ranks without inputs learn whether this step is synchronised.
+    if (self->joining) all_reduce(self, number(self, sync ? 1 : 0));
+  });
+}
+
+int32_t ddp_reducer_join_begin(ddp_reducer* self, bool divide_by_initial_world_size, ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    self->logger->set_uneven_input_join();
+    self->joining = true;
+    self->divide_by_initial_world_size = divide_by_initial_world_size;
+  });
+}
+
+int32_t ddp_reducer_join_end(ddp_reducer* self, bool shadow, ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    // torch/distributed/algorithms/join.py, Join.__exit__
+    at::NoGradGuard no_grad;
+    bool last = true;
+    while (shadow) {
+      at::Tensor present = number(self, 0);
+      all_reduce(self, present)->wait();
+      if (present.item<int64_t>() == 0) break;
+      shadow_step(self);
+      last = false;
+    }
+    self->joining = false;
+    if (!shadow) return;
+    // _sync_final_model
+    const int64_t source = common_rank(self, last);
+    c10d::broadcast_coalesced(self->group, self->states, kBroadcastBucketBytes, static_cast<int>(source));
   });
 }
 

@@ -1,12 +1,37 @@
 #include "guard.hpp"
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Context.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/randperm.h>
 
 #include <algorithm>
+#include <mutex>
+
+namespace {
+at::Generator default_generator(int32_t cuda_device) {
+  const auto device = cuda_device < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, static_cast<at::DeviceIndex>(cuda_device));
+  return at::globalContext().defaultGenerator(device);
+}
+}  // namespace
 
 extern "C" {
+
+int32_t ddp_rng_state(int32_t cuda_device, ddp_tensor** out, ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    at::Generator generator = default_generator(cuda_device);
+    const std::lock_guard<std::mutex> lock(generator.mutex());
+    *out = new at::Tensor(generator.get_state());
+  });
+}
+
+int32_t ddp_set_rng_state(int32_t cuda_device, const ddp_tensor* state, ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    at::Generator generator = default_generator(cuda_device);
+    const std::lock_guard<std::mutex> lock(generator.mutex());
+    generator.set_state(*state);
+  });
+}
 
 size_t ddp_tensor_id(const ddp_tensor* tensor) noexcept {
   return reinterpret_cast<size_t>(tensor->unsafeGetTensorImpl());

@@ -20,6 +20,12 @@ const MIB: i64 = 1024 * 1024;
 /// Gradients are views of the reducer's buckets, which saves a copy; clear them with this crate's optimizers (tch's
 /// own `zero_grad` can't).
 ///
+/// # BatchNorm
+/// With `broadcast_buffers`, running statistics are rank 0's, as in PyTorch. There is no `SyncBatchNorm`, which computes
+/// the statistics of a batch over all ranks: PyTorch's runs on CUDA kernels alone (it refuses CPU tensors), so it could be
+/// neither run nor compared with Python's where this crate is tested. For batches too small for statistics of their
+/// own, use `nn::group_norm` or `nn::layer_norm`, which need none of another rank's.
+///
 /// ```
 /// use ddp_runtime::{Context, Ddp, optim::{Optimizer, Sgd, SgdOptions}};
 /// use tch::{Kind, Tensor, nn, nn::Module};
@@ -81,6 +87,17 @@ pub enum CommHook {
     Fp16Compress = 1,
     /// As `BFloat16`, likewise: half the bytes, with `Float`'s range.
     Bf16Compress = 2,
+}
+
+/// What [`Ddp::join`] divides sums of gradients by, once ranks have run out of batches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum JoinDivisor {
+    /// The number of ranks in the group: a batch of a rank counts as much as before
+    /// (`divide_by_initial_world_size=True`).
+    #[default]
+    WorldSize,
+    /// The number of ranks that still have batches.
+    Active,
 }
 
 impl Default for DdpOptions {
@@ -204,6 +221,43 @@ impl Ddp {
         }
         let _restore = Restore(&self.sync, self.sync.replace(false));
         f()
+    }
+
+    /// Runs a training loop in which ranks may have different numbers of batches
+    /// (`DistributedDataParallel.join`, `torch/distributed/algorithms/join.py`): a rank whose `f` has returned takes part
+    /// in the others' steps, with gradients of zero, until all have returned. Then every rank has the model of the one
+    /// that came last.
+    ///
+    /// `divisor` is what the sums of gradients are divided by. Other collectives in the loop are not taken part in, so
+    /// leave them out of `f`; the optimizer's state is not made equal afterwards. Every rank must call it.
+    ///
+    /// ```no_run
+    /// # use ddp_runtime::{Ddp, JoinDivisor, Result, optim::Optimizer};
+    /// # use tch::Tensor;
+    /// # fn epoch(ddp: &Ddp, optimizer: &mut impl Optimizer, batches: &[Tensor], loss: impl Fn(&Tensor) -> Tensor) -> Result<()> {
+    /// ddp.join(JoinDivisor::WorldSize, || {
+    ///     for batch in batches {
+    ///         optimizer.zero_grad()?;
+    ///         ddp.backward(&ddp.forward(|| loss(batch))?)?;
+    ///         optimizer.step()?;
+    ///     }
+    ///     Ok(())
+    /// })
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `f`'s, at once: the other ranks then wait for this one until it is gone or the group's time-out;
+    /// [`Error::Torch`] and [`Error::Timeout`] when another rank is gone.
+    pub fn join<T>(&self, divisor: JoinDivisor, f: impl FnOnce() -> Result<T>) -> Result<T> {
+        let (reducer, initial) = (self.raw.as_ptr(), divisor == JoinDivisor::WorldSize);
+        // SAFETY: `reducer` is live, and used by this thread only.
+        check("join", |error| unsafe { sys::ddp_reducer_join_begin(reducer, initial, error) })?;
+        let result = f();
+        let shadow = result.is_ok();
+        // SAFETY: as above.
+        let ended = check("join", |error| unsafe { sys::ddp_reducer_join_end(reducer, shadow, error) });
+        result.and_then(|value| ended.map(|()| value))
     }
 
     /// What PyTorch logs about this reducer (`_get_ddp_logging_data`): bucket sizes in bytes, and, for sampled steps,

@@ -47,6 +47,7 @@
 //! # Errors
 //! libtorch's errors come with their first line; `DDP_BACKTRACE=1` keeps the C++ stack trace.
 
+pub mod amp;
 mod collectives;
 mod context;
 mod ddp;
@@ -69,7 +70,7 @@ pub mod lr_scheduler;
 pub mod optim;
 
 pub use context::{Context, ContextBuilder};
-pub use ddp::{CommHook, Ddp, DdpOptions};
+pub use ddp::{CommHook, Ddp, DdpOptions, JoinDivisor};
 pub use entry::main;
 pub use error::{Error, Result};
 pub use process_group::{Backend, ProcessGroup, ReduceOp};

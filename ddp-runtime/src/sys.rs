@@ -98,6 +98,17 @@ pub(crate) struct ddp_adam_options {
     pub decoupled: bool,
 }
 
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ddp_autocast_state {
+    /// 0: CPU, 1: CUDA.
+    pub device: i32,
+    /// c10::ScalarType.
+    pub dtype: i32,
+    pub enabled: bool,
+    pub cache_enabled: bool,
+}
+
 unsafe extern "C" {
     pub(crate) fn ddp_error_clear(error: *mut ddp_error);
 
@@ -229,6 +240,12 @@ unsafe extern "C" {
         out: *mut *mut C_tensor,
         error: *mut ddp_error,
     ) -> i32;
+    pub(crate) fn ddp_reducer_join_begin(
+        reducer: *mut ddp_reducer,
+        divide_by_initial_world_size: bool,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_reducer_join_end(reducer: *mut ddp_reducer, shadow: bool, error: *mut ddp_error) -> i32;
     pub(crate) fn ddp_reducer_logging_data(
         reducer: *mut ddp_reducer,
         take: unsafe extern "C" fn(context: *mut c_void, name: *const c_char, value: *const c_char),
@@ -261,6 +278,22 @@ unsafe extern "C" {
         error: *mut ddp_error,
     ) -> i32;
 
+    pub(crate) fn ddp_autocast_enter(
+        state: *const ddp_autocast_state,
+        previous: *mut ddp_autocast_state,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_autocast_exit(previous: *const ddp_autocast_state, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_unscale(
+        parameters: *const *mut C_tensor,
+        n: usize,
+        found_inf: *mut C_tensor,
+        inverse_scale: *const C_tensor,
+        error: *mut ddp_error,
+    ) -> i32;
+
+    pub(crate) fn ddp_rng_state(cuda_device: i32, out: *mut *mut C_tensor, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_set_rng_state(cuda_device: i32, state: *const C_tensor, error: *mut ddp_error) -> i32;
     pub(crate) fn ddp_tensor_id(tensor: *const C_tensor) -> usize;
     pub(crate) fn ddp_pin_memory(tensor: *const C_tensor, out: *mut *mut C_tensor, error: *mut ddp_error) -> i32;
     pub(crate) fn ddp_randperm(n: i64, seed: u64, out: *mut i64, error: *mut ddp_error) -> i32;

@@ -26,19 +26,20 @@ def make(kind, args, optimizer):
     if kind == "LambdaLR":
         return lrs.LambdaLR(optimizer, LAMBDAS[args["lambda"]])
     if kind == "OneCycleLR":
-        args["cycle_momentum"] = False
+        args.setdefault("cycle_momentum", False)
     return getattr(lrs, kind)(optimizer, **args)
 
 
 def start(kind, lr, args):
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=lr)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=lr, momentum=0.9)
     return optimizer, make(kind, args, optimizer)
 
 
 def rates(case):
     optimizer, scheduler = start(case["kind"], case["lr"], case["args"])
     optimizer._opt_called = True  # no warning about the order of steps
-    out = [optimizer.param_groups[0]["lr"]]
+    values = lambda: (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"])
+    out = [values()]
     for step in range(1, case["steps"] + 1):
         if step == case["set_lr"][0]:
             optimizer.param_groups[0]["lr"] = case["set_lr"][1]
@@ -47,7 +48,7 @@ def rates(case):
         else:
             scheduler.step()
         assert scheduler.get_last_lr()[0] == optimizer.param_groups[0]["lr"]
-        out.append(optimizer.param_groups[0]["lr"])
+        out.append(values())
         if step == case["save_at"]:
             state = pickle.dumps((optimizer.state_dict(), scheduler.state_dict()))
             optimizer, scheduler = start(case["kind"], case["lr"], case["other"])
@@ -97,6 +98,12 @@ def cases():
         three_phase=False, other=dict(max_lr=1.0, total_steps=10))
     add("OneCycleLR", steps=1, save_at=1, max_lr=0.1, total_steps=1, pct_start=0.3, anneal_strategy="cos", div_factor=25.0,
         final_div_factor=1e4, three_phase=False)
+    cycle = dict(max_lr=0.1, total_steps=60, pct_start=0.3, anneal_strategy="cos", div_factor=25.0, final_div_factor=1e4, cycle_momentum=True)
+    add("OneCycleLR", three_phase=False, **cycle)
+    add("OneCycleLR", three_phase=True, base_momentum=0.7, max_momentum=0.99, **cycle)
+    add("OneCycleLR", three_phase=False, **dict(cycle, anneal_strategy="linear"))
+    add("SequentialLR", schedulers=[part("LinearLR", start_factor=0.2, total_iters=5), part("OneCycleLR", max_lr=0.9, total_steps=60, cycle_momentum=True),
+        part("ExponentialLR", gamma=0.8)], milestones=[5, 40])
     for name in LAMBDAS:
         add("LambdaLR", lr=0.123, **{"lambda": name})
     add("SequentialLR", lr=0.4, schedulers=[part("LinearLR", start_factor=0.25, total_iters=5), part("CosineAnnealingLR", T_max=55)], milestones=[5])
@@ -139,6 +146,8 @@ def cases():
 
 
 def with_repr(value):
+    if isinstance(value, bool):
+        return value
     if isinstance(value, float):
         return repr(value)
     if isinstance(value, dict):
@@ -187,7 +196,10 @@ def clip_cases():
 
 
 def everything(rough):
-    schedules = [dict(case, lrs=rates(case)) for case in cases()]
+    schedules = []
+    for case in cases():
+        lrs, momenta = map(list, zip(*rates(case)))
+        schedules.append(dict(case, lrs=lrs, **(dict(momenta=momenta) if "cycle_momentum" in json.dumps(case["args"]) else {})))
     clips = [dict(case, **clipped(case)) for case in clip_cases() if rough or not case["rough"]]
     return with_repr(dict(schedules=schedules, clips=clips))
 

@@ -1,43 +1,13 @@
 //! Learning rates and clipped gradients are PyTorch's, to the last bit.
 
-use std::collections::HashMap;
 use std::fs;
 
-use ddp_runtime::Result;
 use ddp_runtime::lr_scheduler::*;
-use ddp_runtime::optim::{Optimizer, clip_grad_norm, clip_grad_value};
+use ddp_runtime::optim::{Optimizer, Sgd, SgdOptions, clip_grad_norm, clip_grad_value};
 use ddp_tests::{CudaTorch, repo, stdout_of};
 use serde_json::Value;
+use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
-
-/// An optimizer that is nothing but its learning rate.
-struct Rate(f64);
-
-impl Optimizer for Rate {
-    fn step(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn zero_grad(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn learning_rate(&self) -> f64 {
-        self.0
-    }
-
-    fn set_learning_rate(&mut self, lr: f64) {
-        self.0 = lr;
-    }
-
-    fn state_dict(&self) -> Vec<(String, Tensor)> {
-        Vec::new()
-    }
-
-    fn load_state_dict(&mut self, _state: HashMap<String, Tensor>) -> Result<()> {
-        Ok(())
-    }
-}
 
 fn golden() -> Value {
     serde_json::from_str(&fs::read_to_string(repo().join("tests/golden/lr_scheduler.json")).unwrap()).unwrap()
@@ -75,34 +45,42 @@ fn clipped_gradients_are_pythons_live() {
 fn check_schedules(golden: &Value) -> usize {
     let cases = golden["schedules"].as_array().unwrap();
     for case in cases {
-        let ours = rates(case);
-        let theirs = floats(&case["lrs"]);
-        assert_eq!(ours.len(), theirs.len());
-        for (step, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
-            assert_eq!(ours.to_bits(), theirs.to_bits(), "step {step}: {ours} for {theirs} of {case}");
+        let (rates, momenta) = rates(case);
+        same(&rates, &floats(&case["lrs"]), case);
+        if case.get("momenta").is_some() {
+            same(&momenta, &floats(&case["momenta"]), case);
         }
     }
     cases.len()
 }
 
-/// The rates of a case; half-way through, the state goes through a text into what was made anew.
-fn rates(case: &Value) -> Vec<f64> {
+fn same(ours: &[f64], theirs: &[f64], case: &Value) {
+    assert_eq!(ours.len(), theirs.len());
+    for (step, (ours, theirs)) in ours.iter().zip(theirs).enumerate() {
+        assert_eq!(ours.to_bits(), theirs.to_bits(), "step {step}: {ours} for {theirs} of {case}");
+    }
+}
+
+/// The rates and momenta of a case; half-way through, the state goes through a text into what was made anew.
+fn rates(case: &Value) -> (Vec<f64>, Vec<f64>) {
     let kind = case["kind"].as_str().unwrap();
     let start = |settings: &Value| {
-        let mut optimizer = Rate(float(&case["lr"]));
+        let options = SgdOptions { lr: float(&case["lr"]), momentum: 0.9, ..Default::default() };
+        let mut optimizer = Sgd::new(&VarStore::new(Device::Cpu), options);
         let scheduler = Made::new(kind, settings, &mut optimizer);
         (optimizer, scheduler)
     };
     let (mut optimizer, mut scheduler) = start(&case["args"]);
-    let mut rates = vec![optimizer.0];
+    let (mut rates, mut momenta) = (vec![optimizer.learning_rate()], optimizer.momenta());
     for step in 1..=case["steps"].as_u64().unwrap() {
         if case["set_lr"][0] == step {
-            optimizer.0 = float(&case["set_lr"][1]);
+            optimizer.set_learning_rate(float(&case["set_lr"][1]));
         }
         let metric = case.get("metrics").map(|metrics| float(&metrics[step as usize - 1]));
         scheduler.step(metric, &mut optimizer);
-        assert_eq!(scheduler.last_lr(), optimizer.0);
-        rates.push(optimizer.0);
+        assert_eq!(scheduler.last_lr(), optimizer.learning_rate());
+        rates.push(optimizer.learning_rate());
+        momenta.extend(optimizer.momenta());
         if case["save_at"] == step {
             let state = scheduler.state().to_string();
             (optimizer, scheduler) = start(&case["other"]);
@@ -110,7 +88,7 @@ fn rates(case: &Value) -> Vec<f64> {
             assert_eq!(scheduler.state().to_string(), state);
         }
     }
-    rates
+    (rates, momenta)
 }
 
 /// A scheduler of either sort.
@@ -120,7 +98,7 @@ enum Made {
 }
 
 impl Made {
-    fn new(kind: &str, args: &Value, optimizer: &mut Rate) -> Self {
+    fn new(kind: &str, args: &Value, optimizer: &mut Sgd) -> Self {
         Self::Plain(match kind {
             "StepLR" => Box::new(StepLr::new(optimizer, step(args)).unwrap()),
             "MultiStepLR" => Box::new(MultiStepLr::new(optimizer, multi_step(args)).unwrap()),
@@ -143,10 +121,10 @@ impl Made {
         })
     }
 
-    fn step(&mut self, metric: Option<f64>, optimizer: &mut Rate) {
+    fn step(&mut self, metric: Option<f64>, optimizer: &mut Sgd) {
         match self {
             Self::Plain(scheduler) => scheduler.step(optimizer).unwrap(),
-            Self::Plateau(scheduler) => scheduler.step_with(metric.unwrap(), optimizer),
+            Self::Plateau(scheduler) => scheduler.step_with(metric.unwrap(), optimizer).unwrap(),
         }
     }
 
@@ -164,7 +142,7 @@ impl Made {
         }
     }
 
-    fn restore(&mut self, state: &Value, optimizer: &mut Rate) {
+    fn restore(&mut self, state: &Value, optimizer: &mut Sgd) {
         match self {
             Self::Plain(scheduler) => scheduler.restore(state, optimizer).unwrap(),
             Self::Plateau(scheduler) => scheduler.restore(state, optimizer).unwrap(),
@@ -227,6 +205,9 @@ fn one_cycle(args: &Value) -> OneCycle {
         div_factor: number("div_factor", default.div_factor),
         final_div_factor: number("final_div_factor", default.final_div_factor),
         three_phase: args.get("three_phase").is_some_and(|value| value.as_bool().unwrap()),
+        momentum: args
+            .get("cycle_momentum")
+            .map(|_| CycleMomentum { base: number("base_momentum", 0.85), max: number("max_momentum", 0.95) }),
         ..default
     }
 }

@@ -8,3 +8,10 @@ fn the_reducer_does_what_pythons_does() {
     let done = Ddp::new(args).run().succeeds().leaves_no_process();
     assert_eq!(done.stdout.matches("the reducer is right").count(), 2, "{}", done.stdout);
 }
+
+#[test]
+fn ranks_may_have_different_numbers_of_batches() {
+    let args = ["run", "-p", "ddp-tests", "--bin", "join", "--max-restarts", "0", "--nproc", "2"];
+    let done = Ddp::new(args).run().succeeds().leaves_no_process();
+    assert_eq!(done.stdout.matches("joining is right").count(), 2, "{}", done.stdout);
+}

@@ -31,13 +31,12 @@
 //! ```
 //!
 //! # What differs from Python
-//! The momentum is left alone (`OneCycleLR` with `cycle_momentum=False`). PyTorch keeps the rate that an optimizer was
+//! PyTorch keeps the rate that an optimizer was
 //! made with as its `initial_lr`; here it is the rate that the scheduler found. Make all schedules of a [`SequentialLr`]
 //! with it, rather than several schedulers for one optimizer.
 
 mod cosine;
 mod exact;
-mod groups;
 mod lambda;
 mod linear;
 mod one_cycle;
@@ -51,7 +50,7 @@ mod step;
 pub use cosine::{CosineAnnealing, CosineAnnealingLr, CosineAnnealingWarmRestarts, CosineAnnealingWarmRestartsLr};
 pub use lambda::{Lambda, LambdaLr};
 pub use linear::{Linear, LinearLr};
-pub use one_cycle::{AnnealStrategy, OneCycle, OneCycleLr};
+pub use one_cycle::{AnnealStrategy, CycleMomentum, OneCycle, OneCycleLr};
 pub use plateau::{PlateauMode, ReduceLrOnPlateau, ReduceLrOnPlateauOptions, ThresholdMode};
 pub use schedule::Schedule;
 pub use scheduler::Scheduler;
@@ -76,8 +75,18 @@ pub trait LrScheduler {
     /// then nothing changes.
     fn step(&mut self, optimizer: &mut dyn Optimizer) -> Result<()>;
 
-    /// The learning rate that was set last.
-    fn last_lr(&self) -> f64;
+    /// The learning rate that was set last; of several parameter groups, the first one's.
+    fn last_lr(&self) -> f64 {
+        self.last_lrs().first().copied().unwrap_or(f64::NAN)
+    }
+
+    /// The learning rates that were set last, one per parameter group (PyTorch's `get_last_lr`).
+    fn last_lrs(&self) -> &[f64];
+
+    /// The momentum that was set last, if the schedule sets one.
+    fn last_momentum(&self) -> Option<f64> {
+        None
+    }
 
     /// The state and, as in PyTorch, the settings. Floats are written as text, so that they come back to the last bit
     /// whatever the JSON passes through.
@@ -91,14 +100,21 @@ pub trait LrScheduler {
     /// then the state is as it was.
     fn load_state(&mut self, state: &Value) -> Result<()>;
 
-    /// Loads the state, and sets the optimizer's learning rate to the one it had then.
+    /// Loads the state, and sets the optimizer's learning rates (and momentum) to those it had then.
     ///
     /// # Errors
     /// Those of [`LrScheduler::load_state`]; then neither has changed.
     fn restore(&mut self, state: &Value, optimizer: &mut dyn Optimizer) -> Result<()> {
         self.load_state(state)?;
-        optimizer.set_learning_rate(self.last_lr());
-        Ok(())
+        set(optimizer, self.last_lrs(), self.last_momentum())
+    }
+}
+
+fn set(optimizer: &mut dyn Optimizer, lrs: &[f64], momentum: Option<f64>) -> Result<()> {
+    optimizer.set_learning_rates(lrs)?;
+    match momentum {
+        Some(momentum) => optimizer.set_momenta(&vec![momentum; lrs.len()]),
+        None => Ok(()),
     }
 }
 

@@ -16,8 +16,25 @@ pub enum AnnealStrategy {
     Linear,
 }
 
-/// Up to `max_lr` and down again, far below the start, stepped once per batch: `torch.optim.lr_scheduler.OneCycleLR` with
-/// `cycle_momentum=False` (Smith and Topin, Super-Convergence, 2018).
+/// The momentum's way through a [`OneCycle`], against the learning rate: from `max` down to `base` and up again.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CycleMomentum {
+    /// The lowest momentum: 0.85.
+    #[serde(with = "exact")]
+    pub base: f64,
+    /// The highest momentum: 0.95.
+    #[serde(with = "exact")]
+    pub max: f64,
+}
+
+impl Default for CycleMomentum {
+    fn default() -> Self {
+        Self { base: 0.85, max: 0.95 }
+    }
+}
+
+/// Up to `max_lr` and down again, far below the start, stepped once per batch: `torch.optim.lr_scheduler.OneCycleLR`
+/// (Smith and Topin, Super-Convergence, 2018).
 ///
 /// The optimizer's own rate is not used: the cycle starts at `max_lr / div_factor`. It has `total_steps` rates; PyTorch
 /// allows one step beyond, and so does this.
@@ -41,15 +58,19 @@ pub struct OneCycle {
     pub final_div_factor: f64,
     /// Down to the first rate as fast as up, and then on to the last, instead of straight to the last: off.
     pub three_phase: bool,
+    /// How the momentum (Adam's first beta) goes; `None` leaves it alone (`cycle_momentum=False`): from 0.95 to 0.85 and
+    /// back.
+    pub momentum: Option<CycleMomentum>,
 }
 
 /// A scheduler with the rule [`OneCycle`].
 pub type OneCycleLr = Scheduler<OneCycle>;
 
-/// From one rate to another, until a step.
+/// From one rate (and momentum) to another, until a step.
 struct Phase {
     end: f64,
     rates: (f64, f64),
+    momenta: (f64, f64),
 }
 
 impl OneCycle {
@@ -63,6 +84,7 @@ impl OneCycle {
             div_factor: 25.0,
             final_div_factor: 1e4,
             three_phase: false,
+            momentum: Some(CycleMomentum::default()),
         }
     }
 
@@ -74,17 +96,20 @@ impl OneCycle {
         let (initial, max) = (self.initial_lr(), self.max_lr);
         let min = initial / self.final_div_factor;
         let steps = self.total_steps as f64;
-        let up = Phase { end: self.pct_start * steps - 1.0, rates: (initial, max) };
+        let CycleMomentum { base: slow, max: fast } = self.momentum.unwrap_or_default();
+        let up = Phase { end: self.pct_start * steps - 1.0, rates: (initial, max), momenta: (fast, slow) };
         let last = (self.total_steps - 1) as f64;
         if self.three_phase {
-            let down = Phase { end: 2.0 * self.pct_start * steps - 2.0, rates: (max, initial) };
-            vec![up, down, Phase { end: last, rates: (initial, min) }]
+            let end = 2.0 * self.pct_start * steps - 2.0;
+            let down = Phase { end, rates: (max, initial), momenta: (slow, fast) };
+            vec![up, down, Phase { end: last, rates: (initial, min), momenta: (fast, fast) }]
         } else {
-            vec![up, Phase { end: last, rates: (max, min) }]
+            vec![up, Phase { end: last, rates: (max, min), momenta: (slow, fast) }]
         }
     }
 
-    fn at(&self, step: u64) -> Result<f64> {
+    /// The rate and the momentum of a step.
+    fn at(&self, step: u64) -> Result<(f64, f64)> {
         if step > self.total_steps {
             let problem = format!("OneCycleLR: step {step} of a cycle with total_steps {}", self.total_steps);
             return Err(Error::Invalid(problem));
@@ -94,7 +119,7 @@ impl OneCycle {
         // The last phase takes the step beyond the cycle too.
         let index = phases.iter().position(|phase| step <= phase.end).unwrap_or(phases.len() - 1);
         let start = if index == 0 { 0.0 } else { phases[index - 1].end };
-        let Phase { end, rates: (from, to) } = phases[index];
+        let Phase { end, rates, momenta } = phases[index];
         if end == start {
             let Self { pct_start, total_steps, .. } = self;
             let problem = format!(
@@ -103,10 +128,11 @@ impl OneCycle {
             return Err(Error::Invalid(problem));
         }
         let pct = (step - start) / (end - start);
-        Ok(match self.anneal_strategy {
+        let between = |(from, to): (f64, f64)| match self.anneal_strategy {
             AnnealStrategy::Cos => to + (from - to) / 2.0 * ((PI * pct).cos() + 1.0),
             AnnealStrategy::Linear => (to - from) * pct + from,
-        })
+        };
+        Ok((between(rates), between(momenta)))
     }
 }
 
@@ -138,7 +164,11 @@ impl Schedule for OneCycle {
     }
 
     fn next(&self, epoch: u64, lrs: &[f64], _base_lrs: &[f64]) -> Result<Vec<f64>> {
-        Ok(vec![self.at(epoch)?; lrs.len()])
+        Ok(vec![self.at(epoch)?.0; lrs.len()])
+    }
+
+    fn momentum(&self, epoch: u64) -> Result<Option<f64>> {
+        self.momentum.map(|_| Ok(self.at(epoch)?.1)).transpose()
     }
 
     fn settings(&self) -> Value {

@@ -2,7 +2,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::schedule::each;
-use super::{exact, groups, state};
+use super::{exact, state};
 use crate::optim::Optimizer;
 use crate::{Error, Result};
 
@@ -108,13 +108,16 @@ impl ReduceLrOnPlateau {
             best,
             cooldown_counter: 0,
             num_bad_epochs: 0,
-            last_lrs: groups::read(optimizer),
+            last_lrs: optimizer.learning_rates(),
         };
         Ok(Self { state })
     }
 
     /// Takes the metric of an epoch, and reduces the optimizer's learning rate if it is time.
-    pub fn step_with(&mut self, metric: f64, optimizer: &mut dyn Optimizer) {
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an optimizer with another number of parameter groups.
+    pub fn step_with(&mut self, metric: f64, optimizer: &mut dyn Optimizer) -> Result<()> {
         let state = &mut self.state;
         let ReduceLrOnPlateauOptions { factor, patience, cooldown, min_lr, eps, .. } = state.settings;
         state.last_epoch += 1;
@@ -128,7 +131,7 @@ impl ReduceLrOnPlateau {
             state.cooldown_counter -= 1;
             state.num_bad_epochs = 0;
         }
-        let mut lrs = groups::read(optimizer);
+        let mut lrs = optimizer.learning_rates();
         if state.num_bad_epochs > patience {
             lrs = each(&lrs, |old| {
                 let reduced = old * factor;
@@ -136,11 +139,12 @@ impl ReduceLrOnPlateau {
                 let new = if min_lr > reduced { min_lr } else { reduced };
                 if old - new > eps { new } else { old }
             });
-            groups::write(optimizer, &lrs);
+            optimizer.set_learning_rates(&lrs)?;
             state.cooldown_counter = cooldown;
             state.num_bad_epochs = 0;
         }
         state.last_lrs = lrs;
+        Ok(())
     }
 
     /// The optimizer's learning rate after the last step.
@@ -177,8 +181,7 @@ impl ReduceLrOnPlateau {
     /// Those of [`ReduceLrOnPlateau::load_state`]; then neither has changed.
     pub fn restore(&mut self, state: &Value, optimizer: &mut dyn Optimizer) -> Result<()> {
         self.load_state(state)?;
-        groups::write(optimizer, &self.state.last_lrs);
-        Ok(())
+        optimizer.set_learning_rates(&self.state.last_lrs)
     }
 }
 

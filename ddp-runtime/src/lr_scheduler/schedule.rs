@@ -46,6 +46,15 @@ pub trait Schedule: Debug + Send {
         self.first(base_lrs, base_lrs)
     }
 
+    /// The momentum of an epoch, if the schedule sets one.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) where the schedule has none.
+    fn momentum(&self, epoch: u64) -> Result<Option<f64>> {
+        let _ = epoch;
+        Ok(None)
+    }
+
     /// The settings, which become part of the state.
     fn settings(&self) -> Value;
 

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{LrScheduler, Schedule, exact, groups, state};
+use super::{LrScheduler, Schedule, exact, set, state};
 use crate::Result;
 use crate::optim::Optimizer;
 
@@ -36,10 +36,10 @@ impl<S: Schedule> Scheduler<S> {
     /// [`Error::Invalid`](crate::Error::Invalid) for settings that make no schedule; then the optimizer is as it was.
     pub fn new(optimizer: &mut dyn Optimizer, schedule: S) -> Result<Self> {
         schedule.check()?;
-        let lrs = groups::read(optimizer);
+        let lrs = optimizer.learning_rates();
         let base_lrs = schedule.base_lrs(&lrs);
         let last_lrs = schedule.first(&lrs, &base_lrs)?;
-        groups::write(optimizer, &last_lrs);
+        set(optimizer, &last_lrs, schedule.momentum(0)?)?;
         Ok(Self { schedule, progress: Progress { last_epoch: 0, base_lrs, last_lrs } })
     }
 
@@ -57,15 +57,19 @@ impl<S: Schedule> Scheduler<S> {
 impl<S: Schedule> LrScheduler for Scheduler<S> {
     fn step(&mut self, optimizer: &mut dyn Optimizer) -> Result<()> {
         let epoch = self.progress.last_epoch + 1;
-        let lrs = self.schedule.next(epoch, &groups::read(optimizer), &self.progress.base_lrs)?;
-        groups::write(optimizer, &lrs);
+        let lrs = self.schedule.next(epoch, &optimizer.learning_rates(), &self.progress.base_lrs)?;
+        set(optimizer, &lrs, self.schedule.momentum(epoch)?)?;
         self.progress.last_epoch = epoch;
         self.progress.last_lrs = lrs;
         Ok(())
     }
 
-    fn last_lr(&self) -> f64 {
-        self.progress.last_lrs[0]
+    fn last_lrs(&self) -> &[f64] {
+        &self.progress.last_lrs
+    }
+
+    fn last_momentum(&self) -> Option<f64> {
+        self.schedule.momentum(self.progress.last_epoch).ok().flatten()
     }
 
     fn state(&self) -> Value {

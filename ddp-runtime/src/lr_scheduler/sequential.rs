@@ -39,8 +39,12 @@ impl LrScheduler for SequentialLr {
         self.0.step(optimizer)
     }
 
-    fn last_lr(&self) -> f64 {
-        self.0.last_lr()
+    fn last_lrs(&self) -> &[f64] {
+        self.0.last_lrs()
+    }
+
+    fn last_momentum(&self) -> Option<f64> {
+        self.0.last_momentum()
     }
 
     fn state(&self) -> Value {
@@ -129,6 +133,23 @@ impl Schedule for Sequence {
             return self.schedules[index].restart(&bases);
         }
         self.schedules[index].next(own_epoch, lrs, &bases)
+    }
+
+    fn momentum(&self, epoch: u64) -> Result<Option<f64>> {
+        // A cycle sets the momentum when it is made, whenever its turn comes; after it, the momentum stays.
+        let (index, own_epoch) = self.place(epoch);
+        if let Some(momentum) = self.schedules[index].momentum(own_epoch)? {
+            return Ok(Some(momentum));
+        }
+        match self.schedules[..index].iter().rposition(|schedule| matches!(schedule.momentum(0), Ok(Some(_)))) {
+            Some(before) => {
+                let start = if before == 0 { 0 } else { self.milestones[before - 1] };
+                self.schedules[before].momentum((self.milestones[before] - 1).saturating_sub(start))
+            }
+            None => {
+                self.schedules[index..].iter().rev().find_map(|schedule| schedule.momentum(0).transpose()).transpose()
+            }
+        }
     }
 
     fn settings(&self) -> Value {

@@ -1,48 +1,24 @@
 //! What is refused, and what a refusal leaves as it was. The rates are compared with Python's in the end-to-end tests.
 
-use std::collections::HashMap;
-
 use serde_json::json;
-use tch::Tensor;
+use tch::Device;
+use tch::nn::VarStore;
 
 use super::*;
 use crate::Error;
+use crate::optim::{Sgd, SgdOptions};
 
-/// An optimizer that is nothing but its learning rate.
-struct Rate(f64);
-
-impl Optimizer for Rate {
-    fn step(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn zero_grad(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn learning_rate(&self) -> f64 {
-        self.0
-    }
-
-    fn set_learning_rate(&mut self, lr: f64) {
-        self.0 = lr;
-    }
-
-    fn state_dict(&self) -> Vec<(String, Tensor)> {
-        Vec::new()
-    }
-
-    fn load_state_dict(&mut self, _state: HashMap<String, Tensor>) -> Result<()> {
-        Ok(())
-    }
+/// An optimizer without parameters.
+fn with_rate(lr: f64) -> Sgd {
+    Sgd::new(&VarStore::new(Device::Cpu), SgdOptions { lr, ..Default::default() })
 }
 
 #[track_caller]
 fn refused(schedule: impl Schedule, problem: &str) {
-    let mut optimizer = Rate(0.1);
+    let mut optimizer = with_rate(0.1);
     let Err(Error::Invalid(message)) = Scheduler::new(&mut optimizer, schedule) else { panic!("it was taken") };
     assert!(message.contains(problem), "{message}");
-    assert_eq!(optimizer.0, 0.1);
+    assert_eq!(optimizer.learning_rate(), 0.1);
 }
 
 #[test]
@@ -65,16 +41,16 @@ fn settings_that_make_no_schedule_are_refused() {
     // The way up ends at step 0, where it starts: PyTorch divides by zero.
     refused(OneCycle { pct_start: 0.1, ..OneCycle::new(0.1, 10) }, "without length");
     let options = ReduceLrOnPlateauOptions { factor: 1.0, ..Default::default() };
-    assert!(matches!(ReduceLrOnPlateau::new(&Rate(0.1), options), Err(Error::Invalid(_))));
+    assert!(matches!(ReduceLrOnPlateau::new(&with_rate(0.1), options), Err(Error::Invalid(_))));
 }
 
 #[test]
 fn sequences_that_make_no_schedule_are_refused() {
     let refused = |schedules: Vec<Box<dyn Schedule>>, milestones: &[u64], problem: &str| {
-        let mut optimizer = Rate(0.1);
+        let mut optimizer = with_rate(0.1);
         let err = SequentialLr::new(&mut optimizer, schedules, milestones).unwrap_err();
         assert!(err.to_string().contains(problem), "{err}");
-        assert_eq!(optimizer.0, 0.1);
+        assert_eq!(optimizer.learning_rate(), 0.1);
     };
     let step = || Step::new(3).boxed();
     refused(vec![], &[], "no schedule");
@@ -86,25 +62,25 @@ fn sequences_that_make_no_schedule_are_refused() {
 
 #[test]
 fn a_step_beyond_the_cycle_is_an_error_that_changes_nothing() {
-    let mut optimizer = Rate(0.1);
+    let mut optimizer = with_rate(0.1);
     let mut scheduler = OneCycleLr::new(&mut optimizer, OneCycle::new(0.1, 5)).unwrap();
     for _ in 0..5 {
         scheduler.step(&mut optimizer).unwrap();
     }
-    let (lr, state) = (optimizer.0, scheduler.state());
+    let (lr, state) = (optimizer.learning_rate(), scheduler.state());
     assert!(matches!(scheduler.step(&mut optimizer), Err(Error::Invalid(_))));
-    assert_eq!((optimizer.0, scheduler.state()), (lr, state));
+    assert_eq!((optimizer.learning_rate(), scheduler.state()), (lr, state));
 }
 
 #[test]
 fn a_state_of_another_scheduler_is_refused_and_changes_nothing() {
-    let mut optimizer = Rate(0.1);
+    let mut optimizer = with_rate(0.1);
     let step = StepLr::new(&mut optimizer, Step::new(3)).unwrap();
-    let two = |optimizer: &mut Rate, second: Box<dyn Schedule>| {
+    let two = |optimizer: &mut Sgd, second: Box<dyn Schedule>| {
         SequentialLr::new(optimizer, [Linear::default().boxed(), second], [5]).unwrap()
     };
-    let sequence = two(&mut Rate(0.1), Step::new(3).boxed());
-    let mut damaged = two(&mut Rate(0.1), Step::new(4).boxed()).state();
+    let sequence = two(&mut with_rate(0.1), Step::new(3).boxed());
+    let mut damaged = two(&mut with_rate(0.1), Step::new(4).boxed()).state();
     damaged["settings"]["schedules"][0]["settings"]["start_factor"] = json!("0.9");
     damaged["settings"]["milestones"] = json!([5, 6]);
     let mut groups = step.state();
@@ -115,8 +91,8 @@ fn a_state_of_another_scheduler_is_refused_and_changes_nothing() {
     let mut schedulers: Vec<Box<dyn LrScheduler>> = vec![
         Box::new(ExponentialLr::new(&mut optimizer, Exponential { gamma: 0.5 }).unwrap()),
         Box::new(StepLr::new(&mut optimizer, Step::new(7)).unwrap()),
-        Box::new(two(&mut Rate(0.1), Exponential { gamma: 0.5 }.boxed())),
-        Box::new(two(&mut Rate(0.1), Step::new(9).boxed())),
+        Box::new(two(&mut with_rate(0.1), Exponential { gamma: 0.5 }.boxed())),
+        Box::new(two(&mut with_rate(0.1), Step::new(9).boxed())),
     ];
     let states = [step.state(), groups, sequence.state(), damaged];
     for (scheduler, state) in schedulers.iter_mut().zip(&states) {
@@ -124,7 +100,7 @@ fn a_state_of_another_scheduler_is_refused_and_changes_nothing() {
         for state in [state, &zero, &Value::Null, &json!({ "kind": "StepLR" })] {
             let err = scheduler.restore(state, &mut optimizer).unwrap_err();
             assert!(matches!(err, Error::StateMismatch { .. }), "{err}");
-            assert_eq!((scheduler.state(), optimizer.0), (before.clone(), 0.1));
+            assert_eq!((scheduler.state(), optimizer.learning_rate()), (before.clone(), 0.1));
         }
     }
     let mut plateau = ReduceLrOnPlateau::new(&optimizer, Default::default()).unwrap();
@@ -136,7 +112,7 @@ fn a_state_of_another_scheduler_is_refused_and_changes_nothing() {
 /// The form that snapshots hold.
 #[test]
 fn states_are_what_they_were_in_earlier_versions() {
-    let mut optimizer = Rate(0.3);
+    let mut optimizer = with_rate(0.3);
     let schedules = [Linear::default().boxed(), Lambda::new(|_| 0.5).boxed()];
     let sequence = SequentialLr::new(&mut optimizer, schedules, [5]).unwrap();
     let expected = json!({
@@ -156,7 +132,7 @@ fn states_are_what_they_were_in_earlier_versions() {
         "last_lrs": ["0.09999999999999999"],
     });
     assert_eq!(sequence.state(), expected);
-    let plateau = ReduceLrOnPlateau::new(&Rate(0.3), Default::default()).unwrap();
+    let plateau = ReduceLrOnPlateau::new(&with_rate(0.3), Default::default()).unwrap();
     assert_eq!(plateau.state()["best"], "inf");
     assert_eq!(plateau.state()["settings"]["mode"], "min");
 }

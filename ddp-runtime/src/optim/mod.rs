@@ -3,13 +3,17 @@
 //! tch's own optimizers can neither save nor load their state, and their `zero_grad` fails on gradients that are views
 //! of a [`Ddp`](crate::Ddp)'s buckets.
 
-mod adamw;
+mod adam;
 mod clip;
+mod fused;
+mod groups;
 mod sgd;
 mod state;
 
-pub use adamw::{AdamW, AdamWOptions};
+pub use adam::{Adam, AdamOptions, AdamW, AdamWOptions};
 pub use clip::{Gradients, clip_grad_norm, clip_grad_value};
+pub use fused::{Algorithm, Fused};
+pub use groups::ParamGroup;
 pub use sgd::{Sgd, SgdOptions};
 
 use std::collections::HashMap;
@@ -27,17 +31,54 @@ pub trait Optimizer {
     /// [`Error::Torch`](crate::Error::Torch).
     fn step(&mut self) -> Result<()>;
 
-    /// Clears the gradients (to none, as PyTorch's default is).
+    /// Clears the gradients, to none: [`zero_grad_with(true)`](Self::zero_grad_with).
     ///
     /// # Errors
     /// [`Error::Torch`](crate::Error::Torch).
-    fn zero_grad(&mut self) -> Result<()>;
+    fn zero_grad(&mut self) -> Result<()> {
+        self.zero_grad_with(true)
+    }
 
-    /// The learning rate in use.
-    fn learning_rate(&self) -> f64;
+    /// PyTorch's `zero_grad(set_to_none=…)`: gradients that are set to none free their memory, and a step leaves their
+    /// parameters alone; gradients that are set to zero keep it, and a step still decays weights and moves by momentum.
+    ///
+    /// # Errors
+    /// [`Error::Torch`](crate::Error::Torch).
+    fn zero_grad_with(&mut self, set_to_none: bool) -> Result<()>;
 
-    /// Changes the learning rate from the next step on.
-    fn set_learning_rate(&mut self, lr: f64);
+    /// The learning rate in use; of several groups, the first one's.
+    fn learning_rate(&self) -> f64 {
+        self.learning_rates().first().copied().unwrap_or(f64::NAN)
+    }
+
+    /// Changes the learning rate of all groups from the next step on.
+    fn set_learning_rate(&mut self, lr: f64) {
+        let lrs = vec![lr; self.learning_rates().len()];
+        // As many as there are groups.
+        let _ = self.set_learning_rates(&lrs);
+    }
+
+    /// The learning rate of each group.
+    fn learning_rates(&self) -> Vec<f64>;
+
+    /// Changes the learning rate of each group from the next step on.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) for another number of rates than of groups.
+    fn set_learning_rates(&mut self, lrs: &[f64]) -> Result<()>;
+
+    /// The momentum (SGD) or first beta (Adam) of each group, which [`OneCycle`](crate::lr_scheduler::OneCycle) may
+    /// cycle.
+    fn momenta(&self) -> Vec<f64>;
+
+    /// Changes the momentum or first beta of each group from the next step on.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) for another number than of groups.
+    fn set_momenta(&mut self, momenta: &[f64]) -> Result<()>;
+
+    /// The parameters of all groups, by name. They are handles, not copies.
+    fn parameters(&self) -> Vec<(String, Tensor)>;
 
     /// The state, as tensors named `<parameter>.<state>` with PyTorch's names of states (`momentum_buffer`, `exp_avg`,
     /// `exp_avg_sq`, `max_exp_avg_sq`, `step`). They are handles of the optimizer's own tensors, not copies.
@@ -63,15 +104,18 @@ unsafe impl Send for Parameters {}
 
 impl Parameters {
     fn of(vs: &tch::nn::VarStore) -> Self {
-        let named = params::trained(vs);
+        Self::new(params::trained(vs))
+    }
+
+    fn new(named: Vec<(String, Tensor)>) -> Self {
         let pointers = params::pointers(&named);
         Self { named, pointers }
     }
 
-    fn zero_grad(&self) -> Result<()> {
+    fn zero_grad(&self, set_to_none: bool) -> Result<()> {
         let (pointers, n) = (self.pointers.as_ptr(), self.pointers.len());
         // SAFETY: `n` pointers to tensors that `self` keeps alive.
-        check("zero_grad", |error| unsafe { sys::ddp_zero_grad(pointers, n, true, error) })
+        check("zero_grad", |error| unsafe { sys::ddp_zero_grad(pointers, n, set_to_none, error) })
     }
 }
 
@@ -131,6 +175,7 @@ mod tests {
         survives(|vs| Sgd::new(vs, momentum), &["momentum_buffer"]);
         survives(|vs| Sgd::new(vs, SgdOptions::default()), &[]);
         survives(|vs| AdamW::new(vs, AdamWOptions::default()), &["exp_avg", "exp_avg_sq", "step"]);
+        survives(|vs| Adam::new(vs, AdamOptions::default()), &["exp_avg", "exp_avg_sq", "step"]);
         let amsgrad = AdamWOptions { amsgrad: true, ..Default::default() };
         survives(|vs| AdamW::new(vs, amsgrad), &["exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step"]);
     }
@@ -152,5 +197,61 @@ mod tests {
             refused("m.weight.exp_avg", &[2, 3]),
             "m.weight.exp_avg belongs to no parameter and state of this optimizer"
         );
+    }
+
+    #[test]
+    fn groups_have_settings_of_their_own_and_share_one_state() {
+        let vs = VarStore::new(Device::Cpu);
+        let model = nn::linear(vs.root() / "l", 3, 2, Default::default());
+        let groups = || {
+            [
+                ParamGroup::new(
+                    |name, _| name.ends_with("weight"),
+                    SgdOptions { lr: 0.5, momentum: 0.9, ..Default::default() },
+                ),
+                ParamGroup::rest(SgdOptions { lr: 0.0, momentum: 0.9, ..Default::default() }),
+            ]
+        };
+        let mut optimizer = Sgd::with_groups(&vs, groups()).unwrap();
+        assert_eq!(optimizer.learning_rates(), [0.5, 0.0]);
+        let (weight, bias) = (model.ws.copy(), model.bs.as_ref().unwrap().copy());
+        three_more(&vs, &model, &mut optimizer);
+        assert_ne!(model.ws, weight);
+        assert_eq!(model.bs.as_ref().unwrap(), &bias);
+
+        let mut fresh = Sgd::with_groups(&vs, groups()).unwrap();
+        fresh.load_state_dict(optimizer.state_dict().into_iter().collect()).unwrap();
+        let names: Vec<_> = fresh.state_dict().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["l.weight.momentum_buffer", "l.bias.momentum_buffer"]);
+        assert!(optimizer.set_learning_rates(&[0.1]).is_err());
+        optimizer.set_learning_rate(0.25);
+        assert_eq!(optimizer.learning_rates(), [0.25, 0.25]);
+
+        let only_weights = [ParamGroup::new(|name, _| name.ends_with("weight"), SgdOptions::default())];
+        let err = Sgd::with_groups(&vs, only_weights).unwrap_err();
+        assert!(err.to_string().starts_with("no parameter group takes l.bias"), "{err}");
+    }
+
+    #[test]
+    fn settings_that_pytorch_refuses_are_refused() {
+        let vs = VarStore::new(Device::Cpu);
+        nn::linear(vs.root(), 3, 2, Default::default());
+        let refused = |options| Sgd::new(&vs, options).step().unwrap_err().to_string();
+        assert!(refused(SgdOptions { nesterov: true, ..Default::default() }).contains("Nesterov"));
+        assert!(refused(SgdOptions { lr: -1.0, ..Default::default() }).contains("lr must be at least 0, not -1"));
+        let betas = AdamOptions { betas: (0.9, 1.0), ..Default::default() };
+        assert!(Adam::new(&vs, betas).step().unwrap_err().to_string().contains("betas"));
+    }
+
+    #[test]
+    fn gradients_are_cleared_to_none_or_zero() {
+        let vs = VarStore::new(Device::Cpu);
+        let model = nn::linear(vs.root(), 3, 2, Default::default());
+        let mut optimizer = Sgd::new(&vs, SgdOptions::default());
+        model.ws.sum(Kind::Float).backward();
+        optimizer.zero_grad_with(false).unwrap();
+        assert_eq!(model.ws.grad(), model.ws.zeros_like());
+        optimizer.zero_grad().unwrap();
+        assert!(!model.ws.grad().defined());
     }
 }

@@ -1,12 +1,6 @@
-use std::collections::HashMap;
-
-use tch::Tensor;
-use tch::nn::VarStore;
-
-use super::state::{self, Slots};
-use super::{Optimizer, Parameters};
+use super::fused::{Algorithm, Fused, Kernel, Lists};
 use crate::error::check;
-use crate::{Result, sys};
+use crate::{Error, Result, sys};
 
 /// Settings of [`Sgd`], with PyTorch's names and defaults.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,7 +13,7 @@ pub struct SgdOptions {
     pub dampening: f64,
     /// Weight decay (L2 penalty): 0.
     pub weight_decay: f64,
-    /// Nesterov momentum: off.
+    /// Nesterov momentum, which needs momentum and no dampening: off.
     pub nesterov: bool,
     /// Maximize instead of minimize: off.
     pub maximize: bool,
@@ -34,53 +28,40 @@ impl Default for SgdOptions {
 /// Stochastic gradient descent: `torch.optim.SGD(fused=True)`.
 ///
 /// State: `<parameter>.momentum_buffer`, of the parameter's shape and dtype, when there is momentum.
-#[derive(Debug)]
-pub struct Sgd {
-    parameters: Parameters,
-    options: SgdOptions,
-    momentum_buffers: Slots,
-}
+pub type Sgd = Fused<SgdOptions>;
 
-impl Sgd {
-    /// An optimizer for the trainable variables of `vs`.
-    pub fn new(vs: &VarStore, options: SgdOptions) -> Self {
-        let parameters = Parameters::of(vs);
-        let momentum_buffers = Slots::new("momentum_buffer", &parameters);
-        Self { parameters, options, momentum_buffers }
+impl Algorithm for SgdOptions {}
+
+impl Kernel for SgdOptions {
+    const STATES: &'static [(&'static str, bool)] = &[("momentum_buffer", false)];
+
+    fn check(&self) -> Result<()> {
+        let Self { lr, momentum, dampening, weight_decay, nesterov, .. } = *self;
+        for (name, value) in [("lr", lr), ("momentum", momentum), ("weight_decay", weight_decay)] {
+            if value.is_nan() || value < 0.0 {
+                return Err(Error::Invalid(format!("SGD: {name} must be at least 0, not {value}")));
+            }
+        }
+        if nesterov && (momentum == 0.0 || dampening != 0.0) {
+            return Err(Error::Invalid("SGD: Nesterov momentum needs a momentum and no dampening".into()));
+        }
+        Ok(())
     }
-}
 
-impl Optimizer for Sgd {
-    fn step(&mut self) -> Result<()> {
-        let SgdOptions { lr, momentum, dampening, weight_decay, nesterov, maximize } = self.options;
+    fn lr(&mut self) -> &mut f64 {
+        &mut self.lr
+    }
+
+    fn momentum(&mut self) -> &mut f64 {
+        &mut self.momentum
+    }
+
+    fn step(&self, lists: &mut Lists) -> Result<()> {
+        let Self { lr, momentum, dampening, weight_decay, nesterov, maximize } = *self;
         let options = sys::ddp_sgd_options { lr, momentum, dampening, weight_decay, nesterov, maximize };
-        let parameters = &self.parameters.pointers;
-        let mut buffers = self.momentum_buffers.pointers();
-        // SAFETY: both arrays hold as many pointers as there are parameters, to tensors that `self` keeps alive, or null.
-        let done = check("SGD step", |error| unsafe {
-            sys::ddp_sgd_step(parameters.as_ptr(), buffers.as_mut_ptr(), parameters.len(), &options, error)
-        });
-        self.momentum_buffers.adopt(&buffers);
-        done
-    }
-
-    fn zero_grad(&mut self) -> Result<()> {
-        self.parameters.zero_grad()
-    }
-
-    fn learning_rate(&self) -> f64 {
-        self.options.lr
-    }
-
-    fn set_learning_rate(&mut self, lr: f64) {
-        self.options.lr = lr;
-    }
-
-    fn state_dict(&self) -> Vec<(String, Tensor)> {
-        state::save(&self.parameters, &[&self.momentum_buffers])
-    }
-
-    fn load_state_dict(&mut self, loaded: HashMap<String, Tensor>) -> Result<()> {
-        state::load(&self.parameters, &mut [&mut self.momentum_buffers], loaded)
+        let (parameters, n) = (lists.parameters.as_ptr(), lists.parameters.len());
+        let buffers = lists.states[0].as_mut_ptr();
+        // SAFETY: `Lists` says so of its pointers; there are `n` in both.
+        check("SGD step", |error| unsafe { sys::ddp_sgd_step(parameters, buffers, n, &options, error) })
     }
 }

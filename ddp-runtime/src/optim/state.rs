@@ -14,13 +14,9 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    pub(super) fn new(name: &'static str, parameters: &Parameters) -> Self {
-        Self { name, tensors: parameters.named.iter().map(|_| None).collect(), scalar: false }
-    }
-
-    /// State that is one number per parameter instead of a tensor of its shape.
-    pub(super) fn scalar(self) -> Self {
-        Self { scalar: true, ..self }
+    /// `scalar`: the state is one number per parameter instead of a tensor of its shape.
+    pub(super) fn new(name: &'static str, scalar: bool, parameters: &Parameters) -> Self {
+        Self { name, tensors: parameters.named.iter().map(|_| None).collect(), scalar }
     }
 
     /// Pointers to the tensors, null where there is none yet.
@@ -45,43 +41,49 @@ impl Slots {
 }
 
 /// All state of `parameters`, by name.
-pub(super) fn save(parameters: &Parameters, all: &[&Slots]) -> Vec<(String, Tensor)> {
+pub(super) fn save(parameters: &Parameters, states: &[Slots]) -> Vec<(String, Tensor)> {
     let mut named = Vec::new();
     for (i, (parameter, _)) in parameters.named.iter().enumerate() {
-        for slots in all {
+        for slots in states {
             named.extend(slots.tensors[i].iter().map(|t| (format!("{parameter}.{}", slots.name), t.shallow_clone())));
         }
     }
     named
 }
 
-/// Replaces all state by `loaded`, or nothing if it does not fit.
-pub(super) fn load(parameters: &Parameters, all: &mut [&mut Slots], loaded: HashMap<String, Tensor>) -> Result<()> {
+/// Replaces the state of all groups by `loaded`, or nothing if it does not fit.
+pub(super) fn load(groups: Vec<(&Parameters, &mut [Slots])>, mut loaded: HashMap<String, Tensor>) -> Result<()> {
     let mismatch = |problem: String| Error::StateMismatch { what: "the optimizer's state".into(), problem };
-    let mut loaded = loaded;
     let mut fresh = Vec::new();
-    for slots in all.iter() {
-        let mut tensors = Vec::new();
-        for (name, parameter) in &parameters.named {
-            let key = format!("{name}.{}", slots.name);
-            let Some(tensor) = loaded.remove(&key) else {
-                tensors.push(None);
-                continue;
-            };
-            let expected = slots.shape_for(parameter);
-            if tensor.size() != expected {
-                return Err(mismatch(format!("{key} has shape {:?}, and {expected:?} is needed", tensor.size())));
+    for (parameters, states) in &groups {
+        for slots in states.iter() {
+            for (name, parameter) in &parameters.named {
+                fresh.push(match loaded.remove(&format!("{name}.{}", slots.name)) {
+                    Some(tensor) => Some(fitted(&tensor, slots, name, parameter)?),
+                    None => None,
+                });
             }
-            let copy = tensor.f_to_device_(parameter.device(), tensor.kind(), false, true);
-            tensors.push(Some(copy.map_err(Error::tch("loading the optimizer's state"))?));
         }
-        fresh.push(tensors);
     }
     if let Some(name) = loaded.keys().min() {
         return Err(mismatch(format!("{name} belongs to no parameter and state of this optimizer")));
     }
-    for (slots, tensors) in all.iter_mut().zip(fresh) {
-        slots.tensors = tensors;
+    let mut fresh = fresh.into_iter();
+    for (_, states) in groups {
+        for slot in states.iter_mut().flat_map(|slots| &mut slots.tensors) {
+            *slot = fresh.next().flatten();
+        }
     }
     Ok(())
+}
+
+/// A copy of `loaded` where the parameter is, if it can be its state.
+fn fitted(loaded: &Tensor, slots: &Slots, name: &str, parameter: &Tensor) -> Result<Tensor> {
+    let (expected, found) = (slots.shape_for(parameter), loaded.size());
+    if found != expected {
+        let problem = format!("{name}.{} has shape {found:?}, and {expected:?} is needed", slots.name);
+        return Err(Error::StateMismatch { what: "the optimizer's state".into(), problem });
+    }
+    let copy = loaded.f_to_device_(parameter.device(), loaded.kind(), false, true);
+    copy.map_err(Error::tch("loading the optimizer's state"))
 }
