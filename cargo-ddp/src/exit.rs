@@ -7,6 +7,7 @@
 //! | 2 | wrong use: flags, values, GPUs that are not there, no project |
 //! | 3 | no libtorch: set-up failed |
 //! | 4 | the system refused: a file, a process, a socket |
+//! | 75 | told to stop (SIGTERM, SIGUSR1): the workers have saved a snapshot and left; run it again to go on |
 //! | 101 | the build failed (cargo's own code for it) |
 //! | 128 + N | stopped by signal N (130: Ctrl-C, 143: SIGTERM) |
 //!
@@ -22,6 +23,8 @@ pub const USAGE: u8 = 2;
 pub const SETUP_FAILED: u8 = 3;
 /// The system refused.
 pub const SYSTEM: u8 = 4;
+/// Told to stop, and everything is saved.
+pub const PREEMPTED: u8 = ddp_contract::exit::PREEMPTED;
 /// The build failed.
 pub const BUILD_FAILED: u8 = 101;
 /// `exec`: there is no such command.

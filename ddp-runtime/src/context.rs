@@ -156,6 +156,7 @@ impl Context {
     /// Tells the launcher that optimizer step number `step` (over all epochs, from 1) of epoch `epoch` (from 0) is done,
     /// so that it can say how far a failed rank had come. Costs a write to a pipe; without a launcher, nothing.
     pub fn report_step(&self, epoch: u64, step: u64) {
+        entry::note_step(step);
         self.events.send(&Event::Step { epoch, step, loss: None });
     }
 

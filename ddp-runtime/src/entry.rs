@@ -6,9 +6,10 @@ use std::io::Write;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use ddp_contract::{ErrorFile, env};
+use ddp_contract::{ErrorFile, env, exit};
 
 use crate::ProcessGroup;
 use crate::error::without_trace;
@@ -23,6 +24,30 @@ const PANICKED: u8 = 101;
 /// When training fails, its groups must not go before the process does: the other ranks would see their connections
 /// close, fail too, and could even end sooner than the rank that is the cause.
 static GROUPS: Mutex<Option<Vec<ProcessGroup>>> = Mutex::new(None);
+
+/// The last step that was told of, and the one at which the run was saved in order to leave.
+static STEP: AtomicU64 = AtomicU64::new(NONE);
+static PREEMPTED_AT: AtomicU64 = AtomicU64::new(NONE);
+const NONE: u64 = u64::MAX;
+
+/// What went wrong where no error could be given back.
+static FAILED_AT_END: Mutex<Option<String>> = Mutex::new(None);
+
+/// Optimizer step number `step` is done.
+pub(crate) fn note_step(step: u64) {
+    STEP.store(step, Ordering::Relaxed);
+}
+
+/// All ranks have saved step `step`, and leave.
+pub(crate) fn note_preemption(step: u64) {
+    PREEMPTED_AT.store(step, Ordering::Relaxed);
+}
+
+/// Says what went wrong, and makes [`main`] fail if nothing else does.
+pub(crate) fn fail_at_end(message: String) {
+    eprintln!("error: {message}");
+    FAILED_AT_END.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
+}
 
 /// Keeps `group` alive until [`main`] is through.
 pub(crate) fn keep(group: &ProcessGroup) {
@@ -46,14 +71,25 @@ pub(crate) fn keep(group: &ProcessGroup) {
 /// }
 /// ```
 ///
-/// The exit code is 0, 1 after an error, 101 after a panic. After an error or a panic the process ends at once, without
+/// The exit code is 0, 1 after an error, 101 after a panic, and 75 after
+/// [`Error::Preempted`](crate::Error::Preempted), whatever type the program's errors have. After an error or a panic the process ends at once, without
 /// running destructors of statics, so that the launcher sees the cause before its consequences.
 pub fn main<E: Display + Debug + 'static>(train: impl FnOnce() -> Result<(), E>) -> ExitCode {
     panic::set_hook(Box::new(report_panic));
     *GROUPS.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
-    match panic::catch_unwind(AssertUnwindSafe(train)) {
+    let result = panic::catch_unwind(AssertUnwindSafe(train));
+    if result.is_ok() && PREEMPTED_AT.load(Ordering::Relaxed) != NONE {
+        // All ranks are here, or on their way: nobody's end is another's failure.
+        GROUPS.lock().unwrap_or_else(PoisonError::into_inner).take();
+        return ExitCode::from(exit::PREEMPTED);
+    }
+    match result {
         Ok(Ok(())) => {
             GROUPS.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(message) = FAILED_AT_END.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                record(ErrorFile::new(message, ""));
+                exit_at_once(FAILED)
+            }
             ExitCode::SUCCESS
         }
         Ok(Err(err)) => {
@@ -93,6 +129,10 @@ fn record(error: ErrorFile) {
     let error = match rank {
         Some(rank) => error.of_rank(rank),
         None => error,
+    };
+    let error = match STEP.load(Ordering::Relaxed) {
+        NONE => error,
+        step => error.after_step(step),
     };
     if let Err(err) = error.write(&path) {
         eprintln!("warning: can't write {}: {err}", path.display());

@@ -1,6 +1,6 @@
 use std::ffi::{CStr, NulError};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ddp_contract::{env, snapshot};
 
@@ -98,6 +98,20 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
+    /// No space for a snapshot.
+    #[error("no space left to write {}; the snapshots before it are whole", path.display())]
+    DiskFull {
+        /// What was being written.
+        path: PathBuf,
+    },
+    /// The run was told to stop, has saved a snapshot on all ranks, and goes on from it when it is started again.
+    #[error("told to stop: saved step {step} to {}", snapshot.display())]
+    Preempted {
+        /// Optimizer steps done.
+        step: u64,
+        /// The snapshot's folder.
+        snapshot: PathBuf,
+    },
     /// There are snapshots, but none that can be loaded.
     #[error("no snapshot in {} can be loaded; the newest, {}: {damage}", dir.display(), newest.display())]
     NoWholeSnapshot {
@@ -171,6 +185,7 @@ impl Error {
             Self::NoWholeSnapshot { dir, .. } => {
                 format!("move the damaged folders out of {} to start anew", dir.display())
             }
+            Self::DiskFull { .. } => "make space, or keep fewer snapshots (`keep_last`)".into(),
             Self::StateMismatch { .. } => {
                 "give another folder for snapshots, or load into the model that wrote it".into()
             }
@@ -186,6 +201,15 @@ impl Error {
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { action, path, source }
+    }
+
+    /// An error of writing `path`.
+    pub(crate) fn writing(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path },
+            _ => Self::Io { action: "can't write", path, source },
+        }
     }
 
     /// An error of tch's own, on its first line.

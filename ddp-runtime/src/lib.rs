@@ -75,6 +75,6 @@ pub use entry::main;
 pub use error::{Error, Result};
 pub use process_group::{Backend, ProcessGroup, ReduceOp};
 pub use sampler::DistributedSampler;
-pub use snapshot::{Progress, Snapshots};
+pub use snapshot::{Best, Progress, Snapshots, State, StateMut};
 pub use work::Work;
 pub use world::{Master, World};

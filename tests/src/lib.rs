@@ -219,6 +219,12 @@ impl Job {
         text()
     }
 
+    /// Waits until `words` were printed `count` times.
+    pub fn wait_for_count(&self, words: &str, count: usize) {
+        let text = || self.stderr.now() + &self.stdout.now();
+        wait_until(&format!("{count} times {words:?} in the output"), text, || text().matches(words).count() >= count);
+    }
+
     /// The workers' process ids, by rank, from the launcher's last line about them.
     pub fn workers(&self) -> Vec<u32> {
         self.wait_for(" pid ");

@@ -11,6 +11,7 @@ mod nccl;
 mod new;
 mod parity;
 mod reducer;
+mod resume;
 mod sampler;
 mod setup;
 mod snapshots;

@@ -31,7 +31,10 @@ fn a_snapshot_states_what_it_holds() {
     assert_eq!(found.len(), 2);
     let manifest = snapshot::verify(&found[0]).unwrap();
     assert_eq!((manifest.epoch, manifest.step, manifest.world_size, manifest.format_version), (2, 64, 2, 1));
-    assert_eq!(manifest.files.keys().collect::<Vec<_>>(), ["model.safetensors", "optimizer.safetensors"]);
+    assert_eq!(
+        manifest.files.keys().collect::<Vec<_>>(),
+        ["model.safetensors", "optimizer.safetensors", "rng.safetensors"]
+    );
     // A plain safetensors reader, not ours.
     let bytes = fs::read(found[0].join("model.safetensors")).unwrap();
     let model = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -70,6 +73,9 @@ fn a_truncated_and_a_newer_snapshot_are_named_on_all_ranks() {
     fs::write(&manifest, text.replace("\"format_version\": 1", "\"format_version\": 2")).unwrap();
     let done = train(dir.path(), "2").ends_with(1).leaves_no_process();
     done_says(&done, "its format is version 2, and this program reads up to 1");
+    fs::write(&manifest, text.replace("\"step\": 32", "\"step\": 33")).unwrap();
+    let done = train(dir.path(), "2").ends_with(1).leaves_no_process();
+    done_says(&done, "its state.json is damaged (its checksum is another)");
     fs::write(&manifest, &text[..text.len() / 2]).unwrap();
     let done = train(dir.path(), "2").ends_with(1).leaves_no_process();
     done_says(&done, "its state.json can't be read");

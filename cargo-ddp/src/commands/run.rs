@@ -59,6 +59,11 @@ pub(super) fn build_and_launch(project: &Project, selection: &Selection, job: Jo
             ui.status("Finished", format!("{} in {:.1} s{restarts}", count(plan.nproc), start.elapsed().as_secs_f64()));
             exit::SUCCESS
         }
+        Verdict::Preempted { snapshot } => {
+            let place = snapshot.map(|snapshot| format!(" in {}", snapshot.display())).unwrap_or_default();
+            ui.status("Stopped", format!("as asked, with everything saved{place}; run it again to go on"));
+            exit::PREEMPTED
+        }
         Verdict::Failed(_) => exit::WORKER_FAILED,
         Verdict::Stopped(signal) => exit::signalled(signal),
     })

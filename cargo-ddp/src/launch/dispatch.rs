@@ -8,6 +8,10 @@ use ddp_contract::Event;
 
 /// SIGTERM, which asks a worker to stop.
 pub(super) const SIGTERM: i32 = 15;
+/// SIGUSR1, which asks workers that know it to save and leave.
+const SIGUSR1: i32 = 10;
+/// How a worker ends that was asked to stop, and has saved all.
+const PREEMPTED: Exit = Exit::Code(ddp_contract::exit::PREEMPTED as i32);
 /// SIGKILL.
 pub(super) const SIGKILL: i32 = 9;
 
@@ -54,6 +58,11 @@ pub enum Verdict {
     Done {
         /// Restarts that it took.
         restarts: u32,
+    },
+    /// The workers were told to stop, have saved a snapshot, and left.
+    Preempted {
+        /// The newest snapshot that they told of.
+        snapshot: Option<PathBuf>,
     },
     /// A worker failed, and there were no restarts left.
     Failed(Failure),
@@ -106,6 +115,8 @@ pub(super) struct Dispatcher {
     steps: Vec<Option<u64>>,
     newest: Option<Known>,
     stopping: Option<Stopping>,
+    /// A worker of this attempt has ended as [`PREEMPTED`].
+    preempted: bool,
 }
 
 struct Stopping {
@@ -122,7 +133,7 @@ enum Reason {
 impl Dispatcher {
     pub(super) fn new(nproc: usize, max_restarts: u32, grace: Duration) -> Self {
         let (alive, steps) = (vec![true; nproc], vec![None; nproc]);
-        Self { max_restarts, grace, attempt: 0, alive, steps, newest: None, stopping: None }
+        Self { max_restarts, grace, attempt: 0, alive, steps, newest: None, stopping: None, preempted: false }
     }
 
     /// The attempt in progress, from 0.
@@ -160,15 +171,14 @@ impl Dispatcher {
     fn exited(&mut self, rank: usize, pid: u32, exit: Exit, now: Instant) -> Vec<Action> {
         self.alive[rank] = false;
         let last = !self.alive.contains(&true);
+        self.preempted |= exit == PREEMPTED;
         match &mut self.stopping {
             Some(stopping) => {
                 if let Reason::Failure(failure) = &mut stopping.reason {
                     failure.consequences.push((rank, exit));
                 }
             }
-            None if exit == Exit::Code(0) => {
-                return if last { vec![Action::Finish(Verdict::Done { restarts: self.attempt })] } else { vec![] };
-            }
+            None if exit == Exit::Code(0) || exit == PREEMPTED => {}
             None => {
                 let (step, attempt) = (self.steps[rank], self.attempt);
                 let failure = Failure { rank, pid, exit, step, attempt, consequences: vec![] };
@@ -187,17 +197,24 @@ impl Dispatcher {
                 self.attempt += 1;
                 self.alive.fill(true);
                 self.steps.fill(None);
+                self.preempted = false;
                 Action::Restart { after: failure, attempt: self.attempt }
             }
             Some(Reason::Failure(failure)) => Action::Finish(Verdict::Failed(failure)),
+            _ if self.preempted => {
+                Action::Finish(Verdict::Preempted { snapshot: self.newest.take().map(|known| known.snapshot) })
+            }
             Some(Reason::Signal(signal)) => Action::Finish(Verdict::Stopped(signal)),
             None => Action::Finish(Verdict::Done { restarts: self.attempt }),
         }
     }
 
-    /// The first signal goes on to the workers, so that they can end well; the second kills them.
+    /// The first signal goes on to the workers, so that they can end well; the second kills them. SIGUSR1 goes on, too,
+    /// and what comes of it is theirs to say.
     fn signalled(&mut self, signal: i32, now: Instant) -> Vec<Action> {
         match &mut self.stopping {
+            None if signal == SIGUSR1 => vec![Action::Signal(SIGUSR1)],
+            Some(_) if signal == SIGUSR1 => vec![],
             Some(Stopping { reason: Reason::Signal(_), deadline }) => {
                 *deadline = None;
                 vec![Action::Signal(SIGKILL)]
@@ -303,6 +320,30 @@ mod tests {
         assert_eq!(job.signal(SIGINT), [Action::Signal(SIGKILL)]);
         job.exit(0, Exit::Signal(SIGKILL));
         assert_eq!(job.exit(1, Exit::Signal(SIGKILL)), [Action::Finish(Verdict::Stopped(SIGINT))]);
+    }
+
+    #[test]
+    fn workers_that_save_and_leave_when_asked_did_not_fail() {
+        for asked in [SIGTERM, SIGUSR1] {
+            let mut job = Job::new(2, 3);
+            let snapshot = PathBuf::from("snapshots/step-00000007");
+            assert_eq!(job.signal(asked), [Action::Signal(asked)]);
+            let saved = Event::SnapshotSaved { snapshot: snapshot.clone(), epoch: 0, step: 7 };
+            job.dispatcher.handle(Input::Event { rank: 0, event: saved }, job.now);
+            assert_eq!(job.exit(1, PREEMPTED), []);
+            let snapshot = Some(snapshot);
+            assert_eq!(job.exit(0, PREEMPTED), [Action::Finish(Verdict::Preempted { snapshot })]);
+        }
+    }
+
+    #[test]
+    fn sigusr1_alone_ends_nothing() {
+        let mut job = Job::new(2, 0);
+        assert_eq!(job.signal(SIGUSR1), [Action::Signal(SIGUSR1)]);
+        assert_eq!(job.signal(SIGUSR1), [Action::Signal(SIGUSR1)]);
+        assert_eq!(job.dispatcher.deadline(), None);
+        job.exit(0, Exit::Code(0));
+        assert_eq!(job.exit(1, Exit::Code(0)), [Action::Finish(Verdict::Done { restarts: 0 })]);
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! The signals that end a job, as descriptors that can be polled.
+//! The signals that end a job, or ask it to save, as descriptors that can be polled.
 
 use std::fs;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 
 use crate::{Error, Result};
 
@@ -15,11 +15,11 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Catches SIGINT, SIGTERM, SIGHUP and SIGQUIT, except those that the parent ignores for us (`nohup`).
+    /// Catches SIGINT, SIGTERM, SIGHUP, SIGQUIT and SIGUSR1, except those that the parent ignores for us (`nohup`).
     pub(super) fn catch() -> Result<Self> {
         let ignored = ignored();
         let mut signals = Self { pipes: Vec::new(), registered: Vec::new() };
-        for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
+        for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1] {
             if ignored & (1 << (signal - 1)) != 0 {
                 continue;
             }

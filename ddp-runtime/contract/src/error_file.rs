@@ -30,6 +30,8 @@ struct Extra {
     location: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rank: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    step: Option<u64>,
 }
 
 impl ErrorFile {
@@ -50,6 +52,17 @@ impl ErrorFile {
     pub fn of_rank(mut self, rank: usize) -> Self {
         self.message.extra.rank = Some(rank);
         self
+    }
+
+    /// Adds the optimizer steps that the worker had done.
+    pub fn after_step(mut self, step: u64) -> Self {
+        self.message.extra.step = Some(step);
+        self
+    }
+
+    /// The optimizer steps that the worker had done, if it said so.
+    pub fn step(&self) -> Option<u64> {
+        self.message.extra.step
     }
 
     /// What went wrong.

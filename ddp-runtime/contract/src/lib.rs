@@ -5,10 +5,12 @@
 //! [error file](ErrorFile) and the [snapshot folder](snapshot). Whatever is written to disk or to a pipe may be read
 //! by another version, so readers ignore what they do not know.
 
+mod checksum;
 mod error_file;
 mod events;
 
 pub mod env;
+pub mod exit;
 pub mod snapshot;
 
 pub use error_file::ErrorFile;

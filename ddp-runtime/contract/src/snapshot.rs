@@ -1,15 +1,19 @@
 //! The snapshot folder: `snapshots/step-00001200/` with its files and a manifest, `state.json`.
 //!
 //! A snapshot is whole or absent: its files are written to a folder with another name, synced, and the folder renamed.
-//! The manifest states the size and CRC-32C of every other file, so damage that came later is found before anything is
-//! loaded.
+//! The manifest states the size and CRC-32C of every other file, and ends with its own, so damage that came later is
+//! found before anything is loaded.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use crate::checksum::FileInfo;
+use crate::checksum::hex;
 
 /// The manifest's file name.
 pub const MANIFEST: &str = "state.json";
@@ -17,6 +21,8 @@ pub const MANIFEST: &str = "state.json";
 pub const MODEL: &str = "model.safetensors";
 /// The optimizer's file name: state tensors as `<parameter>.<state>`.
 pub const OPTIMIZER: &str = "optimizer.safetensors";
+/// The file name of the ranks' random number generators: byte tensors `rank<R>.cpu` and, on a GPU, `rank<R>.cuda`.
+pub const RNG: &str = "rng.safetensors";
 /// The format that this version writes, and the newest that it reads.
 pub const FORMAT_VERSION: u32 = 1;
 
@@ -36,34 +42,14 @@ pub struct Manifest {
     /// Samples of `epoch` that were trained on already, by all ranks together.
     #[serde(default)]
     pub samples_in_epoch: u64,
+    /// What the run was judged by when it was saved, if it said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<f64>,
+    /// States that are no tensors, by name: `scheduler`, `scaler`, and the program's own as `value.<name>`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub states: BTreeMap<String, Value>,
     /// Every other file of the folder.
     pub files: BTreeMap<String, FileInfo>,
-}
-
-/// What a file of a snapshot must be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileInfo {
-    /// Size in bytes.
-    pub bytes: u64,
-    /// CRC-32C (Castagnoli) of its content, as eight hexadecimal digits.
-    pub crc32c: String,
-}
-
-impl FileInfo {
-    /// Size and checksum of the file at `path`.
-    pub fn of(path: &Path) -> io::Result<Self> {
-        let mut file = File::open(path)?;
-        let mut buffer = vec![0; 1 << 20];
-        let (mut bytes, mut crc) = (0, 0);
-        loop {
-            let n = file.read(&mut buffer)?;
-            if n == 0 {
-                return Ok(Self { bytes, crc32c: format!("{crc:08x}") });
-            }
-            bytes += n as u64;
-            crc = crc32c::crc32c_append(crc, &buffer[..n]);
-        }
-    }
 }
 
 /// Why a folder is not a snapshot that can be loaded.
@@ -75,6 +61,9 @@ pub enum Damage {
     /// A manifest that is not one.
     #[error("its {MANIFEST} can't be read: {0}")]
     BadManifest(String),
+    /// The manifest changed.
+    #[error("its {MANIFEST} is damaged (its checksum is another)")]
+    ManifestChecksum,
     /// Written by a version of the future.
     #[error("its format is version {found}, and this program reads up to {FORMAT_VERSION}: use a newer ddp-runtime")]
     Newer {
@@ -134,7 +123,26 @@ pub fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
+/// The text of a manifest: JSON whose last field is the CRC-32C of all that stands before it.
+///
+/// # Errors
+/// A state that JSON can't hold.
+pub fn manifest_text(manifest: &Manifest) -> io::Result<String> {
+    let text = serde_json::to_string_pretty(manifest)?;
+    let body = text.trim_end().trim_end_matches('}').trim_end();
+    Ok(format!("{body}{}", seal(body)))
+}
+
+const SEAL: &str = ",\n  \"crc32c\": \"";
+
+fn seal(body: &str) -> String {
+    format!("{SEAL}{}\"\n}}\n", hex(crc32c::crc32c(body.as_bytes())))
+}
+
 /// Reads a snapshot's manifest.
+///
+/// # Errors
+/// What is wrong with it.
 pub fn read_manifest(folder: &Path) -> Result<Manifest, Damage> {
     let text = match fs::read(folder.join(MANIFEST)) {
         Ok(text) => text,
@@ -151,7 +159,12 @@ pub fn read_manifest(folder: &Path) -> Result<Manifest, Damage> {
     if found > FORMAT_VERSION {
         return Err(Damage::Newer { found });
     }
-    serde_json::from_slice(&text).map_err(bad)
+    let text = std::str::from_utf8(&text).map_err(|err| Damage::BadManifest(err.to_string()))?;
+    let body = text.rfind(SEAL).map(|at| &text[..at]);
+    if body.is_none_or(|body| text[body.len()..] != seal(body)) {
+        return Err(Damage::ManifestChecksum);
+    }
+    serde_json::from_str(text).map_err(bad)
 }
 
 /// Reads a snapshot's manifest and checks that every file is there, of its size and checksum.
@@ -228,10 +241,22 @@ mod tests {
 
     #[test]
     fn a_manifest_of_version_1_is_read() {
-        let text = r#"{"format_version":1,"epoch":2,"step":64,"world_size":2,"samples_in_epoch":0,
-            "files":{"model.safetensors":{"bytes":92,"crc32c":"0a1b2c3d"}}}"#;
-        let manifest: Manifest = serde_json::from_str(text).expect("version 1");
+        let folder = std::env::temp_dir().join(format!("ddp-contract-manifest-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a temporary folder");
+        let text = "{\n  \"format_version\": 1,\n  \"epoch\": 2,\n  \"step\": 64,\n  \"world_size\": 2,\n  \
+            \"samples_in_epoch\": 7,\n  \"states\": {\n    \"value.best\": 0.1\n  },\n  \"files\": {\n    \
+            \"model.safetensors\": {\n      \"bytes\": 92,\n      \"crc32c\": \"0a1b2c3d\"\n    }\n  },\n  \
+            \"crc32c\": \"16c419fb\"\n}\n";
+        fs::write(folder.join(MANIFEST), text).expect("a temporary file");
+        let manifest = read_manifest(&folder).expect("version 1");
         assert_eq!((manifest.epoch, manifest.step, manifest.world_size), (2, 64, 2));
+        assert_eq!((manifest.samples_in_epoch, manifest.metric), (7, None));
         assert_eq!(manifest.files["model.safetensors"].bytes, 92);
+        assert_eq!(manifest.states["value.best"], 0.1);
+        assert_eq!(manifest_text(&manifest).expect("plain data"), text);
+
+        fs::write(folder.join(MANIFEST), text.replace("\"step\": 64", "\"step\": 65")).expect("a temporary file");
+        assert!(matches!(read_manifest(&folder), Err(Damage::ManifestChecksum)));
+        fs::remove_dir_all(&folder).expect("it is there");
     }
 }

@@ -2,11 +2,11 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use ddp_contract::snapshot::{self as format, Search, Whole};
-use tch::Tensor;
-use tch::nn::VarStore;
+use serde_json::Value;
+use tch::{Device, Tensor};
 
-use super::{Progress, tensors};
-use crate::optim::Optimizer;
+use super::state::{PLATEAU, SCALER, SCHEDULER, StateMut};
+use super::{Progress, rng, tensors};
 use crate::{Error, Result, params};
 
 /// The newest whole snapshot below `dir`. Warns of those passed over.
@@ -22,40 +22,64 @@ pub(super) fn choose(dir: &Path) -> Result<Option<Whole>> {
     Ok(whole)
 }
 
-/// Loads the snapshot `folder`, which was found whole, into the model and the optimizer.
-pub(super) fn load(folder: &Path, vs: &VarStore, optimizer: &mut impl Optimizer) -> Result<Progress> {
+/// Loads the snapshot `folder`, which was found whole.
+pub(super) fn load(folder: &Path, state: StateMut<'_>, rank: usize, device: Device) -> Result<Progress> {
     let manifest = format::read_manifest(folder).map_err(|damage| Error::Io {
         action: "can't load",
         path: folder.to_owned(),
         source: std::io::Error::other(damage),
     })?;
-    let model = tensors::read(&folder.join(format::MODEL))?;
-    let state = tensors::read(&folder.join(format::OPTIMIZER))?;
-    let copies = fit(&params::all(vs), model, folder)?;
-    optimizer.load_state_dict(state)?;
-    tch::no_grad(|| copies.into_iter().try_for_each(|(mut to, from)| to.f_copy_(&from).map(|_| ())))
-        .map_err(Error::tch("loading the model"))?;
-    Ok(Progress { epoch: manifest.epoch, step: manifest.step })
+    let StateMut { model, optimizer, scheduler, plateau, scaler, values } = state;
+    let mismatch = |what: &str, problem: &str| Error::StateMismatch {
+        what: format!("{what} in {}", folder.display()),
+        problem: problem.to_owned(),
+    };
+    let saved = |name: &str| manifest.states.get(name);
+    let needed = |name: &str| saved(name).ok_or_else(|| mismatch(&format!("the {name}"), "it was saved without one"));
+
+    let variables = params::all(model);
+    // Whether the model fits is known before anything is changed.
+    tensors::with_tensors(&folder.join(format::MODEL), |saved| {
+        let pairs = fit(&variables, saved).map_err(|problem| mismatch("the model", &problem))?;
+        tensors::with_tensors(&folder.join(format::OPTIMIZER), |saved| optimizer.load_state_dict(saved))?;
+        tch::no_grad(|| pairs.into_iter().try_for_each(|(mut to, from)| to.f_copy_(&from)))
+            .map_err(Error::tch("loading the model"))
+    })?;
+    if let Some(scheduler) = scheduler {
+        scheduler.restore(needed(SCHEDULER)?, optimizer)?;
+    }
+    if let Some(plateau) = plateau {
+        plateau.restore(needed(PLATEAU)?, optimizer)?;
+    }
+    if let Some(scaler) = scaler {
+        scaler.load_state(needed(SCALER)?)?;
+    }
+    for (name, load) in values {
+        saved(&name).map_or(Ok(()), |value: &Value| load(value))?;
+    }
+    if manifest.files.contains_key(format::RNG) {
+        let restored = |saved| rng::restore(&saved, rank, device, manifest.step);
+        tensors::with_tensors(&folder.join(format::RNG), restored)?;
+    }
+    Ok(Progress { epoch: manifest.epoch, step: manifest.step, samples: manifest.samples_in_epoch })
 }
 
-/// Pairs each variable of the model with its tensor in the snapshot: all of them, or the first that does not fit.
+/// Pairs each variable of the model with its tensor in the snapshot: all of them, or what does not fit.
 fn fit(
     variables: &[(String, Tensor)],
     mut saved: HashMap<String, Tensor>,
-    folder: &Path,
-) -> Result<Vec<(Tensor, Tensor)>> {
-    let mismatch = |problem| Error::StateMismatch { what: format!("the model in {}", folder.display()), problem };
+) -> std::result::Result<Vec<(Tensor, Tensor)>, String> {
     let mut pairs = Vec::new();
     for (name, variable) in variables {
-        let tensor = saved.remove(name).ok_or_else(|| mismatch(format!("it has no {name}")))?;
+        let tensor = saved.remove(name).ok_or_else(|| format!("it has no {name}"))?;
         if tensor.size() != variable.size() || tensor.kind() != variable.kind() {
             let shape = |t: &Tensor| format!("{:?} {:?}", t.size(), t.kind());
-            return Err(mismatch(format!("{name} is {} there and {} here", shape(&tensor), shape(variable))));
+            return Err(format!("{name} is {} there and {} here", shape(&tensor), shape(variable)));
         }
         pairs.push((variable.shallow_clone(), tensor));
     }
     match saved.keys().min() {
-        Some(name) => Err(mismatch(format!("its {name} is no variable of this model"))),
+        Some(name) => Err(format!("its {name} is no variable of this model")),
         None => Ok(pairs),
     }
 }

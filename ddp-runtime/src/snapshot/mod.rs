@@ -1,20 +1,36 @@
 //! Snapshots of a run: saved whole or not at all, resumed from the newest whole one.
 
+mod due;
+mod keep;
 mod load;
-mod save;
+mod preempt;
+mod rng;
+mod stage;
+mod state;
 mod tensors;
+mod write;
 
-use std::fs;
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ddp_contract::Event;
-use ddp_contract::snapshot::{self as format, Whole};
+use ddp_contract::snapshot::{self as format, Manifest, Whole};
 use serde::{Deserialize, Serialize};
-use tch::nn::VarStore;
+use tch::Device;
+
+pub use keep::Best;
+pub use state::{State, StateMut};
 
 use crate::events::Events;
-use crate::optim::Optimizer;
-use crate::{Context, Error, ProcessGroup, Result};
+use crate::{Context, Error, ProcessGroup, Result, entry, params};
+use due::{Agreement, Due, Wish};
+use keep::Keep;
+use rng::RngState;
+use stage::Stage;
+use write::{Job, Writing};
 
 /// How far a run has come: what a training loop needs to go on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,25 +39,64 @@ pub struct Progress {
     pub epoch: u64,
     /// Optimizer steps done, over all epochs.
     pub step: u64,
+    /// Samples of `epoch` that all ranks together have trained on:
+    /// [`Position::samples`](crate::data::Position::samples) of a loader, for
+    /// [`resume_at`](crate::data::DataLoader::resume_at); 0 between epochs.
+    pub samples: u64,
 }
 
 /// The folder that a run's snapshots are in.
 ///
-/// Rank 0 writes (`step-00001200/` with `model.safetensors`, `optimizer.safetensors` and `state.json`); all ranks load.
+/// All ranks make the calls; rank 0 writes (`step-00001200/` with `model.safetensors`, `optimizer.safetensors`,
+/// `rng.safetensors` and `state.json`), in a thread of its own: the loop pays for a copy of the tensors, whose memory is
+/// kept for the next snapshot. All ranks load. A run may go on with another number of ranks.
 ///
 /// ```no_run
-/// use ddp_runtime::{Context, Snapshots, optim::{Sgd, SgdOptions}};
+/// use std::time::Duration;
+/// use ddp_runtime::data::{DataLoader, TensorDataset};
+/// use ddp_runtime::lr_scheduler::{CosineAnnealing, CosineAnnealingLr, LrScheduler};
+/// use ddp_runtime::optim::{Optimizer, Sgd, SgdOptions};
+/// use ddp_runtime::{Best, Context, Ddp, Snapshots, State, StateMut};
 /// # fn main() -> Result<(), ddp_runtime::Error> {
 /// # let context = Context::init()?;
 /// # let vs = tch::nn::VarStore::new(context.device());
-/// # let mut optimizer = Sgd::new(&vs, SgdOptions::default());
-/// let snapshots = Snapshots::open(&context, "snapshots")?;
-/// let mut progress = snapshots.resume(&vs, &mut optimizer)?.unwrap_or_default();
+/// # let model = tch::nn::linear(vs.root(), 2, 1, Default::default());
+/// # use tch::nn::Module;
+/// # let x = tch::Tensor::randn([100, 2], tch::kind::FLOAT_CPU);
+/// let ddp = Ddp::new(context.group(), &vs)?;
+/// let mut optimizer = Sgd::new(&vs, SgdOptions::default());
+/// let mut scheduler = CosineAnnealingLr::new(&mut optimizer, CosineAnnealing::new(1000))?;
+/// let mut loader = DataLoader::new(&context, TensorDataset::new(x)?, 8)?;
+/// let mut seen = 0u64; // anything that serde knows
+///
+/// let mut snapshots = Snapshots::open(&context, "snapshots")?
+///     .every_steps(500)
+///     .every(Duration::from_secs(600))
+///     .every_epochs(1)
+///     .keep_last(3);
+/// let state = StateMut::new(&vs, &mut optimizer).scheduler(&mut scheduler).value("seen", &mut seen);
+/// let mut progress = snapshots.resume(state)?.unwrap_or_default();
+/// loader.resume_at(progress.epoch, progress.samples);
 /// while progress.epoch < 10 {
-///     // … an epoch of training …
-///     progress.epoch += 1;
-///     snapshots.save(&vs, &optimizer, progress)?;
+///     for batch in loader.epoch(progress.epoch)? {
+///         let batch = batch?;
+///         optimizer.zero_grad()?;
+///         ddp.backward(&ddp.forward(|| model.forward(&batch).square().mean(tch::Kind::Float))?)?;
+///         optimizer.step()?;
+///         scheduler.step(&mut optimizer)?;
+///         seen += batch.size()[0] as u64;
+///         progress.step += 1;
+///         progress.samples = loader.position().samples;
+///         // Also when the run is told to stop: then `?` leaves the loop, and the process ends with code 75.
+///         let state = State::new(&vs, &optimizer).scheduler(&scheduler).value("seen", &seen);
+///         snapshots.save_if_due(&state, progress)?;
+///     }
+///     (progress.epoch, progress.samples) = (progress.epoch + 1, 0);
+///     let state = State::new(&vs, &optimizer).scheduler(&scheduler).value("seen", &seen);
+///     snapshots.save_if_due(&state, progress)?;
 /// }
+/// let state = State::new(&vs, &optimizer).scheduler(&scheduler).value("seen", &seen);
+/// snapshots.finish_at(&state, progress)?;
 /// # Ok(())
 /// # }
 /// ```
@@ -49,7 +104,18 @@ pub struct Progress {
 pub struct Snapshots {
     dir: PathBuf,
     group: ProcessGroup,
+    device: Device,
     events: Events,
+    due: Due,
+    agreement: Agreement,
+    preemption: bool,
+    keep: Keep,
+    blocking: bool,
+    /// What the newest snapshot holds, if this run made or loaded it.
+    saved_at: Option<Progress>,
+    /// Rank 0's.
+    writing: Option<Writing>,
+    stage: Stage,
 }
 
 impl Snapshots {
@@ -62,9 +128,69 @@ impl Snapshots {
     pub fn open(context: &Context, dir: impl AsRef<Path>) -> Result<Self> {
         let group = context.group().clone();
         let dir = std::path::absolute(dir.as_ref()).map_err(Error::io("can't find", dir.as_ref()))?;
-        let prepared = if group.rank() == 0 { save::prepare(&dir) } else { Ok(()) };
+        let prepared = if group.rank() == 0 { write::prepare(&dir) } else { Ok(()) };
         group.agree("opening the snapshot folder", prepared)?;
-        Ok(Self { dir, group, events: context.events().clone() })
+        Ok(Self {
+            dir,
+            group,
+            device: context.device(),
+            events: context.events().clone(),
+            due: Due::default(),
+            agreement: Agreement::default(),
+            preemption: true,
+            keep: Keep::default(),
+            blocking: false,
+            saved_at: None,
+            writing: None,
+            stage: Stage::default(),
+        })
+    }
+
+    /// [`save_if_due`](Self::save_if_due) saves every so many steps; 0 is never, as before this is called.
+    pub fn every_steps(mut self, steps: u64) -> Self {
+        self.due.every_steps = Some(steps);
+        self
+    }
+
+    /// [`save_if_due`](Self::save_if_due) saves after every so many epochs; 0 is never, as before this is called.
+    pub fn every_epochs(mut self, epochs: u64) -> Self {
+        self.due.every_epochs = Some(epochs);
+        self
+    }
+
+    /// [`save_if_due`](Self::save_if_due) saves when this time has passed since the last snapshot or the start, by rank
+    /// 0's clock.
+    pub fn every(mut self, period: Duration) -> Self {
+        self.due.every = Some(period);
+        self
+    }
+
+    /// Removes all but the newest `count` snapshots (at least 1) after each that is saved. Without this, all stay.
+    pub fn keep_last(mut self, count: usize) -> Self {
+        self.keep.last = Some(count.max(1));
+        self
+    }
+
+    /// Of those that [`keep_last`](Self::keep_last) would remove, the `count` with the best
+    /// [metric](State::metric) of all stay.
+    pub fn keep_best(mut self, count: usize, best: Best) -> Self {
+        self.keep.best = Some((count, best));
+        self.keep.last = self.keep.last.or(Some(1));
+        self
+    }
+
+    /// Makes [`save`](Self::save) return when the snapshot is on disk, instead of writing it while training goes on: off
+    /// by default. It also spares the memory of a second snapshot in the making.
+    pub fn blocking(mut self, blocking: bool) -> Self {
+        self.blocking = blocking;
+        self
+    }
+
+    /// Whether [`save_if_due`](Self::save_if_due) takes SIGTERM and SIGUSR1 for a request to save and leave: on by
+    /// default. Without a call of it, the signals do what they always do.
+    pub fn preemption(mut self, preemption: bool) -> Self {
+        self.preemption = preemption;
+        self
     }
 
     /// The folder.
@@ -72,15 +198,17 @@ impl Snapshots {
         &self.dir
     }
 
-    /// Loads the newest whole snapshot, if there is any, into the model and the optimizer of every rank, and says where
-    /// it stands. Damaged folders are passed over, with a warning on stderr by rank 0.
+    /// Loads the newest whole snapshot, if there is any, on every rank, and says where it stands. Damaged folders are
+    /// passed over, with a warning on stderr by rank 0.
     ///
-    /// Every rank must call it. Rank 0 chooses, so that all load the same; when one rank can't, none does.
+    /// A rank that was not there when it was saved gets random numbers of its own, the same in each such resume.
+    ///
+    /// Every rank must call it. Rank 0 chooses, so that all load the same; when one rank can't, none goes on.
     ///
     /// # Errors
-    /// [`Error::NoWholeSnapshot`] when there are folders but none is whole; [`Error::StateMismatch`] when the model or the
-    /// optimizer is another; [`Error::Io`].
-    pub fn resume(&self, vs: &VarStore, optimizer: &mut impl Optimizer) -> Result<Option<Progress>> {
+    /// [`Error::NoWholeSnapshot`] when there are folders but none is whole; [`Error::StateMismatch`] when the model, the
+    /// optimizer or another part is another, or was not saved; [`Error::Io`].
+    pub fn resume(&mut self, state: StateMut<'_>) -> Result<Option<Progress>> {
         let found = if self.group.rank() == 0 { load::choose(&self.dir) } else { Ok(None) };
         let found = self.group.agree("looking for a snapshot", found)?;
         let name = found.and_then(|Whole { folder, .. }| folder.file_name().map(|name| name.to_owned()));
@@ -89,25 +217,99 @@ impl Snapshots {
             return Ok(None);
         }
         let folder = self.dir.join(String::from_utf8_lossy(&name).as_ref());
-        let progress = self.group.agree("loading a snapshot", load::load(&folder, vs, optimizer))?;
-        let Progress { epoch, step } = progress;
+        let loaded = load::load(&folder, state, self.group.rank(), self.device);
+        let progress = self.group.agree("loading a snapshot", loaded)?;
+        let Progress { epoch, step, .. } = progress;
+        self.due.resumed(progress);
+        self.saved_at = Some(progress);
         self.events.send(&Event::Resumed { snapshot: folder, epoch, step });
         Ok(Some(progress))
     }
 
-    /// Saves the model, the optimizer and `progress` as `step-<progress.step>`: rank 0 writes, the others go on at once.
+    /// Saves `state` and `progress` as `step-<progress.step>`. Every rank must call it.
     ///
-    /// The folder appears under its name only when everything in it is on disk. A folder of the same name is replaced.
+    /// Rank 0 copies the tensors, and writes them while training goes on; the folder appears under its name only when
+    /// everything in it is on disk, and replaces one of the same name. It first waits for the snapshot before.
     ///
     /// # Errors
-    /// [`Error::Io`] on rank 0 (no space, no permission); older snapshots are untouched.
-    pub fn save(&self, vs: &VarStore, optimizer: &impl Optimizer, progress: Progress) -> Result<()> {
-        if self.group.rank() != 0 {
-            return Ok(());
+    /// On every rank: [`Error::DiskFull`] and [`Error::Io`] of the snapshot *before* (of this one, too, when
+    /// [`blocking`](Self::blocking)); older snapshots are untouched. [`Error::Invalid`] for what can't be saved.
+    pub fn save(&mut self, state: &State<'_>, progress: Progress) -> Result<()> {
+        let mine = self.wait().and_then(|()| {
+            let job = if self.group.rank() == 0 { Some(self.job(state, progress)?) } else { None };
+            Ok((job, RngState::now(self.device)?))
+        });
+        let (job, rng) = match mine {
+            Ok((job, rng)) => (job, Ok(rng)),
+            Err(err) => (None, Err(err)),
+        };
+        let ranks = self.gather(rng)?;
+        if let Some(mut job) = job {
+            job.tensors.push((format::RNG, rng::to_tensors(&ranks)?));
+            self.writing = Some(job.start(std::mem::take(&mut self.stage))?);
         }
-        let folder = save::save(&self.dir, vs, optimizer, progress, self.group.world_size())?;
-        self.events.send(&Event::SnapshotSaved { snapshot: folder, epoch: progress.epoch, step: progress.step });
-        Ok(())
+        self.due.restart_clock();
+        self.saved_at = Some(progress);
+        if self.blocking { self.finish() } else { Ok(()) }
+    }
+
+    /// [Saves](Self::save) if a step, an epoch or a time that asks for it was passed since the last call. Gives whether it
+    /// did. Call it after each step, and after each epoch if [`every_epochs`](Self::every_epochs) was asked for.
+    ///
+    /// From the first call on, SIGTERM and SIGUSR1 to any rank make all ranks save at one step and leave; a second SIGTERM
+    /// ends the process at once. Every rank must make the same calls: not in [`Ddp::join`](crate::Ddp::join).
+    ///
+    /// # Errors
+    /// [`Error::Preempted`] when it saved in order to leave: the snapshot is on disk then, and
+    /// [`ddp_runtime::main`](crate::main) ends the process with code 75. Those of [`save`](Self::save).
+    pub fn save_if_due(&mut self, state: &State<'_>, progress: Progress) -> Result<bool> {
+        entry::note_step(progress.step);
+        let mut due = self.due.passed(progress);
+        let wish = self.agree_on_wishes()?;
+        due |= wish.save || wish.stop;
+        if due {
+            self.save(state, progress)?;
+        }
+        if wish.stop {
+            self.finish()?;
+            let snapshot = self.dir.join(format::folder_name(progress.step));
+            entry::note_preemption(progress.step);
+            return Err(Error::Preempted { step: progress.step, snapshot });
+        }
+        Ok(due)
+    }
+
+    fn agree_on_wishes(&mut self) -> Result<Wish> {
+        if self.preemption {
+            preempt::watch()?;
+        }
+        if !self.preemption && self.due.every.is_none() {
+            return Ok(Wish::default());
+        }
+        let save = self.group.rank() == 0 && self.due.is_time();
+        self.agreement.reach(&self.group, Wish { save, stop: self.preemption && preempt::asked() })
+    }
+
+    /// Waits until the last snapshot is on disk. Every rank must call it. Without it, dropping this does so, and then a
+    /// failure makes [`ddp_runtime::main`](crate::main) fail.
+    ///
+    /// # Errors
+    /// Rank 0's, on every rank: [`Error::DiskFull`] or [`Error::Io`]; older snapshots are untouched.
+    pub fn finish(&mut self) -> Result<()> {
+        let written = self.wait();
+        self.group.agree("saving a snapshot", written)
+    }
+
+    /// For the end of a run: [saves](Self::save) unless `progress` was saved already, and waits until it is on disk. Every
+    /// rank must call it.
+    ///
+    /// # Errors
+    /// Those of [`save`](Self::save) and [`finish`](Self::finish).
+    pub fn finish_at(&mut self, state: &State<'_>, progress: Progress) -> Result<()> {
+        if self.saved_at != Some(progress) {
+            self.save(state, progress)?;
+        }
+        self.finish()
     }
 
     /// The newest snapshot's folder, whole or not, if there is any.
@@ -117,9 +319,56 @@ impl Snapshots {
     pub fn newest(&self) -> Result<Option<PathBuf>> {
         Ok(format::list(&self.dir).map_err(Error::io("can't read", &self.dir))?.into_iter().next())
     }
+
+    /// Waits for the snapshot that is being written, if any.
+    fn wait(&mut self) -> Result<()> {
+        let Some(writing) = self.writing.take() else { return Ok(()) };
+        let (stage, written) = writing.wait();
+        self.stage = stage;
+        written
+    }
+
+    /// What there is to write, copied.
+    fn job(&mut self, state: &State<'_>, Progress { epoch, step, samples }: Progress) -> Result<Job> {
+        let states = state.parts.iter().map(|(name, save)| Ok((name.clone(), save()?))).collect::<Result<_>>()?;
+        let manifest = Manifest {
+            format_version: format::FORMAT_VERSION,
+            epoch,
+            step,
+            world_size: self.group.world_size(),
+            samples_in_epoch: samples,
+            metric: state.metric,
+            states,
+            files: Default::default(),
+        };
+        let tensors = vec![
+            (format::MODEL, self.stage.copy(format::MODEL, params::all(state.model))?),
+            (format::OPTIMIZER, self.stage.copy(format::OPTIMIZER, state.optimizer.state_dict())?),
+        ];
+        Ok(Job { dir: self.dir.clone(), manifest, tensors, keep: self.keep, events: self.events.clone() })
+    }
+
+    /// Every rank's generators, on every rank; or the first error, on every rank.
+    fn gather(&self, mine: Result<RngState>) -> Result<Vec<RngState>> {
+        let (mine, error) = match mine {
+            Ok(state) => (Ok(state), None),
+            Err(err) => (Err(err.to_string()), Some(err)),
+        };
+        let all = self.group.all_gather_value(&mine)?;
+        if let Some(err) = error {
+            return Err(err);
+        }
+        let ranks = all.into_iter().enumerate().map(|(rank, state)| {
+            state.map_err(|message| Error::OnRank { operation: "saving a snapshot", rank, message })
+        });
+        ranks.collect()
+    }
 }
 
-/// Makes what was written to `path` (a file's content, a folder's entries) survive a power cut.
-fn sync(path: &Path) -> Result<()> {
-    fs::File::open(path).and_then(|file| file.sync_all()).map_err(Error::io("can't sync", path))
+impl Drop for Snapshots {
+    fn drop(&mut self) {
+        if let Err(err) = self.wait() {
+            entry::fail_at_end(format!("the last snapshot was not saved: {err}"));
+        }
+    }
 }

@@ -1,91 +1,150 @@
-//! safetensors files of named tensors.
+//! safetensors files of named tensors: written from memory in one pass, read where they lie.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, SafeTensors, View};
+use ddp_contract::snapshot::FileInfo;
+use memmap2::Mmap;
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 use tch::{Device, Kind, Tensor};
 
 use crate::{Error, Result};
 
-/// Writes `tensors` to `path`. Values are as in memory, row-major; dtypes that safetensors lacks (complex, quantized) are
-/// errors.
-pub(super) fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
-    let views = tensors
-        .iter()
-        .map(|(name, tensor)| Ok((name.as_str(), HostTensor::of(name, tensor)?)))
-        .collect::<Result<Vec<_>>>()?;
-    safetensors::serialize_to_file(views, None, path).map_err(|err| Error::Io {
-        action: "can't write",
-        path: path.to_owned(),
-        source: match err {
-            safetensors::SafeTensorError::IoError(err) => err,
-            other => std::io::Error::other(other),
-        },
-    })
-}
+/// What is checksummed and handed to the kernel at a time, in bytes: it stays in the processor's cache between the two.
+const CHUNK: usize = 1 << 20;
 
-/// Reads all tensors of the file at `path`, on the CPU.
-pub(super) fn read(path: &Path) -> Result<HashMap<String, Tensor>> {
-    let bytes = fs::read(path).map_err(Error::io("can't read", path))?;
-    let bad = |problem: String| Error::Io {
-        action: "can't read",
-        path: path.to_owned(),
-        source: std::io::Error::new(std::io::ErrorKind::InvalidData, problem),
-    };
-    let file = SafeTensors::deserialize(&bytes).map_err(|err| bad(err.to_string()))?;
-    let mut tensors = HashMap::new();
-    for (name, view) in file.iter() {
-        let kind =
-            kind_of(view.dtype()).ok_or_else(|| bad(format!("{name} is {:?}, which tch lacks", view.dtype())))?;
-        let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
-        let tensor = Tensor::f_from_data_size(view.data(), &shape, kind).map_err(|err| bad(err.to_string()))?;
-        tensors.insert(name.to_owned(), tensor);
-    }
-    Ok(tensors)
-}
-
-/// A contiguous tensor in this computer's memory.
-struct HostTensor {
+/// A tensor of this computer's memory, contiguous, without a graph.
+pub(super) struct HostTensor {
+    name: String,
     tensor: Tensor,
-    shape: Vec<usize>,
     dtype: Dtype,
 }
 
 impl HostTensor {
-    fn of(name: &str, tensor: &Tensor) -> Result<Self> {
-        let dtype = dtype_of(tensor.kind())
-            .ok_or_else(|| Error::Invalid(format!("{name} is {:?}, which safetensors can't hold", tensor.kind())))?;
-        let host = tch::no_grad(|| tensor.f_detach().and_then(|t| t.f_to_device(Device::Cpu)?.f_contiguous()));
-        let tensor = host.map_err(Error::tch("copying a tensor for a snapshot"))?;
-        let shape = tensor.size().into_iter().map(|n| n.unsigned_abs() as usize).collect();
-        Ok(Self { tensor, shape, dtype })
+    /// `tensor` must be as this type says. dtypes that safetensors lacks (complex, quantized) are errors.
+    pub(super) fn new(name: String, tensor: Tensor) -> Result<Self> {
+        let kind = tensor.kind();
+        match dtype_of(kind) {
+            Some(dtype) => Ok(Self { name, tensor, dtype }),
+            None => Err(Error::Invalid(format!("{name} is {kind:?}, which safetensors can't hold"))),
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn into_tensor(self) -> Tensor {
+        self.tensor
+    }
+
+    fn bytes(&self) -> &[u8] {
+        let length = self.tensor.numel() * self.tensor.kind().elt_size_in_bytes();
+        if length == 0 {
+            return &[];
+        }
+        // SAFETY: a contiguous CPU tensor holds its elements in one run of `length` bytes, for as long as it lives.
+        unsafe { std::slice::from_raw_parts(self.tensor.data_ptr().cast::<u8>(), length) }
     }
 }
 
-impl View for HostTensor {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
+/// Writes `tensors` to `path`, row-major, with plain names.
+pub(super) fn write(path: &Path, tensors: &[HostTensor]) -> Result<FileInfo> {
+    // Wide elements first, so that all are aligned, as the safetensors crate does it.
+    let mut order: Vec<&HostTensor> = tensors.iter().collect();
+    order.sort_by_key(|t| (std::cmp::Reverse(t.tensor.kind().elt_size_in_bytes()), &t.name));
+    let mut end = 0;
+    let infos = order.iter().map(|t| {
+        let start = end;
+        end += t.bytes().len();
+        let shape = t.tensor.size().into_iter().map(|n| n.unsigned_abs() as usize).collect();
+        (t.name.clone(), TensorInfo { dtype: t.dtype, shape, data_offsets: (start, end) })
+    });
+    let header = Metadata::new(None, infos.collect()).map_err(io::Error::other);
+    let header = header.and_then(|metadata| serde_json::to_vec(&metadata).map_err(io::Error::other));
 
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
+    let written = header.and_then(|mut header| {
+        header.resize(header.len().next_multiple_of(8), b' ');
+        let mut out = Out::create(path, (8 + header.len() + end) as u64)?;
+        out.write(&(header.len() as u64).to_le_bytes())?;
+        out.write(&header)?;
+        order.iter().try_for_each(|t| out.write(t.bytes()))?;
+        out.finish()
+    });
+    written.map_err(Error::writing(path))
+}
 
-    fn data(&self) -> Cow<'_, [u8]> {
-        let bytes = self.data_len();
-        if bytes == 0 {
-            return Cow::Borrowed(&[]);
+/// A file whose checksum is taken as it is written.
+struct Out {
+    file: BufWriter<File>,
+    bytes: u64,
+    crc: u32,
+}
+
+impl Out {
+    /// A new file, with room for `bytes` on the disk where the file system can promise it.
+    fn create(path: &Path, bytes: u64) -> io::Result<Self> {
+        let file = File::create(path)?;
+        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, bytes) {
+            Err(err) if err == rustix::io::Errno::NOSPC => return Err(err.into()),
+            _ => {} // what can't be promised is found when it is written
         }
-        // SAFETY: a contiguous CPU tensor holds its elements in one run of `bytes` bytes, for as long as it lives.
-        Cow::Borrowed(unsafe { std::slice::from_raw_parts(self.tensor.data_ptr().cast::<u8>(), bytes) })
+        Ok(Self { file: BufWriter::with_capacity(CHUNK, file), bytes: 0, crc: 0 })
     }
 
-    fn data_len(&self) -> usize {
-        self.tensor.numel() * self.tensor.kind().elt_size_in_bytes()
+    fn write(&mut self, content: &[u8]) -> io::Result<()> {
+        for chunk in content.chunks(CHUNK) {
+            self.crc = crc32c::crc32c_append(self.crc, chunk);
+            self.file.write_all(chunk)?;
+        }
+        self.bytes += content.len() as u64;
+        Ok(())
     }
+
+    fn finish(self) -> io::Result<FileInfo> {
+        self.file.into_inner()?.sync_all()?;
+        Ok(FileInfo::written(self.bytes, self.crc))
+    }
+}
+
+/// Gives `read` the tensors of the file at `path`, on the CPU. They lie in the file, which is mapped: they must not be
+/// written to, nor kept.
+pub(super) fn with_tensors<T>(path: &Path, read: impl FnOnce(HashMap<String, Tensor>) -> Result<T>) -> Result<T> {
+    let bad = |problem: String| Error::BadFile { path: path.to_owned(), problem };
+    let file = File::open(path).map_err(Error::io("can't read", path))?;
+    let bytes = if fs::metadata(path).is_ok_and(|metadata| metadata.len() == 0) {
+        return Err(bad("it is empty".into()));
+    } else {
+        // SAFETY: a snapshot's files are never changed in place: a new one has new files.
+        unsafe { Mmap::map(&file) }.map_err(Error::io("can't map", path))?
+    };
+    let parsed = SafeTensors::deserialize(&bytes).map_err(|err| bad(err.to_string()))?;
+    let mut tensors = HashMap::new();
+    for (name, view) in parsed.iter() {
+        let kind =
+            kind_of(view.dtype()).ok_or_else(|| bad(format!("{name} is {:?}, which tch lacks", view.dtype())))?;
+        let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
+        let data = view.data();
+        let aligned = data.as_ptr().align_offset(kind.elt_size_in_bytes()) == 0;
+        let tensor = if aligned && !data.is_empty() {
+            // SAFETY: `data` holds the elements of that shape, one after another, and outlives `read`.
+            unsafe { Tensor::f_from_blob(data.as_ptr(), &shape, &strides(&shape), kind, Device::Cpu) }
+        } else {
+            Tensor::f_from_data_size(data, &shape, kind)
+        };
+        tensors.insert(name.to_owned(), tensor.map_err(Error::tch("reading a snapshot"))?);
+    }
+    read(tensors)
+}
+
+/// Of a contiguous tensor.
+fn strides(shape: &[i64]) -> Vec<i64> {
+    let mut strides: Vec<i64> =
+        shape.iter().rev().scan(1, |stride, &n| Some(std::mem::replace(stride, *stride * n.max(1)))).collect();
+    strides.reverse();
+    strides
 }
 
 const KINDS: [(Kind, Dtype); 10] = [
@@ -125,13 +184,46 @@ mod tests {
             .collect();
         tensors.push(("scalar".into(), Tensor::from(2.5f32)));
         tensors.push(("empty".into(), Tensor::zeros([0, 3], (Kind::Float, Device::Cpu))));
-        tensors.push(("transposed".into(), Tensor::arange(6, (Kind::Float, Device::Cpu)).view([2, 3]).tr()));
-        write(&path, &tensors).unwrap();
-        let read = read(&path).unwrap();
-        assert_eq!(read.len(), tensors.len());
-        for (name, tensor) in &tensors {
-            assert_eq!(read[name].kind(), tensor.kind(), "{name}");
-            assert_eq!(&read[name], tensor, "{name}");
+        tensors.push(("large".into(), Tensor::arange(1 << 20, (Kind::Int64, Device::Cpu)).view([1 << 10, 1 << 10])));
+        let host = tensors.iter().map(|(name, t)| HostTensor::new(name.clone(), t.shallow_clone()).unwrap());
+        let info = write(&path, &host.collect::<Vec<_>>()).unwrap();
+        assert_eq!(info, FileInfo::of(&path).unwrap());
+        with_tensors(&path, |read| {
+            assert_eq!(read.len(), tensors.len());
+            for (name, tensor) in &tensors {
+                assert_eq!(read[name].kind(), tensor.kind(), "{name}");
+                assert_eq!(&read[name], tensor, "{name}");
+            }
+            Ok(())
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn what_safetensors_lacks_is_refused_by_name() {
+        let complex = Tensor::zeros([1], (Kind::ComplexFloat, Device::Cpu));
+        let err = HostTensor::new("c".into(), complex).err().unwrap();
+        assert_eq!(err.to_string(), "c is ComplexFloat, which safetensors can't hold");
+    }
+
+    /// Not ours, and with data at odd addresses.
+    #[test]
+    fn unaligned_files_of_others_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.safetensors");
+        let header = r#"{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}  "#;
+        assert_eq!(header.len() % 4, 0);
+        for padding in 0..4 {
+            let header = format!("{header}{}", " ".repeat(padding));
+            let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+            bytes.extend(header.as_bytes());
+            bytes.extend([1.5f32, -2.0].iter().flat_map(|x| x.to_le_bytes()));
+            fs::write(&path, bytes).unwrap();
+            with_tensors(&path, |read| {
+                assert_eq!(read["x"], Tensor::from_slice(&[1.5f32, -2.0]));
+                Ok(())
+            })
+            .unwrap();
         }
     }
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use clap::Parser;
 use ddp_runtime::optim::{Optimizer, Sgd, SgdOptions};
-use ddp_runtime::{Context, Ddp, DistributedSampler, ReduceOp, Snapshots};
+use ddp_runtime::{Context, Ddp, DistributedSampler, ReduceOp, Snapshots, State, StateMut};
 use tch::nn::{self, Module};
 use tch::{Device, Kind, Tensor};
 
@@ -58,15 +58,15 @@ fn train(args: &Args) -> Result<()> {
     let mut optimizer = Sgd::new(&vs, SgdOptions { lr: args.learning_rate, ..Default::default() });
 
     // Go on from the newest whole snapshot, if there is one.
-    let snapshots = Snapshots::open(&context, &args.snapshots)?;
-    let mut progress = snapshots.resume(&vs, &mut optimizer)?.unwrap_or_default();
-    if context.is_rank0() && progress.epoch > 0 {
+    let mut snapshots = Snapshots::open(&context, &args.snapshots)?.every_epochs(args.save_every);
+    let mut progress = snapshots.resume(StateMut::new(&vs, &mut optimizer))?.unwrap_or_default();
+    if context.is_rank0() && progress.step > 0 {
         println!("going on from epoch {} of {}", progress.epoch, args.total_epochs);
     }
 
     while progress.epoch < args.total_epochs {
         sampler.set_epoch(progress.epoch); // another shuffle in each epoch, the same on all ranks
-        let indices = sampler.indices()?;
+        let indices = sampler.indices_from(progress.samples as usize)?; // what is left of it, after a resume
         let mut epoch_loss = Tensor::zeros([], (Kind::Float, device));
         let mut steps = 0;
         for batch in indices.chunks(args.batch_size as usize) {
@@ -79,23 +79,27 @@ fn train(args: &Args) -> Result<()> {
             optimizer.step()?;
 
             progress.step += 1;
+            progress.samples += (batch.numel() * context.world_size()) as u64; // of all ranks
             steps += 1;
             context.report_step(progress.epoch, progress.step);
             epoch_loss += loss.detach(); // stays on the device: reading it here would wait for the GPU
+            // Saves when SIGTERM or SIGUSR1 asks the run to stop; then `?` leaves the loop on all ranks.
+            snapshots.save_if_due(&State::new(&vs, &optimizer), progress)?;
         }
 
-        // Every rank takes part in the reduction; rank 0 prints.
-        epoch_loss /= steps;
-        context.group().all_reduce(&mut epoch_loss, ReduceOp::Avg)?;
-        if context.is_rank0() {
-            println!("epoch {:>3}  loss {:.6}", progress.epoch + 1, epoch_loss.double_value(&[]));
+        if steps > 0 {
+            // Every rank takes part in the reduction; rank 0 prints.
+            epoch_loss /= steps;
+            context.group().all_reduce(&mut epoch_loss, ReduceOp::Avg)?;
+            if context.is_rank0() {
+                println!("epoch {:>3}  loss {:.6}", progress.epoch + 1, epoch_loss.double_value(&[]));
+            }
         }
 
-        progress.epoch += 1;
-        if progress.epoch % args.save_every == 0 || progress.epoch == args.total_epochs {
-            snapshots.save(&vs, &optimizer, progress)?; // rank 0 writes, the others go on
-        }
+        (progress.epoch, progress.samples) = (progress.epoch + 1, 0);
+        snapshots.save_if_due(&State::new(&vs, &optimizer), progress)?; // rank 0 writes while all go on
     }
+    snapshots.finish_at(&State::new(&vs, &optimizer), progress)?;
 
     let w = Vec::<f32>::try_from(model.ws.flatten(0, -1).to_device(Device::Cpu))?;
     let b = model.bs.as_ref().map_or(0.0, |b| b.double_value(&[0]) as f32);

@@ -1,0 +1,34 @@
+//! SIGTERM and SIGUSR1 as a request to save and leave.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use signal_hook::consts::{SIGTERM, SIGUSR1};
+use signal_hook::flag;
+
+use crate::{Error, Result};
+
+static ASKED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// Takes the two signals for requests from now on. A second SIGTERM ends the process at once, as one would without.
+pub(super) fn watch() -> Result<()> {
+    if ASKED.get().is_some() {
+        return Ok(());
+    }
+    let (asked, terminated) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    if ASKED.set(asked.clone()).is_err() {
+        return Ok(()); // another thread was first
+    }
+    let register = || {
+        flag::register_conditional_shutdown(SIGTERM, 128 + SIGTERM, terminated.clone())?;
+        flag::register(SIGTERM, terminated.clone())?;
+        flag::register(SIGTERM, asked.clone())?;
+        flag::register(SIGUSR1, asked.clone())
+    };
+    register().map(drop).map_err(|err| Error::Invalid(format!("can't watch for SIGTERM and SIGUSR1: {err}")))
+}
+
+/// Whether one of them came.
+pub(super) fn asked() -> bool {
+    ASKED.get().is_some_and(|asked| asked.load(Ordering::Relaxed))
+}

@@ -1,0 +1,245 @@
+//! What comes back from a folder is what went in, or an error: whatever happened to the folder.
+
+use std::fs;
+use std::path::Path;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::Config;
+use tch::nn::{self, VarStore};
+use tch::{Kind, Tensor};
+use tempfile::{TempDir, tempdir};
+
+use super::*;
+use crate::Backend;
+use crate::amp::{GradScaler, GradScalerOptions};
+use crate::lr_scheduler::{
+    CosineAnnealing, CosineAnnealingLr, LrScheduler, ReduceLrOnPlateau, ReduceLrOnPlateauOptions,
+};
+use crate::optim::{AdamW, AdamWOptions, Optimizer};
+
+/// A run in mid-training.
+struct Run {
+    context: Context,
+    vs: VarStore,
+    optimizer: AdamW,
+    scheduler: CosineAnnealingLr,
+    plateau: ReduceLrOnPlateau,
+    scaler: GradScaler,
+    names: Vec<String>,
+}
+
+impl Run {
+    fn new() -> Self {
+        let context = Context::builder().backend(Backend::Gloo).init().unwrap();
+        let vs = VarStore::new(context.device());
+        nn::linear(vs.root() / "l", 3, 2, Default::default());
+        let mut optimizer = AdamW::new(&vs, AdamWOptions { lr: 0.1, ..Default::default() });
+        let scheduler = CosineAnnealingLr::new(&mut optimizer, CosineAnnealing::new(9)).unwrap();
+        let plateau = ReduceLrOnPlateau::new(&optimizer, ReduceLrOnPlateauOptions::default()).unwrap();
+        let scaler = GradScaler::new(context.device(), GradScalerOptions::default()).unwrap();
+        Self { context, vs, optimizer, scheduler, plateau, scaler, names: Vec::new() }
+    }
+
+    fn step(&mut self) {
+        self.optimizer.zero_grad().unwrap();
+        let loss: Tensor = self.vs.trainable_variables().iter().map(|v| v.square().sum(Kind::Float)).sum();
+        self.scaler.scale(&loss).unwrap().backward();
+        self.scaler.step(&mut self.optimizer).unwrap();
+        self.scaler.update().unwrap();
+        self.scheduler.step(&mut self.optimizer).unwrap();
+        self.plateau.step_with(1.0, &mut self.optimizer).unwrap();
+        self.names.push(format!("step {}", self.names.len()));
+    }
+
+    fn open(&self, dir: &Path) -> Snapshots {
+        Snapshots::open(&self.context, dir).unwrap()
+    }
+
+    fn state(&self) -> State<'_> {
+        let state = State::new(&self.vs, &self.optimizer).scheduler(&self.scheduler).plateau(&self.plateau);
+        state.scaler(&self.scaler).value("names", &self.names)
+    }
+
+    fn resume(&mut self, dir: &Path) -> Result<Option<Progress>> {
+        let mut snapshots = self.open(dir);
+        let state = StateMut::new(&self.vs, &mut self.optimizer).scheduler(&mut self.scheduler);
+        let state = state.plateau(&mut self.plateau).scaler(&mut self.scaler).value("names", &mut self.names);
+        snapshots.resume(state)
+    }
+
+    /// All there is to know of it, as text.
+    fn everything(&self) -> String {
+        let mut tensors = params::all(&self.vs);
+        tensors.extend(self.optimizer.state_dict());
+        let numbers: Vec<_> = tensors
+            .iter()
+            .map(|(name, t)| {
+                (name, Vec::<f32>::try_from(t.detach().flatten(0, -1)).unwrap().iter().map(|x| x.to_bits()).collect())
+            })
+            .collect::<Vec<(_, Vec<u32>)>>();
+        let states = (self.scheduler.state(), self.plateau.state(), self.scaler.state().unwrap());
+        format!("{numbers:?} {states:?} {:?} {:?}", self.optimizer.learning_rates(), self.names)
+    }
+}
+
+const AT: Progress = Progress { epoch: 3, step: 41, samples: 17 };
+
+fn saved() -> (Run, TempDir) {
+    let mut run = Run::new();
+    (0..3).for_each(|_| run.step());
+    let dir = tempdir().unwrap();
+    let mut snapshots = run.open(dir.path()).blocking(true);
+    snapshots.save(&run.state(), AT).unwrap();
+    (run, dir)
+}
+
+#[test]
+fn everything_comes_back_and_the_run_goes_on_alike() {
+    let (mut run, dir) = saved();
+    let mut other = Run::new();
+    other.step();
+    assert_ne!(other.everything(), run.everything());
+    assert_eq!(other.resume(dir.path()).unwrap(), Some(AT));
+    assert_eq!(other.everything(), run.everything());
+    (0..2).for_each(|_| [&mut run, &mut other].into_iter().for_each(Run::step));
+    assert_eq!(other.everything(), run.everything());
+}
+
+#[test]
+fn a_part_that_was_not_saved_is_refused_and_a_value_stays() {
+    let mut run = Run::new();
+    let dir = tempdir().unwrap();
+    run.open(dir.path()).save(&State::new(&run.vs, &run.optimizer), AT).unwrap();
+    let err = run.resume(dir.path()).unwrap_err().to_string();
+    assert!(err.starts_with("the scheduler in ") && err.ends_with("it was saved without one"), "{err}");
+    let mut answer = 42;
+    let state = StateMut::new(&run.vs, &mut run.optimizer).value("answer", &mut answer);
+    assert_eq!(Snapshots::open(&run.context, dir.path()).unwrap().resume(state).unwrap(), Some(AT));
+    assert_eq!(answer, 42);
+}
+
+#[test]
+fn a_value_of_another_type_is_refused_by_name() {
+    let (mut run, dir) = saved();
+    let mut names = 0u8;
+    let state = StateMut::new(&run.vs, &mut run.optimizer).value("names", &mut names);
+    let err = Snapshots::open(&run.context, dir.path()).unwrap().resume(state).unwrap_err().to_string();
+    assert!(err.starts_with("value.names does not fit: "), "{err}");
+}
+
+#[test]
+fn a_snapshot_of_the_same_step_takes_the_place_of_the_one_before() {
+    let (mut run, dir) = saved();
+    run.step();
+    let later = Progress { epoch: 4, samples: 0, ..AT };
+    run.open(dir.path()).save(&run.state(), later).unwrap(); // written when it is dropped
+    let mut other = Run::new();
+    assert_eq!(other.resume(dir.path()).unwrap(), Some(later));
+    assert_eq!(other.everything(), run.everything());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_write_that_fails_is_said_at_the_next_call_and_older_ones_stay() {
+    let (run, dir) = saved();
+    let mut snapshots = run.open(dir.path());
+    // A file where the new snapshot's folder should be made.
+    fs::create_dir(dir.path().join("step-00000042")).unwrap();
+    fs::write(dir.path().join("step-00000042/lost+found"), "").unwrap();
+    let blocked = dir.path().join(".step-00000042.partial");
+    fs::write(&blocked, "").unwrap();
+    let next = Progress { step: 42, ..AT };
+    snapshots.save(&run.state(), next).unwrap();
+    let err = snapshots.finish().unwrap_err().to_string();
+    assert!(err.contains("step-00000042.partial"), "{err}");
+    fs::remove_file(&blocked).unwrap();
+    snapshots.finish_at(&run.state(), AT).unwrap();
+    assert_eq!(Run::new().resume(dir.path()).unwrap(), Some(AT));
+}
+
+/// What can happen to a file.
+#[derive(Clone, Debug)]
+enum Damage {
+    Truncate(prop::sample::Index),
+    Flip(Vec<(prop::sample::Index, u8)>),
+    Append(Vec<u8>),
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    prop_oneof![
+        any::<prop::sample::Index>().prop_map(Damage::Truncate),
+        vec((any::<prop::sample::Index>(), 1..=u8::MAX), 1..6).prop_map(Damage::Flip),
+        vec(any::<u8>(), 1..40).prop_map(Damage::Append),
+    ]
+}
+
+impl Damage {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Truncate(at) => bytes.truncate(at.index(bytes.len())),
+            Self::Flip(flips) => flips.iter().for_each(|(at, mask)| {
+                let at = at.index(bytes.len());
+                bytes[at] ^= mask;
+            }),
+            Self::Append(more) => bytes.extend(more),
+        }
+    }
+}
+
+const FILES: [&str; 4] = [format::MODEL, format::OPTIMIZER, format::RNG, format::MANIFEST];
+
+fn config(cases: u32) -> Config {
+    Config { cases, failure_persistence: None, ..Config::default() }
+}
+
+#[test]
+fn a_damaged_folder_is_refused_or_loads_what_was_saved() {
+    let (run, dir) = saved();
+    let expected = run.everything();
+    let folder = dir.path().join(format::folder_name(AT.step));
+    let whole = FILES.map(|file| fs::read(folder.join(file)).unwrap());
+    proptest!(config(300), |(file in 0..FILES.len(), damage in damage())| {
+        let mut bytes = whole[file].clone();
+        damage.apply(&mut bytes);
+        fs::write(folder.join(FILES[file]), &bytes).unwrap();
+        let mut other = Run::new();
+        let before = other.everything();
+        let outcome = other.resume(dir.path());
+        fs::write(folder.join(FILES[file]), &whole[file]).unwrap();
+        match outcome {
+            Ok(progress) => {
+                // Two flips of the same bits.
+                prop_assert_eq!(&bytes, &whole[file]);
+                prop_assert_eq!(progress, Some(AT));
+                prop_assert_eq!(&other.everything(), &expected);
+            }
+            Err(err) => {
+                prop_assert!(matches!(err, Error::NoWholeSnapshot { .. }), "{}", err);
+                prop_assert_eq!(other.everything(), before, "nothing was loaded");
+            }
+        }
+    });
+}
+
+/// As if by somebody who makes the checksums right: what is then in the files may be loaded, but nothing may break.
+#[test]
+fn a_header_that_lies_is_an_error_or_loads_but_never_a_panic() {
+    let (_, dir) = saved();
+    let folder = dir.path().join(format::folder_name(AT.step));
+    let manifest = format::read_manifest(&folder).unwrap();
+    let whole = FILES.map(|file| fs::read(folder.join(file)).unwrap());
+    proptest!(config(300), |(file in 0..3usize, flips in vec((0..400usize, 1..=u8::MAX), 1..4))| {
+        let mut bytes = whole[file].clone();
+        flips.iter().filter(|(at, _)| *at < whole[file].len()).for_each(|(at, mask)| bytes[*at] ^= mask);
+        let path = folder.join(FILES[file]);
+        fs::write(&path, &bytes).unwrap();
+        let mut files = manifest.files.clone();
+        files.insert(FILES[file].to_owned(), format::FileInfo::of(&path).unwrap());
+        let forged = format::manifest_text(&Manifest { files, ..manifest.clone() }).unwrap();
+        fs::write(folder.join(format::MANIFEST), forged).unwrap();
+        let outcome = Run::new().resume(dir.path());
+        fs::write(&path, &whole[file]).unwrap();
+        prop_assert!(outcome.is_err() || outcome.is_ok_and(|at| at == Some(AT)));
+    });
+}

@@ -1,0 +1,192 @@
+//! Runs that are killed, told to stop, or run out of disk go on as if nothing had happened.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use ddp_contract::snapshot;
+use ddp_tests::{Ddp, Done, SIGKILL, SIGTERM, cargo_ddp, repo, signal_process, snapshots};
+use tempfile::tempdir;
+
+const SIGUSR1: i32 = 10;
+const PREEMPTED: i32 = 75;
+const SAMPLES: usize = 240;
+
+fn run(dir: &Path, nproc: &str, flags: &[&str], epochs: &str, every: &str) -> Ddp {
+    let args = ["run", "-p", "ddp-tests", "--bin", "resume", "--nproc", nproc];
+    let worker_args = ["--", dir.to_str().unwrap(), epochs, every];
+    Ddp::new(args.iter().chain(flags).chain(&worker_args))
+}
+
+/// What a rank did in a step.
+type Step = (usize, u64);
+
+/// What is printed of each step; a step that is done again must be the same.
+fn steps(stdout: &str) -> BTreeMap<Step, String> {
+    let mut steps = BTreeMap::new();
+    for line in stdout.lines().filter_map(|line| line.split_once("] step ")) {
+        let mut words = line.1.splitn(3, ' ');
+        let step = (words.next().unwrap().parse().unwrap(), words.next().unwrap().parse().unwrap());
+        let what = words.next().unwrap().to_owned();
+        let before = steps.insert(step, what.clone());
+        assert!(before.is_none_or(|before| before == what), "{step:?} was done again, and came out differently");
+    }
+    steps
+}
+
+/// The samples of all steps, up to some step.
+fn samples(stdout: &str, up_to: u64) -> Vec<usize> {
+    let lists = steps(stdout).into_iter().filter(|((_, step), _)| *step <= up_to);
+    let lists = lists.map(|(_, what)| what.split_once('[').unwrap().1.trim_end_matches(']').to_owned());
+    lists.flat_map(|list| list.split(", ").map(|n| n.parse().unwrap()).collect::<Vec<_>>()).collect()
+}
+
+/// Numbers that differ from run to run; a failing test prints them.
+struct Random(u64);
+
+impl Random {
+    fn new() -> Self {
+        let seed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
+        eprintln!("random seed {seed}");
+        Self(seed | 1)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+}
+
+#[test]
+fn twenty_kills_change_nothing_to_the_last_bit() {
+    let (undisturbed, disturbed) = (tempdir().unwrap(), tempdir().unwrap());
+    let epochs = "10"; // of 24 steps
+    let expected = run(undisturbed.path(), "2", &["--max-restarts", "0"], epochs, "1").run().succeeds();
+    let expected = steps(&expected.stdout);
+    assert_eq!(expected.len(), 2 * 240);
+
+    // A snapshot after every step: nearly every moment is one of writing.
+    let mut random = Random::new();
+    let job = run(disturbed.path(), "2", &["--max-restarts", "20", "--grace", "5"], epochs, "1").start();
+    let mut done = 0;
+    for kill in 0..20 {
+        let at = done + 1 + random.below(11);
+        job.wait_for(&format!("] step 0 {at} "));
+        // Somewhere within the next few steps.
+        std::thread::sleep(Duration::from_micros(random.below(20_000)));
+        signal_process(job.workers()[random.below(2) as usize], SIGKILL);
+        let text = job.wait_for(&format!("({} of 20)", kill + 1));
+        done = steps(&text).keys().map(|(_, step)| *step).max().unwrap();
+        // The new workers are those that the next kill is meant for.
+        job.wait_for_count("rank 0 pid ", kill + 2);
+    }
+    let finished = job.wait().succeeds().leaves_no_process();
+    assert_eq!(finished.stderr.matches("was killed by SIGKILL (pid").count(), 20, "{}", finished.stderr);
+    assert_eq!(steps(&finished.stdout), expected);
+    let newest = |dir: &Path| snapshots(dir)[0].clone();
+    for file in ["model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"] {
+        let [ours, theirs] =
+            [undisturbed.path(), disturbed.path()].map(|dir| fs::read(newest(dir).join(file)).unwrap());
+        assert_eq!(ours, theirs, "{file} differs");
+    }
+}
+
+/// Tells a run of two ranks to stop in mid-epoch, and gives what it printed and the step.
+fn stopped(dir: &Path, signal: i32, whom: impl Fn(&ddp_tests::Job) -> u32) -> (Done, u64) {
+    let job = run(dir, "2", &[], "40", "0").start();
+    job.wait_for("] step 1 28 ");
+    signal_process(whom(&job), signal);
+    let done = job.wait().ends_with(PREEMPTED).leaves_no_process();
+    let last = steps(&done.stdout).keys().map(|(_, step)| *step).max().unwrap();
+    let newest = snapshots(dir);
+    assert_eq!(newest.len(), 1, "nothing but this was a reason to save");
+    assert_eq!(snapshot::verify(&newest[0]).unwrap().step, last, "it is the last step of all ranks");
+    (done.says(&["Stopped as asked, with everything saved in ", "run it again to go on"]), last)
+}
+
+#[test]
+fn a_run_that_is_told_to_stop_saves_and_goes_on_when_started_again() {
+    let undisturbed = tempdir().unwrap();
+    let expected = steps(&run(undisturbed.path(), "2", &[], "40", "0").run().succeeds().stdout);
+    // Through the launcher, and to one rank alone.
+    for (signal, to_launcher) in [(SIGTERM, true), (SIGUSR1, true), (SIGUSR1, false)] {
+        let dir = tempdir().unwrap();
+        let (first, last) = stopped(dir.path(), signal, |job| if to_launcher { job.pid() } else { job.workers()[1] });
+        let second = run(dir.path(), "2", &[], "40", "0").run().succeeds().leaves_no_process();
+        assert!(second.stdout.contains(&format!("resumed 1 at {last}")), "{}", second.stdout);
+        assert_eq!(steps(&(first.stdout + &second.stdout)), expected);
+    }
+}
+
+#[test]
+fn with_another_number_of_ranks_every_sample_of_the_epoch_is_seen_once() {
+    let dir = tempdir().unwrap();
+    let job = run(dir.path(), "2", &["--max-restarts", "0"], "2", "6").start();
+    job.wait_for("] step 0 44 ");
+    signal_process(job.workers()[1], SIGKILL);
+    let first = job.wait().ends_with(1).stdout;
+    let manifest = snapshot::verify(&snapshots(dir.path())[0]).unwrap();
+    assert_eq!((manifest.epoch, manifest.step % 6, manifest.world_size), (1, 0, 2));
+    assert_eq!(manifest.samples_in_epoch, (manifest.step - 24) * 10);
+    let seen: Vec<_> = samples(&first, manifest.step)[..].to_vec();
+    for nproc in ["1", "3", "4"] {
+        let copy = tempdir().unwrap();
+        let copied = Command::new("cp").arg("-r").arg(dir.path()).arg(copy.path().join("s")).status().unwrap();
+        assert!(copied.success());
+        let rest = run(&copy.path().join("s"), nproc, &["--max-restarts", "0"], "2", "0").run().succeeds();
+        // Both epochs: each of the 240 samples twice.
+        let mut all = seen.clone();
+        all.extend(samples(&rest.stdout, u64::MAX));
+        all.sort_unstable();
+        let expected: Vec<_> = (0..SAMPLES).flat_map(|sample| [sample, sample]).collect();
+        assert_eq!(all, expected, "{nproc} ranks after 2");
+    }
+}
+
+#[test]
+fn only_the_last_and_the_best_snapshots_stay() {
+    let dir = tempdir().unwrap();
+    run(dir.path(), "2", &["--max-restarts", "0"], "2", "4").run().succeeds();
+    // 48 steps, every fourth saved; step 20 has the best metric.
+    let steps: Vec<_> = snapshots(dir.path()).iter().map(|folder| snapshot::step_of(folder).unwrap()).collect();
+    assert_eq!(steps, [48, 44, 20]);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "nothing else is left");
+}
+
+#[test]
+fn a_full_disk_is_said_so_and_leaves_the_snapshots_before_it_whole() {
+    let (disk, out) = (tempdir().unwrap(), tempdir().unwrap());
+    // A small file system of its own, as long as the commands run.
+    let within = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-ec"]);
+        command.arg(format!("mount -t tmpfs -o size=64k none {}\n{script}", disk.path().display()));
+        command
+    };
+    if !within("true").stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: needs a user namespace in which tmpfs can be mounted");
+        return;
+    }
+    let (disk_path, out_path, program) = (disk.path().display(), out.path().display(), cargo_ddp().display());
+    let script = format!(
+        "if {program} ddp run -p ddp-tests --bin resume --nproc 2 --max-restarts 0 -- {disk_path} 10 5; then exit 9; fi
+         cp -r {disk_path}/. {out_path}"
+    );
+    let output = within(&script).current_dir(repo()).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    assert!(
+        stderr.contains("no space left to write") && stderr.contains("the snapshots before it are whole"),
+        "{stderr}"
+    );
+    let left = snapshots(out.path());
+    assert!(!left.is_empty());
+    for folder in &left {
+        snapshot::verify(folder).unwrap();
+    }
+    assert_eq!(fs::read_dir(out.path()).unwrap().count(), left.len(), "what was half written is gone");
+}
