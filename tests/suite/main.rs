@@ -16,3 +16,4 @@ mod sampler;
 mod setup;
 mod snapshots;
 mod train;
+mod trainer;

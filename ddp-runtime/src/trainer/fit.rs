@@ -1,0 +1,249 @@
+//! The loop itself.
+
+use std::time::Instant;
+
+use tch::{Kind, Tensor};
+
+use super::report::Metrics;
+use super::{EpochReport, Learner, Outcome, Per, Trainer};
+use crate::data::{BatchDataset, DataLoader, EvalSampler, mean_over_ranks};
+use crate::{Error, Progress, Result, State, StateMut, optim};
+
+/// The name of [`Metrics`] among a snapshot's values.
+const METRICS: &str = "trainer";
+
+/// Sums over an epoch, kept on the device: reading them would wait for it.
+struct Epoch {
+    loss: Tensor,
+    batches: i64,
+    grad_norm: Option<Tensor>,
+    skipped_steps: u64,
+}
+
+impl Trainer<'_> {
+    /// Trains until `epochs` epochs are done, counted from the very first start; `train` is read from where the newest
+    /// snapshot stands, and `test` is evaluated after each epoch. Every rank must call it.
+    ///
+    /// Before an evaluation, every rank gets rank 0's buffers (BatchNorm's statistics).
+    ///
+    /// # Errors
+    /// [`Error::Preempted`] when the run was told to stop, with everything saved; what the loaders, the optimizer and the
+    /// snapshots may give; [`Error::Invalid`] for `test` with a learner without a metric.
+    pub fn fit<L, D>(
+        &mut self,
+        learner: &L,
+        epochs: u64,
+        train: &mut DataLoader<D>,
+        test: Option<&DataLoader<D, EvalSampler>>,
+    ) -> Result<Outcome>
+    where
+        L: Learner,
+        D: BatchDataset<Batch = L::Batch>,
+    {
+        let mut metrics = Metrics::default();
+        let mut progress = self.resume(&mut metrics)?.unwrap_or_default();
+        train.resume_at(progress.epoch, progress.samples);
+        let mut stopped_early = self.is_through(&metrics);
+        while progress.epoch < epochs && !stopped_early {
+            let start = Instant::now();
+            let samples = progress.samples;
+            let epoch = self.train_epoch(learner, train, &mut progress, &metrics)?;
+            let duration = start.elapsed();
+            let loss = mean_over_ranks(self.context.group(), &epoch.loss, epoch.batches)?;
+
+            let metric = test.map(|test| self.evaluate(learner, test)).transpose()?;
+            let is_best = metric.is_some_and(|metric| metrics.take(metric, self.best));
+            if let (Some(plateau), Some(metric)) = (&mut self.plateau, metric) {
+                plateau.step_with(metric, &mut *self.optimizer)?;
+            }
+            if let Some((scheduler, Per::Epoch)) = &mut self.scheduler {
+                scheduler.step(&mut *self.optimizer)?;
+            }
+            let report = EpochReport {
+                epoch: progress.epoch,
+                step: progress.step,
+                loss: Some(loss).filter(|_| epoch.batches > 0),
+                metric,
+                is_best,
+                learning_rate: self.optimizer.learning_rate(),
+                grad_norm: epoch.grad_norm.map(|norm| number(&norm)).transpose()?,
+                skipped_steps: epoch.skipped_steps,
+                duration,
+                samples: progress.samples - samples,
+            };
+            (self.on_epoch)(&report);
+
+            (progress.epoch, progress.samples) = (progress.epoch + 1, 0);
+            stopped_early = self.is_through(&metrics);
+            self.save_if_due(progress, &metrics)?;
+        }
+        self.finish(progress, &metrics)?;
+        Ok(Outcome { progress, metric: metrics.best, stopped_early })
+    }
+
+    /// What is left of an epoch.
+    fn train_epoch<L, D>(
+        &mut self,
+        learner: &L,
+        train: &DataLoader<D>,
+        progress: &mut Progress,
+        metrics: &Metrics,
+    ) -> Result<Epoch>
+    where
+        L: Learner,
+        D: BatchDataset<Batch = L::Batch>,
+    {
+        let loss = Tensor::f_zeros([1i64; 0], (Kind::Double, self.context.device()));
+        let loss = loss.map_err(Error::tch("training"))?;
+        let mut epoch = Epoch { loss, batches: 0, grad_norm: None, skipped_steps: 0 };
+        let mut batches = train.epoch(progress.epoch)?;
+        loop {
+            // The batches of one step; all but the last leave the gradients where they are.
+            let left = batches.size_hint().1.unwrap_or(0);
+            let count = left.min(self.accumulate);
+            if count == 0 {
+                return Ok(epoch);
+            }
+            self.optimizer.zero_grad()?;
+            for (i, batch) in batches.by_ref().take(count).enumerate() {
+                let batch = batch?;
+                let backward = || self.backward(learner, &batch, count);
+                let loss = if i + 1 < count { self.ddp.no_sync(backward)? } else { backward()? };
+                epoch.loss += loss;
+                epoch.batches += 1;
+            }
+            self.step(&mut epoch)?;
+            progress.step += 1;
+            progress.samples = train.position().samples;
+            self.context.report_step(progress.epoch, progress.step);
+            self.save_if_due(*progress, metrics)?;
+        }
+    }
+
+    /// Adds a batch's share of the gradients; gives its loss, without a graph.
+    fn backward<L: Learner>(&self, learner: &L, batch: &L::Batch, count: usize) -> Result<Tensor> {
+        let loss = self.ddp.forward(|| match &self.autocast {
+            Some(autocast) => autocast.run(|| learner.loss(batch)),
+            None => learner.loss(batch),
+        })?;
+        // Accumulated, they are to be the gradients of the mean.
+        let share = if count == 1 { loss.shallow_clone() } else { &loss / count as f64 };
+        match &self.scaler {
+            Some(scaler) => self.ddp.backward(&scaler.scale(&share)?)?,
+            None => self.ddp.backward(&share)?,
+        }
+        loss.f_detach().map_err(Error::tch("training"))
+    }
+
+    /// The optimizer's step, and the scheduler's.
+    fn step(&mut self, epoch: &mut Epoch) -> Result<()> {
+        if let Some(scaler) = &mut self.scaler {
+            scaler.unscale(&*self.optimizer)?;
+        }
+        if let Some(clip_value) = self.clip_value {
+            optim::clip_grad_value(self.vs, clip_value)?;
+        }
+        if let Some(max_norm) = self.clip_norm {
+            epoch.grad_norm = Some(optim::clip_grad_norm(self.vs, max_norm, 2.0)?);
+        }
+        let stepped = match &mut self.scaler {
+            Some(scaler) => {
+                let stepped = scaler.step(&mut *self.optimizer)?;
+                scaler.update()?;
+                stepped
+            }
+            None => self.optimizer.step().map(|()| true)?,
+        };
+        match &mut self.scheduler {
+            _ if !stepped => epoch.skipped_steps += 1,
+            Some((scheduler, Per::Step)) => scheduler.step(&mut *self.optimizer)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The mean metric over the samples of all ranks.
+    fn evaluate<L, D>(&self, learner: &L, test: &DataLoader<D, EvalSampler>) -> Result<f64>
+    where
+        L: Learner,
+        D: BatchDataset<Batch = L::Batch>,
+    {
+        let _guard = tch::no_grad_guard();
+        // A pass without anything in it makes the buffers rank 0's.
+        let device = self.context.device();
+        let _ = self.ddp.forward(|| Tensor::zeros([1i64; 0], (Kind::Float, device)))?;
+        let mut sum = Tensor::f_zeros([1i64; 0], (Kind::Double, device)).map_err(Error::tch("evaluating"))?;
+        let mut count = 0;
+        let mut outcome = Ok(());
+        for batch in test.epoch(0)? {
+            let metric = batch.and_then(|batch| {
+                let metric = match &self.autocast {
+                    Some(autocast) => autocast.run(|| learner.metric(&batch)),
+                    None => learner.metric(&batch),
+                };
+                metric.ok_or_else(|| Error::Invalid("evaluation needs a learner with a metric".into()))
+            });
+            match metric {
+                Ok((part, samples)) => (sum, count) = (sum + part, count + samples),
+                Err(err) => outcome = Err(err),
+            }
+        }
+        // Ranks have different numbers of batches, so the first to fail tells the others here.
+        self.context.group().agree("evaluating", outcome)?;
+        mean_over_ranks(self.context.group(), &sum, count)
+    }
+
+    fn is_through(&self, metrics: &Metrics) -> bool {
+        self.patience.is_some_and(|patience| metrics.bad_epochs > patience)
+    }
+
+    fn resume(&mut self, metrics: &mut Metrics) -> Result<Option<Progress>> {
+        let Some(snapshots) = &mut self.snapshots else { return Ok(None) };
+        let mut state = StateMut::new(self.vs, &mut *self.optimizer).value(METRICS, metrics);
+        if let Some((scheduler, _)) = &mut self.scheduler {
+            state = state.scheduler(&mut **scheduler);
+        }
+        if let Some(plateau) = &mut self.plateau {
+            state = state.plateau(plateau);
+        }
+        if let Some(scaler) = &mut self.scaler {
+            state = state.scaler(scaler);
+        }
+        snapshots.resume(state)
+    }
+
+    fn save_if_due(&mut self, progress: Progress, metrics: &Metrics) -> Result<()> {
+        let Some(mut snapshots) = self.snapshots.take() else { return Ok(()) };
+        let saved = snapshots.save_if_due(&self.state(metrics), progress);
+        self.snapshots = Some(snapshots);
+        saved.map(drop)
+    }
+
+    fn finish(&mut self, progress: Progress, metrics: &Metrics) -> Result<()> {
+        let Some(mut snapshots) = self.snapshots.take() else { return Ok(()) };
+        let saved = snapshots.finish_at(&self.state(metrics), progress);
+        self.snapshots = Some(snapshots);
+        saved
+    }
+
+    fn state<'a>(&'a self, metrics: &'a Metrics) -> State<'a> {
+        let mut state = State::new(self.vs, &*self.optimizer).value(METRICS, metrics);
+        if let Some((scheduler, _)) = &self.scheduler {
+            state = state.scheduler(&**scheduler);
+        }
+        if let Some(plateau) = &self.plateau {
+            state = state.plateau(plateau);
+        }
+        if let Some(scaler) = &self.scaler {
+            state = state.scaler(scaler);
+        }
+        match metrics.last {
+            Some(metric) => state.metric(metric),
+            None => state,
+        }
+    }
+}
+
+fn number(tensor: &Tensor) -> Result<f64> {
+    tensor.f_double_value(&[]).map_err(Error::tch("reading a gradient's norm"))
+}

@@ -1,0 +1,109 @@
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Best, Progress};
+
+/// What an epoch of a [`Trainer`](super::Trainer) came to. The same on all ranks, but for the time.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct EpochReport {
+    /// The epoch, from 0.
+    pub epoch: u64,
+    /// Optimizer steps done, over all epochs.
+    pub step: u64,
+    /// The mean loss over all batches of all ranks; of what was left of the epoch, after a resume in its middle. `None` if
+    /// nothing was.
+    pub loss: Option<f64>,
+    /// The mean metric over the samples of all ranks, if there was an evaluation.
+    pub metric: Option<f64>,
+    /// Whether the metric is the best so far.
+    pub is_best: bool,
+    /// The learning rate of the first parameter group, as the next epoch begins with it.
+    pub learning_rate: f64,
+    /// The norm of the gradients in the last step, before they were clipped, if they were.
+    pub grad_norm: Option<f64>,
+    /// Steps that were left out because a gradient was not finite.
+    pub skipped_steps: u64,
+    /// How long training took, without the evaluation.
+    pub duration: Duration,
+    /// Samples that all ranks together have trained on in that time.
+    pub samples: u64,
+}
+
+impl fmt::Display for EpochReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "epoch {:>3}", self.epoch + 1)?;
+        if let Some(loss) = self.loss {
+            write!(f, "  loss {loss:.6}")?;
+        }
+        if let Some(metric) = self.metric {
+            write!(f, "  metric {metric:.6}{}", if self.is_best { " (best)" } else { "" })?;
+        }
+        write!(f, "  lr {:.3e}", self.learning_rate)?;
+        if let Some(norm) = self.grad_norm {
+            write!(f, "  grad norm {norm:.3}")?;
+        }
+        if self.skipped_steps > 0 {
+            write!(f, "  {} steps left out", self.skipped_steps)?;
+        }
+        let seconds = self.duration.as_secs_f64();
+        write!(f, "  {seconds:.1} s, {:.0} samples/s", self.samples as f64 / seconds.max(1e-9))
+    }
+}
+
+/// How [`Trainer::fit`](super::Trainer::fit) ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Outcome {
+    /// Where the run stands.
+    pub progress: Progress,
+    /// The best metric, if there was an evaluation.
+    pub metric: Option<f64>,
+    /// Whether it stopped before the last epoch, as the metric was no longer better.
+    pub stopped_early: bool,
+}
+
+/// The metrics so far: part of a snapshot.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Metrics {
+    pub(super) best: Option<f64>,
+    pub(super) last: Option<f64>,
+    /// Epochs in a row that were not better.
+    pub(super) bad_epochs: u64,
+}
+
+impl Metrics {
+    /// Takes the metric of an epoch; whether it is the best so far.
+    pub(super) fn take(&mut self, metric: f64, best: Best) -> bool {
+        let is_better = self.best.is_none_or(|so_far| match best {
+            Best::Min => metric < so_far,
+            Best::Max => metric > so_far,
+        });
+        self.last = Some(metric);
+        if is_better && !metric.is_nan() {
+            self.best = Some(metric);
+            self.bad_epochs = 0;
+        } else {
+            self.bad_epochs += 1;
+        }
+        self.bad_epochs == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_that_is_no_number_is_never_the_best() {
+        let mut metrics = Metrics::default();
+        assert!(!metrics.take(f64::NAN, Best::Max));
+        assert!(metrics.take(0.5, Best::Max));
+        assert!(!metrics.take(f64::NAN, Best::Max));
+        assert!(!metrics.take(0.5, Best::Max));
+        assert_eq!((metrics.best, metrics.bad_epochs), (Some(0.5), 2));
+        assert!(metrics.take(0.4, Best::Min));
+    }
+}

@@ -1,0 +1,42 @@
+//! `Trainer`: what it does is what its parts do, and a run of it can be stopped and goes on.
+
+use ddp_tests::Ddp;
+use tempfile::tempdir;
+
+fn worker<'a>(args: &'a [&'a str]) -> Ddp {
+    let run = ["run", "-p", "ddp-tests", "--bin", "trainer", "--max-restarts", "0", "--nproc", "2", "--"];
+    Ddp::new(run.iter().chain(args))
+}
+
+#[test]
+fn the_trainer_does_what_a_loop_by_hand_does() {
+    let done = worker(&["check"]).run().succeeds().leaves_no_process();
+    assert_eq!(done.stdout.matches("the trainer is right").count(), 2, "{}", done.stdout);
+}
+
+/// How each rank's run ended: the outcome and the bits of the model.
+fn ends(stdout: &str) -> Vec<&str> {
+    let mut ends: Vec<_> = stdout.lines().filter(|line| line.contains(" ends with ")).collect();
+    ends.sort_unstable();
+    assert_eq!(ends.len(), 2, "{stdout}");
+    ends
+}
+
+#[test]
+fn a_trainer_that_is_stopped_goes_on_and_ends_alike() {
+    let (undisturbed, stopped) = (tempdir().unwrap(), tempdir().unwrap());
+    let expected = worker(&["run", undisturbed.path().to_str().unwrap()]).run().succeeds();
+    assert!(expected.stdout.contains("epoch  60  loss "), "{}", expected.stdout);
+
+    let dir = stopped.path().to_str().unwrap();
+    let job = worker(&["run", dir]).start();
+    job.wait_for("epoch  20  loss ");
+    job.signal(10); // SIGUSR1
+    job.wait().ends_with(75).leaves_no_process();
+    let done = worker(&["run", dir]).run().succeeds();
+    assert!(!done.stdout.contains("epoch  20 "), "{}", done.stdout);
+    assert_eq!(ends(&done.stdout), ends(&expected.stdout));
+    // A run that is through stays so.
+    let again = worker(&["run", dir]).run().succeeds();
+    assert_eq!(ends(&again.stdout), ends(&expected.stdout));
+}
