@@ -55,6 +55,7 @@ mod entry;
 mod error;
 mod events;
 mod inherited;
+mod memory;
 mod params;
 mod process_group;
 mod sampler;

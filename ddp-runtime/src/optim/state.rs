@@ -1,9 +1,9 @@
 use std::collections::HashMap;
 
-use tch::Tensor;
+use tch::{Device, TchError, Tensor};
 
 use super::Parameters;
-use crate::{Error, Result, sys};
+use crate::{Error, Result, memory, sys};
 
 /// One kind of state (`exp_avg`, say): a tensor per parameter, once the parameter had a gradient.
 #[derive(Debug)]
@@ -59,7 +59,10 @@ pub(super) fn load(groups: Vec<(&Parameters, &mut [Slots])>, mut loaded: HashMap
         for slots in states.iter() {
             for (name, parameter) in &parameters.named {
                 fresh.push(match loaded.remove(&format!("{name}.{}", slots.name)) {
-                    Some(tensor) => Some(fitted(&tensor, slots, name, parameter)?),
+                    Some(tensor) => {
+                        check_fit(&tensor, slots, name, parameter)?;
+                        Some(tensor)
+                    }
                     None => None,
                 });
             }
@@ -69,21 +72,43 @@ pub(super) fn load(groups: Vec<(&Parameters, &mut [Slots])>, mut loaded: HashMap
         return Err(mismatch(format!("{name} belongs to no parameter and state of this optimizer")));
     }
     let mut fresh = fresh.into_iter();
-    for (_, states) in groups {
-        for slot in states.iter_mut().flat_map(|slots| &mut slots.tensors) {
-            *slot = fresh.next().flatten();
+    for (parameters, states) in groups {
+        for slots in states {
+            for (slot, (_, parameter)) in slots.tensors.iter_mut().zip(&parameters.named) {
+                let Some(tensor) = fresh.next().flatten() else {
+                    *slot = None;
+                    continue;
+                };
+                fill(slot, &tensor, parameter.device()).map_err(Error::tch("loading the optimizer's state"))?;
+            }
         }
     }
     Ok(())
 }
 
-/// A copy of `loaded` where the parameter is, if it can be its state.
-fn fitted(loaded: &Tensor, slots: &Slots, name: &str, parameter: &Tensor) -> Result<Tensor> {
+/// Copies `loaded` into the slot's own memory, if it has some that fits, else into new memory on `device`.
+fn fill(slot: &mut Option<Tensor>, loaded: &Tensor, device: Device) -> Result<(), TchError> {
+    let _guard = tch::no_grad_guard();
+    let fits = |own: &&mut Tensor| own.kind() == loaded.kind() && own.device() == device;
+    if let Some(own) = slot.as_mut().filter(fits) {
+        return own.f_copy_(loaded);
+    }
+    *slot = Some(match device {
+        Device::Cpu => {
+            let mut own = memory::empty(&loaded.size(), loaded.kind())?;
+            own.f_copy_(loaded)?;
+            own
+        }
+        device => loaded.f_to_device_(device, loaded.kind(), false, true)?,
+    });
+    Ok(())
+}
+
+fn check_fit(loaded: &Tensor, slots: &Slots, name: &str, parameter: &Tensor) -> Result<()> {
     let (expected, found) = (slots.shape_for(parameter), loaded.size());
     if found != expected {
         let problem = format!("{name}.{} has shape {found:?}, and {expected:?} is needed", slots.name);
         return Err(Error::StateMismatch { what: "the optimizer's state".into(), problem });
     }
-    let copy = loaded.f_to_device_(parameter.device(), loaded.kind(), false, true);
-    copy.map_err(Error::tch("loading the optimizer's state"))
+    Ok(())
 }

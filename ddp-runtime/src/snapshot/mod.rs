@@ -14,12 +14,13 @@ mod write;
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ddp_contract::Event;
 use ddp_contract::snapshot::{self as format, Manifest, Whole};
 use serde::{Deserialize, Serialize};
-use tch::Device;
+use tch::{Device, Tensor};
 
 pub use keep::Best;
 pub use state::{State, StateMut};
@@ -111,11 +112,21 @@ pub struct Snapshots {
     preemption: bool,
     keep: Keep,
     blocking: bool,
+    durable: bool,
     /// What the newest snapshot holds, if this run made or loaded it.
     saved_at: Option<Progress>,
     /// Rank 0's.
     writing: Option<Writing>,
     stage: Stage,
+    /// The memory for the first snapshot, while it is made ready.
+    preparing: Preparing,
+}
+
+#[derive(Debug)]
+enum Preparing {
+    NotYet,
+    Running(JoinHandle<Stage>),
+    Done,
 }
 
 impl Snapshots {
@@ -140,9 +151,11 @@ impl Snapshots {
             preemption: true,
             keep: Keep::default(),
             blocking: false,
+            durable: true,
             saved_at: None,
             writing: None,
             stage: Stage::default(),
+            preparing: Preparing::NotYet,
         })
     }
 
@@ -183,6 +196,13 @@ impl Snapshots {
     /// by default. It also spares the memory of a second snapshot in the making.
     pub fn blocking(mut self, blocking: bool) -> Self {
         self.blocking = blocking;
+        self
+    }
+
+    /// Whether a snapshot is on the disk itself before it counts: on by default. Off, the kernel writes it when it likes,
+    /// as after `torch.save`: it is whole when a process dies, but a power cut may take or damage the newest ones.
+    pub fn durable(mut self, durable: bool) -> Self {
+        self.durable = durable;
         self
     }
 
@@ -264,6 +284,7 @@ impl Snapshots {
     /// [`ddp_runtime::main`](crate::main) ends the process with code 75. Those of [`save`](Self::save).
     pub fn save_if_due(&mut self, state: &State<'_>, progress: Progress) -> Result<bool> {
         entry::note_step(progress.step);
+        self.prepare(state);
         let mut due = self.due.passed(progress);
         let wish = self.agree_on_wishes()?;
         due |= wish.save || wish.stop;
@@ -277,6 +298,17 @@ impl Snapshots {
             return Err(Error::Preempted { step: progress.step, snapshot });
         }
         Ok(due)
+    }
+
+    /// Gets the memory for the copies ready, once, when the optimizer has its state.
+    fn prepare(&mut self, state: &State<'_>) {
+        if !matches!(self.preparing, Preparing::NotYet) || self.group.rank() != 0 {
+            return;
+        }
+        self.preparing = match Stage::prepare(tensors_of(state)) {
+            Some(thread) => Preparing::Running(thread),
+            None => Preparing::Done, // then the first snapshot gets it
+        };
     }
 
     fn agree_on_wishes(&mut self) -> Result<Wish> {
@@ -341,11 +373,13 @@ impl Snapshots {
             states,
             files: Default::default(),
         };
-        let tensors = vec![
-            (format::MODEL, self.stage.copy(format::MODEL, params::all(state.model))?),
-            (format::OPTIMIZER, self.stage.copy(format::OPTIMIZER, state.optimizer.state_dict())?),
-        ];
-        Ok(Job { dir: self.dir.clone(), manifest, tensors, keep: self.keep, events: self.events.clone() })
+        if let Preparing::Running(thread) = std::mem::replace(&mut self.preparing, Preparing::Done) {
+            self.stage = thread.join().unwrap_or_default();
+        }
+        let copy = |(file, tensors)| Ok((file, self.stage.copy(file, tensors)?));
+        let tensors = tensors_of(state).into_iter().map(copy).collect::<Result<_>>()?;
+        let (dir, events) = (self.dir.clone(), self.events.clone());
+        Ok(Job { dir, manifest, tensors, keep: self.keep, durable: self.durable, events })
     }
 
     /// Every rank's generators, on every rank; or the first error, on every rank.
@@ -363,6 +397,11 @@ impl Snapshots {
         });
         ranks.collect()
     }
+}
+
+/// What goes into which file.
+fn tensors_of(state: &State<'_>) -> Vec<(&'static str, Vec<(String, Tensor)>)> {
+    vec![(format::MODEL, params::all(state.model)), (format::OPTIMIZER, state.optimizer.state_dict())]
 }
 
 impl Drop for Snapshots {

@@ -1,11 +1,12 @@
 //! Copies of a run's tensors, so that they can be written while training goes on.
 
 use std::collections::HashMap;
+use std::thread::{self, JoinHandle};
 
-use tch::{Device, Tensor};
+use tch::{Kind, Tensor};
 
 use super::tensors::HostTensor;
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 
 /// Memory for the copies, kept from one snapshot to the next.
 #[derive(Debug, Default)]
@@ -20,12 +21,32 @@ impl Stage {
         let copy = |(name, tensor): (String, Tensor)| {
             let mut buffer = match self.free.remove(&key(file, &name)) {
                 Some(buffer) if buffer.size() == tensor.size() && buffer.kind() == tensor.kind() => buffer,
-                _ => empty_like(&tensor)?,
+                _ => memory::empty(&tensor.size(), tensor.kind()).map_err(failed)?,
             };
             buffer.f_copy_(&tensor).map_err(failed)?;
             HostTensor::new(name, buffer)
         };
         tensors.into_iter().map(copy).collect()
+    }
+
+    /// Gets the memory for copies of such tensors, in a thread of its own: the first copy would spend most of its time on
+    /// it.
+    pub(super) fn prepare(like: Vec<(&'static str, Vec<(String, Tensor)>)>) -> Option<JoinHandle<Self>> {
+        let needed: Vec<(String, Vec<i64>, Kind)> = like
+            .into_iter()
+            .flat_map(|(file, tensors)| {
+                tensors.into_iter().map(move |(name, t)| (key(file, &name), t.size(), t.kind()))
+            })
+            .collect();
+        let prepare = move || {
+            let made = needed.into_iter().filter_map(|(key, size, kind)| {
+                let mut buffer = memory::empty(&size, kind).ok()?;
+                let _ = buffer.f_zero_().ok()?; // touches each page
+                Some((key, buffer))
+            });
+            Self { free: made.collect() }
+        };
+        thread::Builder::new().name("ddp-snapshot".into()).spawn(prepare).ok()
     }
 
     /// Takes the memory back.
@@ -36,10 +57,6 @@ impl Stage {
 
 fn key(file: &str, name: &str) -> String {
     format!("{file}/{name}")
-}
-
-fn empty_like(tensor: &Tensor) -> Result<Tensor> {
-    Tensor::f_empty(tensor.size(), (tensor.kind(), Device::Cpu)).map_err(failed)
 }
 
 fn failed(err: tch::TchError) -> Error {

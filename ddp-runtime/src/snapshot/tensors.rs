@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use ddp_contract::snapshot::FileInfo;
-use memmap2::Mmap;
+use memmap2::MmapOptions;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 use tch::{Device, Kind, Tensor};
 
@@ -14,6 +14,8 @@ use crate::{Error, Result};
 
 /// What is checksummed and handed to the kernel at a time, in bytes: it stays in the processor's cache between the two.
 const CHUNK: usize = 1 << 20;
+/// After how many bytes the disk is asked to begin with them.
+const START_EVERY: u64 = 16 << 20;
 
 /// A tensor of this computer's memory, contiguous, without a graph.
 pub(super) struct HostTensor {
@@ -50,8 +52,9 @@ impl HostTensor {
     }
 }
 
-/// Writes `tensors` to `path`, row-major, with plain names.
-pub(super) fn write(path: &Path, tensors: &[HostTensor]) -> Result<FileInfo> {
+/// Writes `tensors` to `path`, row-major, with plain names. Nothing is waited for: if it is to be `durable`, the file is
+/// still to be synced.
+pub(super) fn write(path: &Path, tensors: &[HostTensor], durable: bool) -> Result<FileInfo> {
     // Wide elements first, so that all are aligned, as the safetensors crate does it.
     let mut order: Vec<&HostTensor> = tensors.iter().collect();
     order.sort_by_key(|t| (std::cmp::Reverse(t.tensor.kind().elt_size_in_bytes()), &t.name));
@@ -67,7 +70,7 @@ pub(super) fn write(path: &Path, tensors: &[HostTensor]) -> Result<FileInfo> {
 
     let written = header.and_then(|mut header| {
         header.resize(header.len().next_multiple_of(8), b' ');
-        let mut out = Out::create(path, (8 + header.len() + end) as u64)?;
+        let mut out = Out::create(path, (8 + header.len() + end) as u64, durable)?;
         out.write(&(header.len() as u64).to_le_bytes())?;
         out.write(&header)?;
         order.iter().try_for_each(|t| out.write(t.bytes()))?;
@@ -80,18 +83,29 @@ pub(super) fn write(path: &Path, tensors: &[HostTensor]) -> Result<FileInfo> {
 struct Out {
     file: BufWriter<File>,
     bytes: u64,
+    /// How many of them the disk has been asked to write.
+    started: u64,
+    durable: bool,
     crc: u32,
+}
+
+/// Has the disk begin to write that part of the file, so that it works while the rest is still on its way.
+fn start_writing(file: &File, from: u64, to: u64) {
+    use std::os::fd::AsRawFd;
+    let (from, length) = (from.cast_signed(), (to - from).cast_signed());
+    // SAFETY: plain numbers and an open file. A file system that can't, does not, which only costs time.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), from, length, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
 impl Out {
     /// A new file, with room for `bytes` on the disk where the file system can promise it.
-    fn create(path: &Path, bytes: u64) -> io::Result<Self> {
+    fn create(path: &Path, bytes: u64, durable: bool) -> io::Result<Self> {
         let file = File::create(path)?;
         match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, bytes) {
             Err(err) if err == rustix::io::Errno::NOSPC => return Err(err.into()),
             _ => {} // what can't be promised is found when it is written
         }
-        Ok(Self { file: BufWriter::with_capacity(CHUNK, file), bytes: 0, crc: 0 })
+        Ok(Self { file: BufWriter::with_capacity(CHUNK, file), bytes: 0, started: 0, durable, crc: 0 })
     }
 
     fn write(&mut self, content: &[u8]) -> io::Result<()> {
@@ -100,11 +114,16 @@ impl Out {
             self.file.write_all(chunk)?;
         }
         self.bytes += content.len() as u64;
+        if self.durable && self.bytes - self.started >= START_EVERY {
+            self.file.flush()?;
+            start_writing(self.file.get_ref(), self.started, self.bytes);
+            self.started = self.bytes;
+        }
         Ok(())
     }
 
     fn finish(self) -> io::Result<FileInfo> {
-        self.file.into_inner()?.sync_all()?;
+        self.file.into_inner()?;
         Ok(FileInfo::written(self.bytes, self.crc))
     }
 }
@@ -118,7 +137,7 @@ pub(super) fn with_tensors<T>(path: &Path, read: impl FnOnce(HashMap<String, Ten
         return Err(bad("it is empty".into()));
     } else {
         // SAFETY: a snapshot's files are never changed in place: a new one has new files.
-        unsafe { Mmap::map(&file) }.map_err(Error::io("can't map", path))?
+        unsafe { MmapOptions::new().map(&file) }.map_err(Error::io("can't map", path))?
     };
     let parsed = SafeTensors::deserialize(&bytes).map_err(|err| bad(err.to_string()))?;
     let mut tensors = HashMap::new();
@@ -186,7 +205,7 @@ mod tests {
         tensors.push(("empty".into(), Tensor::zeros([0, 3], (Kind::Float, Device::Cpu))));
         tensors.push(("large".into(), Tensor::arange(1 << 20, (Kind::Int64, Device::Cpu)).view([1 << 10, 1 << 10])));
         let host = tensors.iter().map(|(name, t)| HostTensor::new(name.clone(), t.shallow_clone()).unwrap());
-        let info = write(&path, &host.collect::<Vec<_>>()).unwrap();
+        let info = write(&path, &host.collect::<Vec<_>>(), true).unwrap();
         assert_eq!(info, FileInfo::of(&path).unwrap());
         with_tensors(&path, |read| {
             assert_eq!(read.len(), tensors.len());

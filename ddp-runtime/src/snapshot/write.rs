@@ -38,6 +38,8 @@ pub(super) struct Job {
     pub(super) manifest: Manifest,
     pub(super) tensors: Vec<(&'static str, Vec<HostTensor>)>,
     pub(super) keep: Keep,
+    /// Wait for the disk before the snapshot gets its name.
+    pub(super) durable: bool,
     pub(super) events: Events,
 }
 
@@ -76,7 +78,7 @@ impl Job {
         }
         let folder = self.dir.join(name);
         publish(&partial, &folder)?;
-        sync(&self.dir)?;
+        self.sync(&self.dir)?;
         Ok(folder)
     }
 
@@ -84,13 +86,23 @@ impl Job {
         fs::create_dir(partial).map_err(Error::writing(partial))?;
         let mut files: BTreeMap<String, FileInfo> = BTreeMap::new();
         for (file, tensors) in &self.tensors {
-            files.insert((*file).to_owned(), tensors::write(&partial.join(file), tensors)?);
+            files.insert((*file).to_owned(), tensors::write(&partial.join(file), tensors, self.durable)?);
         }
         let path = partial.join(format::MANIFEST);
         let text = format::manifest_text(&Manifest { files, ..self.manifest.clone() });
         text.and_then(|text| fs::write(&path, text)).map_err(Error::writing(&path))?;
-        sync(&path)?;
-        sync(partial)
+        for file in self.tensors.iter().map(|(file, _)| *file).chain([format::MANIFEST]) {
+            self.sync(&partial.join(file))?;
+        }
+        self.sync(partial)
+    }
+
+    /// Makes what was written to `path` (a file's content, a folder's entries) survive a power cut.
+    fn sync(&self, path: &Path) -> Result<()> {
+        if !self.durable {
+            return Ok(());
+        }
+        fs::File::open(path).and_then(|file| file.sync_all()).map_err(Error::io("can't sync", path))
     }
 }
 
@@ -136,9 +148,4 @@ fn remove_dir_if_there(path: &Path) -> Result<()> {
         Err(err) if err.kind() != io::ErrorKind::NotFound => Err(Error::io("can't remove", path)(err)),
         _ => Ok(()),
     }
-}
-
-/// Makes what was written to `path` (a file's content, a folder's entries) survive a power cut.
-fn sync(path: &Path) -> Result<()> {
-    fs::File::open(path).and_then(|file| file.sync_all()).map_err(Error::io("can't sync", path))
 }
