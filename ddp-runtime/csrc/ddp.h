@@ -151,6 +151,9 @@ int32_t ddp_sgd_step(ddp_tensor* const* parameters, ddp_tensor** momentum_buffer
 int32_t ddp_adam_step(ddp_tensor* const* parameters, ddp_tensor** exp_avgs, ddp_tensor** exp_avg_sqs,
                       ddp_tensor** max_exp_avg_sqs, ddp_tensor** steps, size_t n, const ddp_adam_options* options,
                       ddp_error* error) noexcept;
+// torch.nn.utils.clip_grad_norm_ on gradients, at least one; `out` is the norm they had, on the first one's device.
+int32_t ddp_clip_grad_norm(ddp_tensor* const* gradients, size_t n, double max_norm, double norm_type, ddp_tensor** out,
+                           ddp_error* error) noexcept;
 int32_t ddp_zero_grad(ddp_tensor* const* parameters, size_t n, bool set_to_none, ddp_error* error) noexcept;
 
 // --- amp.cpp: mixed precision --------------------------------------------------------------------------------------

@@ -4,10 +4,14 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_foreach_add.h>
+#include <ATen/ops/_foreach_mul.h>
+#include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_adam.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/_fused_sgd.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
@@ -104,6 +108,26 @@ int32_t ddp_adam_step(ddp_tensor* const* parameters, ddp_tensor** exp_avgs, ddp_
           at::_fused_adam_(lists..., o.lr, o.beta1, o.beta2, o.weight_decay, o.eps, o.amsgrad, o.maximize);
         });
     }
+  });
+}
+
+// torch/nn/utils/clip_grad.py, _get_total_norm and _clip_grads_with_norm_, with the same operators in the same order.
+int32_t ddp_clip_grad_norm(ddp_tensor* const* gradients, size_t n, double max_norm, double norm_type, ddp_tensor** out,
+                           ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    at::NoGradGuard no_grad;
+    std::map<Key, std::vector<at::Tensor>> groups;
+    for (size_t i = 0; i < n; ++i)
+      groups[Key{gradients[i]->device(), gradients[i]->scalar_type(), false}].push_back(*gradients[i]);
+    const at::Device first = gradients[0]->device();
+    std::vector<at::Tensor> norms;
+    for (const auto& [key, list] : groups)
+      for (const auto& norm : at::_foreach_norm(list, norm_type)) norms.push_back(norm.to(first));
+    at::Tensor total = at::linalg_vector_norm(at::stack(norms), norm_type);
+    // Python's `max_norm / tensor` multiplies by the reciprocal.
+    const at::Tensor factor = total.add(1e-6).reciprocal().mul(max_norm).clamp_max(1.0);
+    for (const auto& [key, list] : groups) at::_foreach_mul_(list, factor.to(key.device));
+    *out = new at::Tensor(std::move(total));
   });
 }
 

@@ -271,6 +271,14 @@ unsafe extern "C" {
         options: *const ddp_adam_options,
         error: *mut ddp_error,
     ) -> i32;
+    pub(crate) fn ddp_clip_grad_norm(
+        gradients: *const *mut C_tensor,
+        n: usize,
+        max_norm: f64,
+        norm_type: f64,
+        out: *mut *mut C_tensor,
+        error: *mut ddp_error,
+    ) -> i32;
     pub(crate) fn ddp_zero_grad(
         parameters: *const *mut C_tensor,
         n: usize,

@@ -7,6 +7,7 @@ mod errors;
 mod faults;
 mod gpus;
 mod lr_scheduler;
+mod models;
 mod nccl;
 mod new;
 mod parity;

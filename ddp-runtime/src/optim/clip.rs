@@ -1,7 +1,8 @@
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
 
-use crate::{Error, Result, params};
+use crate::error::check;
+use crate::{Error, Result, params, sys};
 
 /// Parameters whose gradients are clipped: those of a `VarStore`, or any list of tensors.
 pub trait Gradients {
@@ -31,7 +32,8 @@ fn gradient(parameter: &Tensor) -> Result<Option<Tensor>> {
 
 /// Scales all gradients so that their norm, as one vector, is at most `max_norm`; gives the norm they had, a scalar on
 /// the first gradient's device. `norm_type` is 2 for the Euclidean norm, `f64::INFINITY` for the largest value.
-/// `torch.nn.utils.clip_grad_norm_`, with the same operations in the same order.
+/// `torch.nn.utils.clip_grad_norm_`, with the same operators in the same order: the same bits for the same list of
+/// parameters. (A `VarStore` has a layer's bias before its weight, which may round the norm otherwise in its last bit.)
 ///
 /// Call it between `Ddp::backward`, after which all ranks have the same gradients, and the optimizer's step. It does not
 /// wait for a GPU; reading the norm does. A norm that is not finite makes the gradients so: look at it, or accept it as
@@ -40,24 +42,18 @@ fn gradient(parameter: &Tensor) -> Result<Option<Tensor>> {
 /// # Errors
 /// [`Error::Torch`], such as for gradients of whole numbers.
 pub fn clip_grad_norm(parameters: &(impl Gradients + ?Sized), max_norm: f64, norm_type: f64) -> Result<Tensor> {
-    let _guard = tch::no_grad_guard();
-    let mut gradients = parameters.gradients()?;
-    let Some(first) = gradients.first() else {
-        return Tensor::f_zeros([0i64; 0], (Kind::Float, Device::Cpu)).map_err(failed);
-    };
-    let device = first.device();
-    let norms = gradients.iter().map(|gradient| to_device(&norm(gradient, norm_type)?, device));
-    let norms = norms.collect::<Result<Vec<_>>>()?;
-    let total = norm(&Tensor::f_stack(&norms, 0).map_err(failed)?, norm_type)?;
-
-    // Python's `max_norm / tensor` multiplies by the reciprocal.
-    let below = total.f_add_scalar(1e-6).and_then(|sum| sum.f_reciprocal()).map_err(failed)?;
-    let factor = below.f_mul_scalar(max_norm).and_then(|factor| factor.f_clamp_max(1.0)).map_err(failed)?;
-    for gradient in &mut gradients {
-        let factor = to_device(&factor, gradient.device())?;
-        let _ = gradient.f_mul_(&factor).map_err(failed)?; // another handle of the same tensor
+    let gradients = parameters.gradients()?;
+    if gradients.is_empty() {
+        return Tensor::f_zeros([0i64; 0], (Kind::Float, Device::Cpu)).map_err(Error::tch("clip_grad_norm"));
     }
-    Ok(total)
+    let pointers: Vec<_> = gradients.iter().map(|gradient| gradient.as_ptr().cast_mut()).collect();
+    let mut total = std::ptr::null_mut();
+    // SAFETY: the pointers are of `gradients`, which outlive the call; `total` is written on success only.
+    check("clip_grad_norm", |error| unsafe {
+        sys::ddp_clip_grad_norm(pointers.as_ptr(), pointers.len(), max_norm, norm_type, &mut total, error)
+    })?;
+    // SAFETY: the call made this tensor for its caller, and nobody else has it.
+    Ok(unsafe { Tensor::from_ptr(total) })
 }
 
 /// Limits each value of the gradients to `-clip_value..=clip_value`: `torch.nn.utils.clip_grad_value_`.
@@ -71,19 +67,6 @@ pub fn clip_grad_value(parameters: &(impl Gradients + ?Sized), clip_value: f64) 
         let _ = gradient.f_clamp_max_(clip_value).map_err(Error::tch("clip_grad_value"))?;
     }
     Ok(())
-}
-
-/// `torch.linalg.vector_norm`, which tch lacks; `norm` over all dimensions is the same kernel.
-fn norm(tensor: &Tensor, norm_type: f64) -> Result<Tensor> {
-    tensor.f_norm_scalaropt_dim(norm_type, [0i64; 0], false).map_err(failed)
-}
-
-fn to_device(tensor: &Tensor, device: Device) -> Result<Tensor> {
-    tensor.f_to(device).map_err(failed)
-}
-
-fn failed(err: tch::TchError) -> Error {
-    Error::tch("clip_grad_norm")(err)
 }
 
 #[cfg(test)]
