@@ -68,3 +68,17 @@ fn the_launcher_takes_little_memory() {
     job.wait().ends_with(143).leaves_no_process();
     assert!(peak_kb < 15_000, "the launcher's peak is {peak_kb} kB");
 }
+
+#[test]
+fn ten_thousand_steps_need_no_more_memory_than_two_thousand() {
+    let args = ["run", "-p", "ddp-tests", "--bin", "flat", "--nproc", "2", "--max-restarts", "0"];
+    let done = Ddp::new(args).run().succeeds();
+    let lines: Vec<_> = done.stdout.lines().filter_map(|line| line.split_once("] resident ")).collect();
+    assert_eq!(lines.len(), 2, "{}", done.stdout);
+    for (_, numbers) in lines {
+        let numbers: Vec<i64> = numbers.split(' ').map(|n| n.parse().unwrap()).collect();
+        let [_, warm, end] = numbers[..] else { panic!("{numbers:?}") };
+        // In KiB. One tensor of 8 numbers kept per step would be some 2 MB.
+        assert!(end - warm <= 1024, "{warm} KiB after 2,000 steps, {end} KiB after 10,000");
+    }
+}

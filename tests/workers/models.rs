@@ -58,12 +58,18 @@ type Data = HashMap<String, Tensor>;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    ddp_runtime::main(|| run(&args[0]))
+    ddp_runtime::main(|| run(&args))
 }
 
-fn run(folder: &str) -> Result<()> {
+/// `models FOLDER [CASE BATCH]`: all cases, or one with other batches.
+fn run(args: &[String]) -> Result<()> {
+    let folder = &args[0];
     let data: Data = Tensor::read_safetensors(format!("{folder}/models.safetensors"))?.into_iter().collect();
-    let golden: Golden = serde_json::from_str(&std::fs::read_to_string(format!("{folder}/models.json"))?)?;
+    let mut golden: Golden = serde_json::from_str(&std::fs::read_to_string(format!("{folder}/models.json"))?)?;
+    if let [_, only, batch] = args {
+        golden.batch = batch.parse()?;
+        golden.cases.retain(|name, _| name == only);
+    }
     let context = Context::init()?;
     for (name, case) in &golden.cases {
         train(&context, &data, &golden, name, case).with_context(|| name.clone())?;
