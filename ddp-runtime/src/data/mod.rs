@@ -45,7 +45,7 @@
 //!   can be had at once, [`BatchDataset`].
 
 mod batches;
-mod catch;
+pub(crate) mod catch;
 mod collate;
 mod dataset;
 mod eval;

@@ -100,7 +100,7 @@ fn a_batch_that_fails_names_its_samples() {
     let err = loader.epoch(0).unwrap().next().unwrap().unwrap_err();
     let Error::Batch { indices, reason } = err else { panic!("{err}") };
     assert_eq!(indices, (20..30).collect::<Vec<_>>());
-    assert!(matches!(*reason, Error::Panicked(message) if message.contains("invalid for input of size 2")));
+    assert!(matches!(*reason, Error::Panicked { message, .. } if message.contains("invalid for input of size 2")));
 }
 
 #[test]
