@@ -12,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use ddp_contract::{ErrorFile, env, exit};
 
 use crate::ProcessGroup;
+use crate::data::catch;
 use crate::error::without_trace;
 
 /// Exit code of a worker whose training function gave an error.
@@ -57,7 +58,8 @@ pub(crate) fn keep(group: &ProcessGroup) {
 }
 
 /// Runs a worker's training function. When it fails or panics, in any thread, the reason goes to stderr and to the
-/// launcher's error file (`TORCHELASTIC_ERROR_FILE`, in torchrun's format).
+/// launcher's error file (`TORCHELASTIC_ERROR_FILE`, in torchrun's format). A dataset's panic does not: a
+/// [`DataLoader`](crate::data::DataLoader) makes an error of it. (With `RUST_BACKTRACE=1` it goes to stderr as well.)
 ///
 /// ```no_run
 /// fn main() -> std::process::ExitCode {
@@ -112,11 +114,18 @@ fn exit_at_once(code: u8) -> ! {
 fn report_panic(info: &PanicHookInfo<'_>) {
     let message = without_trace(info.payload_as_str().unwrap_or("a panic without a message"));
     let location = info.location().map(ToString::to_string).unwrap_or_default();
-    let thread = std::thread::current();
-    eprintln!("thread '{}' panicked at {location}:\n{message}", thread.name().unwrap_or("?"));
     let backtrace = Backtrace::capture();
-    if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
+    let captured = backtrace.status() == std::backtrace::BacktraceStatus::Captured;
+    let becomes_an_error = catch::becomes_an_error(&location);
+    if captured || !becomes_an_error {
+        let thread = std::thread::current();
+        eprintln!("thread '{}' panicked at {location}:\n{message}", thread.name().unwrap_or("?"));
+    }
+    if captured {
         eprintln!("{backtrace}");
+    }
+    if becomes_an_error {
+        return;
     }
     record(ErrorFile::new(format!("panic: {message}"), backtrace.to_string()).at(location));
 }

@@ -149,8 +149,13 @@ pub enum Error {
         reason: Box<Self>,
     },
     /// A dataset panicked while it was read.
-    #[error("panicked: {0}")]
-    Panicked(String),
+    #[error("panicked{}: {message}", location.as_ref().map(|place| format!(" at {place}")).unwrap_or_default())]
+    Panicked {
+        /// What it said.
+        message: String,
+        /// Where it was (`file:line:column`): known to programs that run in [`main`](crate::main).
+        location: Option<String>,
+    },
     /// A file that is not what it should be.
     #[error("{}: {problem}", path.display())]
     BadFile {

@@ -3,10 +3,11 @@ use std::fmt;
 use std::iter::FusedIterator;
 use std::sync::Arc;
 
+// `super` is another module when schedules are checked: see `schedules.rs`.
+use super::workers::Workers;
 use crate::Result;
 use crate::data::Position;
 use crate::data::transfer::Transfer;
-use crate::data::workers::Workers;
 
 /// Makes the batch of this number.
 pub(super) type Load<B> = dyn Fn(usize) -> Result<B> + Send + Sync;

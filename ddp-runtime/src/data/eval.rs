@@ -79,26 +79,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_index_goes_to_exactly_one_rank() {
-        for dataset_len in 0..40 {
-            for num_replicas in 1..9 {
-                let shares: Vec<Vec<i64>> = (0..num_replicas)
-                    .map(|rank| {
-                        let sampler = EvalSampler::new(dataset_len, num_replicas, rank).unwrap();
-                        assert_eq!(sampler.indices().len(), sampler.num_samples());
-                        sampler.indices()
-                    })
-                    .collect();
-                let lengths = shares.iter().map(Vec::len);
-                assert!(lengths.clone().max().unwrap() - lengths.min().unwrap() <= 1);
-                let mut all = shares.concat();
-                all.sort_unstable();
-                assert_eq!(all, (0..dataset_len as i64).collect::<Vec<_>>());
-            }
-        }
-    }
-
-    #[test]
     fn the_mean_is_by_the_true_count() {
         let context = crate::Context::builder().backend(crate::Backend::Gloo).init().unwrap();
         let mean = |sum: Tensor, count| mean_over_ranks(context.group(), &sum, count);

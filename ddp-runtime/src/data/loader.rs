@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use tch::Device;
 
 use crate::data::batches::{Load, Progress};
-use crate::data::transfer::Transfer;
+use crate::data::transfer::{self, Transfer};
 use crate::data::workers::Workers;
-use crate::data::{BatchDataset, Batches, EvalSampler, Sampler, Tensors, catch};
+use crate::data::{BatchDataset, Batches, EvalSampler, Sampler, Tensors, catch, intraop};
 use crate::{Context, DistributedSampler, Error, Result};
 
 /// How many batches a worker makes ahead: PyTorch's `prefetch_factor`.
@@ -179,7 +179,11 @@ impl<D: BatchDataset, S: Sampler> DataLoader<D, S> {
             0 => None,
             count => {
                 let device = self.transfer.map(|transfer| transfer.device);
-                Some(Workers::start(&load, batches, count, self.prefetch, device)?)
+                let set_up = move || {
+                    intraop::use_one_core();
+                    transfer::use_gpu(device)
+                };
+                Some(Workers::start(&load, batches, count, self.prefetch, set_up)?)
             }
         };
         if resumed.is_some() {

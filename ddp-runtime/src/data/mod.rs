@@ -45,7 +45,7 @@
 //!   can be had at once, [`BatchDataset`].
 
 mod batches;
-mod catch;
+pub(crate) mod catch;
 mod collate;
 mod dataset;
 mod eval;
@@ -60,6 +60,16 @@ mod tokens;
 mod transfer;
 mod workers;
 
+/// What worker threads are made of.
+mod sync {
+    pub use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+    pub use std::thread::{Builder, JoinHandle};
+}
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod schedules;
 #[cfg(test)]
 mod tests;
 

@@ -8,184 +8,12 @@ use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
 
-use crate::data::{BatchDataset, DataLoader, Dataset, EvalSampler, Position, TensorDataset};
+use crate::data::properties::Indices;
+use crate::data::{BatchDataset, DataLoader, Dataset, Position, TensorDataset};
 use crate::{DistributedSampler, Error, Result};
 
 /// Longer than any test takes.
 const BOUND: Duration = Duration::from_secs(60);
-
-/// A dataset whose batch is its indices.
-struct Indices(usize);
-
-impl BatchDataset for Indices {
-    type Batch = Vec<i64>;
-
-    fn len(&self) -> usize {
-        self.0
-    }
-
-    fn batch(&self, indices: &[i64]) -> Result<Vec<i64>> {
-        Ok(indices.to_vec())
-    }
-}
-
-/// A generator of test cases: SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % end as u64) as usize
-    }
-
-    fn sometimes(&mut self) -> bool {
-        self.below(2) == 0
-    }
-
-    fn setting(&mut self) -> Setting {
-        Setting {
-            len: self.below(80),
-            shuffle: self.below(4) > 0,
-            seed: self.below(1000) as u64,
-            drop_last: self.sometimes(),
-            epoch: self.below(5) as u64,
-        }
-    }
-}
-
-/// What stays the same over a resume.
-#[derive(Clone, Copy, Debug)]
-struct Setting {
-    len: usize,
-    shuffle: bool,
-    seed: u64,
-    drop_last: bool,
-    epoch: u64,
-}
-
-impl Setting {
-    fn sampler(&self, world_size: usize, rank: usize) -> DistributedSampler {
-        let mut sampler = DistributedSampler::new(self.len, world_size, rank).unwrap();
-        sampler = sampler.shuffle(self.shuffle).seed(self.seed).drop_last(self.drop_last);
-        sampler.set_epoch(self.epoch);
-        sampler
-    }
-
-    /// A loader whose sampler still stands at epoch 0.
-    fn loader(&self, world_size: usize, rank: usize, batch_size: usize) -> DataLoader<Indices> {
-        let mut sampler = self.sampler(world_size, rank);
-        sampler.set_epoch(0);
-        DataLoader::with_sampler(Indices(self.len), sampler, batch_size).unwrap()
-    }
-}
-
-#[test]
-fn batches_are_what_the_sampler_says() {
-    let mut random = Random(1);
-    for case in 0..400 {
-        let setting = random.setting();
-        let (world_size, batch_size) = (1 + random.below(6), 1 + random.below(12));
-        let (workers, drop_last_batch) = (if case % 8 == 0 { random.below(4) } else { 0 }, random.sometimes());
-        for rank in 0..world_size {
-            let loader = setting.loader(world_size, rank, batch_size).workers(workers).drop_last_batch(drop_last_batch);
-            let batches: Vec<_> = loader.epoch(setting.epoch).unwrap().collect::<Result<_>>().unwrap();
-            assert_eq!(batches.len(), loader.batches_per_epoch(), "{setting:?}");
-            let sampled = setting.sampler(world_size, rank).indices().unwrap();
-            let mut expected: Vec<_> = sampled.chunks(batch_size).collect();
-            expected.retain(|batch| !drop_last_batch || batch.len() == batch_size);
-            assert_eq!(batches, expected, "{setting:?}");
-        }
-    }
-}
-
-#[test]
-fn a_resumed_epoch_sees_each_remaining_sample_exactly_once() {
-    let mut random = Random(2);
-    for _ in 0..400 {
-        let setting = random.setting();
-        let mut seen = HashSet::new();
-        let mut position = Position { epoch: setting.epoch, samples: 0 };
-        // An epoch that is interrupted several times, and goes on with another number of ranks each time.
-        for attempt in 0.. {
-            let (world_size, batch_size) = (1 + random.below(6), 1 + random.below(9));
-            let taken = if attempt < 4 { random.below(4) } else { usize::MAX };
-            let mut shares = Vec::new();
-            let mut ends = HashSet::new();
-            let mut finished = true;
-            for rank in 0..world_size {
-                let mut loader = setting.loader(world_size, rank, batch_size);
-                loader.resume_at(position.epoch, position.samples);
-                let mut batches = loader.epoch(setting.epoch).unwrap();
-                let share: Vec<Vec<i64>> = batches.by_ref().take(taken).collect::<Result<_>>().unwrap();
-                finished &= batches.next().is_none();
-                drop(batches);
-                let mut again = setting.loader(world_size, rank, batch_size);
-                again.resume_at(position.epoch, position.samples);
-                let _ = again.epoch(setting.epoch).unwrap().take(taken).count();
-                ends.insert(again.position().samples);
-                shares.push(share.concat());
-            }
-            assert_eq!(ends.len(), 1, "ranks stand at different positions: {setting:?}");
-            let left = setting.len - seen.len();
-            // In the order of the permutation.
-            let rounds = shares[0].len();
-            assert!(shares.iter().all(|share| share.len() == rounds), "{setting:?}");
-            let given: Vec<i64> = (0..rounds).flat_map(|i| shares.iter().map(move |share| share[i])).collect();
-            let repeated = given.len().saturating_sub(left);
-            assert!(repeated < world_size && (repeated == 0 || !setting.drop_last), "{setting:?}");
-            for &index in &given[..given.len() - repeated] {
-                assert!(seen.insert(index), "{index} is seen twice: {setting:?}");
-            }
-            position.samples = ends.into_iter().next().unwrap();
-            if finished {
-                let missing = setting.len - seen.len();
-                assert!(missing == 0 || (setting.drop_last && missing < world_size), "{missing} missing: {setting:?}");
-                break;
-            }
-        }
-    }
-}
-
-#[test]
-fn with_the_same_world_size_an_epoch_goes_on_as_if_it_had_not_stopped() {
-    let mut random = Random(3);
-    for _ in 0..200 {
-        let setting = random.setting();
-        let (world_size, batch_size, taken) = (1 + random.below(5), 1 + random.below(7), random.below(6));
-        let rank = random.below(world_size);
-        let loader = setting.loader(world_size, rank, batch_size);
-        let mut batches = loader.epoch(setting.epoch).unwrap();
-        let _ = batches.by_ref().take(taken).count();
-        let Position { epoch, samples } = loader.position();
-        let rest: Vec<_> = batches.collect::<Result<_>>().unwrap();
-
-        let mut resumed = setting.loader(world_size, rank, batch_size);
-        resumed.resume_at(epoch, samples);
-        assert_eq!(resumed.position(), Position { epoch, samples });
-        assert_eq!(resumed.epoch(epoch).unwrap().collect::<Result<Vec<_>>>().unwrap(), rest, "{setting:?}");
-        // Only once.
-        let whole = setting.sampler(world_size, rank).indices().unwrap();
-        assert_eq!(resumed.epoch(epoch).unwrap().collect::<Result<Vec<_>>>().unwrap().concat(), whole);
-    }
-}
-
-#[test]
-fn eval_loaders_cover_each_index_exactly_once() {
-    let mut random = Random(4);
-    for _ in 0..200 {
-        let (len, world_size, batch_size) = (random.below(60), 1 + random.below(7), 1 + random.below(9));
-        let mut all = Vec::new();
-        for rank in 0..world_size {
-            let sampler = EvalSampler::new(len, world_size, rank).unwrap();
-            let loader = DataLoader::with_sampler(Indices(len), sampler, batch_size).unwrap();
-            all.extend(loader.epoch(0).unwrap().collect::<Result<Vec<_>>>().unwrap().concat());
-        }
-        all.sort_unstable();
-        assert_eq!(all, (0..len as i64).collect::<Vec<_>>());
-    }
-}
 
 #[test]
 fn the_position_counts_what_the_loop_was_given_and_not_what_is_made_ahead() {
@@ -272,7 +100,7 @@ fn a_batch_that_fails_names_its_samples() {
     let err = loader.epoch(0).unwrap().next().unwrap().unwrap_err();
     let Error::Batch { indices, reason } = err else { panic!("{err}") };
     assert_eq!(indices, (20..30).collect::<Vec<_>>());
-    assert!(matches!(*reason, Error::Panicked(message) if message.contains("invalid for input of size 2")));
+    assert!(matches!(*reason, Error::Panicked { message, .. } if message.contains("invalid for input of size 2")));
 }
 
 #[test]

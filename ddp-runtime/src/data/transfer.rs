@@ -2,6 +2,7 @@ use tch::{Device, Tensor};
 
 use crate::data::Tensors;
 use crate::error::check;
+use crate::store::to_i32;
 use crate::{Error, Result, sys};
 
 /// How batches come to the training device: copied to pinned memory where they are made, so that the training loop's
@@ -50,4 +51,12 @@ pub(super) fn to_device(tensor: &Tensor, device: Device) -> Result<Tensor> {
     let failed = Error::tch("moving a batch to its device");
     let kind = tensor.f_kind().map_err(&failed)?;
     tensor.f_to_device_(device, kind, device.is_cuda(), false).map_err(failed)
+}
+
+/// Makes `device` the calling thread's, if it is a GPU: pinned memory belongs to the current one, and in a new thread
+/// that is GPU 0.
+pub(super) fn use_gpu(device: Option<Device>) -> Result<()> {
+    let Some(Device::Cuda(index)) = device else { return Ok(()) };
+    // SAFETY: plain numbers.
+    check("choosing a GPU", |error| unsafe { sys::ddp_set_cuda_device(to_i32(index), error) })
 }

@@ -1,14 +1,9 @@
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::{Builder, JoinHandle};
 
-use tch::Device;
-
-use crate::data::batches::Load;
-use crate::data::intraop;
-use crate::error::check;
-use crate::store::to_i32;
-use crate::{Error, Result, sys};
+// `super` is another module when schedules are checked: see `schedules.rs`.
+use super::batches::Load;
+use super::sync::{Builder, JoinHandle, Receiver, SyncSender, sync_channel};
+use crate::{Error, Result};
 
 /// Threads that make batches ahead of the training loop.
 ///
@@ -22,23 +17,23 @@ pub(super) struct Workers<B> {
 }
 
 impl<B: Send + 'static> Workers<B> {
-    /// Starts `count` workers that make `batches` batches, each worker up to `prefetch` (at least 1) ahead.
+    /// Starts `count` workers that make `batches` batches, each worker up to `prefetch` (at least 1) ahead. Each does
+    /// `set_up` first; if that fails, its error stands for the worker's first batch.
     pub(super) fn start(
         load: &Arc<Load<B>>,
         batches: usize,
         count: usize,
         prefetch: usize,
-        device: Option<Device>,
+        set_up: impl Fn() -> Result<()> + Clone + Send + 'static,
     ) -> Result<Self> {
         let mut workers = Self { channels: Vec::with_capacity(count), threads: Vec::with_capacity(count) };
         for worker in 0..count {
             // A worker holds one batch in its hands while the channel is full.
             let (sender, receiver) = sync_channel(prefetch - 1);
-            let load = Arc::clone(load);
-            let thread = Builder::new().name(format!("ddp-data-{worker}")).spawn(move || {
-                intraop::use_one_core();
-                work(&*load, (worker..batches).step_by(count), device, &sender);
-            });
+            let (load, set_up) = (Arc::clone(load), set_up.clone());
+            let thread = Builder::new()
+                .name(format!("ddp-data-{worker}"))
+                .spawn(move || work(&*load, (worker..batches).step_by(count), set_up, &sender));
             let failed = |err| Error::Invalid(format!("can't start data worker {worker}: {err}"));
             workers.channels.push(receiver);
             workers.threads.push(thread.map_err(failed)?);
@@ -49,7 +44,7 @@ impl<B: Send + 'static> Workers<B> {
     /// Waits for batch number `batch`. Batches must be taken in order, without a gap.
     pub(super) fn take(&self, batch: usize) -> Result<B> {
         let worker = batch % self.channels.len();
-        let gone = |_| Err(Error::Panicked(format!("data worker {worker} is gone")));
+        let gone = |_| Err(Error::Panicked { message: format!("data worker {worker} is gone"), location: None });
         self.channels[worker].recv().unwrap_or_else(gone)
     }
 }
@@ -67,10 +62,10 @@ impl<B> Drop for Workers<B> {
 fn work<B>(
     load: &Load<B>,
     batches: impl Iterator<Item = usize>,
-    device: Option<Device>,
+    set_up: impl FnOnce() -> Result<()>,
     sender: &SyncSender<Result<B>>,
 ) {
-    if let Err(err) = use_gpu(device) {
+    if let Err(err) = set_up() {
         let _ = sender.send(Err(err));
         return;
     }
@@ -81,11 +76,4 @@ fn work<B>(
             return;
         }
     }
-}
-
-/// Pinned memory belongs to the thread's current GPU, which is GPU 0 in a new thread.
-fn use_gpu(device: Option<Device>) -> Result<()> {
-    let Some(Device::Cuda(index)) = device else { return Ok(()) };
-    // SAFETY: plain numbers.
-    check("choosing a GPU", |error| unsafe { sys::ddp_set_cuda_device(to_i32(index), error) })
 }

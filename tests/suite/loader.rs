@@ -1,0 +1,47 @@
+//! What a dataset's panic looks like from outside, and means over ranks with different numbers of samples.
+
+use ddp_tests::{Ddp, Done};
+
+fn run(nproc: &str, action: &str, workers: &str) -> Done {
+    let args =
+        ["run", "-p", "ddp-tests", "--bin", "loader", "--max-restarts", "0", "--nproc", nproc, "--", action, workers];
+    Ddp::new(args).env("RUST_BACKTRACE", "0").run().leaves_no_process()
+}
+
+#[test]
+fn training_goes_on_after_a_datasets_panic_without_a_word_of_the_hook() {
+    for workers in ["0", "2"] {
+        let done = run("1", "go-on", workers).succeeds();
+        let skipped = "skipped: sample 9: panicked at tests/workers/loader.rs:";
+        assert_eq!(done.stdout.matches(skipped).count(), 2, "{}\n{}", done.stdout, done.stderr);
+        assert_eq!(done.stdout.matches(": the picture is torn").count(), 2, "{}", done.stdout);
+        assert_eq!(done.stdout.matches("had 2 batches").count(), 2, "{}", done.stdout);
+        assert!(!done.stderr.contains("torn"), "{}", done.stderr);
+    }
+}
+
+#[test]
+fn a_datasets_panic_that_ends_training_is_its_error() {
+    for workers in ["0", "2"] {
+        let done = run("1", "fail", workers).ends_with(1);
+        done.says(&[
+            "error: rank 0 ended with exit code 1 (pid ",
+            "it said: sample 9: panicked at tests/workers/loader.rs:",
+            ": the picture is torn",
+        ]);
+    }
+}
+
+#[test]
+fn what_ends_training_later_is_reported_and_not_the_datasets_panic() {
+    let failed = run("1", "fail-later", "2").ends_with(1).says(&["it said: the disk is full"]);
+    assert!(!failed.stderr.contains("torn"), "{}", failed.stderr);
+    let panicked = run("1", "panic-later", "0").ends_with(1);
+    panicked.says(&["it said: panic: the model is gone", "at tests/workers/loader.rs:"]);
+}
+
+#[test]
+fn a_mean_counts_each_sample_once_whatever_the_ranks_have() {
+    let done = run("3", "mean", "2").succeeds();
+    assert_eq!(done.stdout.matches("all means are right").count(), 3, "{}\n{}", done.stdout, done.stderr);
+}
