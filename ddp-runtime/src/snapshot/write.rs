@@ -109,7 +109,7 @@ impl Job {
 impl Writing {
     /// Waits for the end.
     pub(super) fn wait(self) -> (Stage, Result<()>) {
-        let panicked = |_| (Stage::default(), Err(Error::Panicked("the thread that writes snapshots".into())));
+        let panicked = |_| (Stage::default(), Err(Error::Invalid("the thread that writes snapshots panicked".into())));
         self.0.join().unwrap_or_else(panicked)
     }
 }
