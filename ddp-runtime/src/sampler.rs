@@ -11,6 +11,12 @@ use crate::{Error, Result, sys};
 /// ```
 /// let sampler = ddp_runtime::DistributedSampler::new(10, 4, 3)?.shuffle(false);
 /// assert_eq!(sampler.indices()?, [3, 7, 1]); // 10 and 11 are padded with 0 and 1
+/// assert_eq!((sampler.num_samples(), sampler.num_replicas()), (3, 4));
+/// assert_eq!(sampler.drop_last(true).indices()?, [3, 7]);
+///
+/// let mut shuffled = ddp_runtime::DistributedSampler::new(10, 4, 3)?.seed(1);
+/// shuffled.set_epoch(2); // before each epoch; a `DataLoader` does it
+/// let _: Vec<i64> = shuffled.indices()?;
 /// # Ok::<(), ddp_runtime::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]

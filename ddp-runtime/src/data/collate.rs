@@ -6,6 +6,16 @@ use crate::{Error, Result};
 
 /// Samples that can be stacked to a batch, as PyTorch's `default_collate` does
 /// (`torch/utils/data/_utils/collate.py`): tensors, numbers, and tuples of such.
+///
+/// ```
+/// use ddp_runtime::data::Collate;
+/// use tch::Tensor;
+///
+/// let (x, y) = Collate::collate(vec![(Tensor::from_slice(&[1f32, 2.0]), 3i64), (Tensor::from_slice(&[4f32, 5.0]), 6)])?;
+/// assert_eq!(x, Tensor::from_slice2(&[[1f32, 2.0], [4.0, 5.0]]));
+/// assert_eq!(y, Tensor::from_slice(&[3i64, 6]));
+/// # Ok::<(), ddp_runtime::Error>(())
+/// ```
 pub trait Collate: Sized {
     /// What a list of samples becomes.
     type Batch: Send + 'static;
@@ -76,7 +86,7 @@ collate_tuples! {
 
 /// A [`Dataset`] as a [`BatchDataset`]: reads sample after sample and makes a batch of them.
 ///
-/// [`Dataset::stacked`] and [`Dataset::collated`] make it.
+/// [`Dataset::stacked`] and [`Dataset::collated`], which has an example, make it.
 #[derive(Clone, Debug)]
 pub struct Collated<D, F> {
     dataset: D,
@@ -84,6 +94,18 @@ pub struct Collated<D, F> {
 }
 
 /// A [`Dataset`] whose samples are stacked: see [`Dataset::stacked`].
+///
+/// ```
+/// use ddp_runtime::{Result, data::{DataLoader, Dataset, Stacked}};
+///
+/// /// A loader of samples that are read one at a time, as a struct's field, say.
+/// fn loader<D>(context: &ddp_runtime::Context, dataset: D) -> Result<DataLoader<Stacked<D>>>
+/// where
+///     D: Dataset<Item = (tch::Tensor, i64)>,
+/// {
+///     DataLoader::new(context, dataset.stacked(), 32)
+/// }
+/// ```
 pub type Stacked<D> = Collated<D, fn(Vec<<D as Dataset>::Item>) -> Result<<<D as Dataset>::Item as Collate>::Batch>>;
 
 impl<D, F> Collated<D, F> {

@@ -56,6 +56,22 @@ pub trait Dataset: Send + Sync + 'static {
     }
 
     /// This dataset with batches made by `collate`, a function of the samples in their order.
+    ///
+    /// ```
+    /// use ddp_runtime::{Result, data::{BatchDataset, Dataset}};
+    ///
+    /// struct Words(Vec<&'static str>);
+    ///
+    /// impl Dataset for Words {
+    ///     type Item = &'static str;
+    ///     fn len(&self) -> usize { self.0.len() }
+    ///     fn get(&self, index: usize) -> Result<Self::Item> { Ok(self.0[index]) }
+    /// }
+    ///
+    /// let dataset = Words(vec!["one", "two", "three"]).collated(|words| Ok(words.join(" ")));
+    /// assert_eq!(dataset.batch(&[2, 0])?, "three one");
+    /// # Ok::<(), ddp_runtime::Error>(())
+    /// ```
     fn collated<B, F>(self, collate: F) -> Collated<Self, F>
     where
         Self: Sized,
@@ -66,6 +82,23 @@ pub trait Dataset: Send + Sync + 'static {
 }
 
 /// Samples that are read a batch at a time: what a [`DataLoader`](crate::data::DataLoader) takes.
+///
+/// ```
+/// use ddp_runtime::{Result, data::BatchDataset};
+///
+/// struct Squares;
+///
+/// impl BatchDataset for Squares {
+///     type Batch = Vec<i64>;
+///     fn len(&self) -> usize { 10 }
+///     fn batch(&self, indices: &[i64]) -> Result<Vec<i64>> {
+///         Ok(indices.iter().map(|x| x * x).collect())
+///     }
+/// }
+///
+/// assert_eq!(Squares.batch(&[3, 5])?, [9, 25]);
+/// # Ok::<(), ddp_runtime::Error>(())
+/// ```
 pub trait BatchDataset: Send + Sync + 'static {
     /// A batch.
     type Batch: Send + 'static;

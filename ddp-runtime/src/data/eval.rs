@@ -11,6 +11,7 @@ use crate::{Error, ProcessGroup, ReduceOp, Result};
 /// ```
 /// let sampler = ddp_runtime::data::EvalSampler::new(10, 4, 1)?;
 /// assert_eq!(sampler.indices(), [1, 5, 9]);
+/// assert_eq!((sampler.num_samples(), sampler.num_replicas()), (3, 4));
 /// # Ok::<(), ddp_runtime::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +58,13 @@ impl EvalSampler {
 ///
 /// `sum`: one element of any floating point or integer dtype, on any device; it is added up in `Double`. Every rank must
 /// call it, also one without samples. Waits for the device.
+///
+/// ```
+/// # let context = ddp_runtime::Context::init()?;
+/// let (sum, count) = (tch::Tensor::from_slice(&[1.5f32, 2.0, 4.0]).sum(tch::Kind::Float), 3);
+/// assert_eq!(ddp_runtime::data::mean_over_ranks(context.group(), &sum, count)?, 2.5);
+/// # Ok::<(), ddp_runtime::Error>(())
+/// ```
 ///
 /// # Errors
 /// [`Error::Invalid`] when `sum` has more than one element; else as [`ProcessGroup::all_reduce`].

@@ -14,7 +14,8 @@ use crate::{Context, DistributedSampler, Error, Result};
 /// How many batches a worker makes ahead: PyTorch's `prefetch_factor`.
 const PREFETCH: usize = 2;
 
-/// Where a loader stands. Part of what a training run needs to go on in the middle of an epoch.
+/// Where a loader stands. Part of what a training run needs to go on in the middle of an epoch; see
+/// [`DataLoader::resume_at`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
     /// The epoch, from 0.
@@ -25,7 +26,21 @@ pub struct Position {
 
 /// Gives a rank its batches, epoch by epoch: PyTorch's `DataLoader` with a `DistributedSampler` inside.
 ///
-/// Batches come in the sampler's order, whatever the number of workers. See the [module](crate::data) for an example.
+/// Batches come in the sampler's order, whatever the number of workers. See the [module](crate::data) for a training
+/// loop.
+///
+/// ```
+/// # let context = ddp_runtime::Context::init()?;
+/// use ddp_runtime::data::{DataLoader, TensorDataset};
+///
+/// let dataset = TensorDataset::new(tch::Tensor::from_slice(&[0i64, 1, 2, 3, 4, 5, 6]))?;
+/// let loader = DataLoader::new(&context, dataset, 3)?.shuffle(false).drop_last(true).drop_last_batch(true);
+/// let loader = loader.workers(2).prefetch(1);
+/// assert_eq!(loader.batches_per_epoch(), 2);
+/// let batches: Vec<_> = loader.epoch(0)?.collect::<Result<_, _>>()?;
+/// assert_eq!(batches, [tch::Tensor::from_slice(&[0i64, 1, 2]), tch::Tensor::from_slice(&[3i64, 4, 5])]);
+/// # Ok::<(), ddp_runtime::Error>(())
+/// ```
 pub struct DataLoader<D: BatchDataset, S = DistributedSampler> {
     dataset: Arc<D>,
     sampler: S,
@@ -79,6 +94,25 @@ impl<D: BatchDataset> DataLoader<D> {
     /// The loader needs the shuffle, seed and length of the one that was at this [`position`](Self::position). Its
     /// world size and batch size may be others: each sample that is left is seen exactly once, as
     /// [`DistributedSampler::indices_from`] says.
+    ///
+    /// ```
+    /// # let context = ddp_runtime::Context::init()?;
+    /// use ddp_runtime::data::{Batches, DataLoader, Position, TensorDataset};
+    /// use tch::Tensor;
+    ///
+    /// let dataset = || TensorDataset::new(Tensor::arange(10, (tch::Kind::Int64, tch::Device::Cpu)));
+    /// let loader = DataLoader::new(&context, dataset()?, 4)?.seed(1);
+    /// let mut batches: Batches<Tensor> = loader.epoch(3)?;
+    /// batches.next().expect("there are three")?;
+    /// let position = loader.position();
+    /// assert_eq!(position, Position { epoch: 3, samples: 4 });
+    ///
+    /// // In another run, with another batch size:
+    /// let mut loader = DataLoader::new(&context, dataset()?, 6)?.seed(1);
+    /// loader.resume_at(position.epoch, position.samples);
+    /// assert_eq!(loader.epoch(3)?.count(), 1);
+    /// # Ok::<(), ddp_runtime::Error>(())
+    /// ```
     pub fn resume_at(&mut self, epoch: u64, samples: u64) {
         let position = Position { epoch, samples };
         self.resume.set(Some(position));

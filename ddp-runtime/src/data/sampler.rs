@@ -2,6 +2,28 @@ use crate::data::EvalSampler;
 use crate::{DistributedSampler, Result};
 
 /// Which samples a rank sees in an epoch, and in which order.
+///
+/// ```
+/// use ddp_runtime::{Result, data::{BatchDataset, DataLoader, Sampler, TensorDataset}};
+///
+/// /// The newest samples, from the last one on, for a single rank.
+/// struct Newest(usize);
+///
+/// impl Sampler for Newest {
+///     fn num_replicas(&self) -> usize { 1 }
+///     fn num_samples(&self) -> usize { 4 }
+///     fn indices(&self, _epoch: u64, seen: usize) -> Result<Vec<i64>> {
+///         Ok((self.0 as i64 - 4..self.0 as i64).rev().skip(seen).collect())
+///     }
+/// }
+///
+/// let dataset = TensorDataset::new(tch::Tensor::from_slice(&[0i64, 1, 2, 3, 4, 5, 6]))?;
+/// let loader = DataLoader::with_sampler(dataset, Newest(7), 3)?;
+/// assert_eq!((loader.dataset().len(), loader.batches_per_epoch()), (7, 2));
+/// let first = loader.epoch(0)?.next().expect("there are two")?;
+/// assert_eq!(first, tch::Tensor::from_slice(&[6i64, 5, 4]));
+/// # Ok::<(), ddp_runtime::Error>(())
+/// ```
 pub trait Sampler {
     /// Number of ranks that share the dataset.
     fn num_replicas(&self) -> usize;

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
 
+use crate::data::batches::Load;
 use crate::data::properties::Indices;
-use crate::data::{BatchDataset, DataLoader, Dataset, Position, TensorDataset};
+use crate::data::workers::Workers;
+use crate::data::{BatchDataset, DataLoader, Dataset, Position, TensorDataset, TokenDataset, TokenKind};
 use crate::{DistributedSampler, Error, Result};
 
 /// Longer than any test takes.
@@ -197,6 +199,81 @@ fn workers_give_the_batches_that_the_loops_thread_would() {
     }
     assert_eq!(batches(1), alone);
     assert_eq!(batches(4), alone);
+}
+
+#[test]
+fn what_collates_may_fail_too_and_the_error_names_the_batch() {
+    type Collated = fn(Vec<(Tensor, i64)>) -> Result<i64>;
+    let fails: Collated = |_| Err(Error::Invalid("too long".into()));
+    let panics: Collated = |_| panic!("too long");
+    for (collate, reason) in [(fails, "too long"), (panics, "panicked: too long")] {
+        for workers in [0, 2] {
+            let dataset = Faulty { bad: 99, panics: false }.collated(collate);
+            let loader = DataLoader::with_sampler(dataset, ordered(40), 2).unwrap().workers(workers);
+            let err = loader.epoch(0).unwrap().next().unwrap().unwrap_err();
+            assert_eq!(err.to_string(), format!("batch of samples 0, 1: {reason}"));
+        }
+    }
+}
+
+#[test]
+fn a_worker_that_is_gone_is_an_error_and_not_a_wait() {
+    // Past everything that catches panics.
+    let load: Arc<Load<usize>> =
+        Arc::new(|batch| if batch == 3 { std::panic::resume_unwind(Box::new("gone")) } else { Ok(batch) });
+    let workers = Workers::start(&load, 10, 2, 1, || Ok(())).unwrap();
+    assert!((0..3).all(|batch| workers.take(batch).unwrap() == batch));
+    assert_eq!(workers.take(3).unwrap_err().to_string(), "panicked: data worker 1 is gone");
+}
+
+#[test]
+fn the_settings_of_a_loader_are_its_samplers_and_each_epoch_has_its_own_order() {
+    let context = crate::Context::builder().backend(crate::Backend::Gloo).init().unwrap();
+    let loader = DataLoader::new(&context, Indices(50), 7).unwrap().seed(3).workers(2);
+    let orders: Vec<Vec<i64>> = (0..3)
+        .map(|epoch| {
+            let mut sampler = DistributedSampler::new(50, 1, 0).unwrap().seed(3);
+            sampler.set_epoch(epoch);
+            let order = loader.epoch(epoch).unwrap().collect::<Result<Vec<_>>>().unwrap().concat();
+            assert_eq!(order, sampler.indices().unwrap());
+            order
+        })
+        .collect();
+    assert!(orders[0] != orders[1] && orders[1] != orders[2]);
+    let position = serde_json::to_string(&loader.position()).unwrap();
+    assert_eq!(serde_json::from_str::<Position>(&position).unwrap(), Position { epoch: 2, samples: 50 });
+    let ordered = DataLoader::new(&context, Indices(50), 7).unwrap().shuffle(false);
+    assert_eq!(ordered.epoch(1).unwrap().next().unwrap().unwrap(), [0, 1, 2, 3, 4, 5, 6]);
+}
+
+#[test]
+fn workers_share_the_map_of_a_token_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tokens.bin");
+    fs::write(&path, (0..101u16).flat_map(u16::to_le_bytes).collect::<Vec<_>>()).unwrap();
+    let dataset = TokenDataset::open(&path, TokenKind::U16, 4).unwrap().stride(4).unwrap();
+    let len = dataset.len();
+    let loader = DataLoader::with_sampler(dataset, ordered(len), 3).unwrap().workers(8);
+    let (x, y): (Vec<_>, Vec<_>) = loader.epoch(0).unwrap().collect::<Result<Vec<_>>>().unwrap().into_iter().unzip();
+    let (x, y) = (Tensor::cat(&x, 0).flatten(0, -1), Tensor::cat(&y, 0).flatten(0, -1));
+    assert_eq!(x, Tensor::arange(100, (Kind::Int64, Device::Cpu)));
+    assert_eq!(y, x + 1);
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_an_error_of_the_first_batch() {
+    if tch::Cuda::is_available() {
+        return;
+    }
+    for workers in [0, 3] {
+        let dataset = TensorDataset::new(Tensor::from_slice(&[1f32, 2.0, 3.0])).unwrap();
+        let loader = DataLoader::with_sampler(dataset, ordered(3), 1).unwrap().workers(workers);
+        let loader = loader.device(Device::Cuda(0));
+        let mut batches = loader.epoch(0).unwrap();
+        let err = batches.next().unwrap().unwrap_err();
+        assert!(matches!(err, Error::Torch { .. }), "{err}");
+        assert!(batches.next().is_none());
+    }
 }
 
 #[test]

@@ -39,6 +39,8 @@ impl TokenKind {
 /// # fn main() -> Result<(), ddp_runtime::Error> {
 /// let train = TokenDataset::open("data/train.bin", TokenKind::U16, 256)?;
 /// let (x, y) = train.batch(&[0, 100])?; // [2, 256] each
+/// let valid = TokenDataset::open("data/valid.bin", TokenKind::U16, 256)?.stride(256)?; // each token once
+/// println!("{} tokens in {} windows", valid.tokens(), valid.len());
 /// # Ok(())
 /// # }
 /// ```
