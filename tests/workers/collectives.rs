@@ -191,6 +191,17 @@ fn mistakes(group: &ProcessGroup) -> Result<()> {
     ensure!(matches!(group.broadcast(&mut own(0), n), Err(Error::RankOutOfRange { .. })), "there is no rank {n}");
     ensure!(matches!(group.send(&own(0), rank), Err(Error::Invalid(_))), "nobody sends to itself");
     ensure!(n == 2 || group.all_to_all(&two()).is_err(), "two tensors are not {n}");
+    if rank < 2 {
+        // One sends three numbers where the other wants two; both send.
+        let shapes = if rank == 0 { group.send(&own(0), 1) } else { group.recv(&mut own(0).narrow(0, 0, 2), 0) };
+        for outcome in [shapes, group.send(&own(0), 1 - rank)] {
+            let problem = outcome.err().map(|err| err.to_string()).unwrap_or_default();
+            ensure!(
+                problem.contains("calls send of [3] Float") || problem.contains("send of [3] Float"),
+                "{problem:?}"
+            );
+        }
+    }
     let mut sum = Tensor::from_slice(&[1.0f32]);
     group.all_reduce(&mut sum, ReduceOp::Sum)?;
     ensure!(sum.double_value(&[0]) == n as f64, "the group is usable after mistakes");

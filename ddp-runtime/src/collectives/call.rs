@@ -11,7 +11,7 @@ pub(super) struct Call {
 }
 
 /// Bytes that a call is compared by. What does not fit is represented by its hash.
-const SIZE: usize = 120;
+pub(super) const SIZE: usize = 120;
 
 impl Call {
     pub(super) fn new(name: &'static str) -> Self {
@@ -89,7 +89,7 @@ impl ProcessGroup {
 }
 
 /// `words` in SIZE bytes; longer ones are cut, and end with a hash of all.
-fn fixed(words: &str) -> [u8; SIZE] {
+pub(super) fn fixed(words: &str) -> [u8; SIZE] {
     let mut bytes = [0; SIZE];
     if words.len() <= SIZE {
         bytes[..words.len()].copy_from_slice(words.as_bytes());

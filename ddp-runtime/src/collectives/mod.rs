@@ -111,11 +111,11 @@ impl ProcessGroup {
         })
     }
 
-    /// Every rank's tensor in one: `output` has the shape of `tensor` with its first dimension world_size times as long,
-    /// and the same dtype (`all_gather_into_tensor`).
+    /// Every rank's tensor in one: `output` has the shape of `tensor` with its first dimension world_size times as long, or
+    /// with world_size as a new first dimension; contiguous, and of the same dtype (`all_gather_into_tensor`).
     ///
     /// # Errors
-    /// [`Error::Invalid`] when `output` has another size; else as [`ProcessGroup::all_reduce`].
+    /// [`Error::Invalid`] when `output` has another size or is not contiguous; else as [`ProcessGroup::all_reduce`].
     pub fn all_gather_into(&self, output: &mut Tensor, tensor: &Tensor) -> Result<()> {
         self.all_gather_into_async(output, tensor)?.wait()
     }
@@ -126,12 +126,16 @@ impl ProcessGroup {
     /// As there, here or from [`Work::wait`].
     pub fn all_gather_into_async(&self, output: &mut Tensor, tensor: &Tensor) -> Result<Work> {
         let input = contiguous(tensor)?;
-        let fits = output.numel() == input.numel() * self.world_size() && output.kind() == input.kind();
+        let size = input.numel() * self.world_size();
+        let fits = output.numel() == size && output.kind() == input.kind() && output.is_contiguous();
         let fits = fits.then_some(()).ok_or_else(|| {
             let (out, shape, ranks) = (output.size(), input.size(), self.world_size());
             Error::Invalid(format!("all_gather_into: an output of shape {out:?} can't hold {ranks} times {shape:?}"))
         });
         self.compare_or(fits, || Call::new("all_gather_into").tensor(&input))?;
+        // As rows of numbers, which c10d takes for both forms.
+        let flat = |tensor: &Tensor| tensor.f_view(-1).map_err(Error::tch("all_gather_into"));
+        let (mut output, input) = (flat(output)?, flat(&input)?);
         let (group, output, input) = (self.as_ptr(), output.as_mut_ptr(), input.as_ptr().cast_mut());
         // SAFETY: as in `all_reduce_async`.
         Work::start("all_gather_into", (), |work, error| unsafe {
