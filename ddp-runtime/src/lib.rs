@@ -1,6 +1,7 @@
 //! Distributed data-parallel training for [tch](https://docs.rs/tch): what `torch.distributed`,
 //! `DistributedDataParallel`, `DistributedSampler` and an optimizer's `state_dict` are to a Python program, on PyTorch's
-//! own C++ classes (c10d's stores and process groups, the DDP `Reducer`, the fused optimizer kernels).
+//! own C++ classes (c10d's stores and process groups, the DDP `Reducer`, the fused optimizer kernels). What it computes
+//! is compared with Python's bit by bit in its tests.
 //!
 //! A worker is started by `cargo ddp run` (or torchrun) once per GPU; it finds its place in the environment.
 //!
@@ -34,6 +35,21 @@
 //! }
 //! ```
 //!
+//! # What is where
+//! [`Trainer`] is the loop that most people want; with the parts below, any other can be written. The crate's `examples/`
+//! have a loop by hand, every collective and every scheduler.
+//!
+//! | Python | here |
+//! |---|---|
+//! | `init_process_group`, `dist.all_reduce` … | [`Context`], [`ProcessGroup`] |
+//! | `DistributedDataParallel`, `no_sync`, `join` | [`Ddp`] |
+//! | `torch.optim`, `clip_grad_norm_` | [`optim`] |
+//! | `torch.optim.lr_scheduler` | [`lr_scheduler`] |
+//! | `torch.autocast`, `GradScaler` | [`amp`] |
+//! | `Dataset`, `DataLoader`, `DistributedSampler` | [`data`], [`DistributedSampler`] |
+//! | `torch.save`, `torch.load` | [`Snapshots`] |
+//! | `torch.distributed.elastic`'s `record` | [`main`] |
+//!
 //! # What runs where
 //! With CUDA each worker uses the GPU numbered `LOCAL_RANK` among the visible ones, and NCCL; without, the CPU and Gloo.
 //! The NCCL path is compiled whenever libtorch has CUDA. It was built and linked against libtorch 2.13.0 (CUDA 13.0) and
@@ -43,6 +59,10 @@
 //! libtorch 2.13.0 and a C++20 compiler are needed; `cargo ddp setup` provides the former. The build script passes
 //! `DEP_DDP_RUNTIME_LIBTORCH_LIB` (the folder of the libraries, for an rpath) and `DEP_DDP_RUNTIME_CUDA` (0 or 1) on to
 //! the build script of a program that depends on this crate. `DDP_WITHOUT_NCCL=1` leaves NCCL out.
+//!
+//! # Exit codes
+//! Those of [`main`]: 0, 1 after an error, 101 after a panic, and 75 when the run was told to stop (SIGTERM,
+//! SIGUSR1), has saved a snapshot on all ranks, and goes on from it when it is started again.
 //!
 //! # Errors
 //! libtorch's errors come with their first line; `DDP_BACKTRACE=1` keeps the C++ stack trace.

@@ -51,6 +51,16 @@ impl World {
 
     /// Reads an environment given as a function from a variable's name to its value.
     ///
+    /// ```
+    /// use ddp_runtime::World;
+    ///
+    /// let alone = World::from_lookup(|_name| None)?;
+    /// assert_eq!(alone, World::alone());
+    /// let err = World::from_lookup(|name| (name == "RANK").then(|| "0".into())).unwrap_err();
+    /// println!("{err}: {}", err.hint().unwrap_or_default());
+    /// # Ok::<(), ddp_runtime::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`World::from_env`].
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self> {

@@ -65,7 +65,7 @@ fn the_launcher_takes_little_memory() {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     };
     job.signal(ddp_tests::SIGTERM);
-    job.wait().ends_with(143).leaves_no_process();
+    job.wait().ends_with(75).leaves_no_process();
     assert!(peak_kb < 15_000, "the launcher's peak is {peak_kb} kB");
 }
 

@@ -23,6 +23,10 @@
 //! assert_eq!(loss.kind(), Kind::Float);
 //! ddp.backward(&loss)?;
 //! optimizer.step()?;
+//!
+//! // Inside of it, a part in full precision.
+//! let full = Autocast::disabled(context.device())?;
+//! autocast.run(|| full.run(|| assert_eq!(model.forward(&x).kind(), Kind::Float)));
 //! # Ok(())
 //! # }
 //! ```

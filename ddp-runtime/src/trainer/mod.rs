@@ -46,8 +46,9 @@ pub enum Per {
 ///
 /// ```
 /// use ddp_runtime::data::{DataLoader, TensorDataset};
+/// use ddp_runtime::lr_scheduler::{CosineAnnealing, CosineAnnealingLr};
 /// use ddp_runtime::optim::{Sgd, SgdOptions};
-/// use ddp_runtime::{Best, Context, Learner, Trainer};
+/// use ddp_runtime::{Best, Context, EpochReport, Learner, Outcome, Per, Trainer};
 /// use tch::nn::{self, Module};
 /// use tch::{Kind, Tensor};
 ///
@@ -74,11 +75,15 @@ pub enum Per {
 ///
 /// let vs = nn::VarStore::new(context.device());
 /// let learner = Line(nn::linear(vs.root(), 2, 1, Default::default()));
-/// let optimizer = Sgd::new(&vs, SgdOptions { lr: 0.1, ..Default::default() });
-/// let outcome = Trainer::new(&context, &vs, optimizer)?
+/// let mut optimizer = Sgd::new(&vs, SgdOptions { lr: 0.1, ..Default::default() });
+/// let scheduler = CosineAnnealingLr::new(&mut optimizer, CosineAnnealing::new(5))?;
+/// let outcome: Outcome = Trainer::new(&context, &vs, optimizer)?
+///     .scheduler(scheduler, Per::Epoch)
+///     .accumulate(2)
 ///     .clip_grad_norm(1.0)
+///     .on_epoch(|report: &EpochReport| assert!(report.loss.is_some())) // instead of printing a line
 ///     .early_stopping(3, Best::Min)
-///     .fit(&learner, 5, &mut train, Some(&test))?; // prints a line per epoch
+///     .fit(&learner, 5, &mut train, Some(&test))?;
 /// assert!(outcome.metric.is_some_and(|loss| loss < 10.0));
 /// # Ok(())
 /// # }
