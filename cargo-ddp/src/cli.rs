@@ -16,6 +16,7 @@ Exit codes:
   2      wrong use: flags, values, GPUs that are not there, no project
   3      no libtorch: set-up failed
   4      the system refused: a file, a process, a socket
+  75     told to stop: the workers have saved a snapshot and left; run it again to go on
   101    the build failed
   128+N  stopped by signal N (130: Ctrl-C)";
 

@@ -4,15 +4,12 @@
 
 Prints medians and ratios. Both sides run in processes that take turns, each of which saves and loads three times; the
 first save of a process is counted by itself, as ours then gets the memory for its copies. Ours waits for the disk by
-default; it is compared with torch.save in both ways. Needs
-`cargo ddp setup --cuda` (Python's torch comes from there).
+default; it is compared with torch.save in both ways.
 """
-import argparse, json, os, statistics, subprocess, sys, tempfile
-from pathlib import Path
+import json, os, statistics, subprocess, sys, tempfile
 
-REPO = Path(__file__).resolve().parents[2]
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cargo-ddp"
-SITE = CACHE / "libtorch-2.13.0-cuda" / "site"
+from common import TARGET, arguments, built, clean_env, python_env
+
 TIMES = 3
 
 PYTHON = '''
@@ -48,32 +45,20 @@ for one in times:
 '''
 
 
-def clean_env(**extra):
-    dropped = ("OMP_NUM_THREADS", "PYTHONPATH", "LD_LIBRARY_PATH", "PYTHONDONTWRITEBYTECODE")
-    return {k: v for k, v in os.environ.items() if k not in dropped} | extra
-
-
 def times(command, env):
     out = subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout
     return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", help="where to write; by default target/bench")
-    args = parser.parse_args()
-    if not (SITE / "torch").exists():
-        sys.exit(f"no Python torch in {SITE}: run `cargo ddp setup --cuda` first")
-    target = REPO / "target/bench/target"
-    subprocess.run(["cargo", "build", "-q", "--release", "-p", "ddp-tests", "--bin", "bench_snapshot"], cwd=REPO, check=True,
-                   env=os.environ | dict(CARGO_TARGET_DIR=str(target)))
+    args = arguments(3, folder=dict(default=TARGET, help="where to write; by default target/"))
+    program = built("ddp-tests", "bench_snapshot")
     ours, python = [], []
-    with tempfile.TemporaryDirectory(dir=args.folder or REPO / "target/bench") as folder:
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         for _ in range(args.rounds):
-            python.append(times([sys.executable, "-c", PYTHON, f"{folder}/snapshot.pt", str(TIMES)], clean_env(PYTHONPATH=str(SITE))))
+            python.append(times([sys.executable, "-c", PYTHON, f"{folder}/snapshot.pt", str(TIMES)], python_env()))
             os.remove(f"{folder}/snapshot.pt")
-            ours.append(times([str(target / "release/bench_snapshot"), f"{folder}/snapshots", str(TIMES)], clean_env()))
+            ours.append(times([str(program), f"{folder}/snapshots", str(TIMES)], clean_env()))
 
     def median(runs, key):
         return statistics.median(time[key] for run in runs for time in run if time[key] is not None)
