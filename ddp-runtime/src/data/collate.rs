@@ -1,8 +1,8 @@
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::data::catch::caught;
 use crate::data::{BatchDataset, Dataset};
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 
 /// Samples that can be stacked to a batch, as PyTorch's `default_collate` does
 /// (`torch/utils/data/_utils/collate.py`): tensors, numbers, and tuples of such.
@@ -19,21 +19,95 @@ use crate::{Error, Result};
 pub trait Collate: Sized {
     /// What a list of samples becomes.
     type Batch: Send + 'static;
+    /// A batch in the making.
+    type Stack;
 
-    /// The batch of `samples`, in their order: a new first dimension of their number.
+    /// An empty stack with room for `samples` samples.
+    fn stack(samples: usize) -> Self::Stack;
+
+    /// Puts this sample on top. It is copied and let go at once, so that the next one is made in the same memory, which
+    /// the processor still has at hand.
     ///
     /// # Errors
-    /// [`Error::Torch`] when shapes differ.
-    fn collate(samples: Vec<Self>) -> Result<Self::Batch>;
+    /// [`Error::Invalid`] for another shape or dtype than the samples before.
+    fn push(self, stack: &mut Self::Stack) -> Result<()>;
+
+    /// The batch of all samples, in their order: a new first dimension of their number.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] without samples; [`Error::Torch`] with libtorch's reason.
+    fn finish(stack: Self::Stack) -> Result<Self::Batch>;
+
+    /// The batch of `samples`.
+    ///
+    /// # Errors
+    /// Those of [`push`](Self::push) and [`finish`](Self::finish).
+    fn collate(samples: Vec<Self>) -> Result<Self::Batch> {
+        let mut stack = Self::stack(samples.len());
+        for sample in samples {
+            sample.push(&mut stack)?;
+        }
+        Self::finish(stack)
+    }
+}
+
+/// Tensors on top of each other.
+#[derive(Debug)]
+pub struct TensorStack {
+    samples: usize,
+    filled: usize,
+    /// Of shape [samples, ...], from the first sample on.
+    batch: Option<Tensor>,
 }
 
 /// Tensors of one shape [...] become one of shape [samples, ...], of the same dtype.
 impl Collate for Tensor {
     type Batch = Self;
+    type Stack = TensorStack;
 
-    fn collate(samples: Vec<Self>) -> Result<Self> {
-        Self::f_stack(&samples, 0).map_err(Error::tch("stacking samples"))
+    fn stack(samples: usize) -> TensorStack {
+        TensorStack { samples, filled: 0, batch: None }
     }
+
+    fn push(self, stack: &mut TensorStack) -> Result<()> {
+        let failed = Error::tch("stacking samples");
+        let index = i64::try_from(stack.filled).map_err(Error::other)?;
+        let batch = match &stack.batch {
+            Some(batch) => batch,
+            None => stack.batch.insert(empty_batch(&self, stack.samples)?),
+        };
+        let (shape, expected) = (self.size(), batch.size()[1..].to_vec());
+        if (&shape, self.kind()) != (&expected, batch.kind()) {
+            return Err(Error::Invalid(format!(
+                "samples to be stacked differ: {shape:?} {:?} after {expected:?} {:?}",
+                self.kind(),
+                batch.kind()
+            )));
+        }
+        tch::no_grad(|| batch.f_select(0, index).and_then(|mut place| place.f_copy_(&self))).map_err(failed)?;
+        stack.filled += 1;
+        Ok(())
+    }
+
+    fn finish(stack: TensorStack) -> Result<Self> {
+        let batch = stack.batch.ok_or_else(|| Error::Invalid("there are no samples to stack".into()))?;
+        if stack.filled == stack.samples {
+            return Ok(batch);
+        }
+        let filled = i64::try_from(stack.filled).map_err(Error::other)?;
+        batch.f_narrow(0, 0, filled).map_err(Error::tch("stacking samples"))
+    }
+}
+
+/// Memory for `samples` tensors like `first`.
+fn empty_batch(first: &Tensor, samples: usize) -> Result<Tensor> {
+    let mut shape = vec![i64::try_from(samples).map_err(Error::other)?];
+    shape.extend(first.size());
+    let batch = match first.device() {
+        Device::Cpu => memory::empty(&shape, first.kind()),
+        device => Tensor::f_empty(&shape, (first.kind(), device)),
+    };
+    batch.map_err(Error::tch("making room for a batch"))
 }
 
 /// Numbers become a tensor of shape [samples] and the dtype that goes with their type.
@@ -41,9 +115,19 @@ macro_rules! collate_numbers {
     ($($number:ty),*) => {$(
         impl Collate for $number {
             type Batch = Tensor;
+            type Stack = Vec<$number>;
 
-            fn collate(samples: Vec<Self>) -> Result<Tensor> {
-                Tensor::f_from_slice(&samples).map_err(Error::tch("stacking samples"))
+            fn stack(samples: usize) -> Vec<$number> {
+                Vec::with_capacity(samples)
+            }
+
+            fn push(self, stack: &mut Vec<$number>) -> Result<()> {
+                stack.push(self);
+                Ok(())
+            }
+
+            fn finish(stack: Vec<$number>) -> Result<Tensor> {
+                Tensor::f_from_slice(&stack).map_err(Error::tch("stacking samples"))
             }
         }
     )*};
@@ -53,47 +137,35 @@ collate_numbers!(bool, u8, i32, i64, f32, f64);
 
 /// Tuples are stacked field by field.
 macro_rules! collate_tuples {
-    ($(($($field:ident),*);)*) => {$(
+    ($(($($field:ident $index:tt),*);)*) => {$(
         impl<$($field: Collate),*> Collate for ($($field,)*) {
             type Batch = ($($field::Batch,)*);
+            type Stack = ($($field::Stack,)*);
 
-            #[expect(non_snake_case, reason = "each field's list is named as its type")]
-            fn collate(samples: Vec<Self>) -> Result<Self::Batch> {
-                $(let mut $field = Vec::with_capacity(samples.len());)*
-                for sample in samples {
-                    collate_tuples!(@push sample, $($field),*);
-                }
-                Ok(($($field::collate($field)?,)*))
+            fn stack(samples: usize) -> Self::Stack {
+                ($($field::stack(samples),)*)
+            }
+
+            fn push(self, stack: &mut Self::Stack) -> Result<()> {
+                $(self.$index.push(&mut stack.$index)?;)*
+                Ok(())
+            }
+
+            fn finish(stack: Self::Stack) -> Result<Self::Batch> {
+                Ok(($($field::finish(stack.$index)?,)*))
             }
         }
     )*};
-    (@push $sample:ident, $a:ident) => { $a.push($sample.0); };
-    (@push $sample:ident, $a:ident, $b:ident) => { $a.push($sample.0); $b.push($sample.1); };
-    (@push $sample:ident, $a:ident, $b:ident, $c:ident) => {
-        $a.push($sample.0); $b.push($sample.1); $c.push($sample.2);
-    };
-    (@push $sample:ident, $a:ident, $b:ident, $c:ident, $d:ident) => {
-        $a.push($sample.0); $b.push($sample.1); $c.push($sample.2); $d.push($sample.3);
-    };
 }
 
 collate_tuples! {
-    (A);
-    (A, B);
-    (A, B, C);
-    (A, B, C, D);
+    (A 0);
+    (A 0, B 1);
+    (A 0, B 1, C 2);
+    (A 0, B 1, C 2, D 3);
 }
 
-/// A [`Dataset`] as a [`BatchDataset`]: reads sample after sample and makes a batch of them.
-///
-/// [`Dataset::stacked`] and [`Dataset::collated`], which has an example, make it.
-#[derive(Clone, Debug)]
-pub struct Collated<D, F> {
-    dataset: D,
-    collate: F,
-}
-
-/// A [`Dataset`] whose samples are stacked: see [`Dataset::stacked`].
+/// A [`Dataset`] whose samples are stacked, one after another as they are read: see [`Dataset::stacked`].
 ///
 /// ```
 /// use ddp_runtime::{Result, data::{DataLoader, Dataset, Stacked}};
@@ -106,7 +178,44 @@ pub struct Collated<D, F> {
 ///     DataLoader::new(context, dataset.stacked(), 32)
 /// }
 /// ```
-pub type Stacked<D> = Collated<D, fn(Vec<<D as Dataset>::Item>) -> Result<<<D as Dataset>::Item as Collate>::Batch>>;
+#[derive(Clone, Debug)]
+pub struct Stacked<D> {
+    dataset: D,
+}
+
+impl<D> Stacked<D> {
+    pub(super) fn new(dataset: D) -> Self {
+        Self { dataset }
+    }
+}
+
+impl<D: Dataset> BatchDataset for Stacked<D>
+where
+    D::Item: Collate,
+{
+    type Batch = <D::Item as Collate>::Batch;
+
+    fn len(&self) -> usize {
+        self.dataset.len()
+    }
+
+    fn batch(&self, indices: &[i64]) -> Result<Self::Batch> {
+        let mut stack = D::Item::stack(indices.len());
+        for &index in indices {
+            sample(&self.dataset, index)?.push(&mut stack)?;
+        }
+        D::Item::finish(stack)
+    }
+}
+
+/// A [`Dataset`] whose batches are made by a function: reads all samples of a batch, and calls it.
+///
+/// [`Dataset::collated`], which has an example, makes it.
+#[derive(Clone, Debug)]
+pub struct Collated<D, F> {
+    dataset: D,
+    collate: F,
+}
 
 impl<D, F> Collated<D, F> {
     pub(super) fn new(dataset: D, collate: F) -> Self {
@@ -156,7 +265,11 @@ mod tests {
 
     #[test]
     fn shapes_that_differ_are_an_error() {
-        let samples = vec![Tensor::from_slice(&[1f32]), Tensor::from_slice(&[1f32, 2.0])];
-        assert!(matches!(Collate::collate(samples), Err(Error::Torch { operation: "stacking samples", .. })));
+        let samples = || vec![Tensor::from_slice(&[1f32, 2.0]), Tensor::from_slice(&[1f32])];
+        let message = |samples: Vec<Tensor>| Collate::collate(samples).map(|_: Tensor| ()).unwrap_err().to_string();
+        assert!(message(samples()).contains("[1] Float after [2] Float"), "{}", message(samples()));
+        let kinds = vec![Tensor::from_slice(&[1f32]), Tensor::from_slice(&[1i64])];
+        assert!(message(kinds).contains("[1] Int64 after [1] Float"));
+        assert!(message(vec![]).contains("no samples"));
     }
 }

@@ -52,7 +52,7 @@ pub trait Dataset: Send + Sync + 'static {
         Self: Sized,
         Self::Item: Collate,
     {
-        Collated::new(self, Collate::collate)
+        Stacked::new(self)
     }
 
     /// This dataset with batches made by `collate`, a function of the samples in their order.

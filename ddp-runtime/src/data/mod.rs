@@ -74,7 +74,7 @@ mod schedules;
 mod tests;
 
 pub use batches::Batches;
-pub use collate::{Collate, Collated, Stacked};
+pub use collate::{Collate, Collated, Stacked, TensorStack};
 pub use dataset::{BatchDataset, Dataset};
 pub use eval::{EvalSampler, mean_over_ranks};
 pub use loader::{DataLoader, Position};
