@@ -59,6 +59,30 @@ impl Project {
         Ok(Self { root, target, metadata })
     }
 
+    /// `package.metadata` of the package that the selection runs: the one chosen with `-p`, else the one whose folder this
+    /// is, else the only one. Null when it can't be told.
+    pub fn package_metadata(&self, selection: &Selection) -> &serde_json::Value {
+        let packages = self.metadata.workspace_packages();
+        let here = std::env::current_dir().unwrap_or_default();
+        let folder = |package: &cargo_metadata::Package| {
+            package.manifest_path.clone().parent().map(|f| f.as_std_path().to_owned())
+        };
+        let manifest = selection.manifest_path.as_deref().and_then(|path| std::path::absolute(path).ok());
+        let chosen = packages.iter().find(|package| match (&selection.package, &manifest) {
+            (Some(name), _) => package.name.as_str() == name,
+            (None, Some(manifest)) => package.manifest_path.as_std_path() == manifest,
+            (None, None) => false,
+        });
+        let nearest = || {
+            let around = packages.iter().filter_map(|package| Some((folder(package)?, package)));
+            let around = around.filter(|(folder, _)| here.starts_with(folder));
+            around.max_by_key(|(folder, _)| folder.components().count()).map(|(_, package)| package)
+        };
+        let only = || if let [one] = packages.as_slice() { Some(one) } else { None };
+        let package = if selection.package.is_some() || manifest.is_some() { chosen } else { nearest().or_else(only) };
+        package.map_or(&serde_json::Value::Null, |package| &package.metadata)
+    }
+
     /// Builds the selection, with cargo's own messages on stderr, and gives the executable to run.
     ///
     /// # Errors

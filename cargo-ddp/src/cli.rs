@@ -2,9 +2,11 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use serde::Deserialize;
 
 use crate::cargo::Selection;
 use crate::torch::{Flavor, Request};
@@ -12,13 +14,15 @@ use crate::torch::{Flavor, Request};
 const EXIT_CODES: &str = "\
 Exit codes:
   0      done
-  1      a worker failed, and was not (or no more) restarted
   2      wrong use: flags, values, GPUs that are not there, no project
   3      no libtorch: set-up failed
   4      the system refused: a file, a process, a socket
   75     told to stop: the workers have saved a snapshot and left; run it again to go on
   101    the build failed
-  128+N  stopped by signal N (130: Ctrl-C)";
+  126    the program can't be run
+  127    there is no such program
+  128+N  stopped by signal N (130: Ctrl-C)
+When a worker failed, and was not (or no more) restarted, its own: the code of the first that failed, or 128+N for signal N.";
 
 /// Train tch (libtorch) models on several GPUs, one worker process per GPU.
 #[derive(Debug, Parser)]
@@ -48,6 +52,15 @@ pub enum Command {
     /// and 1 are their device indices. Their lines come with their rank before them. When one fails, all are stopped and
     /// started again, and go on from the newest snapshot. No worker outlives the launcher, however that ends.
     Run(Run),
+    /// Run one worker per GPU of any program, without building anything
+    ///
+    /// A Python script written for torchrun runs unchanged: `cargo ddp launch --nproc 2 -- python3 train.py`. Everything
+    /// else is as with `run`.
+    Launch(Launch),
+    /// List the jobs of yours that run on this machine
+    Ps(Ps),
+    /// Ask a job to stop, as Ctrl-C in its terminal would
+    Stop(Stop),
     /// Find libtorch, or fetch it, and link this project to it
     ///
     /// In this order: LIBTORCH; what the project is linked to already; the active Python's torch; one in the user's cache;
@@ -115,24 +128,116 @@ pub struct Exec {
 /// `cargo ddp run`
 #[derive(Args, Debug)]
 pub struct Run {
-    /// GPUs to use, one worker each: `2,3` [default: all visible ones, or one worker on the CPU]
-    #[arg(long, value_name = "LIST", conflicts_with = "nproc")]
-    pub gpus: Option<String>,
-    /// Number of workers
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
-    pub nproc: Option<u16>,
-    /// How often to restart all workers from the newest snapshot when one fails
-    #[arg(long, value_name = "K", default_value_t = 3)]
-    pub max_restarts: u32,
-    /// Seconds between asking workers to stop (SIGTERM) and killing them
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
-    pub grace: Duration,
+    /// How to launch it.
+    #[command(flatten)]
+    pub options: LaunchOptions,
     /// What to build.
     #[command(flatten)]
     pub build: Build,
     /// Arguments for the program
     #[arg(last = true)]
     pub args: Vec<OsString>,
+}
+
+/// `cargo ddp launch`
+#[derive(Args, Debug)]
+pub struct Launch {
+    /// How to launch it.
+    #[command(flatten)]
+    pub options: LaunchOptions,
+    /// The program and its arguments
+    #[arg(required = true, last = true, value_name = "PROGRAM")]
+    pub command: Vec<OsString>,
+}
+
+/// `cargo ddp ps`
+#[derive(Args, Debug)]
+pub struct Ps {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `cargo ddp stop`
+#[derive(Args, Debug)]
+pub struct Stop {
+    /// The run, as `cargo ddp ps` names it [default: the only one that runs]
+    pub run: Option<String>,
+    /// Kill its workers at once
+    #[arg(long)]
+    pub now: bool,
+}
+
+/// How a job is launched. Those without a value are taken from `[package.metadata.ddp]`, where they have the same names
+/// (`max-restarts = 5`), and then from the defaults.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct LaunchOptions {
+    /// GPUs to use, one worker each: `2,3` [default: all visible ones, or one worker on the CPU]
+    #[arg(long, value_name = "LIST", conflicts_with = "nproc")]
+    pub gpus: Option<String>,
+    /// Number of workers
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub nproc: Option<u16>,
+    /// How often to restart all workers from the newest snapshot when one fails, without a new snapshot between
+    /// [default: 3]
+    #[arg(long, value_name = "K")]
+    pub max_restarts: Option<u32>,
+    /// Time before the second restart in a row; doubled for each further one, at most a minute [default: 1]
+    #[arg(long, value_name = "SECONDS")]
+    pub backoff: Option<Seconds>,
+    /// Time between asking workers to stop (SIGTERM) and killing them [default: 10]
+    #[arg(long, value_name = "SECONDS")]
+    pub grace: Option<Seconds>,
+    /// Time without progress after which the stacks of all ranks are written; 0: never [default: 600 for workers that
+    /// tell of their steps, never for others]
+    #[arg(long, value_name = "SECONDS")]
+    pub stall_timeout: Option<Seconds>,
+    /// Restart all workers when they make no progress
+    #[arg(long)]
+    pub restart_on_stall: bool,
+    /// Ranks whose output is shown: `all`, `none`, or `0,1` [default: all]
+    #[arg(long, value_name = "RANKS")]
+    pub show: Option<String>,
+    /// Folder for the logs of runs [default: target/ddp/runs]
+    #[arg(long, value_name = "DIR")]
+    pub log_dir: Option<PathBuf>,
+    /// The rank that reads standard input [default: none]
+    #[arg(long, value_name = "RANK")]
+    pub stdin: Option<usize>,
+    /// Write what happened to the job to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Print everything that happens as JSON on stdout, one object a line, workers' output included
+    #[arg(long)]
+    pub json: bool,
+    /// Print warnings and errors only, beside workers' output
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Print the plan and each worker's environment, and launch nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// A number of seconds, with or without a fraction.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "f64")]
+pub struct Seconds(pub Duration);
+
+impl TryFrom<f64> for Seconds {
+    type Error = String;
+
+    fn try_from(seconds: f64) -> Result<Self, String> {
+        Duration::try_from_secs_f64(seconds).map(Self).map_err(|err| err.to_string())
+    }
+}
+
+impl FromStr for Seconds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse::<f64>().map_err(|_| format!("{text:?} is not a number of seconds"))?.try_into()
+    }
 }
 
 /// cargo's selection flags.
@@ -217,11 +322,6 @@ impl Build {
     }
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is not a number of seconds"))?;
-    Duration::try_from_secs_f64(seconds).map_err(|err| err.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,8 +357,13 @@ mod tests {
             [
                 "demo: path",
                 "new: path name template",
-                "run: gpus nproc max_restarts grace package bin example release profile features all_features \
-                 no_default_features target_dir manifest_path jobs locked offline frozen args",
+                "run: gpus nproc max_restarts backoff grace stall_timeout restart_on_stall show log_dir stdin report \
+                 json quiet dry_run package bin example release profile features all_features no_default_features \
+                 target_dir manifest_path jobs locked offline frozen args",
+                "launch: gpus nproc max_restarts backoff grace stall_timeout restart_on_stall show log_dir stdin report \
+                 json quiet dry_run command",
+                "ps: json",
+                "stop: run now",
                 "setup: cpu cuda python",
                 "exec: command",
             ]

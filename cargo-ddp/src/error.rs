@@ -1,5 +1,5 @@
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 use crate::exit;
@@ -34,6 +34,42 @@ pub enum Error {
         /// The names there are.
         known: String,
     },
+    /// An option in Cargo.toml that is none.
+    #[error("[package.metadata.ddp] in Cargo.toml: {problem}")]
+    BadSetting {
+        /// What is wrong.
+        problem: String,
+    },
+    /// A value that an option does not take.
+    #[error("--{option}: {problem}")]
+    BadOption {
+        /// The option's name.
+        option: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A program that does not exist.
+    #[error("there is no program {}", .0.display())]
+    NoProgram(PathBuf),
+    /// A program that can't be run.
+    #[error("{} can't be run: {source}", program.display())]
+    NotExecutable {
+        /// Which.
+        program: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// No such run.
+    #[error("no job {run:?} of yours runs here; there {}", are(.running))]
+    NoRun {
+        /// The run asked for.
+        run: String,
+        /// The runs there are.
+        running: Vec<String>,
+    },
+    /// Several jobs, and none was chosen.
+    #[error("several jobs run here, and none was chosen: {0}")]
+    ManyRuns(String),
     /// cargo finds no project.
     #[error("no cargo project here: {0}")]
     NoProject(String),
@@ -174,6 +210,12 @@ impl Error {
             Self::NoProject(_) => "go into a project, or make one with `cargo ddp new my-model`".into(),
             Self::NoBinary => "training needs a binary (src/main.rs, or --bin, --example)".into(),
             Self::ManyBinaries(_) => "choose one with --bin NAME".into(),
+            Self::BadSetting { .. } => "`cargo ddp run --help` lists the options and what they take".into(),
+            Self::NoProgram(_) => "give its path, or the name of one on PATH".into(),
+            Self::NotExecutable { .. } => {
+                "a script needs `chmod +x` and a first line like `#!/usr/bin/env python3`".into()
+            }
+            Self::NoRun { .. } | Self::ManyRuns(_) => "`cargo ddp ps` lists them".into(),
             Self::NoSuchGpu { .. } => "`nvidia-smi -L` lists the GPUs".into(),
             Self::NoDriver(_) => {
                 "`--nproc N` runs N workers without asking for GPUs (on the CPU where there are none)".into()
@@ -221,6 +263,10 @@ impl Error {
             | Self::NoProject(_)
             | Self::NoBinary
             | Self::ManyBinaries(_)
+            | Self::BadSetting { .. }
+            | Self::BadOption { .. }
+            | Self::NoRun { .. }
+            | Self::ManyRuns(_)
             | Self::BadGpuList { .. }
             | Self::NoSuchGpu { .. }
             | Self::NoDriver(_)
@@ -234,7 +280,23 @@ impl Error {
             | Self::Incomplete(_)
             | Self::NoCache => exit::SETUP_FAILED,
             Self::Build(_) => exit::BUILD_FAILED,
+            Self::NoProgram(_) => exit::COMMAND_NOT_FOUND,
+            Self::NotExecutable { .. } => exit::NOT_EXECUTABLE,
             Self::Start { .. } | Self::System { .. } | Self::Template { .. } => exit::SYSTEM,
+        }
+    }
+
+    /// What starting a program failed with.
+    pub(crate) fn start(program: &Path, source: io::Error) -> Self {
+        let program = program.to_owned();
+        match source.kind() {
+            // Of a script, it may be the interpreter that is missing.
+            io::ErrorKind::NotFound if !program.exists() => Self::NoProgram(program),
+            io::ErrorKind::PermissionDenied => Self::NotExecutable { program, source },
+            _ if source.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
+                Self::NotExecutable { program, source }
+            }
+            _ => Self::Start { program, source },
         }
     }
 

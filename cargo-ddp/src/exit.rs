@@ -3,20 +3,24 @@
 //! | code | meaning |
 //! |---|---|
 //! | 0 | done |
-//! | 1 | a worker failed, and was not (or no more) restarted |
 //! | 2 | wrong use: flags, values, GPUs that are not there, no project |
 //! | 3 | no libtorch: set-up failed |
 //! | 4 | the system refused: a file, a process, a socket |
 //! | 75 | told to stop (SIGTERM, SIGUSR1): the workers have saved a snapshot and left; run it again to go on |
 //! | 101 | the build failed (cargo's own code for it) |
+//! | 126 | the program can't be run |
+//! | 127 | there is no such program |
 //! | 128 + N | stopped by signal N (130: Ctrl-C, 143: SIGTERM) |
 //!
-//! `cargo ddp exec` ends with its command's own code; 127 says that there is no such command.
+//! When a worker failed, and was not (or no more) restarted: the code of the first that failed, or 128 + N for signal N. A
+//! worker may use any of the codes above; `--report FILE` tells them apart.
+//!
+//! `cargo ddp exec` ends with its command's own code.
+
+use crate::launch::Exit;
 
 /// Done.
 pub const SUCCESS: u8 = 0;
-/// A worker failed, and was not (or no more) restarted.
-pub const WORKER_FAILED: u8 = 1;
 /// Wrong use.
 pub const USAGE: u8 = 2;
 /// No libtorch: set-up failed.
@@ -27,10 +31,21 @@ pub const SYSTEM: u8 = 4;
 pub const PREEMPTED: u8 = ddp_contract::exit::PREEMPTED;
 /// The build failed.
 pub const BUILD_FAILED: u8 = 101;
-/// `exec`: there is no such command.
+/// The program can't be run.
+pub const NOT_EXECUTABLE: u8 = 126;
+/// There is no such program.
 pub const COMMAND_NOT_FOUND: u8 = 127;
 
 /// Stopped by a signal.
 pub fn signalled(signal: i32) -> u8 {
     u8::try_from(128 + signal).unwrap_or(u8::MAX)
+}
+
+/// A worker failed.
+pub fn of_worker(exit: Exit) -> u8 {
+    match exit {
+        // Codes have 8 bits.
+        Exit::Code(code) => code.to_le_bytes()[0],
+        Exit::Signal(signal) => signalled(signal),
+    }
 }

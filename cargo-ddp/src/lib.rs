@@ -9,6 +9,7 @@
 //! | [`scaffold`] | renders templates into new projects |
 //! | [`cargo`] | finds and builds projects |
 //! | [`gpu`] | the machine's GPUs |
+//! | [`settings`] | launch options from Cargo.toml |
 //! | [`launch`] | runs, watches and restarts workers |
 //! | [`exit`] | exit codes |
 //!
@@ -21,6 +22,7 @@ pub mod exit;
 pub mod gpu;
 pub mod launch;
 pub mod scaffold;
+pub mod settings;
 pub mod torch;
 
 mod child;

@@ -4,26 +4,126 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use ddp_contract::Event;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
 
 use crate::Error;
+use crate::launch::Prefixer;
 
-/// Prints to stderr, in colour on a terminal.
+/// One of the two streams of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    Stdout,
+    Stderr,
+}
+
+impl Target {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// Prints to stderr, in colour on a terminal; workers' output goes where they wrote it.
 #[derive(Clone, Copy, Debug)]
 pub struct Ui {
     terminal: bool,
     colour: bool,
+    stdout_terminal: bool,
+    stdout_colour: bool,
+    quiet: bool,
+    json: bool,
 }
 
 impl Ui {
-    /// Looks at stderr and at NO_COLOR.
+    /// Looks at stderr, stdout and NO_COLOR.
     pub fn new() -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        Self { terminal, colour: terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) }
+        let coloured = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let (terminal, stdout_terminal) = (std::io::stderr().is_terminal(), std::io::stdout().is_terminal());
+        Self {
+            terminal,
+            colour: terminal && coloured,
+            stdout_terminal,
+            stdout_colour: stdout_terminal && coloured,
+            quiet: false,
+            json: false,
+        }
+    }
+
+    /// Only warnings and errors.
+    #[must_use]
+    pub fn quiet(self, quiet: bool) -> Self {
+        Self { quiet, ..self }
+    }
+
+    /// Everything that happens to a job, workers' output included, as JSON on stdout, one object a line.
+    #[must_use]
+    pub fn json(self, json: bool) -> Self {
+        Self { json, ..self }
+    }
+
+    /// What puts a worker's rank before its lines.
+    pub(crate) fn prefixer(&self, rank: usize, target: Target) -> Prefixer {
+        if self.json {
+            return Prefixer::new(String::new(), false);
+        }
+        let (terminal, coloured) = match target {
+            Target::Stdout => (self.stdout_terminal, self.stdout_colour),
+            Target::Stderr => (self.terminal, self.colour),
+        };
+        let prefix = format!("[rank {rank}]");
+        // Red is for errors, and what is left tells neighbours apart.
+        let colour = ["36", "33", "35", "34", "32"][rank % 5];
+        let prefix = if coloured { format!("\x1b[{colour}m{prefix}\x1b[0m ") } else { format!("{prefix} ") };
+        Prefixer::new(prefix, terminal)
+    }
+
+    /// Passes on what a worker wrote: whole lines that have their prefix. A reader that is gone (`| head`) is no reason to
+    /// stop the training.
+    pub(crate) fn output(&self, rank: usize, target: Target, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        if self.json {
+            for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+                let text = String::from_utf8_lossy(line);
+                let line = text.strip_suffix('\n').unwrap_or(&text);
+                self.event(&json!({"event": "output", "rank": rank, "stream": target.name(), "line": line}));
+            }
+            return;
+        }
+        let _ = match target {
+            Target::Stdout => {
+                let mut stdout = std::io::stdout().lock();
+                stdout.write_all(bytes).and_then(|()| stdout.flush())
+            }
+            Target::Stderr => std::io::stderr().lock().write_all(bytes),
+        };
+    }
+
+    /// With `--json`, something that happened to the job.
+    pub(crate) fn event(&self, event: &Value) {
+        if self.json {
+            let _ = writeln!(std::io::stdout().lock(), "{event}");
+        }
+    }
+
+    /// With `--json`, what a worker's library told.
+    pub(crate) fn worker_event(&self, rank: usize, event: &Event) {
+        if let (true, Ok(Value::Object(mut fields))) = (self.json, serde_json::to_value(event)) {
+            fields.insert("rank".into(), rank.into());
+            self.event(&Value::Object(fields));
+        }
     }
 
     /// A step of the work, in cargo's manner: `      Setup libtorch 2.13.0`.
     pub fn status(&self, verb: &str, message: impl AsRef<str>) {
+        if self.quiet {
+            return;
+        }
         let verb = format!("{verb:>12}");
         self.line(&format!("{} {}", self.paint("1;32", &verb), message.as_ref()));
     }
@@ -59,7 +159,7 @@ impl Ui {
 
     /// Long work whose end is not known: a spinner on a terminal.
     pub fn spinner(&self, message: &str) -> ProgressBar {
-        if !self.terminal {
+        if !self.terminal || self.quiet {
             return ProgressBar::hidden();
         }
         let bar = ProgressBar::new_spinner().with_message(message.to_owned());

@@ -45,7 +45,7 @@ fn without_restarts_a_kill_is_reported_with_rank_pid_and_signal() {
     job.wait_for("epoch   2");
     let pid = job.workers()[1];
     signal_process(pid, SIGKILL);
-    let done = job.wait().ends_with(1).leaves_no_process();
+    let done = job.wait().ends_with(137).leaves_no_process();
     let line = done.stderr.lines().find(|line| line.starts_with("error: ")).unwrap();
     assert!(line.starts_with(&format!("error: rank 1 was killed by SIGKILL (pid {pid}) after step ")), "{line}");
     done.says(&["then: rank 0 "]);
@@ -75,17 +75,17 @@ fn what_a_worker_started_ends_with_it() {
     let job = Ddp::toy(&["--nproc", "2", "--max-restarts", "0"], &["sleep", "1"]).start();
     job.wait_for("asleep");
     let stopped = job.workers()[0];
-    // SIGTERM alone would wait for ever in a process that is stopped.
+    // In a process that is stopped, SIGTERM alone would wait for ever.
     signal_process(stopped, 19);
     let killed = job.workers()[1];
     signal_process(killed, SIGKILL);
-    job.wait().ends_with(1).leaves_no_process().says(&["rank 1 was killed by SIGKILL", "rank 0 was killed by SIGKILL"]);
+    job.wait().ends_with(137).leaves_no_process().says(&["rank 1 was killed by SIGKILL", "then: rank 0 "]);
 }
 
 #[test]
 fn a_panic_is_reported_with_its_message_and_place() {
     let done =
-        Ddp::toy(&["--nproc", "2", "--max-restarts", "0"], &["panic", "1"]).run().ends_with(1).leaves_no_process();
+        Ddp::toy(&["--nproc", "2", "--max-restarts", "0"], &["panic", "1"]).run().ends_with(101).leaves_no_process();
     done.says(&[
         "error: rank 1 panicked (exit code 101) (pid ",
         "after step 7",
@@ -117,7 +117,7 @@ fn libtorchs_stack_traces_are_for_those_who_ask() {
 #[test]
 fn a_worker_that_exits_silently_is_reported_with_its_code() {
     let done =
-        Ddp::toy(&["--nproc", "2", "--max-restarts", "0"], &["exit", "1"]).run().ends_with(1).leaves_no_process();
+        Ddp::toy(&["--nproc", "2", "--max-restarts", "0"], &["exit", "1"]).run().ends_with(7).leaves_no_process();
     done.says(&["error: rank 1 ended with exit code 7 (pid "]);
 }
 

@@ -6,6 +6,7 @@ mod collectives;
 mod errors;
 mod faults;
 mod gpus;
+mod launcher;
 mod loader;
 mod lr_scheduler;
 mod models;

@@ -20,6 +20,9 @@ fn work(args: &[String]) -> Result<()> {
         println!("{}", serde_json::to_string(&vars)?);
         return Ok(());
     }
+    if action == "meet" {
+        return meet();
+    }
     let seconds = if action == "late" { 10 } else { 600 };
     let context = Context::builder().timeout(Duration::from_secs(seconds)).init()?;
     context.group().barrier()?;
@@ -37,6 +40,10 @@ fn work(args: &[String]) -> Result<()> {
             "exit" => exit(7),
             "first-attempt-fails" if context.restart_count() == 0 => bail!("toy fails once"),
             "first-attempt-fails" => {}
+            "behind" => {
+                println!("behind");
+                std::thread::sleep(Duration::from_secs(3600));
+            }
             "late" => std::thread::sleep(Duration::from_secs(3600)),
             "sleep" => loop {
                 println!("asleep");
@@ -48,6 +55,15 @@ fn work(args: &[String]) -> Result<()> {
     let mut sum = Tensor::from_slice(&[1.0f32]);
     context.group().all_reduce(&mut sum, ReduceOp::Sum)?;
     println!("rank {} sees {} ranks", context.rank(), sum.double_value(&[0]));
+    Ok(())
+}
+
+/// Says whom this rank has met: the runs of all ranks of its group.
+fn meet() -> Result<()> {
+    let context = Context::init()?;
+    let mut runs = context.group().all_gather_value(&std::env::var("TORCHELASTIC_RUN_ID")?)?;
+    runs.dedup();
+    println!("met {}", runs.join(" and "));
     Ok(())
 }
 

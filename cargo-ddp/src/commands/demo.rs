@@ -1,12 +1,13 @@
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use ddp_contract::snapshot;
 
-use super::run::{self, Job};
+use super::job::Job;
+use super::run;
 use crate::cargo::{Project, Selection};
-use crate::cli::Demo;
+use crate::cli::{Demo, LaunchOptions};
 use crate::scaffold::{self, Plan};
 use crate::{Error, Result, Ui, exit, gpu};
 
@@ -25,19 +26,13 @@ pub(super) fn demo(args: &Demo, ui: &Ui) -> Result<u8> {
     super::ensure_libtorch(&project.root, ui)?;
     // What an earlier demo trained is finished: this one gets a folder of its own.
     let snapshots = fresh_snapshot_folder(&folder);
-    let gpus =
-        gpu::count().ok().map(|count| gpu::available(count, visible().as_deref())).filter(|gpus| !gpus.is_empty());
-    let job = Job {
-        nproc: gpus.as_ref().map_or(2, Vec::len),
-        gpus,
-        max_restarts: 3,
-        grace: Duration::from_secs(10),
-        args: vec!["--snapshots".into(), snapshots.clone().into()],
-    };
+    let gpus = gpu::count().map(|count| gpu::available(count, visible().as_deref())).unwrap_or_default();
+    let nproc = gpus.is_empty().then_some(2);
+    let job = Job::new(LaunchOptions { nproc, ..LaunchOptions::default() }, ui)?;
     ui.status("Building", "the project (the first time takes a few minutes: libtorch's bindings are C++)");
     std::env::set_current_dir(&folder).map_err(Error::system(format!("can't go to {}", folder.display())))?;
     let nproc = job.nproc;
-    let code = run::build_and_launch(&project, &Selection::default(), job, ui)?;
+    let code = run::build_and_launch(&project, &Selection::default(), job, args_of(&snapshots), ui)?;
     if code == exit::SUCCESS {
         let dir = folder.join(&snapshots);
         let newest = snapshot::list(&dir).map_err(Error::system(format!("can't read {}", dir.display())))?;
@@ -46,6 +41,10 @@ pub(super) fn demo(args: &Demo, ui: &Ui) -> Result<u8> {
         println!("next:     cd {} && cargo ddp run --nproc {nproc} -- --total-epochs 40", args.path.display());
     }
     Ok(code)
+}
+
+fn args_of(snapshots: &Path) -> Vec<OsString> {
+    vec!["--snapshots".into(), snapshots.into()]
 }
 
 fn visible() -> Option<String> {

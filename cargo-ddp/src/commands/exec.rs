@@ -4,7 +4,7 @@ use std::process::Command;
 use crate::cargo::Project;
 use crate::cli::Exec;
 use crate::torch::{self, Request};
-use crate::{Error, Result, Ui, exit};
+use crate::{Error, Result, Ui};
 
 /// `cargo ddp exec -- COMMAND`: this process becomes the command, so signals and exit codes are its own.
 pub(super) fn exec(args: Exec, ui: &Ui) -> Result<u8> {
@@ -22,10 +22,5 @@ pub(super) fn exec(args: Exec, ui: &Ui) -> Result<u8> {
     let mut command = Command::new(&program);
     command.args(words).env("LIBTORCH", libtorch);
     let source = command.exec();
-    let err = Error::Start { program: program.into(), source };
-    if matches!(&err, Error::Start { source, .. } if source.kind() == std::io::ErrorKind::NotFound) {
-        ui.error(err.to_string());
-        return Ok(exit::COMMAND_NOT_FOUND);
-    }
-    Err(err)
+    Err(Error::start(program.as_ref(), source))
 }

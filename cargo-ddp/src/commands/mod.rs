@@ -2,9 +2,13 @@
 
 mod demo;
 mod exec;
+mod job;
+mod launch;
 mod new;
+mod ps;
 mod run;
 mod setup;
+mod stop;
 
 use std::path::Path;
 
@@ -20,7 +24,10 @@ pub fn run(command: Command, ui: &Ui) -> Result<u8> {
     match command {
         Command::Demo(args) => demo::demo(&args, ui),
         Command::New(args) => new::new(&args, ui),
-        Command::Run(args) => run::run(args, ui),
+        Command::Run(args) => run::run(args),
+        Command::Launch(args) => launch::launch(args),
+        Command::Ps(args) => ps::ps(&args),
+        Command::Stop(args) => stop::stop(&args, ui),
         Command::Setup(args) => setup::setup(&args, ui),
         Command::Exec(args) => exec::exec(args, ui),
     }

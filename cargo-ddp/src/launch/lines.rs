@@ -1,56 +1,71 @@
 //! Workers' output: whole lines, each with its rank before it.
 
-use std::collections::VecDeque;
-
 /// A line longer than this is passed on in pieces.
 const LONGEST: usize = 1 << 20;
-/// How many of a worker's last lines are kept for the failure report.
-const KEPT: usize = 5;
+/// How much of a worker's output is kept for the failure report.
+const TAIL: usize = 1 << 14;
 
 /// Puts a prefix before each line of a stream that arrives in pieces.
-pub(super) struct Prefixer {
-    prefix: String,
+pub(crate) struct Prefixer {
+    prefix: Vec<u8>,
+    /// A progress bar's `\r` ends a line, too: on a terminal it is to be seen at once.
+    carriage_returns: bool,
     partial: Vec<u8>,
-    last: VecDeque<Vec<u8>>,
+    tail: Vec<u8>,
 }
 
 impl Prefixer {
-    pub(super) fn new(rank: usize) -> Self {
-        Self { prefix: format!("[rank {rank}] "), partial: Vec::new(), last: VecDeque::new() }
+    pub(crate) fn new(prefix: String, carriage_returns: bool) -> Self {
+        Self { prefix: prefix.into_bytes(), carriage_returns, partial: Vec::new(), tail: Vec::new() }
     }
 
     /// Takes a piece, and appends the lines that are whole by now to `out`.
-    pub(super) fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) {
-        for part in piece.split_inclusive(|&byte| byte == b'\n') {
+    pub(crate) fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) {
+        self.keep(piece);
+        let returns = self.carriage_returns;
+        for part in piece.split_inclusive(|&byte| byte == b'\n' || returns && byte == b'\r') {
+            let whole = part.last().is_some_and(|&byte| byte == b'\n' || returns && byte == b'\r');
+            if whole && self.partial.is_empty() {
+                out.extend_from_slice(&self.prefix);
+                out.extend_from_slice(part);
+                continue;
+            }
             self.partial.extend_from_slice(part);
-            if self.partial.ends_with(b"\n") || self.partial.len() >= LONGEST {
-                self.emit(out);
+            if whole {
+                out.extend_from_slice(&self.prefix);
+                out.append(&mut self.partial);
+            } else if self.partial.len() >= LONGEST {
+                self.finish(out);
             }
         }
     }
 
     /// The stream is over: what was not ended by a newline is a line too.
-    pub(super) fn finish(&mut self, out: &mut Vec<u8>) {
+    pub(crate) fn finish(&mut self, out: &mut Vec<u8>) {
         if !self.partial.is_empty() {
-            self.emit(out);
-        }
-    }
-
-    /// The last lines, oldest first.
-    pub(super) fn last_lines(&self) -> impl Iterator<Item = String> {
-        self.last.iter().map(|line| String::from_utf8_lossy(line).trim_end().to_owned())
-    }
-
-    fn emit(&mut self, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.prefix.as_bytes());
-        out.extend_from_slice(&self.partial);
-        if !self.partial.ends_with(b"\n") {
+            out.extend_from_slice(&self.prefix);
+            out.append(&mut self.partial);
             out.push(b'\n');
         }
-        if self.last.len() == KEPT {
-            self.last.pop_front();
+    }
+
+    /// The last `count` lines, oldest first, without what a progress bar has overwritten.
+    pub(crate) fn last_lines(&self, count: usize) -> Vec<String> {
+        let tail = String::from_utf8_lossy(&self.tail);
+        let lines = tail.lines().map(|line| line.trim_end().rsplit('\r').next().unwrap_or_default());
+        let lines: Vec<_> = lines.filter(|line| !line.is_empty()).map(str::to_owned).collect();
+        lines[lines.len().saturating_sub(count)..].to_vec()
+    }
+
+    fn keep(&mut self, piece: &[u8]) {
+        let piece = &piece[piece.len().saturating_sub(TAIL)..];
+        let surplus = (self.tail.len() + piece.len()).saturating_sub(2 * TAIL);
+        if surplus > 0 {
+            // Down to half, so that this is rare.
+            let from = (self.tail.len() + piece.len()).saturating_sub(TAIL).min(self.tail.len());
+            self.tail.drain(..from);
         }
-        self.last.push_back(std::mem::take(&mut self.partial));
+        self.tail.extend_from_slice(piece);
     }
 }
 
@@ -58,8 +73,12 @@ impl Prefixer {
 mod tests {
     use super::*;
 
-    fn through(pieces: &[&[u8]]) -> Vec<u8> {
-        let (mut prefixer, mut out) = (Prefixer::new(1), Vec::new());
+    fn prefixer() -> Prefixer {
+        Prefixer::new("[rank 1] ".into(), false)
+    }
+
+    fn through(mut prefixer: Prefixer, pieces: &[&[u8]]) -> Vec<u8> {
+        let mut out = Vec::new();
         for piece in pieces {
             prefixer.push(piece, &mut out);
         }
@@ -69,23 +88,40 @@ mod tests {
 
     #[test]
     fn lines_come_out_whole_whatever_the_pieces() {
-        assert_eq!(through(&[b"a\nb", b"", b"c\n\nd"]), b"[rank 1] a\n[rank 1] bc\n[rank 1] \n[rank 1] d\n");
-        assert_eq!(through(&[b"\xff\xfe\n"]), b"[rank 1] \xff\xfe\n");
-        assert_eq!(through(&[]), b"");
+        let out = through(prefixer(), &[b"a\nb", b"", b"c\n\nd"]);
+        assert_eq!(out, b"[rank 1] a\n[rank 1] bc\n[rank 1] \n[rank 1] d\n");
+        assert_eq!(through(prefixer(), &[b"\xff\xfe\n"]), b"[rank 1] \xff\xfe\n");
+        assert_eq!(through(prefixer(), &[b"\r10%\r", b"20%\n"]), b"[rank 1] \r10%\r20%\n");
+        assert_eq!(through(prefixer(), &[]), b"");
+    }
+
+    #[test]
+    fn on_a_terminal_a_progress_bar_moves() {
+        let mut prefixer = Prefixer::new("[rank 0] ".into(), true);
+        let mut out = Vec::new();
+        prefixer.push(b"10%\r", &mut out);
+        assert_eq!(out, b"[rank 0] 10%\r");
+        prefixer.push(b"20%", &mut out);
+        prefixer.push(b"\r", &mut out);
+        assert_eq!(out, b"[rank 0] 10%\r[rank 0] 20%\r");
     }
 
     #[test]
     fn a_line_without_end_does_not_fill_the_memory() {
-        let out = through(&[&vec![b'x'; LONGEST], b"rest"]);
+        let out = through(prefixer(), &[&vec![b'x'; LONGEST], b"rest"]);
         assert_eq!(out.len(), LONGEST + 4 + 2 * ("[rank 1] \n".len()));
     }
 
     #[test]
     fn the_last_lines_are_kept() {
-        let (mut prefixer, mut out) = (Prefixer::new(0), Vec::new());
-        for i in 0..9 {
+        let (mut prefixer, mut out) = (prefixer(), Vec::new());
+        for i in 0..20_000 {
             prefixer.push(format!("line {i}\n").as_bytes(), &mut out);
         }
-        assert_eq!(prefixer.last_lines().collect::<Vec<_>>(), ["line 4", "line 5", "line 6", "line 7", "line 8"]);
+        assert_eq!(prefixer.last_lines(2), ["line 19998", "line 19999"]);
+        assert!(prefixer.tail.len() <= 2 * TAIL);
+        prefixer.push(&vec![b'x'; 10 * TAIL], &mut out);
+        prefixer.push(b"\n10%\r20%\nend", &mut out);
+        assert_eq!(prefixer.last_lines(2), ["20%", "end"]);
     }
 }

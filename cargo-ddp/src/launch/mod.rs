@@ -1,27 +1,46 @@
 //! The launcher: starts one worker per rank, watches them, and restarts them all when one fails.
 //!
-//! [`LaunchPlan`] says what to run; the `dispatch` module decides (a state machine that knows no processes); `workers`
-//! and `watch` touch the system; `report` has the words.
+//! | file | what it does |
+//! |---|---|
+//! | `plan` | what to run, with everything decided |
+//! | `dispatch` | what to do when something happens: a state machine that knows no processes |
+//! | `watch` | the loop between the system and the dispatcher |
+//! | `workers` | processes, their pipes and their port |
+//! | `guard` | the second process, which sees to it that nothing outlives the first |
+//! | `signals` | signals as descriptors |
+//! | `lines`, `logs` | workers' output on the screen and on disk |
+//! | `stall` | what ranks do that make no progress |
+//! | `report` | the words for what happened, and the record of it |
+//! | `registry` | the jobs that run on this machine |
 //!
 //! The plan's environment is torchrun's, so that a worker can't tell the difference; see `ddp_contract::env`.
 
 mod dispatch;
+mod guard;
 mod lines;
+mod logs;
 mod plan;
+mod registry;
 mod report;
 mod signals;
+mod stall;
 mod watch;
 mod workers;
 
-pub use dispatch::{Exit, Failure, Verdict};
-pub use plan::{LaunchPlan, new_run};
+pub use dispatch::{Exit, Failure, NoRestart, Rules, Verdict};
+pub(crate) use lines::Prefixer;
+pub use plan::{LaunchPlan, Show, StorePort, new_run};
+pub use registry::{Job, running};
+pub use report::Record;
 
 use crate::{Result, Ui};
 
-/// Runs the plan to its end.
+/// Runs the plan to its end, in a process of its own: this one stays behind as its guard, never returns from here, and
+/// ends with the exit code of the one that does.
 ///
 /// # Errors
 /// Only when the system refuses a process, a socket or a pipe; workers that fail are a [`Verdict`].
-pub fn launch(plan: &LaunchPlan, ui: &Ui) -> Result<Verdict> {
-    watch::Watch::new(plan, ui)?.run()
+pub fn launch(plan: &LaunchPlan, ui: &Ui) -> Result<(Verdict, Record)> {
+    let guard = guard::split()?;
+    watch::Watch::new(plan, guard, ui)?.run()
 }

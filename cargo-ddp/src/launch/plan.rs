@@ -2,10 +2,10 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use ddp_contract::env;
 
+use super::dispatch::Rules;
 use crate::{Error, Result};
 
 /// What to run, and how: everything decided, nothing to look up.
@@ -19,16 +19,66 @@ pub struct LaunchPlan {
     pub nproc: usize,
     /// CUDA_VISIBLE_DEVICES for every worker; worker N uses the N-th of them. `None` leaves the variable as it is.
     pub gpus: Option<Vec<String>>,
-    /// How often all workers may be restarted.
-    pub max_restarts: u32,
-    /// Time between asking workers to stop and killing them.
-    pub grace: Duration,
+    /// When to restart, and how long to wait for what.
+    pub rules: Rules,
     /// Name of the run.
     pub run_id: String,
-    /// Folder for the workers' error files.
+    /// Folder for the workers' logs and error files.
     pub run_dir: PathBuf,
     /// OMP_NUM_THREADS, unless the user set it.
     pub omp_num_threads: Option<usize>,
+    /// The rank that has our standard input; the others have none.
+    pub stdin: Option<usize>,
+    /// Whose output is on the screen.
+    pub show: Show,
+    /// What rank 0 gets of the port where ranks meet.
+    pub store: StorePort,
+}
+
+/// What becomes of the port where ranks meet, which is ours before a worker starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StorePort {
+    /// Rank 0 inherits the listening socket: for workers of ddp-runtime. A rank that is earlier waits in its backlog.
+    Inherited,
+    /// Rank 0 opens the port itself, as under torchrun; until then it is reserved.
+    Reserved,
+}
+
+/// Ranks whose output is on the screen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Show {
+    /// Every rank's.
+    All,
+    /// These ranks'; none's, if it is empty.
+    Only(Vec<usize>),
+}
+
+impl Show {
+    /// Whether the rank's output is on the screen.
+    pub fn has(&self, rank: usize) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(ranks) => ranks.contains(&rank),
+        }
+    }
+}
+
+impl std::str::FromStr for Show {
+    type Err = String;
+
+    /// `all`, `none`, or ranks: `0,1`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "all" => Ok(Self::All),
+            "none" => Ok(Self::Only(Vec::new())),
+            ranks => {
+                let rank = |rank: &str| {
+                    rank.trim().parse().map_err(|_| format!("{rank:?} is no rank; it takes all, none, or ranks: 0,1"))
+                };
+                Ok(Self::Only(ranks.split(',').map(rank).collect::<Result<_, _>>()?))
+            }
+        }
+    }
 }
 
 impl LaunchPlan {
@@ -50,7 +100,8 @@ impl LaunchPlan {
             (env::MASTER_PORT, port.to_string()),
             (env::RUN_ID, self.run_id.clone()),
             (env::RESTART_COUNT, attempt.to_string()),
-            (env::MAX_RESTARTS, self.max_restarts.to_string()),
+            (env::MAX_RESTARTS, self.rules.max_restarts.to_string()),
+            ("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT".into()),
             // torchrun sets it as well: a failed NCCL collective ends the process instead of hanging.
             ("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1".into()),
         ]
@@ -71,31 +122,68 @@ impl LaunchPlan {
         self.run_dir.join(format!("attempt-{attempt}/rank-{rank}.error.json"))
     }
 
+    /// Where all that a worker writes to `stream` is kept.
+    pub fn log_file(&self, rank: usize, attempt: u32, stream: &str) -> PathBuf {
+        self.run_dir.join(format!("attempt-{attempt}/rank-{rank}.{stream}.log"))
+    }
+
+    /// Where the stacks of a worker's threads are written when the job stalls.
+    pub fn stack_file(&self, rank: usize, attempt: u32) -> PathBuf {
+        self.run_dir.join(format!("attempt-{attempt}/rank-{rank}.stacks.txt"))
+    }
+
+    /// The workers' command line, for people to read.
+    pub fn command(&self) -> Vec<String> {
+        let words = std::iter::once(self.program.as_os_str()).chain(self.args.iter().map(OsString::as_os_str));
+        words.map(|word| word.to_string_lossy().into_owned()).collect()
+    }
+
     /// The GPU of a worker, as its user named it.
     pub fn gpu_of(&self, rank: usize) -> Option<&str> {
         self.gpus.as_ref()?.get(rank).map(String::as_str)
     }
 }
 
-/// A folder of its own for a new run below `target`: its number, and its path.
+/// Folders of runs that are kept; the oldest beyond that are removed.
+const KEPT_RUNS: usize = 50;
+
+/// A folder of its own for a new run in `runs`: its number, and its path. The link `latest` leads to it.
 ///
 /// # Errors
 /// [`Error::System`].
-pub fn new_run(target: &Path) -> Result<(u64, PathBuf)> {
-    let runs = target.join("ddp/runs");
+pub fn new_run(runs: &Path) -> Result<(u64, PathBuf)> {
     let cant = || Error::system(format!("can't make a folder in {}", runs.display()));
-    fs::create_dir_all(&runs).map_err(cant())?;
-    let numbers =
-        fs::read_dir(&runs).map_err(cant())?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let mut number: u64 = numbers.max().unwrap_or(0) + 1;
-    loop {
+    // A worker may go to another folder.
+    let runs = &std::path::absolute(runs).map_err(cant())?;
+    fs::create_dir_all(runs).map_err(cant())?;
+    let entries = fs::read_dir(runs).map_err(cant())?.flatten();
+    let mut numbers: Vec<u64> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    numbers.sort_unstable();
+    let mut number = numbers.last().map_or(1, |last| last + 1);
+    let path = loop {
         let path = runs.join(number.to_string());
         match fs::create_dir(&path) {
-            Ok(()) => return Ok((number, path)),
+            Ok(()) => break path,
             Err(err) if err.kind() == io::ErrorKind::AlreadyExists => number += 1,
             Err(err) => return Err(cant()(err)),
         }
+    };
+    for old in &numbers[..(numbers.len() + 1).saturating_sub(KEPT_RUNS)] {
+        // One that is still running keeps its folder.
+        if !super::registry::is_running(&runs.join(old.to_string())) {
+            let _ = fs::remove_dir_all(runs.join(old.to_string()));
+        }
     }
+    link_latest(runs, number).map_err(cant())?;
+    Ok((number, path))
+}
+
+/// Replaces the link at once, so that it always leads somewhere.
+fn link_latest(runs: &Path, number: u64) -> io::Result<()> {
+    let new = runs.join(format!(".latest-{number}"));
+    let _ = fs::remove_file(&new);
+    std::os::unix::fs::symlink(number.to_string(), &new)?;
+    fs::rename(new, runs.join("latest"))
 }
 
 #[cfg(test)]
@@ -108,11 +196,13 @@ mod tests {
             args: vec![],
             nproc: 2,
             gpus: Some(vec!["2".into(), "3".into()]),
-            max_restarts: 3,
-            grace: Duration::from_secs(10),
+            rules: Rules::default(),
             run_id: "run-7".into(),
             run_dir: "target/ddp/runs/7".into(),
             omp_num_threads: Some(4),
+            stdin: None,
+            show: Show::All,
+            store: StorePort::Inherited,
         }
     }
 
@@ -150,10 +240,25 @@ mod tests {
     }
 
     #[test]
-    fn each_run_has_a_folder_of_its_own() {
-        let target = tempfile::tempdir().unwrap();
-        assert_eq!(new_run(target.path()).unwrap().0, 1);
-        let (number, path) = new_run(target.path()).unwrap();
+    fn each_run_has_a_folder_of_its_own_and_the_oldest_go() {
+        let runs = tempfile::tempdir().unwrap();
+        assert_eq!(new_run(runs.path()).unwrap().0, 1);
+        let (number, path) = new_run(runs.path()).unwrap();
         assert_eq!((number, path.is_dir()), (2, true));
+        assert_eq!(fs::canonicalize(runs.path().join("latest")).unwrap(), fs::canonicalize(path).unwrap());
+        for _ in 0..KEPT_RUNS {
+            new_run(runs.path()).unwrap();
+        }
+        assert!(!runs.path().join("2").exists() && runs.path().join("3").exists());
+        assert_eq!(fs::read_dir(runs.path()).unwrap().count(), KEPT_RUNS + 1);
+    }
+
+    #[test]
+    fn ranks_to_show_are_a_word_or_a_list() {
+        let parse = |text: &str| text.parse::<Show>();
+        assert_eq!(parse("all"), Ok(Show::All));
+        assert_eq!(parse("none"), Ok(Show::Only(vec![])));
+        assert_eq!(parse("0, 2"), Ok(Show::Only(vec![0, 2])));
+        assert!(parse("first").is_err() && parse("").is_err());
     }
 }

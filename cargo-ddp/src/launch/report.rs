@@ -1,8 +1,16 @@
-//! The words for what happened to a job.
+//! The words for what happened to a job, and the record of it as JSON.
 
-use ddp_contract::ErrorFile;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::dispatch::{Exit, Failure, Known};
+use ddp_contract::{ErrorFile, env};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::dispatch::{Exit, Failure, Known, NoRestart, Rules, Verdict};
 use super::plan::LaunchPlan;
 
 /// The line for a failure: who, how, where.
@@ -11,26 +19,36 @@ pub(super) fn headline(failure: &Failure, plan: &LaunchPlan) -> String {
     if let Some(gpu) = plan.gpu_of(failure.rank) {
         place += &format!(", GPU {gpu}");
     }
-    let step = match failure.step {
+    let told = || ErrorFile::read(&plan.error_file(failure.rank, failure.attempt))?.step();
+    let step = match failure.step.or_else(told) {
         Some(step) => format!("after step {step}"),
         None => "before its first step".into(),
     };
-    format!("rank {} {} ({place}) {step}", failure.rank, ended(failure.exit))
+    match failure.stalled {
+        Some(idle) => format!("rank {} made no progress for {} ({place}) {step}", failure.rank, seconds(idle)),
+        None => format!("rank {} {} ({place}) {step}", failure.rank, ended(failure.exit)),
+    }
 }
 
 /// What the failed rank left to say, and what its failure led to.
-pub(super) fn details(failure: &Failure, plan: &LaunchPlan, last_lines: &[String]) -> Vec<String> {
+pub(super) fn details(failure: &Failure, plan: &LaunchPlan, last_lines: &[String], shown: bool) -> Vec<String> {
     let mut lines = Vec::new();
-    match ErrorFile::read(&plan.error_file(failure.rank, failure.attempt)) {
-        Some(error) => {
-            lines.push(format!("  it said: {}", error.message().replace('\n', "\n    ")));
-            lines.extend(error.location().map(|location| format!("  at {location}")));
+    let error = ErrorFile::read(&plan.error_file(failure.rank, failure.attempt));
+    if let Some(error) = &error {
+        lines.push(format!("  it said: {}", error.message().replace('\n', "\n    ")));
+        match error.location() {
+            Some(location) => lines.push(format!("  at {location}")),
+            // A Python worker's trace-back is the only place it names.
+            None if error.backtrace().starts_with("Traceback") => {
+                lines.extend(error.backtrace().lines().map(|line| format!("    {line}")));
+            }
+            None => {}
         }
-        None if last_lines.is_empty() => {}
-        None => {
-            lines.push("  its last lines on stderr:".into());
-            lines.extend(last_lines.iter().map(|line| format!("    {line}")));
-        }
+    }
+    // A rank that is on the screen and has said why needs no repetition.
+    if !last_lines.is_empty() && (error.is_none() || !shown) {
+        lines.push("  its last lines on stderr:".into());
+        lines.extend(last_lines.iter().map(|line| format!("    {line}")));
     }
     if !failure.consequences.is_empty() {
         let others: Vec<_> =
@@ -40,21 +58,64 @@ pub(super) fn details(failure: &Failure, plan: &LaunchPlan, last_lines: &[String
     lines
 }
 
-/// The usual cause of such an end.
-pub(super) fn hint(failure: &Failure) -> Option<&'static str> {
-    match failure.exit {
-        Exit::Signal(9) => {
-            Some("SIGKILL without a message is usually the kernel out of memory (see `dmesg`), or a person")
-        }
-        Exit::Signal(4) => Some("SIGILL: libtorch or the program was built for another processor"),
-        Exit::Signal(11) => Some("SIGSEGV: run `cargo ddp exec -- cargo run` under a debugger to see where"),
-        Exit::Code(127) => Some("exit code 127: a shared library is missing; run `cargo ddp setup`, then build again"),
-        _ => None,
+/// What the launcher knows about usual causes, and where to read on.
+pub(super) fn hints(failure: &Failure, plan: &LaunchPlan, record: &Record, verdict: &Verdict) -> Vec<String> {
+    let mut hints: Vec<String> = Vec::new();
+    let mut text = failure.message.clone().unwrap_or_default();
+    if let Some(cause) = &record.cause {
+        text += &cause.stderr.join("\n");
     }
+    hints.extend(usual_cause(failure.exit, &text, record.out_of_memory()).map(str::to_owned));
+    match verdict {
+        Verdict::Failed(_, NoRestart::Again) => hints.push(
+            "it failed in the same way at the same step as the attempt before, so it was not started again".into(),
+        ),
+        Verdict::Failed(_, NoRestart::UsedUp(count)) => hints.push(format!(
+            "{count} restarts brought no new snapshot, so it was not started again (`--max-restarts` allows more)"
+        )),
+        _ => {}
+    }
+    hints.push(format!("all output is in {}", plan.run_dir.display()));
+    hints
+}
+
+fn usual_cause(exit: Exit, text: &str, out_of_memory: Option<u64>) -> Option<&'static str> {
+    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    Some(match exit {
+        Exit::Signal(9) => match out_of_memory {
+            Some(1..) => {
+                "the kernel ran out of memory and killed a process during this run: use a smaller batch, or fewer workers"
+            }
+            Some(0) => "the kernel has not run out of memory during this run: somebody, or a scheduler, sent SIGKILL",
+            None => "SIGKILL without a message is usually the kernel out of memory (see `dmesg`), or a person",
+        },
+        Exit::Signal(4) => "SIGILL: libtorch or the program was built for another processor",
+        Exit::Signal(7) => "SIGBUS: often a full /dev/shm, or a file that became shorter while it was mapped",
+        Exit::Signal(11) => "SIGSEGV: run one process under a debugger to see where (`cargo ddp exec -- rust-gdb …`)",
+        _ if says(&["error while loading shared libraries"]) => {
+            "a shared library is missing; run `cargo ddp setup`, then build again"
+        }
+        _ if says(&["no GPUs found", "ProcessGroupNCCL is only supported with GPUs"]) => {
+            "NCCL needs GPUs: use Gloo on the CPU, or see `cargo ddp gpus` for what this machine has"
+        }
+        _ if says(&["address already in use", "Address already in use", "EADDRINUSE"]) => {
+            "a port is taken: another job, or what is left of one; `cargo ddp ps` lists the jobs of yours that run here"
+        }
+        _ if says(&["CUDA out of memory", "CUDA error: out of memory"]) => {
+            "the GPU's memory is full: use a smaller batch; `cargo ddp gpus` says who uses it"
+        }
+        _ => return None,
+    })
 }
 
 /// The line for a restart.
-pub(super) fn restart(attempt: u32, max_restarts: u32, newest: Option<&Known>, last_step: Option<u64>) -> String {
+pub(super) fn restart(
+    attempt: u32,
+    newest: Option<&Known>,
+    last_step: Option<u64>,
+    delay: Duration,
+    rules: &Rules,
+) -> String {
     let from = match newest {
         Some(Known { snapshot, step }) => {
             let lost = last_step.and_then(|last| last.checked_sub(*step)).filter(|lost| *lost > 0);
@@ -63,7 +124,36 @@ pub(super) fn restart(attempt: u32, max_restarts: u32, newest: Option<&Known>, l
         }
         None => "from the beginning, as there is no snapshot yet".into(),
     };
-    format!("all workers {from} ({attempt} of {max_restarts})")
+    let wait = if delay.is_zero() { String::new() } else { format!(" in {}", seconds(delay)) };
+    let limit = rules.max_restarts;
+    // The count begins anew with each new snapshot, so it may be beyond the limit.
+    let count = if attempt <= limit { format!("{attempt} of {limit}") } else { format!("restart {attempt}") };
+    format!("all workers{wait} {from} ({count})")
+}
+
+/// The line for a job that stands still.
+pub(super) fn stalled(idle: Duration, steps: &[Option<u64>]) -> String {
+    let idle = seconds(idle);
+    let furthest = steps.iter().flatten().max();
+    let Some(furthest) = furthest else {
+        return format!("no rank has made a step, and there was nothing new for {idle}");
+    };
+    let behind: Vec<_> =
+        steps.iter().enumerate().filter(|(_, step)| step.is_none_or(|step| step < *furthest)).collect();
+    if behind.is_empty() {
+        return format!("no progress for {idle}: all ranks are done with step {furthest}, and none with the next");
+    }
+    let names: Vec<_> = behind.iter().map(|(rank, _)| rank.to_string()).collect();
+    let (ranks, have) = if names.len() == 1 { ("rank", "has") } else { ("ranks", "have") };
+    format!(
+        "no progress for {idle}: {ranks} {} {have} not reached step {furthest}, which others wait after",
+        names.join(", ")
+    )
+}
+
+fn seconds(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    if seconds < 10.0 && seconds.fract() > 0.05 { format!("{seconds:.1} s") } else { format!("{seconds:.0} s") }
 }
 
 fn ended(exit: Exit) -> String {
@@ -74,8 +164,179 @@ fn ended(exit: Exit) -> String {
     }
 }
 
-fn signal_name(signal: i32) -> String {
+pub(super) fn signal_name(signal: i32) -> String {
     signal_hook::low_level::signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)
+}
+
+/// What `--report FILE` holds.
+#[derive(Debug, Default, Serialize)]
+pub struct Record {
+    /// `done`, `preempted`, `failed` or `stopped`.
+    outcome: &'static str,
+    /// The launcher's exit code.
+    exit_code: u8,
+    run: String,
+    run_dir: PathBuf,
+    nproc: usize,
+    gpus: Option<Vec<String>>,
+    command: Vec<String>,
+    /// Seconds since 1970.
+    started: f64,
+    ended: f64,
+    /// The failures that restarts came after.
+    restarts: Vec<Restart>,
+    /// The failure that ended the job.
+    cause: Option<Cause>,
+    #[serde(skip)]
+    oom_kills: Option<u64>,
+    #[serde(skip)]
+    error_file: PathBuf,
+}
+
+#[derive(Debug, Serialize)]
+struct Restart {
+    cause: Option<Cause>,
+    snapshot: Option<PathBuf>,
+    steps_lost: Option<u64>,
+    delay_seconds: f64,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Cause {
+    rank: usize,
+    pid: u32,
+    gpu: Option<String>,
+    attempt: u32,
+    exit_code: Option<i32>,
+    signal: Option<String>,
+    step: Option<u64>,
+    stalled_seconds: Option<f64>,
+    message: Option<String>,
+    location: Option<String>,
+    stderr: Vec<String>,
+    /// What happened to the others.
+    consequences: Vec<Consequence>,
+}
+
+#[derive(Debug, Serialize)]
+struct Consequence {
+    rank: usize,
+    exit_code: Option<i32>,
+    signal: Option<String>,
+}
+
+impl Record {
+    pub(super) fn new(plan: &LaunchPlan) -> Self {
+        Self {
+            run: plan.run_id.clone(),
+            run_dir: plan.run_dir.clone(),
+            nproc: plan.nproc,
+            gpus: plan.gpus.clone(),
+            command: plan.command(),
+            started: now(),
+            oom_kills: oom_kills(),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn failed(&mut self, failure: &Failure, plan: &LaunchPlan, stderr: Vec<String>) {
+        self.error_file = plan.error_file(failure.rank, failure.attempt);
+        let error = ErrorFile::read(&self.error_file);
+        let (exit_code, signal) = parts(failure.exit);
+        let consequence = |(rank, exit): &(usize, Exit)| {
+            let (exit_code, signal) = parts(*exit);
+            Consequence { rank: *rank, exit_code, signal }
+        };
+        self.cause = Some(Cause {
+            rank: failure.rank,
+            pid: failure.pid,
+            gpu: plan.gpu_of(failure.rank).map(str::to_owned),
+            attempt: failure.attempt,
+            exit_code,
+            signal,
+            step: failure.step.or_else(|| error.as_ref()?.step()),
+            stalled_seconds: failure.stalled.map(|idle| idle.as_secs_f64()),
+            message: error.as_ref().map(|error| error.message().to_owned()),
+            location: error.as_ref().and_then(|error| error.location()).map(str::to_owned),
+            stderr,
+            consequences: failure.consequences.iter().map(consequence).collect(),
+        });
+    }
+
+    pub(super) fn restarted(&mut self, after: &Failure, newest: Option<&Known>, delay: Duration) {
+        let steps_lost = newest.and_then(|known| after.step?.checked_sub(known.step));
+        self.restarts.push(Restart {
+            cause: self.cause.take(),
+            snapshot: newest.map(|known| known.snapshot.clone()),
+            steps_lost,
+            delay_seconds: delay.as_secs_f64(),
+        });
+    }
+
+    /// Processes that the kernel killed for want of memory since the job started; `None` where it does not say.
+    fn out_of_memory(&self) -> Option<u64> {
+        Some(oom_kills()?.saturating_sub(self.oom_kills?))
+    }
+
+    /// Adds how it ended.
+    pub fn conclude(&mut self, verdict: &Verdict, exit_code: u8) {
+        self.exit_code = exit_code;
+        self.ended = now();
+        self.outcome = match verdict {
+            Verdict::Done { .. } => "done",
+            Verdict::Preempted { .. } => "preempted",
+            Verdict::Failed(..) => "failed",
+            Verdict::Stopped(_) => "stopped",
+        };
+    }
+
+    /// The record as an event of `--json`.
+    pub fn to_json(&self) -> Value {
+        let mut record = serde_json::to_value(self).unwrap_or_default();
+        record["event"] = "finished".into();
+        record
+    }
+
+    /// Writes the record to `path`, whole or not at all.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let readable = fs::Permissions::from_mode(0o644);
+        let mut file = tempfile::Builder::new().permissions(readable).tempfile_in(folder)?;
+        serde_json::to_writer_pretty(&mut file, self)?;
+        file.persist(path)?;
+        Ok(())
+    }
+
+    /// Under a launcher of its own kind (a scheduler's agent) this one leaves its cause where it was told to.
+    pub fn pass_on(&self) {
+        let Some(path) = std::env::var_os(env::ERROR_FILE).map(PathBuf::from) else { return };
+        let Some(cause) = &self.cause else { return };
+        if fs::copy(&self.error_file, &path).is_err() {
+            let how = cause.signal.clone().or_else(|| cause.exit_code.map(|code| format!("exit code {code}")));
+            let message = format!("rank {} ended with {}", cause.rank, how.unwrap_or_default());
+            let _ = ErrorFile::new(message, cause.stderr.join("\n")).of_rank(cause.rank).write(&path);
+        }
+    }
+}
+
+fn parts(exit: Exit) -> (Option<i32>, Option<String>) {
+    match exit {
+        Exit::Code(code) => (Some(code), None),
+        Exit::Signal(signal) => (None, Some(signal_name(signal))),
+    }
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// The kernel's own count.
+fn oom_kills() -> Option<u64> {
+    let counters = fs::read_to_string("/proc/vmstat").ok()?;
+    counters.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -84,15 +345,46 @@ mod tests {
 
     #[test]
     fn a_restart_says_from_where_and_what_is_lost() {
+        let rules = |max_restarts| Rules { max_restarts, ..Rules::default() };
         let newest = Known { snapshot: "snapshots/step-00000064".into(), step: 64 };
+        let now = Duration::ZERO;
         assert_eq!(
-            restart(1, 3, Some(&newest), Some(70)),
+            restart(1, Some(&newest), Some(70), now, &rules(3)),
             "all workers from snapshots/step-00000064, 6 steps back (1 of 3)"
         );
-        assert_eq!(restart(2, 3, Some(&newest), None), "all workers from snapshots/step-00000064 (2 of 3)");
         assert_eq!(
-            restart(1, 1, None, Some(3)),
-            "all workers from the beginning, as there is no snapshot yet (1 of 1)"
+            restart(2, Some(&newest), None, Duration::from_secs(1), &rules(3)),
+            "all workers in 1 s from snapshots/step-00000064 (2 of 3)"
         );
+        assert_eq!(
+            restart(7, None, Some(3), now, &rules(1)),
+            "all workers from the beginning, as there is no snapshot yet (restart 7)"
+        );
+    }
+
+    #[test]
+    fn a_stall_names_who_is_behind() {
+        let idle = Duration::from_secs(600);
+        assert_eq!(
+            stalled(idle, &[Some(12), Some(11), Some(12)]),
+            "no progress for 600 s: rank 1 has not reached step 12, which others wait after"
+        );
+        assert_eq!(
+            stalled(idle, &[Some(12), Some(12)]),
+            "no progress for 600 s: all ranks are done with step 12, and none with the next"
+        );
+        assert_eq!(stalled(idle, &[None]), "no rank has made a step, and there was nothing new for 600 s");
+    }
+
+    #[test]
+    fn usual_causes_are_named() {
+        let cause = |exit, text, oom| usual_cause(exit, text, oom).unwrap_or_default();
+        assert!(cause(Exit::Signal(9), "", Some(1)).contains("out of memory and killed"));
+        assert!(cause(Exit::Signal(9), "", Some(0)).contains("somebody"));
+        assert!(
+            cause(Exit::Code(127), "train: error while loading shared libraries: libtorch.so", None).contains("setup")
+        );
+        assert!(cause(Exit::Code(1), "RuntimeError: no GPUs found!", None).contains("Gloo"));
+        assert_eq!(cause(Exit::Code(1), "", None), "");
     }
 }

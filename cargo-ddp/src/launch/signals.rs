@@ -1,45 +1,69 @@
-//! The signals that end a job, or ask it to save, as descriptors that can be polled.
+//! The signals that end a job, or go on to its workers, as descriptors that can be polled.
 
 use std::fs;
 use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use crate::{Error, Result};
 
 /// One pipe per signal.
 pub(super) struct Signals {
-    pub(super) pipes: Vec<(i32, UnixStream)>,
+    pipes: Vec<(i32, UnixStream)>,
     registered: Vec<signal_hook::SigId>,
 }
 
 impl Signals {
-    /// Catches SIGINT, SIGTERM, SIGHUP, SIGQUIT and SIGUSR1, except those that the parent ignores for us (`nohup`).
+    /// Catches SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2, except those that the parent ignores for us
+    /// (`nohup`).
     pub(super) fn catch() -> Result<Self> {
         let ignored = ignored();
         let mut signals = Self { pipes: Vec::new(), registered: Vec::new() };
-        for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1] {
-            if ignored & (1 << (signal - 1)) != 0 {
-                continue;
+        for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2] {
+            if ignored & (1 << (signal - 1)) == 0 {
+                signals.add(signal)?;
             }
-            let cant = || Error::system("can't catch signals");
-            let (read, write) = UnixStream::pair().map_err(cant())?;
-            read.set_nonblocking(true).map_err(cant())?;
-            signals.registered.push(signal_hook::low_level::pipe::register(signal, write).map_err(cant())?);
-            signals.pipes.push((signal, read));
         }
         Ok(signals)
     }
 
-    /// How often the signal of a pipe came since the last look.
-    pub(super) fn take(&mut self, index: usize) -> usize {
-        let mut buffer = [0; 64];
-        self.pipes[index].1.read(&mut buffer).unwrap_or(0)
+    /// Catches one signal.
+    pub(super) fn only(signal: i32) -> Result<Self> {
+        let mut signals = Self { pipes: Vec::new(), registered: Vec::new() };
+        signals.add(signal)?;
+        Ok(signals)
+    }
+
+    fn add(&mut self, signal: i32) -> Result<()> {
+        let cant = || Error::system("can't catch signals");
+        let (read, write) = UnixStream::pair().map_err(cant())?;
+        read.set_nonblocking(true).map_err(cant())?;
+        self.registered.push(signal_hook::low_level::pipe::register(signal, write).map_err(cant())?);
+        self.pipes.push((signal, read));
+        Ok(())
+    }
+
+    /// Readable when a signal has come.
+    pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.pipes.iter().map(|(_, pipe)| pipe.as_fd())
+    }
+
+    /// The signals that came since the last look.
+    pub(super) fn take(&mut self) -> Vec<i32> {
+        let mut came = Vec::new();
+        for (signal, pipe) in &mut self.pipes {
+            let mut buffer = [0; 64];
+            let count = pipe.read(&mut buffer).unwrap_or(0);
+            came.extend(std::iter::repeat_n(*signal, count));
+        }
+        came
     }
 }
 
 impl Drop for Signals {
+    /// From now on these signals do nothing.
     fn drop(&mut self) {
         for id in self.registered.drain(..) {
             signal_hook::low_level::unregister(id);

@@ -1,96 +1,170 @@
 //! The launcher's one loop: waits for what happens (kernel's notices only, no polling), asks the dispatcher, and does it.
 
-use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Instant;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use ddp_contract::ErrorFile;
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use rustix::process::{Pid, Rlimit, getppid};
+use serde_json::json;
+use signal_hook::consts::SIGCHLD;
 
 use super::dispatch::{Action, Dispatcher, Failure, Input, Verdict};
+use super::guard::{self, Guard};
 use super::plan::LaunchPlan;
-use super::report;
+use super::registry::{Entry, Job};
+use super::report::{self, Record};
 use super::signals::Signals;
-use super::workers::{Worker, start_all};
+use super::stall::Tracing;
+use super::workers::{Port, Stream, Worker, raise_descriptor_limit, start_all};
+use crate::ui::Target;
 use crate::{Error, Result, Ui};
 
 /// Pieces read from one stream before the others have their turn.
 const FAIR_SHARE: usize = 16;
+/// How many of a failed worker's last lines are shown.
+const LAST_LINES: usize = 10;
 
 pub(super) struct Watch<'a> {
     plan: &'a LaunchPlan,
     ui: &'a Ui,
     dispatcher: Dispatcher,
-    signals: Signals,
+    guard: Option<Guard>,
+    /// Ends of children that we did not start.
+    orphans: Signals,
+    /// Every worker's pidfd: the kernel lists them in the order of their deaths, however late we look.
+    deaths: OwnedFd,
     workers: Vec<Worker>,
+    tracing: Option<Tracing>,
+    /// Ours as long as the attempt lasts.
+    port: Option<Port>,
+    job: Job,
+    entry: Option<Entry>,
+    record: Record,
+    /// The limit of descriptors that workers get.
+    descriptors: Rlimit,
     buffer: Vec<u8>,
+    out: Vec<u8>,
 }
 
 /// What a descriptor in the poll set belongs to.
 #[derive(Clone, Copy)]
 enum Source {
-    Signal(usize),
+    Guard,
+    Orphans,
     Stdout(usize),
     Stderr(usize),
     Events(usize),
-    Exit(usize),
+    Tracer,
+    Deaths,
 }
 
 impl<'a> Watch<'a> {
-    pub(super) fn new(plan: &'a LaunchPlan, ui: &'a Ui) -> Result<Self> {
-        // Before the first worker is there, so that no signal finds one without us.
-        let signals = Signals::catch()?;
-        let dispatcher = Dispatcher::new(plan.nproc, plan.max_restarts, plan.grace);
-        let mut watch = Self { plan, ui, dispatcher, signals, workers: Vec::new(), buffer: vec![0; 1 << 16] };
+    pub(super) fn new(plan: &'a LaunchPlan, guard: Guard, ui: &'a Ui) -> Result<Self> {
+        let orphans = Signals::only(SIGCHLD)?;
+        let deaths = epoll::create(epoll::CreateFlags::CLOEXEC)
+            .map_err(|err| Error::system("can't watch for the ends of workers")(err.into()))?;
+        let job = Job {
+            run: plan.run_id.clone(),
+            // The guard is who answers for the job.
+            pid: getppid().map_or(0, Pid::as_raw_pid).unsigned_abs(),
+            started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            nproc: plan.nproc,
+            gpus: plan.gpus.clone(),
+            command: plan.command(),
+            folder: std::env::current_dir().unwrap_or_default(),
+            run_dir: plan.run_dir.clone(),
+            workers: vec![],
+            attempt: 0,
+        };
+        let mut watch = Self {
+            plan,
+            ui,
+            dispatcher: Dispatcher::new(plan.nproc, plan.rules.clone(), Instant::now()),
+            guard: Some(guard),
+            orphans,
+            deaths,
+            workers: Vec::new(),
+            tracing: None,
+            port: None,
+            job,
+            entry: None,
+            record: Record::new(plan),
+            descriptors: raise_descriptor_limit(),
+            buffer: vec![0; 1 << 16],
+            out: Vec::new(),
+        };
+        match Entry::new(&watch.job) {
+            Ok(entry) => watch.entry = Some(entry),
+            Err(err) => ui.warn(format!("`cargo ddp ps` will not know this job: {err}")),
+        }
         watch.start(0)?;
         Ok(watch)
     }
 
-    pub(super) fn run(mut self) -> Result<Verdict> {
+    /// Runs the job to its end. The record is for the report.
+    pub(super) fn run(mut self) -> Result<(Verdict, Record)> {
         loop {
             for source in self.wait()? {
                 for input in self.inputs(source)? {
                     if let Some(verdict) = self.dispatch(input)? {
-                        return Ok(verdict);
+                        return Ok((verdict, std::mem::take(&mut self.record)));
                     }
                 }
             }
             if let Some(verdict) = self.dispatch(Input::Tick)? {
-                return Ok(verdict);
+                return Ok((verdict, std::mem::take(&mut self.record)));
             }
         }
     }
 
     fn start(&mut self, attempt: u32) -> Result<()> {
-        self.workers = start_all(self.plan, attempt)?;
-        let ranks: Vec<_> =
-            self.workers.iter().map(|worker| format!("rank {} pid {}", worker.rank, worker.pid())).collect();
+        let (mut port, workers) = start_all(self.plan, attempt, self.descriptors, self.ui)?;
+        port.started();
+        self.workers = workers;
+        for (index, worker) in self.workers.iter().enumerate() {
+            let data = epoll::EventData::new_u64(index as u64);
+            epoll::add(&self.deaths, &worker.pidfd, data, epoll::EventFlags::IN)
+                .map_err(|err| Error::system("can't watch a worker")(err.into()))?;
+        }
+        let pids: Vec<_> = self.workers.iter().map(Worker::pid).collect();
+        let ranks: Vec<_> = pids.iter().enumerate().map(|(rank, pid)| format!("rank {rank} pid {pid}")).collect();
         let place = match &self.plan.gpus {
             Some(gpus) => format!("on GPU {}", gpus.join(", ")),
             None => "on the CPU".into(),
         };
         let workers = if self.plan.nproc == 1 { "1 worker".into() } else { format!("{} workers", self.plan.nproc) };
         self.ui.status("Running", format!("{workers} {place}: {}", ranks.join(", ")));
+        self.ui.event(&json!({"event": "started", "attempt": attempt, "run": self.plan.run_id, "pids": &pids}));
+        (self.job.workers, self.job.attempt) = (pids, attempt);
+        self.port = Some(port);
+        if let Some(entry) = &self.entry {
+            // The list of jobs is a convenience.
+            let _ = entry.update(&self.job);
+        }
         Ok(())
     }
 
     /// Waits until something can be read. Deaths come last, so that a worker's last words are heard first.
     fn wait(&self) -> Result<Vec<Source>> {
         let mut watched: Vec<(Source, BorrowedFd<'_>)> = Vec::new();
-        watched.extend(self.signals.pipes.iter().enumerate().map(|(i, (_, pipe))| (Source::Signal(i), pipe.as_fd())));
+        watched.extend(self.guard.iter().map(|guard| (Source::Guard, guard.fd())));
+        watched.extend(self.orphans.fds().map(|fd| (Source::Orphans, fd)));
         for (i, worker) in self.workers.iter().enumerate() {
             watched.extend(worker.stdout.pipe.fd().map(|fd| (Source::Stdout(i), fd)));
             watched.extend(worker.stderr.pipe.fd().map(|fd| (Source::Stderr(i), fd)));
             watched.extend(worker.events.pipe.fd().map(|fd| (Source::Events(i), fd)));
         }
-        for (i, worker) in self.workers.iter().enumerate().filter(|(_, worker)| worker.alive) {
-            watched.push((Source::Exit(i), worker.pidfd.as_fd()));
+        if let Some(tracing) = &self.tracing {
+            watched.extend(tracing.fds().map(|fd| (Source::Tracer, fd)));
         }
+        watched.push((Source::Deaths, self.deaths.as_fd()));
         let mut fds: Vec<PollFd<'_>> =
             watched.iter().map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
-        let timeout = self.dispatcher.deadline().map(|deadline| {
-            let left = deadline.saturating_duration_since(Instant::now());
+        let deadlines = [self.dispatcher.deadline(), self.tracing.as_ref().map(Tracing::deadline)];
+        let timeout = deadlines.into_iter().flatten().min().map(|deadline| {
             // A little late rather than a little early, which would mean another round.
-            let left = left + std::time::Duration::from_millis(1);
+            let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: i64::from(left.subsec_nanos()) }
         });
         match poll(&mut fds, timeout.as_ref()) {
@@ -103,76 +177,185 @@ impl<'a> Watch<'a> {
 
     /// Reads a source, and says what happened.
     fn inputs(&mut self, source: Source) -> Result<Vec<Input>> {
-        let Self { workers, buffer, signals, .. } = self;
-        let mut out = Vec::new();
         match source {
-            Source::Signal(i) => {
-                let signal = signals.pipes[i].0;
-                return Ok((0..signals.take(i)).map(|_| Input::Signal(signal)).collect());
+            Source::Guard => {
+                let Some(guard) = &mut self.guard else { return Ok(vec![]) };
+                let Some(signals) = guard.take() else {
+                    self.guard = None;
+                    return Ok(vec![Input::Orphaned]);
+                };
+                Ok(signals.into_iter().map(Input::Signal).collect())
             }
-            Source::Stdout(i) => {
-                workers[i].stdout.read(buffer, FAIR_SHARE, &mut out);
-                to_stdout(&out);
+            Source::Orphans => {
+                self.orphans.take();
+                guard::reap_adopted(&self.own());
+                Ok(vec![])
             }
-            Source::Stderr(i) => {
-                workers[i].stderr.read(buffer, FAIR_SHARE, &mut out);
-                to_stderr(&out);
-            }
-            Source::Events(i) => return Ok(events(&mut workers[i], buffer)),
-            Source::Exit(i) => {
-                let worker = &mut workers[i];
-                let exit = worker.reap()?;
-                let mut inputs = events(worker, buffer);
-                worker.stdout.close(buffer, &mut out);
-                to_stdout(&out);
-                out.clear();
-                worker.stderr.close(buffer, &mut out);
-                to_stderr(&out);
-                inputs.push(Input::Exited { rank: worker.rank, pid: worker.pid(), exit });
-                return Ok(inputs);
-            }
+            Source::Stdout(i) => Ok(self.output(i, Target::Stdout)),
+            Source::Stderr(i) => Ok(self.output(i, Target::Stderr)),
+            Source::Events(i) => Ok(self.events(i)),
+            // Looked at after every round.
+            Source::Tracer => Ok(vec![]),
+            Source::Deaths => self.deaths(),
         }
-        Ok(Vec::new())
+    }
+
+    fn output(&mut self, i: usize, target: Target) -> Vec<Input> {
+        let Self { workers, buffer, out, ui, .. } = self;
+        let worker = &mut workers[i];
+        let rank = worker.rank;
+        let stream = worker.stream(target);
+        out.clear();
+        let came = stream.read(buffer, FAIR_SHARE, out);
+        ui.output(rank, target, out);
+        warn_of_log(stream, ui);
+        if came { vec![Input::Output { rank }] } else { vec![] }
+    }
+
+    fn events(&mut self, i: usize) -> Vec<Input> {
+        let worker = &mut self.workers[i];
+        let rank = worker.rank;
+        let events = worker.events.read(&mut self.buffer);
+        for event in &events {
+            self.ui.worker_event(rank, event);
+        }
+        events.into_iter().map(|event| Input::Event { rank, event }).collect()
+    }
+
+    /// The workers that have ended, in the order in which they did.
+    fn deaths(&mut self) -> Result<Vec<Input>> {
+        let mut list = [const { std::mem::MaybeUninit::uninit() }; 64];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let (ended, _) = match epoll::wait(&self.deaths, &mut list, Some(&now)) {
+            Ok(ended) => ended,
+            Err(rustix::io::Errno::INTR) => return Ok(vec![]),
+            Err(err) => return Err(Error::system("can't wait for the workers")(err.into())),
+        };
+        let indices: Vec<_> = ended.iter().filter_map(|event| usize::try_from(event.data.u64()).ok()).collect();
+        let mut inputs = Vec::new();
+        for i in indices {
+            inputs.extend(self.death(i)?);
+        }
+        Ok(inputs)
+    }
+
+    fn death(&mut self, i: usize) -> Result<Vec<Input>> {
+        let _ = epoll::delete(&self.deaths, &self.workers[i].pidfd);
+        let exit = self.workers[i].reap()?;
+        let mut inputs = self.events(i);
+        let Self { workers, buffer, out, ui, plan, job, .. } = self;
+        let worker = &mut workers[i];
+        for target in [Target::Stdout, Target::Stderr] {
+            let rank = worker.rank;
+            let stream = worker.stream(target);
+            out.clear();
+            stream.close(buffer, out);
+            ui.output(rank, target, out);
+            warn_of_log(stream, ui);
+        }
+        let file = ErrorFile::read(&plan.error_file(worker.rank, job.attempt));
+        let message = file.map(|file| file.message().to_owned());
+        inputs.push(Input::Exited { rank: worker.rank, pid: worker.pid(), exit, message });
+        Ok(inputs)
     }
 
     fn dispatch(&mut self, input: Input) -> Result<Option<Verdict>> {
-        for action in self.dispatcher.handle(input, Instant::now()) {
-            match action {
-                Action::Signal(signal) => {
-                    for worker in self.workers.iter().filter(|worker| worker.alive) {
-                        worker.signal(signal);
-                    }
-                }
-                Action::Restart { after, attempt } => {
-                    self.ui.warn(report::headline(&after, self.plan));
-                    self.details(&after);
-                    let newest = self.dispatcher.newest_snapshot();
-                    self.ui.status("Restarting", report::restart(attempt, self.plan.max_restarts, newest, after.step));
-                    self.start(self.dispatcher.attempt())?;
-                    // What else was ready belongs to workers that are gone.
-                    return Ok(None);
-                }
-                Action::Finish(verdict) => {
-                    if let Verdict::Failed(failure) = &verdict {
-                        self.ui.error(report::headline(failure, self.plan));
-                        self.details(failure);
-                        if let Some(hint) = report::hint(failure) {
-                            self.ui.hint(hint);
+        let mut inputs = vec![input];
+        while let Some(input) = inputs.pop() {
+            for action in self.dispatcher.handle(input, Instant::now()) {
+                match action {
+                    Action::Signal(signal) => {
+                        for worker in self.workers.iter().filter(|worker| worker.alive) {
+                            worker.signal(signal);
+                            // One that is stopped (SIGSTOP) could not hear it.
+                            worker.signal(libc::SIGCONT);
                         }
                     }
-                    return Ok(Some(verdict));
+                    Action::Announce { after, attempt, delay } => self.announce(&after, attempt, delay),
+                    Action::Start { attempt } => {
+                        self.start(attempt)?;
+                        // What else was ready belongs to workers that are gone.
+                        return Ok(None);
+                    }
+                    Action::Trace { idle } => self.trace(idle),
+                    Action::Finish(verdict) => {
+                        self.end_attempt();
+                        if let Verdict::Failed(failure, _) = &verdict {
+                            self.ui.error(report::headline(failure, self.plan));
+                            self.tell(failure);
+                            for hint in report::hints(failure, self.plan, &self.record, &verdict) {
+                                self.ui.hint(hint);
+                            }
+                        }
+                        return Ok(Some(verdict));
+                    }
                 }
             }
+            inputs.extend(self.traced());
         }
         Ok(None)
     }
 
-    fn details(&self, failure: &Failure) {
+    /// Nothing that the workers started goes on.
+    fn end_attempt(&mut self) {
+        guard::end_adopted(&self.own());
+        if let Some(tracing) = self.tracing.take() {
+            tracing.stop();
+        }
+        self.port = None;
+    }
+
+    fn announce(&mut self, after: &Failure, attempt: u32, delay: Duration) {
+        self.end_attempt();
+        self.ui.warn(report::headline(after, self.plan));
+        self.tell(after);
+        let newest = self.dispatcher.newest_snapshot();
+        let restart = report::restart(attempt, newest, after.step, delay, &self.plan.rules);
+        self.record.restarted(after, newest, delay);
+        self.ui.event(&json!({"event": "restart", "attempt": attempt, "because": report::headline(after, self.plan),
+            "snapshot": newest.map(|known| &known.snapshot), "delay_seconds": delay.as_secs_f64()}));
+        self.ui.status("Restarting", restart);
+    }
+
+    fn tell(&mut self, failure: &Failure) {
         let worker = self.workers.iter().find(|worker| worker.rank == failure.rank);
-        let last_lines: Vec<_> = worker.into_iter().flat_map(|worker| worker.stderr.prefixer.last_lines()).collect();
-        for line in report::details(failure, self.plan, &last_lines) {
+        let last_lines = worker.map(|worker| worker.stderr.prefixer.last_lines(LAST_LINES)).unwrap_or_default();
+        let shown = self.plan.show.has(failure.rank);
+        for line in report::details(failure, self.plan, &last_lines, shown) {
             self.ui.line(&line);
         }
+        self.record.failed(failure, self.plan, last_lines);
+    }
+
+    fn trace(&mut self, idle: Duration) {
+        let steps: Vec<_> = (0..self.plan.nproc).map(|rank| self.dispatcher.step_of(rank)).collect();
+        self.ui.warn(report::stalled(idle, &steps));
+        self.ui.event(&json!({"event": "stalled", "seconds": idle.as_secs_f64(), "steps": &steps}));
+        let alive = self.workers.iter().filter(|worker| worker.alive);
+        let files =
+            alive.map(|worker| (worker.rank, worker.pid(), self.plan.stack_file(worker.rank, self.job.attempt)));
+        self.tracing = Some(Tracing::start(files.collect()));
+    }
+
+    /// Once every stack is written (or the time for it is over): what the ranks do.
+    fn traced(&mut self) -> Option<Input> {
+        if !self.tracing.as_mut()?.is_done() {
+            return None;
+        }
+        let tracing = self.tracing.take()?;
+        let steps = |rank| self.dispatcher.step_of(rank);
+        let found = tracing.finish(steps);
+        for line in &found.lines {
+            self.ui.line(line);
+        }
+        let (rank, pid) = found.suspect?;
+        Some(Input::Traced { rank, pid })
+    }
+
+    /// Children that we started and wait for ourselves.
+    fn own(&self) -> Vec<Pid> {
+        let workers = self.workers.iter().filter(|worker| worker.alive).map(Worker::as_pid);
+        workers.chain(self.tracing.iter().flat_map(Tracing::pids)).collect()
     }
 }
 
@@ -182,20 +365,12 @@ impl Drop for Watch<'_> {
         for worker in self.workers.iter_mut().filter(|worker| worker.alive) {
             let _ = worker.reap();
         }
+        self.end_attempt();
     }
 }
 
-fn events(worker: &mut Worker, buffer: &mut [u8]) -> Vec<Input> {
-    let rank = worker.rank;
-    worker.events.read(buffer).into_iter().map(|event| Input::Event { rank, event }).collect()
-}
-
-/// A reader that is gone (`| head`) is no reason to stop the training.
-fn to_stdout(bytes: &[u8]) {
-    let mut stdout = std::io::stdout().lock();
-    let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
-}
-
-fn to_stderr(bytes: &[u8]) {
-    let _ = std::io::stderr().lock().write_all(bytes);
+fn warn_of_log(stream: &mut Stream, ui: &Ui) {
+    if let Some(err) = stream.log_failed.take() {
+        ui.warn(format!("{} ends here: {err}; the job goes on", stream.log_path().display()));
+    }
 }

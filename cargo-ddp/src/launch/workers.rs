@@ -2,20 +2,26 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use ddp_contract::{Event, env};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::process::{Pid, PidfdFlags, Signal, getpid, kill_process_group, pidfd_open};
+use rustix::process::{
+    PTracer, Pid, PidfdFlags, Resource, Rlimit, Signal, getpid, getrlimit, kill_process, kill_process_group,
+    pidfd_open, set_ptracer, setrlimit,
+};
 
 use super::dispatch::Exit;
 use super::lines::Prefixer;
-use super::plan::LaunchPlan;
-use crate::{Error, Result, child};
+use super::logs::Log;
+use super::plan::{LaunchPlan, StorePort};
+use crate::ui::Target;
+use crate::{Error, Result, Ui, child};
 
 /// A worker of the attempt in progress.
 pub(super) struct Worker {
@@ -31,45 +37,85 @@ pub(super) struct Worker {
 }
 
 /// Starts all workers of an attempt. When one can't be started, none stays.
-pub(super) fn start_all(plan: &LaunchPlan, attempt: u32) -> Result<Vec<Worker>> {
-    // The port is ours from here on: rank 0 takes the listening socket over, and a rank that connects before that waits
-    // in its backlog. Nothing outside of this machine can reach it.
-    let socket = TcpListener::bind("127.0.0.1:0").map_err(Error::system("can't open a port on 127.0.0.1"))?;
-    let port = socket.local_addr().map_err(Error::system("can't open a port on 127.0.0.1"))?.port();
-    let mut workers = Vec::with_capacity(plan.nproc);
+pub(super) fn start_all(plan: &LaunchPlan, attempt: u32, descriptors: Rlimit, ui: &Ui) -> Result<(Port, Vec<Worker>)> {
+    let port = Port::open(plan.store)?;
+    let mut workers: Vec<Worker> = Vec::with_capacity(plan.nproc);
     for rank in 0..plan.nproc {
-        match Worker::start(plan, attempt, rank, port, (rank == 0).then_some(&socket)) {
+        match Worker::start(plan, attempt, rank, &port, descriptors, ui) {
             Ok(worker) => workers.push(worker),
             Err(err) => {
                 for worker in &mut workers {
-                    worker.signal(Signal::KILL.as_raw());
-                    let _ = worker.child.wait();
+                    let _ = worker.reap();
                 }
                 return Err(err);
             }
         }
     }
-    Ok(workers)
+    Ok((port, workers))
+}
+
+/// The port where the ranks of one attempt meet. It is ours from here on, so that no other job can take it, and nothing
+/// outside of this machine can reach it while we hold it.
+pub(super) struct Port {
+    number: u16,
+    /// What rank 0 inherits.
+    listener: Option<TcpListener>,
+    /// A socket that is bound but does not listen: it keeps the number from being given to others, and with SO_REUSEADDR
+    /// on both sides rank 0 can open the port all the same.
+    _reserved: Option<OwnedFd>,
+}
+
+impl Port {
+    fn open(store: StorePort) -> Result<Self> {
+        let cant = || Error::system("can't open a port on 127.0.0.1");
+        match store {
+            StorePort::Inherited => {
+                let listener = TcpListener::bind("127.0.0.1:0").map_err(cant())?;
+                let number = listener.local_addr().map_err(cant())?.port();
+                Ok(Self { number, listener: Some(listener), _reserved: None })
+            }
+            StorePort::Reserved => {
+                let (number, socket) = reserve().map_err(|err| cant()(err.into()))?;
+                Ok(Self { number, listener: None, _reserved: Some(socket) })
+            }
+        }
+    }
+
+    /// All workers are started: who inherits the socket has it.
+    pub(super) fn started(&mut self) {
+        self.listener = None;
+    }
+}
+
+fn reserve() -> rustix::io::Result<(u16, OwnedFd)> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt};
+
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
+    let address = SocketAddrV4::try_from(getsockname(&socket)?)?;
+    Ok((address.port(), socket))
 }
 
 impl Worker {
-    fn start(plan: &LaunchPlan, attempt: u32, rank: usize, port: u16, store: Option<&TcpListener>) -> Result<Self> {
+    fn start(plan: &LaunchPlan, attempt: u32, rank: usize, port: &Port, descriptors: Rlimit, ui: &Ui) -> Result<Self> {
         let (events, event_writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(|err| Error::system("can't make a pipe")(err.into()))?;
         let mut command = Command::new(&plan.program);
-        command.args(&plan.args).envs(plan.worker_env(rank, attempt, port));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(&plan.args).envs(plan.worker_env(rank, attempt, port.number));
+        let stdin = if plan.stdin == Some(rank) { Stdio::inherit() } else { Stdio::null() };
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.env(env::EVENT_FD, event_writer.as_raw_fd().to_string()).env_remove(env::STORE_FD);
         let mut inherited = vec![event_writer.as_raw_fd()];
-        if let Some(socket) = store {
+        if let Some(socket) = port.listener.as_ref().filter(|_| rank == 0) {
             command.env(env::STORE_FD, socket.as_raw_fd().to_string());
             inherited.push(socket.as_raw_fd());
         }
-        prepare(&mut command, inherited);
+        prepare(&mut command, inherited, descriptors);
 
-        let start = |source| Error::Start { program: plan.program.clone(), source };
-        let mut child = command.spawn().map_err(start)?;
-        match Parts::of(&mut child, rank, events) {
+        let logs = ["stdout", "stderr"].map(|stream| Log::create(plan.log_file(rank, attempt, stream)));
+        let mut child = command.spawn().map_err(|source| Error::start(&plan.program, source))?;
+        match Parts::of(&mut child, rank, events, plan, logs, ui) {
             Ok(Parts { pid, pidfd, stdout, stderr, events }) => {
                 Ok(Self { rank, child, pid, pidfd, alive: true, stdout, stderr, events })
             }
@@ -80,16 +126,31 @@ impl Worker {
         }
     }
 
+    /// One of its output streams.
+    pub(super) fn stream(&mut self, target: Target) -> &mut Stream {
+        match target {
+            Target::Stdout => &mut self.stdout,
+            Target::Stderr => &mut self.stderr,
+        }
+    }
+
+    pub(super) fn as_pid(&self) -> Pid {
+        self.pid
+    }
+
     pub(super) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Sends a signal to the worker and to whatever it started in its group.
+    /// Sends a signal to the worker, and those that end a program also to whatever it started in its group.
     pub(super) fn signal(&self, signal: i32) {
-        // A group whose last process is gone is no error.
-        if let Some(signal) = Signal::from_named_raw(signal) {
-            let _ = kill_process_group(self.pid, signal);
-        }
+        // One that is gone is no error.
+        let _ = match Signal::from_named_raw(signal) {
+            // Helpers of the worker would die of these.
+            Some(signal @ (Signal::USR1 | Signal::USR2)) => kill_process(self.pid, signal),
+            Some(signal) => kill_process_group(self.pid, signal),
+            None => Ok(()),
+        };
     }
 
     /// Takes note of its end. What it left running in its group ends with it.
@@ -112,25 +173,59 @@ struct Parts {
 }
 
 impl Parts {
-    fn of(child: &mut Child, rank: usize, events: OwnedFd) -> io::Result<Self> {
+    fn of(
+        child: &mut Child,
+        rank: usize,
+        events: OwnedFd,
+        plan: &LaunchPlan,
+        logs: [io::Result<Log>; 2],
+        ui: &Ui,
+    ) -> io::Result<Self> {
         let pid = Pid::from_child(child);
+        let shown = plan.show.has(rank);
+        let [stdout_log, stderr_log] = logs;
         Ok(Self {
             pid,
             pidfd: pidfd_open(pid, PidfdFlags::empty())?,
-            stdout: Stream::new(rank, child.stdout.take().map(OwnedFd::from))?,
-            stderr: Stream::new(rank, child.stderr.take().map(OwnedFd::from))?,
+            stdout: Stream::new(
+                child.stdout.take().map(OwnedFd::from),
+                ui.prefixer(rank, Target::Stdout),
+                stdout_log?,
+                shown,
+            )?,
+            stderr: Stream::new(
+                child.stderr.take().map(OwnedFd::from),
+                ui.prefixer(rank, Target::Stderr),
+                stderr_log?,
+                shown,
+            )?,
             events: EventStream { pipe: Pipe::new(Some(events))?, partial: Vec::new() },
         })
     }
 }
 
+/// Room for the descriptors of many workers: six each. Gives the limit that was in force, which workers get back.
+pub(super) fn raise_descriptor_limit() -> Rlimit {
+    let before = getrlimit(Resource::Nofile);
+    // One that can't be raised is met when it is reached.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: before.maximum, maximum: before.maximum });
+    before
+}
+
 /// What happens in the child before exec: a session (and with it a process group) of its own, so that the terminal's
-/// signals come through us alone; death with us; and the descriptors that it inherits.
-fn prepare(command: &mut Command, inherited: Vec<RawFd>) {
+/// signals come through us alone; death with us; and of all descriptors only those that are meant for it.
+fn prepare(command: &mut Command, inherited: Vec<RawFd>, descriptors: Rlimit) {
     let parent = getpid();
     let setup = move || {
         rustix::process::setsid()?;
         child::bind_to(parent)?;
+        setrlimit(Resource::Nofile, descriptors)?;
+        // Where only a parent may look into a process (Yama), so may the debuggers that we start when a job stalls. A
+        // kernel without Yama knows no such call.
+        let _ = set_ptracer(PTracer::ProcessID(parent));
+        // SAFETY: it marks descriptors, and touches no memory. (Before Linux 5.11 there is no such call: what our parent
+        // left open is then inherited.)
+        unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
         for &fd in &inherited {
             // SAFETY: the parent keeps these open until the child has started.
             let fd = unsafe { BorrowedFd::borrow_raw(fd) };
@@ -178,26 +273,52 @@ impl Pipe {
 pub(super) struct Stream {
     pub(super) pipe: Pipe,
     pub(super) prefixer: Prefixer,
+    log: Log,
+    shown: bool,
+    /// Why the log was given up, until that is said.
+    pub(super) log_failed: Option<io::Error>,
 }
 
 impl Stream {
-    fn new(rank: usize, fd: Option<OwnedFd>) -> io::Result<Self> {
-        Ok(Self { pipe: Pipe::new(fd)?, prefixer: Prefixer::new(rank) })
+    fn new(fd: Option<OwnedFd>, prefixer: Prefixer, log: Log, shown: bool) -> io::Result<Self> {
+        Ok(Self { pipe: Pipe::new(fd)?, prefixer, log, shown, log_failed: None })
     }
 
-    /// Appends the lines that are whole by now to `out`.
-    pub(super) fn read(&mut self, buffer: &mut [u8], limit: usize, out: &mut Vec<u8>) {
-        self.pipe.drain(buffer, limit, |piece| self.prefixer.push(piece, out));
+    /// Keeps what was written, and appends the lines that are whole by now to `out` if they are to be seen. Gives whether
+    /// anything was written.
+    pub(super) fn read(&mut self, buffer: &mut [u8], limit: usize, out: &mut Vec<u8>) -> bool {
+        let mut came = false;
+        let start = out.len();
+        let Self { pipe, prefixer, log, log_failed, .. } = self;
+        pipe.drain(buffer, limit, |piece| {
+            came = true;
+            if let Err(err) = log.write(piece) {
+                *log_failed = Some(err);
+            }
+            prefixer.push(piece, out);
+        });
         if self.pipe.fd().is_none() {
             self.prefixer.finish(out);
         }
+        if !self.shown {
+            out.truncate(start);
+        }
+        came
     }
 
     /// The worker is gone: what it wrote is read, and nobody else's writing is waited for.
     pub(super) fn close(&mut self, buffer: &mut [u8], out: &mut Vec<u8>) {
+        let start = out.len();
         self.read(buffer, usize::MAX, out);
         self.pipe.file = None;
         self.prefixer.finish(out);
+        if !self.shown {
+            out.truncate(start);
+        }
+    }
+
+    pub(super) fn log_path(&self) -> &Path {
+        self.log.path()
     }
 }
 

@@ -142,7 +142,7 @@ pub fn libtorch_for(project: &Path) -> std::ffi::OsString {
 }
 
 /// The user's cache folder for everything of ours.
-fn cache() -> Result<PathBuf> {
+pub(crate) fn cache_dir() -> Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value: &std::ffi::OsString| !value.is_empty()).map(PathBuf::from);
     let base = set("XDG_CACHE_HOME").filter(|path| path.is_absolute());
     let base = base.or_else(|| set("HOME").map(|home| home.join(".cache"))).ok_or(Error::NoCache)?;

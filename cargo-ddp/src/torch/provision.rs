@@ -11,13 +11,13 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::python::Python;
-use super::{Flavor, Home, VERSION, cache, view};
+use super::{Flavor, Home, VERSION, cache_dir, view};
 use crate::error::PipFault;
 use crate::{Error, Result, Ui, child};
 
 /// Where the provisioned libtorch of a flavor is, or will be.
 pub(super) fn folder(flavor: Flavor) -> Result<PathBuf> {
-    Ok(cache()?.join(format!("libtorch-{VERSION}-{}", flavor.name())))
+    Ok(cache_dir()?.join(format!("libtorch-{VERSION}-{}", flavor.name())))
 }
 
 /// pip's arguments: exactly what the flavor needs. (Versions as in torch 2.13.0's own requirements.)
@@ -42,7 +42,7 @@ fn space_needed_gb(flavor: Flavor) -> f64 {
 }
 
 pub(super) fn provision(flavor: Flavor, pythons: &[Python], ui: &Ui) -> Result<Home> {
-    let cache = cache()?;
+    let cache = cache_dir()?;
     let folder = folder(flavor)?;
     fs::create_dir_all(&cache).map_err(Error::system(format!("can't make {}", cache.display())))?;
     let _lock = lock(&cache, ui)?;

@@ -6,14 +6,14 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use super::{Flavor, Home, VERSION, cache, is_shared_library};
+use super::{Flavor, Home, VERSION, cache_dir, is_shared_library};
 
 /// A home in the cache that links into a Python's own `site`.
 pub(super) fn of_python(site: &Path, flavor: Flavor) -> Result<Home, String> {
     let mut hasher = DefaultHasher::new();
     site.hash(&mut hasher);
     let name = format!("python-{:016x}-{VERSION}-{}", hasher.finish(), flavor.name());
-    let folder = cache().map_err(|err| err.to_string())?.join(name);
+    let folder = cache_dir().map_err(|err| err.to_string())?.join(name);
     if let Ok(home) = Home::inspect(&folder) {
         return Ok(home);
     }

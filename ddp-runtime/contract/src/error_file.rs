@@ -75,6 +75,11 @@ impl ErrorFile {
         self.message.extra.location.as_deref()
     }
 
+    /// The worker's back-trace: Python's, or Rust's.
+    pub fn backtrace(&self) -> &str {
+        &self.message.extra.py_callstack
+    }
+
     /// Writes the record to `path`: whole or not at all, and only if no record is there (the first failure is the cause).
     pub fn write(&self, path: &Path) -> io::Result<()> {
         if path.exists() {

@@ -1,0 +1,179 @@
+//! What `run`, `launch` and `demo` share: from options to a plan, and from its verdict to an exit code.
+
+use std::ffi::OsString;
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use ddp_contract::env;
+
+use crate::cli::{LaunchOptions, Seconds};
+use crate::launch::{self, LaunchPlan, Record, Rules, Show, StorePort, Verdict};
+use crate::{Error, Result, Ui, exit, gpu};
+
+/// What to launch, before there is a program.
+pub(super) struct Job {
+    pub(super) nproc: usize,
+    gpus: Option<Vec<String>>,
+    rules: Rules,
+    show: Show,
+    stdin: Option<usize>,
+    log_dir: Option<PathBuf>,
+    report: Option<PathBuf>,
+    dry_run: bool,
+}
+
+impl Job {
+    /// Checks the options, so that what is wrong is found before a build, which may take minutes.
+    pub(super) fn new(options: LaunchOptions, ui: &Ui) -> Result<Self> {
+        let (nproc, gpus) = workers(options.gpus.as_deref(), options.nproc, ui)?;
+        let bad = |option, problem| Error::BadOption { option, problem };
+        let show = options.show.as_deref().unwrap_or("all").parse().map_err(|problem| bad("show", problem))?;
+        let is_rank = |option, rank: usize| {
+            let problem = || format!("there is no rank {rank}; there are {nproc}, from 0");
+            if rank < nproc { Ok(()) } else { Err(bad(option, problem())) }
+        };
+        if let Show::Only(ranks) = &show {
+            ranks.iter().try_for_each(|rank| is_rank("show", *rank))?;
+        }
+        options.stdin.map_or(Ok(()), |rank| is_rank("stdin", rank))?;
+        if let Some(folder) = options.report.as_deref().and_then(Path::parent)
+            && !folder.as_os_str().is_empty()
+            && !folder.is_dir()
+        {
+            return Err(bad("report", format!("{} is no folder", folder.display())));
+        }
+        let defaults = Rules::default();
+        let rules = Rules {
+            max_restarts: options.max_restarts.unwrap_or(defaults.max_restarts),
+            backoff: options.backoff.map_or(defaults.backoff, |Seconds(time)| time),
+            grace: options.grace.map_or(defaults.grace, |Seconds(time)| time),
+            stall_timeout: options.stall_timeout.map(|Seconds(time)| time),
+            restart_on_stall: options.restart_on_stall,
+        };
+        let (stdin, log_dir, report, dry_run) = (options.stdin, options.log_dir, options.report, options.dry_run);
+        Ok(Self { nproc, gpus, rules, show, stdin, log_dir, report, dry_run })
+    }
+
+    /// Runs `program` to its end, and gives the exit code. Logs go below `target` unless the user chose a folder.
+    pub(super) fn launch(
+        self,
+        program: PathBuf,
+        args: Vec<OsString>,
+        target: &Path,
+        store: StorePort,
+        ui: &Ui,
+    ) -> Result<u8> {
+        let runs = self.log_dir.unwrap_or_else(|| target.join("ddp/runs"));
+        let (number, run_dir) = match self.dry_run {
+            true => (0, runs.join("N")),
+            false => launch::new_run(&runs)?,
+        };
+        let plan = LaunchPlan {
+            program,
+            args,
+            nproc: self.nproc,
+            gpus: self.gpus,
+            rules: self.rules,
+            run_id: format!("run-{number}-{}", std::process::id()),
+            run_dir,
+            omp_num_threads: omp_num_threads(self.nproc),
+            stdin: self.stdin,
+            show: self.show,
+            store,
+        };
+        if self.dry_run {
+            print(&plan);
+            return Ok(exit::SUCCESS);
+        }
+        tracing::debug!(?plan, "launching");
+        let start = Instant::now();
+        let (verdict, mut record) = launch::launch(&plan, ui)?;
+        let code = conclude(&verdict, &plan, start, ui);
+        finish(&mut record, &verdict, code, self.report.as_deref(), ui);
+        Ok(code)
+    }
+}
+
+fn conclude(verdict: &Verdict, plan: &LaunchPlan, start: Instant, ui: &Ui) -> u8 {
+    match verdict {
+        Verdict::Done { restarts } => {
+            let restarts = match restarts {
+                0 => String::new(),
+                1 => ", 1 restart".into(),
+                n => format!(", {n} restarts"),
+            };
+            let workers = if plan.nproc == 1 { "1 worker".into() } else { format!("{} workers", plan.nproc) };
+            ui.status("Finished", format!("{workers} in {:.1} s{restarts}", start.elapsed().as_secs_f64()));
+            exit::SUCCESS
+        }
+        Verdict::Preempted { snapshot } => {
+            let place = snapshot.as_ref().map(|snapshot| format!(" in {}", snapshot.display())).unwrap_or_default();
+            ui.status("Stopped", format!("as asked, with everything saved{place}; run it again to go on"));
+            exit::PREEMPTED
+        }
+        Verdict::Failed(failure, _) => exit::of_worker(failure.exit),
+        Verdict::Stopped(signal) => exit::signalled(*signal),
+    }
+}
+
+fn finish(record: &mut Record, verdict: &Verdict, code: u8, report: Option<&Path>, ui: &Ui) {
+    if matches!(verdict, Verdict::Failed(..)) {
+        record.pass_on();
+    }
+    record.conclude(verdict, code);
+    ui.event(&record.to_json());
+    if let Some(path) = report
+        && let Err(err) = record.write(path)
+    {
+        ui.warn(format!("the report could not be written to {}: {err}", path.display()));
+    }
+}
+
+/// `--dry-run`: what would be done, on stdout.
+fn print(plan: &LaunchPlan) {
+    println!("command: {}", plan.command().join(" "));
+    println!("workers: {}", plan.nproc);
+    println!("GPUs:    {}", plan.gpus.as_ref().map_or("none".into(), |gpus| gpus.join(", ")));
+    println!("logs:    {}", plan.run_dir.display());
+    for rank in 0..plan.nproc {
+        println!("rank {rank}:");
+        // The port is whichever is free at the start.
+        for (name, value) in plan.worker_env(rank, 0, 0) {
+            let value = if name == env::MASTER_PORT { "(a free one)".into() } else { value.to_string_lossy() };
+            println!("  {name}={value}");
+        }
+    }
+}
+
+/// How many workers, and on which GPUs.
+fn workers(list: Option<&str>, nproc: Option<u16>, ui: &Ui) -> Result<(usize, Option<Vec<String>>)> {
+    let visible = std::env::var(env::CUDA_VISIBLE_DEVICES).ok();
+    if let Some(list) = list {
+        let gpus = gpu::select(list, gpu::count()?, visible.as_deref())?;
+        return Ok((gpus.len(), Some(gpus)));
+    }
+    let there = gpu::count().map(|count| gpu::available(count, visible.as_deref())).unwrap_or_default();
+    match nproc.map(usize::from) {
+        Some(nproc) if there.is_empty() => Ok((nproc, None)),
+        Some(nproc) if nproc <= there.len() => Ok((nproc, Some(there[..nproc].to_vec()))),
+        Some(nproc) => {
+            let problem = format!("{nproc} workers need {nproc} GPUs, and there are {}", there.len());
+            Err(Error::BadGpuList { list: there.join(","), problem })
+        }
+        None if there.is_empty() => {
+            ui.status("Note", "there is no GPU here, so there will be one worker on the CPU; `--nproc N` starts N");
+            Ok((1, None))
+        }
+        None => Ok((there.len(), Some(there))),
+    }
+}
+
+/// The cores shared out among the workers, unless the user has decided.
+fn omp_num_threads(nproc: usize) -> Option<usize> {
+    if std::env::var_os(env::OMP_NUM_THREADS).is_some() {
+        return None;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    Some((cores / nproc).max(1))
+}

@@ -1,0 +1,29 @@
+use std::path::{Path, PathBuf};
+
+use super::job::Job;
+use crate::cli::Launch;
+use crate::launch::StorePort;
+use crate::{Error, Result, Ui};
+
+/// `cargo ddp launch -- PROGRAM`: as `run`, without a build.
+pub(super) fn launch(args: Launch) -> Result<u8> {
+    let ui = Ui::new().quiet(args.options.quiet).json(args.options.json);
+    let mut words = args.command.into_iter();
+    let name = PathBuf::from(words.next().unwrap_or_default());
+    let program = find(&name)?;
+    let job = Job::new(args.options, &ui)?;
+    job.launch(program, words.collect(), Path::new("target"), StorePort::Reserved, &ui)
+}
+
+/// The program that a shell would run.
+fn find(name: &Path) -> Result<PathBuf> {
+    which::which(name).map_err(|_| {
+        let denied = || std::io::Error::from(rustix::io::Errno::ACCESS);
+        // A path to something that is there and can't be run.
+        if name.components().count() > 1 && name.exists() {
+            Error::NotExecutable { program: name.to_owned(), source: denied() }
+        } else {
+            Error::NoProgram(name.to_owned())
+        }
+    })
+}

@@ -1,0 +1,93 @@
+//! A worker's output on disk: all of it, whatever the screen shows.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// A file that grows beyond this is set aside as `….log.1`, in place of an older one, and begun anew.
+const LARGEST: u64 = 64 << 20;
+
+/// One stream of one rank in one attempt.
+pub(super) struct Log {
+    path: PathBuf,
+    file: Option<File>,
+    written: u64,
+    largest: u64,
+}
+
+impl Log {
+    /// `attempt-A/rank-R.stdout.log` (or `stderr`) in the run's folder.
+    pub(super) fn create(path: PathBuf) -> io::Result<Self> {
+        Self::with_limit(path, LARGEST)
+    }
+
+    fn with_limit(path: PathBuf, largest: u64) -> io::Result<Self> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let file = Some(File::create(&path)?);
+        Ok(Self { path, file, written: 0, largest })
+    }
+
+    /// Appends a piece.
+    ///
+    /// # Errors
+    /// The first one (a full disk); after that the log is closed, and the job goes on without it.
+    pub(super) fn write(&mut self, piece: &[u8]) -> io::Result<()> {
+        if self.file.is_none() || piece.is_empty() {
+            return Ok(());
+        }
+        let result = self.append(piece);
+        if result.is_err() {
+            self.file = None;
+        }
+        result
+    }
+
+    fn append(&mut self, piece: &[u8]) -> io::Result<()> {
+        if self.written > 0 && self.written + piece.len() as u64 > self.largest {
+            fs::rename(&self.path, set_aside(&self.path))?;
+            self.file = Some(File::create(&self.path)?);
+            self.written = 0;
+        }
+        if let Some(file) = &mut self.file {
+            file.write_all(piece)?;
+            self.written += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn set_aside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".1");
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_bounded_and_loses_the_oldest_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("attempt-0/rank-0.stdout.log");
+        let mut log = Log::with_limit(path.clone(), 10).unwrap();
+        for piece in ["aaaa\n", "bbbb\n", "cccc\n", "dddd\n", "eeee\n"] {
+            log.write(piece.as_bytes()).unwrap();
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), "eeee\n");
+        assert_eq!(fs::read_to_string(set_aside(&path)).unwrap(), "cccc\ndddd\n");
+    }
+
+    #[test]
+    fn a_full_disk_is_said_once() {
+        let mut log = Log::with_limit("/dev/full".into(), 10).unwrap();
+        assert!(log.write(b"x").is_err());
+        assert!(log.write(b"x").is_ok());
+    }
+}
