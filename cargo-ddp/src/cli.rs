@@ -57,6 +57,8 @@ pub enum Command {
     /// A Python script written for torchrun runs unchanged: `cargo ddp launch --nproc 2 -- python3 train.py`. Everything
     /// else is as with `run`.
     Launch(Launch),
+    /// List this machine's GPUs: memory, who uses them, NUMA node
+    Gpus(GpusArgs),
     /// List the jobs of yours that run on this machine
     Ps(Ps),
     /// Ask a job to stop, as Ctrl-C in its terminal would
@@ -150,6 +152,14 @@ pub struct Launch {
     pub command: Vec<OsString>,
 }
 
+/// `cargo ddp gpus`
+#[derive(Args, Debug)]
+pub struct GpusArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `cargo ddp ps`
 #[derive(Args, Debug)]
 pub struct Ps {
@@ -173,7 +183,8 @@ pub struct Stop {
 #[derive(Args, Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 pub struct LaunchOptions {
-    /// GPUs to use, one worker each: `2,3` [default: all visible ones, or one worker on the CPU]
+    /// GPUs to use, one worker each: numbers, ranges, UUIDs, MIG instances or `all`, as in `2,3` or `0-3` [default: all
+    /// visible ones, or one worker on the CPU]
     #[arg(long, value_name = "LIST", conflicts_with = "nproc")]
     pub gpus: Option<String>,
     /// Number of workers
@@ -189,6 +200,9 @@ pub struct LaunchOptions {
     /// Time between asking workers to stop (SIGTERM) and killing them [default: 10]
     #[arg(long, value_name = "SECONDS")]
     pub grace: Option<Seconds>,
+    /// Bind each worker to the cores and the memory of its GPU's NUMA node, or to its share of the cores
+    #[arg(long)]
+    pub bind: bool,
     /// Time without progress after which the stacks of all ranks are written; 0: never [default: 600 for workers that
     /// tell of their steps, never for others]
     #[arg(long, value_name = "SECONDS")]
@@ -357,11 +371,12 @@ mod tests {
             [
                 "demo: path",
                 "new: path name template",
-                "run: gpus nproc max_restarts backoff grace stall_timeout restart_on_stall show log_dir stdin report \
+                "run: gpus nproc max_restarts backoff grace bind stall_timeout restart_on_stall show log_dir stdin report \
                  json quiet dry_run package bin example release profile features all_features no_default_features \
                  target_dir manifest_path jobs locked offline frozen args",
-                "launch: gpus nproc max_restarts backoff grace stall_timeout restart_on_stall show log_dir stdin report \
+                "launch: gpus nproc max_restarts backoff grace bind stall_timeout restart_on_stall show log_dir stdin report \
                  json quiet dry_run command",
+                "gpus: json",
                 "ps: json",
                 "stop: run now",
                 "setup: cpu cuda python",

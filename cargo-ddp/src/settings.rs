@@ -42,6 +42,7 @@ pub fn with_metadata(flags: LaunchOptions, metadata: &Value) -> Result<LaunchOpt
         backoff: flags.backoff.or(file.backoff),
         grace: flags.grace.or(file.grace),
         stall_timeout: flags.stall_timeout.or(file.stall_timeout),
+        bind: flags.bind || file.bind,
         restart_on_stall: flags.restart_on_stall || file.restart_on_stall,
         show: flags.show.or(file.show),
         log_dir: flags.log_dir.or(file.log_dir),

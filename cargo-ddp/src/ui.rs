@@ -28,7 +28,7 @@ impl Target {
 }
 
 /// Prints to stderr, in colour on a terminal; workers' output goes where they wrote it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Ui {
     terminal: bool,
     colour: bool,
@@ -36,6 +36,8 @@ pub struct Ui {
     stdout_colour: bool,
     quiet: bool,
     json: bool,
+    /// A line that stays below all others.
+    live: ProgressBar,
 }
 
 impl Ui {
@@ -50,6 +52,7 @@ impl Ui {
             stdout_colour: stdout_terminal && coloured,
             quiet: false,
             json: false,
+            live: ProgressBar::hidden(),
         }
     }
 
@@ -63,6 +66,13 @@ impl Ui {
     #[must_use]
     pub fn json(self, json: bool) -> Self {
         Self { json, ..self }
+    }
+
+    /// One that keeps a line below all others: on a terminal that people look at.
+    pub(crate) fn with_live_line(&self) -> (Self, ProgressBar) {
+        let hidden = !self.terminal || self.quiet || self.json;
+        let live = if hidden { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+        (Self { live: live.clone(), ..self.clone() }, live)
     }
 
     /// What puts a worker's rank before its lines.
@@ -95,13 +105,13 @@ impl Ui {
             }
             return;
         }
-        let _ = match target {
+        let _ = self.live.suspend(|| match target {
             Target::Stdout => {
                 let mut stdout = std::io::stdout().lock();
                 stdout.write_all(bytes).and_then(|()| stdout.flush())
             }
             Target::Stderr => std::io::stderr().lock().write_all(bytes),
-        };
+        });
     }
 
     /// With `--json`, something that happened to the job.
@@ -145,7 +155,7 @@ impl Ui {
 
     /// A line as it is. A terminal that is gone is no reason to stop.
     pub fn line(&self, line: &str) {
-        let _ = writeln!(std::io::stderr().lock(), "{line}");
+        let _ = self.live.suspend(|| writeln!(std::io::stderr().lock(), "{line}"));
     }
 
     /// Prints an error with its hint, and picks the exit code.

@@ -7,7 +7,7 @@ use crate::error::check;
 use crate::events::Events;
 use crate::process_group::{Backend, ProcessGroup, Settings};
 use crate::store::{Store, to_i32};
-use crate::{Error, Result, World, entry, inherited, sys};
+use crate::{Error, Result, StepReport, World, entry, inherited, sys};
 
 /// How long a rank waits for the others to appear (c10d's store default).
 const STORE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -156,8 +156,27 @@ impl Context {
     /// Tells the launcher that optimizer step number `step` (over all epochs, from 1) of epoch `epoch` (from 0) is done,
     /// so that it can say how far a failed rank had come. Costs a write to a pipe; without a launcher, nothing.
     pub fn report_step(&self, epoch: u64, step: u64) {
+        self.report(StepReport::new(epoch, step));
+    }
+
+    /// As [`report_step`](Self::report_step), with what the launcher shows beside it: the loss, samples per second, the
+    /// time left.
+    ///
+    /// ```
+    /// use ddp_runtime::{Context, StepReport};
+    ///
+    /// # fn main() -> ddp_runtime::Result<()> {
+    /// # let (steps, batch) = (640, 32);
+    /// let context = Context::init()?;
+    /// // After step 1 of epoch 0:
+    /// context.report(StepReport::new(0, 1).of(steps).samples(batch * context.world_size() as u64));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn report(&self, report: StepReport) {
+        let StepReport { epoch, step, loss, steps, samples } = report;
         entry::note_step(step);
-        self.events.send(&Event::Step { epoch, step, loss: None });
+        self.events.send(&Event::Step { epoch, step, loss, steps, samples });
     }
 
     pub(crate) fn events(&self) -> &Events {
@@ -169,6 +188,11 @@ fn cuda_device(world: &World) -> Result<Device> {
     let visible = usize::try_from(Cuda::device_count()).unwrap_or(0);
     if world.local_rank < visible {
         return Ok(Device::Cuda(world.local_rank));
+    }
+    // CUDA gives a process one MIG instance, so each rank has been given its own.
+    let own = std::env::var(ddp_contract::env::CUDA_VISIBLE_DEVICES).unwrap_or_default();
+    if visible == 1 && own.starts_with("MIG-") {
+        return Ok(Device::Cuda(0));
     }
     Err(Error::BadVariable {
         name: ddp_contract::env::LOCAL_RANK,

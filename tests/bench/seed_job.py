@@ -44,8 +44,9 @@ def main():
         for line in job.stdout:
             if "epoch  20" in line:
                 break
-        status = Path(f"/proc/{job.pid}/status").read_text()
-        peak_mb = int(status.split("VmHWM:")[1].split()[0]) / 1000
+        second = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()[0]
+        status = [Path(f"/proc/{pid}/status").read_text() for pid in (job.pid, second)]
+        peak_mb = sum(int(text.split("VmHWM:")[1].split()[0]) / 1000 for text in status)
         job.terminate(), job.stdout.read(), job.wait()
 
     help_ms = 1000 * statistics.median(seconds([program, "ddp", "--help"]) for _ in range(20))
@@ -54,7 +55,7 @@ def main():
     print(f"  cargo ddp run  {o:6.2f} s  ({min(ours):.2f} to {max(ours):.2f})")
     print(f"  torchrun       {p:6.2f} s  ({min(python):.2f} to {max(python):.2f})")
     print(f"  ratio          {p / o:6.2f}    (wanted: at least 4)")
-    print(f"launcher's own peak memory   {peak_mb:.1f} MB  (wanted: below 15)")
+    print(f"launcher's own peak memory (both processes)   {peak_mb:.1f} MB  (wanted: below 15)")
     print(f"cargo ddp --help             {help_ms:.1f} ms  (wanted: below 50)")
 
 

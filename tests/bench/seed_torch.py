@@ -16,12 +16,16 @@ sampler = DistributedSampler(TensorDataset(x, y))
 loader = DataLoader(TensorDataset(x, y), batch_size=BATCH, sampler=sampler)
 model = DDP(torch.nn.Linear(2, 1), gradient_as_bucket_view=True)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.03, fused=True)
+started = False
 for epoch in range(EPOCHS):
     sampler.set_epoch(epoch)
     for a, b in loader:
         optimizer.zero_grad()
         torch.nn.functional.mse_loss(model(a), b).backward()
         optimizer.step()
+        if not started:
+            started = True
+            print("first step of rank", dist.get_rank(), flush=True)
     if dist.get_rank() == 0:
         print(f"epoch {epoch + 1:>3}", flush=True)
     if dist.get_rank() == 0 and (epoch + 1) % SAVE_EVERY == 0:

@@ -5,7 +5,7 @@ torchrun's own (torchrun.json, 2.13.0).
 
 --quick leaves out the scenarios that wait for 10 s. Exits with 1 and says which expectation failed.
 """
-import argparse, json, subprocess, sys, tempfile
+import argparse, json, signal, subprocess, sys, tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -142,6 +142,9 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--launcher", default=HERE.parents[1] / "target/debug/cargo-ddp")
     args = parser.parse_args()
+    # What runs in the background (`nohup … &`) ignores these, and so would the launchers that the kit sends them to.
+    for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(ignored, signal.SIG_DFL)
     chosen = [name for name in EXPECTED if not (args.quick and name in SLOW)]
     with tempfile.TemporaryDirectory() as folder:
         kit = [sys.executable, HERE / "run_kit.py", TEMPLATE.format(launcher=args.launcher), *OPTIONS,

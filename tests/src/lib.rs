@@ -5,6 +5,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -125,6 +126,16 @@ impl Ddp {
             command.env_remove(name);
         }
         command.current_dir(repo()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Tests that run in the background (`nohup cargo test &`) ignore these, and so would the launcher, rightly.
+        let heed_signals = || {
+            for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+                // SAFETY: a system call.
+                unsafe { libc::signal(signal, libc::SIG_DFL) };
+            }
+            Ok(())
+        };
+        // SAFETY: the closure makes system calls only.
+        unsafe { command.pre_exec(heed_signals) };
         Self { command, marker }
     }
 
@@ -321,6 +332,12 @@ pub fn processes(marker: &str) -> Vec<u32> {
             .is_ok_and(|environ| environ.windows(wanted.len()).any(|window| window == wanted.as_bytes()))
     })
     .collect()
+}
+
+/// A process's children.
+pub fn children(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
 pub fn signal_process(pid: u32, signal: i32) {

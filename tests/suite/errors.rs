@@ -64,7 +64,7 @@ fn exec_passes_on_what_its_command_does() {
     let dir = tempdir().unwrap();
     let done = Ddp::new(["exec", "--", "sh", "-c", "ls $LIBTORCH/lib"]).dir(dir.path()).run().succeeds();
     assert!(done.stdout.contains("libtorch_cpu.so"), "{}", done.stdout);
-    Ddp::new(["exec", "--", "no-such-program"]).run().ends_with(127).says(&["can't start no-such-program"]);
+    Ddp::new(["exec", "--", "no-such-program"]).run().ends_with(127).says(&["there is no program no-such-program"]);
 }
 
 #[test]

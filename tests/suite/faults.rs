@@ -105,7 +105,7 @@ fn an_error_is_reported_with_its_message() {
 fn libtorchs_stack_traces_are_for_those_who_ask() {
     let run = |backtrace: &str| {
         let done = Ddp::toy(&["--nproc", "1", "--max-restarts", "0"], &["shape"]).env("DDP_BACKTRACE", backtrace);
-        done.env("RUST_BACKTRACE", "0").run().ends_with(1).stderr
+        done.env("RUST_BACKTRACE", "0").run().ends_with(101).stderr
     };
     let short = run("0");
     assert!(short.contains("mat1 and mat2 shapes cannot be multiplied"), "{short}");

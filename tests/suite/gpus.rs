@@ -3,16 +3,46 @@
 use std::path::Path;
 use std::process::Command;
 
-use ddp_tests::Ddp;
+use ddp_tests::{Ddp, Done};
 use tempfile::{TempDir, tempdir};
 
-/// What `nvml-wrapper` needs of the library to count GPUs.
+/// What is asked of the library. GPU 1 is divided in two, GPU 3 is used by process 1.
 const NVML: &str = r#"
+#include <string.h>
+#include <stdio.h>
+typedef struct { char legacy[16]; unsigned domain, bus, device, id, sub; char bus_id[32]; } Pci;
+typedef struct { unsigned version; unsigned long long total, reserved, free, used; } Memory;
+typedef struct { unsigned pid; unsigned long long used; unsigned instance, compute; } Process;
+static char gpus[4], migs[2];
+#define INDEX(device) ((int)((char*)(device) - gpus))
+#define IS_MIG(device) ((char*)(device) >= migs && (char*)(device) < migs + 2)
 int nvmlInit_v2(void) { return 0; }
 int nvmlInitWithFlags(unsigned flags) { return 0; }
 int nvmlShutdown(void) { return 0; }
 const char* nvmlErrorString(int code) { return "stand-in"; }
 int nvmlDeviceGetCount_v2(unsigned* count) { *count = 4; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned i, void** device) { *device = gpus + i; return i < 4 ? 0 : 2; }
+int nvmlDeviceGetName(void* device, char* name, unsigned n) { strcpy(name, "Stand-in 9000"); return 0; }
+int nvmlDeviceGetUUID(void* device, char* uuid, unsigned n) {
+    if (IS_MIG(device)) sprintf(uuid, "MIG-%d-0e4b", (int)((char*)device - migs));
+    else sprintf(uuid, "GPU-%d-0e4b", INDEX(device));
+    return 0;
+}
+int nvmlDeviceGetMemoryInfo_v2(void* device, Memory* memory) {
+    memory->total = 80000000000ull;
+    memory->used = INDEX(device) == 3 ? 10200000000ull : 1000000;
+    return 0;
+}
+int nvmlDeviceGetPciInfo_v3(void* device, Pci* pci) { sprintf(pci->bus_id, "0000FFFF:0%d:00.0", INDEX(device)); return 0; }
+int nvmlDeviceGetMaxMigDeviceCount(void* device, unsigned* count) { *count = INDEX(device) == 1 ? 2 : 0; return 0; }
+int nvmlDeviceGetMigDeviceHandleByIndex(void* device, unsigned i, void** mig) { *mig = migs + i; return 0; }
+int nvmlDeviceGetComputeRunningProcesses_v3(void* device, unsigned* count, Process* processes) {
+    unsigned room = *count;
+    *count = INDEX(device) == 3 ? 1 : 0;
+    if (room < *count) return 7;
+    if (*count) { processes[0].pid = 1; processes[0].used = 10000000000ull; }
+    return 0;
+}
 "#;
 
 fn stand_in() -> TempDir {
@@ -79,10 +109,83 @@ fn gpus_that_are_not_there_are_refused_before_the_build() {
         }
         ddp.run().ends_with(2)
     };
-    refused(&["--gpus", "2,4"], None).says(&["error: there is no GPU 4; there are 0, 1, 2, 3", "hint: "]);
+    refused(&["--gpus", "2,4"], None).says(&["error: there is no GPU 4; there are 0, 1, 2, 3, MIG-0-0e4b", "hint: "]);
     refused(&["--gpus", "2,2"], None).says(&["GPU 2 is there twice"]);
     refused(&["--gpus", "0"], Some("1")).says(&["GPU 0 is not among CUDA_VISIBLE_DEVICES=1"]);
     refused(&["--nproc", "5"], None).says(&["5 workers need 5 GPUs, and there are 4"]);
+}
+
+fn visible(flags: &[&str], outer: Option<&str>) -> Done {
+    let nvml = stand_in();
+    let args =
+        ["launch"].iter().chain(flags).chain(&["--", "sh", "-c", "echo $CUDA_VISIBLE_DEVICES by $CUDA_DEVICE_ORDER"]);
+    let dir = tempdir().unwrap();
+    let mut ddp = Ddp::new(args).dir(dir.path()).env("LD_LIBRARY_PATH", nvml.path());
+    if let Some(outer) = outer {
+        ddp = ddp.env("CUDA_VISIBLE_DEVICES", outer);
+    }
+    ddp.run().succeeds()
+}
+
+#[test]
+fn ranges_uuids_and_mig_instances_can_be_chosen() {
+    let lines = |done: &Done| {
+        let mut lines: Vec<_> = done.stdout.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(lines(&visible(&["--gpus", "0-1"], None)), ["[rank 0] 0,1 by PCI_BUS_ID", "[rank 1] 0,1 by PCI_BUS_ID"]);
+    assert_eq!(lines(&visible(&["--gpus", "all"], Some("2"))), ["[rank 0] 2 by PCI_BUS_ID"]);
+    let done = visible(&["--gpus", "GPU-2"], None);
+    assert_eq!(lines(&done), ["[rank 0] GPU-2-0e4b by PCI_BUS_ID"]);
+    done.says(&["1 worker on GPU GPU-2-0e4b"]);
+    let done = visible(&["--gpus", "MIG-0,MIG-1"], None);
+    assert_eq!(lines(&done), ["[rank 0] MIG-0-0e4b by PCI_BUS_ID", "[rank 1] MIG-1-0e4b by PCI_BUS_ID"]);
+}
+
+#[test]
+fn a_busy_gpu_is_warned_about_and_used() {
+    let done = visible(&["--gpus", "2,3"], None);
+    assert!(!done.stderr.contains("GPU 2: "), "{}", done.stderr);
+    done.says(&["warning: GPU 3: 10.2 GB of 80.0 GB in use, by ", " (pid 1)"]);
+}
+
+#[test]
+fn the_gpus_are_listed() {
+    let nvml = stand_in();
+    let list = |flags: &[&str]| {
+        let ddp = Ddp::new(["gpus"].iter().chain(flags))
+            .env("LD_LIBRARY_PATH", nvml.path())
+            .env("CUDA_VISIBLE_DEVICES", "0,3");
+        ddp.run().succeeds().stdout
+    };
+    let text = list(&[]);
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 7, "{text}");
+    assert_eq!(lines[0], " 0  Stand-in 9000  GPU-0-0e4b  0.0 GB of 80.0 GB in use");
+    assert_eq!(lines[1], " 1  Stand-in 9000  GPU-1-0e4b  0.0 GB of 80.0 GB in use  (not among CUDA_VISIBLE_DEVICES)");
+    assert_eq!(lines[3], "      MIG-1-0e4b");
+    assert!(lines[6].starts_with("      used by ") && lines[6].ends_with(" (pid 1)  10.0 GB"), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&list(&["--json"])).unwrap();
+    assert_eq!((&json[3]["users"][0]["pid"], &json[1]["mig"][0]), (&1.into(), &"MIG-0-0e4b".into()));
+    if !has_driver() {
+        Ddp::new(["gpus"]).run().ends_with(2).says(&["error: GPUs can't be used: no NVIDIA driver answers"]);
+    }
+}
+
+#[test]
+fn workers_are_bound_to_their_share_of_the_cores_when_asked_to() {
+    let dir = tempdir().unwrap();
+    let args = ["launch", "--nproc", "2", "--bind", "--", "sh", "-c", "grep Cpus_allowed_list /proc/self/status"];
+    let done = Ddp::new(args).dir(dir.path()).run().succeeds();
+    let cores = |rank: usize| {
+        let line = done.stdout.lines().find(|line| line.starts_with(&format!("[rank {rank}]"))).unwrap();
+        line.split_whitespace().next_back().unwrap().to_owned()
+    };
+    if std::thread::available_parallelism().unwrap().get() > 1 {
+        assert_ne!(cores(0), cores(1));
+    }
+    done.says(&["Binding rank 0 to CPU", "rank 1 to CPU"]);
 }
 
 #[test]

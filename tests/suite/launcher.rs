@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use ddp_tests::{CudaTorch, Ddp, Done, Job, SIGKILL, SIGTERM, cargo_ddp, repo, signal_process, wait_until};
+use ddp_tests::{CudaTorch, Ddp, Done, Job, SIGKILL, SIGTERM, cargo_ddp, children, repo, signal_process, wait_until};
 use serde_json::Value;
 use tempfile::tempdir;
 
@@ -125,11 +125,6 @@ fn the_launchers_own_death_leaves_nothing_whichever_of_its_processes_dies() {
         }
         done.leaves_no_process_after(Duration::from_secs(5));
     }
-}
-
-fn children(pid: u32) -> Vec<u32> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
 #[test]

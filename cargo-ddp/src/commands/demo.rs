@@ -26,7 +26,7 @@ pub(super) fn demo(args: &Demo, ui: &Ui) -> Result<u8> {
     super::ensure_libtorch(&project.root, ui)?;
     // What an earlier demo trained is finished: this one gets a folder of its own.
     let snapshots = fresh_snapshot_folder(&folder);
-    let gpus = gpu::count().map(|count| gpu::available(count, visible().as_deref())).unwrap_or_default();
+    let gpus = gpu::list().map(|gpus| gpu::available(&gpus, visible().as_deref())).unwrap_or_default();
     let nproc = gpus.is_empty().then_some(2);
     let job = Job::new(LaunchOptions { nproc, ..LaunchOptions::default() }, ui)?;
     ui.status("Building", "the project (the first time takes a few minutes: libtorch's bindings are C++)");

@@ -8,13 +8,14 @@ use std::time::Instant;
 use ddp_contract::env;
 
 use crate::cli::{LaunchOptions, Seconds};
-use crate::launch::{self, LaunchPlan, Record, Rules, Show, StorePort, Verdict};
+use crate::launch::{self, Binding, LaunchPlan, Record, Rules, Show, StorePort, Verdict};
 use crate::{Error, Result, Ui, exit, gpu};
 
 /// What to launch, before there is a program.
 pub(super) struct Job {
     pub(super) nproc: usize,
     gpus: Option<Vec<String>>,
+    bindings: Vec<Binding>,
     rules: Rules,
     show: Show,
     stdin: Option<usize>,
@@ -26,7 +27,20 @@ pub(super) struct Job {
 impl Job {
     /// Checks the options, so that what is wrong is found before a build, which may take minutes.
     pub(super) fn new(options: LaunchOptions, ui: &Ui) -> Result<Self> {
-        let (nproc, gpus) = workers(options.gpus.as_deref(), options.nproc, ui)?;
+        let Places { gpus, nodes } = workers(options.gpus.as_deref(), options.nproc, ui)?;
+        let nproc = nodes.len();
+        let bindings = match options.bind {
+            true => {
+                let cpus = launch::own_cpus().map_err(Error::system("can't find the cores of this process"))?;
+                launch::bind(&nodes, &cpus, launch::cpus_of_node)
+            }
+            false => vec![],
+        };
+        if !bindings.is_empty() {
+            let ranks =
+                bindings.iter().enumerate().map(|(rank, binding)| format!("rank {rank} to {}", binding.words()));
+            ui.status("Binding", ranks.collect::<Vec<_>>().join(", "));
+        }
         let bad = |option, problem| Error::BadOption { option, problem };
         let show = options.show.as_deref().unwrap_or("all").parse().map_err(|problem| bad("show", problem))?;
         let is_rank = |option, rank: usize| {
@@ -52,7 +66,7 @@ impl Job {
             restart_on_stall: options.restart_on_stall,
         };
         let (stdin, log_dir, report, dry_run) = (options.stdin, options.log_dir, options.report, options.dry_run);
-        Ok(Self { nproc, gpus, rules, show, stdin, log_dir, report, dry_run })
+        Ok(Self { nproc, gpus, bindings, rules, show, stdin, log_dir, report, dry_run })
     }
 
     /// Runs `program` to its end, and gives the exit code. Logs go below `target` unless the user chose a folder.
@@ -74,10 +88,11 @@ impl Job {
             args,
             nproc: self.nproc,
             gpus: self.gpus,
+            omp_num_threads: omp_num_threads(self.nproc, &self.bindings),
+            bindings: self.bindings,
             rules: self.rules,
             run_id: format!("run-{number}-{}", std::process::id()),
             run_dir,
-            omp_num_threads: omp_num_threads(self.nproc),
             stdin: self.stdin,
             show: self.show,
             store,
@@ -146,33 +161,60 @@ fn print(plan: &LaunchPlan) {
     }
 }
 
-/// How many workers, and on which GPUs.
-fn workers(list: Option<&str>, nproc: Option<u16>, ui: &Ui) -> Result<(usize, Option<Vec<String>>)> {
+/// What each worker runs on.
+struct Places {
+    /// Without GPUs, the CPU.
+    gpus: Option<Vec<String>>,
+    /// For each worker its GPU's NUMA node, if that is known.
+    nodes: Vec<Option<u32>>,
+}
+
+/// How many workers, and where.
+fn workers(list: Option<&str>, nproc: Option<u16>, ui: &Ui) -> Result<Places> {
     let visible = std::env::var(env::CUDA_VISIBLE_DEVICES).ok();
-    if let Some(list) = list {
-        let gpus = gpu::select(list, gpu::count()?, visible.as_deref())?;
-        return Ok((gpus.len(), Some(gpus)));
-    }
-    let there = gpu::count().map(|count| gpu::available(count, visible.as_deref())).unwrap_or_default();
-    match nproc.map(usize::from) {
-        Some(nproc) if there.is_empty() => Ok((nproc, None)),
-        Some(nproc) if nproc <= there.len() => Ok((nproc, Some(there[..nproc].to_vec()))),
-        Some(nproc) => {
-            let problem = format!("{nproc} workers need {nproc} GPUs, and there are {}", there.len());
-            Err(Error::BadGpuList { list: there.join(","), problem })
+    // Without a driver, only those who ask for GPUs need to know.
+    let there = if list.is_some() { gpu::list()? } else { gpu::list().unwrap_or_default() };
+    let chosen = match (list, nproc.map(usize::from)) {
+        (Some(list), _) => gpu::select(list, &there, visible.as_deref())?,
+        (None, nproc) => {
+            let all = gpu::available(&there, visible.as_deref());
+            match nproc {
+                Some(nproc) if all.is_empty() => return Ok(Places { gpus: None, nodes: vec![None; nproc] }),
+                Some(nproc) if nproc <= all.len() => all[..nproc].to_vec(),
+                Some(nproc) => {
+                    let problem = format!("{nproc} workers need {nproc} GPUs, and there are {}", all.len());
+                    return Err(Error::BadGpuList { list: all.join(","), problem });
+                }
+                None if all.is_empty() => {
+                    let note = "there is no GPU here, so there will be one worker on the CPU; `--nproc N` starts N";
+                    ui.status("Note", note);
+                    return Ok(Places { gpus: None, nodes: vec![None] });
+                }
+                None => all,
+            }
         }
-        None if there.is_empty() => {
-            ui.status("Note", "there is no GPU here, so there will be one worker on the CPU; `--nproc N` starts N");
-            Ok((1, None))
+    };
+    let described = |name: &String| {
+        there
+            .iter()
+            .find(|gpu| gpu.index.to_string() == *name || gpu.uuid.as_ref() == Some(name) || gpu.mig.contains(name))
+    };
+    for name in &chosen {
+        if let Some(busy) = described(name).and_then(gpu::Gpu::busy) {
+            ui.warn(format!("GPU {name}: {busy}"));
         }
-        None => Ok((there.len(), Some(there))),
     }
+    let nodes = chosen.iter().map(|name| described(name)?.numa_node).collect();
+    Ok(Places { gpus: Some(chosen), nodes })
 }
 
 /// The cores shared out among the workers, unless the user has decided.
-fn omp_num_threads(nproc: usize) -> Option<usize> {
+fn omp_num_threads(nproc: usize, bindings: &[Binding]) -> Option<usize> {
     if std::env::var_os(env::OMP_NUM_THREADS).is_some() {
         return None;
+    }
+    if let Some(fewest) = bindings.iter().map(|binding| binding.cpus.len()).min() {
+        return Some(fewest);
     }
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     Some((cores / nproc).max(1))

@@ -2,6 +2,7 @@
 
 mod demo;
 mod exec;
+mod gpus;
 mod job;
 mod launch;
 mod new;
@@ -26,6 +27,7 @@ pub fn run(command: Command, ui: &Ui) -> Result<u8> {
         Command::New(args) => new::new(&args, ui),
         Command::Run(args) => run::run(args),
         Command::Launch(args) => launch::launch(args),
+        Command::Gpus(args) => gpus::gpus(&args),
         Command::Ps(args) => ps::ps(&args),
         Command::Stop(args) => stop::stop(&args, ui),
         Command::Setup(args) => setup::setup(&args, ui),

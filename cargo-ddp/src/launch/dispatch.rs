@@ -500,7 +500,7 @@ mod tests {
         }
 
         fn step(&mut self, rank: usize, step: u64) {
-            self.event(rank, Event::Step { epoch: 0, step, loss: None });
+            self.event(rank, Event::Step { epoch: 0, step, loss: None, steps: None, samples: None });
         }
 
         fn saved(&mut self, step: u64) {

@@ -6,18 +6,22 @@
 //! | `dispatch` | what to do when something happens: a state machine that knows no processes |
 //! | `watch` | the loop between the system and the dispatcher |
 //! | `workers` | processes, their pipes and their port |
+//! | `binding` | which cores a worker runs on |
 //! | `guard` | the second process, which sees to it that nothing outlives the first |
 //! | `signals` | signals as descriptors |
 //! | `lines`, `logs` | workers' output on the screen and on disk |
+//! | `live` | the job's line on a terminal |
 //! | `stall` | what ranks do that make no progress |
 //! | `report` | the words for what happened, and the record of it |
 //! | `registry` | the jobs that run on this machine |
 //!
 //! The plan's environment is torchrun's, so that a worker can't tell the difference; see `ddp_contract::env`.
 
+mod binding;
 mod dispatch;
 mod guard;
 mod lines;
+mod live;
 mod logs;
 mod plan;
 mod registry;
@@ -27,6 +31,7 @@ mod stall;
 mod watch;
 mod workers;
 
+pub use binding::{Binding, bind, cpus_of_node, own_cpus};
 pub use dispatch::{Exit, Failure, NoRestart, Rules, Verdict};
 pub(crate) use lines::Prefixer;
 pub use plan::{LaunchPlan, Show, StorePort, new_run};

@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 
 use ddp_contract::env;
 
+use super::binding::Binding;
 use super::dispatch::Rules;
 use crate::{Error, Result};
+
+const CUDA_DEVICE_ORDER: &str = "CUDA_DEVICE_ORDER";
 
 /// What to run, and how: everything decided, nothing to look up.
 #[derive(Clone, Debug)]
@@ -17,8 +20,11 @@ pub struct LaunchPlan {
     pub args: Vec<OsString>,
     /// Number of workers, all on this node.
     pub nproc: usize,
-    /// CUDA_VISIBLE_DEVICES for every worker; worker N uses the N-th of them. `None` leaves the variable as it is.
+    /// CUDA_VISIBLE_DEVICES for every worker; worker N uses the N-th of them. Of MIG instances, of which CUDA gives a
+    /// process one, each worker sees its own alone. `None` leaves the variable as it is.
     pub gpus: Option<Vec<String>>,
+    /// Where each worker runs; empty: anywhere.
+    pub bindings: Vec<Binding>,
     /// When to restart, and how long to wait for what.
     pub rules: Rules,
     /// Name of the run.
@@ -109,7 +115,13 @@ impl LaunchPlan {
         .into();
         vars.push((env::ERROR_FILE, self.error_file(rank, attempt).into()));
         if let Some(gpus) = &self.gpus {
-            vars.push((env::CUDA_VISIBLE_DEVICES, gpus.join(",").into()));
+            let divided = gpus.iter().any(|gpu| gpu.starts_with("MIG-"));
+            let visible = if divided { gpus[rank].clone() } else { gpus.join(",") };
+            vars.push((env::CUDA_VISIBLE_DEVICES, visible.into()));
+            // The numbers are NVML's, and nvidia-smi's; CUDA alone would sort by speed.
+            if std::env::var_os(CUDA_DEVICE_ORDER).is_none() {
+                vars.push((CUDA_DEVICE_ORDER, "PCI_BUS_ID".into()));
+            }
         }
         if let Some(threads) = self.omp_num_threads {
             vars.push((env::OMP_NUM_THREADS, threads.to_string().into()));
@@ -196,6 +208,7 @@ mod tests {
             args: vec![],
             nproc: 2,
             gpus: Some(vec!["2".into(), "3".into()]),
+            bindings: vec![],
             rules: Rules::default(),
             run_id: "run-7".into(),
             run_dir: "target/ddp/runs/7".into(),
@@ -227,9 +240,17 @@ mod tests {
             ("TORCHELASTIC_ERROR_FILE", "target/ddp/runs/7/attempt-2/rank-1.error.json"),
             ("OMP_NUM_THREADS", "4"),
             ("CUDA_VISIBLE_DEVICES", "2,3"),
+            ("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
         ] {
             assert_eq!(get(name), Some(value), "{name}");
         }
+    }
+
+    #[test]
+    fn of_mig_instances_each_worker_sees_its_own() {
+        let plan = LaunchPlan { gpus: Some(vec!["MIG-a".into(), "MIG-b".into()]), ..plan() };
+        let vars = plan.worker_env(1, 0, 1);
+        assert!(vars.contains(&("CUDA_VISIBLE_DEVICES", "MIG-b".into())));
     }
 
     #[test]

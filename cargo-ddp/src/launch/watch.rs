@@ -11,6 +11,7 @@ use signal_hook::consts::SIGCHLD;
 
 use super::dispatch::{Action, Dispatcher, Failure, Input, Verdict};
 use super::guard::{self, Guard};
+use super::live::Live;
 use super::plan::LaunchPlan;
 use super::registry::{Entry, Job};
 use super::report::{self, Record};
@@ -27,7 +28,8 @@ const LAST_LINES: usize = 10;
 
 pub(super) struct Watch<'a> {
     plan: &'a LaunchPlan,
-    ui: &'a Ui,
+    ui: Ui,
+    live: Live,
     dispatcher: Dispatcher,
     guard: Option<Guard>,
     /// Ends of children that we did not start.
@@ -60,7 +62,7 @@ enum Source {
 }
 
 impl<'a> Watch<'a> {
-    pub(super) fn new(plan: &'a LaunchPlan, guard: Guard, ui: &'a Ui) -> Result<Self> {
+    pub(super) fn new(plan: &'a LaunchPlan, guard: Guard, ui: &Ui) -> Result<Self> {
         let orphans = Signals::only(SIGCHLD)?;
         let deaths = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(|err| Error::system("can't watch for the ends of workers")(err.into()))?;
@@ -77,9 +79,11 @@ impl<'a> Watch<'a> {
             workers: vec![],
             attempt: 0,
         };
+        let (ui, bar) = ui.with_live_line();
         let mut watch = Self {
             plan,
             ui,
+            live: Live::new(bar),
             dispatcher: Dispatcher::new(plan.nproc, plan.rules.clone(), Instant::now()),
             guard: Some(guard),
             orphans,
@@ -96,7 +100,7 @@ impl<'a> Watch<'a> {
         };
         match Entry::new(&watch.job) {
             Ok(entry) => watch.entry = Some(entry),
-            Err(err) => ui.warn(format!("`cargo ddp ps` will not know this job: {err}")),
+            Err(err) => watch.ui.warn(format!("`cargo ddp ps` will not know this job: {err}")),
         }
         watch.start(0)?;
         Ok(watch)
@@ -119,7 +123,7 @@ impl<'a> Watch<'a> {
     }
 
     fn start(&mut self, attempt: u32) -> Result<()> {
-        let (mut port, workers) = start_all(self.plan, attempt, self.descriptors, self.ui)?;
+        let (mut port, workers) = start_all(self.plan, attempt, self.descriptors, &self.ui)?;
         port.started();
         self.workers = workers;
         for (index, worker) in self.workers.iter().enumerate() {
@@ -218,6 +222,9 @@ impl<'a> Watch<'a> {
         let events = worker.events.read(&mut self.buffer);
         for event in &events {
             self.ui.worker_event(rank, event);
+            if rank == 0 {
+                self.live.note(event);
+            }
         }
         events.into_iter().map(|event| Input::Event { rank, event }).collect()
     }
@@ -315,6 +322,7 @@ impl<'a> Watch<'a> {
         self.ui.event(&json!({"event": "restart", "attempt": attempt, "because": report::headline(after, self.plan),
             "snapshot": newest.map(|known| &known.snapshot), "delay_seconds": delay.as_secs_f64()}));
         self.ui.status("Restarting", restart);
+        self.live.restarted(attempt);
     }
 
     fn tell(&mut self, failure: &Failure) {

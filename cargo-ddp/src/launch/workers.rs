@@ -16,6 +16,7 @@ use rustix::process::{
     pidfd_open, set_ptracer, setrlimit,
 };
 
+use super::binding::Binding;
 use super::dispatch::Exit;
 use super::lines::Prefixer;
 use super::logs::Log;
@@ -111,7 +112,7 @@ impl Worker {
             command.env(env::STORE_FD, socket.as_raw_fd().to_string());
             inherited.push(socket.as_raw_fd());
         }
-        prepare(&mut command, inherited, descriptors);
+        prepare(&mut command, inherited, descriptors, plan.bindings.get(rank).cloned());
 
         let logs = ["stdout", "stderr"].map(|stream| Log::create(plan.log_file(rank, attempt, stream)));
         let mut child = command.spawn().map_err(|source| Error::start(&plan.program, source))?;
@@ -214,12 +215,13 @@ pub(super) fn raise_descriptor_limit() -> Rlimit {
 
 /// What happens in the child before exec: a session (and with it a process group) of its own, so that the terminal's
 /// signals come through us alone; death with us; and of all descriptors only those that are meant for it.
-fn prepare(command: &mut Command, inherited: Vec<RawFd>, descriptors: Rlimit) {
+fn prepare(command: &mut Command, inherited: Vec<RawFd>, descriptors: Rlimit, binding: Option<Binding>) {
     let parent = getpid();
     let setup = move || {
         rustix::process::setsid()?;
         child::bind_to(parent)?;
         setrlimit(Resource::Nofile, descriptors)?;
+        binding.as_ref().map_or(Ok(()), Binding::apply)?;
         // Where only a parent may look into a process (Yama), so may the debuggers that we start when a job stalls. A
         // kernel without Yama knows no such call.
         let _ = set_ptracer(PTracer::ProcessID(parent));

@@ -27,9 +27,15 @@ pub enum Event {
         epoch: u64,
         /// Optimizer steps done, over all epochs.
         step: u64,
-        /// This rank's loss, when it was at hand.
+        /// The loss, when it was at hand.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         loss: Option<f64>,
+        /// Optimizer steps that the whole run will have, if that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        steps: Option<u64>,
+        /// Samples of all ranks in this step, if that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        samples: Option<u64>,
     },
     /// A snapshot is whole on disk.
     SnapshotSaved {
@@ -52,7 +58,8 @@ mod tests {
     #[test]
     fn events_survive_the_pipe_and_unknown_ones_are_no_error() {
         let saved = Event::SnapshotSaved { snapshot: "snapshots/step-00000064".into(), epoch: 2, step: 64 };
-        for event in [Event::Started, saved, Event::Step { epoch: 0, step: 1, loss: None }] {
+        let step = Event::Step { epoch: 0, step: 1, loss: None, steps: Some(64), samples: None };
+        for event in [Event::Started, saved, step] {
             let line = serde_json::to_string(&event).expect("an event is plain data");
             assert_eq!(serde_json::from_str::<Event>(&line).expect("what was written can be read"), event, "{line}");
         }

@@ -7,7 +7,7 @@ use tch::{Kind, Tensor};
 use super::report::Metrics;
 use super::{EpochReport, Learner, Outcome, Per, Trainer};
 use crate::data::{BatchDataset, DataLoader, EvalSampler, mean_over_ranks};
-use crate::{Error, Progress, Result, State, StateMut, optim};
+use crate::{Error, Progress, Result, State, StateMut, StepReport, optim};
 
 /// The name of [`Metrics`] among a snapshot's values.
 const METRICS: &str = "trainer";
@@ -47,7 +47,7 @@ impl Trainer<'_> {
         while progress.epoch < epochs && !stopped_early {
             let start = Instant::now();
             let samples = progress.samples;
-            let epoch = self.train_epoch(learner, train, &mut progress, &metrics)?;
+            let epoch = self.train_epoch(learner, train, epochs, &mut progress, &metrics)?;
             let duration = start.elapsed();
             let loss = mean_over_ranks(self.context.group(), &epoch.loss, epoch.batches)?;
 
@@ -72,6 +72,9 @@ impl Trainer<'_> {
                 samples: progress.samples - samples,
             };
             (self.on_epoch)(&report);
+            if let Some(loss) = report.loss {
+                self.context.report(StepReport::new(progress.epoch, progress.step).loss(loss));
+            }
 
             (progress.epoch, progress.samples) = (progress.epoch + 1, 0);
             stopped_early = self.is_through(&metrics);
@@ -86,6 +89,7 @@ impl Trainer<'_> {
         &mut self,
         learner: &L,
         train: &DataLoader<D>,
+        epochs: u64,
         progress: &mut Progress,
         metrics: &Metrics,
     ) -> Result<Epoch>
@@ -97,6 +101,9 @@ impl Trainer<'_> {
         let loss = loss.map_err(Error::tch("training"))?;
         let mut epoch = Epoch { loss, batches: 0, grad_norm: None, skipped_steps: 0 };
         let mut batches = train.epoch(progress.epoch)?;
+        let steps_of = |batches: usize| batches.div_ceil(self.accumulate) as u64;
+        let later_epochs = epochs.saturating_sub(progress.epoch + 1) * steps_of(train.batches_per_epoch());
+        let all_steps = progress.step + steps_of(batches.size_hint().1.unwrap_or(0)) + later_epochs;
         loop {
             // The batches of one step; all but the last leave the gradients where they are.
             let left = batches.size_hint().1.unwrap_or(0);
@@ -114,8 +121,10 @@ impl Trainer<'_> {
             }
             self.step(&mut epoch)?;
             progress.step += 1;
+            let before = progress.samples;
             progress.samples = train.position().samples;
-            self.context.report_step(progress.epoch, progress.step);
+            let report = StepReport::new(progress.epoch, progress.step).of(all_steps);
+            self.context.report(report.samples(progress.samples - before));
             self.save_if_due(*progress, metrics)?;
         }
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use clap::Parser;
 use ddp_runtime::optim::{Optimizer, Sgd, SgdOptions};
-use ddp_runtime::{Context, Ddp, DistributedSampler, ReduceOp, Snapshots, State, StateMut};
+use ddp_runtime::{Context, Ddp, DistributedSampler, ReduceOp, Snapshots, State, StateMut, StepReport};
 use tch::nn::{self, Module};
 use tch::{Device, Kind, Tensor};
 
@@ -64,6 +64,7 @@ fn train(args: &Args) -> Result<()> {
         println!("going on from epoch {} of {}", progress.epoch, args.total_epochs);
     }
 
+    let all_steps = args.total_epochs * sampler.num_samples().div_ceil(args.batch_size as usize) as u64;
     while progress.epoch < args.total_epochs {
         sampler.set_epoch(progress.epoch); // another shuffle in each epoch, the same on all ranks
         let indices = sampler.indices_from(progress.samples as usize)?; // what is left of it, after a resume
@@ -79,9 +80,10 @@ fn train(args: &Args) -> Result<()> {
             optimizer.step()?;
 
             progress.step += 1;
-            progress.samples += (batch.numel() * context.world_size()) as u64; // of all ranks
+            let samples = (batch.numel() * context.world_size()) as u64; // of all ranks
+            progress.samples += samples;
             steps += 1;
-            context.report_step(progress.epoch, progress.step);
+            context.report(StepReport::new(progress.epoch, progress.step).of(all_steps).samples(samples));
             epoch_loss += loss.detach(); // stays on the device: reading it here would wait for the GPU
             // Saves when SIGTERM or SIGUSR1 asks the run to stop; then `?` leaves the loop on all ranks.
             snapshots.save_if_due(&State::new(&vs, &optimizer), progress)?;
@@ -92,7 +94,9 @@ fn train(args: &Args) -> Result<()> {
             epoch_loss /= steps;
             context.group().all_reduce(&mut epoch_loss, ReduceOp::Avg)?;
             if context.is_rank0() {
-                println!("epoch {:>3}  loss {:.6}", progress.epoch + 1, epoch_loss.double_value(&[]));
+                let loss = epoch_loss.double_value(&[]);
+                println!("epoch {:>3}  loss {loss:.6}", progress.epoch + 1);
+                context.report(StepReport::new(progress.epoch, progress.step).loss(loss));
             }
         }
 

@@ -1,0 +1,42 @@
+use crate::cli::GpusArgs;
+use crate::gpu::{self, Gpu, gigabytes};
+use crate::{Error, Result, exit};
+
+/// `cargo ddp gpus`
+pub(super) fn gpus(args: &GpusArgs) -> Result<u8> {
+    let gpus = gpu::list()?;
+    if args.json {
+        let text = serde_json::to_string_pretty(&gpus).map_err(|err| Error::system("can't write JSON")(err.into()))?;
+        println!("{text}");
+        return Ok(exit::SUCCESS);
+    }
+    if gpus.is_empty() {
+        println!("the NVIDIA driver knows no GPU");
+    }
+    let visible = std::env::var(ddp_contract::env::CUDA_VISIBLE_DEVICES).ok();
+    let allowed = gpu::available(&gpus, visible.as_deref());
+    for gpu in &gpus {
+        let unknown = || "?".to_owned();
+        let memory = gpu
+            .memory
+            .map_or_else(unknown, |memory| format!("{} of {} in use", gigabytes(memory.used), gigabytes(memory.total)));
+        let node = gpu.numa_node.map_or(String::new(), |node| format!("  NUMA node {node}"));
+        let granted = if is_among(gpu, &allowed) { "" } else { "  (not among CUDA_VISIBLE_DEVICES)" };
+        let text = |value: &Option<String>| value.clone().unwrap_or_else(unknown);
+        println!("{:>2}  {}  {}  {memory}{node}{granted}", gpu.index, text(&gpu.name), text(&gpu.uuid));
+        for mig in &gpu.mig {
+            println!("      {mig}");
+        }
+        for user in &gpu.users {
+            let memory = user.memory.map_or(String::new(), |bytes| format!("  {}", gigabytes(bytes)));
+            println!("      used by {} (pid {}){memory}", text(&user.program), user.pid);
+        }
+    }
+    Ok(exit::SUCCESS)
+}
+
+fn is_among(gpu: &Gpu, allowed: &[String]) -> bool {
+    let names = [Some(gpu.index.to_string()), gpu.uuid.clone()];
+    let mut names = names.into_iter().flatten().chain(gpu.mig.iter().cloned());
+    names.any(|name| allowed.contains(&name))
+}

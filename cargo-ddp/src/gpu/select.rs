@@ -1,0 +1,196 @@
+//! Which GPUs a job gets: `--gpus LIST`, checked against what there is and against what the environment grants.
+
+use super::Gpu;
+use crate::{Error, Result};
+
+/// One thing that CUDA can be told to use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Choice {
+    gpu: u32,
+    /// Set for an instance of a divided GPU.
+    mig: Option<String>,
+    /// As CUDA_VISIBLE_DEVICES takes it.
+    value: String,
+}
+
+/// The GPUs of `--gpus LIST`, as values for CUDA_VISIBLE_DEVICES, one for each worker: numbers (`2`), ranges (`0-3`),
+/// `all`, UUIDs (`GPU-…`, or as much of one as is unique) and MIG instances (`MIG-…`). `visible` is an outer
+/// CUDA_VISIBLE_DEVICES, which is a limit.
+///
+/// # Errors
+/// [`Error::BadGpuList`], [`Error::NoSuchGpu`], [`Error::GpuNotVisible`].
+pub fn select(list: &str, gpus: &[Gpu], visible: Option<&str>) -> Result<Vec<String>> {
+    let bad = |problem: String| Error::BadGpuList { list: list.to_owned(), problem };
+    let allowed = granted(gpus, visible);
+    let mut chosen: Vec<Choice> = Vec::new();
+    for entry in list.split(',').map(str::trim) {
+        let entries = match entry {
+            "" => return Err(bad("an entry is empty".into())),
+            "all" => allowed.clone(),
+            _ => parse(entry, gpus).map_err(|problem| match problem {
+                Problem::Bad(problem) => bad(problem),
+                Problem::Missing(missing) => Error::NoSuchGpu { missing, present: names(gpus) },
+            })?,
+        };
+        for choice in entries {
+            let within = |outer: &Choice| outer == &choice || outer.gpu == choice.gpu && outer.mig.is_none();
+            if !allowed.iter().any(|outer| within(outer) || outer.gpu == choice.gpu && outer.mig == choice.mig) {
+                return Err(Error::GpuNotVisible {
+                    gpu: choice.value,
+                    visible: visible.unwrap_or_default().to_owned(),
+                });
+            }
+            if chosen.iter().any(|other| (other.gpu, &other.mig) == (choice.gpu, &choice.mig)) {
+                return Err(bad(format!("GPU {} is there twice", choice.value)));
+            }
+            chosen.push(choice);
+        }
+    }
+    if chosen.is_empty() {
+        return Err(Error::NoSuchGpu { missing: list.to_owned(), present: names(gpus) });
+    }
+    Ok(values(chosen, gpus))
+}
+
+/// All GPUs that a job may use: those of an outer CUDA_VISIBLE_DEVICES, else all.
+pub fn available(gpus: &[Gpu], visible: Option<&str>) -> Vec<String> {
+    values(granted(gpus, visible), gpus)
+}
+
+enum Problem {
+    Bad(String),
+    Missing(String),
+}
+
+fn parse(entry: &str, gpus: &[Gpu]) -> Result<Vec<Choice>, Problem> {
+    if entry.starts_with("GPU-") || entry.starts_with("MIG-") {
+        return by_uuid(entry, gpus).map(|choice| vec![choice]);
+    }
+    let not_one = || Problem::Bad(format!("{entry:?} is not the number of a GPU, nor a range, `all` or a UUID"));
+    let (first, last) = entry.split_once('-').unwrap_or((entry, entry));
+    let (first, last): (u32, u32) =
+        (first.trim().parse().map_err(|_| not_one())?, last.trim().parse().map_err(|_| not_one())?);
+    if first > last {
+        return Err(Problem::Bad(format!("the range {entry:?} runs backwards")));
+    }
+    (first..=last).map(|index| by_index(index, gpus).ok_or_else(|| Problem::Missing(index.to_string()))).collect()
+}
+
+fn by_index(index: u32, gpus: &[Gpu]) -> Option<Choice> {
+    let gpu = gpus.iter().find(|gpu| gpu.index == index)?;
+    Some(Choice { gpu: gpu.index, mig: None, value: index.to_string() })
+}
+
+fn by_uuid(entry: &str, gpus: &[Gpu]) -> Result<Choice, Problem> {
+    let whole = gpus.iter().filter_map(|gpu| Some((gpu.index, None, gpu.uuid.as_ref()?)));
+    let parts = gpus.iter().flat_map(|gpu| gpu.mig.iter().map(move |mig| (gpu.index, Some(mig.clone()), mig)));
+    let found: Vec<_> = whole.chain(parts).filter(|(_, _, uuid)| uuid.starts_with(entry)).collect();
+    match found.as_slice() {
+        [(gpu, mig, uuid)] => Ok(Choice { gpu: *gpu, mig: mig.clone(), value: (*uuid).clone() }),
+        [] => Err(Problem::Missing(entry.to_owned())),
+        _ => Err(Problem::Bad(format!("{entry:?} is the beginning of several UUIDs"))),
+    }
+}
+
+/// What an outer CUDA_VISIBLE_DEVICES grants, as CUDA reads it: up to the first entry that is no GPU.
+fn granted(gpus: &[Gpu], visible: Option<&str>) -> Vec<Choice> {
+    let Some(visible) = visible else {
+        return gpus.iter().filter_map(|gpu| by_index(gpu.index, gpus)).collect();
+    };
+    let entries = visible.split(',').map(str::trim).map_while(|entry| match entry.parse() {
+        Ok(index) => by_index(index, gpus),
+        Err(_) if entry.is_empty() => None,
+        Err(_) => by_uuid(entry, gpus).ok(),
+    });
+    entries.collect()
+}
+
+/// One kind of name for all, since CUDA does not mix them.
+fn values(chosen: Vec<Choice>, gpus: &[Gpu]) -> Vec<String> {
+    let numbers = chosen.iter().all(|choice| choice.value.parse::<u32>().is_ok());
+    let uuid = |choice: &Choice| gpus.iter().find(|gpu| gpu.index == choice.gpu)?.uuid.clone();
+    chosen
+        .into_iter()
+        .map(|choice| match (&choice.mig, numbers) {
+            (None, false) => uuid(&choice).unwrap_or(choice.value),
+            _ => choice.value,
+        })
+        .collect()
+}
+
+fn names(gpus: &[Gpu]) -> Vec<String> {
+    gpus.iter().map(|gpu| gpu.index.to_string()).chain(gpus.iter().flat_map(|gpu| gpu.mig.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// GPU 1 is divided in two.
+    fn machine(count: u32) -> Vec<Gpu> {
+        let gpu = |index| Gpu {
+            index,
+            uuid: Some(format!("GPU-{index}0e4b")),
+            mig: if index == 1 && count > 1 { vec!["MIG-a1".into(), "MIG-b2".into()] } else { vec![] },
+            ..Gpu::default()
+        };
+        (0..count).map(gpu).collect()
+    }
+
+    fn four(list: &str, visible: Option<&str>) -> Vec<String> {
+        select(list, &machine(4), visible).unwrap()
+    }
+
+    #[test]
+    fn a_list_keeps_its_order() {
+        assert_eq!(four("2,3", None), ["2", "3"]);
+        assert_eq!(four("3, 0", Some("3,1,0")), ["3", "0"]);
+    }
+
+    #[test]
+    fn ranges_all_and_uuids_are_understood() {
+        assert_eq!(four("0-2", None), ["0", "1", "2"]);
+        assert_eq!(four("3,0-1", None), ["3", "0", "1"]);
+        assert_eq!(four("all", None), ["0", "1", "2", "3"]);
+        assert_eq!(four("all", Some("3,1")), ["3", "1"]);
+        assert_eq!(four("GPU-20", None), ["GPU-20e4b"]);
+        // CUDA takes one kind of name only.
+        assert_eq!(four("0,GPU-20e4b", None), ["GPU-00e4b", "GPU-20e4b"]);
+        assert_eq!(four("MIG-a1,MIG-b2", None), ["MIG-a1", "MIG-b2"]);
+        assert_eq!(four("2", Some("GPU-20e4b,GPU-30e4b")), ["2"]);
+        assert_eq!(four("MIG-a1", Some("MIG-a1")), ["MIG-a1"]);
+        assert_eq!(four("MIG-a1", Some("1")), ["MIG-a1"]);
+    }
+
+    #[test]
+    fn what_can_not_be_is_refused() {
+        let message = |list, count, visible| select(list, &machine(count), visible).unwrap_err().to_string();
+        assert_eq!(message("2,4", 4, None), "there is no GPU 4; there are 0, 1, 2, 3, MIG-a1, MIG-b2");
+        assert_eq!(message("2-4", 4, None), "there is no GPU 4; there are 0, 1, 2, 3, MIG-a1, MIG-b2");
+        assert_eq!(message("1", 1, None), "there is no GPU 1; there is only 0");
+        assert_eq!(message("0", 0, None), "there is no GPU 0; there are none");
+        assert_eq!(message("all", 0, None), "there is no GPU all; there are none");
+        assert_eq!(message("2,2", 4, None), r#"--gpus "2,2": GPU 2 is there twice"#);
+        assert_eq!(message("2,1-3", 4, None), r#"--gpus "2,1-3": GPU 2 is there twice"#);
+        assert_eq!(message("2,GPU-2", 4, None), r#"--gpus "2,GPU-2": GPU GPU-20e4b is there twice"#);
+        assert_eq!(message("2,", 4, None), r#"--gpus "2,": an entry is empty"#);
+        assert_eq!(message("3-1", 4, None), r#"--gpus "3-1": the range "3-1" runs backwards"#);
+        let words = r#"--gpus "two": "two" is not the number of a GPU, nor a range, `all` or a UUID"#;
+        assert_eq!(message("two", 4, None), words);
+        assert_eq!(message("GPU-", 4, None), r#"--gpus "GPU-": "GPU-" is the beginning of several UUIDs"#);
+        assert!(message("GPU-9", 4, None).starts_with("there is no GPU GPU-9; "));
+        assert_eq!(message("2", 4, Some("0,1")), "GPU 2 is not among CUDA_VISIBLE_DEVICES=0,1, which limits this job");
+        assert!(message("1", 4, Some("MIG-a1")).starts_with("GPU 1 is not among"));
+        assert!(message("MIG-b2", 4, Some("MIG-a1")).starts_with("GPU MIG-b2 is not among"));
+    }
+
+    #[test]
+    fn an_outer_list_is_read_as_cuda_does() {
+        let available = |visible| available(&machine(4), visible);
+        assert_eq!(available(None), ["0", "1", "2", "3"]);
+        assert_eq!(available(Some("2,3")), ["2", "3"]);
+        assert_eq!(available(Some("2,-1,3")), ["2"]);
+        assert_eq!(available(Some("")), Vec::<String>::new());
+        assert_eq!(available(Some("GPU-0,7,1")), ["GPU-00e4b"]);
+    }
+}
