@@ -12,6 +12,7 @@ mod lr_scheduler;
 mod models;
 mod nccl;
 mod new;
+mod nodes;
 mod parity;
 mod reducer;
 mod resume;

@@ -16,6 +16,9 @@ use super::plan::LaunchPlan;
 /// The line for a failure: who, how, where.
 pub(super) fn headline(failure: &Failure, plan: &LaunchPlan) -> String {
     let mut place = format!("pid {}", failure.pid);
+    if let Some(node) = plan.node_of(failure.rank) {
+        place = format!("{node}, {place}");
+    }
     if let Some(gpu) = plan.gpu_of(failure.rank) {
         place += &format!(", GPU {gpu}");
     }
@@ -73,6 +76,9 @@ pub(super) fn hints(failure: &Failure, plan: &LaunchPlan, record: &Record, verdi
         Verdict::Failed(_, NoRestart::UsedUp(count)) => hints.push(format!(
             "{count} restarts brought no new snapshot, so it was not started again (`--max-restarts` allows more)"
         )),
+        Verdict::Failed(_, NoRestart::NodeLost) => {
+            hints.push("a node was lost as well, so it was not started again: start the launchers of all nodes".into());
+        }
         _ => {}
     }
     hints.push(format!("all output is in {}", plan.run_dir.display()));
@@ -171,13 +177,16 @@ pub(super) fn signal_name(signal: i32) -> String {
 /// What `--report FILE` holds.
 #[derive(Debug, Default, Serialize)]
 pub struct Record {
-    /// `done`, `preempted`, `failed` or `stopped`.
+    /// `done`, `preempted`, `failed`, `stopped` or `node_lost`.
     outcome: &'static str,
     /// The launcher's exit code.
     exit_code: u8,
     run: String,
     run_dir: PathBuf,
     nproc: usize,
+    node_rank: usize,
+    nnodes: usize,
+    world_size: usize,
     gpus: Option<Vec<String>>,
     command: Vec<String>,
     /// Seconds since 1970.
@@ -204,6 +213,8 @@ struct Restart {
 #[derive(Debug, Default, Serialize)]
 struct Cause {
     rank: usize,
+    /// Where there are several.
+    node: Option<String>,
     pid: u32,
     gpu: Option<String>,
     attempt: u32,
@@ -231,6 +242,9 @@ impl Record {
             run: plan.run_id.clone(),
             run_dir: plan.run_dir.clone(),
             nproc: plan.nproc,
+            node_rank: plan.nodes.own,
+            nnodes: plan.nodes.members.len(),
+            world_size: plan.nodes.world_size(),
             gpus: plan.gpus.clone(),
             command: plan.command(),
             started: now(),
@@ -249,6 +263,7 @@ impl Record {
         };
         self.cause = Some(Cause {
             rank: failure.rank,
+            node: plan.node_of(failure.rank),
             pid: failure.pid,
             gpu: plan.gpu_of(failure.rank).map(str::to_owned),
             attempt: failure.attempt,
@@ -287,6 +302,7 @@ impl Record {
             Verdict::Preempted { .. } => "preempted",
             Verdict::Failed(..) => "failed",
             Verdict::Stopped(_) => "stopped",
+            Verdict::NodeLost(_) => "node_lost",
         };
     }
 
