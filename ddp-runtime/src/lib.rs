@@ -67,6 +67,15 @@
 //! # Errors
 //! libtorch's errors come with their first line; `DDP_BACKTRACE=1` keeps the C++ stack trace.
 
+/// The guide's pages, compiled with the tests.
+#[cfg(doctest)]
+mod guide {
+    #[doc = include_str!("../../docs/data-loading.md")]
+    struct DataLoading;
+    #[doc = include_str!("../../docs/fault-tolerance.md")]
+    struct FaultTolerance;
+}
+
 pub mod amp;
 mod collectives;
 mod context;

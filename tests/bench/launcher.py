@@ -5,7 +5,7 @@
 How long it takes to run programs that do nothing, to the first step of the seed job and from a kill to the first step
 after the restart; its memory and processor time while 32 workers sleep; 60 MB of workers' output.
 """
-import json, os, signal, statistics, subprocess, sys, tempfile, time
+import contextlib, json, os, signal, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
 
 from common import HERE, RANKS, arguments, clean_env, launcher, python_env, seed_project, spread
@@ -84,7 +84,7 @@ class SeedJob:
                 return time.perf_counter() - start
         return None
 
-    def stop(self):
+    def close(self):
         self.job.terminate()
         self.job.stdout.read(), self.job.wait()
 
@@ -138,19 +138,20 @@ def restart_ours(project, env, folder, n):
     job = SeedJob(run + ["--save-every", "1", "--snapshots", f"{folder}/{n}"], cwd=project, env=env)
     pids, attempt = [], 0
     first = again = killed = None
-    for line in job.job.stdout:
-        event = json.loads(line)
-        if event["event"] == "started":
-            pids, attempt = event["pids"], event["attempt"]
-        elif event["event"] == "step" and first is None:
-            first = time.perf_counter() - job.start
-        elif event["event"] == "snapshot_saved" and killed is None:
-            killed = time.perf_counter()
-            os.kill(pids[1], signal.SIGKILL)
-        elif event["event"] == "step" and attempt == 1:
-            again = time.perf_counter() - killed
-            break
-    job.stop()
+    # Whatever happens, the job ends: its snapshots are in a folder that is removed.
+    with contextlib.closing(job):
+        for line in job.job.stdout:
+            event = json.loads(line)
+            if event["event"] == "launched":
+                pids, attempt = event["pids"], event["attempt"]
+            elif event["event"] == "step" and first is None:
+                first = time.perf_counter() - job.start
+            elif event["event"] == "snapshot_saved" and killed is None:
+                killed = time.perf_counter()
+                os.kill(pids[1], signal.SIGKILL)
+            elif event["event"] == "step" and attempt == 1:
+                again = time.perf_counter() - killed
+                break
     return first, again
 
 
@@ -158,12 +159,11 @@ def restart_theirs(folder, n):
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={RANKS}", "--max-restarts=1"]
     job = SeedJob(run + [str(HERE / "seed_torch.py"), f"{folder}/{n}.pt", "100000"], env=python_env())
     is_first = lambda line: "first step of rank" in line
-    first = job.first_step(is_first, lambda line: line.startswith("epoch  10"))
-    children = Path(f"/proc/{job.job.pid}/task/{job.job.pid}/children").read_text().split()
-    victim = next(int(pid) for pid in children if b"RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes())
-    again = job.restart(victim, is_first)
-    job.stop()
-    return first, again
+    with contextlib.closing(job):
+        first = job.first_step(is_first, lambda line: line.startswith("epoch  10"))
+        children = Path(f"/proc/{job.job.pid}/task/{job.job.pid}/children").read_text().split()
+        victim = next(int(pid) for pid in children if b"RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes())
+        return first, job.restart(victim, is_first)
 
 
 main()

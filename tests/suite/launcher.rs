@@ -220,7 +220,7 @@ fn with_json_everything_on_stdout_is_json() {
     let done = launch(dir.path(), &["--nproc", "2", "--json", "--quiet"], "printf 'a\\nb\\377'").run().succeeds();
     assert_eq!(done.stderr, "");
     let events: Vec<Value> = done.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!((&events[0]["event"], &events[0]["attempt"]), (&"started".into(), &0.into()));
+    assert_eq!((&events[0]["event"], &events[0]["attempt"]), (&"launched".into(), &0.into()));
     let last = events.last().unwrap();
     assert_eq!((&last["event"], &last["outcome"]), (&"finished".into(), &"done".into()));
     let output: Vec<_> = events.iter().filter(|event| event["event"] == "output" && event["rank"] == 1).collect();

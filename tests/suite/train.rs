@@ -91,9 +91,12 @@ fn ten_thousand_steps_need_no_more_memory_than_two_thousand() {
 #[test]
 fn the_librarys_examples_run() {
     let dir = tempdir().unwrap();
-    for (example, nproc, words) in
-        [("collectives", "3", "3 ranks agree"), ("schedulers", "1", "OneCycleLR"), ("by_hand", "2", "epoch 6: loss 0.")]
-    {
+    for (example, nproc, words) in [
+        ("collectives", "3", "3 ranks agree"),
+        ("schedulers", "1", "OneCycleLR"),
+        ("by_hand", "2", "epoch 6: loss 0."),
+        ("from_python", "2", "epoch 4: loss 0."),
+    ] {
         let args = ["run", "-p", "ddp-runtime", "--example", example, "--nproc", nproc, "--max-restarts", "0", "--"];
         let done = Ddp::new(args.iter().copied().chain([dir.path().to_str().unwrap()])).run().succeeds();
         assert!(done.leaves_no_process().stdout.contains(words), "{example}");

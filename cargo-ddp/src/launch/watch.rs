@@ -181,7 +181,7 @@ impl<'a> Watch<'a> {
             workers += &format!(" of {}", self.plan.nodes.world_size());
         }
         self.ui.status("Running", format!("{workers} {place}: {}", ranks.join(", ")));
-        self.ui.event(&json!({"event": "started", "attempt": attempt, "run": self.plan.run_id, "pids": &pids}));
+        self.ui.event(&json!({"event": "launched", "attempt": attempt, "run": self.plan.run_id, "pids": &pids}));
         (self.job.workers, self.job.attempt) = (pids, attempt);
         self.port = Some(port);
         if let Some(entry) = &self.entry {
