@@ -245,7 +245,9 @@ impl Error {
             Self::BadJson { .. } => "correct it there, or move the file away; nothing was changed".into(),
             Self::NoTarget { .. } => "give the name of a binary or an example with --bin, its package with -p".into(),
             Self::NothingToDebug => "add ddp-runtime to its dependencies, or go into a project that has it".into(),
-            Self::Stale(_) => "run `cargo ddp vscode` with the same flags, without --check, and commit what it writes".into(),
+            Self::Stale(_) => {
+                "run `cargo ddp vscode` with the same flags, without --check, and commit what it writes".into()
+            }
             Self::NoSuchGpu { .. } => "`nvidia-smi -L` lists the GPUs".into(),
             Self::NoDriver(_) => {
                 "`--nproc N` runs N workers without asking for GPUs (on the CPU where there are none)".into()

@@ -21,11 +21,8 @@ pub(super) fn vscode(args: &Vscode, ui: &Ui) -> Result<u8> {
         }
         trainable = chosen.into_iter().chain(others).collect();
     }
-    let selection = Selection {
-        manifest_path: args.manifest_path.clone(),
-        package: args.package.clone(),
-        ..Selection::default()
-    };
+    let selection =
+        Selection { manifest_path: args.manifest_path.clone(), package: args.package.clone(), ..Selection::default() };
     let given = settings::with_metadata(LaunchOptions::default(), project.package_metadata(&selection))?;
     let request = Request {
         debugger: args.debugger,
@@ -89,7 +86,10 @@ fn target(project: &Project, ui: &Ui) -> String {
     let own = ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR"].into_iter().find(|name| std::env::var_os(name).is_some());
     let folder: &Path = match own {
         Some(name) if project.target != usual => {
-            ui.status("Note", format!("{name} is set here, and left out: the configurations name target/ in the project"));
+            ui.status(
+                "Note",
+                format!("{name} is set here, and left out: the configurations name target/ in the project"),
+            );
             &usual
         }
         _ => &project.target,

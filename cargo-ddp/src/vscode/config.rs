@@ -11,7 +11,8 @@ const LAUNCHER: &str = "${workspaceFolder}/.ddp/cargo-ddp";
 const IMPORT: &str = "command script import \"${workspaceFolder}/.ddp/debug/ddp_debug.py\"";
 const INDEX_CACHE: &str = "settings set symbols.enable-lldb-index-cache true";
 /// The launcher calls this function once per rank; the callback opens a session for it, and never stops.
-const MARKER: [&str; 2] = ["breakpoint set -K false -n ddp_start_debugging", "breakpoint command add -F ddp_debug.on_spawn"];
+const MARKER: [&str; 2] =
+    ["breakpoint set -K false -n ddp_start_debugging", "breakpoint command add -F ddp_debug.on_spawn"];
 /// Every panic goes through it, with the panicking frames still above. CodeLLDB has a switch for this, which is on.
 const STOP_AT_PANICS: &str = "breakpoint set -n rust_panic";
 /// A peer that the launcher ends is to end, not to stop.
@@ -34,7 +35,9 @@ pub(super) const OUR_ENV: [&str; 5] = ["DDP_DEBUG", "DDP_JOIN", "DDP_JOIN_RANK",
 pub(super) fn is_our_command(command: &str) -> bool {
     let named = ["ddp_debug", "ddp_start_debugging"].iter().any(|name| command.contains(name));
     let gdb = gdb_commands();
-    named || [INDEX_CACHE, STOP_AT_PANICS, PASS_SIGTERM].contains(&command) || gdb.iter().any(|(text, _)| *text == command)
+    named
+        || [INDEX_CACHE, STOP_AT_PANICS, PASS_SIGTERM].contains(&command)
+        || gdb.iter().any(|(text, _)| *text == command)
 }
 
 fn gdb_commands() -> [(&'static str, &'static str); 5] {
@@ -193,11 +196,14 @@ fn worker(debugger: Debugger, name: String, program: String, env: Vec<(String, J
         Debugger::CodeLldb | Debugger::LldbDap => session.push(("initCommands", Json::texts([INDEX_CACHE, IMPORT]))),
         Debugger::CppDbg => {
             let command = |(text, description): (&str, &str)| {
-                let pairs = [("description", description.into()), ("text", text.into()), ("ignoreFailures", true.into())];
+                let pairs =
+                    [("description", description.into()), ("text", text.into()), ("ignoreFailures", true.into())];
                 Json::object(pairs)
             };
             session.push(("MIMode", "gdb".into()));
             session.push(("setupCommands", Json::List(gdb_commands().map(command).into())));
+            // That at panics: VS Code has not set it.
+            session.push(("unknownBreakpointHandling", "stop".into()));
         }
     }
     if debugger == Debugger::LldbDap {

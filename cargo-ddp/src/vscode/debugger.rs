@@ -67,7 +67,8 @@ impl Debugger {
             Self::CodeLldb => Json::object(pairs.iter().map(|(key, value)| (key.as_str(), given(key, value)))),
             Self::LldbDap => Json::List(pairs.iter().map(|(key, value)| Json::Text(assignment(key, value))).collect()),
             Self::CppDbg => {
-                let pair = |(key, value): &(String, Json)| [("name", key.as_str().into()), ("value", given(key, value))];
+                let pair =
+                    |(key, value): &(String, Json)| [("name", key.as_str().into()), ("value", given(key, value))];
                 Json::List(pairs.iter().map(|one| Json::object(pair(one))).collect())
             }
         }

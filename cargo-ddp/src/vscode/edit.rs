@@ -128,9 +128,8 @@ impl<'a> Editor<'a> {
     fn sequence(&mut self, container: Range, items: &[Range], removed: &[bool], more: &[Piece]) {
         let (open, close) = (container.start + 1, container.end - 1);
         let before = |at: usize| if at == 0 { open } else { items[at - 1].end };
-        let gaps: Vec<Gap> = (0..=items.len())
-            .map(|at| self.gap(before(at), items.get(at).map_or(close, |item| item.start)))
-            .collect();
+        let gaps: Vec<Gap> =
+            (0..=items.len()).map(|at| self.gap(before(at), items.get(at).map_or(close, |item| item.start))).collect();
         let nothing_stays = removed.iter().all(|gone| *gone) && !gaps.iter().any(|gap| gap.comments);
         if nothing_stays && more.is_empty() {
             if !items.is_empty() {
@@ -201,7 +200,7 @@ impl<'a> Editor<'a> {
             let (length, line_comment) = if rest.starts_with("//") {
                 (rest.find(['\n', '\r']).unwrap_or(rest.len()), true)
             } else if rest.starts_with("/*") {
-                (rest.find("*/").map_or(rest.len(), |close| close + 2), false)
+                (rest[2..].find("*/").map_or(rest.len(), |close| close + 4), false)
             } else if rest.starts_with(',') {
                 gap.comma = Some(at);
                 (1, false)

@@ -45,7 +45,6 @@ fn replace(place: &Path, text: &str) -> std::io::Result<()> {
         Err(_) => usual_permissions(folder)?,
     };
     fresh.as_file().set_permissions(permissions)?;
-    fresh.as_file().sync_all()?;
     fresh.persist(place)?;
     Ok(())
 }

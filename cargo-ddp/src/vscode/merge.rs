@@ -20,7 +20,7 @@ use super::json::Json;
 const OURS: [&str; 7] = ["name", "label", "type", "request", "program", "preLaunchTask", "command"];
 const COMMANDS: [&str; 4] = ["initCommands", "preRunCommands", "postRunCommands", "setupCommands"];
 /// What debuggers don't have in common.
-const OF_ONE_DEBUGGER: [&str; 12] = [
+const OF_ONE_DEBUGGER: [&str; 13] = [
     "env",
     "environment",
     "initCommands",
@@ -28,6 +28,7 @@ const OF_ONE_DEBUGGER: [&str; 12] = [
     "postRunCommands",
     "setupCommands",
     "MIMode",
+    "unknownBreakpointHandling",
     "runInTerminal",
     "terminal",
     "sourceLanguages",
@@ -183,7 +184,9 @@ mod tests {
 
     #[test]
     fn the_users_arguments_and_options_survive() {
-        let old = Json::texts(["ddp", "run", "--bin=x", "--grace", "3", "--nproc", "9", "-p", "y", "--", "--epochs", "--bin"]);
+        let old = Json::texts([
+            "ddp", "run", "--bin=x", "--grace", "3", "--nproc", "9", "-p", "y", "--", "--epochs", "--bin",
+        ]);
         let wanted = Json::texts(["ddp", "run", "--bin", "m", "--nproc", "2"]);
         let merged = merge_args(&old, &wanted);
         assert_eq!(texts(&merged).join(" "), "ddp run --bin m --nproc 2 --grace 3 -- --epochs --bin");

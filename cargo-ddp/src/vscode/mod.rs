@@ -90,23 +90,24 @@ pub fn plan(root: &Path, project: &Project, request: &Request) -> Result<Plan> {
         return Err(Error::NothingToDebug);
     }
     let debugger = request.debugger.or(present.debugger).unwrap_or(Debugger::ALL[0]);
-    let workers: Vec<Workers> =
-        targets.iter().map(|target| present.workers_of(target, request)).collect();
+    let workers: Vec<Workers> = targets.iter().map(|target| present.workers_of(target, request)).collect();
     let profiles = |target: &Trainable| {
         let release = request.release || present.has_release(&target.name);
         [Some(false), release.then_some(true)].into_iter().flatten()
     };
     let variant = |target, workers, release| Variant { debugger, target, workers, release, folder: &project.target };
-    let variants = targets.iter().zip(&workers).flat_map(|(&target, workers)| {
-        profiles(target).map(move |release| variant(target, workers, release))
-    });
+    let variants = targets
+        .iter()
+        .zip(&workers)
+        .flat_map(|(&target, workers)| profiles(target).map(move |release| variant(target, workers, release)));
     let is_chosen = |name: &str| targets.iter().any(|target| target.name == name);
     let names = project.trainable.iter().map(|target| target.name.as_str());
     let untouched = names.filter(|name| !is_chosen(name)).collect();
     let wanted = Wanted { debugger, variants: variants.collect(), untouched };
 
     // A debugger that was in use before, and now only if a configuration of the user's own needs it.
-    let former = present.debugger.filter(|former| *former != debugger && !present.user_types.contains(&former.kind().into()));
+    let former =
+        present.debugger.filter(|former| *former != debugger && !present.user_types.contains(&former.kind().into()));
     let mut after = vec![files::launch(launch, before(0), &wanted)?, files::tasks(tasks, before(1), &wanted)?];
     if targets.is_empty() {
         after.extend([texts[2].clone(), texts[3].clone()]);
@@ -192,7 +193,9 @@ fn given_workers(configuration: &Json, ranks: Option<usize>) -> Option<Workers> 
         let pairs = options.windows(2).rev().find(|pair| pair[0] == name).map(|pair| pair[1]);
         pairs.or_else(|| options.iter().rev().find_map(|option| option.strip_prefix(name)?.strip_prefix('=')))
     };
-    if let Some(count) = value("--nproc").and_then(|count| count.parse().ok()).filter(|count| (1..=4096).contains(count)) {
+    if let Some(count) =
+        value("--nproc").and_then(|count| count.parse().ok()).filter(|count| (1..=4096).contains(count))
+    {
         return Some(Workers::nproc(count));
     }
     Some(Workers { count: ranks?, gpus: Some(value("--gpus")?.to_owned()) })
