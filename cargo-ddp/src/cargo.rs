@@ -84,10 +84,10 @@ impl Project {
         package.map_or(&serde_json::Value::Null, |package| &package.metadata)
     }
 
-    /// The binaries and examples of packages that depend on ddp-runtime, each with its package's name.
+    /// The binaries and examples of packages that depend on ddp-runtime, and its own, each with its package's name.
     pub fn trainable(&self) -> Vec<(String, Trainable)> {
         let trains = |package: &&cargo_metadata::Package| {
-            package.dependencies.iter().any(|dependency| dependency.name == "ddp-runtime")
+            package.name == "ddp-runtime" || package.dependencies.iter().any(|other| other.name == "ddp-runtime")
         };
         let packages = self.metadata.workspace_packages().into_iter().filter(trains);
         let targets = packages.flat_map(|package| {

@@ -20,3 +20,4 @@ mod setup;
 mod snapshots;
 mod train;
 mod trainer;
+mod vscode;

@@ -199,8 +199,8 @@ impl<'a> Editor<'a> {
             let rest = &self.text[at..end];
             let (length, line_comment) = if rest.starts_with("//") {
                 (rest.find(['\n', '\r']).unwrap_or(rest.len()), true)
-            } else if rest.starts_with("/*") {
-                (rest[2..].find("*/").map_or(rest.len(), |close| close + 4), false)
+            } else if let Some(inside) = rest.strip_prefix("/*") {
+                (inside.find("*/").map_or(rest.len(), |close| close + 4), false)
             } else if rest.starts_with(',') {
                 gap.comma = Some(at);
                 (1, false)

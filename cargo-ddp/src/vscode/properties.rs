@@ -139,8 +139,8 @@ fn tokens(text: &str) -> Vec<&str> {
             end.unwrap() + 2
         } else if rest.starts_with("//") {
             rest.find(['\n', '\r']).unwrap_or(rest.len())
-        } else if rest.starts_with("/*") {
-            rest[2..].find("*/").unwrap() + 4
+        } else if let Some(inside) = rest.strip_prefix("/*") {
+            inside.find("*/").unwrap() + 4
         } else if "{}[],:\u{feff}".contains(first) {
             first.len_utf8()
         } else {

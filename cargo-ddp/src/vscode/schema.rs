@@ -87,7 +87,9 @@ fn every(value: &Value, is: impl Fn(&Value) -> bool) -> bool {
     value.as_array().is_some_and(|values| values.iter().all(is))
 }
 
-fn only(value: &Value, keys: &[(&str, fn(&Value) -> bool)]) -> bool {
+type Is = fn(&Value) -> bool;
+
+fn only(value: &Value, keys: &[(&str, Is)]) -> bool {
     let known = |(key, value): (&String, &Value)| keys.iter().any(|(name, is)| name == key && is(value));
     value.as_object().is_some_and(|object| object.iter().all(known))
 }
