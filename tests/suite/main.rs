@@ -21,3 +21,4 @@ mod snapshots;
 mod train;
 mod trainer;
 mod vscode;
+mod vscode_debuggers;

@@ -1,4 +1,4 @@
-//! `cargo ddp vscode`: what it writes, what it leaves alone, and that debuggers take it.
+//! `cargo ddp vscode`: what it writes, and what it leaves alone.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ fn package(dir: &Path, name: &str, binaries: &[&str], more: &str) {
 
 const TRAINS: &str = "[dependencies]\nddp-runtime = \"0.1.0\"\n";
 
-fn project() -> TempDir {
+pub(crate) fn project() -> TempDir {
     let dir = tempdir().unwrap();
     package(dir.path(), "m", &["train", "eval"], TRAINS);
     fs::create_dir(dir.path().join("examples")).unwrap();
@@ -29,15 +29,15 @@ fn project() -> TempDir {
     dir
 }
 
-fn vscode(dir: &Path, args: &[&str]) -> Done {
+pub(crate) fn vscode(dir: &Path, args: &[&str]) -> Done {
     Ddp::new(["vscode"].iter().chain(args)).dir(dir).env_remove("CARGO_TARGET_DIR").run()
 }
 
-fn path(dir: &Path, name: &str) -> PathBuf {
+pub(crate) fn path(dir: &Path, name: &str) -> PathBuf {
     dir.join(".vscode").join(name)
 }
 
-fn json(dir: &Path, name: &str) -> Value {
+pub(crate) fn json(dir: &Path, name: &str) -> Value {
     serde_json::from_str(&fs::read_to_string(path(dir, name)).unwrap()).unwrap()
 }
 
@@ -221,143 +221,6 @@ fn this_repositorys_files_are_not_stale() {
 
 fn names_with_comments(text: &str) -> String {
     text.lines().map(str::trim).filter(|line| !line.starts_with("//")).collect::<Vec<_>>().join("\n")
-}
-
-/// Commands of a configuration in lldb-dap's or gdb's words.
-fn commands(dir: &Path, configuration: &str, key: &str) -> Vec<String> {
-    let launch = json(dir, "launch.json");
-    let all = launch["configurations"].as_array().unwrap();
-    let one = all.iter().find(|one| one["name"] == configuration).unwrap();
-    let text = |command: &Value| command.as_str().or(command["text"].as_str()).unwrap().to_owned();
-    one[key].as_array().unwrap().iter().map(text).collect()
-}
-
-/// A program that panics with values in sight.
-fn panicking(dir: &Path) -> PathBuf {
-    let source = dir.join("panics.rs");
-    let text = "fn main() {\n    let name = String::from(\"linear\");\n    let losses = vec![Some(0.5_f32), None];\n    \
-                panic!(\"{name} {losses:?}\");\n}\n";
-    fs::write(&source, text).unwrap();
-    let program = dir.join("panics");
-    let status = Command::new("rustc").args(["-g", "-o"]).arg(&program).arg(&source).status().unwrap();
-    assert!(status.success());
-    program
-}
-
-fn debugger(names: &[&str]) -> Option<PathBuf> {
-    let paths = std::env::var_os("PATH").unwrap();
-    let mut candidates = names.iter().flat_map(|name| std::env::split_paths(&paths).map(move |dir| dir.join(name)));
-    let found = candidates.find(|path| path.exists());
-    assert!(found.is_some() || std::env::var_os("CI").is_none(), "CI runs this: {names:?} must be installed");
-    if found.is_none() {
-        eprintln!("SKIPPED: there is no {names:?}");
-    }
-    found
-}
-
-#[test]
-fn gdb_takes_the_commands_stops_at_panics_and_shows_rusts_values() {
-    let Some(gdb) = debugger(&["gdb"]) else { return };
-    let dir = project();
-    vscode(dir.path(), &["--debugger", "cppdbg"]).succeeds();
-    let program = panicking(dir.path());
-    // As the extension does: over gdb's machine interface, and before there is a program.
-    let mut script: Vec<String> = commands(dir.path(), "ddp: train, one process", "setupCommands");
-    script.push(format!("-file-exec-and-symbols \"{}\"", program.display()));
-    script.push("-exec-run".into());
-    let mi = Mi::start(&gdb, dir.path());
-    for command in &script {
-        let answer = mi.command(command);
-        assert!(answer.starts_with("^done") || answer.starts_with("^running"), "{command}: {answer}");
-    }
-    let stopped = mi.wait_for("*stopped");
-    assert!(stopped.contains("reason=\"breakpoint-hit\"") && stopped.contains("rust_panic"), "{stopped}");
-    let frames = mi.command("-stack-list-frames");
-    let level =
-        frames.split("frame={").find(|frame| frame.contains("panics::main")).unwrap_or_else(|| panic!("{frames}"));
-    let level = level.strip_prefix("level=\"").unwrap().split('"').next().unwrap();
-    mi.command(&format!("-stack-select-frame {level}"));
-    let name = mi.command("-data-evaluate-expression name");
-    assert!(name.contains("linear"), "{name}");
-    let losses = mi.command("-data-evaluate-expression losses");
-    assert!(losses.contains("0.5") && losses.contains("None"), "{losses}");
-}
-
-#[test]
-fn lldb_takes_the_commands_and_stops_at_panics() {
-    let Some(lldb) = debugger(&["lldb-19", "lldb"]) else { return };
-    let dir = project();
-    vscode(dir.path(), &["--debugger", "lldb-dap"]).succeeds();
-    let program = panicking(dir.path());
-    // A path with a space, and a module with nothing in it, in the place of ours.
-    let folder = dir.path().join("a workspace");
-    fs::create_dir_all(folder.join(".ddp/debug")).unwrap();
-    fs::write(folder.join(".ddp/debug/ddp_debug.py"), "print('imported')\n").unwrap();
-    let name = "ddp: train, one process";
-    let here = |command: String| command.replace("${workspaceFolder}", folder.to_str().unwrap());
-    let mut script: Vec<String> = commands(dir.path(), name, "initCommands").into_iter().map(here).collect();
-    script.push(format!("target create {}", program.display()));
-    script.extend(commands(dir.path(), name, "preRunCommands"));
-    script.push("process launch --stop-at-entry".into());
-    script.extend(commands(dir.path(), name, "postRunCommands"));
-    script.extend(["process continue".into(), "thread backtrace".into()]);
-    let mut batch = Command::new(lldb);
-    batch.arg("--batch").args(script.iter().flat_map(|command| ["-o", command])).current_dir(dir.path());
-    let output = batch.output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(
-        text.contains("imported") && text.contains("stop reason = breakpoint") && text.contains("panics::main"),
-        "{text}"
-    );
-    assert!(!text.contains("error:"), "{text}");
-}
-
-/// gdb over its machine interface.
-struct Mi {
-    child: std::process::Child,
-    lines: std::sync::mpsc::Receiver<String>,
-}
-
-impl Mi {
-    fn start(gdb: &Path, dir: &Path) -> Self {
-        use std::io::BufRead;
-        use std::process::Stdio;
-        let mut command = Command::new(gdb);
-        command.args(["--nx", "--quiet", "--interpreter=mi"]).current_dir(dir);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let stdout = std::io::BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = std::sync::mpsc::channel();
-        std::thread::spawn(move || stdout.lines().map_while(Result::ok).all(|line| sender.send(line).is_ok()));
-        Self { child, lines }
-    }
-
-    /// Sends a command, and gives its result.
-    fn command(&self, command: &str) -> String {
-        use std::io::Write;
-        writeln!(self.child.stdin.as_ref().unwrap(), "{command}").unwrap();
-        self.wait_for("^")
-    }
-
-    fn wait_for(&self, beginning: &str) -> String {
-        let mut seen = vec![];
-        loop {
-            let line = self
-                .lines
-                .recv_timeout(Duration::from_secs(300))
-                .unwrap_or_else(|_| panic!("no {beginning}: {seen:#?}"));
-            if line.starts_with(beginning) {
-                return line;
-            }
-            seen.push(line);
-        }
-    }
-}
-
-impl Drop for Mi {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 #[test]
