@@ -91,13 +91,15 @@ impl Project {
         };
         let packages = self.metadata.workspace_packages().into_iter().filter(trains);
         let targets = packages.flat_map(|package| {
+            let left_out = package.metadata["ddp"]["vscode"] == false;
             let is_root = package.manifest_path.parent() == Some(&self.metadata.workspace_root);
             let runs = |kind: TargetKind| package.targets.iter().filter(move |target| target.kind.contains(&kind));
             let both = runs(TargetKind::Bin).chain(runs(TargetKind::Example));
             both.map(move |target| {
                 let name = package.name.to_string();
                 let package = (!is_root).then(|| name.clone());
-                (name, Trainable { name: target.name.clone(), example: target.is_example(), package })
+                let (example, on_request) = (target.is_example(), target.is_example() || left_out);
+                (name, Trainable { name: target.name.clone(), example, on_request, package })
             })
         });
         targets.collect()

@@ -14,7 +14,7 @@ pub(super) fn vscode(args: &Vscode, ui: &Ui) -> Result<u8> {
         // Of a name that is there twice, this package's.
         let (chosen, others): (Vec<_>, _) = trainable.into_iter().partition(|(name, _)| name == package);
         if only.is_empty() {
-            only.extend(chosen.iter().filter(|(_, target)| !target.example).map(|(_, target)| target.name.clone()));
+            only.extend(chosen.iter().filter(|(_, target)| !target.on_request).map(|(_, target)| target.name.clone()));
             if only.is_empty() {
                 return Err(Error::NothingToDebug);
             }

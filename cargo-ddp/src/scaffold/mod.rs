@@ -84,7 +84,7 @@ fn render_beside(plan: &Plan, parent: &Path, workers: Workers) -> Result<Made> {
     for file in plan.template.files {
         write(&staging.path().join(file.path), &file.render(&values)?)?;
     }
-    let binary = Trainable { name: plan.name.clone(), example: false, package: None };
+    let binary = Trainable { name: plan.name.clone(), example: false, on_request: false, package: None };
     let project = vscode::Project { target: "${workspaceFolder}/target".into(), trainable: vec![binary] };
     for file in vscode::plan(staging.path(), &project, &vscode::Request::new(workers))?.files {
         file.write()?;

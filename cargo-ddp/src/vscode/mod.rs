@@ -44,7 +44,7 @@ pub struct Request {
     pub workers: Option<Workers>,
     /// The number where neither the request nor the files say one.
     pub default_workers: Workers,
-    /// Only these binaries and examples; empty: all binaries, and the examples that are there already.
+    /// Only these binaries and examples; empty: all binaries, and those on request that are there already.
     pub only: Vec<String>,
     /// With variants for optimized programs.
     pub release: bool,
@@ -136,7 +136,7 @@ fn chosen<'a>(project: &'a Project, request: &Request, present: &Present) -> Res
     }
     if request.only.is_empty() {
         let is_there = |target: &Trainable| present.entries.iter().any(|(entry, _)| entry.target == target.name);
-        targets.extend(project.trainable.iter().filter(|target| !target.example || is_there(target)));
+        targets.extend(project.trainable.iter().filter(|target| !target.on_request || is_there(target)));
     }
     Ok(targets)
 }

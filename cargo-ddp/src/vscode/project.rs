@@ -9,6 +9,9 @@ pub struct Trainable {
     pub name: String,
     /// It is an example.
     pub example: bool,
+    /// It gets configurations only once it was asked for: an example, or of a package with `vscode = false` in
+    /// `[package.metadata.ddp]`.
+    pub on_request: bool,
     /// Its package, where cargo must be told.
     pub package: Option<String>,
 }
@@ -82,7 +85,7 @@ mod tests {
 
     #[test]
     fn cargo_is_told_what_it_can_not_know() {
-        let one = Trainable { name: "m".into(), example: true, package: Some("p".into()) };
+        let one = Trainable { name: "m".into(), example: true, on_request: true, package: Some("p".into()) };
         assert_eq!(one.selection().join(" "), "--package p --example m");
         assert_eq!(one.program("t", "debug"), "t/debug/examples/m");
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::*;
 
 fn target(name: &str, example: bool) -> Trainable {
-    Trainable { name: name.into(), example, package: None }
+    Trainable { name: name.into(), example, on_request: example, package: None }
 }
 
 pub(super) fn project() -> Project {
