@@ -96,7 +96,9 @@ fn lldb_dap_takes_the_configurations_stops_at_panics_and_passes_the_environment(
         [("ddp: train, one process", " is the rank [Some"), ("ddp: train, rank 1 of 2", "1 is the rank [Some")]
     {
         let mut dap = Dap::start(&adapter);
-        let rank = configuration(dir.path(), name, &folder);
+        let mut rank = configuration(dir.path(), name, &folder);
+        // There is no terminal here; the debug console takes the output.
+        rank["runInTerminal"] = json!(false);
         let stopped = dap.launch(&rank);
         assert_eq!(stopped["body"]["reason"], "breakpoint", "{stopped:#} {:#?}", dap.console);
         let thread = stopped["body"]["threadId"].clone();

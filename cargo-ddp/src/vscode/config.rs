@@ -206,15 +206,19 @@ fn worker(debugger: Debugger, name: String, program: String, env: Vec<(String, J
             session.push(("unknownBreakpointHandling", "stop".into()));
         }
     }
-    if debugger == Debugger::LldbDap {
-        session.push(("preRunCommands", Json::texts([STOP_AT_PANICS])));
-    }
-    if debugger != Debugger::CppDbg {
-        session.push(("postRunCommands", Json::texts([PASS_SIGTERM])));
-    }
-    if debugger == Debugger::CodeLldb {
-        session.push(("terminal", if hidden { "console" } else { "integrated" }.into()));
-        session.push(("sourceLanguages", Json::texts(["rust"])));
+    // In a terminal, which the worker gives its rank as a title.
+    match debugger {
+        Debugger::CodeLldb => session.extend([
+            ("postRunCommands", Json::texts([PASS_SIGTERM])),
+            ("terminal", "integrated".into()),
+            ("sourceLanguages", Json::texts(["rust"])),
+        ]),
+        Debugger::LldbDap => session.extend([
+            ("preRunCommands", Json::texts([STOP_AT_PANICS])),
+            ("postRunCommands", Json::texts([PASS_SIGTERM])),
+            ("runInTerminal", true.into()),
+        ]),
+        Debugger::CppDbg => {}
     }
     finish(session, task, hidden)
 }
