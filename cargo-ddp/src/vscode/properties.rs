@@ -275,3 +275,76 @@ fn the_generator_reaches_what_it_is_for() {
     });
     assert!(exact.count() > 20);
 }
+
+/// The same file, as somebody formats it who loves comments and trailing commas.
+fn reformatted(text: &str, between: &[String], trailing: bool) -> String {
+    let mut out = String::new();
+    let mut last = "";
+    for (at, token) in tokens(text).into_iter().enumerate() {
+        if trailing && ["]", "}"].contains(&token) && !["[", "{", ","].contains(&last) {
+            out.push(',');
+        }
+        out += token;
+        out += &between[at % between.len()];
+        last = token;
+    }
+    out
+}
+
+fn holds_inside_ours(
+    first: &Request,
+    second: &Request,
+    between: &[String],
+    trailing: bool,
+) -> Result<(), TestCaseError> {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join(".vscode")).unwrap();
+    update(dir.path(), &project(), first).unwrap();
+    let odd: Vec<String> = read(dir.path()).iter().map(|text| reformatted(text, between, trailing)).collect();
+    for (name, text) in ["launch.json", "tasks.json", "extensions.json", "settings.json"].iter().zip(&odd) {
+        fs::write(dir.path().join(".vscode").join(name), text).unwrap();
+    }
+    // It says what it said, so nothing is to be done.
+    update(dir.path(), &project(), &Request::new(Workers::nproc(9))).unwrap();
+    prop_assert_eq!(&read(dir.path()), &odd);
+
+    update(dir.path(), &project(), second).unwrap();
+    let after = read(dir.path());
+    let (now, fresh) = (&after[0], tests::generated(&project(), second));
+    let sorted = |text: &str, key| {
+        let mut names = entries(text, key, "name");
+        names.sort_unstable();
+        names
+    };
+    for text in &after {
+        prop_assert!(Source::parse(Path::new("x"), text).is_ok(), "{text}");
+    }
+    // A release variant that was there stays.
+    if first.release == second.release {
+        for key in ["configurations", "compounds"] {
+            prop_assert_eq!(sorted(now, key), sorted(&fresh[0], key));
+        }
+    }
+    update(dir.path(), &project(), second).unwrap();
+    prop_assert_eq!(read(dir.path()), after);
+    Ok(())
+}
+
+#[test]
+fn our_own_entries_are_updated_however_they_are_formatted() {
+    let request = || {
+        let debugger = prop::sample::select(&Debugger::ALL[..]);
+        (debugger, 1_usize..4, any::<bool>()).prop_map(|(debugger, ranks, release)| Request {
+            debugger: Some(debugger),
+            workers: Some(Workers::nproc(ranks)),
+            release,
+            ..Request::new(Workers::nproc(1))
+        })
+    };
+    let config = ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() };
+    let between = prop::collection::vec(trivia(), 1..40);
+    let given = (request(), request(), between, any::<bool>());
+    let result = TestRunner::new(config)
+        .run(&given, |(first, second, between, trailing)| holds_inside_ours(&first, &second, &between, trailing));
+    result.unwrap();
+}
