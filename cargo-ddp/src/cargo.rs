@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use cargo_metadata::{Artifact, CargoOpt, Message, Metadata, MetadataCommand, TargetKind};
 
 use crate::torch::libtorch_for;
+use crate::vscode::Trainable;
 use crate::{Error, Result, child};
 
 /// The cargo that runs us, or the one on PATH.
@@ -81,6 +82,27 @@ impl Project {
         let only = || if let [one] = packages.as_slice() { Some(one) } else { None };
         let package = if selection.package.is_some() || manifest.is_some() { chosen } else { nearest().or_else(only) };
         package.map_or(&serde_json::Value::Null, |package| &package.metadata)
+    }
+
+    /// The binaries and examples of packages that depend on ddp-runtime, and its own, each with its package's name.
+    pub fn trainable(&self) -> Vec<(String, Trainable)> {
+        let trains = |package: &&cargo_metadata::Package| {
+            package.name == "ddp-runtime" || package.dependencies.iter().any(|other| other.name == "ddp-runtime")
+        };
+        let packages = self.metadata.workspace_packages().into_iter().filter(trains);
+        let targets = packages.flat_map(|package| {
+            let left_out = package.metadata["ddp"]["vscode"] == false;
+            let is_root = package.manifest_path.parent() == Some(&self.metadata.workspace_root);
+            let runs = |kind: TargetKind| package.targets.iter().filter(move |target| target.kind.contains(&kind));
+            let both = runs(TargetKind::Bin).chain(runs(TargetKind::Example));
+            both.map(move |target| {
+                let name = package.name.to_string();
+                let package = (!is_root).then(|| name.clone());
+                let (example, on_request) = (target.is_example(), target.is_example() || left_out);
+                (name, Trainable { name: target.name.clone(), example, on_request, package })
+            })
+        });
+        targets.collect()
     }
 
     /// Builds the selection, with cargo's own messages on stderr, and gives the executable to run.

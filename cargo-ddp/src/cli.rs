@@ -10,10 +10,12 @@ use serde::Deserialize;
 
 use crate::cargo::Selection;
 use crate::torch::{Flavor, Request};
+use crate::vscode::Debugger;
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0      done
+  1      --check: files are not as they would be written
   2      wrong use: flags, values, GPUs that are not there, no project
   3      no libtorch: set-up failed
   4      the system refused: a file, a process, a socket
@@ -64,6 +66,12 @@ pub enum Command {
     Ps(Ps),
     /// Ask a job to stop, as Ctrl-C in its terminal would
     Stop(Stop),
+    /// Write or update .vscode/, to debug every rank with F5
+    ///
+    /// For each binary that trains: launcher and ranks, one process, and a compound for debuggers that can't open sessions;
+    /// with the tasks that build them. Files are edited: what is not `cargo ddp`'s stays as it is, to the byte. What is left
+    /// open stays as the files have it.
+    Vscode(Vscode),
     /// Find libtorch, or fetch it, and link this project to it
     ///
     /// In this order: LIBTORCH; what the project is linked to already; the active Python's torch; one in the user's cache;
@@ -177,6 +185,38 @@ pub struct Stop {
     /// Kill its workers at once
     #[arg(long)]
     pub now: bool,
+}
+
+/// `cargo ddp vscode`
+#[derive(Args, Debug)]
+pub struct Vscode {
+    /// Debugger to write configurations for: codelldb, lldb-dap or cppdbg [default: the one in use, else codelldb]
+    #[arg(long, value_name = "NAME")]
+    pub debugger: Option<Debugger>,
+    /// Number of workers [default: as before, else as in Cargo.toml, else one per GPU, or 2]
+    #[arg(long, value_name = "N", conflicts_with = "gpus", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub nproc: Option<u16>,
+    /// GPUs to use, one worker each, as in `2,3` or `0-3`
+    #[arg(long, value_name = "LIST")]
+    pub gpus: Option<String>,
+    /// Only these binaries or examples; the entries of others stay as they are [default: all binaries]
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    pub bin: Vec<String>,
+    /// Only this package
+    #[arg(short, long, value_name = "NAME")]
+    pub package: Option<String>,
+    /// Add variants for optimized programs with debug info
+    #[arg(short, long)]
+    pub release: bool,
+    /// Write nothing; fail when a file is not as it would be written
+    #[arg(long, conflicts_with = "print")]
+    pub check: bool,
+    /// Write nothing; print the files
+    #[arg(long)]
+    pub print: bool,
+    /// Path to Cargo.toml
+    #[arg(long, value_name = "PATH")]
+    pub manifest_path: Option<PathBuf>,
 }
 
 /// How a job is launched. Those without a value are taken from `[package.metadata.ddp]`, where they have the same names
@@ -395,6 +435,7 @@ mod tests {
                 "gpus: json",
                 "ps: json",
                 "stop: run now",
+                "vscode: debugger nproc gpus bin package release check print manifest_path",
                 "setup: cpu cuda python",
                 "exec: command",
             ]

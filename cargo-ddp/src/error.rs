@@ -106,6 +106,32 @@ pub enum Error {
         /// The outer limit.
         visible: String,
     },
+    /// A file for VS Code that can't be edited.
+    #[error("{}:{line}:{column}: {problem}", path.display())]
+    BadJson {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The column, from 1.
+        column: usize,
+        /// What is wrong there.
+        problem: String,
+    },
+    /// A binary that there is not, or that does not train.
+    #[error("nothing called {name:?} depends on ddp-runtime; there {}", are(.known))]
+    NoTarget {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: Vec<String>,
+    },
+    /// A project without anything to train.
+    #[error("no binary of this project depends on ddp-runtime")]
+    NothingToDebug,
+    /// `--check` found files that `cargo ddp vscode` would change.
+    #[error("not as `cargo ddp vscode` makes {}: {}", if .0.len() == 1 { "it" } else { "them" }, list(.0))]
+    Stale(Vec<PathBuf>),
 
     // --- set-up ----------------------------------------------------------------------------------------------------
     /// LIBTORCH leads to something unusable.
@@ -226,6 +252,12 @@ impl Error {
                 "a script needs `chmod +x` and a first line like `#!/usr/bin/env python3`".into()
             }
             Self::NoRun { .. } | Self::ManyRuns(_) => "`cargo ddp ps` lists them".into(),
+            Self::BadJson { .. } => "correct it there, or move the file away; nothing was changed".into(),
+            Self::NoTarget { .. } => "give the name of a binary or an example with --bin, its package with -p".into(),
+            Self::NothingToDebug => "add ddp-runtime to its dependencies, or go into a project that has it".into(),
+            Self::Stale(_) => {
+                "run `cargo ddp vscode` with the same flags, without --check, and commit what it writes".into()
+            }
             Self::NoSuchGpu { .. } => "`nvidia-smi -L` lists the GPUs".into(),
             Self::NoDriver(_) => {
                 "`--nproc N` runs N workers without asking for GPUs (on the CPU where there are none)".into()
@@ -285,7 +317,11 @@ impl Error {
             | Self::BadGpuList { .. }
             | Self::NoSuchGpu { .. }
             | Self::NoDriver(_)
+            | Self::BadJson { .. }
+            | Self::NoTarget { .. }
+            | Self::NothingToDebug
             | Self::GpuNotVisible { .. } => exit::USAGE,
+            Self::Stale(_) => exit::STALE,
             Self::BadLibtorch { .. }
             | Self::NoPython
             | Self::BadPython { .. }
@@ -320,6 +356,10 @@ impl Error {
         let action = action.into();
         move |source| Self::System { action, source }
     }
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn are(present: &[String]) -> String {

@@ -11,6 +11,7 @@
 //! | [`gpu`] | the machine's GPUs |
 //! | [`settings`] | launch options from Cargo.toml |
 //! | [`launch`] | runs, watches and restarts workers |
+//! | [`vscode`] | makes and updates `.vscode/`, to debug every rank |
 //! | [`exit`] | exit codes |
 //!
 //! It never links libtorch: that is `ddp-runtime`'s part, inside the workers. What the two agree on is `ddp-contract`.
@@ -24,6 +25,7 @@ pub mod launch;
 pub mod scaffold;
 pub mod settings;
 pub mod torch;
+pub mod vscode;
 
 mod child;
 mod error;

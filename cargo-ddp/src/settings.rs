@@ -6,6 +6,9 @@ use serde_json::Value;
 use crate::cli::LaunchOptions;
 use crate::{Error, Result};
 
+/// Whether `cargo ddp vscode` makes configurations for the package without being asked: no option, but it stands there too.
+const VSCODE: &str = "vscode";
+
 /// `flags`, and what they leave open from `metadata` (the value of `package.metadata` in Cargo.toml).
 ///
 /// # Errors
@@ -14,7 +17,7 @@ pub fn with_metadata(flags: LaunchOptions, metadata: &Value) -> Result<LaunchOpt
     let Some(table) = metadata.get("ddp") else { return Ok(flags) };
     let bad = |problem: String| Error::BadSetting { problem };
     let keys = table.as_object().ok_or_else(|| bad("it must be a table".into()))?;
-    let known = names();
+    let known: Vec<String> = names().into_iter().chain([VSCODE.to_owned()]).collect();
     if let Some(key) = keys.keys().find(|key| !known.contains(key)) {
         let near = known.iter().map(|name| (strsim::jaro_winkler(name, key), name));
         let near = near.filter(|(likeness, _)| *likeness > 0.7).max_by(|a, b| a.0.total_cmp(&b.0));
@@ -25,6 +28,9 @@ pub fn with_metadata(flags: LaunchOptions, metadata: &Value) -> Result<LaunchOpt
     }
     // One at a time, so that an error names its key.
     for (key, value) in keys {
+        if key == VSCODE && !value.is_boolean() {
+            return Err(bad(format!("{key}: it is true or false")));
+        }
         let one: Result<LaunchOptions, _> =
             serde_json::from_value(Value::Object([(key.clone(), value.clone())].into_iter().collect()));
         one.map_err(|err| bad(format!("{key}: {err}")))?;
@@ -96,6 +102,8 @@ mod tests {
         assert!(problem(json!({ "grace": "long" })).contains("grace: "));
         assert!(problem(json!({ "grace": -1.0 })).contains("grace: "));
         assert!(problem(json!({ "gpus": "0", "nproc": 1 })).contains("exclude"));
+        assert!(problem(json!({ "vscode": "no" })).contains("true or false"));
+        assert!(with_metadata(LaunchOptions::default(), &json!({ "ddp": { "vscode": false } })).is_ok());
         assert!(problem(json!(3)).contains("table"));
     }
 }

@@ -22,3 +22,5 @@ mod setup;
 mod snapshots;
 mod train;
 mod trainer;
+mod vscode;
+mod vscode_debuggers;

@@ -18,7 +18,7 @@ pub(super) fn demo(args: &Demo, ui: &Ui) -> Result<u8> {
         ui.status("Reusing", format!("the project in {}", folder.display()));
     } else {
         let plan = Plan::new(&folder, None, "linear")?;
-        scaffold::scaffold(&plan)?;
+        scaffold::scaffold(&plan, super::vscode::default_workers())?;
         ui.status("Created", format!("a project from the template `linear` in {}", folder.display()));
     }
 

@@ -10,6 +10,7 @@ mod ps;
 mod run;
 mod setup;
 mod stop;
+mod vscode;
 
 use std::path::Path;
 
@@ -30,6 +31,7 @@ pub fn run(command: Command, ui: &Ui) -> Result<u8> {
         Command::Gpus(args) => gpus::gpus(&args),
         Command::Ps(args) => ps::ps(&args),
         Command::Stop(args) => stop::stop(&args, ui),
+        Command::Vscode(args) => vscode::vscode(&args, ui),
         Command::Setup(args) => setup::setup(&args, ui),
         Command::Exec(args) => exec::exec(args, ui),
     }

@@ -8,7 +8,7 @@ use nvml_wrapper::Nvml;
 use nvml_wrapper::enums::device::UsedGpuMemory;
 use serde::Serialize;
 
-pub use select::{available, select};
+pub use select::{available, count, select};
 
 use crate::{Error, Result};
 

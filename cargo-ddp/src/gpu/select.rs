@@ -52,6 +52,27 @@ pub fn select(list: &str, gpus: &[Gpu], visible: Option<&str>) -> Result<Vec<Str
     Ok(values(chosen, gpus))
 }
 
+/// How many workers `--gpus LIST` makes, also on a machine that has not these GPUs; `all` are those of this one.
+///
+/// # Errors
+/// [`Error::BadGpuList`]; for `all`, what [`list`](super::list) fails with.
+pub fn count(list: &str) -> Result<usize> {
+    let bad = |problem: String| Error::BadGpuList { list: list.to_owned(), problem };
+    let mut count = 0;
+    for entry in list.split(',').map(str::trim) {
+        let (first, last) = entry.split_once('-').unwrap_or((entry, entry));
+        count += match (entry, first.trim().parse::<u16>(), last.trim().parse::<u16>()) {
+            ("", ..) => return Err(bad("an entry is empty".into())),
+            ("all", ..) => super::list()?.len(),
+            (_, Ok(first), Ok(last)) if first <= last => usize::from(last - first) + 1,
+            (_, Ok(_), Ok(_)) => return Err(bad(format!("the range {entry:?} runs backwards"))),
+            _ if entry.starts_with("GPU-") || entry.starts_with("MIG-") => 1,
+            _ => return Err(bad(format!("{entry:?} is not the number of a GPU, nor a range, `all` or a UUID"))),
+        };
+    }
+    if (1..=4096).contains(&count) { Ok(count) } else { Err(bad(format!("it names {count} GPUs"))) }
+}
+
 /// All GPUs that a job may use: those of an outer CUDA_VISIBLE_DEVICES, else all.
 pub fn available(gpus: &[Gpu], visible: Option<&str>) -> Vec<String> {
     values(granted(gpus, visible), gpus)

@@ -3,7 +3,6 @@
 mod name;
 mod source;
 mod template;
-mod vscode;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,6 +11,7 @@ use std::process::{Command, Stdio};
 use source::RuntimeSource;
 use template::Template;
 
+use crate::vscode::{self, Trainable, Workers};
 use crate::{Error, Result, torch};
 
 /// A project to be made: everything checked, nothing written.
@@ -51,16 +51,17 @@ impl Plan {
     }
 }
 
-/// Makes the project: rendered beside its place first, then renamed into it, so that there is a whole one or none.
+/// Makes the project: rendered beside its place first, then renamed into it, so that there is a whole one or none. Its
+/// `.vscode/` debugs so many workers.
 ///
 /// # Errors
 /// [`Error::System`], with nothing left behind.
-pub fn scaffold(plan: &Plan) -> Result<Made> {
+pub fn scaffold(plan: &Plan, workers: Workers) -> Result<Made> {
     let parent = plan.path.parent().unwrap_or(Path::new("/"));
     let cant = || Error::system(format!("can't make {}", plan.path.display()));
     let missing: Vec<_> = parent.ancestors().take_while(|folder| !folder.exists()).collect();
     fs::create_dir_all(parent).map_err(cant())?;
-    let made = render_beside(plan, parent);
+    let made = render_beside(plan, parent, workers);
     if made.is_err() {
         // Folders that were made on the way go too, as far as they are empty.
         missing.iter().for_each(|folder| drop(fs::remove_dir(folder)));
@@ -68,7 +69,7 @@ pub fn scaffold(plan: &Plan) -> Result<Made> {
     made
 }
 
-fn render_beside(plan: &Plan, parent: &Path) -> Result<Made> {
+fn render_beside(plan: &Plan, parent: &Path, workers: Workers) -> Result<Made> {
     let cant = || Error::system(format!("can't make {}", plan.path.display()));
     let staging = tempfile::Builder::new().prefix(".cargo-ddp-new-").tempdir_in(parent).map_err(cant())?;
     let standalone = inside_a_workspace(parent);
@@ -83,8 +84,10 @@ fn render_beside(plan: &Plan, parent: &Path) -> Result<Made> {
     for file in plan.template.files {
         write(&staging.path().join(file.path), &file.render(&values)?)?;
     }
-    for (name, text) in vscode::files(&plan.name) {
-        write(&staging.path().join(".vscode").join(name), &text)?;
+    let binary = Trainable { name: plan.name.clone(), example: false, on_request: false, package: None };
+    let project = vscode::Project { target: "${workspaceFolder}/target".into(), trainable: vec![binary] };
+    for file in vscode::plan(staging.path(), &project, &vscode::Request::new(workers))?.files {
+        file.write()?;
     }
     if !inside_a_repository(parent) {
         git_init(staging.path());

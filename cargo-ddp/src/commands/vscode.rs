@@ -1,0 +1,98 @@
+use std::path::Path;
+
+use crate::cargo::{Project, Selection};
+use crate::cli::{LaunchOptions, Vscode};
+use crate::vscode::{self, File, Request, Workers};
+use crate::{Error, Result, Ui, exit, gpu, settings};
+
+/// `cargo ddp vscode`
+pub(super) fn vscode(args: &Vscode, ui: &Ui) -> Result<u8> {
+    let project = Project::find(args.manifest_path.as_deref())?;
+    let mut trainable = project.trainable();
+    let mut only = args.bin.clone();
+    if let Some(package) = &args.package {
+        // Of a name that is there twice, this package's.
+        let (chosen, others): (Vec<_>, _) = trainable.into_iter().partition(|(name, _)| name == package);
+        if only.is_empty() {
+            only.extend(chosen.iter().filter(|(_, target)| !target.on_request).map(|(_, target)| target.name.clone()));
+            if only.is_empty() {
+                return Err(Error::NothingToDebug);
+            }
+        }
+        trainable = chosen.into_iter().chain(others).collect();
+    }
+    let selection =
+        Selection { manifest_path: args.manifest_path.clone(), package: args.package.clone(), ..Selection::default() };
+    let given = settings::with_metadata(LaunchOptions::default(), project.package_metadata(&selection))?;
+    let request = Request {
+        debugger: args.debugger,
+        workers: workers(args.gpus.as_deref(), args.nproc)?,
+        default_workers: workers(given.gpus.as_deref(), given.nproc)?.unwrap_or_else(default_workers),
+        only,
+        release: args.release,
+    };
+    let trainable = trainable.into_iter().map(|(_, target)| target).collect();
+    let plan = vscode::plan(&project.root, &vscode::Project { target: target(&project, ui), trainable }, &request)?;
+
+    let stale: Vec<&File> = plan.files.iter().filter(|file| file.is_stale()).collect();
+    let shown = |file: &File| file.path.strip_prefix(&project.root).unwrap_or(&file.path).to_owned();
+    if args.print {
+        for file in &plan.files {
+            print!("// {}\n{}", shown(file).display(), file.after.as_deref().unwrap_or_default());
+        }
+        return Ok(exit::SUCCESS);
+    }
+    if args.check {
+        if stale.is_empty() {
+            ui.status("Checked", format!("{} files in .vscode are up to date", plan.files.len()));
+            return Ok(exit::SUCCESS);
+        }
+        return Err(Error::Stale(stale.into_iter().map(shown).collect()));
+    }
+    for file in &stale {
+        file.write()?;
+        let verb = if file.before.is_some() { "Updated" } else { "Wrote" };
+        ui.status(verb, shown(file).display().to_string());
+    }
+    match (stale.is_empty(), plan.targets.as_slice()) {
+        (true, _) => ui.status("Unchanged", ".vscode is up to date"),
+        (false, []) => ui.status("Removed", "the configurations: nothing depends on ddp-runtime any more"),
+        (false, targets) => {
+            let targets = targets.join(", ");
+            ui.status("Ready", format!("F5 debugs {targets} with {} ({})", plan.debugger, plan.debugger.extension()));
+        }
+    }
+    Ok(exit::SUCCESS)
+}
+
+/// One for each GPU; two where there is none, since one would show nothing of data parallelism.
+pub(super) fn default_workers() -> Workers {
+    let visible = std::env::var(ddp_contract::env::CUDA_VISIBLE_DEVICES).ok();
+    let gpus = gpu::list().map_or(0, |gpus| gpu::available(&gpus, visible.as_deref()).len());
+    Workers::nproc(if gpus == 0 { 2 } else { gpus })
+}
+
+fn workers(gpus: Option<&str>, nproc: Option<u16>) -> Result<Option<Workers>> {
+    let count = |list| Ok(Workers { count: gpu::count(list)?, gpus: Some(list.to_owned()) });
+    match (gpus, nproc) {
+        (Some(list), _) => count(list).map(Some),
+        (None, nproc) => Ok(nproc.map(|count| Workers::nproc(count.into()))),
+    }
+}
+
+/// The folder for what is built, as configurations name it. A colleague's clone doesn't have this shell's variables.
+fn target(project: &Project, ui: &Ui) -> String {
+    let usual = project.root.join("target");
+    let own = ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR"].into_iter().find(|name| std::env::var_os(name).is_some());
+    let folder: &Path = match own {
+        Some(name) if project.target != usual => {
+            ui.status(
+                "Note",
+                format!("{name} is set here, and left out: the configurations name target/ in the project"),
+            );
+            &usual
+        }
+        _ => &project.target,
+    };
+    vscode::target_folder(&project.root, folder)
+}

@@ -1,0 +1,149 @@
+//! The names of what is generated. A name says what an entry is for, and is how it is found again.
+
+/// How an entry's name begins.
+const PREFIX: &str = "ddp: ";
+const RELEASE: &str = " (release)";
+
+/// What an entry is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// The launcher, with a child session for each rank.
+    Run,
+    /// The launcher as a member of the compound.
+    Launcher,
+    /// A rank as a member of the compound.
+    Rank(usize),
+    /// Launcher and ranks together.
+    Compound,
+    /// A world of one.
+    Alone,
+    /// Sessions for the ranks of a job that runs.
+    Attach,
+    /// The task that builds.
+    Build,
+    /// What `cargo ddp new` made before there was `cargo ddp vscode`.
+    Former,
+}
+
+/// An entry, told by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) role: Role,
+    /// The binary's or the example's name; empty where there is none.
+    pub(super) target: String,
+    pub(super) release: bool,
+    /// The number of ranks, where the name has it.
+    pub(super) ranks: Option<usize>,
+}
+
+impl Entry {
+    pub(super) fn new(role: Role, target: &str, release: bool) -> Self {
+        Self { role, target: target.to_owned(), release, ranks: None }
+    }
+
+    /// `None` for a name that is none of ours, even when it begins like one.
+    pub(super) fn parse(name: &str) -> Option<Self> {
+        let name = name.strip_prefix(PREFIX)?;
+        let (name, release) = name.strip_suffix(RELEASE).map_or((name, false), |name| (name, true));
+        let entry = |role, target: &str, ranks| Some(Self { role, target: target.to_owned(), release, ranks });
+        if name == "attach to a running job" {
+            return entry(Role::Attach, "", None);
+        }
+        if let Some(target) = name.strip_prefix("build ") {
+            return entry(Role::Build, target, None);
+        }
+        if let Some((target, count)) = name.strip_prefix("run ").and_then(|rest| rest.rsplit_once(" on ")) {
+            return entry(Role::Run, target, Some(counted(count, "rank")?));
+        }
+        let (target, what) = name.rsplit_once(", ")?;
+        match what {
+            "one process" => entry(Role::Alone, target, None),
+            "launcher" => entry(Role::Launcher, target, None),
+            _ => {
+                if let Some(count) = what.strip_prefix("launcher + ") {
+                    return entry(Role::Compound, target, Some(counted(count, "worker")?));
+                }
+                if let Some((rank, ranks)) = what.strip_prefix("rank ").and_then(|rest| rest.split_once(" of ")) {
+                    return entry(Role::Rank(rank.parse().ok()?), target, Some(ranks.parse().ok()?));
+                }
+                let former = what.strip_prefix("rank ").is_some_and(|rank| rank.parse::<usize>().is_ok());
+                (former || counted(what, "rank").is_some()).then(|| entry(Role::Former, target, None))?
+            }
+        }
+    }
+
+    /// Its name, in a job of so many ranks.
+    pub(super) fn name(&self, ranks: usize) -> String {
+        let target = &self.target;
+        let s = if ranks == 1 { "" } else { "s" };
+        let name = match self.role {
+            Role::Run => format!("run {target} on {ranks} rank{s}"),
+            Role::Launcher => format!("{target}, launcher"),
+            Role::Rank(rank) => format!("{target}, rank {rank} of {ranks}"),
+            Role::Compound => format!("{target}, launcher + {ranks} worker{s}"),
+            Role::Alone => format!("{target}, one process"),
+            Role::Attach => "attach to a running job".into(),
+            Role::Build => format!("build {target}"),
+            Role::Former => format!("{target}, {ranks} rank{s}"),
+        };
+        format!("{PREFIX}{name}{}", if self.release { RELEASE } else { "" })
+    }
+
+    /// Whether both are the same entry, perhaps of a job with another number of ranks.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        (&self.role, &self.target, self.release) == (&other.role, &other.target, other.release)
+    }
+}
+
+/// `2 ranks`, `1 worker`.
+fn counted(text: &str, what: &str) -> Option<usize> {
+    let (number, word) = text.split_once(' ')?;
+    (word.strip_suffix('s').unwrap_or(word) == what).then(|| number.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_found_again() {
+        let roles = [
+            Role::Run,
+            Role::Launcher,
+            Role::Rank(1),
+            Role::Compound,
+            Role::Alone,
+            Role::Attach,
+            Role::Build,
+            Role::Former,
+        ];
+        for role in roles {
+            for (target, release, ranks) in [("m", false, 2), ("my-model_2, odd on it", true, 1)] {
+                let target = if role == Role::Attach { "" } else { target };
+                let entry = Entry::new(role.clone(), target, release);
+                let found = Entry::parse(&entry.name(ranks)).unwrap();
+                assert!(found.is(&entry), "{entry:?}: {found:?}");
+                assert!(found.ranks.is_none_or(|found| found == ranks), "{found:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_names_are_the_users() {
+        let names = [
+            "ddp: the launcher, on the demo project",
+            "ddp: my own",
+            "ddp: run m",
+            "ddp: run m on four ranks",
+            "ddp: m, rank one of 2",
+            "ddp: m, 3 workers",
+            "m, one process",
+            "ddp:m, one process",
+            "DDP: m, one process",
+            "",
+        ];
+        for name in names {
+            assert_eq!(Entry::parse(name), None, "{name}");
+        }
+    }
+}

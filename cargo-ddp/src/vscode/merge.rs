@@ -1,0 +1,223 @@
+//! An entry of ours that a user has changed: what is ours is updated, what is theirs stays.
+//!
+//! | in an entry | whose |
+//! |---|---|
+//! | name, type, request, program, preLaunchTask, command | ours |
+//! | args of the launcher, up to `--` | ours are updated, the user's other options stay |
+//! | args after `--`, args of a worker | the user's |
+//! | env, environment, options.env | our variables are updated, others stay |
+//! | lists of debugger commands | ours are updated, others stay |
+//! | a compound's members | ours are updated, others stay |
+//! | anything else that is there already | the user's |
+//!
+//! When the debugger changes, what only the former one understands goes.
+
+use super::config::{OUR_ENV, is_our_command};
+use super::debugger::{Debugger, env_pairs};
+use super::entry::Entry;
+use super::json::Json;
+
+const OURS: [&str; 7] = ["name", "label", "type", "request", "program", "preLaunchTask", "command"];
+const COMMANDS: [&str; 4] = ["initCommands", "preRunCommands", "postRunCommands", "setupCommands"];
+/// What debuggers don't have in common.
+const OF_ONE_DEBUGGER: [&str; 13] = [
+    "env",
+    "environment",
+    "initCommands",
+    "preRunCommands",
+    "postRunCommands",
+    "setupCommands",
+    "MIMode",
+    "unknownBreakpointHandling",
+    "runInTerminal",
+    "terminal",
+    "sourceLanguages",
+    "externalConsole",
+    "stopAtEntry",
+];
+/// Options of ours, and whether they have a value.
+const OUR_OPTIONS: [(&str, bool); 8] = [
+    ("--bin", true),
+    ("--example", true),
+    ("--package", true),
+    ("-p", true),
+    ("--profile", true),
+    ("--nproc", true),
+    ("--gpus", true),
+    ("--release", false),
+];
+
+/// `wanted`, with what is the user's in `old`.
+pub(super) fn merge(old: &Json, wanted: &Json) -> Json {
+    let switched = old.get("type") != wanted.get("type");
+    let debugger = wanted.get("type").and_then(Json::text).and_then(Debugger::of_kind);
+    let keep = |key: &str| !(debugger.is_some() && switched && OF_ONE_DEBUGGER.contains(&key));
+    let mut pairs: Vec<(String, Json)> = old.pairs().iter().filter(|(key, _)| keep(key)).cloned().collect();
+    let mut wanted = wanted.pairs().to_vec();
+    // An environment of the user's own, in an entry where we need none, or of another debugger.
+    if let Some(debugger) = debugger {
+        let key = debugger.env_key();
+        let before = ["env", "environment"].iter().find_map(|key| old.get(key));
+        let ours = wanted.iter().find(|(known, _)| known == key).map(|(_, env)| env_pairs(env)).unwrap_or_default();
+        let env = merge_env(&before.map(env_pairs).unwrap_or_default(), &ours);
+        let slot = pairs.iter().position(|(known, _)| known == key);
+        wanted.retain(|(known, _)| known != key);
+        match slot {
+            Some(at) if env.is_empty() && !env_pairs(&pairs[at].1).is_empty() => drop(pairs.remove(at)),
+            Some(at) => pairs[at].1 = debugger.env(&env),
+            None if env.is_empty() => {}
+            None => wanted.push((key.to_owned(), debugger.env(&env))),
+        }
+    }
+    // Commands that this entry once had, and needs no more.
+    for key in COMMANDS {
+        let needed = wanted.iter().any(|(known, _)| known == key);
+        if let Some(at) = pairs.iter().position(|(known, _)| known == key).filter(|_| !needed) {
+            let rest: Vec<Json> = pairs[at].1.list().iter().filter(|command| !is_ours(command)).cloned().collect();
+            if rest.is_empty() && !pairs[at].1.list().is_empty() {
+                pairs.remove(at);
+            } else if rest.len() < pairs[at].1.list().len() {
+                pairs[at].1 = Json::List(rest);
+            }
+        }
+    }
+    for (key, value) in wanted {
+        let slot = pairs.iter_mut().find(|(known, _)| *known == key).map(|(_, slot)| slot);
+        match slot {
+            None => pairs.push((key, value)),
+            Some(slot) => *slot = merged_value(&key, slot, value),
+        }
+    }
+    Json::Object(pairs)
+}
+
+fn merged_value(key: &str, old: &Json, wanted: Json) -> Json {
+    match key {
+        "args" => merge_args(old, &wanted),
+        "configurations" => {
+            let theirs = |member: &&Json| member.text().and_then(Entry::parse).is_none();
+            Json::List(wanted.list().iter().chain(old.list().iter().filter(theirs)).cloned().collect())
+        }
+        "options" => {
+            let mut options = old.pairs().to_vec();
+            let ours = wanted.get("env").map(env_pairs).unwrap_or_default();
+            let env = Json::Object(merge_env(&old.get("env").map(env_pairs).unwrap_or_default(), &ours));
+            match options.iter_mut().find(|(known, _)| known == "env") {
+                Some((_, slot)) => *slot = env,
+                None => options.push(("env".into(), env)),
+            }
+            Json::Object(options)
+        }
+        key if COMMANDS.contains(&key) => merge_commands(old, wanted),
+        key if OURS.contains(&key) => wanted,
+        _ => old.clone(),
+    }
+}
+
+fn merge_args(old: &Json, wanted: &Json) -> Json {
+    // A worker's arguments: we have none.
+    if wanted.list().is_empty() {
+        return old.clone();
+    }
+    let split = old.list().iter().position(|arg| arg.text() == Some("--")).unwrap_or(old.list().len());
+    let (options, rest) = old.list().split_at(split);
+    let mut theirs = vec![];
+    // The first two are `ddp` and the subcommand.
+    let mut args = options.iter().skip(2).peekable();
+    while let Some(arg) = args.next() {
+        let text = arg.text().unwrap_or_default();
+        match OUR_OPTIONS.iter().find(|(option, _)| *option == text) {
+            Some((_, true)) => drop(args.next()),
+            Some((_, false)) => {}
+            None if OUR_OPTIONS.iter().any(|(option, _)| text.starts_with(&format!("{option}="))) => {}
+            None => theirs.push(arg.clone()),
+        }
+    }
+    Json::List(wanted.list().iter().cloned().chain(theirs).chain(rest.iter().cloned()).collect())
+}
+
+fn merge_env(old: &[(String, Json)], ours: &[(String, Json)]) -> Vec<(String, Json)> {
+    let wanted = |name: &str| ours.iter().find(|(known, _)| known == name);
+    let mut env: Vec<(String, Json)> = old
+        .iter()
+        .filter(|(name, _)| wanted(name).is_some() || !OUR_ENV.contains(&name.as_str()))
+        .map(|pair| wanted(&pair.0).unwrap_or(pair).clone())
+        .collect();
+    env.extend(ours.iter().filter(|(name, _)| !old.iter().any(|(known, _)| known == name)).cloned());
+    env
+}
+
+fn merge_commands(old: &Json, wanted: Json) -> Json {
+    let (ours, theirs): (Vec<&Json>, Vec<&Json>) = old.list().iter().partition(|command| is_ours(command));
+    if ours.into_iter().eq(wanted.list()) {
+        return old.clone();
+    }
+    Json::List(wanted.list().iter().chain(theirs).cloned().collect())
+}
+
+fn is_ours(command: &Json) -> bool {
+    command.text().or_else(|| command.get("text")?.text()).is_some_and(is_our_command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vscode::config::attach;
+
+    fn texts(value: &Json) -> Vec<&str> {
+        value.list().iter().filter_map(Json::text).collect()
+    }
+
+    fn with(value: &Json, key: &str, new: Json) -> Json {
+        let mut pairs: Vec<_> = value.pairs().iter().filter(|(known, _)| known != key).cloned().collect();
+        pairs.push((key.into(), new));
+        Json::Object(pairs)
+    }
+
+    #[test]
+    fn what_nobody_changed_stays_as_it_is() {
+        for debugger in Debugger::ALL {
+            let (_, wanted) = attach(debugger);
+            assert_eq!(merge(&wanted, &wanted), wanted);
+        }
+    }
+
+    #[test]
+    fn the_users_arguments_and_options_survive() {
+        let old = Json::texts([
+            "ddp", "run", "--bin=x", "--grace", "3", "--nproc", "9", "-p", "y", "--", "--epochs", "--bin",
+        ]);
+        let wanted = Json::texts(["ddp", "run", "--bin", "m", "--nproc", "2"]);
+        let merged = merge_args(&old, &wanted);
+        assert_eq!(texts(&merged).join(" "), "ddp run --bin m --nproc 2 --grace 3 -- --epochs --bin");
+        assert_eq!(merge_args(&merged, &wanted), merged);
+        let worker = Json::texts(["--epochs", "3"]);
+        assert_eq!(merge_args(&worker, &Json::List(vec![])), worker);
+    }
+
+    #[test]
+    fn the_users_environment_follows_to_another_debugger() {
+        let (_, dap) = attach(Debugger::LldbDap);
+        let old = with(&dap, "env", Json::texts(["MINE=1", "DDP_DEBUG=old", "DDP_JOIN=stale", "PASSED"]));
+        let merged = merge(&old, &attach(Debugger::CodeLldb).1);
+        let expected = [("MINE", "1"), ("DDP_DEBUG", "codelldb"), ("PASSED", "${env:PASSED}")];
+        assert_eq!(merged.get("env"), Some(&Json::object(expected.map(|(key, value)| (key, value.into())))));
+        assert_eq!(merged.get("runInTerminal"), None);
+        assert_eq!(merged.get("terminal"), Some(&"integrated".into()));
+    }
+
+    #[test]
+    fn the_users_commands_and_keys_survive() {
+        let (_, wanted) = attach(Debugger::LldbDap);
+        let commands = Json::texts(["settings set target.x y", "command script import /old/ddp_debug.py", "mine"]);
+        let old = with(&with(&wanted, "initCommands", commands), "stopOnEntry", true.into());
+        let merged = merge(&with(&old, "cwd", "${workspaceFolder}/data".into()), &wanted);
+        let commands = texts(merged.get("initCommands").unwrap());
+        assert_eq!(commands.len(), 3);
+        assert!(commands[0].contains(".ddp/debug/ddp_debug.py"));
+        assert_eq!(&commands[1..], ["settings set target.x y", "mine"]);
+        assert_eq!(merged.get("stopOnEntry"), Some(&true.into()));
+        assert_eq!(merged.get("cwd"), Some(&"${workspaceFolder}/data".into()));
+        assert_eq!(merge(&merged, &wanted), merged);
+    }
+}

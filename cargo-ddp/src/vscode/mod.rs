@@ -1,0 +1,202 @@
+//! `.vscode/`: what VS Code needs to debug every rank, written into files that may have much of the user's own in them.
+//!
+//! Files are edited, not replaced: their text is parsed with [`jsonc_parser`], and only the parts that are ours are spliced.
+//! What is ours is known by its name (`ddp: …`), and updated in place.
+
+mod config;
+mod debugger;
+mod edit;
+mod entry;
+mod file;
+mod files;
+mod json;
+mod merge;
+mod project;
+mod source;
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod schema;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+pub use debugger::Debugger;
+pub use file::File;
+pub use project::{Project, Trainable, Workers, target_folder};
+
+use config::Variant;
+use entry::{Entry, Role};
+use files::Wanted;
+use json::Json;
+use source::Source;
+
+use crate::{Error, Result};
+
+/// What was asked for. What is left open stays as the files have it.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The debugger [default: the one that is in use, else the first of [`Debugger::ALL`]].
+    pub debugger: Option<Debugger>,
+    /// The number of workers.
+    pub workers: Option<Workers>,
+    /// The number where neither the request nor the files say one.
+    pub default_workers: Workers,
+    /// Only these binaries and examples; empty: all binaries, and those on request that are there already.
+    pub only: Vec<String>,
+    /// With variants for optimized programs.
+    pub release: bool,
+}
+
+impl Request {
+    /// Everything left open.
+    pub fn new(default_workers: Workers) -> Self {
+        Self { debugger: None, workers: None, default_workers, only: vec![], release: false }
+    }
+}
+
+/// What is to be written, and for what.
+#[derive(Debug)]
+pub struct Plan {
+    /// The debugger.
+    pub debugger: Debugger,
+    /// The binaries and examples that get configurations.
+    pub targets: Vec<String>,
+    /// launch.json, tasks.json, extensions.json, settings.json.
+    pub files: Vec<File>,
+}
+
+/// What `root/.vscode` is to be for a project.
+///
+/// # Errors
+/// [`Error::BadJson`] for a file that is not JSONC, [`Error::NoTarget`] for a name in `only` that there is not,
+/// [`Error::NothingToDebug`] when nothing trains and nothing is to be taken away.
+pub fn plan(root: &Path, project: &Project, request: &Request) -> Result<Plan> {
+    let folder = root.join(".vscode");
+    let path = |name: &str| folder.join(name);
+    let paths = ["launch.json", "tasks.json", "extensions.json", "settings.json"].map(path);
+    let mut texts = vec![];
+    for path in &paths {
+        texts.push(source::read(path)?);
+    }
+    let [launch, tasks, extensions, settings] = &paths;
+    let before = |at: usize| texts[at].as_deref();
+    let present = Present::of(launch, before(0))?;
+
+    let targets = chosen(project, request, &present)?;
+    if targets.is_empty() && present.entries.is_empty() {
+        return Err(Error::NothingToDebug);
+    }
+    let debugger = request.debugger.or(present.debugger).unwrap_or(Debugger::ALL[0]);
+    let workers: Vec<Workers> = targets.iter().map(|target| present.workers_of(target, request)).collect();
+    let profiles = |target: &Trainable| {
+        let release = request.release || present.has_release(&target.name);
+        [Some(false), release.then_some(true)].into_iter().flatten()
+    };
+    let variant = |target, workers, release| Variant { debugger, target, workers, release, folder: &project.target };
+    let variants = targets
+        .iter()
+        .zip(&workers)
+        .flat_map(|(&target, workers)| profiles(target).map(move |release| variant(target, workers, release)));
+    let is_chosen = |name: &str| targets.iter().any(|target| target.name == name);
+    let names = project.trainable.iter().map(|target| target.name.as_str());
+    let untouched = names.filter(|name| !is_chosen(name)).collect();
+    let wanted = Wanted { debugger, variants: variants.collect(), untouched };
+
+    // A debugger that was in use before, and now only if a configuration of the user's own needs it.
+    let former =
+        present.debugger.filter(|former| *former != debugger && !present.user_types.contains(&former.kind().into()));
+    let mut after = vec![files::launch(launch, before(0), &wanted)?, files::tasks(tasks, before(1), &wanted)?];
+    if targets.is_empty() {
+        after.extend([texts[2].clone(), texts[3].clone()]);
+    } else {
+        after.push(files::extensions(extensions, before(2), debugger, former)?);
+        after.push(files::settings(settings, before(3))?);
+    }
+    let targets = targets.iter().map(|target| target.name.clone()).collect();
+    let files = paths.iter().zip(texts).zip(after);
+    let files = files.map(|((path, before), after)| File { path: path.clone(), before, after }).collect();
+    Ok(Plan { debugger, targets, files })
+}
+
+/// The targets that get configurations.
+fn chosen<'a>(project: &'a Project, request: &Request, present: &Present) -> Result<Vec<&'a Trainable>> {
+    let mut targets: Vec<&Trainable> = vec![];
+    for name in &request.only {
+        let found = project.trainable.iter().find(|target| target.name == *name);
+        let target = found.ok_or_else(|| Error::NoTarget {
+            name: name.clone(),
+            known: project.trainable.iter().map(|target| target.name.clone()).collect(),
+        })?;
+        if !targets.contains(&target) {
+            targets.push(target);
+        }
+    }
+    if request.only.is_empty() {
+        let is_there = |target: &Trainable| present.entries.iter().any(|(entry, _)| entry.target == target.name);
+        targets.extend(project.trainable.iter().filter(|target| !target.on_request || is_there(target)));
+    }
+    Ok(targets)
+}
+
+/// What launch.json says already.
+struct Present {
+    /// Our configurations.
+    entries: Vec<(Entry, Json)>,
+    /// The types of the user's own.
+    user_types: Vec<String>,
+    debugger: Option<Debugger>,
+}
+
+impl Present {
+    fn of(path: &Path, text: Option<&str>) -> Result<Self> {
+        let source = Source::parse(path, text.unwrap_or_default())?;
+        let mut present = Self { entries: vec![], user_types: vec![], debugger: None };
+        for key in ["configurations", "compounds"] {
+            for element in source.list(key)?.iter().flat_map(|array| &array.elements) {
+                let element = Json::of(element);
+                let kind = element.get("type").and_then(Json::text);
+                match element.get("name").and_then(Json::text).and_then(Entry::parse) {
+                    Some(entry) => {
+                        present.debugger = present.debugger.or_else(|| Debugger::of_kind(kind?));
+                        present.entries.push((entry, element));
+                    }
+                    None => present.user_types.extend(kind.map(str::to_owned)),
+                }
+            }
+        }
+        Ok(present)
+    }
+
+    fn has_release(&self, target: &str) -> bool {
+        self.entries.iter().any(|(entry, _)| entry.release && entry.target == target)
+    }
+
+    fn workers_of(&self, target: &Trainable, request: &Request) -> Workers {
+        let of_target = || self.entries.iter().filter(|(entry, _)| entry.target == target.name);
+        let present = || {
+            let run = of_target().filter(|(entry, _)| matches!(entry.role, Role::Run | Role::Launcher));
+            let ranks = of_target().find_map(|(entry, _)| entry.ranks).filter(|ranks| *ranks > 0);
+            run.filter_map(|(_, value)| given_workers(value, ranks)).next().or(ranks.map(Workers::nproc))
+        };
+        request.workers.clone().or_else(present).unwrap_or_else(|| request.default_workers.clone())
+    }
+}
+
+/// What the arguments of a launcher's configuration say.
+fn given_workers(configuration: &Json, ranks: Option<usize>) -> Option<Workers> {
+    let args: Vec<&str> = configuration.get("args")?.list().iter().filter_map(Json::text).collect();
+    let options = args.split(|arg| *arg == "--").next()?;
+    let value = |name: &str| {
+        let pairs = options.windows(2).rev().find(|pair| pair[0] == name).map(|pair| pair[1]);
+        pairs.or_else(|| options.iter().rev().find_map(|option| option.strip_prefix(name)?.strip_prefix('=')))
+    };
+    if let Some(count) =
+        value("--nproc").and_then(|count| count.parse().ok()).filter(|count| (1..=4096).contains(count))
+    {
+        return Some(Workers::nproc(count));
+    }
+    Some(Workers { count: ranks?, gpus: Some(value("--gpus")?.to_owned()) })
+}

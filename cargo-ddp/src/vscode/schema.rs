@@ -1,0 +1,219 @@
+//! What is generated, against what VS Code and the debuggers' extensions say they take.
+//!
+//! Names and types by hand, from `contributes.debuggers[].configurationAttributes.launch` of lldb-dap's package.json (LLVM
+//! 19), of CodeLLDB's (1.11; also its manual), from `CppdbgLaunchOptions` of vscode-cpptools' OptionsSchema.json (1.2x), and
+//! from VS Code's documentation of launch.json and tasks.json.
+
+use serde_json::Value;
+
+use super::tests::{generated, project};
+use super::{Debugger, Request, Workers};
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Text,
+    Flag,
+    Texts,
+    /// An object of strings.
+    Map,
+    /// `[{ "name": …, "value": … }]`
+    Pairs,
+    /// `[{ "text": …, "description": …, "ignoreFailures": … }]`
+    Setup,
+    OneOf(&'static [&'static str]),
+    /// `{ "hidden": …, "group": …, "order": … }`
+    Presentation,
+}
+
+/// Attributes that VS Code itself knows, of every configuration.
+const COMMON: &[(&str, Kind)] = &[
+    ("name", Kind::Text),
+    ("type", Kind::Text),
+    ("request", Kind::OneOf(&["launch", "attach"])),
+    ("preLaunchTask", Kind::Text),
+    ("presentation", Kind::Presentation),
+];
+
+const LLDB_DAP: &[(&str, Kind)] = &[
+    ("program", Kind::Text),
+    ("args", Kind::Texts),
+    ("cwd", Kind::Text),
+    // The schema has an object too; the adapter drops one.
+    ("env", Kind::Texts),
+    ("stopOnEntry", Kind::Flag),
+    ("initCommands", Kind::Texts),
+    ("preRunCommands", Kind::Texts),
+    ("postRunCommands", Kind::Texts),
+    ("runInTerminal", Kind::Flag),
+];
+
+const CODELLDB: &[(&str, Kind)] = &[
+    ("program", Kind::Text),
+    ("args", Kind::Texts),
+    ("cwd", Kind::Text),
+    ("env", Kind::Map),
+    ("stopOnEntry", Kind::Flag),
+    ("initCommands", Kind::Texts),
+    ("preRunCommands", Kind::Texts),
+    ("postRunCommands", Kind::Texts),
+    ("terminal", Kind::OneOf(&["integrated", "external", "console"])),
+    ("sourceLanguages", Kind::Texts),
+];
+
+const CPPDBG: &[(&str, Kind)] = &[
+    ("program", Kind::Text),
+    ("args", Kind::Texts),
+    ("cwd", Kind::Text),
+    ("environment", Kind::Pairs),
+    ("MIMode", Kind::OneOf(&["gdb", "lldb"])),
+    ("setupCommands", Kind::Setup),
+    ("unknownBreakpointHandling", Kind::OneOf(&["throw", "stop"])),
+    ("stopAtEntry", Kind::Flag),
+];
+
+const COMPOUND: &[(&str, Kind)] = &[
+    ("name", Kind::Text),
+    ("configurations", Kind::Texts),
+    ("preLaunchTask", Kind::Text),
+    ("stopAll", Kind::Flag),
+    ("presentation", Kind::Presentation),
+];
+
+fn text(value: &Value) -> bool {
+    value.is_string()
+}
+
+fn every(value: &Value, is: impl Fn(&Value) -> bool) -> bool {
+    value.as_array().is_some_and(|values| values.iter().all(is))
+}
+
+type Is = fn(&Value) -> bool;
+
+fn only(value: &Value, keys: &[(&str, Is)]) -> bool {
+    let known = |(key, value): (&String, &Value)| keys.iter().any(|(name, is)| name == key && is(value));
+    value.as_object().is_some_and(|object| object.iter().all(known))
+}
+
+fn fits(value: &Value, kind: Kind) -> bool {
+    match kind {
+        Kind::Text => text(value),
+        Kind::Flag => value.is_boolean(),
+        Kind::Texts => every(value, text),
+        Kind::Map => value.as_object().is_some_and(|object| object.values().all(text)),
+        Kind::Pairs => every(value, |pair| only(pair, &[("name", text), ("value", text)])),
+        Kind::Setup => every(value, |command| {
+            only(command, &[("text", text), ("description", text), ("ignoreFailures", Value::is_boolean)])
+        }),
+        Kind::OneOf(words) => value.as_str().is_some_and(|word| words.contains(&word)),
+        Kind::Presentation => {
+            only(value, &[("hidden", Value::is_boolean), ("group", text), ("order", Value::is_number)])
+        }
+    }
+}
+
+fn check(value: &Value, attributes: &[&[(&str, Kind)]]) -> Result<(), String> {
+    for (key, value) in value.as_object().ok_or("no object")? {
+        let known = attributes.iter().copied().flatten().find(|(name, _)| name == key);
+        let (_, kind) = known.ok_or_else(|| format!("{key:?} is unknown"))?;
+        if !fits(value, *kind) {
+            return Err(format!("{key:?} is no {kind:?}: {value}"));
+        }
+    }
+    Ok(())
+}
+
+fn of(debugger: Debugger) -> &'static [(&'static str, Kind)] {
+    match debugger {
+        Debugger::CodeLldb => CODELLDB,
+        Debugger::LldbDap => LLDB_DAP,
+        Debugger::CppDbg => CPPDBG,
+    }
+}
+
+fn requests() -> impl Iterator<Item = Request> {
+    Debugger::ALL.into_iter().flat_map(|debugger| {
+        [false, true].map(|release| Request {
+            debugger: Some(debugger),
+            release,
+            only: vec!["train".into(), "show".into()],
+            ..Request::new(Workers { count: 3, gpus: release.then(|| "0-2".into()) })
+        })
+    })
+}
+
+#[test]
+fn every_attribute_is_one_that_the_debugger_takes() {
+    for request in requests() {
+        let [launch, ..] = generated(&project(), &request);
+        let launch: Value = serde_json::from_str(&launch).unwrap();
+        assert_eq!(launch["version"], "0.2.0");
+        let configurations = launch["configurations"].as_array().unwrap();
+        for configuration in configurations {
+            let attributes = of(request.debugger.unwrap());
+            check(configuration, &[COMMON, attributes])
+                .unwrap_or_else(|problem| panic!("{problem}: {configuration:#}"));
+            assert_eq!(configuration["type"], request.debugger.unwrap().kind());
+            for required in ["name", "request", "program", "cwd"] {
+                assert!(configuration[required].is_string(), "{required}: {configuration:#}");
+            }
+        }
+        let names: Vec<&str> = configurations.iter().map(|one| one["name"].as_str().unwrap()).collect();
+        assert!(names.iter().all(|name| names.iter().filter(|other| other == &name).count() == 1), "{names:?}");
+        for compound in launch["compounds"].as_array().unwrap() {
+            check(compound, &[COMPOUND]).unwrap_or_else(|problem| panic!("{problem}: {compound:#}"));
+            let members = compound["configurations"].as_array().unwrap();
+            assert_eq!(members.len(), 4);
+            for member in members {
+                let member = configurations.iter().find(|one| one["name"] == *member).unwrap();
+                // On members, the task would bring up a question.
+                assert!(member.get("preLaunchTask").is_none(), "{member:#}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_task_is_one_that_vs_code_takes_and_that_a_configuration_names() {
+    for request in requests() {
+        let [launch, tasks, ..] = generated(&project(), &request);
+        let launch: Value = serde_json::from_str(&launch).unwrap();
+        let tasks: Value = serde_json::from_str(&tasks).unwrap();
+        assert_eq!(tasks["version"], "2.0.0");
+        let labels: Vec<&str> =
+            tasks["tasks"].as_array().unwrap().iter().map(|task| task["label"].as_str().unwrap()).collect();
+        for task in tasks["tasks"].as_array().unwrap() {
+            let attributes = &[
+                ("label", Kind::Text),
+                ("type", Kind::OneOf(&["shell", "process"])),
+                ("command", Kind::Text),
+                ("args", Kind::Texts),
+                ("problemMatcher", Kind::Texts),
+                ("group", Kind::OneOf(&["build", "test", "none"])),
+            ];
+            let mut plain = task.clone();
+            let object = plain.as_object_mut().unwrap();
+            let options = object.remove("options").unwrap_or_default();
+            assert!(options.is_null() || fits(&options["env"], Kind::Map), "{task:#}");
+            let presentation = object.remove("presentation").unwrap();
+            assert!(fits(&presentation["reveal"], Kind::OneOf(&["always", "silent", "never"])));
+            assert!(fits(&presentation["revealProblems"], Kind::OneOf(&["always", "onProblem", "never"])));
+            let run = object.remove("runOptions").unwrap();
+            let policies = &["terminateNewest", "terminateOldest", "prompt", "warn", "silent"];
+            assert!(fits(&run["instancePolicy"], Kind::OneOf(policies)));
+            check(&plain, &[attributes]).unwrap_or_else(|problem| panic!("{problem}: {task:#}"));
+        }
+        let all = launch["configurations"].as_array().unwrap().iter().chain(launch["compounds"].as_array().unwrap());
+        let needed: Vec<&str> = all.filter_map(|one| one["preLaunchTask"].as_str()).collect();
+        assert!(needed.iter().all(|task| labels.contains(task)), "{needed:?} {labels:?}");
+        assert!(labels.iter().all(|label| needed.contains(label)), "{needed:?} {labels:?}");
+    }
+}
+
+#[test]
+fn nothing_of_a_machine_is_in_the_files() {
+    for request in requests() {
+        for text in generated(&project(), &request) {
+            assert!(!text.contains("\"/") && !text.contains("=/") && !text.contains(" /"), "{text}");
+        }
+    }
+}
