@@ -6,6 +6,7 @@
 //! | 2 | wrong use: flags, values, GPUs that are not there, no project |
 //! | 3 | no libtorch: set-up failed |
 //! | 4 | the system refused: a file, a process, a socket |
+//! | 5 | a check found something: an error that doctor names, a damaged snapshot, snapshots that differ |
 //! | 75 | told to stop (SIGTERM, SIGUSR1): the workers have saved a snapshot and left; run it again to go on |
 //! | 101 | the build failed (cargo's own code for it) |
 //! | 126 | the program can't be run |
@@ -17,7 +18,7 @@
 //!
 //! `cargo ddp exec` ends with its command's own code.
 
-use crate::launch::Exit;
+use crate::launch::{Exit, Verdict};
 
 /// Done.
 pub const SUCCESS: u8 = 0;
@@ -27,6 +28,8 @@ pub const USAGE: u8 = 2;
 pub const SETUP_FAILED: u8 = 3;
 /// The system refused.
 pub const SYSTEM: u8 = 4;
+/// A check found something: an error of doctor, a damaged snapshot, snapshots that differ.
+pub const FOUND: u8 = 5;
 /// Told to stop, and everything is saved.
 pub const PREEMPTED: u8 = ddp_contract::exit::PREEMPTED;
 /// The build failed.
@@ -47,5 +50,15 @@ pub fn of_worker(exit: Exit) -> u8 {
         // Codes have 8 bits.
         Exit::Code(code) => code.to_le_bytes()[0],
         Exit::Signal(signal) => signalled(signal),
+    }
+}
+
+/// How a job ended.
+pub fn of(verdict: &Verdict) -> u8 {
+    match verdict {
+        Verdict::Done { .. } => SUCCESS,
+        Verdict::Preempted { .. } => PREEMPTED,
+        Verdict::Failed(failure, _) => of_worker(failure.exit),
+        Verdict::Stopped(signal) => signalled(*signal),
     }
 }

@@ -11,6 +11,8 @@
 //! | [`gpu`] | the machine's GPUs |
 //! | [`settings`] | launch options from Cargo.toml |
 //! | [`launch`] | runs, watches and restarts workers |
+//! | [`snapshot`] | snapshots on disk: lists, comparisons, import and export |
+//! | [`doctor`] | what may be wrong with this machine |
 //! | [`exit`] | exit codes |
 //!
 //! It never links libtorch: that is `ddp-runtime`'s part, inside the workers. What the two agree on is `ddp-contract`.
@@ -18,11 +20,13 @@
 pub mod cargo;
 pub mod cli;
 pub mod commands;
+pub mod doctor;
 pub mod exit;
 pub mod gpu;
 pub mod launch;
 pub mod scaffold;
 pub mod settings;
+pub mod snapshot;
 pub mod torch;
 
 mod child;

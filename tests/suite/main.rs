@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests fail by panicking")]
 
 mod collectives;
+mod doctor;
 mod errors;
 mod faults;
 mod gpus;
@@ -12,11 +13,15 @@ mod lr_scheduler;
 mod models;
 mod nccl;
 mod new;
+mod nvml;
 mod parity;
 mod reducer;
 mod resume;
+mod runs;
 mod sampler;
 mod setup;
+mod shells;
+mod snapshot_commands;
 mod snapshots;
 mod train;
 mod trainer;

@@ -1,15 +1,22 @@
 //! One file per subcommand.
 
+mod completions;
 mod demo;
+mod doctor;
+mod env;
 mod exec;
 mod gpus;
 mod job;
 mod launch;
+mod man;
 mod new;
 mod ps;
 mod run;
+mod runs;
 mod setup;
+mod snapshot;
 mod stop;
+mod table;
 
 use std::path::Path;
 
@@ -32,6 +39,12 @@ pub fn run(command: Command, ui: &Ui) -> Result<u8> {
         Command::Stop(args) => stop::stop(&args, ui),
         Command::Setup(args) => setup::setup(&args, ui),
         Command::Exec(args) => exec::exec(args, ui),
+        Command::Env(args) => env::env(&args, ui),
+        Command::Runs(args) => runs::runs(&args),
+        Command::Snapshot(args) => snapshot::snapshot(&args.command, ui),
+        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Completions(args) => completions::completions(&args),
+        Command::Man(args) => man::man(&args, ui),
     }
 }
 

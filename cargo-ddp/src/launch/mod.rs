@@ -14,12 +14,14 @@
 //! | `stall` | what ranks do that make no progress |
 //! | `report` | the words for what happened, and the record of it |
 //! | `registry` | the jobs that run on this machine |
+//! | `history` | the runs of a folder, over or not |
 //!
 //! The plan's environment is torchrun's, so that a worker can't tell the difference; see `ddp_contract::env`.
 
 mod binding;
 mod dispatch;
 mod guard;
+mod history;
 mod lines;
 mod live;
 mod logs;
@@ -33,10 +35,11 @@ mod workers;
 
 pub use binding::{Binding, bind, cpus_of_node, own_cpus};
 pub use dispatch::{Exit, Failure, NoRestart, Rules, Verdict};
+pub use history::{Run, State, history};
 pub(crate) use lines::Prefixer;
 pub use plan::{LaunchPlan, Show, StorePort, new_run};
 pub use registry::{Job, running};
-pub use report::Record;
+pub use report::{Record, Saved};
 
 use crate::{Result, Ui};
 

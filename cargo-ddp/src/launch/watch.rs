@@ -102,6 +102,7 @@ impl<'a> Watch<'a> {
             Ok(entry) => watch.entry = Some(entry),
             Err(err) => watch.ui.warn(format!("`cargo ddp ps` will not know this job: {err}")),
         }
+        watch.record.keep();
         watch.start(0)?;
         Ok(watch)
     }
@@ -224,6 +225,9 @@ impl<'a> Watch<'a> {
             self.ui.worker_event(rank, event);
             if rank == 0 {
                 self.live.note(event);
+                if self.record.note(event) {
+                    self.record.keep();
+                }
             }
         }
         events.into_iter().map(|event| Input::Event { rank, event }).collect()
@@ -294,6 +298,8 @@ impl<'a> Watch<'a> {
                                 self.ui.hint(hint);
                             }
                         }
+                        // While the job is still known to run, so that it is never taken for lost.
+                        self.record.conclude(&verdict);
                         return Ok(Some(verdict));
                     }
                 }
@@ -319,6 +325,7 @@ impl<'a> Watch<'a> {
         let newest = self.dispatcher.newest_snapshot();
         let restart = report::restart(attempt, newest, after.step, delay, &self.plan.rules);
         self.record.restarted(after, newest, delay);
+        self.record.keep();
         self.ui.event(&json!({"event": "restart", "attempt": attempt, "because": report::headline(after, self.plan),
             "snapshot": newest.map(|known| &known.snapshot), "delay_seconds": delay.as_secs_f64()}));
         self.ui.status("Restarting", restart);
