@@ -8,6 +8,7 @@ use ddp_tests::{CudaTorch, Ddp, repo};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
+use crate::console::shown;
 use crate::nvml::stand_in;
 
 /// A project that was never set up, an empty cache, an empty home, and a PATH of its own.
@@ -187,4 +188,44 @@ fn gpus_are_compared_with_what_libtorch_is_built_for() {
     is(line(doctor(), "peer access"), "warning", "1 of 6 pairs of GPUs have none, such as 0 and 1", "topo -p2p");
     is(line(doctor(), "NCCL"), "ok", "2.29", "");
     is(line(doctor().env("LIBTORCH", real()), "NVIDIA driver"), "warning", "without CUDA", "setup --cuda");
+}
+
+/// A line's words without what differs between machines: paths and numbers.
+fn redacted(line: &str) -> String {
+    let word = |word: &str| -> String {
+        let path = word.contains('/') && !word.starts_with("/dev/");
+        let number = word.chars().any(|c| c.is_ascii_digit());
+        if path || number { "N".into() } else { word.into() }
+    };
+    line.split_whitespace().map(word).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn the_guide_shows_what_is_printed() {
+    ddp_tests::worker("toy");
+    let shown = shown("doctor.md");
+    let done = Ddp::new(&shown[0].command).run().succeeds();
+    let lines = |text: &str| -> Vec<(String, String)> {
+        let of_check = |line: &&str| ["ok ", "warning ", "error "].iter().any(|level| line.starts_with(level));
+        // The checks are those of a machine without GPUs.
+        let gpus = ["GPUs", "NCCL", "compute capability", "peer access"];
+        let lines = text.lines().filter(of_check).map(|line| (line[..8].trim().to_owned(), line[9..].to_owned()));
+        lines.filter(|(_, line)| !gpus.iter().any(|check| line.starts_with(check))).collect()
+    };
+    let check = |line: &str| line[..17.min(line.len())].trim().to_owned();
+    let (expected, found) = (lines(&shown[0].output), lines(&done.stdout));
+    let checks = |lines: &[(String, String)]| lines.iter().map(|(_, line)| check(line)).collect::<Vec<_>>();
+    assert_eq!(checks(&found), checks(&expected));
+    // Where this machine is as good, it is so in the same words.
+    let mut same = 0;
+    for ((level, line), (expected_level, expected)) in found.iter().zip(&expected) {
+        // What there is of these depends on what is installed.
+        if level == expected_level
+            && !["NVIDIA driver", "C++ compiler", "debugger", "VS Code"].contains(&check(line).as_str())
+        {
+            assert_eq!(redacted(line), redacted(expected));
+            same += 1;
+        }
+    }
+    assert!(same >= 8, "{}", done.stdout);
 }

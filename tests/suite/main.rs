@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests fail by panicking")]
 
 mod collectives;
+mod console;
 mod doctor;
 mod errors;
 mod faults;

@@ -96,8 +96,12 @@ fn the_manual_page_is_one() {
         let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success() && complaints.is_empty(), "{}: {complaints}", page.display());
     }
-    let mut groff =
-        Command::new("groff").args(["-man", "-Tascii"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut groff = Command::new("groff")
+        .args(["-man", "-Tascii", "-P-bcou"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     groff.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
     let read = String::from_utf8(groff.wait_with_output().unwrap().stdout).unwrap();
     assert!(read.contains("NAME") && read.contains("SUBCOMMANDS"), "{read}");

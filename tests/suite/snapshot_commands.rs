@@ -9,6 +9,8 @@ use ddp_tests::{CudaTorch, Ddp, Done, fitted, snapshots, stdout_of};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
+use crate::console::{printed, shown, without_long_numbers};
+
 /// Snapshots of the worker `resume`: steps 24 (the best, with metric 4), 40 and 48.
 fn trained() -> TempDir {
     static ONCE: OnceLock<TempDir> = OnceLock::new();
@@ -111,7 +113,7 @@ fn a_snapshot_shows_its_tensors_and_states() {
         "exp_avg_sq of 4 parameters",
         "scheduler: {",
         "scaler: {",
-        "value mean: 0.",
+        "value mean: ",
     ] {
         assert!(text.contains(words), "{words:?} is not in:\n{text}");
     }
@@ -249,4 +251,16 @@ fn a_run_begins_with_an_imported_model() {
     let snapshots = other.path().join("snapshots");
     let args = ["run", "--nproc", "1", "--max-restarts", "0", "--", "--snapshots", snapshots.to_str().unwrap()];
     Ddp::in_linear(args).run().ends_with(1).says(&["it has no "]);
+}
+
+#[test]
+fn the_guide_shows_what_is_printed() {
+    let snapshots = trained();
+    let dir = tempdir().unwrap();
+    fs::rename(snapshots.path(), dir.path().join("snapshots")).unwrap();
+    for shown in shown("snapshots.md") {
+        let ddp = Ddp::new(&shown.command).dir(dir.path());
+        let found = without_long_numbers(&printed(ddp));
+        assert_eq!(found, without_long_numbers(&shown.output), "{:?}", shown.command);
+    }
 }

@@ -13,7 +13,7 @@ _cargo_ddp_of_cargo() {
     if [[ ${COMP_WORDS[1]} == ddp && $COMP_CWORD -gt 1 ]]; then
         COMP_WORDS=(cargo-ddp "${COMP_WORDS[@]:2}")
         COMP_CWORD=$((COMP_CWORD - 1))
-        _cargo-ddp cargo-ddp "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+        _cargo_ddp cargo-ddp "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
     elif [[ -n $__cargo_ddp_before && $__cargo_ddp_before != _cargo_ddp_of_cargo ]]; then
         "$__cargo_ddp_before" "$@"
     elif [[ $COMP_CWORD -eq 1 ]]; then
@@ -33,13 +33,17 @@ complete -c cargo -n '__fish_seen_subcommand_from ddp' -f -a '(__cargo_ddp_of_ca
 
 /// `cargo ddp completions SHELL`
 pub(super) fn completions(args: &Completions) -> Result<u8> {
+    // clap's script for bash loses its way in a command whose name has a hyphen (clap_complete 4.6): it is made for another
+    // name, and registered for the right one.
+    let name = if args.shell == Shell::Bash { "cargo_ddp" } else { "cargo-ddp" };
     let mut script = Vec::new();
-    generate(args.shell, &mut Cli::command().name("cargo-ddp").bin_name("cargo-ddp"), "cargo-ddp", &mut script);
+    generate(args.shell, &mut Cli::command().name(name), name, &mut script);
+    let mut script = String::from_utf8_lossy(&script).into_owned();
     match args.shell {
-        Shell::Bash => script.extend(BASH_FOR_CARGO.as_bytes()),
-        Shell::Fish => script.extend(FISH_FOR_CARGO.as_bytes()),
+        Shell::Bash => script = script.replace("default cargo_ddp\n", "default cargo-ddp\n") + BASH_FOR_CARGO,
+        Shell::Fish => script += FISH_FOR_CARGO,
         _ => {}
     }
-    std::io::stdout().write_all(&script).map_err(Error::system("can't write the script"))?;
+    std::io::stdout().write_all(script.as_bytes()).map_err(Error::system("can't write the script"))?;
     Ok(exit::SUCCESS)
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use ddp_contract::snapshot::{self as format, Manifest};
 use serde_json::{Value, json};
 
-use super::table::{print_json, size, table};
+use super::table::{number, print_json, size, table};
 use crate::cli::{
     SnapshotCommand, SnapshotDiff, SnapshotExport, SnapshotImport, SnapshotList, SnapshotPrune, SnapshotShow,
 };
@@ -46,7 +46,7 @@ fn row(listed: &Listed) -> [String; 6] {
         of(|manifest| manifest.epoch.to_string()),
         of(|manifest| manifest.world_size.to_string()),
         size(listed.bytes),
-        of(|manifest| manifest.metric.map_or_else(|| "-".to_owned(), |metric| metric.to_string())),
+        of(|manifest| manifest.metric.map_or_else(|| "-".to_owned(), number)),
         match &listed.manifest {
             Ok(manifest) if is_model_only(manifest) => "whole (a model only)".into(),
             Ok(_) => "whole".into(),
@@ -112,7 +112,7 @@ fn show(args: &SnapshotShow) -> Result<u8> {
     let workers = if manifest.world_size == 1 { "1 worker".into() } else { format!("{} workers", manifest.world_size) };
     println!("step {}, goes on with epoch {}{samples}; {workers}", manifest.step, manifest.epoch);
     if let Some(metric) = manifest.metric {
-        println!("metric: {metric}");
+        println!("metric: {}", number(metric));
     }
     println!();
     println!("model: {} in {}", tensors(model.len()), size(bytes(&model)));
@@ -208,7 +208,7 @@ fn words(change: &Change) -> String {
         Change::Removed { was } => format!("removed: {was}"),
         Change::Reshaped { was, is } => format!("was {was}, is {is}"),
         Change::Changed { elements, of, max_abs } => {
-            let most = max_abs.map_or_else(|| "no number".into(), |most| format!("{most:.6e}"));
+            let most = max_abs.map_or_else(|| "no number".into(), |most| number(most));
             format!("{elements} of {of} differ, by {most} at most")
         }
     }

@@ -27,6 +27,17 @@ pub(super) fn size(bytes: u64) -> String {
     }
 }
 
+/// A number with as many digits as people read.
+pub(super) fn number(metric: f64) -> String {
+    let text = format!("{metric:.6}");
+    let short = text.trim_end_matches('0').trim_end_matches('.');
+    if metric != 0.0 && !(1e-3..1e9).contains(&metric.abs()) && !metric.is_nan() {
+        format!("{metric:.3e}")
+    } else {
+        short.to_owned()
+    }
+}
+
 /// Prints a value as JSON.
 pub(super) fn print_json(value: &impl serde::Serialize) -> crate::Result<()> {
     let text =
@@ -40,9 +51,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_aligned() {
+    fn columns_are_aligned_and_numbers_short() {
         let rows = [["A", "B", "C"], ["long", "1", "the rest"], ["x", "12", ""]].map(|row| row.map(str::to_owned));
         assert_eq!(table(&rows, &[1]), ["A      B  C", "long   1  the rest", "x     12"]);
+        let numbers = [0.25, 12.0, 0.0, 1.0 / 3.0, -2.5e-5, 1e15, f64::NAN].map(number);
+        assert_eq!(numbers, ["0.25", "12", "0", "0.333333", "-2.500e-5", "1.000e15", "NaN"]);
         assert_eq!([size(7), size(1500), size(2_500_000_000)], ["7 B", "1.5 kB", "2.5 GB"]);
     }
 }

@@ -339,8 +339,9 @@ impl Record {
                 let best = self.best.as_ref().and_then(|best| best.metric);
                 let better = match (*metric, best, *lower_is_better) {
                     (None, ..) => false,
-                    (Some(new), Some(old), Some(true)) => new < old || old.is_nan(),
-                    (Some(new), Some(old), Some(false)) => new > old || old.is_nan(),
+                    // Of equals the newest, as it is the one that stays.
+                    (Some(new), Some(old), Some(true)) => new <= old || old.is_nan(),
+                    (Some(new), Some(old), Some(false)) => new >= old || old.is_nan(),
                     (Some(_), ..) => true,
                 };
                 if better {

@@ -70,8 +70,9 @@ fn stays(keep: Keep, metrics: &[Option<f64>]) -> Vec<bool> {
     let mut stays: Vec<bool> = (0..metrics.len()).map(|index| index >= first_kept).collect();
     if let Some((count, best)) = keep.best {
         // NaN is never among the best.
-        let judged = metrics.iter().enumerate().filter_map(|(i, metric)| Some((i, (*metric)?)));
-        let mut judged: Vec<_> = judged.filter(|(_, metric)| !metric.is_nan()).collect();
+        let judged: Vec<_> = metrics.iter().enumerate().filter_map(|(i, metric)| Some((i, (*metric)?))).collect();
+        // Newest first: of equals, the newest stays.
+        let mut judged: Vec<_> = judged.into_iter().rev().filter(|(_, metric)| !metric.is_nan()).collect();
         judged.sort_by(|(_, a), (_, b)| if best == Best::Min { a.total_cmp(b) } else { b.total_cmp(a) });
         judged.iter().take(count).for_each(|&(index, _)| stays[index] = true);
     }
@@ -96,6 +97,10 @@ fn remove(folder: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
+    fn kept_of_equals() -> Vec<bool> {
+        stays(Keep { last: 1, best: Some((1, Best::Min)) }, &[Some(4.0), Some(4.0), Some(9.0)])
+    }
+
     #[test]
     fn the_last_and_the_best_stay() {
         // Oldest first.
@@ -107,6 +112,7 @@ mod tests {
         assert_eq!(kept(2, None), [4, 5]);
         assert_eq!(kept(1, Some((1, Best::Min))), [1, 5]);
         assert_eq!(kept(1, Some((2, Best::Max))), [2, 5]);
+        assert_eq!(kept_of_equals(), [false, true, true]);
         assert_eq!(kept(0, None), [5], "the newest stays in any case");
         assert_eq!(kept(9, None), [0, 1, 2, 3, 4, 5]);
     }
