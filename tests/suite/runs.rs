@@ -27,13 +27,17 @@ fn every_way_to_end_is_told() {
 
     launch(&logs, &["--nproc", "2"], "true").run().succeeds();
     launch(&logs, &["--nproc", "1", "--max-restarts", "1", "--backoff", "0"], "exit 3").run().ends_with(3);
+    let steps =
+        r#"echo '{"event":"step","epoch":0,"step":7}' > /proc/self/fd/$DDP_EVENT_FD; echo here; exec sleep 1000"#;
     let stopped = launch(&logs, &["--nproc", "1"], "echo here; exec sleep 1000").start();
     stopped.wait_for("here");
     stopped.signal(SIGINT);
     stopped.wait().ends_with(130);
     // The launcher's working half dies without a word.
-    let lost = launch(&logs, &["--nproc", "1"], "echo here; exec sleep 1000").start();
+    let lost = launch(&logs, &["--nproc", "1"], steps).start();
     lost.wait_for("here");
+    let steps_of_lost = || json(&logs)[3]["last_step"].as_u64();
+    wait_until("step of the run", || format!("{:?}", json(&logs)), || steps_of_lost() == Some(7));
     signal_process(children(lost.pid())[0], SIGKILL);
     lost.wait();
     let running = launch(&logs, &["--nproc", "1"], "echo here; exec sleep 1000").start();
@@ -48,6 +52,8 @@ fn every_way_to_end_is_told() {
     assert_eq!(found[1]["because"], "rank 0 ended with exit code 3");
     assert_eq!(found[2]["because"], "SIGINT");
     assert!(found[3]["ended"].is_null() && found[4]["ended"].is_null());
+
+    assert_eq!(steps_of_lost(), Some(7));
 
     let text = runs(&logs, &[]);
     let lines: Vec<_> = text.lines().collect();

@@ -208,7 +208,7 @@ fn words(change: &Change) -> String {
         Change::Removed { was } => format!("removed: {was}"),
         Change::Reshaped { was, is } => format!("was {was}, is {is}"),
         Change::Changed { elements, of, max_abs } => {
-            let most = max_abs.map_or_else(|| "no number".into(), |most| number(most));
+            let most = max_abs.map_or_else(|| "no number".into(), number);
             format!("{elements} of {of} differ, by {most} at most")
         }
     }

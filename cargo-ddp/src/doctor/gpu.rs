@@ -15,8 +15,18 @@ struct Driver {
     gpus: Vec<Gpu>,
     /// By GPU.
     capabilities: Vec<Option<(u32, u32)>>,
-    /// Pairs of GPUs, and whether each reads the other's memory; `None` where the driver does not say.
-    peers: Vec<(u32, u32, Option<Result<(), String>>)>,
+    /// Pairs of GPUs.
+    peers: Vec<(u32, u32, Peers)>,
+}
+
+/// Whether two GPUs read each other's memory.
+#[derive(Debug, PartialEq)]
+enum Peers {
+    Yes,
+    /// With the driver's reason.
+    No(String),
+    /// The driver does not say.
+    Unknown,
 }
 
 pub(super) fn examine(machine: &Machine, home: Option<&Home>) -> Vec<Line> {
@@ -46,10 +56,11 @@ fn ask() -> Option<Driver> {
     for (i, a) in gpus.iter().enumerate() {
         for b in &gpus[i + 1..] {
             let status = device(a).zip(device(b)).and_then(|(a, b)| a.p2p_status(&b, P2pCapabilitiesIndex::Read).ok());
-            let status = status.map(|status| match status {
-                P2pStatus::Ok => Ok(()),
-                other => Err(format!("{other:?}")),
-            });
+            let status = match status {
+                Some(P2pStatus::Ok) => Peers::Yes,
+                Some(P2pStatus::Unknown) | None => Peers::Unknown,
+                Some(other) => Peers::No(format!("{other:?}")),
+            };
             peers.push((a.index, b.index, status));
         }
     }
@@ -157,7 +168,7 @@ fn peers_line(driver: &Driver) -> Line {
         .peers
         .iter()
         .filter_map(|(a, b, status)| match status {
-            Some(Err(problem)) => Some((a, b, problem)),
+            Peers::No(problem) => Some((a, b, problem)),
             _ => None,
         })
         .collect();
@@ -171,7 +182,7 @@ fn peers_line(driver: &Driver) -> Line {
             "NCCL goes through the computer's memory, which is slower; choose GPUs that `nvidia-smi topo -p2p r` pairs";
         return Line::warning(check, says, way);
     }
-    if driver.peers.iter().any(|(_, _, status)| status.is_none()) {
+    if driver.peers.iter().any(|(_, _, status)| *status == Peers::Unknown) {
         return Line::ok(check, "unknown: the driver does not say");
     }
     Line::ok(check, "every pair of GPUs reads each other's memory")
@@ -190,7 +201,7 @@ mod tests {
             cuda: Some((13, 0)),
             gpus: vec![gpu(0), gpu(1)],
             capabilities: vec![Some(capability); 2],
-            peers: vec![(0, 1, Some(Ok(())))],
+            peers: vec![(0, 1, Peers::Yes)],
         }
     }
 
@@ -230,13 +241,16 @@ mod tests {
     #[test]
     fn pairs_without_peer_access_are_counted() {
         assert_eq!(peers_line(&two((9, 0))).level, Level::Ok);
-        let none = Driver { peers: vec![(0, 1, Some(Err("ChipsetNotSupported".into()))), (0, 2, None)], ..two((9, 0)) };
+        let none = Driver {
+            peers: vec![(0, 1, Peers::No("ChipsetNotSupported".into())), (0, 2, Peers::Unknown)],
+            ..two((9, 0))
+        };
         let line = peers_line(&none);
         assert_eq!(
             (line.level, line.says.as_str()),
             (Level::Warning, "1 of 2 pairs of GPUs have none, such as 0 and 1 (ChipsetNotSupported)")
         );
-        assert!(peers_line(&Driver { peers: vec![(0, 1, None)], ..two((9, 0)) }).says.starts_with("unknown"));
+        assert!(peers_line(&Driver { peers: vec![(0, 1, Peers::Unknown)], ..two((9, 0)) }).says.starts_with("unknown"));
     }
 
     #[test]

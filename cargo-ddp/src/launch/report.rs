@@ -1,10 +1,11 @@
 //! The words for what happened to a job, and the record of it as JSON.
 
+use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ddp_contract::{ErrorFile, Event, env};
 use serde::{Deserialize, Serialize};
@@ -186,6 +187,9 @@ pub enum Outcome {
     Stopped,
 }
 
+/// How often steps alone are worth writing down.
+const KEEP_EVERY: Duration = Duration::from_secs(10);
+
 /// The record of a run's folder.
 pub(super) const RECORD_FILE: &str = "report.json";
 
@@ -220,6 +224,8 @@ pub struct Record {
     pub(super) oom_kills: Option<u64>,
     #[serde(skip)]
     pub(super) error_file: PathBuf,
+    #[serde(skip)]
+    pub(super) kept: Cell<Option<Instant>>,
 }
 
 /// A snapshot that a run saved.
@@ -331,8 +337,9 @@ impl Record {
     pub(super) fn note(&mut self, event: &Event) -> bool {
         match event {
             Event::Step { step, .. } | Event::Resumed { step, .. } => {
-                self.last_step = Some(*step);
-                false
+                // So that of a run that is lost, the last step is known about.
+                let first = self.last_step.replace(*step).is_none();
+                first || self.kept.get().is_none_or(|kept| kept.elapsed() > KEEP_EVERY)
             }
             Event::SnapshotSaved { snapshot, step, metric, lower_is_better, .. } => {
                 let saved = Saved { snapshot: snapshot.clone(), step: *step, metric: *metric };
@@ -357,6 +364,7 @@ impl Record {
     /// Keeps the record as it is in the run's folder, for `cargo ddp runs`: a convenience, whose failure is no failure of
     /// the job.
     pub fn keep(&self) {
+        self.kept.set(Some(Instant::now()));
         if let Err(err) = self.write(&self.run_dir.join(RECORD_FILE)) {
             tracing::debug!(%err, "the record is not kept");
         }
