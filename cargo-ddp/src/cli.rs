@@ -26,7 +26,8 @@ Exit codes:
   2      wrong use: flags, values, GPUs that are not there, no project
   3      no libtorch: set-up failed
   4      the system refused: a file, a process, a socket
-  5      a check found something: an error of doctor, a damaged snapshot, snapshots that differ
+  5      another node of the job did not come, or was lost
+  6      a check found something: an error of doctor, a damaged snapshot, snapshots that differ
   75     told to stop: the workers have saved a snapshot and left; run it again to go on
   101    the build failed
   126    the program can't be run
@@ -88,7 +89,7 @@ pub enum Command {
     Snapshot(Snapshot),
     /// Test whether this machine is fit to train: toolchain, libtorch, GPUs, limits, debugger
     ///
-    /// Each line is ok, a warning or an error, with the way out. Ends with code 5 when there is an error.
+    /// Each line is ok, a warning or an error, with the way out. Ends with code 6 when there is an error.
     Doctor(Doctor),
     /// Print the completion script for a shell
     ///
@@ -259,6 +260,21 @@ pub struct LaunchOptions {
     /// Print the plan and each worker's environment, and launch nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Number of nodes; a launcher is to be started on each [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Several nodes", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub nnodes: Option<u16>,
+    /// This node's number, from 0
+    #[arg(long, value_name = "R", help_heading = "Several nodes")]
+    pub node_rank: Option<u16>,
+    /// An address of node 0 that all nodes can reach
+    #[arg(long, value_name = "HOST", help_heading = "Several nodes")]
+    pub master_addr: Option<String>,
+    /// A port that is free on node 0, where the launchers meet [default: 29500]
+    #[arg(long, value_name = "PORT", help_heading = "Several nodes", value_parser = clap::value_parser!(u16).range(1..))]
+    pub master_port: Option<u16>,
+    /// Time for all nodes to come [default: 600]
+    #[arg(long, value_name = "SECONDS", help_heading = "Several nodes")]
+    pub join_timeout: Option<Seconds>,
 }
 
 /// A number of seconds, with or without a fraction.
@@ -404,10 +420,10 @@ mod tests {
                 "demo: path",
                 "new: path name template",
                 "run: gpus nproc max_restarts backoff grace bind stall_timeout restart_on_stall show log_dir stdin report \
-                 json quiet dry_run package bin example release profile features all_features no_default_features \
+                 json quiet dry_run nnodes node_rank master_addr master_port join_timeout package bin example release profile features all_features no_default_features \
                  target_dir manifest_path jobs locked offline frozen args",
                 "launch: gpus nproc max_restarts backoff grace bind stall_timeout restart_on_stall show log_dir stdin report \
-                 json quiet dry_run command",
+                 json quiet dry_run nnodes node_rank master_addr master_port join_timeout command",
                 "gpus: json",
                 "ps: json",
                 "stop: run now",

@@ -189,6 +189,16 @@ pub enum Error {
     #[error("neither XDG_CACHE_HOME nor HOME is set, so there is no place to keep libtorch in")]
     NoCache,
 
+    // --- other nodes ----------------------------------------------------------------------------------------------
+    /// The launchers of all nodes could not meet.
+    #[error("the nodes can't meet at {place}: {problem}")]
+    Rendezvous {
+        /// `--master-addr` and `--master-port`.
+        place: String,
+        /// Who is missing, or what does not fit.
+        problem: String,
+    },
+
     // --- the build and the system ----------------------------------------------------------------------------------
     /// cargo failed; it has said why.
     #[error("the build failed ({0})")]
@@ -291,6 +301,11 @@ impl Error {
                     .into()
             }
             Self::NoCache => "set XDG_CACHE_HOME".into(),
+            Self::Rendezvous { .. } => {
+                "start `cargo ddp` on every node with the same --nnodes, --master-addr (an address of node 0 that all can \
+                 reach) and --master-port, and with a --node-rank of its own; --join-timeout gives them more time"
+                    .into()
+            }
             Self::Template { .. } => "this is a fault of cargo-ddp: please report it".into(),
             _ => return None,
         })
@@ -325,6 +340,7 @@ impl Error {
             | Self::Pip { .. }
             | Self::Incomplete(_)
             | Self::NoCache => exit::SETUP_FAILED,
+            Self::Rendezvous { .. } => exit::NODE_LOST,
             Self::Build(_) => exit::BUILD_FAILED,
             Self::NoProgram(_) => exit::COMMAND_NOT_FOUND,
             Self::NotExecutable { .. } => exit::NOT_EXECUTABLE,

@@ -6,7 +6,8 @@
 //! | 2 | wrong use: flags, values, GPUs that are not there, no project |
 //! | 3 | no libtorch: set-up failed |
 //! | 4 | the system refused: a file, a process, a socket |
-//! | 5 | a check found something: an error that doctor names, a damaged snapshot, snapshots that differ |
+//! | 5 | another node of the job did not come, or was lost |
+//! | 6 | a check found something: an error that doctor names, a damaged snapshot, snapshots that differ |
 //! | 75 | told to stop (SIGTERM, SIGUSR1): the workers have saved a snapshot and left; run it again to go on |
 //! | 101 | the build failed (cargo's own code for it) |
 //! | 126 | the program can't be run |
@@ -28,8 +29,10 @@ pub const USAGE: u8 = 2;
 pub const SETUP_FAILED: u8 = 3;
 /// The system refused.
 pub const SYSTEM: u8 = 4;
+/// Another node of the job did not come, or was lost.
+pub const NODE_LOST: u8 = 5;
 /// A check found something: an error of doctor, a damaged snapshot, snapshots that differ.
-pub const FOUND: u8 = 5;
+pub const FOUND: u8 = 6;
 /// Told to stop, and everything is saved.
 pub const PREEMPTED: u8 = ddp_contract::exit::PREEMPTED;
 /// The build failed.
@@ -60,5 +63,6 @@ pub fn of(verdict: &Verdict) -> u8 {
         Verdict::Preempted { .. } => PREEMPTED,
         Verdict::Failed(failure, _) => of_worker(failure.exit),
         Verdict::Stopped(signal) => signalled(*signal),
+        Verdict::NodeLost(_) => NODE_LOST,
     }
 }

@@ -51,6 +51,11 @@ pub fn with_metadata(flags: LaunchOptions, metadata: &Value) -> Result<LaunchOpt
         json: flags.json || file.json,
         quiet: flags.quiet || file.quiet,
         dry_run: flags.dry_run || file.dry_run,
+        nnodes: flags.nnodes.or(file.nnodes),
+        node_rank: flags.node_rank.or(file.node_rank),
+        master_addr: flags.master_addr.or(file.master_addr),
+        master_port: flags.master_port.or(file.master_port),
+        join_timeout: flags.join_timeout.or(file.join_timeout),
     })
 }
 

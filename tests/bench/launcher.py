@@ -41,7 +41,10 @@ def processes(pid, depth):
 def resident_and_cpu(pids):
     status = [Path(f"/proc/{pid}/status").read_text() for pid in pids]
     stat = [Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split() for pid in pids]
-    resident = sum(int(text.split("VmHWM:")[1].split()[0]) / 1000 for text in status)
+    kb = lambda text, field: int(text.split(field)[1].split()[0])
+    # Our two processes are of one program, whose pages they have in common: those count once.
+    shared = min(kb(text, "RssFile:") for text in status) if len(pids) > 1 else 0
+    resident = (sum(kb(text, "VmHWM:") for text in status) - shared) / 1000
     return resident, sum(int(fields[11]) + int(fields[12]) for fields in stat) / TICKS
 
 

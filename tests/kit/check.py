@@ -1,9 +1,10 @@
 """Runs the conformance kit against `cargo ddp launch` and compares its facts with what is expected here, and with
 torchrun's own (torchrun.json, 2.13.0).
 
-    python3 tests/kit/check.py [--quick] [--launcher PATH]
+    python3 tests/kit/check.py [--quick] [--launcher PATH] [--table]
 
---quick leaves out the scenarios that wait for 10 s. Exits with 1 and says which expectation failed.
+--quick leaves out the scenarios that wait for 10 s; --table prints what both launchers did as the table of
+docs/launching.md. Exits with 1 and says which expectation failed.
 """
 import argparse, json, signal, subprocess, sys, tempfile
 from pathlib import Path
@@ -137,8 +138,73 @@ EXPECTED = {
 }
 
 
+# What was done, in the words of the table.
+TABLE = {
+    "a rank exits with 3": "fail_exit3", "a rank gets SIGKILL": "fail_sigkill", "a rank gets SIGSEGV": "fail_sigsegv",
+    "a rank fails, and may be restarted twice": "restart_until_ok",
+    "a rank fails, another ignores SIGTERM": "sibling_ignores_term",
+    "the same, with a grace period of 2 s": "sibling_ignores_term_grace2",
+    "a rank with children in and out of its session fails": "grandchildren_on_failure",
+    "the launcher gets SIGTERM": "signal_TERM", "the launcher gets SIGINT": "signal_INT", "the launcher gets SIGHUP": "signal_HUP",
+    "the launcher gets SIGUSR1": "signal_USR1", "the launcher gets SIGKILL": "signal_KILL",
+    "SIGTERM, and workers ignore it": "signal_TERM_workers_ignore",
+    "SIGINT twice, and workers ignore it": "signal_INT_twice_workers_ignore",
+    "SIGTERM, and workers save for 2 s": "signal_TERM_workers_checkpoint_2s",
+    "a rank is stopped (SIGSTOP); after 10 s SIGTERM": "hang_sigstop",
+    "2,000 lines of 20 kB from 4 ranks": "lines_20k", "600,000 lines (60 MB) from 2 ranks": "flood",
+    "lines that ranks write in halves": "partial_lines",
+    "rank 3 fails, the others 20 ms later": "root_cause",
+    "there is no such program": "missing_program",
+    "something on standard input": "stdin",
+    "ten jobs at once": "concurrent_10",
+}
+
+
+def told(facts):
+    """What a launcher did, in words."""
+    if not facts:
+        return "not tried"
+    said = []
+    if "exit_code" in facts:
+        said.append(f"exit code {facts['exit_code']}")
+    if "failures" in facts:
+        said.append(f"{facts['started'] - facts['failures']} of {facts['started']} ran")
+    if facts.get("gone_s"):
+        said.append(f"all gone after {facts['gone_s']:.2f} s")
+    if facts.get("death_to_sibling_signal_s") and not facts.get("death_to_restart_s"):
+        said.append(f"the others told after {max(facts['death_to_sibling_signal_s']):.3f} s")
+    if facts.get("death_to_restart_s"):
+        said.append(f"started again after {max(facts['death_to_restart_s']):.2f} s")
+    if "orphans_left" in facts:
+        left = len(facts["orphans_left"])
+        said.append(f"**{left} processes left**" if left else "none left")
+    if facts.get("workers_saved") and facts.get("signals_to_workers"):
+        said.append(f"{facts['workers_saved']} of 2 saved")
+    if "lines_whole" in facts:
+        torn = facts["lines_expected"] - facts["lines_whole"]
+        said.append(f"**{torn} lines torn or glued**" if torn else "all lines whole")
+    if "half_lines_joined" in facts:
+        said.append("halves joined" if all(facts["half_lines_joined"].values()) else "**halves mixed**")
+    if "reported_root_rank" in facts:
+        said.append(f"named rank {', '.join(sorted(set(facts['reported_root_rank'])))}")
+    if "output_lines" in facts:
+        said.append(f"{facts['output_lines']} lines of output")
+    if "stdin_seen" in facts:
+        readers = [one for one in facts["stdin_seen"] if "got=[]" not in one]
+        said.append("a rank has taken it" if readers else "no rank reads it unasked")
+    return ", ".join(said)
+
+
+def table(ours, torchrun):
+    print("| what was done | torchrun 2.13 | cargo ddp launch |\n|---|---|---|")
+    for words, name in TABLE.items():
+        if name in ours:
+            print(f"| {words} | {told(torchrun.get(name))} | {told(ours[name])} |")
+
+
 def main():
     parser = argparse.ArgumentParser()
+    parser.add_argument("--table", action="store_true")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--launcher", default=HERE.parents[1] / "target/debug/cargo-ddp")
     args = parser.parse_args()
@@ -166,6 +232,8 @@ def main():
         print(f"{'FAILED' if wrong else 'ok':6}  {name}  {len(checks)} expectations{''.join(f'; not: {words}' for words in wrong)}")
         if wrong:
             print(f"        ours:     {json.dumps(facts)}\n        torchrun: {json.dumps(torchrun.get(name))}")
+    if args.table:
+        table(ours, torchrun)
     print(f"{len(chosen) - failed} of {len(chosen)} scenarios are as expected")
     sys.exit(failed > 0)
 

@@ -164,6 +164,21 @@ impl Ddp {
         self
     }
 
+    /// In a network namespace (`ip netns`).
+    pub fn in_namespace(mut self, name: &str) -> Self {
+        let namespace = fs::File::open(Path::new("/run/netns").join(name)).unwrap();
+        let enter = move || {
+            rustix::thread::move_into_link_name_space(
+                std::os::fd::AsFd::as_fd(&namespace),
+                Some(rustix::thread::LinkNameSpaceType::Network),
+            )
+            .map_err(Into::into)
+        };
+        // SAFETY: the closure makes a system call only.
+        unsafe { self.command.pre_exec(enter) };
+        self
+    }
+
     pub fn env_remove(mut self, name: &str) -> Self {
         self.command.env_remove(name);
         self
@@ -177,7 +192,7 @@ impl Ddp {
         let mut child = self.command.spawn().unwrap();
         let stdout = Collector::of(child.stdout.take().unwrap());
         let stderr = Collector::of(child.stderr.take().unwrap());
-        Job { child, marker: self.marker, stdout, stderr }
+        Job { child, marker: self.marker, stdout: Some(stdout), stderr: Some(stderr) }
     }
 }
 
@@ -214,8 +229,9 @@ impl Collector {
 pub struct Job {
     child: Child,
     marker: String,
-    stdout: Collector,
-    stderr: Collector,
+    /// There until its end.
+    stdout: Option<Collector>,
+    stderr: Option<Collector>,
 }
 
 impl Job {
@@ -223,24 +239,29 @@ impl Job {
         self.child.id()
     }
 
+    /// All of stderr, then all of stdout, until now.
+    fn printed(&self) -> String {
+        [&self.stderr, &self.stdout].into_iter().flatten().map(Collector::now).collect()
+    }
+
     /// Waits for a line on stderr or stdout that holds `words`, and gives all that was printed so far.
     pub fn wait_for(&self, words: &str) -> String {
-        let text = || self.stderr.now() + &self.stdout.now();
+        let text = || self.printed();
         wait_until(&format!("{words:?} in the output"), text, || text().contains(words));
         text()
     }
 
     /// Waits until `words` were printed `count` times.
     pub fn wait_for_count(&self, words: &str, count: usize) {
-        let text = || self.stderr.now() + &self.stdout.now();
+        let text = || self.printed();
         wait_until(&format!("{count} times {words:?} in the output"), text, || text().matches(words).count() >= count);
     }
 
-    /// The workers' process ids, by rank, from the launcher's last line about them.
+    /// The process ids of the launcher's workers, by rank, from the launcher's last line about them.
     pub fn workers(&self) -> Vec<u32> {
         self.wait_for(" pid ");
-        let text = self.stderr.now();
-        let line = text.lines().rfind(|line| line.contains("rank 0 pid ")).unwrap();
+        let text = self.printed();
+        let line = text.lines().rfind(|line| line.contains(" Running ")).unwrap();
         line.split(" pid ").skip(1).map(|rest| rest.split([',', ' ']).next().unwrap().parse().unwrap()).collect()
     }
 
@@ -255,13 +276,27 @@ impl Job {
                 Some(status) => break status,
                 None if start.elapsed() > PATIENCE => {
                     let _ = self.child.kill();
-                    panic!("it hangs:\n{}\n{}", self.stdout.now(), self.stderr.now());
+                    panic!("it hangs:\n{}", self.printed());
                 }
                 None => std::thread::sleep(Duration::from_millis(5)),
             }
         };
         let left = processes(&self.marker);
-        Done { status, stdout: self.stdout.all(), stderr: self.stderr.all(), marker: self.marker, left }
+        let (stdout, stderr) = (
+            self.stdout.take().map_or_else(String::new, Collector::all),
+            self.stderr.take().map_or_else(String::new, Collector::all),
+        );
+        Done { status, stdout, stderr, marker: std::mem::take(&mut self.marker), left }
+    }
+}
+
+impl Drop for Job {
+    /// A test that fails leaves nothing running.
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
     }
 }
 

@@ -55,7 +55,7 @@ fn line(ddp: Ddp, check: &str) -> (String, String, String) {
     let lines = report["lines"].as_array().unwrap();
     let errors = lines.iter().filter(|line| line["level"] == "error").count();
     assert_eq!(report["errors"], errors);
-    assert_eq!(done.status.code(), Some(if errors == 0 { 0 } else { 5 }), "{report}");
+    assert_eq!(done.status.code(), Some(if errors == 0 { 0 } else { 6 }), "{report}");
     let line = lines.iter().find(|line| line["check"] == check).unwrap_or_else(|| panic!("no {check}: {report}"));
     let text = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
     (text("level"), text("says"), text("hint"))
@@ -112,7 +112,7 @@ fn a_libtorch_of_another_version_is_named() {
     fake_libtorch(&place.path("old"), [2, 12, 1], "");
     let doctor = || place.doctor(&["--json"]).env("LIBTORCH", place.path("old"));
     is(line(doctor(), "libtorch"), "error", "it is libtorch 2.12.1, and tch needs 2.13.0 exactly", "unset LIBTORCH");
-    let done = place.doctor(&[]).env("LIBTORCH", place.path("old")).run().ends_with(5);
+    let done = place.doctor(&[]).env("LIBTORCH", place.path("old")).run().ends_with(6);
     let at = done.stdout.lines().position(|line| line.starts_with("error    libtorch ")).unwrap();
     assert!(done.stdout.lines().nth(at + 1).unwrap().trim_start().starts_with("-> unset LIBTORCH"), "{}", done.stdout);
     // Linked to by the project, it is another's fault.

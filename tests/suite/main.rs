@@ -14,6 +14,7 @@ mod lr_scheduler;
 mod models;
 mod nccl;
 mod new;
+mod nodes;
 mod nvml;
 mod parity;
 mod reducer;

@@ -76,14 +76,14 @@ fn snapshots_are_listed_and_damage_is_named() {
     assert!(lines[1].ends_with("whole"), "{text}");
     assert!(lines[2].ends_with("damaged: optimizer.safetensors is damaged (its checksum is another)"), "{text}");
     assert!(lines[3].ends_with("damaged: model.safetensors is missing"), "{text}");
-    let verified = command(dir.path(), &["verify", "."]).ends_with(5).stdout;
+    let verified = command(dir.path(), &["verify", "."]).ends_with(6).stdout;
     assert!(verified.starts_with("whole    ./step-00000024 (4 files, "), "{verified}");
     command(dir.path(), &["verify", "step-00000024"]).succeeds();
     assert_eq!(json(dir.path(), &["verify", "--json", "step-00000040"])[0]["whole"], false);
     // What others would load is what is shown.
     assert!(command(dir.path(), &["show", "."]).succeeds().stdout.starts_with("./step-00000024\n"));
     command(dir.path(), &["show", "step-00000040"])
-        .ends_with(5)
+        .ends_with(6)
         .says(&["can't be loaded: optimizer.safetensors", "hint: "]);
 }
 
@@ -133,7 +133,7 @@ fn differences_are_measured() {
             .stdout
             .contains("4 tensors equal, 0 not")
     );
-    let found = command(dir.path(), &["diff", "--json", "step-00000024", "step-00000048"]).ends_with(5).stdout;
+    let found = command(dir.path(), &["diff", "--json", "step-00000024", "step-00000048"]).ends_with(6).stdout;
     let found: Value = serde_json::from_str(&found).unwrap();
     let script = "import sys, json, safetensors.torch as s\na, b = (s.load_file(p) for p in sys.argv[1:])\n\
         print(json.dumps({k: (a[k].double() - b[k].double()).abs().max().item() for k in a}))";

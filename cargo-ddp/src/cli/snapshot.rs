@@ -21,9 +21,9 @@ pub enum SnapshotCommand {
     Ls(SnapshotList),
     /// Show what a snapshot holds: tensors, optimizer, states and values
     Show(SnapshotShow),
-    /// Test every file of snapshots against its checksum; ends with code 5 when one is damaged
+    /// Test every file of snapshots against its checksum; ends with code 6 when one is damaged
     Verify(SnapshotList),
-    /// Compare two snapshots or safetensors files, tensor by tensor; ends with code 5 when they differ
+    /// Compare two snapshots or safetensors files, tensor by tensor; ends with code 6 when they differ
     Diff(SnapshotDiff),
     /// Remove old snapshots; the newest whole one always stays, and damaged ones are left alone
     Prune(SnapshotPrune),

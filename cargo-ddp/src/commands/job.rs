@@ -3,13 +3,18 @@
 use std::ffi::OsString;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ddp_contract::env;
 
 use crate::cli::{LaunchOptions, Seconds};
-use crate::launch::{self, Binding, LaunchPlan, Record, Rules, Show, StorePort, Verdict};
+use crate::launch::{self, Binding, LaunchPlan, Member, Nodes, Record, Rendezvous, Rules, Show, StorePort, Verdict};
 use crate::{Error, Result, Ui, exit, gpu};
+
+/// torchrun's default.
+const MASTER_PORT: u16 = 29500;
+/// How long nodes wait for each other.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What to launch, before there is a program.
 pub(super) struct Job {
@@ -22,6 +27,7 @@ pub(super) struct Job {
     log_dir: Option<PathBuf>,
     report: Option<PathBuf>,
     dry_run: bool,
+    rendezvous: Option<Rendezvous>,
 }
 
 impl Job {
@@ -43,9 +49,11 @@ impl Job {
         }
         let bad = |option, problem| Error::BadOption { option, problem };
         let show = options.show.as_deref().unwrap_or("all").parse().map_err(|problem| bad("show", problem))?;
+        let rendezvous = rendezvous(&options)?;
+        // With several nodes, who has which ranks is not known yet.
         let is_rank = |option, rank: usize| {
             let problem = || format!("there is no rank {rank}; there are {nproc}, from 0");
-            if rank < nproc { Ok(()) } else { Err(bad(option, problem())) }
+            if rank < nproc || rendezvous.is_some() { Ok(()) } else { Err(bad(option, problem())) }
         };
         if let Show::Only(ranks) = &show {
             ranks.iter().try_for_each(|rank| is_rank("show", *rank))?;
@@ -66,7 +74,7 @@ impl Job {
             restart_on_stall: options.restart_on_stall,
         };
         let (stdin, log_dir, report, dry_run) = (options.stdin, options.log_dir, options.report, options.dry_run);
-        Ok(Self { nproc, gpus, bindings, rules, show, stdin, log_dir, report, dry_run })
+        Ok(Self { nproc, gpus, bindings, rules, show, stdin, log_dir, report, dry_run, rendezvous })
     }
 
     /// Runs `program` to its end, and gives the exit code. Logs go below `target` unless the user chose a folder.
@@ -83,15 +91,21 @@ impl Job {
             true => (0, runs.join("N")),
             false => launch::new_run(&runs)?,
         };
+        let run = format!("run-{number}-{}", std::process::id());
+        let (nodes, run_id, links) = match &self.rendezvous {
+            Some(at) if !self.dry_run => launch::join(at, self.nproc, self.gpus.clone(), run, ui)?,
+            at => (supposed_nodes(at.as_ref(), self.nproc, self.gpus.clone()), run, vec![]),
+        };
         let plan = LaunchPlan {
             program,
             args,
             nproc: self.nproc,
+            nodes,
             gpus: self.gpus,
             omp_num_threads: omp_num_threads(self.nproc, &self.bindings),
             bindings: self.bindings,
             rules: self.rules,
-            run_id: format!("run-{number}-{}", std::process::id()),
+            run_id,
             run_dir,
             stdin: self.stdin,
             show: self.show,
@@ -103,7 +117,7 @@ impl Job {
         }
         tracing::debug!(?plan, "launching");
         let start = Instant::now();
-        let launched = launch::launch(&plan, ui).inspect_err(|err| Record::keep_refused(&plan, err));
+        let launched = launch::launch(&plan, links, ui).inspect_err(|err| Record::keep_refused(&plan, err));
         let (verdict, mut record) = launched?;
         tell(&verdict, &plan, start, ui);
         finish(&mut record, &verdict, self.report.as_deref(), ui);
@@ -119,12 +133,17 @@ fn tell(verdict: &Verdict, plan: &LaunchPlan, start: Instant, ui: &Ui) {
                 1 => ", 1 restart".into(),
                 n => format!(", {n} restarts"),
             };
-            let workers = if plan.nproc == 1 { "1 worker".into() } else { format!("{} workers", plan.nproc) };
+            let world_size = plan.nodes.world_size();
+            let workers = if world_size == 1 { "1 worker".into() } else { format!("{world_size} workers") };
             ui.status("Finished", format!("{workers} in {:.1} s{restarts}", start.elapsed().as_secs_f64()));
         }
         Verdict::Preempted { snapshot } => {
             let place = snapshot.as_ref().map(|snapshot| format!(" in {}", snapshot.display())).unwrap_or_default();
             ui.status("Stopped", format!("as asked, with everything saved{place}; run it again to go on"));
+        }
+        Verdict::NodeLost(why) => {
+            ui.error(format!("the job has ended: {why}"));
+            ui.hint("start the launchers of all nodes again: training goes on from the newest snapshot");
         }
         Verdict::Failed(..) | Verdict::Stopped(_) => {}
     }
@@ -147,9 +166,17 @@ fn finish(record: &mut Record, verdict: &Verdict, report: Option<&Path>, ui: &Ui
 fn print(plan: &LaunchPlan) {
     println!("command: {}", plan.command().join(" "));
     println!("workers: {}", plan.nproc);
+    if plan.nodes.are_several() {
+        println!(
+            "nodes:   {}, this is node {}, and the others have {} workers each",
+            plan.nodes.members.len(),
+            plan.nodes.own,
+            plan.nproc
+        );
+    }
     println!("GPUs:    {}", plan.gpus.as_ref().map_or("none".into(), |gpus| gpus.join(", ")));
     println!("logs:    {}", plan.run_dir.display());
-    for rank in 0..plan.nproc {
+    for rank in plan.ranks() {
         println!("rank {rank}:");
         // The port is whichever is free at the start.
         for (name, value) in plan.worker_env(rank, 0, 0) {
@@ -157,6 +184,43 @@ fn print(plan: &LaunchPlan) {
             println!("  {name}={value}");
         }
     }
+}
+
+/// With several nodes, where their launchers meet.
+fn rendezvous(options: &LaunchOptions) -> Result<Option<Rendezvous>> {
+    let bad = |option, problem: String| Err(Error::BadOption { option, problem });
+    let nnodes = options.nnodes.unwrap_or(1);
+    if nnodes == 1 {
+        let alone = options.node_rank.is_none_or(|rank| rank == 0);
+        return if alone { Ok(None) } else { bad("node-rank", "it needs --nnodes".into()) };
+    }
+    let Some(node_rank) = options.node_rank else {
+        return bad("node-rank", format!("of {nnodes} nodes, each needs a number of its own, from 0"));
+    };
+    if node_rank >= nnodes {
+        return bad("node-rank", format!("there is no node {node_rank}; there are {nnodes}, from 0"));
+    }
+    let Some(master_addr) = options.master_addr.clone() else {
+        return bad("master-addr", "several nodes need an address of node 0 that all can reach".into());
+    };
+    Ok(Some(Rendezvous {
+        nnodes: nnodes.into(),
+        node_rank: node_rank.into(),
+        master_addr,
+        master_port: options.master_port.unwrap_or(MASTER_PORT),
+        timeout: options.join_timeout.map_or(JOIN_TIMEOUT, |Seconds(time)| time),
+    }))
+}
+
+/// This node, as far as can be told without the others: they have as many workers.
+fn supposed_nodes(at: Option<&Rendezvous>, nproc: usize, gpus: Option<Vec<String>>) -> Nodes {
+    let mut nodes = Nodes::one(nproc, gpus);
+    if let Some(at) = at {
+        let own = nodes.members[0].clone();
+        nodes.members = (0..at.nnodes).map(|node| Member { first_rank: node * nproc, ..own.clone() }).collect();
+        (nodes.own, nodes.master_addr) = (at.node_rank, at.master_addr.clone());
+    }
+    nodes
 }
 
 /// What each worker runs on.

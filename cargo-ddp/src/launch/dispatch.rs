@@ -1,10 +1,12 @@
 //! What to do when something happens: a state machine over ranks, without processes, clocks or pipes.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use ddp_contract::Event;
+use serde::{Deserialize, Serialize};
 
 /// SIGTERM, which asks a worker to stop.
 pub(super) const SIGTERM: i32 = 15;
@@ -19,7 +21,7 @@ const PREEMPTED: Exit = Exit::Code(ddp_contract::exit::PREEMPTED as i32);
 pub(super) const SIGKILL: i32 = 9;
 
 /// How a worker ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {
     /// By itself, with this code.
     Code(i32),
@@ -38,7 +40,7 @@ impl From<ExitStatus> for Exit {
 }
 
 /// A worker's failure, and what it led to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// The rank that failed first.
     pub rank: usize,
@@ -71,7 +73,7 @@ impl Failure {
 }
 
 /// Why a job was not started again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NoRestart {
     /// `--max-restarts` is 0.
     Never,
@@ -79,10 +81,12 @@ pub enum NoRestart {
     UsedUp(u32),
     /// The last attempt failed in the same way at the same step, and would again.
     Again,
+    /// A node was lost, too.
+    NodeLost,
 }
 
 /// How a job ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
     /// All workers ended with code 0.
     Done {
@@ -98,6 +102,8 @@ pub enum Verdict {
     Failed(Failure, NoRestart),
     /// The launcher was told to stop by this signal.
     Stopped(i32),
+    /// Another node's launcher is gone, for this reason.
+    NodeLost(String),
 }
 
 /// What happened.
@@ -120,6 +126,11 @@ pub(super) enum Input {
     Signal(i32),
     /// The guard is gone: end at once.
     Orphaned,
+    /// Another node's launcher is gone, and with it these ranks.
+    NodeLost {
+        ranks: Range<usize>,
+        why: String,
+    },
     /// The stacks of a stalled job are written; `rank` seems to hold the others up.
     Traced {
         rank: usize,
@@ -152,7 +163,7 @@ pub(super) enum Action {
 }
 
 /// The newest snapshot that the workers have told of.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Known {
     pub(super) snapshot: PathBuf,
     pub(super) step: u64,
@@ -206,6 +217,8 @@ pub(super) struct Dispatcher {
     preempted: bool,
     /// The stall in progress was told.
     stalled: bool,
+    /// A node is gone, without which there is no further attempt.
+    node_is_lost: bool,
 }
 
 struct Rank {
@@ -231,6 +244,7 @@ enum State {
 enum Reason {
     Failure(Failure),
     Signal(i32),
+    NodeLost(String),
 }
 
 impl Dispatcher {
@@ -246,7 +260,24 @@ impl Dispatcher {
             previous: None,
             preempted: false,
             stalled: false,
+            node_is_lost: false,
         }
+    }
+
+    /// For a node that has lost the one that decides: what is left here ends.
+    pub(super) fn cut_off(
+        world_size: usize,
+        rules: Rules,
+        alive: &[usize],
+        why: String,
+        now: Instant,
+    ) -> (Self, Vec<Action>) {
+        let mut dispatcher = Self::new(world_size, rules, now);
+        for (rank, state) in dispatcher.ranks.iter_mut().enumerate() {
+            state.alive = alive.contains(&rank);
+        }
+        let actions = dispatcher.node_lost(0..0, why, now);
+        (dispatcher, actions)
     }
 
     pub(super) fn newest_snapshot(&self) -> Option<&Known> {
@@ -283,6 +314,7 @@ impl Dispatcher {
             }
             Input::Signal(signal) => self.signalled(signal, now),
             Input::Orphaned => self.orphaned(),
+            Input::NodeLost { ranks, why } => self.node_lost(ranks, why, now),
             Input::Traced { rank, pid } => self.traced(rank, pid, now),
             Input::Tick => self.ticked(now),
         }
@@ -364,6 +396,7 @@ impl Dispatcher {
                 Some(why) => Verdict::Failed(failure, why),
                 None => return self.restart(failure, now),
             },
+            State::Stopping { reason: Reason::NodeLost(why), .. } => Verdict::NodeLost(why),
             _ if self.preempted => Verdict::Preempted { snapshot: self.newest.take().map(|known| known.snapshot) },
             State::Stopping { reason: Reason::Signal(signal), .. } => Verdict::Stopped(signal),
             State::Running | State::Waiting(_) => Verdict::Done { restarts: self.attempt },
@@ -372,7 +405,9 @@ impl Dispatcher {
     }
 
     fn no_restart(&self, failure: &Failure) -> Option<NoRestart> {
-        if self.rules.max_restarts == 0 {
+        if self.node_is_lost {
+            Some(NoRestart::NodeLost)
+        } else if self.rules.max_restarts == 0 {
             Some(NoRestart::Never)
         } else if self.previous.as_ref().is_some_and(|previous| failure.is_again(previous)) {
             Some(NoRestart::Again)
@@ -413,8 +448,8 @@ impl Dispatcher {
     /// on, too, and what comes of it is theirs to say.
     fn signalled(&mut self, signal: i32, now: Instant) -> Vec<Action> {
         match &mut self.state {
-            State::Running if matches!(signal, SIGUSR1 | SIGUSR2) => vec![Action::Signal(signal)],
-            _ if matches!(signal, SIGUSR1 | SIGUSR2) => vec![],
+            State::Running if is_for_workers_alone(signal) => vec![Action::Signal(signal)],
+            _ if is_for_workers_alone(signal) => vec![],
             State::Waiting(_) => vec![Action::Finish(Verdict::Stopped(signal))],
             State::Stopping { reason: Reason::Signal(_), deadline } => {
                 *deadline = None;
@@ -434,6 +469,22 @@ impl Dispatcher {
         }
         self.state = State::Stopping { reason: Reason::Signal(SIGKILL), deadline: None };
         vec![Action::Signal(SIGKILL)]
+    }
+
+    /// What is left of the job ends; there is nobody to start the missing ranks again.
+    fn node_lost(&mut self, ranks: Range<usize>, why: String, now: Instant) -> Vec<Action> {
+        self.node_is_lost = true;
+        for rank in ranks {
+            self.ranks[rank].alive = false;
+        }
+        let others_live = self.ranks.iter().any(|rank| rank.alive);
+        // What has begun to end goes on ending, for the reason that it has.
+        if matches!(self.state, State::Running | State::Waiting(_)) {
+            let deadline = Some(now + self.rules.grace);
+            self.state = State::Stopping { reason: Reason::NodeLost(why), deadline };
+            return if others_live { vec![Action::Signal(SIGTERM)] } else { self.all_gone(now) };
+        }
+        if others_live { vec![] } else { self.all_gone(now) }
     }
 
     fn traced(&mut self, rank: usize, pid: u32, now: Instant) -> Vec<Action> {
@@ -465,6 +516,11 @@ impl Dispatcher {
             _ => {}
         }
     }
+}
+
+/// Signals that mean something to workers, and nothing to a job.
+pub(super) fn is_for_workers_alone(signal: i32) -> bool {
+    matches!(signal, SIGUSR1 | SIGUSR2)
 }
 
 #[cfg(test)]
@@ -531,6 +587,37 @@ mod tests {
         let mut job = Job::new(2, 0);
         assert_eq!(job.exit(1, Exit::Code(0)), []);
         assert_eq!(job.exit(0, Exit::Code(0)), [Action::Finish(Verdict::Done { restarts: 0 })]);
+    }
+
+    #[test]
+    fn a_lost_node_ends_what_is_left_of_the_job() {
+        let lost = |job: &mut Job| {
+            job.dispatcher.handle(Input::NodeLost { ranks: 2..4, why: "node 1 was lost".into() }, job.now)
+        };
+        let mut job = Job::new(4, 3);
+        assert_eq!(lost(&mut job), [Action::Signal(SIGTERM)]);
+        // Those that do not listen are killed.
+        assert_eq!(job.after(10), [Action::Signal(SIGKILL)]);
+        assert_eq!(job.exit(0, Exit::Signal(SIGKILL)), []);
+        let verdict = Verdict::NodeLost("node 1 was lost".into());
+        assert_eq!(job.exit(1, Exit::Signal(SIGKILL)), [Action::Finish(verdict)]);
+
+        // A failure before it stays the cause, and is the last.
+        let mut job = Job::new(4, 3);
+        job.exit(3, Exit::Code(5));
+        assert_eq!(lost(&mut job), []);
+        job.exit(0, Exit::Signal(SIGTERM));
+        let actions = job.exit(1, Exit::Signal(SIGTERM));
+        assert!(
+            matches!(&actions[..], [Action::Finish(Verdict::Failed(Failure { rank: 3, .. }, NoRestart::NodeLost))]),
+            "{actions:?}"
+        );
+
+        // A node without the one that decides ends what it has.
+        let (_, actions) = Dispatcher::cut_off(4, Rules::default(), &[2, 3], "node 0 was lost".into(), Instant::now());
+        assert_eq!(actions, [Action::Signal(SIGTERM)]);
+        let (_, actions) = Dispatcher::cut_off(4, Rules::default(), &[], "node 0 was lost".into(), Instant::now());
+        assert_eq!(actions, [Action::Finish(Verdict::NodeLost("node 0 was lost".into()))]);
     }
 
     #[test]

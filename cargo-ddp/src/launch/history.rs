@@ -10,7 +10,7 @@ use super::report::{Outcome, RECORD_FILE, Record, Saved};
 
 /// How a run ended, if it did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum State {
     /// Its launcher lives.
     Running,
@@ -22,6 +22,8 @@ pub enum State {
     Failed,
     /// Told to stop.
     Stopped,
+    /// Another node of the job did not come, or was lost.
+    NodeLost,
     /// Its launcher is gone without a word (SIGKILL, a power cut); the rest is what it knew last.
     Lost,
 }
@@ -35,6 +37,7 @@ impl State {
             Self::Preempted => "preempted",
             Self::Failed => "failed",
             Self::Stopped => "stopped",
+            Self::NodeLost => "node lost",
             Self::Lost => "lost",
         }
     }
@@ -109,6 +112,7 @@ fn read(folder: PathBuf, number: u64) -> Option<Run> {
         Outcome::Preempted => State::Preempted,
         Outcome::Failed => State::Failed,
         Outcome::Stopped => State::Stopped,
+        Outcome::NodeLost => State::NodeLost,
     };
     let over = record.outcome != Outcome::Running;
     let stopped = (state == State::Stopped).then(|| i32::from(record.exit_code) - 128);

@@ -15,16 +15,20 @@
 //! | `report` | the words for what happened, and the record of it |
 //! | `registry` | the jobs that run on this machine |
 //! | `history` | the runs of a folder, over or not |
+//! | `nodes` | launchers on other machines |
+//! | `command` | who decides: the dispatcher here, or node 0's |
 //!
 //! The plan's environment is torchrun's, so that a worker can't tell the difference; see `ddp_contract::env`.
 
 mod binding;
+mod command;
 mod dispatch;
 mod guard;
 mod history;
 mod lines;
 mod live;
 mod logs;
+mod nodes;
 mod plan;
 mod registry;
 mod report;
@@ -37,6 +41,7 @@ pub use binding::{Binding, bind, cpus_of_node, own_cpus};
 pub use dispatch::{Exit, Failure, NoRestart, Rules, Verdict};
 pub use history::{Run, State, history};
 pub(crate) use lines::Prefixer;
+pub use nodes::{Link, Member, Nodes, Rendezvous, join};
 pub use plan::{LaunchPlan, Show, StorePort, new_run};
 pub use registry::{Job, running};
 pub use report::{Record, Saved};
@@ -46,9 +51,11 @@ use crate::{Result, Ui};
 /// Runs the plan to its end, in a process of its own: this one stays behind as its guard, never returns from here, and
 /// ends with the exit code of the one that does.
 ///
+/// `links` are what [`join`] gave.
+///
 /// # Errors
 /// Only when the system refuses a process, a socket or a pipe; workers that fail are a [`Verdict`].
-pub fn launch(plan: &LaunchPlan, ui: &Ui) -> Result<(Verdict, Record)> {
+pub fn launch(plan: &LaunchPlan, links: Vec<Link>, ui: &Ui) -> Result<(Verdict, Record)> {
     let guard = guard::split()?;
-    watch::Watch::new(plan, guard, ui)?.run()
+    watch::Watch::new(plan, links, guard, ui)?.run()
 }

@@ -1,15 +1,18 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use ddp_contract::env;
 
 use super::binding::Binding;
 use super::dispatch::Rules;
+use super::nodes::Nodes;
 use crate::{Error, Result};
 
 const CUDA_DEVICE_ORDER: &str = "CUDA_DEVICE_ORDER";
+const GLOO_SOCKET_IFNAME: &str = "GLOO_SOCKET_IFNAME";
 
 /// What to run, and how: everything decided, nothing to look up.
 #[derive(Clone, Debug)]
@@ -18,8 +21,10 @@ pub struct LaunchPlan {
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<OsString>,
-    /// Number of workers, all on this node.
+    /// Number of workers on this node.
     pub nproc: usize,
+    /// All nodes, and which ranks they have.
+    pub nodes: Nodes,
     /// CUDA_VISIBLE_DEVICES for every worker; worker N uses the N-th of them. Of MIG instances, of which CUDA gives a
     /// process one, each worker sees its own alone. `None` leaves the variable as it is.
     pub gpus: Option<Vec<String>>,
@@ -90,19 +95,20 @@ impl std::str::FromStr for Show {
 impl LaunchPlan {
     /// What is added to a worker's environment: torchrun's contract.
     pub fn worker_env(&self, rank: usize, attempt: u32, port: u16) -> Vec<(&'static str, OsString)> {
-        let nproc = self.nproc.to_string();
+        let (local_rank, nodes) = (self.local(rank), &self.nodes);
+        let (nproc, world_size) = (self.nproc.to_string(), nodes.world_size().to_string());
         let rank_text = rank.to_string();
         let mut vars: Vec<(&str, OsString)> = [
             (env::RANK, rank_text.clone()),
-            (env::LOCAL_RANK, rank_text.clone()),
-            (env::WORLD_SIZE, nproc.clone()),
-            (env::LOCAL_WORLD_SIZE, nproc.clone()),
-            (env::GROUP_RANK, "0".into()),
-            (env::GROUP_WORLD_SIZE, "1".into()),
+            (env::LOCAL_RANK, local_rank.to_string()),
+            (env::WORLD_SIZE, world_size.clone()),
+            (env::LOCAL_WORLD_SIZE, nproc),
+            (env::GROUP_RANK, nodes.own.to_string()),
+            (env::GROUP_WORLD_SIZE, nodes.members.len().to_string()),
             ("ROLE_NAME", "default".into()),
             ("ROLE_RANK", rank_text),
-            ("ROLE_WORLD_SIZE", nproc),
-            (env::MASTER_ADDR, "127.0.0.1".into()),
+            ("ROLE_WORLD_SIZE", world_size),
+            (env::MASTER_ADDR, nodes.master_addr.clone()),
             (env::MASTER_PORT, port.to_string()),
             (env::RUN_ID, self.run_id.clone()),
             (env::RESTART_COUNT, attempt.to_string()),
@@ -116,12 +122,19 @@ impl LaunchPlan {
         vars.push((env::ERROR_FILE, self.error_file(rank, attempt).into()));
         if let Some(gpus) = &self.gpus {
             let divided = gpus.iter().any(|gpu| gpu.starts_with("MIG-"));
-            let visible = if divided { gpus[rank].clone() } else { gpus.join(",") };
+            let visible = if divided { gpus[local_rank].clone() } else { gpus.join(",") };
             vars.push((env::CUDA_VISIBLE_DEVICES, visible.into()));
             // The numbers are NVML's, and nvidia-smi's; CUDA alone would sort by speed.
             if std::env::var_os(CUDA_DEVICE_ORDER).is_none() {
                 vars.push((CUDA_DEVICE_ORDER, "PCI_BUS_ID".into()));
             }
+        }
+        if nodes.are_several()
+            && std::env::var_os(GLOO_SOCKET_IFNAME).is_none()
+            && let Some(interface) = nodes.interface()
+        {
+            // Alone, Gloo takes whatever the machine's name leads to, which is often its loopback address.
+            vars.push((GLOO_SOCKET_IFNAME, interface.into()));
         }
         if let Some(threads) = self.omp_num_threads {
             vars.push((env::OMP_NUM_THREADS, threads.to_string().into()));
@@ -152,7 +165,29 @@ impl LaunchPlan {
 
     /// The GPU of a worker, as its user named it.
     pub fn gpu_of(&self, rank: usize) -> Option<&str> {
-        self.gpus.as_ref()?.get(rank).map(String::as_str)
+        let (_, member) = self.nodes.of_rank(rank)?;
+        member.gpus.as_ref()?.get(rank - member.first_rank).map(String::as_str)
+    }
+
+    /// The node of a worker, where there are several.
+    pub fn node_of(&self, rank: usize) -> Option<String> {
+        let (node, _) = self.nodes.of_rank(rank).filter(|_| self.nodes.are_several())?;
+        Some(self.nodes.name(node))
+    }
+
+    /// The ranks that run here.
+    pub fn ranks(&self) -> Range<usize> {
+        self.nodes.own_ranks()
+    }
+
+    /// A rank's number on this node.
+    pub fn local(&self, rank: usize) -> usize {
+        rank - self.ranks().start
+    }
+
+    /// Where this node's workers run: a binding for each, if there are any.
+    pub(super) fn binding_of(&self, rank: usize) -> Option<Binding> {
+        self.bindings.get(self.local(rank)).cloned()
     }
 }
 
@@ -201,12 +236,14 @@ fn link_latest(runs: &Path, number: u64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::launch::nodes::Member;
 
     fn plan() -> LaunchPlan {
         LaunchPlan {
             program: "train".into(),
             args: vec![],
             nproc: 2,
+            nodes: Nodes::one(2, Some(vec!["2".into(), "3".into()])),
             gpus: Some(vec!["2".into(), "3".into()]),
             bindings: vec![],
             rules: Rules::default(),
@@ -244,6 +281,30 @@ mod tests {
         ] {
             assert_eq!(get(name), Some(value), "{name}");
         }
+    }
+
+    #[test]
+    fn the_ranks_of_a_second_node_come_after_the_firsts() {
+        let mut plan = plan();
+        let member = |first_rank, nproc, gpus| Member { host: "h".into(), first_rank, nproc, gpus };
+        plan.nodes.members = vec![member(0, 3, None), member(3, 2, plan.gpus.clone())];
+        (plan.nodes.own, plan.nodes.master_addr) = (1, "10.0.0.1".into());
+        let vars = plan.worker_env(4, 0, 29501);
+        let get = |name: &str| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_str().unwrap());
+        for (name, value) in [
+            ("RANK", "4"),
+            ("LOCAL_RANK", "1"),
+            ("WORLD_SIZE", "5"),
+            ("LOCAL_WORLD_SIZE", "2"),
+            ("GROUP_RANK", "1"),
+            ("GROUP_WORLD_SIZE", "2"),
+            ("MASTER_ADDR", "10.0.0.1"),
+            ("MASTER_PORT", "29501"),
+        ] {
+            assert_eq!(get(name), Some(value), "{name}");
+        }
+        assert_eq!((plan.gpu_of(4), plan.gpu_of(0)), (Some("3"), None));
+        assert_eq!((plan.ranks(), plan.node_of(1).as_deref()), (3..5, Some("node 0 (h)")));
     }
 
     #[test]

@@ -18,6 +18,9 @@ use crate::exit;
 /// The line for a failure: who, how, where.
 pub(super) fn headline(failure: &Failure, plan: &LaunchPlan) -> String {
     let mut place = format!("pid {}", failure.pid);
+    if let Some(node) = plan.node_of(failure.rank) {
+        place = format!("{node}, {place}");
+    }
     if let Some(gpu) = plan.gpu_of(failure.rank) {
         place += &format!(", GPU {gpu}");
     }
@@ -75,6 +78,9 @@ pub(super) fn hints(failure: &Failure, plan: &LaunchPlan, record: &Record, verdi
         Verdict::Failed(_, NoRestart::UsedUp(count)) => hints.push(format!(
             "{count} restarts brought no new snapshot, so it was not started again (`--max-restarts` allows more)"
         )),
+        Verdict::Failed(_, NoRestart::NodeLost) => {
+            hints.push("a node was lost as well, so it was not started again: start the launchers of all nodes".into());
+        }
         _ => {}
     }
     hints.push(format!("all output is in {}", plan.run_dir.display()));
@@ -172,7 +178,7 @@ pub(super) fn signal_name(signal: i32) -> String {
 
 /// How a run ended, if it did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Not yet, as far as the record says.
     #[default]
@@ -185,6 +191,8 @@ pub enum Outcome {
     Failed,
     /// Told to stop.
     Stopped,
+    /// Another node of the job did not come, or was lost.
+    NodeLost,
 }
 
 /// How often steps alone are worth writing down.
@@ -203,6 +211,9 @@ pub struct Record {
     pub(super) run: String,
     pub(super) run_dir: PathBuf,
     pub(super) nproc: usize,
+    pub(super) node_rank: usize,
+    pub(super) nnodes: usize,
+    pub(super) world_size: usize,
     pub(super) gpus: Option<Vec<String>>,
     pub(super) command: Vec<String>,
     /// Seconds since 1970.
@@ -251,6 +262,8 @@ pub(super) struct Restart {
 #[serde(default)]
 pub(super) struct Cause {
     rank: usize,
+    /// Where there are several.
+    node: Option<String>,
     pid: u32,
     gpu: Option<String>,
     attempt: u32,
@@ -291,6 +304,9 @@ impl Record {
             run: plan.run_id.clone(),
             run_dir: plan.run_dir.clone(),
             nproc: plan.nproc,
+            node_rank: plan.nodes.own,
+            nnodes: plan.nodes.members.len(),
+            world_size: plan.nodes.world_size(),
             gpus: plan.gpus.clone(),
             command: plan.command(),
             started: now(),
@@ -309,6 +325,7 @@ impl Record {
         };
         self.cause = Some(Cause {
             rank: failure.rank,
+            node: plan.node_of(failure.rank),
             pid: failure.pid,
             gpu: plan.gpu_of(failure.rank).map(str::to_owned),
             attempt: failure.attempt,
@@ -391,6 +408,7 @@ impl Record {
             Verdict::Preempted { .. } => Outcome::Preempted,
             Verdict::Failed(..) => Outcome::Failed,
             Verdict::Stopped(_) => Outcome::Stopped,
+            Verdict::NodeLost(_) => Outcome::NodeLost,
         };
         self.keep();
     }

@@ -16,12 +16,13 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Catches SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2, except those that the parent ignores for us
+    /// Catches SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2, except those that the parent ignores for us
     /// (`nohup`).
     pub(super) fn catch() -> Result<Self> {
         let ignored = ignored();
         let mut signals = Self { pipes: Vec::new(), registered: Vec::new() };
-        for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2] {
+        // Of two that come together, SIGTERM counts as the first: `cargo ddp stop --now` sends it before another.
+        for signal in [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2] {
             if ignored & (1 << (signal - 1)) == 0 {
                 signals.add(signal)?;
             }

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
 
 /// How long a debugger may take. Reading libtorch's symbols takes some seconds.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
@@ -52,8 +53,17 @@ struct Tracer {
 /// What came of it.
 pub(super) struct Found {
     pub(super) lines: Vec<String>,
-    /// The rank (and its process) that seems to hold the others up.
-    pub(super) suspect: Option<(usize, u32)>,
+    pub(super) suspect: Option<Suspect>,
+}
+
+/// The rank that seems to hold the others up. The least of several is the one to blame: the fewest steps on, and among
+/// equals one that does not wait for others.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Suspect {
+    step: Option<u64>,
+    waits: bool,
+    pub(super) rank: usize,
+    pub(super) pid: u32,
 }
 
 impl Tracing {
@@ -102,27 +112,29 @@ impl Tracing {
         self.is_done();
     }
 
-    /// A line per rank, and who is to blame: the rank that is fewest steps on; among equals one that does not wait in a
-    /// collective.
+    /// A line per rank, and who is to blame.
     pub(super) fn finish(self, step_of: impl Fn(usize) -> Option<u64>) -> Found {
         if self.missing {
             let line =
                 "  no gdb, lldb or eu-stack is here to say what each rank does: install one (`apt-get install gdb`)";
-            let suspect = self.tracers.iter().min_by_key(|tracer| step_of(tracer.rank));
-            return Found { lines: vec![line.into()], suspect: suspect.map(|tracer| (tracer.rank, tracer.pid)) };
+            let suspect = |tracer: &Tracer| Suspect::new(tracer, step_of(tracer.rank), false);
+            return Found { lines: vec![line.into()], suspect: self.tracers.iter().map(suspect).min() };
         }
         let mut lines = Vec::new();
-        let mut suspect: Option<(Option<u64>, bool, usize, u32)> = None;
+        let mut suspects = Vec::new();
         for tracer in &self.tracers {
             let stacks = fs::read_to_string(&tracer.file).unwrap_or_default();
             let doing = Doing::of(&stacks);
             lines.push(format!("  rank {} {} ({})", tracer.rank, doing.words(), tracer.file.display()));
-            let this = (step_of(tracer.rank), doing.waits(), tracer.rank, tracer.pid);
-            if suspect.as_ref().is_none_or(|other| this < *other) {
-                suspect = Some(this);
-            }
+            suspects.push(Suspect::new(tracer, step_of(tracer.rank), doing.waits()));
         }
-        Found { lines, suspect: suspect.map(|(_, _, rank, pid)| (rank, pid)) }
+        Found { lines, suspect: suspects.into_iter().min() }
+    }
+}
+
+impl Suspect {
+    fn new(tracer: &Tracer, step: Option<u64>, waits: bool) -> Self {
+        Self { step, waits, rank: tracer.rank, pid: tracer.pid }
     }
 }
 
@@ -309,8 +321,9 @@ Thread 1 (Thread 0x7f (LWP 11) \"train\"):
             let tracers = vec![tracer(0, GDB), tracer(1, &sleeps), tracer(2, GDB)];
             Tracing { tracers, missing: false, deadline: Instant::now() }
         };
-        assert_eq!(make().finish(|_| Some(7)).suspect, Some((1, 11)));
-        assert_eq!(make().finish(|rank| Some(7 - rank as u64)).suspect, Some((2, 12)));
+        let suspect = |step_of: fn(usize) -> Option<u64>| make().finish(step_of).suspect.map(|it| (it.rank, it.pid));
+        assert_eq!(suspect(|_| Some(7)), Some((1, 11)));
+        assert_eq!(suspect(|rank| Some(7 - rank as u64)), Some((2, 12)));
         let lines = make().finish(|_| None).lines;
         assert!(lines[0].contains("rank 0 waits for other ranks in c10d::"), "{lines:?}");
         assert!(lines[1].contains("rank 1 is in my::sleep"), "{lines:?}");

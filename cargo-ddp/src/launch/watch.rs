@@ -1,17 +1,21 @@
 //! The launcher's one loop: waits for what happens (kernel's notices only, no polling), asks the dispatcher, and does it.
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ddp_contract::ErrorFile;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::process::{Pid, Rlimit, getppid};
-use serde_json::json;
+use serde_json::{Value, json};
 use signal_hook::consts::SIGCHLD;
 
-use super::dispatch::{Action, Dispatcher, Failure, Input, Verdict};
+use super::command::{Command, LastWords};
+use super::dispatch::{Action, Failure, Input, Known, Verdict};
 use super::guard::{self, Guard};
 use super::live::Live;
+use super::nodes::{FromCoordinator, Link, ToCoordinator};
 use super::plan::LaunchPlan;
 use super::registry::{Entry, Job};
 use super::report::{self, Record};
@@ -30,7 +34,11 @@ pub(super) struct Watch<'a> {
     plan: &'a LaunchPlan,
     ui: Ui,
     live: Live,
-    dispatcher: Dispatcher,
+    command: Command,
+    /// What workers on other nodes that failed have left to say, by rank.
+    words: BTreeMap<usize, Vec<String>>,
+    /// The ranks' steps, as they were when a stall was told.
+    steps: Vec<Option<u64>>,
     guard: Option<Guard>,
     /// Ends of children that we did not start.
     orphans: Signals,
@@ -54,6 +62,7 @@ pub(super) struct Watch<'a> {
 enum Source {
     Guard,
     Orphans,
+    Link(usize),
     Stdout(usize),
     Stderr(usize),
     Events(usize),
@@ -62,7 +71,7 @@ enum Source {
 }
 
 impl<'a> Watch<'a> {
-    pub(super) fn new(plan: &'a LaunchPlan, guard: Guard, ui: &Ui) -> Result<Self> {
+    pub(super) fn new(plan: &'a LaunchPlan, links: Vec<Link>, guard: Guard, ui: &Ui) -> Result<Self> {
         let orphans = Signals::only(SIGCHLD)?;
         let deaths = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(|err| Error::system("can't watch for the ends of workers")(err.into()))?;
@@ -84,7 +93,9 @@ impl<'a> Watch<'a> {
             plan,
             ui,
             live: Live::new(bar),
-            dispatcher: Dispatcher::new(plan.nproc, plan.rules.clone(), Instant::now()),
+            command: Command::new(plan, links, Instant::now()),
+            words: BTreeMap::new(),
+            steps: Vec::new(),
             guard: Some(guard),
             orphans,
             deaths,
@@ -103,42 +114,76 @@ impl<'a> Watch<'a> {
             Err(err) => watch.ui.warn(format!("`cargo ddp ps` will not know this job: {err}")),
         }
         watch.record.keep();
-        watch.start(0)?;
         Ok(watch)
     }
 
     /// Runs the job to its end. The record is for the report.
     pub(super) fn run(mut self) -> Result<(Verdict, Record)> {
+        let verdict = self.watch();
+        if let Err(err) = &verdict {
+            self.command.give_up(err.to_string());
+        }
+        let verdict = verdict?;
+        // While the job is still known to run, so that it is never taken for lost.
+        self.record.conclude(&verdict);
+        Ok((verdict, std::mem::take(&mut self.record)))
+    }
+
+    fn watch(&mut self) -> Result<Verdict> {
+        // Elsewhere node 0 says when.
+        if self.command.dispatcher().is_some() {
+            self.start(0, None)?;
+        }
         loop {
             for source in self.wait()? {
-                for input in self.inputs(source)? {
-                    if let Some(verdict) = self.dispatch(input)? {
-                        return Ok((verdict, std::mem::take(&mut self.record)));
+                let verdict = match source {
+                    Source::Link(index) => self.listen(index)?,
+                    source => {
+                        let inputs = self.inputs(source)?;
+                        self.dispatch_all(inputs)?
                     }
+                };
+                if let Some(verdict) = verdict {
+                    return Ok(verdict);
+                }
+            }
+            for (index, lost) in self.command.beat(Instant::now()) {
+                if let Some(verdict) = self.lost(index, &lost.0)? {
+                    return Ok(verdict);
                 }
             }
             if let Some(verdict) = self.dispatch(Input::Tick)? {
-                return Ok((verdict, std::mem::take(&mut self.record)));
+                return Ok(verdict);
             }
         }
     }
 
-    fn start(&mut self, attempt: u32) -> Result<()> {
-        let (mut port, workers) = start_all(self.plan, attempt, self.descriptors, &self.ui)?;
+    /// Starts this node's workers. `port` is where all ranks meet, if that is on another node.
+    fn start(&mut self, attempt: u32, port: Option<u16>) -> Result<()> {
+        let mut port = match port {
+            Some(number) => Port::elsewhere(number),
+            None => Port::open(self.plan.store, self.plan.nodes.address)?,
+        };
+        self.words.clear();
+        self.workers = start_all(self.plan, attempt, &port, self.descriptors, &self.ui)?;
         port.started();
-        self.workers = workers;
+        self.command.tell(&FromCoordinator::Start { attempt, port: port.number });
         for (index, worker) in self.workers.iter().enumerate() {
             let data = epoll::EventData::new_u64(index as u64);
             epoll::add(&self.deaths, &worker.pidfd, data, epoll::EventFlags::IN)
                 .map_err(|err| Error::system("can't watch a worker")(err.into()))?;
         }
         let pids: Vec<_> = self.workers.iter().map(Worker::pid).collect();
-        let ranks: Vec<_> = pids.iter().enumerate().map(|(rank, pid)| format!("rank {rank} pid {pid}")).collect();
+        let ranks: Vec<_> =
+            self.workers.iter().map(|worker| format!("rank {} pid {}", worker.rank, worker.pid())).collect();
         let place = match &self.plan.gpus {
             Some(gpus) => format!("on GPU {}", gpus.join(", ")),
             None => "on the CPU".into(),
         };
-        let workers = if self.plan.nproc == 1 { "1 worker".into() } else { format!("{} workers", self.plan.nproc) };
+        let mut workers = if self.plan.nproc == 1 { "1 worker".into() } else { format!("{} workers", self.plan.nproc) };
+        if self.plan.nodes.are_several() {
+            workers += &format!(" of {}", self.plan.nodes.world_size());
+        }
         self.ui.status("Running", format!("{workers} {place}: {}", ranks.join(", ")));
         self.ui.event(&json!({"event": "started", "attempt": attempt, "run": self.plan.run_id, "pids": &pids}));
         (self.job.workers, self.job.attempt) = (pids, attempt);
@@ -155,6 +200,7 @@ impl<'a> Watch<'a> {
         let mut watched: Vec<(Source, BorrowedFd<'_>)> = Vec::new();
         watched.extend(self.guard.iter().map(|guard| (Source::Guard, guard.fd())));
         watched.extend(self.orphans.fds().map(|fd| (Source::Orphans, fd)));
+        watched.extend(self.command.links().map(|(index, link)| (Source::Link(index), link.fd())));
         for (i, worker) in self.workers.iter().enumerate() {
             watched.extend(worker.stdout.pipe.fd().map(|fd| (Source::Stdout(i), fd)));
             watched.extend(worker.stderr.pipe.fd().map(|fd| (Source::Stderr(i), fd)));
@@ -164,9 +210,14 @@ impl<'a> Watch<'a> {
             watched.extend(tracing.fds().map(|fd| (Source::Tracer, fd)));
         }
         watched.push((Source::Deaths, self.deaths.as_fd()));
+        let has_more = |index| self.command.links().any(|(i, link)| i == index && link.has_more_to_send());
+        let flags = |source| match source {
+            Source::Link(index) if has_more(index) => PollFlags::IN | PollFlags::OUT,
+            _ => PollFlags::IN,
+        };
         let mut fds: Vec<PollFd<'_>> =
-            watched.iter().map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
-        let deadlines = [self.dispatcher.deadline(), self.tracing.as_ref().map(Tracing::deadline)];
+            watched.iter().map(|(source, fd)| PollFd::from_borrowed_fd(*fd, flags(*source))).collect();
+        let deadlines = [self.command.deadline(), self.tracing.as_ref().map(Tracing::deadline)];
         let timeout = deadlines.into_iter().flatten().min().map(|deadline| {
             // A little late rather than a little early, which would mean another round.
             let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
@@ -187,7 +238,13 @@ impl<'a> Watch<'a> {
                 let Some(guard) = &mut self.guard else { return Ok(vec![]) };
                 let Some(signals) = guard.take() else {
                     self.guard = None;
-                    return Ok(vec![Input::Orphaned]);
+                    self.command.give_up("its launcher was killed".into());
+                    // The other nodes end by themselves, and are not waited for.
+                    let others =
+                        self.plan.nodes.members.iter().enumerate().filter(|(node, _)| *node != self.plan.nodes.own);
+                    let others =
+                        others.map(|(_, member)| Input::NodeLost { ranks: member.ranks(), why: String::new() });
+                    return Ok(std::iter::once(Input::Orphaned).chain(others).collect());
                 };
                 Ok(signals.into_iter().map(Input::Signal).collect())
             }
@@ -200,7 +257,7 @@ impl<'a> Watch<'a> {
             Source::Stderr(i) => Ok(self.output(i, Target::Stderr)),
             Source::Events(i) => Ok(self.events(i)),
             // Looked at after every round.
-            Source::Tracer => Ok(vec![]),
+            Source::Tracer | Source::Link(_) => Ok(vec![]),
             Source::Deaths => self.deaths(),
         }
     }
@@ -223,7 +280,7 @@ impl<'a> Watch<'a> {
         let events = worker.events.read(&mut self.buffer);
         for event in &events {
             self.ui.worker_event(rank, event);
-            if rank == 0 {
+            if rank == self.plan.ranks().start {
                 self.live.note(event);
                 if self.record.note(event) {
                     self.record.keep();
@@ -270,43 +327,180 @@ impl<'a> Watch<'a> {
         Ok(inputs)
     }
 
+    fn dispatch_all(&mut self, inputs: Vec<Input>) -> Result<Option<Verdict>> {
+        for input in inputs {
+            if let Some(verdict) = self.dispatch(input)? {
+                return Ok(Some(verdict));
+            }
+        }
+        Ok(None)
+    }
+
     fn dispatch(&mut self, input: Input) -> Result<Option<Verdict>> {
         let mut inputs = vec![input];
         while let Some(input) = inputs.pop() {
-            for action in self.dispatcher.handle(input, Instant::now()) {
-                match action {
-                    Action::Signal(signal) => {
-                        for worker in self.workers.iter().filter(|worker| worker.alive) {
-                            worker.signal(signal);
-                            // One that is stopped (SIGSTOP) could not hear it.
-                            worker.signal(libc::SIGCONT);
-                        }
-                    }
-                    Action::Announce { after, attempt, delay } => self.announce(&after, attempt, delay),
-                    Action::Start { attempt } => {
-                        self.start(attempt)?;
-                        // What else was ready belongs to workers that are gone.
-                        return Ok(None);
-                    }
-                    Action::Trace { idle } => self.trace(idle),
-                    Action::Finish(verdict) => {
-                        self.end_attempt();
-                        if let Verdict::Failed(failure, _) = &verdict {
-                            self.ui.error(report::headline(failure, self.plan));
-                            self.tell(failure);
-                            for hint in report::hints(failure, self.plan, &self.record, &verdict) {
-                                self.ui.hint(hint);
-                            }
-                        }
-                        // While the job is still known to run, so that it is never taken for lost.
-                        self.record.conclude(&verdict);
-                        return Ok(Some(verdict));
-                    }
-                }
+            let Self { command, workers, plan, job, .. } = self;
+            let words = |rank| last_words(workers, plan, job.attempt, rank);
+            let actions = command.decide(input, words, Instant::now());
+            if let Some(verdict) = self.act(actions)? {
+                return Ok(Some(verdict));
             }
             inputs.extend(self.traced());
         }
         Ok(None)
+    }
+
+    fn act(&mut self, actions: Vec<Action>) -> Result<Option<Verdict>> {
+        for action in actions {
+            match action {
+                Action::Signal(signal) => {
+                    self.command.tell(&FromCoordinator::Signal(signal));
+                    self.signal(signal);
+                }
+                Action::Announce { after, attempt, delay } => {
+                    let newest = self.newest().cloned();
+                    self.announce(&after, attempt, delay, newest.as_ref());
+                    self.command.tell(&FromCoordinator::Announce { after, attempt, delay, newest });
+                }
+                Action::Start { attempt } => self.start(attempt, None)?,
+                Action::Trace { idle } => {
+                    let world = 0..self.plan.nodes.world_size();
+                    let step_of = |rank| self.command.dispatcher().and_then(|dispatcher| dispatcher.step_of(rank));
+                    self.steps = world.map(step_of).collect();
+                    self.command.await_traces();
+                    self.command.tell(&FromCoordinator::Trace { idle, steps: self.steps.clone() });
+                    self.trace(idle);
+                }
+                Action::Finish(verdict) => {
+                    self.command.tell(&FromCoordinator::Finish(verdict.clone()));
+                    self.finish(&verdict);
+                    return Ok(Some(verdict));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn signal(&self, signal: i32) {
+        for worker in self.workers.iter().filter(|worker| worker.alive) {
+            worker.signal(signal);
+            // One that is stopped (SIGSTOP) could not hear it.
+            worker.signal(libc::SIGCONT);
+        }
+    }
+
+    fn finish(&mut self, verdict: &Verdict) {
+        self.end_attempt();
+        if let (Verdict::Stopped(signal), true) = (verdict, self.plan.nodes.are_several()) {
+            self.ui.status("Stopped", format!("on all nodes, as one was told to ({})", report::signal_name(*signal)));
+        }
+        if let Verdict::Failed(failure, _) = verdict {
+            self.ui.error(report::headline(failure, self.plan));
+            self.tell(failure);
+            for hint in report::hints(failure, self.plan, &self.record, verdict) {
+                self.ui.hint(hint);
+            }
+        }
+    }
+
+    /// Hears another launcher.
+    fn listen(&mut self, index: usize) -> Result<Option<Verdict>> {
+        let Some(link) = self.command.link(index) else { return Ok(None) };
+        if let Err(lost) = link.flush() {
+            return self.lost(index, &lost.0);
+        }
+        if self.plan.nodes.own == 0 {
+            match link.read() {
+                Ok(messages) => self.hear(index, messages),
+                Err(lost) => self.lost(index, &lost.0),
+            }
+        } else {
+            match link.read() {
+                Ok(orders) => self.obey(orders),
+                Err(lost) => self.lost(index, &lost.0),
+            }
+        }
+    }
+
+    /// What another node's launcher has to say.
+    fn hear(&mut self, index: usize, messages: Vec<ToCoordinator>) -> Result<Option<Verdict>> {
+        for message in messages {
+            let input = match message {
+                ToCoordinator::Hello { .. } | ToCoordinator::Alive => None,
+                ToCoordinator::Exited { rank, pid, exit, message, last_lines, error_file } => {
+                    self.words.insert(rank, last_lines);
+                    self.keep_error_file(rank, error_file);
+                    Some(Input::Exited { rank, pid, exit, message })
+                }
+                ToCoordinator::Event { rank, event } => {
+                    self.ui.worker_event(rank, &event);
+                    Some(Input::Event { rank, event })
+                }
+                ToCoordinator::Output { rank } => Some(Input::Output { rank }),
+                ToCoordinator::Signal(signal) => Some(Input::Signal(signal)),
+                ToCoordinator::Traced(suspect) => self.command.suspect(suspect),
+                ToCoordinator::GivesUp(why) => return self.lost(index, &why),
+            };
+            if let Some(input) = input
+                && let Some(verdict) = self.dispatch(input)?
+            {
+                return Ok(Some(verdict));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What a worker elsewhere left is kept as if it were ours, and reported.
+    fn keep_error_file(&self, rank: usize, error_file: Option<Value>) {
+        let path = self.plan.error_file(rank, self.job.attempt);
+        if let (Some(error_file), Some(folder)) = (error_file, path.parent()) {
+            // Without it the report is shorter.
+            let _ = fs::create_dir_all(folder).and_then(|()| fs::write(&path, error_file.to_string()));
+        }
+    }
+
+    /// What node 0 says is done.
+    fn obey(&mut self, orders: Vec<FromCoordinator>) -> Result<Option<Verdict>> {
+        for order in orders {
+            match order {
+                FromCoordinator::Refused(_) | FromCoordinator::Welcome { .. } | FromCoordinator::Alive => {}
+                FromCoordinator::Start { attempt, port } => self.start(attempt, Some(port))?,
+                FromCoordinator::Signal(signal) => self.signal(signal),
+                FromCoordinator::Announce { after, attempt, delay, newest } => {
+                    self.announce(&after, attempt, delay, newest.as_ref());
+                }
+                FromCoordinator::Trace { idle, steps } => {
+                    self.steps = steps;
+                    self.trace(idle);
+                }
+                FromCoordinator::Finish(verdict) => {
+                    self.finish(&verdict);
+                    return Ok(Some(verdict));
+                }
+                FromCoordinator::GivesUp(why) => return self.lost(0, &why),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Another launcher is gone.
+    fn lost(&mut self, index: usize, why: &str) -> Result<Option<Verdict>> {
+        let nodes = &self.plan.nodes;
+        let node = if nodes.own == 0 { index + 1 } else { 0 };
+        let why = format!("{} was lost: {why}", nodes.name(node));
+        self.ui.warn(&why);
+        if nodes.own == 0 {
+            self.command.forget(index);
+            return self.dispatch(Input::NodeLost { ranks: nodes.members[node].ranks(), why });
+        }
+        let alive: Vec<_> = self.workers.iter().filter(|worker| worker.alive).map(|worker| worker.rank).collect();
+        let (command, actions) = Command::cut_off(self.plan, &alive, why, Instant::now());
+        self.command = command;
+        self.act(actions)
+    }
+
+    fn newest(&self) -> Option<&Known> {
+        self.command.dispatcher()?.newest_snapshot()
     }
 
     /// Nothing that the workers started goes on.
@@ -318,11 +512,10 @@ impl<'a> Watch<'a> {
         self.port = None;
     }
 
-    fn announce(&mut self, after: &Failure, attempt: u32, delay: Duration) {
+    fn announce(&mut self, after: &Failure, attempt: u32, delay: Duration, newest: Option<&Known>) {
         self.end_attempt();
         self.ui.warn(report::headline(after, self.plan));
         self.tell(after);
-        let newest = self.dispatcher.newest_snapshot();
         let restart = report::restart(attempt, newest, after.step, delay, &self.plan.rules);
         self.record.restarted(after, newest, delay);
         self.record.keep();
@@ -333,9 +526,12 @@ impl<'a> Watch<'a> {
     }
 
     fn tell(&mut self, failure: &Failure) {
-        let worker = self.workers.iter().find(|worker| worker.rank == failure.rank);
-        let last_lines = worker.map(|worker| worker.stderr.prefixer.last_lines(LAST_LINES)).unwrap_or_default();
-        let shown = self.plan.show.has(failure.rank);
+        let last_lines = match self.words.get(&failure.rank) {
+            Some(lines) => lines.clone(),
+            None => last_lines(&self.workers, failure.rank),
+        };
+        // What a rank elsewhere wrote is on the screen there.
+        let shown = self.plan.show.has(failure.rank) && self.plan.ranks().contains(&failure.rank);
         for line in report::details(failure, self.plan, &last_lines, shown) {
             self.ui.line(&line);
         }
@@ -343,9 +539,8 @@ impl<'a> Watch<'a> {
     }
 
     fn trace(&mut self, idle: Duration) {
-        let steps: Vec<_> = (0..self.plan.nproc).map(|rank| self.dispatcher.step_of(rank)).collect();
-        self.ui.warn(report::stalled(idle, &steps));
-        self.ui.event(&json!({"event": "stalled", "seconds": idle.as_secs_f64(), "steps": &steps}));
+        self.ui.warn(report::stalled(idle, &self.steps));
+        self.ui.event(&json!({"event": "stalled", "seconds": idle.as_secs_f64(), "steps": &self.steps}));
         let alive = self.workers.iter().filter(|worker| worker.alive);
         let files =
             alive.map(|worker| (worker.rank, worker.pid(), self.plan.stack_file(worker.rank, self.job.attempt)));
@@ -358,13 +553,11 @@ impl<'a> Watch<'a> {
             return None;
         }
         let tracing = self.tracing.take()?;
-        let steps = |rank| self.dispatcher.step_of(rank);
-        let found = tracing.finish(steps);
+        let found = tracing.finish(|rank: usize| *self.steps.get(rank)?);
         for line in &found.lines {
             self.ui.line(line);
         }
-        let (rank, pid) = found.suspect?;
-        Some(Input::Traced { rank, pid })
+        self.command.suspect(found.suspect)
     }
 
     /// Children that we started and wait for ourselves.
@@ -382,6 +575,18 @@ impl Drop for Watch<'_> {
         }
         self.end_attempt();
     }
+}
+
+fn last_lines(workers: &[Worker], rank: usize) -> Vec<String> {
+    let worker = workers.iter().find(|worker| worker.rank == rank);
+    worker.map(|worker| worker.stderr.prefixer.last_lines(LAST_LINES)).unwrap_or_default()
+}
+
+/// What a worker has left for the report, if it failed.
+fn last_words(workers: &[Worker], plan: &LaunchPlan, attempt: u32, rank: usize) -> LastWords {
+    let error_file = fs::read(plan.error_file(rank, attempt)).ok();
+    let error_file = error_file.and_then(|text| serde_json::from_slice(&text).ok());
+    LastWords { lines: last_lines(workers, rank), error_file }
 }
 
 fn warn_of_log(stream: &mut Stream, ui: &Ui) {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -38,11 +38,16 @@ pub(super) struct Worker {
 }
 
 /// Starts all workers of an attempt. When one can't be started, none stays.
-pub(super) fn start_all(plan: &LaunchPlan, attempt: u32, descriptors: Rlimit, ui: &Ui) -> Result<(Port, Vec<Worker>)> {
-    let port = Port::open(plan.store)?;
+pub(super) fn start_all(
+    plan: &LaunchPlan,
+    attempt: u32,
+    port: &Port,
+    descriptors: Rlimit,
+    ui: &Ui,
+) -> Result<Vec<Worker>> {
     let mut workers: Vec<Worker> = Vec::with_capacity(plan.nproc);
-    for rank in 0..plan.nproc {
-        match Worker::start(plan, attempt, rank, &port, descriptors, ui) {
+    for rank in plan.ranks() {
+        match Worker::start(plan, attempt, rank, port, descriptors, ui) {
             Ok(worker) => workers.push(worker),
             Err(err) => {
                 for worker in &mut workers {
@@ -52,13 +57,13 @@ pub(super) fn start_all(plan: &LaunchPlan, attempt: u32, descriptors: Rlimit, ui
             }
         }
     }
-    Ok((port, workers))
+    Ok(workers)
 }
 
-/// The port where the ranks of one attempt meet. It is ours from here on, so that no other job can take it, and nothing
-/// outside of this machine can reach it while we hold it.
+/// The port where the ranks of one attempt meet. It is ours from here on, so that no other job can take it, and, of a job
+/// on one node, nothing outside of this machine can reach it while we hold it.
 pub(super) struct Port {
-    number: u16,
+    pub(super) number: u16,
     /// What rank 0 inherits.
     listener: Option<TcpListener>,
     /// A socket that is bound but does not listen: it keeps the number from being given to others, and with SO_REUSEADDR
@@ -67,19 +72,25 @@ pub(super) struct Port {
 }
 
 impl Port {
-    fn open(store: StorePort) -> Result<Self> {
-        let cant = || Error::system("can't open a port on 127.0.0.1");
+    /// A free one, on the node that has rank 0.
+    pub(super) fn open(store: StorePort, address: IpAddr) -> Result<Self> {
+        let cant = || Error::system(format!("can't open a port on {address}"));
         match store {
             StorePort::Inherited => {
-                let listener = TcpListener::bind("127.0.0.1:0").map_err(cant())?;
+                let listener = TcpListener::bind((address, 0)).map_err(cant())?;
                 let number = listener.local_addr().map_err(cant())?.port();
                 Ok(Self { number, listener: Some(listener), _reserved: None })
             }
             StorePort::Reserved => {
-                let (number, socket) = reserve().map_err(|err| cant()(err.into()))?;
+                let (number, socket) = reserve(address).map_err(|err| cant()(err.into()))?;
                 Ok(Self { number, listener: None, _reserved: Some(socket) })
             }
         }
+    }
+
+    /// Another node's.
+    pub(super) fn elsewhere(number: u16) -> Self {
+        Self { number, listener: None, _reserved: None }
     }
 
     /// All workers are started: who inherits the socket has it.
@@ -88,13 +99,14 @@ impl Port {
     }
 }
 
-fn reserve() -> rustix::io::Result<(u16, OwnedFd)> {
+fn reserve(address: IpAddr) -> rustix::io::Result<(u16, OwnedFd)> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt};
 
-    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
-    bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
-    let address = SocketAddrV4::try_from(getsockname(&socket)?)?;
+    bind(&socket, &SocketAddr::new(address, 0))?;
+    let address = SocketAddr::try_from(getsockname(&socket)?)?;
     Ok((address.port(), socket))
 }
 
@@ -112,7 +124,7 @@ impl Worker {
             command.env(env::STORE_FD, socket.as_raw_fd().to_string());
             inherited.push(socket.as_raw_fd());
         }
-        prepare(&mut command, inherited, descriptors, plan.bindings.get(rank).cloned());
+        prepare(&mut command, inherited, descriptors, plan.binding_of(rank));
 
         let logs = ["stdout", "stderr"].map(|stream| Log::create(plan.log_file(rank, attempt, stream)));
         let mut child = command.spawn().map_err(|source| Error::start(&plan.program, source))?;

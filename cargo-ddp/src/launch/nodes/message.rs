@@ -1,0 +1,71 @@
+use std::time::Duration;
+
+use ddp_contract::Event;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Member;
+use crate::launch::dispatch::{Exit, Failure, Known, Verdict};
+use crate::launch::stall::Suspect;
+
+/// What a launcher tells node 0's.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::launch) enum ToCoordinator {
+    /// The first word.
+    Hello {
+        version: String,
+        node_rank: usize,
+        nnodes: usize,
+        host: String,
+        nproc: usize,
+        gpus: Option<Vec<String>>,
+    },
+    /// Nothing else was said for a while.
+    Alive,
+    Exited {
+        rank: usize,
+        pid: u32,
+        exit: Exit,
+        message: Option<String>,
+        /// Its last lines on stderr, and its error file, when it failed.
+        last_lines: Vec<String>,
+        error_file: Option<Value>,
+    },
+    Event {
+        rank: usize,
+        event: Event,
+    },
+    /// A worker wrote something. Not said for each piece.
+    Output {
+        rank: usize,
+    },
+    /// This launcher was sent a signal.
+    Signal(i32),
+    /// The stacks of its workers are written.
+    Traced(Option<Suspect>),
+    /// It can't go on, and ends now.
+    GivesUp(String),
+}
+
+/// What node 0's launcher tells the others.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::launch) enum FromCoordinator {
+    /// The answer to a hello that can't be part of the job.
+    Refused(String),
+    /// All are there.
+    Welcome { members: Vec<Member>, run: String },
+    /// Nothing else was said for a while.
+    Alive,
+    /// Start your workers; they meet at this port.
+    Start { attempt: u32, port: u16 },
+    /// Send your workers a signal.
+    Signal(i32),
+    /// All have ended after this failure, and will be started again.
+    Announce { after: Failure, attempt: u32, delay: Duration, newest: Option<Known> },
+    /// The job makes no progress.
+    Trace { idle: Duration, steps: Vec<Option<u64>> },
+    /// The job is over.
+    Finish(Verdict),
+    /// Node 0 can't go on, and ends now.
+    GivesUp(String),
+}
