@@ -128,3 +128,13 @@ fn the_version_names_libtorchs() {
     let expected = expected.replace(env!("CARGO_PKG_VERSION"), "0.1.0");
     assert_eq!([version("--version"), version("-V")], [expected.clone(), expected]);
 }
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    for command in ["completions bash", "man", "runs", "doctor --json"] {
+        // `:` has ended before anything is printed.
+        let script = format!("{{ sleep 0.3; \"$0\" {command}; }} | :");
+        let output = Command::new("sh").current_dir(repo()).args(["-c", &script]).arg(cargo_ddp()).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{command}");
+    }
+}

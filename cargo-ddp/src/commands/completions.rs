@@ -3,6 +3,7 @@ use std::io::Write;
 use clap::CommandFactory;
 use clap_complete::{Shell, generate};
 
+use super::table::end_with_reader;
 use crate::cli::{Cli, Completions};
 use crate::{Error, Result, exit};
 
@@ -44,6 +45,7 @@ pub(super) fn completions(args: &Completions) -> Result<u8> {
         Shell::Fish => script += FISH_FOR_CARGO,
         _ => {}
     }
+    end_with_reader();
     std::io::stdout().write_all(script.as_bytes()).map_err(Error::system("can't write the script"))?;
     Ok(exit::SUCCESS)
 }

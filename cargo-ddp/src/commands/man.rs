@@ -4,6 +4,7 @@ use std::io::Write;
 use clap::CommandFactory;
 use clap_mangen::Man as Page;
 
+use super::table::end_with_reader;
 use crate::cli::{Cli, Man};
 use crate::{Error, Result, Ui, exit};
 
@@ -21,6 +22,7 @@ pub(super) fn man(args: &Man, ui: &Ui) -> Result<u8> {
             let mut page = Vec::new();
             let cant = || Error::system("can't write the page");
             Page::new(command).render(&mut page).map_err(cant())?;
+            end_with_reader();
             std::io::stdout().write_all(&page).map_err(cant())?;
         }
     }

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::table::{number, print_json, table};
+use super::table::{end_with_reader, number, print_json, table};
 use crate::cargo::{Project, Selection};
 use crate::cli::{LaunchOptions, Runs};
 use crate::launch::{Run, history};
@@ -15,6 +15,7 @@ pub(super) fn runs(args: &Runs) -> Result<u8> {
         runs.extend(history(folder));
     }
     runs.sort_by(|a, b| a.started.total_cmp(&b.started));
+    end_with_reader();
     if args.json {
         print_json(&runs)?;
         return Ok(exit::SUCCESS);

@@ -1,4 +1,4 @@
-//! Columns for people.
+//! What commands print for people.
 
 /// Lines of columns that are as wide as their widest cell. Those of `right` are aligned to the right; the last column is
 /// as long as it is.
@@ -36,6 +36,13 @@ pub(super) fn number(metric: f64) -> String {
     } else {
         short.to_owned()
     }
+}
+
+/// To be called before printing much: a reader that goes away (`| head`) then ends this process without a word, as it does
+/// other programs. Not for the launcher, which goes on.
+pub(super) fn end_with_reader() {
+    // SAFETY: a system call; nothing here relies on what SIGPIPE did before.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
 /// Prints a value as JSON.
