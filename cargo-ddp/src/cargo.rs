@@ -105,6 +105,12 @@ impl Project {
         targets.collect()
     }
 
+    /// The names of the workspace's binaries.
+    pub fn binaries(&self) -> Vec<String> {
+        let targets = self.metadata.workspace_packages().into_iter().flat_map(|package| &package.targets);
+        targets.filter(|target| target.is_bin()).map(|target| target.name.clone()).collect()
+    }
+
     /// Builds the selection, with cargo's own messages on stderr, and gives the executable to run.
     ///
     /// # Errors

@@ -1,5 +1,8 @@
 //! The words of the command line. Flags become plain data here, and nothing behind this file knows clap.
 
+mod snapshot;
+mod tools;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -12,6 +15,12 @@ use crate::cargo::Selection;
 use crate::torch::{Flavor, Request};
 use crate::vscode::Debugger;
 
+pub use snapshot::{
+    Best, Snapshot, SnapshotCommand, SnapshotDiff, SnapshotExport, SnapshotImport, SnapshotList, SnapshotPrune,
+    SnapshotShow,
+};
+pub use tools::{Completions, Doctor, Env, Man, Runs};
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0      done
@@ -20,6 +29,7 @@ Exit codes:
   3      no libtorch: set-up failed
   4      the system refused: a file, a process, a socket
   5      another node of the job did not come, or was lost
+  6      a check found something: an error of doctor, a damaged snapshot, snapshots that differ
   75     told to stop: the workers have saved a snapshot and left; run it again to go on
   101    the build failed
   126    the program can't be run
@@ -29,7 +39,7 @@ When a worker failed, and was not (or no more) restarted, its own: the code of t
 
 /// Train tch (libtorch) models on several GPUs, one worker process per GPU.
 #[derive(Debug, Parser)]
-#[command(name = "cargo ddp", bin_name = "cargo ddp", version, after_help = EXIT_CODES)]
+#[command(name = "cargo ddp", bin_name = "cargo ddp", version = tools::version(), after_help = EXIT_CODES)]
 pub struct Cli {
     /// Say what is done in detail
     #[arg(short, long, global = true)]
@@ -79,6 +89,24 @@ pub enum Command {
     Setup(Setup),
     /// Run a command in the environment that set-up provides
     Exec(Exec),
+    /// Print the variables that `exec` sets, for a shell: `eval "$(cargo ddp env)"`
+    Env(Env),
+    /// List the runs of this project: when, how each ended, last step, best metric, restarts
+    Runs(Runs),
+    /// Look at snapshots, compare, prune, export and import them
+    Snapshot(Snapshot),
+    /// Test whether this machine is fit to train: toolchain, libtorch, GPUs, limits, debugger
+    ///
+    /// Each line is ok, a warning or an error, with the way out. Ends with code 6 when there is an error.
+    Doctor(Doctor),
+    /// Print the completion script for a shell
+    ///
+    /// bash: `cargo ddp completions bash > ~/.local/share/bash-completion/completions/cargo-ddp`, and for `cargo ddp`
+    /// itself `source` that file in ~/.bashrc, after cargo's own. zsh: write it to `_cargo-ddp` in a folder of $fpath;
+    /// cargo's own finds it there. fish: to ~/.config/fish/conf.d/cargo-ddp.fish.
+    Completions(Completions),
+    /// Print the manual page
+    Man(Man),
 }
 
 /// `cargo ddp demo`
@@ -421,6 +449,10 @@ mod tests {
         for command in Cli::command().get_subcommands() {
             let flags: Vec<_> = command.get_arguments().map(|arg| arg.get_id().as_str()).collect();
             found.push(format!("{}: {}", command.get_name(), flags.join(" ")));
+            for below in command.get_subcommands() {
+                let flags: Vec<_> = below.get_arguments().map(|arg| arg.get_id().as_str()).collect();
+                found.push(format!("{} {}: {}", command.get_name(), below.get_name(), flags.join(" ")));
+            }
         }
         assert_eq!(
             found,
@@ -438,6 +470,19 @@ mod tests {
                 "vscode: debugger nproc gpus bin package release check print manifest_path",
                 "setup: cpu cuda python",
                 "exec: command",
+                "env: json",
+                "runs: log_dir json",
+                "snapshot: ",
+                "snapshot ls: dir json",
+                "snapshot show: dir json",
+                "snapshot verify: dir json",
+                "snapshot diff: a b json",
+                "snapshot prune: dir keep_last keep_best best dry_run",
+                "snapshot export: dir to names",
+                "snapshot import: file to names",
+                "doctor: json",
+                "completions: shell",
+                "man: dir",
             ]
         );
     }

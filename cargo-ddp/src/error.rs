@@ -2,6 +2,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
+use ddp_contract::snapshot::Damage;
+
 use crate::exit;
 
 /// The result of what can fail in this crate.
@@ -132,6 +134,35 @@ pub enum Error {
     /// `--check` found files that `cargo ddp vscode` would change.
     #[error("not as `cargo ddp vscode` makes {}: {}", if .0.len() == 1 { "it" } else { "them" }, list(.0))]
     Stale(Vec<PathBuf>),
+
+    // --- snapshots -------------------------------------------------------------------------------------------------
+    /// A folder without snapshots.
+    #[error("there is no snapshot in {}", .0.display())]
+    NoSnapshot(PathBuf),
+    /// A snapshot that can't be loaded.
+    #[error("{} can't be loaded: {damage}", folder.display())]
+    Damaged {
+        /// Its folder.
+        folder: PathBuf,
+        /// Why.
+        damage: Damage,
+    },
+    /// A file that holds no tensors.
+    #[error("{} is no safetensors file: {problem}", path.display())]
+    BadTensorFile {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A table of names that is none.
+    #[error("the names in {}: {problem}", path.display())]
+    BadNames {
+        /// The table's file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
 
     // --- set-up ----------------------------------------------------------------------------------------------------
     /// LIBTORCH leads to something unusable.
@@ -290,6 +321,17 @@ impl Error {
                 ),
                 PipFault::Other => "see pip's lines above; `-v` shows the whole command".into(),
             },
+            Self::NoSnapshot(_) => {
+                "give a folder that has `step-…` folders, or one of these; without a path it is `snapshots`".into()
+            }
+            Self::Damaged { .. } => "`cargo ddp snapshot ls DIR` says which snapshots are whole".into(),
+            Self::BadTensorFile { .. } => {
+                "in Python: `safetensors.torch.save_file(model.state_dict(), \"model.safetensors\")` writes one".into()
+            }
+            Self::BadNames { .. } => {
+                "JSON {\"from\": \"to\"} or TOML \"from\" = \"to\", with one `*` in a pattern: \"model.*\" = \"*\""
+                    .into()
+            }
             Self::NoCache => "set XDG_CACHE_HOME".into(),
             Self::Rendezvous { .. } => {
                 "start `cargo ddp` on every node with the same --nnodes, --master-addr (an address of node 0 that all can \
@@ -320,8 +362,12 @@ impl Error {
             | Self::BadJson { .. }
             | Self::NoTarget { .. }
             | Self::NothingToDebug
+            | Self::NoSnapshot(_)
+            | Self::BadTensorFile { .. }
+            | Self::BadNames { .. }
             | Self::GpuNotVisible { .. } => exit::USAGE,
             Self::Stale(_) => exit::STALE,
+            Self::Damaged { .. } => exit::FOUND,
             Self::BadLibtorch { .. }
             | Self::NoPython
             | Self::BadPython { .. }

@@ -8,6 +8,7 @@
 //! | 3 | no libtorch: set-up failed |
 //! | 4 | the system refused: a file, a process, a socket |
 //! | 5 | another node of the job did not come, or was lost |
+//! | 6 | a check found something: an error that doctor names, a damaged snapshot, snapshots that differ |
 //! | 75 | told to stop (SIGTERM, SIGUSR1): the workers have saved a snapshot and left; run it again to go on |
 //! | 101 | the build failed (cargo's own code for it) |
 //! | 126 | the program can't be run |
@@ -19,7 +20,7 @@
 //!
 //! `cargo ddp exec` ends with its command's own code.
 
-use crate::launch::Exit;
+use crate::launch::{Exit, Verdict};
 
 /// Done.
 pub const SUCCESS: u8 = 0;
@@ -33,6 +34,8 @@ pub const SETUP_FAILED: u8 = 3;
 pub const SYSTEM: u8 = 4;
 /// Another node of the job did not come, or was lost.
 pub const NODE_LOST: u8 = 5;
+/// A check found something: an error of doctor, a damaged snapshot, snapshots that differ.
+pub const FOUND: u8 = 6;
 /// Told to stop, and everything is saved.
 pub const PREEMPTED: u8 = ddp_contract::exit::PREEMPTED;
 /// The build failed.
@@ -53,5 +56,16 @@ pub fn of_worker(exit: Exit) -> u8 {
         // Codes have 8 bits.
         Exit::Code(code) => code.to_le_bytes()[0],
         Exit::Signal(signal) => signalled(signal),
+    }
+}
+
+/// How a job ended.
+pub fn of(verdict: &Verdict) -> u8 {
+    match verdict {
+        Verdict::Done { .. } => SUCCESS,
+        Verdict::Preempted { .. } => PREEMPTED,
+        Verdict::Failed(failure, _) => of_worker(failure.exit),
+        Verdict::Stopped(signal) => signalled(*signal),
+        Verdict::NodeLost(_) => NODE_LOST,
     }
 }

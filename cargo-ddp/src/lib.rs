@@ -12,6 +12,8 @@
 //! | [`settings`] | launch options from Cargo.toml |
 //! | [`launch`] | runs, watches and restarts workers |
 //! | [`vscode`] | makes and updates `.vscode/`, to debug every rank |
+//! | [`snapshot`] | snapshots on disk: lists, comparisons, import and export |
+//! | [`doctor`] | what may be wrong with this machine |
 //! | [`exit`] | exit codes |
 //!
 //! It never links libtorch: that is `ddp-runtime`'s part, inside the workers. What the two agree on is `ddp-contract`.
@@ -19,11 +21,13 @@
 pub mod cargo;
 pub mod cli;
 pub mod commands;
+pub mod doctor;
 pub mod exit;
 pub mod gpu;
 pub mod launch;
 pub mod scaffold;
 pub mod settings;
+pub mod snapshot;
 pub mod torch;
 pub mod vscode;
 

@@ -4,6 +4,8 @@
 
 mod collectives;
 mod docs;
+mod console;
+mod doctor;
 mod errors;
 mod faults;
 mod gpus;
@@ -14,11 +16,15 @@ mod models;
 mod nccl;
 mod new;
 mod nodes;
+mod nvml;
 mod parity;
 mod reducer;
 mod resume;
+mod runs;
 mod sampler;
 mod setup;
+mod shells;
+mod snapshot_commands;
 mod snapshots;
 mod train;
 mod trainer;

@@ -117,14 +117,15 @@ impl Job {
         }
         tracing::debug!(?plan, "launching");
         let start = Instant::now();
-        let (verdict, mut record) = launch::launch(&plan, links, ui)?;
-        let code = conclude(&verdict, &plan, start, ui);
-        finish(&mut record, &verdict, code, self.report.as_deref(), ui);
-        Ok(code)
+        let launched = launch::launch(&plan, links, ui).inspect_err(|err| Record::keep_refused(&plan, err));
+        let (verdict, mut record) = launched?;
+        tell(&verdict, &plan, start, ui);
+        finish(&mut record, &verdict, self.report.as_deref(), ui);
+        Ok(exit::of(&verdict))
     }
 }
 
-fn conclude(verdict: &Verdict, plan: &LaunchPlan, start: Instant, ui: &Ui) -> u8 {
+fn tell(verdict: &Verdict, plan: &LaunchPlan, start: Instant, ui: &Ui) {
     match verdict {
         Verdict::Done { restarts } => {
             let restarts = match restarts {
@@ -135,28 +136,24 @@ fn conclude(verdict: &Verdict, plan: &LaunchPlan, start: Instant, ui: &Ui) -> u8
             let world_size = plan.nodes.world_size();
             let workers = if world_size == 1 { "1 worker".into() } else { format!("{world_size} workers") };
             ui.status("Finished", format!("{workers} in {:.1} s{restarts}", start.elapsed().as_secs_f64()));
-            exit::SUCCESS
         }
         Verdict::Preempted { snapshot } => {
             let place = snapshot.as_ref().map(|snapshot| format!(" in {}", snapshot.display())).unwrap_or_default();
             ui.status("Stopped", format!("as asked, with everything saved{place}; run it again to go on"));
-            exit::PREEMPTED
         }
-        Verdict::Failed(failure, _) => exit::of_worker(failure.exit),
-        Verdict::Stopped(signal) => exit::signalled(*signal),
         Verdict::NodeLost(why) => {
             ui.error(format!("the job has ended: {why}"));
             ui.hint("start the launchers of all nodes again: training goes on from the newest snapshot");
-            exit::NODE_LOST
         }
+        Verdict::Failed(..) | Verdict::Stopped(_) => {}
     }
 }
 
-fn finish(record: &mut Record, verdict: &Verdict, code: u8, report: Option<&Path>, ui: &Ui) {
+fn finish(record: &mut Record, verdict: &Verdict, report: Option<&Path>, ui: &Ui) {
     if matches!(verdict, Verdict::Failed(..)) {
         record.pass_on();
     }
-    record.conclude(verdict, code);
+    record.conclude(verdict);
     ui.event(&record.to_json());
     if let Some(path) = report
         && let Err(err) = record.write(path)

@@ -1,16 +1,23 @@
 //! One file per subcommand.
 
+mod completions;
 mod demo;
+mod doctor;
+mod env;
 mod exec;
 mod gpus;
 mod job;
 mod launch;
+mod man;
 mod new;
 mod ps;
 mod run;
+mod runs;
 mod setup;
+mod snapshot;
 mod stop;
 mod vscode;
+mod table;
 
 use std::path::Path;
 
@@ -34,6 +41,12 @@ pub fn run(command: Command, ui: &Ui) -> Result<u8> {
         Command::Vscode(args) => vscode::vscode(&args, ui),
         Command::Setup(args) => setup::setup(&args, ui),
         Command::Exec(args) => exec::exec(args, ui),
+        Command::Env(args) => env::env(&args, ui),
+        Command::Runs(args) => runs::runs(&args),
+        Command::Snapshot(args) => snapshot::snapshot(&args.command, ui),
+        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Completions(args) => completions::completions(&args),
+        Command::Man(args) => man::man(&args, ui),
     }
 }
 

@@ -560,7 +560,16 @@ mod tests {
         }
 
         fn saved(&mut self, step: u64) {
-            self.event(0, Event::SnapshotSaved { snapshot: "snapshots/step".into(), epoch: 0, step });
+            self.event(
+                0,
+                Event::SnapshotSaved {
+                    snapshot: "snapshots/step".into(),
+                    epoch: 0,
+                    step,
+                    metric: None,
+                    lower_is_better: None,
+                },
+            );
         }
 
         fn signal(&mut self, signal: i32) -> Vec<Action> {
@@ -798,7 +807,13 @@ mod tests {
             let mut job = Job::new(2, 3);
             let snapshot = PathBuf::from("snapshots/step-00000007");
             assert_eq!(job.signal(asked), [Action::Signal(asked)]);
-            let saved = Event::SnapshotSaved { snapshot: snapshot.clone(), epoch: 0, step: 7 };
+            let saved = Event::SnapshotSaved {
+                snapshot: snapshot.clone(),
+                epoch: 0,
+                step: 7,
+                metric: None,
+                lower_is_better: None,
+            };
             job.event(0, saved);
             assert_eq!(job.exit(1, PREEMPTED), []);
             let snapshot = Some(snapshot);

@@ -14,6 +14,7 @@
 //! | `stall` | what ranks do that make no progress |
 //! | `report` | the words for what happened, and the record of it |
 //! | `registry` | the jobs that run on this machine |
+//! | `history` | the runs of a folder, over or not |
 //! | `nodes` | launchers on other machines |
 //! | `command` | who decides: the dispatcher here, or node 0's |
 //!
@@ -23,6 +24,7 @@ mod binding;
 mod command;
 mod dispatch;
 mod guard;
+mod history;
 mod lines;
 mod live;
 mod logs;
@@ -37,11 +39,12 @@ mod workers;
 
 pub use binding::{Binding, bind, cpus_of_node, own_cpus};
 pub use dispatch::{Exit, Failure, NoRestart, Rules, Verdict};
+pub use history::{Run, State, history};
 pub(crate) use lines::Prefixer;
 pub use nodes::{Link, Member, Nodes, Rendezvous, join};
 pub use plan::{LaunchPlan, Show, StorePort, new_run};
 pub use registry::{Job, running};
-pub use report::Record;
+pub use report::{Record, Saved};
 
 use crate::{Result, Ui};
 

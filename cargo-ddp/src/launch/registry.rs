@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::torch::cache_dir;
 
-const RUN_FILE: &str = "run.json";
+pub(super) const RUN_FILE: &str = "run.json";
 
 /// What a launcher says about its job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,17 +1,19 @@
 //! The words for what happened to a job, and the record of it as JSON.
 
+use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use ddp_contract::{ErrorFile, env};
-use serde::Serialize;
+use ddp_contract::{ErrorFile, Event, env};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::dispatch::{Exit, Failure, Known, NoRestart, Rules, Verdict};
 use super::plan::LaunchPlan;
+use crate::exit;
 
 /// The line for a failure: who, how, where.
 pub(super) fn headline(failure: &Failure, plan: &LaunchPlan) -> String {
@@ -174,44 +176,91 @@ pub(super) fn signal_name(signal: i32) -> String {
     signal_hook::low_level::signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)
 }
 
-/// What `--report FILE` holds.
-#[derive(Debug, Default, Serialize)]
-pub struct Record {
-    /// `done`, `preempted`, `failed`, `stopped` or `node_lost`.
-    outcome: &'static str,
-    /// The launcher's exit code.
-    exit_code: u8,
-    run: String,
-    run_dir: PathBuf,
-    nproc: usize,
-    node_rank: usize,
-    nnodes: usize,
-    world_size: usize,
-    gpus: Option<Vec<String>>,
-    command: Vec<String>,
-    /// Seconds since 1970.
-    started: f64,
-    ended: f64,
-    /// The failures that restarts came after.
-    restarts: Vec<Restart>,
-    /// The failure that ended the job.
-    cause: Option<Cause>,
-    #[serde(skip)]
-    oom_kills: Option<u64>,
-    #[serde(skip)]
-    error_file: PathBuf,
+/// How a run ended, if it did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Not yet, as far as the record says.
+    #[default]
+    Running,
+    /// All workers ended with code 0.
+    Done,
+    /// Told to stop, with everything saved.
+    Preempted,
+    /// A worker failed, or none could be started.
+    Failed,
+    /// Told to stop.
+    Stopped,
+    /// Another node of the job did not come, or was lost.
+    NodeLost,
 }
 
-#[derive(Debug, Serialize)]
-struct Restart {
+/// How often steps alone are worth writing down.
+const KEEP_EVERY: Duration = Duration::from_secs(10);
+
+/// The record of a run's folder.
+pub(super) const RECORD_FILE: &str = "report.json";
+
+/// What `--report FILE` holds, and `report.json` in the run's folder, which is kept up to date while it runs.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Record {
+    pub(super) outcome: Outcome,
+    /// The launcher's exit code.
+    pub(super) exit_code: u8,
+    pub(super) run: String,
+    pub(super) run_dir: PathBuf,
+    pub(super) nproc: usize,
+    pub(super) node_rank: usize,
+    pub(super) nnodes: usize,
+    pub(super) world_size: usize,
+    pub(super) gpus: Option<Vec<String>>,
+    pub(super) command: Vec<String>,
+    /// Seconds since 1970.
+    pub(super) started: f64,
+    pub(super) ended: f64,
+    /// The last step that rank 0 told of.
+    pub(super) last_step: Option<u64>,
+    /// The newest snapshot.
+    pub(super) snapshot: Option<Saved>,
+    /// The snapshot with the best metric, where the run says which is better; else the newest with one.
+    pub(super) best: Option<Saved>,
+    /// The failures that restarts came after.
+    pub(super) restarts: Vec<Restart>,
+    /// The failure that ended the job.
+    pub(super) cause: Option<Cause>,
+    /// What kept it from starting.
+    pub(super) error: Option<String>,
+    #[serde(skip)]
+    pub(super) oom_kills: Option<u64>,
+    #[serde(skip)]
+    pub(super) error_file: PathBuf,
+    #[serde(skip)]
+    pub(super) kept: Cell<Option<Instant>>,
+}
+
+/// A snapshot that a run saved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Saved {
+    /// Its folder.
+    pub snapshot: PathBuf,
+    /// Its step.
+    pub step: u64,
+    /// What the run was judged by.
+    pub metric: Option<f64>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Restart {
     cause: Option<Cause>,
     snapshot: Option<PathBuf>,
     steps_lost: Option<u64>,
     delay_seconds: f64,
 }
 
-#[derive(Debug, Default, Serialize)]
-struct Cause {
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Cause {
     rank: usize,
     /// Where there are several.
     node: Option<String>,
@@ -229,11 +278,24 @@ struct Cause {
     consequences: Vec<Consequence>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Consequence {
     rank: usize,
     exit_code: Option<i32>,
     signal: Option<String>,
+}
+
+impl Cause {
+    /// `rank 1 ended with exit code 3`, for a list.
+    pub(super) fn words(&self) -> String {
+        let rank = self.rank;
+        match (&self.signal, self.exit_code, self.stalled_seconds) {
+            (_, _, Some(idle)) => format!("rank {rank} made no progress for {idle:.0} s"),
+            (Some(signal), ..) => format!("rank {rank} was killed by {signal}"),
+            (None, Some(code), _) => format!("rank {rank} ended with exit code {code}"),
+            (None, None, None) => format!("rank {rank} failed"),
+        }
+    }
 }
 
 impl Record {
@@ -288,22 +350,67 @@ impl Record {
         });
     }
 
+    /// Notes what rank 0 tells. Says whether that is worth keeping at once.
+    pub(super) fn note(&mut self, event: &Event) -> bool {
+        match event {
+            Event::Step { step, .. } | Event::Resumed { step, .. } => {
+                // So that of a run that is lost, the last step is known about.
+                let first = self.last_step.replace(*step).is_none();
+                first || self.kept.get().is_none_or(|kept| kept.elapsed() > KEEP_EVERY)
+            }
+            Event::SnapshotSaved { snapshot, step, metric, lower_is_better, .. } => {
+                let saved = Saved { snapshot: snapshot.clone(), step: *step, metric: *metric };
+                let best = self.best.as_ref().and_then(|best| best.metric);
+                let better = match (*metric, best, *lower_is_better) {
+                    (None, ..) => false,
+                    // Of equals the newest, as it is the one that stays.
+                    (Some(new), Some(old), Some(true)) => new <= old || old.is_nan(),
+                    (Some(new), Some(old), Some(false)) => new >= old || old.is_nan(),
+                    (Some(_), ..) => true,
+                };
+                if better {
+                    self.best = Some(saved.clone());
+                }
+                self.snapshot = Some(saved);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Keeps the record as it is in the run's folder, for `cargo ddp runs`: a convenience, whose failure is no failure of
+    /// the job.
+    pub fn keep(&self) {
+        self.kept.set(Some(Instant::now()));
+        if let Err(err) = self.write(&self.run_dir.join(RECORD_FILE)) {
+            tracing::debug!(%err, "the record is not kept");
+        }
+    }
+
+    /// The record of a job that the system refused to start, kept in its folder.
+    pub fn keep_refused(plan: &LaunchPlan, err: &crate::Error) {
+        let code = err.exit_code();
+        let error = Some(err.to_string());
+        Self { outcome: Outcome::Failed, exit_code: code, ended: now(), error, ..Self::new(plan) }.keep();
+    }
+
     /// Processes that the kernel killed for want of memory since the job started; `None` where it does not say.
     fn out_of_memory(&self) -> Option<u64> {
         Some(oom_kills()?.saturating_sub(self.oom_kills?))
     }
 
-    /// Adds how it ended.
-    pub fn conclude(&mut self, verdict: &Verdict, exit_code: u8) {
-        self.exit_code = exit_code;
+    /// Adds how it ended, and keeps it.
+    pub fn conclude(&mut self, verdict: &Verdict) {
+        self.exit_code = exit::of(verdict);
         self.ended = now();
         self.outcome = match verdict {
-            Verdict::Done { .. } => "done",
-            Verdict::Preempted { .. } => "preempted",
-            Verdict::Failed(..) => "failed",
-            Verdict::Stopped(_) => "stopped",
-            Verdict::NodeLost(_) => "node_lost",
+            Verdict::Done { .. } => Outcome::Done,
+            Verdict::Preempted { .. } => Outcome::Preempted,
+            Verdict::Failed(..) => Outcome::Failed,
+            Verdict::Stopped(_) => Outcome::Stopped,
+            Verdict::NodeLost(_) => Outcome::NodeLost,
         };
+        self.keep();
     }
 
     /// The record as an event of `--json`.
@@ -390,6 +497,30 @@ mod tests {
             "no progress for 600 s: all ranks are done with step 12, and none with the next"
         );
         assert_eq!(stalled(idle, &[None]), "no rank has made a step, and there was nothing new for 600 s");
+    }
+
+    #[test]
+    fn the_best_snapshot_is_the_one_that_the_run_calls_better() {
+        let saved = |step, metric, lower_is_better| Event::SnapshotSaved {
+            snapshot: format!("step-{step:08}").into(),
+            epoch: 0,
+            step,
+            metric,
+            lower_is_better,
+        };
+        let best = |better, metrics: [Option<f64>; 4]| {
+            let mut record = Record::default();
+            for (step, metric) in (1..).zip(metrics) {
+                assert!(record.note(&saved(step, metric, better)));
+            }
+            assert_eq!(record.snapshot.unwrap().step, 4);
+            record.best.map(|best| best.step)
+        };
+        let metrics = [Some(f64::NAN), Some(0.5), Some(0.9), None];
+        assert_eq!(best(Some(true), metrics), Some(2));
+        assert_eq!(best(Some(false), metrics), Some(3));
+        assert_eq!(best(None, [Some(1.0), Some(2.0), Some(1.5), None]), Some(3), "the newest, where none is better");
+        assert_eq!(best(Some(true), [None; 4]), None);
     }
 
     #[test]

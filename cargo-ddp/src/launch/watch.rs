@@ -113,6 +113,7 @@ impl<'a> Watch<'a> {
             Ok(entry) => watch.entry = Some(entry),
             Err(err) => watch.ui.warn(format!("`cargo ddp ps` will not know this job: {err}")),
         }
+        watch.record.keep();
         Ok(watch)
     }
 
@@ -122,7 +123,10 @@ impl<'a> Watch<'a> {
         if let Err(err) = &verdict {
             self.command.give_up(err.to_string());
         }
-        verdict.map(|verdict| (verdict, std::mem::take(&mut self.record)))
+        let verdict = verdict?;
+        // While the job is still known to run, so that it is never taken for lost.
+        self.record.conclude(&verdict);
+        Ok((verdict, std::mem::take(&mut self.record)))
     }
 
     fn watch(&mut self) -> Result<Verdict> {
@@ -278,6 +282,9 @@ impl<'a> Watch<'a> {
             self.ui.worker_event(rank, event);
             if rank == self.plan.ranks().start {
                 self.live.note(event);
+                if self.record.note(event) {
+                    self.record.keep();
+                }
             }
         }
         events.into_iter().map(|event| Input::Event { rank, event }).collect()
@@ -511,6 +518,7 @@ impl<'a> Watch<'a> {
         self.tell(after);
         let restart = report::restart(attempt, newest, after.step, delay, &self.plan.rules);
         self.record.restarted(after, newest, delay);
+        self.record.keep();
         self.ui.event(&json!({"event": "restart", "attempt": attempt, "because": report::headline(after, self.plan),
             "snapshot": newest.map(|known| &known.snapshot), "delay_seconds": delay.as_secs_f64()}));
         self.ui.status("Restarting", restart);

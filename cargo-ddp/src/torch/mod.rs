@@ -12,12 +12,16 @@ use std::path::{Path, PathBuf};
 
 pub use home::Home;
 pub use link::{LINK, link};
+pub(crate) use provision::space_needed_gb;
 
 use crate::gpu;
 use crate::{Error, Result, Ui};
 
 /// The version that tch 0.26 is made for. Its C++ ABI, and our C++ on it, are pinned with it.
 pub const VERSION: &str = "2.13.0";
+
+/// The CUDA that its wheels are built with (`cu130`).
+pub(crate) const CUDA: (u32, u32) = (13, 0);
 
 /// With or without CUDA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +143,31 @@ fn own(path: &Path, request: &Request) -> Result<Choice> {
 /// `[env]` table of `.cargo/config.toml` spells it, so that cargo sees no change between ways of building.
 pub fn libtorch_for(project: &Path) -> std::ffi::OsString {
     own_libtorch().unwrap_or_else(|| project.join(LINK)).into_os_string()
+}
+
+/// Where set-up keeps a libtorch of this flavor, or would.
+pub(crate) fn cached(flavor: Flavor) -> Result<PathBuf> {
+    provision::folder(flavor)
+}
+
+/// A Python 3 that works.
+#[derive(Clone, Debug)]
+pub(crate) struct Interpreter {
+    pub(crate) program: PathBuf,
+    pub(crate) version: String,
+    /// Whether it has pip, or can make a virtual environment that has.
+    pub(crate) fetches: bool,
+}
+
+/// The Pythons that set-up would look at, best first.
+pub(crate) fn interpreters() -> Result<Vec<Interpreter>> {
+    let pythons = python::candidates(None)?;
+    let interpreter = |python: python::Python| Interpreter {
+        fetches: python.has_pip() || python.has_venv(),
+        program: python.program,
+        version: python.version,
+    };
+    Ok(pythons.into_iter().map(interpreter).collect())
 }
 
 /// The user's cache folder for everything of ours.

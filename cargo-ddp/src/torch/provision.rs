@@ -34,7 +34,7 @@ fn requirements(flavor: Flavor) -> Vec<String> {
 }
 
 /// Room needed while fetching and unpacking, in 10^9 bytes (measured: 1.2 and 4.7 GB installed, plus the packages).
-fn space_needed_gb(flavor: Flavor) -> f64 {
+pub(crate) fn space_needed_gb(flavor: Flavor) -> f64 {
     match flavor {
         Flavor::Cpu => 3.0,
         Flavor::Cuda => 9.0,

@@ -74,6 +74,11 @@ impl Python {
         run(&self.program, &["-m", "pip", "--version"]).is_ok_and(|output| output.status.success())
     }
 
+    /// Whether it can make a virtual environment with a pip of its own.
+    pub(super) fn has_venv(&self) -> bool {
+        run(&self.program, &["-c", "import venv, ensurepip"]).is_ok_and(|output| output.status.success())
+    }
+
     /// Makes a virtual environment in `folder`, and gives its interpreter, which has a pip.
     pub(super) fn venv(&self, folder: &Path) -> Option<PathBuf> {
         let made = run(&self.program, &["-m", "venv", &folder.to_string_lossy()]).ok()?;

@@ -45,6 +45,12 @@ pub enum Event {
         epoch: u64,
         /// Optimizer steps it holds.
         step: u64,
+        /// What the run was judged by when it was saved, if it said so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        metric: Option<f64>,
+        /// Whether small metrics are the better ones, if the run keeps its best.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lower_is_better: Option<bool>,
     },
     /// An event of a newer version.
     #[serde(other)]
@@ -57,12 +63,21 @@ mod tests {
 
     #[test]
     fn events_survive_the_pipe_and_unknown_ones_are_no_error() {
-        let saved = Event::SnapshotSaved { snapshot: "snapshots/step-00000064".into(), epoch: 2, step: 64 };
+        let saved = Event::SnapshotSaved {
+            snapshot: "snapshots/step-00000064".into(),
+            epoch: 2,
+            step: 64,
+            metric: Some(0.5),
+            lower_is_better: Some(true),
+        };
         let step = Event::Step { epoch: 0, step: 1, loss: None, steps: Some(64), samples: None };
         for event in [Event::Started, saved, step] {
             let line = serde_json::to_string(&event).expect("an event is plain data");
             assert_eq!(serde_json::from_str::<Event>(&line).expect("what was written can be read"), event, "{line}");
         }
+        let older = r#"{"event":"snapshot_saved","snapshot":"s/step-00000064","epoch":2,"step":64}"#;
+        let older = serde_json::from_str(older).expect("an older event is understood");
+        assert!(matches!(older, Event::SnapshotSaved { step: 64, metric: None, lower_is_better: None, .. }));
         let newer = r#"{"event":"coffee_break","minutes":5}"#;
         assert_eq!(serde_json::from_str::<Event>(newer).expect("newer events are skipped"), Event::Unknown);
     }

@@ -34,6 +34,9 @@ pub(super) fn load(folder: &Path, state: StateMut<'_>, rank: usize, device: Devi
         what: format!("{what} in {}", folder.display()),
         problem: problem.to_owned(),
     };
+    // A snapshot that `cargo ddp snapshot import` made of a model from elsewhere holds nothing but that: all else of the
+    // run begins anew.
+    let model_only = !manifest.files.contains_key(format::OPTIMIZER);
     let saved = |name: &str| manifest.states.get(name);
     let needed = |name: &str| saved(name).ok_or_else(|| mismatch(&format!("the {name}"), "it was saved without one"));
 
@@ -41,10 +44,16 @@ pub(super) fn load(folder: &Path, state: StateMut<'_>, rank: usize, device: Devi
     // Whether the model fits is known before anything is changed.
     tensors::with_tensors(&folder.join(format::MODEL), |saved| {
         let pairs = fit(&variables, saved).map_err(|problem| mismatch("the model", &problem))?;
-        tensors::with_tensors(&folder.join(format::OPTIMIZER), |saved| optimizer.load_state_dict(saved))?;
+        if !model_only {
+            tensors::with_tensors(&folder.join(format::OPTIMIZER), |saved| optimizer.load_state_dict(saved))?;
+        }
         tch::no_grad(|| pairs.into_iter().try_for_each(|(mut to, from)| to.f_copy_(&from)))
             .map_err(Error::tch("loading the model"))
     })?;
+    let progress = Progress { epoch: manifest.epoch, step: manifest.step, samples: manifest.samples_in_epoch };
+    if model_only {
+        return Ok(progress);
+    }
     if let Some(scheduler) = scheduler {
         scheduler.restore(needed(SCHEDULER)?, optimizer)?;
     }
@@ -61,7 +70,7 @@ pub(super) fn load(folder: &Path, state: StateMut<'_>, rank: usize, device: Devi
         let restored = |saved| rng::restore(&saved, rank, device, manifest.step);
         tensors::with_tensors(&folder.join(format::RNG), restored)?;
     }
-    Ok(Progress { epoch: manifest.epoch, step: manifest.step, samples: manifest.samples_in_epoch })
+    Ok(progress)
 }
 
 /// Pairs each variable of the model with its tensor in the snapshot: all of them, or what does not fit.

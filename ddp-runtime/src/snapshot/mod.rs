@@ -221,6 +221,10 @@ impl Snapshots {
     /// Loads the newest whole snapshot, if there is any, on every rank, and says where it stands. Damaged folders are
     /// passed over, with a warning on stderr by rank 0.
     ///
+    /// A snapshot without an optimizer, as `cargo ddp snapshot import` makes one of a model from elsewhere, gives its
+    /// weights only: the optimizer, schedulers, scaler, values and random numbers stay as they are, and the run begins
+    /// at its first step.
+    ///
     /// A rank that was not there when it was saved gets random numbers of its own, the same in each such resume.
     ///
     /// Every rank must call it. Rank 0 chooses, so that all load the same; when one rank can't, none goes on.

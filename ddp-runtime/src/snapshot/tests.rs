@@ -158,6 +158,31 @@ fn a_write_that_fails_is_said_at_the_next_call_and_older_ones_stay() {
     assert_eq!(Run::new().resume(dir.path()).unwrap(), Some(AT));
 }
 
+#[test]
+fn a_snapshot_of_nothing_but_a_model_gives_its_weights_and_leaves_all_else() {
+    let (run, dir) = saved();
+    let folder = dir.path().join(format::folder_name(AT.step));
+    let mut manifest = format::read_manifest(&folder).unwrap();
+    let mut other = Run::new();
+    other.step();
+    let (weights, before) = (params::all(&run.vs), other.optimizer.state_dict());
+    let (rate, names) = (other.optimizer.learning_rate(), other.names.clone());
+    // As `cargo ddp snapshot import` writes one.
+    manifest.files.retain(|name, _| name == format::MODEL);
+    (manifest.states, manifest.step, manifest.epoch, manifest.samples_in_epoch) = (Default::default(), 0, 0, 0);
+    fs::write(folder.join(format::MANIFEST), format::manifest_text(&manifest).unwrap()).unwrap();
+    assert_eq!(other.resume(dir.path()).unwrap(), Some(Progress::default()));
+    assert!(
+        params::all(&other.vs).iter().zip(&weights).all(|((_, a), (_, b))| a == b),
+        "the weights are the saved ones"
+    );
+    assert!(
+        other.optimizer.state_dict().iter().zip(&before).all(|((_, a), (_, b))| a == b),
+        "the optimizer is as it was"
+    );
+    assert_eq!((other.optimizer.learning_rate(), other.names), (rate, names));
+}
+
 /// What can happen to a file.
 #[derive(Clone, Debug)]
 enum Damage {

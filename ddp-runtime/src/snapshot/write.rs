@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use ddp_contract::Event;
 use ddp_contract::snapshot::{self as format, FileInfo, Manifest};
 
-use super::keep::Keep;
+use super::keep::{Best, Keep};
 use super::stage::Stage;
 use super::tensors::{self, HostTensor};
 use crate::events::Events;
@@ -56,8 +56,9 @@ impl Job {
     fn run(self, mut stage: Stage) -> (Stage, Result<()>) {
         let written = self.write();
         let result = written.and_then(|folder| {
-            let Manifest { epoch, step, .. } = self.manifest;
-            self.events.send(&Event::SnapshotSaved { snapshot: folder, epoch, step });
+            let Manifest { epoch, step, metric, .. } = self.manifest;
+            let lower_is_better = self.keep.best.map(|(_, best)| best == Best::Min);
+            self.events.send(&Event::SnapshotSaved { snapshot: folder, epoch, step, metric, lower_is_better });
             self.keep.prune(&self.dir)
         });
         for (file, tensors) in self.tensors {

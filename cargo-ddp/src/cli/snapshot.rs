@@ -1,0 +1,139 @@
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::snapshot::{self, Keep};
+
+/// `cargo ddp snapshot`
+#[derive(Args, Debug)]
+pub struct Snapshot {
+    /// What to do with them.
+    #[command(subcommand)]
+    pub command: SnapshotCommand,
+}
+
+/// What to do with snapshots.
+#[derive(Debug, Subcommand)]
+pub enum SnapshotCommand {
+    /// List snapshots: step, epoch, workers, size, metric, whether each is whole
+    ///
+    /// Every file is read and its checksum tested.
+    Ls(SnapshotList),
+    /// Show what a snapshot holds: tensors, optimizer, states and values
+    Show(SnapshotShow),
+    /// Test every file of snapshots against its checksum; ends with code 6 when one is damaged
+    Verify(SnapshotList),
+    /// Compare two snapshots or safetensors files, tensor by tensor; ends with code 6 when they differ
+    Diff(SnapshotDiff),
+    /// Remove old snapshots; the newest whole one always stays, and damaged ones are left alone
+    Prune(SnapshotPrune),
+    /// Write a snapshot's model as one file: .safetensors, or .pt for `torch.load(weights_only=True)`
+    Export(SnapshotExport),
+    /// Make a snapshot of another program's safetensors file, for a run to begin with its weights
+    ///
+    /// The run's optimizer begins anew. The tensors must have the names, shapes and types of the model's variables;
+    /// `cargo ddp snapshot show` of a snapshot of the project lists these.
+    Import(SnapshotImport),
+}
+
+/// `cargo ddp snapshot ls` and `verify`
+#[derive(Args, Debug)]
+pub struct SnapshotList {
+    /// A folder of snapshots, or one of them
+    #[arg(default_value = "snapshots")]
+    pub dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `cargo ddp snapshot show`
+#[derive(Args, Debug)]
+pub struct SnapshotShow {
+    /// A snapshot, or a folder of snapshots for the newest whole one
+    #[arg(default_value = "snapshots")]
+    pub dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `cargo ddp snapshot diff`
+#[derive(Args, Debug)]
+pub struct SnapshotDiff {
+    /// A snapshot, a folder of snapshots for the newest whole one, or a safetensors file
+    pub a: PathBuf,
+    /// Another
+    pub b: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `cargo ddp snapshot prune`
+#[derive(Args, Debug)]
+pub struct SnapshotPrune {
+    /// A folder of snapshots
+    #[arg(default_value = "snapshots")]
+    pub dir: PathBuf,
+    /// How many of the newest whole ones stay
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    pub keep_last: u32,
+    /// How many of those with the best metric stay as well
+    #[arg(long, value_name = "K")]
+    pub keep_best: Option<u32>,
+    /// Which metrics are better
+    #[arg(long, value_name = "WHICH", default_value = "min", requires = "keep_best")]
+    pub best: Best,
+    /// Say what would be removed, and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+impl SnapshotPrune {
+    /// As plain data.
+    pub fn keep(&self) -> Keep {
+        let best = match self.best {
+            Best::Min => snapshot::Best::Min,
+            Best::Max => snapshot::Best::Max,
+        };
+        Keep { last: self.keep_last as usize, best: self.keep_best.map(|count| (count as usize, best)) }
+    }
+}
+
+/// Which metrics are better.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Best {
+    /// Small ones, such as a loss
+    Min,
+    /// Large ones, such as an accuracy
+    Max,
+}
+
+/// `cargo ddp snapshot export`
+#[derive(Args, Debug)]
+pub struct SnapshotExport {
+    /// A snapshot, or a folder of snapshots for the newest whole one
+    #[arg(default_value = "snapshots")]
+    pub dir: PathBuf,
+    /// The file to write: its ending says which kind
+    #[arg(long, value_name = "FILE")]
+    pub to: PathBuf,
+    /// Other names for the tensors: a table of `"ours" = "theirs"` (.toml, .json), with patterns such as `"*" = "model.*"`
+    #[arg(long, value_name = "MAP")]
+    pub names: Option<PathBuf>,
+}
+
+/// `cargo ddp snapshot import`
+#[derive(Args, Debug)]
+pub struct SnapshotImport {
+    /// A safetensors file
+    pub file: PathBuf,
+    /// The folder of snapshots to make it in; it must have none yet
+    #[arg(long, value_name = "DIR", default_value = "snapshots")]
+    pub to: PathBuf,
+    /// Other names for the tensors: a table of `"theirs" = "ours"` (.toml, .json), with patterns such as `"model.*" = "*"`;
+    /// an empty name leaves a tensor out
+    #[arg(long, value_name = "MAP")]
+    pub names: Option<PathBuf>,
+}

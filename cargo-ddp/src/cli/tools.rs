@@ -1,0 +1,52 @@
+use std::path::PathBuf;
+
+use clap::Args;
+use clap_complete::Shell;
+
+/// `cargo ddp runs`
+#[derive(Args, Debug)]
+pub struct Runs {
+    /// Folder for the logs of runs [default: target/ddp/runs]
+    #[arg(long, value_name = "DIR")]
+    pub log_dir: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `cargo ddp doctor`
+#[derive(Args, Debug)]
+pub struct Doctor {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `cargo ddp env`
+#[derive(Args, Debug)]
+pub struct Env {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `cargo ddp completions`
+#[derive(Args, Debug)]
+pub struct Completions {
+    /// The shell
+    pub shell: Shell,
+}
+
+/// `cargo ddp man`
+#[derive(Args, Debug)]
+pub struct Man {
+    /// Write a page for every command into this folder, such as ~/.local/share/man/man1
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+/// This program's version, and that of the libtorch it is for.
+pub(super) fn version() -> &'static str {
+    static TEXT: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    TEXT.get_or_init(|| format!("{} (libtorch {})", env!("CARGO_PKG_VERSION"), crate::torch::VERSION))
+}

@@ -1,0 +1,25 @@
+use super::table::{end_with_reader, print_json};
+use crate::cli::Doctor;
+use crate::doctor::{Level, Machine, examine};
+use crate::{Result, exit};
+
+/// `cargo ddp doctor`
+pub(super) fn doctor(args: &Doctor) -> Result<u8> {
+    let lines = examine(&Machine::here());
+    end_with_reader();
+    let count = |level| lines.iter().filter(|line| line.level == level).count();
+    let (errors, warnings) = (count(Level::Error), count(Level::Warning));
+    if args.json {
+        print_json(&serde_json::json!({ "errors": errors, "warnings": warnings, "lines": &lines }))?;
+    } else {
+        for line in &lines {
+            println!("{:<8} {:<17} {}", line.level.name(), line.check, line.says);
+            if let Some(hint) = &line.hint {
+                println!("{:26} -> {hint}", "");
+            }
+        }
+        let some = |n: usize, what: &str| if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") };
+        println!("{}, {}", some(errors, "error"), some(warnings, "warning"));
+    }
+    Ok(if errors == 0 { exit::SUCCESS } else { exit::FOUND })
+}

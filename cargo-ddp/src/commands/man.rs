@@ -1,0 +1,30 @@
+use std::fs;
+use std::io::Write;
+
+use clap::CommandFactory;
+use clap_mangen::Man as Page;
+
+use super::table::end_with_reader;
+use crate::cli::{Cli, Man};
+use crate::{Error, Result, Ui, exit};
+
+/// `cargo ddp man`: the page, or one for every command in a folder.
+pub(super) fn man(args: &Man, ui: &Ui) -> Result<u8> {
+    let command = Cli::command().name("cargo-ddp").bin_name("cargo-ddp").display_name("cargo-ddp");
+    match &args.dir {
+        Some(dir) => {
+            let cant = || Error::system(format!("can't write the pages to {}", dir.display()));
+            fs::create_dir_all(dir).map_err(cant())?;
+            clap_mangen::generate_to(command, dir).map_err(cant())?;
+            ui.status("Written", format!("the pages to {}; `man cargo-ddp` begins with the first", dir.display()));
+        }
+        None => {
+            let mut page = Vec::new();
+            let cant = || Error::system("can't write the page");
+            Page::new(command).render(&mut page).map_err(cant())?;
+            end_with_reader();
+            std::io::stdout().write_all(&page).map_err(cant())?;
+        }
+    }
+    Ok(exit::SUCCESS)
+}

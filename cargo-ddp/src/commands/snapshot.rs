@@ -1,0 +1,265 @@
+//! `cargo ddp snapshot …`
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use ddp_contract::snapshot::{self as format, Manifest};
+use serde_json::{Value, json};
+
+use super::table::{end_with_reader, number, print_json, size, table};
+use crate::cli::{
+    SnapshotCommand, SnapshotDiff, SnapshotExport, SnapshotImport, SnapshotList, SnapshotPrune, SnapshotShow,
+};
+use crate::snapshot::{self, Change, Comparison, Listed, Names, TensorFile, TensorInfo};
+use crate::{Error, Result, Ui, exit};
+
+pub(super) fn snapshot(command: &SnapshotCommand, ui: &Ui) -> Result<u8> {
+    end_with_reader();
+    match command {
+        SnapshotCommand::Ls(args) => ls(args),
+        SnapshotCommand::Show(args) => show(args),
+        SnapshotCommand::Verify(args) => verify(args),
+        SnapshotCommand::Diff(args) => diff(args),
+        SnapshotCommand::Prune(args) => prune(args, ui),
+        SnapshotCommand::Export(args) => export(args, ui),
+        SnapshotCommand::Import(args) => import(args, ui),
+    }
+}
+
+fn ls(args: &SnapshotList) -> Result<u8> {
+    let found = snapshot::list(&args.dir)?;
+    if args.json {
+        print_json(&found.iter().map(listed_json).collect::<Vec<_>>())?;
+        return Ok(exit::SUCCESS);
+    }
+    let head = ["STEP", "EPOCH", "WORKERS", "SIZE", "METRIC", "STATE"].map(str::to_owned);
+    let rows: Vec<_> = std::iter::once(head).chain(found.iter().map(row)).collect();
+    for line in table(&rows, &[0, 1, 2, 3, 4]) {
+        println!("{line}");
+    }
+    Ok(exit::SUCCESS)
+}
+
+fn row(listed: &Listed) -> [String; 6] {
+    let of = |value: fn(&Manifest) -> String| listed.manifest.as_ref().map_or_else(|_| "-".to_owned(), value);
+    [
+        listed.step.to_string(),
+        of(|manifest| manifest.epoch.to_string()),
+        of(|manifest| manifest.world_size.to_string()),
+        size(listed.bytes),
+        of(|manifest| manifest.metric.map_or_else(|| "-".to_owned(), number)),
+        match &listed.manifest {
+            Ok(manifest) if is_model_only(manifest) => "whole (a model only)".into(),
+            Ok(_) => "whole".into(),
+            Err(damage) => format!("damaged: {damage}"),
+        },
+    ]
+}
+
+fn is_model_only(manifest: &Manifest) -> bool {
+    !manifest.files.contains_key(format::OPTIMIZER)
+}
+
+fn listed_json(listed: &Listed) -> Value {
+    let manifest = listed.manifest.as_ref().ok();
+    json!({
+        "folder": listed.folder, "step": listed.step, "bytes": listed.bytes, "whole": manifest.is_some(),
+        "damage": listed.manifest.as_ref().err().map(ToString::to_string),
+        "epoch": manifest.map(|m| m.epoch), "world_size": manifest.map(|m| m.world_size),
+        "metric": manifest.and_then(|m| m.metric),
+    })
+}
+
+fn verify(args: &SnapshotList) -> Result<u8> {
+    let found = snapshot::list(&args.dir)?;
+    if args.json {
+        print_json(&found.iter().map(listed_json).collect::<Vec<_>>())?;
+    } else {
+        for Listed { folder, bytes, manifest, .. } in &found {
+            match manifest {
+                Ok(manifest) => {
+                    println!("whole    {} ({} files, {})", folder.display(), manifest.files.len() + 1, size(*bytes));
+                }
+                Err(damage) => println!("damaged  {}: {damage}", folder.display()),
+            }
+        }
+    }
+    let whole = found.iter().all(|listed| listed.manifest.is_ok());
+    Ok(if whole { exit::SUCCESS } else { exit::FOUND })
+}
+
+fn show(args: &SnapshotShow) -> Result<u8> {
+    let whole = snapshot::whole(&args.dir)?;
+    let (folder, manifest) = (&whole.folder, &whole.manifest);
+    let infos = |file: &str| match manifest.files.contains_key(file) {
+        true => TensorFile::open(&folder.join(file))?.infos(),
+        false => Ok(vec![]),
+    };
+    let (model, optimizer) = (infos(format::MODEL)?, infos(format::OPTIMIZER)?);
+    if args.json {
+        let value = json!({
+            "folder": folder, "epoch": manifest.epoch, "step": manifest.step, "world_size": manifest.world_size,
+            "samples_in_epoch": manifest.samples_in_epoch, "metric": manifest.metric, "model": model,
+            "optimizer": optimizer, "states": manifest.states, "files": manifest.files,
+        });
+        print_json(&value)?;
+        return Ok(exit::SUCCESS);
+    }
+    println!("{}", folder.display());
+    let samples = match manifest.samples_in_epoch {
+        0 => String::new(),
+        samples => format!(", {samples} samples into it"),
+    };
+    let workers = if manifest.world_size == 1 { "1 worker".into() } else { format!("{} workers", manifest.world_size) };
+    println!("step {}, goes on with epoch {}{samples}; {workers}", manifest.step, manifest.epoch);
+    if let Some(metric) = manifest.metric {
+        println!("metric: {}", number(metric));
+    }
+    println!();
+    println!("model: {} in {}", tensors(model.len()), size(bytes(&model)));
+    let rows: Vec<_> = model.iter().map(tensor_row).collect();
+    for line in table(&rows, &[3]) {
+        println!("  {line}");
+    }
+    if is_model_only(manifest) {
+        println!("no optimizer: a run that resumes from it gets the model's weights only");
+    } else {
+        println!("optimizer: {} in {}", tensors(optimizer.len()), size(bytes(&optimizer)));
+        for (state, count) in by_state(&optimizer) {
+            println!("  {state} of {count} parameters");
+        }
+    }
+    for (name, state) in &manifest.states {
+        println!("{}: {state}", name.strip_prefix("value.").map_or(name.clone(), |name| format!("value {name}")));
+    }
+    Ok(exit::SUCCESS)
+}
+
+fn tensors(count: usize) -> String {
+    if count == 1 { "1 tensor".into() } else { format!("{count} tensors") }
+}
+
+fn bytes(infos: &[TensorInfo]) -> u64 {
+    infos.iter().map(|info| info.bytes as u64).sum()
+}
+
+fn tensor_row(info: &TensorInfo) -> [String; 4] {
+    [info.name.clone(), info.dtype.clone(), format!("{:?}", info.shape), size(info.bytes as u64)]
+}
+
+/// How many parameters have each kind of state; a state's name is the last word of its tensor's.
+fn by_state(optimizer: &[TensorInfo]) -> BTreeMap<&str, usize> {
+    let mut states = BTreeMap::new();
+    for info in optimizer {
+        *states.entry(info.name.rsplit('.').next().unwrap_or_default()).or_default() += 1;
+    }
+    states
+}
+
+fn diff(args: &SnapshotDiff) -> Result<u8> {
+    let (a, b) = (files(&args.a)?, files(&args.b)?);
+    let mut compared: BTreeMap<&str, Comparison> = BTreeMap::new();
+    for (name, path) in &a {
+        if let Some(other) = b.get(name) {
+            compared.insert(*name, snapshot::compare(&TensorFile::open(path)?, &TensorFile::open(other)?)?);
+        }
+    }
+    let only_one: Vec<_> =
+        a.keys().filter(|name| !b.contains_key(*name)).chain(b.keys().filter(|n| !a.contains_key(*n))).collect();
+    // A file beside a snapshot is a model: that it has no optimizer is no difference.
+    let both_snapshots = args.a.is_dir() && args.b.is_dir();
+    let same = compared.values().all(|c| c.changes.is_empty()) && (only_one.is_empty() || !both_snapshots);
+    let code = if same { exit::SUCCESS } else { exit::FOUND };
+    if args.json {
+        let compared: BTreeMap<_, _> =
+            compared.iter().map(|(name, comparison)| (*name, comparison_json(comparison))).collect();
+        print_json(&json!({ "same": same, "files": compared }))?;
+        return Ok(code);
+    }
+    for (name, comparison) in &compared {
+        let Comparison { equal, changes } = comparison;
+        println!("{name}: {} equal, {} not", tensors(*equal), changes.len());
+        let rows: Vec<_> = changes.iter().map(|(name, change)| [name.clone(), words(change)]).collect();
+        for line in table(&rows, &[]) {
+            println!("  {line}");
+        }
+    }
+    if both_snapshots {
+        for name in only_one {
+            println!("{name}: only one of them has it");
+        }
+    }
+    Ok(code)
+}
+
+/// The files of tensors that a path means: a snapshot's, or itself as a model.
+fn files(path: &Path) -> Result<BTreeMap<&'static str, PathBuf>> {
+    if !path.is_dir() {
+        return Ok(BTreeMap::from([("model", path.to_owned())]));
+    }
+    let whole = snapshot::whole(path)?;
+    let files = [("model", format::MODEL), ("optimizer", format::OPTIMIZER)];
+    let there = files.into_iter().filter(|(_, file)| whole.manifest.files.contains_key(*file));
+    Ok(there.map(|(name, file)| (name, whole.folder.join(file))).collect())
+}
+
+fn words(change: &Change) -> String {
+    match change {
+        Change::Added { is } => format!("added: {is}"),
+        Change::Removed { was } => format!("removed: {was}"),
+        Change::Reshaped { was, is } => format!("was {was}, is {is}"),
+        Change::Changed { elements, of, max_abs } => {
+            let most = max_abs.map_or_else(|| "no number".into(), number);
+            format!("{elements} of {of} differ, by {most} at most")
+        }
+    }
+}
+
+fn comparison_json(comparison: &Comparison) -> Value {
+    let changes: serde_json::Map<String, Value> = comparison
+        .changes
+        .iter()
+        .map(|(name, change)| (name.clone(), serde_json::to_value(change).unwrap_or_default()))
+        .collect();
+    json!({ "equal": comparison.equal, "changes": changes })
+}
+
+fn prune(args: &SnapshotPrune, ui: &Ui) -> Result<u8> {
+    let pruned = snapshot::prune(&args.dir, args.keep(), args.dry_run)?;
+    let verb = if args.dry_run { "would remove" } else { "removed" };
+    for (folder, bytes) in &pruned.removed {
+        println!("{verb} {} ({})", folder.display(), size(*bytes));
+    }
+    for (folder, damage) in &pruned.damaged {
+        ui.warn(format!("{} is left alone: {damage}", folder.display()));
+    }
+    let bytes = pruned.removed.iter().map(|(_, bytes)| bytes).sum();
+    println!("{verb} {}, {}; {} stay", count(pruned.removed.len()), size(bytes), pruned.kept.len());
+    Ok(exit::SUCCESS)
+}
+
+fn count(snapshots: usize) -> String {
+    if snapshots == 1 { "1 snapshot".into() } else { format!("{snapshots} snapshots") }
+}
+
+fn export(args: &SnapshotExport, ui: &Ui) -> Result<u8> {
+    let whole = snapshot::whole(&args.dir)?;
+    let written = snapshot::export(&whole, &names(args.names.as_deref())?, &args.to)?;
+    ui.status("Exported", format!("{} of {}", tensors(written), whole.folder.display()));
+    println!("{}", args.to.display());
+    Ok(exit::SUCCESS)
+}
+
+fn import(args: &SnapshotImport, ui: &Ui) -> Result<u8> {
+    let (folder, count) = snapshot::import(&args.file, &names(args.names.as_deref())?, &args.to)?;
+    ui.status(
+        "Imported",
+        format!("{} of {}; a run with these snapshots begins with them", tensors(count), args.file.display()),
+    );
+    println!("{}", folder.display());
+    Ok(exit::SUCCESS)
+}
+
+fn names(path: Option<&Path>) -> Result<Names, Error> {
+    path.map_or(Ok(Names::default()), Names::read)
+}

@@ -1,0 +1,102 @@
+use super::{Line, Machine};
+
+/// The oldest Rust that this version builds with.
+const NEEDED: &str = env!("CARGO_PKG_RUST_VERSION");
+
+pub(super) fn examine(machine: &Machine) -> Vec<Line> {
+    vec![rust(machine, "cargo"), rust(machine, "rustc"), linker(machine), cxx(machine)]
+}
+
+fn rust(machine: &Machine, name: &'static str) -> Line {
+    let way = format!("install Rust {NEEDED} or newer with rustup: https://rustup.rs");
+    // Under cargo, the very one that runs us.
+    let asked = if name == "cargo" { machine.variable("CARGO").map(Into::into) } else { None };
+    let Some(program) = asked.or_else(|| machine.program(name)) else {
+        return Line::error(name, format!("there is no {name} on PATH"), way);
+    };
+    let text = match machine.output(&program, &["--version"], "") {
+        Ok(text) => text.trim().to_owned(),
+        Err(problem) => return Line::error(name, format!("{} does not work: {problem}", program.display()), way),
+    };
+    match text.split_whitespace().nth(1).and_then(version) {
+        Some(found) if version(NEEDED).is_some_and(|needed| found < needed) => {
+            Line::error(name, format!("{text}, and {NEEDED} is needed"), "rustup update stable")
+        }
+        Some(_) => Line::ok(name, text),
+        None => Line::warning(name, format!("its version can't be told: {text}"), way),
+    }
+}
+
+/// `1.91.0-nightly` → (1, 91).
+fn version(text: &str) -> Option<(u32, u32)> {
+    let mut parts = text.split(['.', '-']);
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+fn linker(machine: &Machine) -> Line {
+    match machine.program("cc") {
+        Some(program) => Line::ok("linker", format!("{} calls it", program.display())),
+        None => Line::error("linker", "there is no cc on PATH, through which rustc links", "apt-get install gcc"),
+    }
+}
+
+/// What our C++ and libtorch's headers ask for.
+const SAMPLE: &str = "#include <concepts>\n#include <memory>\n\
+    template <std::integral T> T twice(T x) { return 2 * x; }\nint main() { return twice(*std::make_unique<int>(0)); }\n";
+
+fn cxx(machine: &Machine) -> Line {
+    let check = "C++ compiler";
+    let way = "install one with C++20: `apt-get install g++` (10 or newer), or set CXX";
+    let name = machine.variable("CXX").map_or("c++".to_owned(), |name| name.to_string_lossy().into_owned());
+    let Some(program) = machine.program(&name) else {
+        return Line::error(check, format!("there is no {name} on PATH"), way);
+    };
+    let first_line = |text: String| text.lines().next().unwrap_or_default().to_owned();
+    let version = machine.output(&program, &["--version"], "").map(first_line);
+    match machine.output(&program, &["-std=c++20", "-fsyntax-only", "-x", "c++", "-"], SAMPLE) {
+        Ok(_) => Line::ok(check, version.unwrap_or_else(|_| program.display().to_string())),
+        Err(problem) => {
+            let version = version.map(|version| format!(" ({version})")).unwrap_or_default();
+            Line::error(check, format!("{}{version} does not compile C++20: {problem}", program.display()), way)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Level;
+    use super::super::machine::tests::Bare;
+    use super::*;
+
+    #[test]
+    fn a_bare_machine_lacks_each_tool() {
+        let lines = examine(&Bare::new().machine);
+        let found: Vec<_> = lines.iter().map(|line| (line.check, line.level, line.says.as_str())).collect();
+        let expected = [
+            ("cargo", Level::Error, "there is no cargo on PATH"),
+            ("rustc", Level::Error, "there is no rustc on PATH"),
+            ("linker", Level::Error, "there is no cc on PATH, through which rustc links"),
+            ("C++ compiler", Level::Error, "there is no c++ on PATH"),
+        ];
+        assert_eq!(found, expected);
+        assert!(lines.iter().all(|line| line.hint.is_some()));
+    }
+
+    #[test]
+    fn old_and_broken_tools_are_told_apart() {
+        let bare = Bare::new();
+        bare.script("rustc", "echo 'rustc 1.75.0 (82e1608df 2023-12-21)'");
+        bare.script("cargo", "echo 'cargo 1.999.0-nightly (x)'");
+        bare.script(
+            "c++",
+            "[ $1 = --version ] && { echo 'g++ 8.5'; exit; }; echo 'error: unrecognized -std=c++20' >&2; exit 1",
+        );
+        let [cargo, rustc, _, cxx] = <[Line; 4]>::try_from(examine(&bare.machine)).unwrap();
+        assert_eq!(cargo.level, Level::Ok);
+        assert!(rustc.level == Level::Error && rustc.says.contains("1.75.0") && rustc.says.ends_with("is needed"));
+        assert!(
+            cxx.level == Level::Error && cxx.says.contains("g++ 8.5") && cxx.says.contains("unrecognized"),
+            "{cxx:?}"
+        );
+    }
+}

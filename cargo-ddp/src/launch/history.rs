@@ -1,0 +1,147 @@
+//! The runs of a folder, over or not, from what their launchers left there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::registry::{Job, RUN_FILE, is_running};
+use super::report::{Outcome, RECORD_FILE, Record, Saved};
+
+/// How a run ended, if it did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Its launcher lives.
+    Running,
+    /// All workers ended with code 0.
+    Done,
+    /// Told to stop, with everything saved.
+    Preempted,
+    /// A worker failed, or none could be started.
+    Failed,
+    /// Told to stop.
+    Stopped,
+    /// Another node of the job did not come, or was lost.
+    NodeLost,
+    /// Its launcher is gone without a word (SIGKILL, a power cut); the rest is what it knew last.
+    Lost,
+}
+
+impl State {
+    /// Its word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Preempted => "preempted",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+            Self::NodeLost => "node lost",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// A run, as its folder tells.
+#[derive(Clone, Debug, Serialize)]
+pub struct Run {
+    /// The folder's number.
+    pub number: u64,
+    /// How it ended.
+    pub state: State,
+    /// Why, in words, where there is more to say.
+    pub because: Option<String>,
+    /// The launcher's exit code, if it has ended.
+    pub exit_code: Option<u8>,
+    /// Name of the run (`TORCHELASTIC_RUN_ID`).
+    pub run: String,
+    /// Seconds since 1970.
+    pub started: f64,
+    /// Likewise, if it is known.
+    pub ended: Option<f64>,
+    /// Number of workers.
+    pub nproc: usize,
+    /// Their GPUs.
+    pub gpus: Option<Vec<String>>,
+    /// The workers' program and its arguments.
+    pub command: Vec<String>,
+    /// The last step that rank 0 told of. Of one that runs or is lost: the step of its newest snapshot, or more.
+    pub last_step: Option<u64>,
+    /// The newest snapshot.
+    pub snapshot: Option<Saved>,
+    /// The snapshot with the best metric.
+    pub best: Option<Saved>,
+    /// How often all workers were started again.
+    pub restarts: usize,
+    /// Its folder.
+    pub folder: PathBuf,
+}
+
+/// The runs of the folder `runs`, oldest first. What is no run's folder is passed over; a folder that is not there has
+/// none.
+pub fn history(runs: &Path) -> Vec<Run> {
+    let entries = fs::read_dir(runs).into_iter().flatten().flatten();
+    let mut numbers: Vec<u64> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    numbers.sort_unstable();
+    numbers.into_iter().filter_map(|number| read(runs.join(number.to_string()), number)).collect()
+}
+
+fn read(folder: PathBuf, number: u64) -> Option<Run> {
+    // Before the record: a run that ends in between has ended.
+    let alive = is_running(&folder);
+    let record: Option<Record> = parse(&folder.join(RECORD_FILE));
+    let job: Option<Job> = parse(&folder.join(RUN_FILE));
+    // A launcher of an earlier version leaves no record.
+    let record = match (record, &job) {
+        (Some(record), _) => record,
+        (None, Some(job)) => Record {
+            run: job.run.clone(),
+            nproc: job.nproc,
+            gpus: job.gpus.clone(),
+            command: job.command.clone(),
+            started: job.started as f64,
+            ..Record::default()
+        },
+        (None, None) => return None,
+    };
+    let state = match record.outcome {
+        Outcome::Running if alive => State::Running,
+        Outcome::Running => State::Lost,
+        Outcome::Done => State::Done,
+        Outcome::Preempted => State::Preempted,
+        Outcome::Failed => State::Failed,
+        Outcome::Stopped => State::Stopped,
+        Outcome::NodeLost => State::NodeLost,
+    };
+    let over = record.outcome != Outcome::Running;
+    let stopped = (state == State::Stopped).then(|| i32::from(record.exit_code) - 128);
+    let because = match state {
+        State::Failed => record.error.clone().or_else(|| record.cause.as_ref().map(|cause| cause.words())),
+        State::Stopped => stopped.map(super::report::signal_name),
+        _ => None,
+    };
+    let told = record.last_step.max(record.snapshot.as_ref().map(|saved| saved.step));
+    Some(Run {
+        number,
+        state,
+        because,
+        exit_code: over.then_some(record.exit_code),
+        run: record.run,
+        started: record.started,
+        ended: over.then_some(record.ended),
+        nproc: record.nproc,
+        gpus: record.gpus,
+        command: record.command,
+        last_step: told,
+        snapshot: record.snapshot,
+        best: record.best,
+        // An attempt that is in progress is in the job's own file.
+        restarts: record.restarts.len().max(job.map_or(0, |job| job.attempt as usize)),
+        folder,
+    })
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}

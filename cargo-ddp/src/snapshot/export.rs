@@ -1,0 +1,76 @@
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::path::Path;
+
+use ddp_contract::snapshot::{self as format, Whole};
+use safetensors::tensor::{TensorView, serialize_to_file};
+
+use super::names::Names;
+use super::tensors::TensorFile;
+use super::torch_file;
+use crate::{Error, Result};
+
+/// What other programs read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `model.safetensors`.
+    Safetensors,
+    /// PyTorch's `model.pt`: what `torch.save(model.state_dict(), path)` writes.
+    Torch,
+}
+
+impl Format {
+    /// By the ending of a file's name.
+    pub fn of(path: &Path) -> Option<Self> {
+        match path.extension()?.to_str()? {
+            "safetensors" => Some(Self::Safetensors),
+            "pt" | "pth" => Some(Self::Torch),
+            _ => None,
+        }
+    }
+}
+
+/// Writes the snapshot's model to `to`, whole or not at all, and gives the number of tensors.
+///
+/// # Errors
+/// [`Error::Exists`], [`Error::BadOption`] for an ending that is none of ours or names that do not fit, [`Error::System`].
+pub fn export(snapshot: &Whole, names: &Names, to: &Path) -> Result<usize> {
+    let bad = |problem: String| Error::BadOption { option: "to", problem };
+    let format =
+        Format::of(to).ok_or_else(|| bad(format!("{} must end in .safetensors, .pt or .pth", to.display())))?;
+    if to.exists() {
+        return Err(Error::Exists(to.to_owned()));
+    }
+    let file = TensorFile::open(&snapshot.folder.join(format::MODEL))?;
+    let tensors = renamed(&file, names)?;
+    let cant = || Error::system(format!("can't write {}", to.display()));
+    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let place = tempfile::Builder::new().prefix(".export-").tempdir_in(folder).map_err(cant())?;
+    let partial = place.path().join("file");
+    let count = tensors.len();
+    match format {
+        Format::Safetensors => {
+            // What Hugging Face's programs ask for, and where it comes from.
+            let metadata = [("format", "pt".to_owned()), ("step", snapshot.manifest.step.to_string())];
+            let metadata: HashMap<_, _> = metadata.map(|(key, value)| (key.to_owned(), value)).into();
+            serialize_to_file(tensors, Some(metadata), &partial).map_err(|err| cant()(std::io::Error::other(err)))?;
+        }
+        Format::Torch => torch_file::write(&partial, &tensors).map_err(cant())?,
+    }
+    File::open(&partial).and_then(|file| file.sync_all()).map_err(cant())?;
+    // Unlike a rename, a link never replaces what somebody else made meanwhile.
+    match fs::hard_link(&partial, to) {
+        Err(err) if err.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::Exists(to.to_owned())),
+        // A file system without links.
+        Err(_) => fs::rename(&partial, to).map(|()| count).map_err(cant()),
+        Ok(()) => Ok(count),
+    }
+}
+
+/// The file's tensors under their new names.
+pub(super) fn renamed<'file>(file: &'file TensorFile, names: &Names) -> Result<Vec<(String, TensorView<'file>)>> {
+    let tensors = file.sorted()?;
+    let bad = |problem| Error::BadOption { option: "names", problem };
+    let new = names.apply(tensors.iter().map(|(name, _)| name.as_str())).map_err(bad)?;
+    Ok(new.into_iter().zip(tensors).filter_map(|(new, (_, view))| Some((new?, view))).collect())
+}

@@ -1,0 +1,146 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::{Error, Result};
+
+/// From one program's names of tensors to another's: exact names, and patterns with one `*`. Names that nothing is said
+/// about stay.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// From, to; an empty `to` leaves the tensor out.
+    rules: BTreeMap<String, String>,
+}
+
+impl Names {
+    /// Reads a JSON object or a TOML table (by the file's ending) of `"from" = "to"`. In TOML, dots in a bare key are part
+    /// of the name.
+    ///
+    /// # Errors
+    /// [`Error::System`], [`Error::BadNames`].
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).map_err(Error::system(format!("can't read {}", path.display())))?;
+        let bad = |problem: String| Error::BadNames { path: path.to_owned(), problem };
+        let table: Value = match path.extension().and_then(|ending| ending.to_str()) {
+            Some("json") => serde_json::from_str(&text).map_err(|err| bad(err.to_string()))?,
+            Some("toml") => toml::from_str(&text).map_err(|err| bad(err.message().to_owned()))?,
+            _ => return Err(bad("its name must end in .json or .toml".into())),
+        };
+        let mut rules = BTreeMap::new();
+        flatten("", &table, &mut rules).map_err(bad)?;
+        for (from, to) in &rules {
+            let stars = |text: &str| text.matches('*').count();
+            if stars(from) > 1 || stars(to) > stars(from) {
+                return Err(bad(format!("{from:?} to {to:?}: a pattern has one `*`, which its new name may have too")));
+            }
+        }
+        Ok(Self { rules })
+    }
+
+    /// The new name of every tensor, in order; `None` for those left out.
+    ///
+    /// # Errors
+    /// What is wrong with the rules for these names: one that fits none, or two tensors with one name.
+    pub fn apply<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<Vec<Option<String>>, String> {
+        let mut unused: BTreeSet<&str> = self.rules.keys().map(String::as_str).collect();
+        let mut taken: BTreeMap<String, &str> = BTreeMap::new();
+        let mut renamed = Vec::new();
+        for name in names {
+            let new = match self.rule_for(name) {
+                Some((rule, new)) => {
+                    unused.remove(rule);
+                    new
+                }
+                None => name.to_owned(),
+            };
+            if new.is_empty() {
+                renamed.push(None);
+                continue;
+            }
+            if let Some(other) = taken.insert(new.clone(), name) {
+                return Err(format!("{other:?} and {name:?} would both be named {new:?}"));
+            }
+            renamed.push(Some(new));
+        }
+        match unused.first() {
+            Some(rule) => Err(format!("no tensor is named {rule:?}")),
+            None => Ok(renamed),
+        }
+    }
+
+    /// The rule that fits best, and what it makes of the name: the name itself, or the longest pattern.
+    fn rule_for(&self, name: &str) -> Option<(&str, String)> {
+        if let Some((rule, new)) = self.rules.get_key_value(name) {
+            return Some((rule, new.clone()));
+        }
+        let fitting = self.rules.iter().filter_map(|(rule, new)| {
+            let (before, after) = rule.split_once('*')?;
+            let middle = name.strip_prefix(before)?.strip_suffix(after)?;
+            Some((rule.as_str(), new.replacen('*', middle, 1)))
+        });
+        fitting.max_by_key(|(rule, _)| rule.len())
+    }
+}
+
+fn flatten(prefix: &str, value: &Value, rules: &mut BTreeMap<String, String>) -> Result<(), String> {
+    match value {
+        Value::Object(table) => {
+            for (key, value) in table {
+                let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                flatten(&name, value, rules)?;
+            }
+            Ok(())
+        }
+        Value::String(to) if !prefix.is_empty() => {
+            rules.insert(prefix.to_owned(), to.clone());
+            Ok(())
+        }
+        _ if prefix.is_empty() => Err("it must be a table of names".into()),
+        _ => Err(format!("{prefix:?}: a name is text, and empty to leave the tensor out")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(ending: &str, text: &str) -> Result<Names> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(format!("names.{ending}"));
+        fs::write(&path, text).unwrap();
+        Names::read(&path)
+    }
+
+    #[test]
+    fn exact_names_win_over_patterns_and_long_patterns_over_short_ones() {
+        let toml = "\"model.*\" = \"*\"\n\"model.h.*.w\" = \"layer.*.weight\"\nmodel.head.w = \"\"\nbias = \"b\"\n";
+        let json = r#"{"model.*": "*", "model.h.*.w": "layer.*.weight", "model.head.w": "", "bias": "b"}"#;
+        for names in [names("toml", toml).unwrap(), names("json", json).unwrap()] {
+            let renamed = names.apply(["model.x", "model.h.3.w", "model.head.w", "bias", "other"]).unwrap();
+            let renamed: Vec<_> = renamed.iter().map(Option::as_deref).collect();
+            assert_eq!(renamed, [Some("x"), Some("layer.3.weight"), None, Some("b"), Some("other")]);
+        }
+        assert_eq!(Names::default().apply(["a"]).unwrap(), [Some("a".to_owned())]);
+    }
+
+    #[test]
+    fn rules_that_can_not_be_meant_are_refused() {
+        let problem = |names: Names, tensors: &[&str]| names.apply(tensors.iter().copied()).unwrap_err();
+        let typo = names("json", r#"{"wieght": "w"}"#).unwrap();
+        assert_eq!(problem(typo, &["weight"]), "no tensor is named \"wieght\"");
+        let twice = names("json", r#"{"a": "x", "b": "x"}"#).unwrap();
+        assert_eq!(problem(twice, &["a", "b"]), "\"a\" and \"b\" would both be named \"x\"");
+        for (ending, text) in [
+            ("json", "["),
+            ("json", "[]"),
+            ("json", r#"{"a": 1}"#),
+            ("toml", "a ="),
+            ("json", r#"{"*.*": "a"}"#),
+            ("yaml", "a: b"),
+        ] {
+            assert!(matches!(names(ending, text), Err(Error::BadNames { .. })), "{text}");
+        }
+    }
+}

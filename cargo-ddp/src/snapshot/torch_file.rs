@@ -1,0 +1,115 @@
+//! PyTorch's file of a state dict: a zip archive of the tensors' bytes, with a pickle that names them.
+//!
+//! The pickle is made of ten fixed opcodes and calls one function, `torch._utils._rebuild_tensor_v2`, as PyTorch's own do:
+//! `torch.load(path, weights_only=True)`, which runs nothing else, reads it. The layout is that of `torch.save` since 1.6
+//! (torch/serialization.py, `_save`).
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, TensorView};
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipWriter};
+
+/// Where PyTorch puts the bytes of tensors, so that they can be mapped.
+const ALIGNMENT: u16 = 64;
+
+pub(super) fn write(path: &Path, tensors: &[(String, TensorView<'_>)]) -> io::Result<()> {
+    let mut zip = ZipWriter::new(BufWriter::new(File::create(path)?));
+    let plain = SimpleFileOptions::default()
+        .compression_method(CompressionMethod::Stored)
+        .last_modified_time(zip::DateTime::default())
+        .with_alignment(ALIGNMENT);
+    let mut put = |name: String, bytes: &[u8]| -> io::Result<()> {
+        zip.start_file(name, plain.large_file(bytes.len() > u32::MAX as usize)).map_err(io::Error::other)?;
+        zip.write_all(bytes)
+    };
+    put("archive/data.pkl".into(), &pickle(tensors)?)?;
+    put("archive/byteorder".into(), b"little")?;
+    for (key, (_, view)) in tensors.iter().enumerate() {
+        put(format!("archive/data/{key}"), view.data())?;
+    }
+    put("archive/version".into(), b"3\n")?;
+    zip.finish().map_err(io::Error::other)?.into_inner()?;
+    Ok(())
+}
+
+/// `{name: _rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict()), …}`
+fn pickle(tensors: &[(String, TensorView<'_>)]) -> io::Result<Vec<u8>> {
+    // Protocol 2, as PyTorch's.
+    let mut out = b"\x80\x02}(".to_vec();
+    for (key, (name, view)) in tensors.iter().enumerate() {
+        text(&mut out, name);
+        out.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
+        text(&mut out, "storage");
+        let storage = storage(view.dtype()).ok_or_else(|| {
+            io::Error::other(format!(
+                "{name} is {:?}, which PyTorch's older files can't hold: use .safetensors",
+                view.dtype()
+            ))
+        })?;
+        out.extend(format!("ctorch\n{storage}\n").as_bytes());
+        text(&mut out, &key.to_string());
+        text(&mut out, "cpu");
+        int(&mut out, view.shape().iter().product());
+        out.extend(b"tQ"); // the tuple is a persistent id: torch.load gives the storage for it
+        int(&mut out, 0);
+        tuple(&mut out, view.shape());
+        tuple(&mut out, &strides(view.shape()));
+        out.extend(b"\x89ccollections\nOrderedDict\n)RtR");
+    }
+    out.extend(b"u.");
+    Ok(out)
+}
+
+fn text(out: &mut Vec<u8>, text: &str) {
+    out.push(b'X');
+    // Longer names than 4 GB there are not.
+    out.extend(u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
+    out.extend(text.as_bytes());
+}
+
+fn int(out: &mut Vec<u8>, n: usize) {
+    match i32::try_from(n) {
+        Ok(small) => {
+            out.push(b'J');
+            out.extend(small.to_le_bytes());
+        }
+        // LONG1: a byte count, then that many bytes, signed.
+        Err(_) => {
+            out.extend(b"\x8a\x09");
+            out.extend((n as u64).to_le_bytes());
+            out.push(0);
+        }
+    }
+}
+
+fn tuple(out: &mut Vec<u8>, numbers: &[usize]) {
+    out.push(b'(');
+    numbers.iter().for_each(|&n| int(out, n));
+    out.push(b't');
+}
+
+fn strides(shape: &[usize]) -> Vec<usize> {
+    let mut strides: Vec<_> =
+        shape.iter().rev().scan(1, |stride, &n| Some(std::mem::replace(stride, *stride * n.max(1)))).collect();
+    strides.reverse();
+    strides
+}
+
+fn storage(dtype: Dtype) -> Option<&'static str> {
+    Some(match dtype {
+        Dtype::F64 => "DoubleStorage",
+        Dtype::F32 => "FloatStorage",
+        Dtype::F16 => "HalfStorage",
+        Dtype::BF16 => "BFloat16Storage",
+        Dtype::I64 => "LongStorage",
+        Dtype::I32 => "IntStorage",
+        Dtype::I16 => "ShortStorage",
+        Dtype::I8 => "CharStorage",
+        Dtype::U8 => "ByteStorage",
+        Dtype::BOOL => "BoolStorage",
+        _ => return None,
+    })
+}
