@@ -223,7 +223,7 @@ impl<'a> Watch<'a> {
         for event in &events {
             self.ui.worker_event(rank, event);
             if rank == 0 {
-                self.live.note(event);
+                self.live.note(event, &self.ui);
             }
         }
         events.into_iter().map(|event| Input::Event { rank, event }).collect()
