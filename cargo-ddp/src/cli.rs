@@ -70,6 +70,11 @@ pub enum Command {
     Setup(Setup),
     /// Run a command in the environment that set-up provides
     Exec(Exec),
+    /// Draw loss and metric curves of runs, as SVG and PNG
+    ///
+    /// A run is its number (as in target/ddp/runs) or a folder with a metrics.jsonl, which `ddp_runtime::metrics` writes.
+    /// Several are drawn together, one colour each. The files' names are printed on stdout.
+    Plot(Plot),
 }
 
 /// `cargo ddp demo`
@@ -176,6 +181,37 @@ pub struct Stop {
     /// Kill its workers at once
     #[arg(long)]
     pub now: bool,
+}
+
+/// `cargo ddp plot`
+#[derive(Args, Debug)]
+pub struct Plot {
+    /// Runs: numbers or folders [default: latest]
+    #[arg(value_name = "RUN")]
+    pub runs: Vec<String>,
+    /// A metric to draw, by its name (`train/loss`) or the last part of it (`loss`); may be given again [default: all of
+    /// the model, without learning rate, gradient norm, throughput and memory]
+    #[arg(short, long, value_name = "NAME")]
+    pub metric: Vec<String>,
+    /// File to write, .svg or .png; may be given again [default: plot.svg and plot.png in the first run's folder]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Vec<PathBuf>,
+    /// Draw a moving average, in which the past weighs so much, over the values [with no number: 0.9]
+    #[arg(long, value_name = "WEIGHT", num_args = 0..=1, require_equals = true, default_missing_value = "0.9", value_parser = weight)]
+    pub smooth: Option<f64>,
+    /// Values on a logarithmic scale
+    #[arg(long)]
+    pub log: bool,
+    /// Folder of the runs [default: target/ddp/runs]
+    #[arg(long, value_name = "DIR")]
+    pub log_dir: Option<PathBuf>,
+}
+
+fn weight(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(weight) if (0.0..1.0).contains(&weight) => Ok(weight),
+        _ => Err("a weight is a number from 0 to below 1, such as 0.9".into()),
+    }
 }
 
 /// How a job is launched. Those without a value are taken from `[package.metadata.ddp]`, where they have the same names
@@ -381,6 +417,7 @@ mod tests {
                 "stop: run now",
                 "setup: cpu cuda python",
                 "exec: command",
+                "plot: runs metric output smooth log log_dir",
             ]
         );
     }

@@ -11,6 +11,7 @@
 //! | [`gpu`] | the machine's GPUs |
 //! | [`settings`] | launch options from Cargo.toml |
 //! | [`launch`] | runs, watches and restarts workers |
+//! | [`plot`] | draws what runs have measured |
 //! | [`exit`] | exit codes |
 //!
 //! It never links libtorch: that is `ddp-runtime`'s part, inside the workers. What the two agree on is `ddp-contract`.
@@ -21,6 +22,7 @@ pub mod commands;
 pub mod exit;
 pub mod gpu;
 pub mod launch;
+pub mod plot;
 pub mod scaffold;
 pub mod settings;
 pub mod torch;

@@ -6,6 +6,7 @@ mod gpus;
 mod job;
 mod launch;
 mod new;
+mod plot;
 mod ps;
 mod run;
 mod setup;
@@ -32,6 +33,7 @@ pub fn run(command: Command, ui: &Ui) -> Result<u8> {
         Command::Stop(args) => stop::stop(&args, ui),
         Command::Setup(args) => setup::setup(&args, ui),
         Command::Exec(args) => exec::exec(args, ui),
+        Command::Plot(args) => plot::plot(args, ui),
     }
 }
 
