@@ -178,6 +178,46 @@ fn ranks_that_log_different_things_hear_of_it() {
 }
 
 #[test]
+fn runs_are_drawn_with_their_restarts() {
+    let (run, snapshots) = (Run::new(), tempdir().unwrap());
+    run.of(&["--max-restarts", "1"], &["resume", snapshots.path().to_str().unwrap(), "27"]).run().succeeds();
+    run.of(&["--max-restarts", "0"], &["all"]).run().succeeds();
+    let logs = run.logs.path();
+    let plot = |args: &[&str]| {
+        let at = ["plot", "--log-dir", logs.to_str().unwrap()];
+        Ddp::new(at.iter().chain(args)).dir(logs).run()
+    };
+    // Without a word, the newest run, beside its logs.
+    let done = plot(&[]).succeeds();
+    let files = ["svg", "png"].map(|kind| logs.join("latest/plot").with_extension(kind));
+    assert_eq!(done.stdout.lines().collect::<Vec<_>>(), files.each_ref().map(|file| file.to_str().unwrap()));
+    let svg = fs::read_to_string(&files[0]).unwrap();
+    for words in ["run 2", "loss", "slowest"] {
+        assert!(svg.contains(words), "{words} is not in {svg}");
+    }
+    assert!(!svg.contains("restart") && !svg.contains("memory"), "{svg}");
+    assert!(fs::read(&files[1]).unwrap().starts_with(b"\x89PNG"));
+
+    plot(&["1", "2", "--metric", "loss", "--smooth", "--log", "-o", "both.svg"]).succeeds();
+    let svg = fs::read_to_string(logs.join("both.svg")).unwrap();
+    for words in ["run 1", "run 2", "restart", ">\nloss\n<"] {
+        assert!(svg.contains(words), "{words} is not in {svg}");
+    }
+
+    let code = |args: &[&str], words: &[&str]| {
+        plot(args).ends_with(2).says(words);
+    };
+    code(&["7"], &["there is no run \"7\" in ", "there are 1, 2", "hint: "]);
+    code(&["--metric", "lost"], &["no metric is called \"lost\"; there are loss, memory/rss_bytes, odd, "]);
+    code(&["./1/attempt-0"], &["./1/attempt-0 has no metrics", "hint: a run writes them with "]);
+    code(&["-o", "x.pdf"], &["--output: x.pdf ends in neither .svg nor .png"]);
+    code(&["--smooth=1"], &["a weight is a number from 0 to below 1"]);
+    fs::write(logs.join("1").join(FILE), "nothing\n").unwrap();
+    code(&["1"], &["metrics.jsonl: line 1: expected "]);
+    assert!(!logs.join("x.pdf").exists());
+}
+
+#[test]
 fn the_trainer_logs_by_itself() {
     let (run, dir) = (Run::new(), tempdir().unwrap());
     let args = ["trainer", dir.path().to_str().unwrap()];

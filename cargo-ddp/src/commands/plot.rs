@@ -38,9 +38,9 @@ fn format(path: &Path) -> Result<Format> {
     })
 }
 
-/// A run's folder: as it is, or by its number below `log_dir`, by default the project's.
+/// A run's folder: by its number below `log_dir`, by default the project's; or as it is.
 fn folder(run: &str, log_dir: Option<&Path>) -> Result<PathBuf> {
-    if run.contains('/') || (Path::new(run).join(FILE).is_file()) {
+    if run != LATEST && run.parse::<u64>().is_err() {
         return Ok(run.into());
     }
     let runs = match log_dir {

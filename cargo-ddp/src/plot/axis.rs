@@ -57,7 +57,7 @@ fn linear(min: f64, max: f64, count: usize) -> Vec<Tick> {
     let step = step.unwrap_or(10.0 * power);
     let first = (min / step - 1e-9).ceil() as i64;
     let last = (max / step + 1e-9).floor() as i64;
-    (first..=last).map(|i| i as f64 * step).map(|value| (value, number(value, step))).collect()
+    (first..=last).map(|i| i as f64 * step).map(|value| (value, number(value, step, min.abs().max(max.abs())))).collect()
 }
 
 /// Powers of 10; with 2 and 5 times them, or linear ones, where there are few.
@@ -69,7 +69,7 @@ fn logarithmic(min: f64, max: f64) -> Vec<Tick> {
     let power = |exponent: i32| factors.iter().map(move |factor| (factor * 10f64.powi(exponent), exponent));
     let values = (first..=last).filter(|exponent| exponent.rem_euclid(every) == 0).flat_map(power);
     let ticks: Vec<Tick> = values
-        .map(|(value, exponent)| (value.log10(), number(value, 10f64.powi(exponent))))
+        .map(|(value, exponent)| (value.log10(), number(value, 10f64.powi(exponent), value)))
         .filter(|(at, _)| (min..=max).contains(at))
         .collect();
     if ticks.len() >= 3 {
@@ -79,21 +79,20 @@ fn logarithmic(min: f64, max: f64) -> Vec<Tick> {
     linear(low, high, 4).into_iter().filter(|(value, _)| *value > 0.0).map(|(value, label)| (value.log10(), label)).collect()
 }
 
-/// A number that is a multiple of `step`, as short as it can be.
-fn number(value: f64, step: f64) -> String {
-    let size = value.abs().max(step);
+/// A number that is a multiple of `step`, as short as it can be, on an axis up to `largest`.
+fn number(value: f64, step: f64, largest: f64) -> String {
     if value == 0.0 {
         return "0".into();
     }
     for (unit, word) in [(1e9, "G"), (1e6, "M"), (1e3, "k")] {
-        if size >= unit * 10.0 || (size >= unit && step >= unit / 10.0) {
+        if largest >= 10.0 * unit {
             return fixed(value / unit, step / unit) + word;
         }
     }
-    if size < 1e-3 {
-        let exponent = size.log10().floor() as i32;
-        let mantissa = fixed(value / 10f64.powi(exponent), step / 10f64.powi(exponent));
-        return format!("{mantissa}e{exponent}");
+    if largest < 2e-3 {
+        let exponent = value.abs().log10().floor() as i32;
+        let power = 10f64.powi(exponent);
+        return format!("{}e{}", fixed(value / power, step / power), exponent.to_string().replace('-', "−"));
     }
     fixed(value, step)
 }
@@ -118,11 +117,12 @@ mod tests {
         let steps = |last| Axis::steps([1.0, last].into_iter());
         assert_eq!(labels(&steps(100.0)), ["20", "40", "60", "80", "100"]);
         assert_eq!(labels(&steps(30_000.0)), ["5k", "10k", "15k", "20k", "25k", "30k"]);
+        assert_eq!(labels(&steps(1900.0)), ["500", "1000", "1500"]);
         let values = |min, max, log| Axis::values([min, max].into_iter(), log);
         assert_eq!(labels(&values(0.0, 1.0, false)), ["0", "0.5", "1.0"]);
         assert_eq!(labels(&values(-1.0, 1.0, false)), ["−1.0", "−0.5", "0", "0.5", "1.0"]);
-        assert_eq!(labels(&values(0.0001, 0.0009, false)).first(), Some(&"2e-4"));
-        assert_eq!(labels(&values(1e-4, 10.0, true)), ["1e-4", "0.001", "0.01", "0.1", "1", "10"]);
+        assert_eq!(labels(&values(0.0001, 0.0009, false)).first(), Some(&"2e−4"));
+        assert_eq!(labels(&values(1e-4, 10.0, true)), ["1e−4", "1e−3", "0.01", "0.1", "1", "10"]);
         assert_eq!(labels(&values(0.8, 12.0, true)), ["1", "2", "5", "10"]);
     }
 

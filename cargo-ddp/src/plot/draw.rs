@@ -31,8 +31,10 @@ const ONE_PANEL: (f64, f64) = (640.0, 400.0);
 const MARGIN: f64 = 14.0;
 const LEGEND: f64 = 24.0;
 /// Around the plot in a panel: left, right, top, bottom.
-const AROUND: (f64, f64, f64, f64) = (74.0, 16.0, 10.0, 46.0);
-const LETTERS: f64 = 13.0;
+const AROUND: (f64, f64, f64, f64) = (72.0, 18.0, 10.0, 48.0);
+const LETTERS: f64 = 14.0;
+/// Points of a curve beyond which its line is thin.
+const DENSE: usize = 400;
 
 type Result<B> = std::result::Result<(), plotters::drawing::DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
 type Place = (f64, f64);
@@ -41,7 +43,7 @@ impl Figure {
     fn columns(&self) -> usize {
         match self.panels.len() {
             0 | 1 => 1,
-            2..=4 => 2,
+            2 | 4 => 2,
             _ => 3,
         }
     }
@@ -95,8 +97,7 @@ impl Entry {
 fn has_letters() -> bool {
     static FONTS: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
     *FONTS.get_or_init(|| {
-        let fonts = [(FontStyle::Normal, ttf_noto_sans::REGULAR), (FontStyle::Bold, ttf_noto_sans::BOLD)];
-        fonts.into_iter().all(|(style, font)| register_font("sans-serif", style, font).is_ok())
+        register_font("sans-serif", FontStyle::Normal, ttf_noto_sans::REGULAR).is_ok()
     })
 }
 
@@ -106,7 +107,7 @@ fn letters_width(words: &str) -> f64 {
 }
 
 /// Draws on an area of `figure.size()` times `scale`.
-pub(super) fn draw<B: DrawingBackend>(figure: &Figure, area: &DrawingArea<B, Shift>, scale: f64) -> Result<B> {
+pub(super) fn draw<'a, B: DrawingBackend>(figure: &'a Figure, area: &'a DrawingArea<B, Shift>, scale: f64) -> Result<B> {
     let _ = has_letters();
     let canvas = Canvas { area, scale };
     area.fill(&WHITE)?;
@@ -115,7 +116,7 @@ pub(super) fn draw<B: DrawingBackend>(figure: &Figure, area: &DrawingArea<B, Shi
         let place = (MARGIN + AROUND.0 + x, MARGIN + LEGEND * (row as f64 + 0.4));
         match &entry {
             Entry::Run(run, _) => canvas.line(*run, &[place, (place.0 + 22.0, place.1)], 2.2, 1.0)?,
-            Entry::Restart => canvas.dashes(&[(place.0 + 11.0, place.1 - 8.0), (place.0 + 11.0, place.1 + 8.0)], AXIS)?,
+            Entry::Restart => canvas.dashes(&[(place.0 + 20.0, place.1 - 9.0), (place.0 + 20.0, place.1 + 9.0)], AXIS)?,
         }
         canvas.words(entry.words(), (place.0 + 29.0, place.1), HPos::Left, VPos::Center)?;
     }
@@ -133,13 +134,14 @@ struct Canvas<'a, B: DrawingBackend> {
     scale: f64,
 }
 
-impl<B: DrawingBackend> Canvas<'_, B> {
-    fn panel(&self, figure: &Figure, panel: &Panel, corner: Place, size: Place) -> Result<B> {
+impl<'a, B: DrawingBackend> Canvas<'a, B> {
+    fn panel(&self, figure: &'a Figure, panel: &'a Panel, corner: Place, size: Place) -> Result<B> {
         let (left, right) = (corner.0 + AROUND.0, corner.0 + size.0 - AROUND.1);
         let (top, bottom) = (corner.1 + AROUND.2, corner.1 + size.1 - AROUND.3);
-        let points = || panel.lines.iter().flat_map(|line| line.raw.iter().flatten());
-        let x = Axis::steps(points().map(|point| point.0));
-        let y = Axis::values(points().map(|point| point.1), figure.log);
+        let points = |panel: &'a Panel| panel.lines.iter().flat_map(|line| line.raw.iter().flatten());
+        // One for all panels, so that what lies below each other belongs together.
+        let x = Axis::steps(figure.panels.iter().flat_map(points).map(|point| point.0));
+        let y = Axis::values(points(panel).map(|point| point.1), figure.log);
         let to_x = |step: f64| left + x.at(step) * (right - left);
         let to_y = |at: f64| bottom - y.at(at) * (bottom - top);
 
@@ -173,13 +175,17 @@ impl<B: DrawingBackend> Canvas<'_, B> {
             curve(line, &line.raw, 1.0, 0.25)?;
         }
         for line in &panel.lines {
-            curve(line, line.smooth.as_ref().unwrap_or(&line.raw), 1.8, 1.0)?;
+            let parts = line.smooth.as_ref().unwrap_or(&line.raw);
+            // Values of many steps, as they are, go up and down in each pixel.
+            let dense = line.smooth.is_none() && parts.iter().map(Vec::len).sum::<usize>() > DENSE;
+            curve(line, parts, if dense { 1.0 } else { 1.8 }, 1.0)?;
         }
         self.stroke(&[(left, top), (left, bottom), (right, bottom)], AXIS, 1.0)?;
         self.words("step", (f64::midpoint(left, right), bottom + 27.0), HPos::Center, VPos::Top)?;
-        let style = self.letters(true).transform(FontTransform::Rotate270);
-        let style = style.pos(Pos::new(HPos::Center, VPos::Top));
-        self.area.draw(&Text::new(panel.label.clone(), self.pixel((corner.0, f64::midpoint(top, bottom))), style))
+        let widest = y.ticks.iter().map(|(_, label)| letters_width(label)).fold(0.0, f64::max);
+        let place = (left - 8.0 - widest - 12.0 - LETTERS, f64::midpoint(top, bottom));
+        let style = self.letters().transform(FontTransform::Rotate270).pos(Pos::new(HPos::Center, VPos::Top));
+        self.area.draw(&Text::new(panel.label.clone(), self.pixel(place), style))
     }
 
     fn pixel(&self, (x, y): Place) -> (i32, i32) {
@@ -221,15 +227,15 @@ impl<B: DrawingBackend> Canvas<'_, B> {
         self.area.draw(&DashedPathElement::new(pixels, dash, dash, self.style(colour, 1.2, 0.9)))
     }
 
-    fn letters(&self, bold: bool) -> TextStyle<'static> {
-        let style = if bold { FontStyle::Bold } else { FontStyle::Normal };
-        let font = ("sans-serif", LETTERS * self.scale).into_font().style(style);
-        TextStyle::from(font).color(&INK)
+    fn letters(&self) -> TextStyle<'static> {
+        TextStyle::from(("sans-serif", LETTERS * self.scale).into_font()).color(&INK)
     }
 
     fn words(&self, words: &str, place: Place, h: HPos, v: VPos) -> Result<B> {
-        let style = self.letters(false).pos(Pos::new(h, v));
-        self.area.draw(&Text::new(words.to_owned(), self.pixel(place), style))
+        let style = self.letters().pos(Pos::new(h, v));
+        // The middle of a letter is not that of its line.
+        let lower = if v == VPos::Center { 1.5 } else { 0.0 };
+        self.area.draw(&Text::new(words.to_owned(), self.pixel((place.0, place.1 + lower)), style))
     }
 }
 

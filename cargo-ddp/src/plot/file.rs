@@ -8,6 +8,7 @@ use plotters::prelude::{BitMapBackend, IntoDrawingArea, SVGBackend};
 
 use super::Figure;
 use super::draw::draw;
+use super::pixels::Pixels;
 
 /// What kind of file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,21 +57,17 @@ fn svg(figure: &Figure) -> io::Result<String> {
     Ok(text)
 }
 
-/// Pixels of the file per pixel of a screen, and pixels that are drawn per pixel of the file: plotters draws thick lines
-/// with hard edges, and their mean has soft ones.
+/// Pixels of the file per pixel of a screen.
 const DENSITY: u32 = 2;
-const FINER: u32 = 3;
 
 fn png(figure: &Figure) -> io::Result<Vec<u8>> {
     let (width, height) = figure.size();
     let (width, height) = (width as u32 * DENSITY, height as u32 * DENSITY);
-    let (fine_width, fine_height) = (width * FINER, height * FINER);
-    let mut pixels = vec![0; 3 * fine_width as usize * fine_height as usize];
+    let mut pixels = vec![0; 3 * width as usize * height as usize];
     {
-        let backend = BitMapBackend::with_buffer(&mut pixels, (fine_width, fine_height));
-        draw(figure, &backend.into_drawing_area(), f64::from(DENSITY * FINER)).map_err(io::Error::other)?;
+        let backend = Pixels(BitMapBackend::with_buffer(&mut pixels, (width, height)));
+        draw(figure, &backend.into_drawing_area(), f64::from(DENSITY)).map_err(io::Error::other)?;
     }
-    let pixels = coarser(&pixels, width as usize, height as usize);
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, width, height);
     encoder.set_color(png::ColorType::Rgb);
@@ -78,22 +75,6 @@ fn png(figure: &Figure) -> io::Result<Vec<u8>> {
     let mut writer = encoder.write_header().map_err(io::Error::other)?;
     writer.write_image_data(&pixels).and_then(|()| writer.finish()).map_err(io::Error::other)?;
     Ok(bytes)
-}
-
-/// Each pixel the mean of a square.
-fn coarser(fine: &[u8], width: usize, height: usize) -> Vec<u8> {
-    let finer = FINER as usize;
-    let mut pixels = Vec::with_capacity(3 * width * height);
-    for y in 0..height {
-        for x in 0..width {
-            for channel in 0..3 {
-                let square = (0..finer * finer).map(|i| (y * finer + i / finer, x * finer + i % finer));
-                let sum: u32 = square.map(|(y, x)| u32::from(fine[3 * (y * width * finer + x) + channel])).sum();
-                pixels.push((sum / (FINER * FINER)) as u8);
-            }
-        }
-    }
-    pixels
 }
 
 #[cfg(test)]

@@ -5,10 +5,12 @@
 //! | `axis` | ranges, ticks and their labels |
 //! | `draw` | a figure on any of plotters' backends |
 //! | `file` | figures as SVG and PNG files |
+//! | `pixels` | lines of a PNG |
 
 mod axis;
 mod draw;
 mod file;
+mod pixels;
 
 pub use file::{Format, write};
 

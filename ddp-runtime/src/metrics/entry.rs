@@ -134,6 +134,8 @@ pub(super) enum Entry {
     Hparams { values: BTreeMap<String, HParam>, metrics: Vec<String>, time: f64 },
     /// Answered when everything before it is written.
     Flush(Sender<()>),
+    /// The last one; closed when everything is written.
+    Finish(Sender<()>),
 }
 
 impl Entry {
@@ -143,7 +145,7 @@ impl Entry {
             | Self::Samples { step, .. }
             | Self::Histogram { step, .. }
             | Self::Image { step, .. } => Some(*step),
-            Self::Hparams { .. } | Self::Flush(_) => None,
+            Self::Hparams { .. } | Self::Flush(_) | Self::Finish(_) => None,
         }
     }
 }

@@ -14,8 +14,8 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -74,11 +74,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// ```
 #[derive(Debug)]
 pub struct Metrics {
-    /// `None` once it is finished.
+    /// `None` while it is dropped.
     sender: Option<Sender<Entry>>,
     thread: Option<JoinHandle<()>>,
     /// Closed when the thread is through.
-    done: Receiver<()>,
+    done: Mutex<Receiver<()>>,
     shared: Arc<Shared>,
     rank0: bool,
     dir: PathBuf,
@@ -150,7 +150,7 @@ impl Metrics {
         };
         let thread = thread::Builder::new().name("ddp-metrics".into()).spawn(run);
         let thread = thread.map_err(Error::io("can't start a thread to write to", &dir))?;
-        let (sender, thread) = (Some(sender), Some(thread));
+        let (sender, thread, done) = (Some(sender), Some(thread), Mutex::new(done));
         Ok(Self { sender, thread, done, shared, rank0: context.is_rank0(), dir })
     }
 
@@ -325,17 +325,16 @@ impl Metrics {
         wait.recv().or_else(|_| self.check())
     }
 
-    /// Exchanges and writes what is left, and closes the files. Waits for the other ranks: every rank must call it. (Dropped
-    /// without it, the same is tried, for a few seconds.)
+    /// Exchanges and writes what is left, and says that the run came to its end. Waits for the other ranks: every rank must
+    /// call it. Nothing can be logged after it. (Dropped without it, the same is tried, for a few seconds.)
     ///
     /// # Errors
     /// As [`log`](Self::log).
-    pub fn finish(mut self) -> Result<()> {
-        self.sender = None;
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            return Err(Error::Invalid("metrics: the thread that writes them panicked".into()));
+    pub fn finish(&self) -> Result<()> {
+        let (through, wait) = mpsc::channel();
+        if self.sender.as_ref().is_some_and(|sender| sender.send(Entry::Finish(through)).is_ok()) {
+            // Nothing comes: it is closed in the end.
+            let _ = wait.recv();
         }
         self.check()
     }
@@ -353,7 +352,7 @@ impl Metrics {
     fn send(&self, entry: Entry) -> Result<()> {
         match &self.sender {
             Some(sender) if sender.send(entry).is_ok() => Ok(()),
-            _ => self.check(),
+            _ => self.check().and(Err(Error::Invalid("metrics: nothing can be logged after `finish`".into()))),
         }
     }
 
@@ -371,7 +370,8 @@ impl Drop for Metrics {
             return;
         }
         // Nothing is sent: it ends when the thread does.
-        if self.done.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Disconnected) {
+        let done = self.done.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if done.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Disconnected) {
             let _ = running.join();
         }
     }

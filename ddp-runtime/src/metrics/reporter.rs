@@ -1,7 +1,7 @@
 //! The thread beside the loop: collects entries, exchanges them with the other ranks, and on rank 0 writes them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,8 @@ pub(super) struct Reporter {
     exchanged: Instant,
     saved: Instant,
     throughput: Throughput,
+    /// Who waits for the end.
+    through: Option<Sender<()>>,
 }
 
 impl Reporter {
@@ -70,14 +72,28 @@ impl Reporter {
         let (entries, throughput) = (Vec::new(), Throughput::default());
         let due = fixed.unwrap_or(1);
         let (steps, exchanged, saved) = (0, now, now);
-        Self { group, writer, device, receiver, shared, entries, steps, due, fixed, exchanged, saved, throughput }
+        Self {
+            group,
+            writer,
+            device,
+            receiver,
+            shared,
+            entries,
+            steps,
+            due,
+            fixed,
+            exchanged,
+            saved,
+            throughput,
+            through: None,
+        }
     }
 
     pub(super) fn run(mut self) {
         if let Err(err) = self.work() {
             *self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(err));
         }
-        // The receiver goes after the failure is known: who can't send finds it.
+        // The receiver, and what waits for the end, go after the failure is known: who hears of it finds the reason.
     }
 
     fn work(&mut self) -> Result<()> {
@@ -87,18 +103,24 @@ impl Reporter {
                     self.exchange(Why::Flush)?;
                     let _ = written.send(());
                 }
+                Ok(Entry::Finish(through)) => {
+                    self.through = Some(through);
+                    return self.end();
+                }
                 Ok(entry) => self.take(entry)?,
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    self.exchange(Why::End)?;
-                    self.write(Writer::end);
-                    return Ok(());
-                }
+                Err(RecvTimeoutError::Disconnected) => return self.end(),
             }
             if self.saved.elapsed() >= PERIOD {
                 self.save();
             }
         }
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.exchange(Why::End)?;
+        self.write(Writer::end);
+        Ok(())
     }
 
     fn take(&mut self, entry: Entry) -> Result<()> {
@@ -139,7 +161,7 @@ impl Reporter {
             Entry::Hparams { values, metrics, time } => {
                 self.write(|writer| writer.hparams(&values, &metrics, time));
             }
-            Entry::Flush(_) => {}
+            Entry::Flush(_) | Entry::Finish(_) => {}
         }
         Ok(())
     }

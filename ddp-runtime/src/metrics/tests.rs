@@ -70,3 +70,17 @@ fn what_was_logged_is_on_disk_after_a_flush_and_a_drop() {
     assert!(steps(&curves, "train/samples_per_second")[0].1 > 0.0);
     assert!(curves.ended);
 }
+
+#[test]
+fn nothing_is_logged_after_the_end_and_threads_may_share_it() {
+    fn is_shared<T: Send + Sync>(_: &T) {}
+    let dir = tempfile::tempdir().unwrap();
+    let metrics = Metrics::open_in(&Context::init().unwrap(), dir.path()).unwrap();
+    is_shared(&metrics);
+    metrics.log("loss", 1, 1).unwrap();
+    metrics.finish().unwrap();
+    metrics.finish().unwrap();
+    let error = metrics.log("loss", 2, 2).unwrap_err().to_string();
+    assert_eq!(error, "metrics: nothing can be logged after `finish`");
+    assert_eq!(steps(&curves(dir.path()), "loss"), [(1, 1.0)]);
+}

@@ -225,9 +225,8 @@ impl<'a> Trainer<'a> {
     /// # let vs = tch::nn::VarStore::new(context.device());
     /// # let optimizer = Sgd::new(&vs, SgdOptions::default());
     /// let metrics = Metrics::open(&context)?;
-    /// let mut trainer = Trainer::new(&context, &vs, optimizer)?.metrics(&metrics).metric_name("eval/accuracy");
+    /// let trainer = Trainer::new(&context, &vs, optimizer)?.metrics(&metrics).metric_name("eval/accuracy");
     /// // trainer.fit(…)?;
-    /// # drop(trainer);
     /// metrics.finish()
     /// # }
     /// ```
