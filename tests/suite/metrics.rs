@@ -87,12 +87,15 @@ fn tensorboard_returns_what_was_logged() {
     run.of(&["--max-restarts", "0"], &["all"]).run().succeeds().leaves_no_process();
     let own = curves(&run.dir());
     // Losses of rank 1 are 1 higher, and `slowest` is twice that of rank 0.
-    let expected = |of: fn(f64) -> f64| (1..=300u32).map(|s| (s.into(), f64::from(of(s.into()) as f32))).collect::<Vec<_>>();
+    let expected =
+        |of: fn(f64) -> f64| (1..=300u32).map(|s| (s.into(), f64::from(of(s.into()) as f32))).collect::<Vec<_>>();
     let loss = expected(|step| f64::midpoint(f64::from((1.0 / step) as f32), f64::from((1.0 / step + 1.0) as f32)));
     assert_eq!(own["loss"], loss);
     assert_eq!(own["slowest"], expected(|step| 2.0 * step));
     assert_eq!(own["rank0/only"], expected(|step| step));
-    assert!(own["odd"][0].1.is_nan() && own["memory/rss_bytes"][0].1 > 1e6 && own["train/samples_per_second"][0].1 > 0.0);
+    assert!(
+        own["odd"][0].1.is_nan() && own["memory/rss_bytes"][0].1 > 1e6 && own["train/samples_per_second"][0].1 > 0.0
+    );
 
     let Some(python) = tensorboard() else { return };
     let found = in_tensorboard(python, &run.dir());
@@ -118,15 +121,28 @@ fn tensorboard_returns_what_was_logged() {
     let session = serde_json::json!({"lr": 0.125, "batch": 32.0, "model": "linear", "amp": true});
     assert_eq!(hparams["_hparams_/session_start_info"], session);
     // 1: string, 2: bool, 3: float64.
-    let experiment = serde_json::json!({"infos": {"lr": 3, "batch": 3, "model": 1, "amp": 2}, "metrics": ["loss", "accuracy"]});
+    let experiment =
+        serde_json::json!({"infos": {"lr": 3, "batch": 3, "model": 1, "amp": 2}, "metrics": ["loss", "accuracy"]});
     assert_eq!(hparams["_hparams_/experiment"], experiment);
     assert_eq!(hparams["_hparams_/session_end_info"]["status"], 1);
 }
 
 #[test]
 fn a_run_that_was_killed_has_one_history_in_both_files() {
+    // Steps 21 to 27 are on disk already when they are done again.
+    killed("flush");
+}
+
+#[test]
+fn what_was_logged_is_on_disk_before_a_snapshot_is() {
+    // Steps 21 to 27 are lost, and nothing before them.
+    killed("lose");
+}
+
+fn killed(how: &str) {
     let (run, snapshots) = (Run::new(), tempdir().unwrap());
-    let done = run.of(&["--max-restarts", "1"], &["resume", snapshots.path().to_str().unwrap(), "27"]).run().succeeds();
+    let done =
+        run.of(&["--max-restarts", "1"], &["resume", snapshots.path().to_str().unwrap(), "27", how]).run().succeeds();
     assert!(done.stderr.contains("step-00000020"), "{}", done.stderr);
     let read = Curves::read(&run.dir().join(FILE)).unwrap();
     let sessions: Vec<_> = read.sessions.iter().map(|session| (session.attempt, session.step)).collect();
@@ -134,9 +150,8 @@ fn a_run_that_was_killed_has_one_history_in_both_files() {
     let own = curves(&run.dir());
     // Steps 21 to 27 were done twice, and the second time counts.
     let attempt = |step: u32| if step > 20 { 100.0 } else { 0.0 };
-    let expected: Vec<_> = (1..=45u32)
-        .map(|step| (u64::from(step), f64::from((1.0 / f64::from(step) + attempt(step)) as f32)))
-        .collect();
+    let expected: Vec<_> =
+        (1..=45u32).map(|step| (u64::from(step), f64::from((1.0 / f64::from(step) + attempt(step)) as f32))).collect();
     assert_eq!(own["loss"], expected);
     let Some(python) = tensorboard() else { return };
 
@@ -180,7 +195,7 @@ fn ranks_that_log_different_things_hear_of_it() {
 #[test]
 fn runs_are_drawn_with_their_restarts() {
     let (run, snapshots) = (Run::new(), tempdir().unwrap());
-    run.of(&["--max-restarts", "1"], &["resume", snapshots.path().to_str().unwrap(), "27"]).run().succeeds();
+    run.of(&["--max-restarts", "1"], &["resume", snapshots.path().to_str().unwrap(), "27", "lose"]).run().succeeds();
     run.of(&["--max-restarts", "0"], &["all"]).run().succeeds();
     let logs = run.logs.path();
     let plot = |args: &[&str]| {
@@ -225,7 +240,11 @@ fn the_trainer_logs_by_itself() {
     let logged = Curves::read(&dir.path().join(FILE)).unwrap().scalars;
     // 128 samples per rank in batches of 8, two a step, for 3 epochs.
     for name in ["train/loss", "train/learning_rate", "train/grad_norm"] {
-        assert_eq!(logged[name].iter().map(|point| point.step).collect::<Vec<_>>(), (1..=24).collect::<Vec<_>>(), "{name}");
+        assert_eq!(
+            logged[name].iter().map(|point| point.step).collect::<Vec<_>>(),
+            (1..=24).collect::<Vec<_>>(),
+            "{name}"
+        );
     }
     assert!(logged["train/learning_rate"].iter().all(|point| point.value == 0.05));
     assert!(logged["train/samples_per_second"].iter().all(|point| point.value > 0.0));

@@ -180,7 +180,8 @@ mod tests {
         assert_eq!(progress.line().unwrap(), "epoch 3  step 50  loss 0.2500  5.0 steps/s");
         progress.note(&step(60, None, Some(360), Some(640)), start + Duration::from_secs(12));
         progress.restarts = 2;
-        let expected = "epoch 3  step 60 of 360  loss 0.2500  lr 1.00e-3  64 samples/s  5 minutes left  1.50 GiB  2 restarts";
+        let expected =
+            "epoch 3  step 60 of 360  loss 0.2500  lr 1.00e-3  64 samples/s  5 minutes left  1.50 GiB  2 restarts";
         assert_eq!(progress.line().unwrap(), expected);
     }
 }

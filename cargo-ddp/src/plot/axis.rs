@@ -57,7 +57,10 @@ fn linear(min: f64, max: f64, count: usize) -> Vec<Tick> {
     let step = step.unwrap_or(10.0 * power);
     let first = (min / step - 1e-9).ceil() as i64;
     let last = (max / step + 1e-9).floor() as i64;
-    (first..=last).map(|i| i as f64 * step).map(|value| (value, number(value, step, min.abs().max(max.abs())))).collect()
+    (first..=last)
+        .map(|i| i as f64 * step)
+        .map(|value| (value, number(value, step, min.abs().max(max.abs()))))
+        .collect()
 }
 
 /// Powers of 10; with 2 and 5 times them, or linear ones, where there are few.
@@ -76,7 +79,11 @@ fn logarithmic(min: f64, max: f64) -> Vec<Tick> {
         return ticks;
     }
     let (low, high) = (10f64.powf(min), 10f64.powf(max));
-    linear(low, high, 4).into_iter().filter(|(value, _)| *value > 0.0).map(|(value, label)| (value.log10(), label)).collect()
+    linear(low, high, 4)
+        .into_iter()
+        .filter(|(value, _)| *value > 0.0)
+        .map(|(value, label)| (value.log10(), label))
+        .collect()
 }
 
 /// A number that is a multiple of `step`, as short as it can be, on an axis up to `largest`.

@@ -3,7 +3,9 @@
 
 use plotters::coord::Shift;
 use plotters::element::{DashedPathElement, PathElement};
-use plotters::prelude::{Color, DrawingArea, DrawingBackend, FontStyle, FontTransform, IntoFont, RGBColor, Rectangle, Text};
+use plotters::prelude::{
+    Color, DrawingArea, DrawingBackend, FontStyle, FontTransform, IntoFont, RGBColor, Rectangle, Text,
+};
 use plotters::prelude::{ShapeStyle, WHITE};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{TextStyle, register_font};
@@ -62,7 +64,8 @@ impl Figure {
 
     /// The entries with their row and place, and the number of rows.
     fn legend(&self, width: f64) -> (Vec<(Entry, usize, f64)>, usize) {
-        let mut entries: Vec<Entry> = self.runs.iter().cloned().enumerate().map(|(i, name)| Entry::Run(i, name)).collect();
+        let mut entries: Vec<Entry> =
+            self.runs.iter().cloned().enumerate().map(|(i, name)| Entry::Run(i, name)).collect();
         entries.extend(self.has_restarts().then_some(Entry::Restart));
         let (mut row, mut x) = (0, 0.0);
         let mut placed = Vec::new();
@@ -96,9 +99,7 @@ impl Entry {
 /// Whether letters can be measured and drawn.
 fn has_letters() -> bool {
     static FONTS: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    *FONTS.get_or_init(|| {
-        register_font("sans-serif", FontStyle::Normal, ttf_noto_sans::REGULAR).is_ok()
-    })
+    *FONTS.get_or_init(|| register_font("sans-serif", FontStyle::Normal, ttf_noto_sans::REGULAR).is_ok())
 }
 
 fn letters_width(words: &str) -> f64 {
@@ -107,7 +108,11 @@ fn letters_width(words: &str) -> f64 {
 }
 
 /// Draws on an area of `figure.size()` times `scale`.
-pub(super) fn draw<'a, B: DrawingBackend>(figure: &'a Figure, area: &'a DrawingArea<B, Shift>, scale: f64) -> Result<B> {
+pub(super) fn draw<'a, B: DrawingBackend>(
+    figure: &'a Figure,
+    area: &'a DrawingArea<B, Shift>,
+    scale: f64,
+) -> Result<B> {
     let _ = has_letters();
     let canvas = Canvas { area, scale };
     area.fill(&WHITE)?;
@@ -116,7 +121,9 @@ pub(super) fn draw<'a, B: DrawingBackend>(figure: &'a Figure, area: &'a DrawingA
         let place = (MARGIN + AROUND.0 + x, MARGIN + LEGEND * (row as f64 + 0.4));
         match &entry {
             Entry::Run(run, _) => canvas.line(*run, &[place, (place.0 + 22.0, place.1)], 2.2, 1.0)?,
-            Entry::Restart => canvas.dashes(&[(place.0 + 20.0, place.1 - 9.0), (place.0 + 20.0, place.1 + 9.0)], AXIS)?,
+            Entry::Restart => {
+                canvas.dashes(&[(place.0 + 20.0, place.1 - 9.0), (place.0 + 20.0, place.1 + 9.0)], AXIS)?
+            }
         }
         canvas.words(entry.words(), (place.0 + 29.0, place.1), HPos::Left, VPos::Center)?;
     }
@@ -195,7 +202,11 @@ impl<'a, B: DrawingBackend> Canvas<'a, B> {
     }
 
     fn style(&self, colour: RGBColor, width: f64, strength: f64) -> ShapeStyle {
-        ShapeStyle { color: colour.mix(strength), filled: false, stroke_width: (width * self.scale).round().max(1.0) as u32 }
+        ShapeStyle {
+            color: colour.mix(strength),
+            filled: false,
+            stroke_width: (width * self.scale).round().max(1.0) as u32,
+        }
     }
 
     fn stroke(&self, places: &[Place], colour: RGBColor, width: f64) -> Result<B> {
@@ -234,7 +245,7 @@ impl<'a, B: DrawingBackend> Canvas<'a, B> {
     fn words(&self, words: &str, place: Place, h: HPos, v: VPos) -> Result<B> {
         let style = self.letters().pos(Pos::new(h, v));
         // The middle of a letter is not that of its line.
-        let lower = if v == VPos::Center { 1.5 } else { 0.0 };
+        let lower = if matches!(v, VPos::Center) { 1.5 } else { 0.0 };
         self.area.draw(&Text::new(words.to_owned(), self.pixel((place.0, place.1 + lower)), style))
     }
 }

@@ -88,8 +88,11 @@ mod tests {
         let session = |step| Session { format: 1, step, attempt: 0, world_size: 1, time: 0.0 };
         let sessions = vec![session(0), session(20)];
         let curves = Curves { scalars: [("loss <&".to_owned(), points)].into(), sessions, ..Curves::default() };
-        Figure::new(&[Run { name: "run 1".into(), curves }], &Options { log: true, smooth: Some(0.5), ..Options::default() })
-            .unwrap()
+        Figure::new(
+            &[Run { name: "run 1".into(), curves }],
+            &Options { log: true, smooth: Some(0.5), ..Options::default() },
+        )
+        .unwrap()
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! plotters' bitmap backend with lines whose edges are soft and whose corners are round: its own have hard edges, and
 //! corners that stand out as spikes.
 
-use plotters_backend::{BackendColor, BackendCoord, BackendStyle, DrawingErrorKind};
 use plotters::prelude::{BitMapBackend, DrawingBackend};
+use plotters_backend::{BackendColor, BackendCoord, BackendStyle, DrawingErrorKind};
 
 pub(super) struct Pixels<'a>(pub(super) BitMapBackend<'a>);
 

@@ -24,7 +24,8 @@ impl Reduce {
     pub(super) fn all(self, values: impl ExactSizeIterator<Item = f64>) -> f64 {
         let count = values.len() as f64;
         // A value that is no number is not to be overlooked, as f64::min would.
-        let pick = |better: fn(&f64, &f64) -> bool| move |a: f64, b: f64| if better(&b, &a) || b.is_nan() { b } else { a };
+        let pick =
+            |better: fn(&f64, &f64) -> bool| move |a: f64, b: f64| if better(&b, &a) || b.is_nan() { b } else { a };
         match self {
             Self::Mean => values.sum::<f64>() / count,
             Self::Sum => values.sum(),
@@ -60,7 +61,9 @@ impl Value<'_> {
         };
         if !tensor.defined() || tensor.numel() != 1 {
             let found = if tensor.defined() { format!("{:?}", tensor.size()) } else { "nothing".into() };
-            return Err(Error::Invalid(format!("metric {name:?}: a value is one number; got a tensor of shape {found}")));
+            return Err(Error::Invalid(format!(
+                "metric {name:?}: a value is one number; got a tensor of shape {found}"
+            )));
         }
         let read = || {
             let one = tensor.f_detach()?.f_reshape([0i64; 0])?;
@@ -128,10 +131,28 @@ impl From<bool> for HParam {
 #[derive(Debug)]
 pub(super) enum Entry {
     Scalar(Scalar),
-    Samples { samples: u64, step: u64, at: Instant },
-    Histogram { name: String, step: u64, values: Tensor, time: f64 },
-    Image { name: String, step: u64, image: Tensor, time: f64 },
-    Hparams { values: BTreeMap<String, HParam>, metrics: Vec<String>, time: f64 },
+    Samples {
+        samples: u64,
+        step: u64,
+        at: Instant,
+    },
+    Histogram {
+        name: String,
+        step: u64,
+        values: Tensor,
+        time: f64,
+    },
+    Image {
+        name: String,
+        step: u64,
+        image: Tensor,
+        time: f64,
+    },
+    Hparams {
+        values: BTreeMap<String, HParam>,
+        metrics: Vec<String>,
+        time: f64,
+    },
     /// Answered when everything before it is written.
     Flush(Sender<()>),
     /// The last one; closed when everything is written.

@@ -59,7 +59,8 @@ pub(super) fn exchange(
     };
     let headers = group.gather_raw("exchanging metrics", &header.to_tensor())?;
     let headers = headers.iter().map(Header::from_tensor).collect::<Result<Vec<_>>>()?;
-    let same = |other: &Header| (other.why, other.count, other.hash) == (headers[0].why, headers[0].count, headers[0].hash);
+    let same =
+        |other: &Header| (other.why, other.count, other.hash) == (headers[0].why, headers[0].count, headers[0].hash);
     // Everybody sees the same headers, so everybody goes the same way from here.
     if let Some(rank) = headers.iter().position(|header| !same(header)) {
         return Err(difference(group, why, entries, rank)?);

@@ -19,7 +19,8 @@ const PADDING: i64 = 2;
 pub(super) fn check(image: &Tensor) -> Result<()> {
     let size = image.size();
     let bad = || {
-        let found = format!("an image has shape [H, W], [C, H, W] or [N, C, H, W], with 1, 3 or 4 channels; got {size:?}");
+        let found =
+            format!("an image has shape [H, W], [C, H, W] or [N, C, H, W], with 1, 3 or 4 channels; got {size:?}");
         Err(Error::Invalid(found))
     };
     let channels = match size[..] {
@@ -34,7 +35,9 @@ pub(super) fn check(image: &Tensor) -> Result<()> {
 pub(super) fn encode(image: &Tensor) -> Result<Png> {
     let pixels = match image.kind() {
         Kind::Uint8 => image.shallow_clone(),
-        _ => (image.to_kind(Kind::Float).nan_to_num(0.0, 1.0, 0.0).clamp(0.0, 1.0) * 255.0).round().to_kind(Kind::Uint8),
+        _ => {
+            (image.to_kind(Kind::Float).nan_to_num(0.0, 1.0, 0.0).clamp(0.0, 1.0) * 255.0).round().to_kind(Kind::Uint8)
+        }
     };
     let chw = match pixels.dim() {
         2 => pixels.unsqueeze(0),

@@ -49,7 +49,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// take what rank 0 gives, and may be called there alone.
 ///
 /// `step` is the number of optimizer steps done, over all epochs: after a restart from a snapshot, what earlier attempts
-/// logged of later steps is superseded, in TensorBoard too.
+/// logged of later steps is superseded, in TensorBoard too. [`Snapshots`](crate::Snapshots) have everything exchanged and
+/// written before they save, so the history of a run that was killed has no gaps.
 ///
 /// A disk that is full, or a folder that is gone, stops the measuring with a warning, not the training.
 ///
@@ -75,7 +76,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Metrics {
     /// `None` while it is dropped.
-    sender: Option<Sender<Entry>>,
+    sender: Option<Arc<Sender<Entry>>>,
     thread: Option<JoinHandle<()>>,
     /// Closed when the thread is through.
     done: Mutex<Receiver<()>>,
@@ -150,6 +151,8 @@ impl Metrics {
         };
         let thread = thread::Builder::new().name("ddp-metrics".into()).spawn(run);
         let thread = thread.map_err(Error::io("can't start a thread to write to", &dir))?;
+        let sender = Arc::new(sender);
+        flush_before_saving(context, &sender, &shared);
         let (sender, thread, done) = (Some(sender), Some(thread), Mutex::new(done));
         Ok(Self { sender, thread, done, shared, rank0: context.is_rank0(), dir })
     }
@@ -319,10 +322,7 @@ impl Metrics {
     /// # Errors
     /// As [`log`](Self::log).
     pub fn flush(&self) -> Result<()> {
-        let (written, wait) = mpsc::channel();
-        self.send(Entry::Flush(written))?;
-        // Closed without a word when the thread has failed.
-        wait.recv().or_else(|_| self.check())
+        self.sender.as_ref().map_or(Ok(()), |sender| flush(sender, &self.shared))
     }
 
     /// Exchanges and writes what is left, and says that the run came to its end. Waits for the other ranks: every rank must
@@ -375,6 +375,22 @@ impl Drop for Metrics {
             let _ = running.join();
         }
     }
+}
+
+/// Once `finish` was called there is nothing to flush.
+fn flush(sender: &Sender<Entry>, shared: &Shared) -> Result<()> {
+    let (written, wait) = mpsc::channel();
+    if sender.send(Entry::Flush(written)).is_ok() {
+        // Closed without a word when the thread has failed.
+        let _ = wait.recv();
+    }
+    shared.check()
+}
+
+/// What a run has logged is on disk before the snapshot that it may go on from: its history has no gaps.
+fn flush_before_saving(context: &Context, sender: &Arc<Sender<Entry>>, shared: &Arc<Shared>) {
+    let (sender, shared) = (Arc::downgrade(sender), shared.clone());
+    context.events().before_saving(move || sender.upgrade().map(|sender| flush(&sender, &shared)));
 }
 
 /// A group of all ranks for the exchanges alone, which may run beside the loop's.

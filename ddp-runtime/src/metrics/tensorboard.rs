@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use super::HParam;
 use super::histogram::Histogram;
 use super::image::Png;
 use super::proto::Message;
-use super::HParam;
 
 /// A record: its length, the length's checksum, the data, the data's checksum.
 pub(super) fn record(message: &Message) -> Vec<u8> {
@@ -73,7 +73,10 @@ pub(super) fn hparams(time: f64, values: &BTreeMap<String, HParam>, metrics: &[S
         let name = Message::new().text(2, metric);
         experiment = experiment.message(5, &Message::new().message(1, &name));
     }
-    vec![plugin(time, "_hparams_/experiment", 2, &experiment), plugin(time, "_hparams_/session_start_info", 3, &session)]
+    vec![
+        plugin(time, "_hparams_/experiment", 2, &experiment),
+        plugin(time, "_hparams_/session_start_info", 3, &session),
+    ]
 }
 
 /// This session came to its end by itself.
