@@ -1,18 +1,24 @@
 """What `metrics.log` costs: training steps per second of the seed job's model with and without it, in one run.
 
-    python3 tests/bench/metrics.py
+    python3 tests/bench/metrics.py [--dev]
 
-2 ranks with one thread each on Gloo, in turns. Each step that is logged has a loss, a learning rate and its samples.
+2 ranks with one thread each on Gloo, in turns. Each step that is logged has a loss, a learning rate and its samples. --dev takes
+the dev profile's build, in which our own code is several times slower.
 """
-import statistics, tempfile
+import argparse, statistics, tempfile
 
-from common import RANKS, REPO, clean_env, launcher, output, spread
+from common import RANKS, REPO, TARGET, clean_env, launcher, output, spread
 
 STEPS = 2000
 
 
 def main():
-    run = [launcher(), "ddp", "run", "--release", "-p", "ddp-tests", "--bin", "bench_metrics", "--nproc", str(RANKS), "--"]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--dev", action="store_true")
+    dev = parser.parse_args().dev
+    program = TARGET / "debug/cargo-ddp" if dev else launcher()
+    run = [program, "ddp", "run", *([] if dev else ["--release"]), "-p", "ddp-tests", "--bin", "bench_metrics"]
+    run += ["--nproc", str(RANKS), "--"]
     with tempfile.TemporaryDirectory() as folder:
         text = output(run + [folder, str(STEPS)], env=clean_env(OMP_NUM_THREADS="1"), cwd=REPO)
     rounds = [line.split("] ")[1] for line in text.splitlines() if "plain=" in line]

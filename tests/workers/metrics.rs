@@ -82,7 +82,7 @@ fn differ(how: &str) -> Result<()> {
         match how {
             "names" => metrics.log(if odd { "accuracy" } else { "loss" }, 1.0, step)?,
             "nothing" if odd => {}
-            "sometimes" if odd && step % 2 == 0 => {}
+            "sometimes" if odd && step.is_multiple_of(2) => {}
             "names-for-ever" => loop {
                 // The loop goes on until it hears of it.
                 ensure!(start.elapsed() < Duration::from_secs(300), "no rank heard of it");

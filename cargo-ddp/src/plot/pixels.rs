@@ -66,7 +66,7 @@ impl Mask {
         let (width, height) = ((right - left + 1) as usize, (bottom - top + 1) as usize);
         let mut mask = Self { left, top, width, cover: vec![0.0; width * height] };
         // A line as wide as an even number of pixels lies between two of them.
-        let shift = if stroke as u32 % 2 == 0 { -0.5 } else { 0.0 };
+        let shift = if (stroke as u32).is_multiple_of(2) { -0.5 } else { 0.0 };
         let place = |(x, y): BackendCoord| (f64::from(x) + shift, f64::from(y) + shift);
         for pair in points.windows(2) {
             mask.add(place(pair[0]), place(pair[1]), stroke / 2.0, (right, bottom));

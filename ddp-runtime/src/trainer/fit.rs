@@ -185,7 +185,7 @@ impl Trainer<'_> {
         metrics.throughput(step.samples, step.number)?;
         match &sums.grad_norm {
             Some(norm) => metrics.log_rank0("train/grad_norm", norm, step.number),
-            None if step.number % GRAD_NORM_EVERY == 0 => metrics.grad_norm(self.vs, step.number),
+            None if step.number.is_multiple_of(GRAD_NORM_EVERY) => metrics.grad_norm(self.vs, step.number),
             None => Ok(()),
         }
     }
