@@ -107,6 +107,11 @@ pub enum Command {
     Completions(Completions),
     /// Print the manual page
     Man(Man),
+    /// Draw loss and metric curves of runs, as SVG and PNG
+    ///
+    /// A run is its number (as in target/ddp/runs) or a folder with a metrics.jsonl, which `ddp_runtime::metrics` writes.
+    /// Several are drawn together, one colour each. The files' names are printed on stdout.
+    Plot(Plot),
 }
 
 /// `cargo ddp demo`
@@ -245,6 +250,37 @@ pub struct Vscode {
     /// Path to Cargo.toml
     #[arg(long, value_name = "PATH")]
     pub manifest_path: Option<PathBuf>,
+}
+
+/// `cargo ddp plot`
+#[derive(Args, Debug)]
+pub struct Plot {
+    /// Runs: numbers or folders [default: latest]
+    #[arg(value_name = "RUN")]
+    pub runs: Vec<String>,
+    /// A metric to draw, by its name (`train/loss`) or the last part of it (`loss`); may be given again [default: all of
+    /// the model, without learning rate, gradient norm, throughput and memory]
+    #[arg(short, long, value_name = "NAME")]
+    pub metric: Vec<String>,
+    /// File to write, .svg or .png; may be given again [default: plot.svg and plot.png in the first run's folder]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Vec<PathBuf>,
+    /// Draw a moving average, in which the past weighs so much, over the values [with no number: 0.9]
+    #[arg(long, value_name = "WEIGHT", num_args = 0..=1, require_equals = true, default_missing_value = "0.9", value_parser = weight)]
+    pub smooth: Option<f64>,
+    /// Values on a logarithmic scale
+    #[arg(long)]
+    pub log: bool,
+    /// Folder of the runs [default: target/ddp/runs]
+    #[arg(long, value_name = "DIR")]
+    pub log_dir: Option<PathBuf>,
+}
+
+fn weight(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(weight) if (0.0..1.0).contains(&weight) => Ok(weight),
+        _ => Err("a weight is a number from 0 to below 1, such as 0.9".into()),
+    }
 }
 
 /// How a job is launched. Those without a value are taken from `[package.metadata.ddp]`, where they have the same names
@@ -483,6 +519,7 @@ mod tests {
                 "doctor: json",
                 "completions: shell",
                 "man: dir",
+                "plot: runs metric output smooth log log_dir",
             ]
         );
     }

@@ -164,6 +164,36 @@ pub enum Error {
         problem: String,
     },
 
+    /// No such run has been here.
+    #[error("there is no run {run:?} in {}; there {}", runs.display(), are(.known))]
+    NoRunFolder {
+        /// The run asked for.
+        run: String,
+        /// Where runs are.
+        runs: PathBuf,
+        /// The runs there are.
+        known: Vec<String>,
+    },
+    /// A run without metrics.
+    #[error("{} has no metrics", .0.display())]
+    NoMetrics(PathBuf),
+    /// A metric that no run has.
+    #[error("no metric is called {name:?}; there {}", are(.known))]
+    NoMetric {
+        /// The name asked for.
+        name: String,
+        /// The metrics there are.
+        known: Vec<String>,
+    },
+    /// A file of metrics that can't be read.
+    #[error("{}: {problem}", path.display())]
+    BadMetrics {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+
     // --- set-up ----------------------------------------------------------------------------------------------------
     /// LIBTORCH leads to something unusable.
     #[error("LIBTORCH={}: {problem}", path.display())]
@@ -289,6 +319,14 @@ impl Error {
             Self::Stale(_) => {
                 "run `cargo ddp vscode` with the same flags, without --check, and commit what it writes".into()
             }
+            Self::NoRunFolder { .. } => "give a run's number, its folder, or the folder of runs with --log-dir".into(),
+            Self::NoMetrics(_) => {
+                "a run writes them with `ddp_runtime::metrics::Metrics`; a `Trainer` does by itself with `.metrics(&metrics)`"
+                    .into()
+            }
+            Self::BadMetrics { .. } => {
+                "the file was changed, or is from a newer version: update with `cargo install cargo-ddp`".into()
+            }
             Self::NoSuchGpu { .. } => "`nvidia-smi -L` lists the GPUs".into(),
             Self::NoDriver(_) => {
                 "`--nproc N` runs N workers without asking for GPUs (on the CPU where there are none)".into()
@@ -356,6 +394,10 @@ impl Error {
             | Self::BadOption { .. }
             | Self::NoRun { .. }
             | Self::ManyRuns(_)
+            | Self::NoRunFolder { .. }
+            | Self::NoMetrics(_)
+            | Self::NoMetric { .. }
+            | Self::BadMetrics { .. }
             | Self::BadGpuList { .. }
             | Self::NoSuchGpu { .. }
             | Self::NoDriver(_)

@@ -14,6 +14,7 @@
 //! | [`vscode`] | makes and updates `.vscode/`, to debug every rank |
 //! | [`snapshot`] | snapshots on disk: lists, comparisons, import and export |
 //! | [`doctor`] | what may be wrong with this machine |
+//! | [`plot`] | draws what runs have measured |
 //! | [`exit`] | exit codes |
 //!
 //! It never links libtorch: that is `ddp-runtime`'s part, inside the workers. What the two agree on is `ddp-contract`.
@@ -25,6 +26,7 @@ pub mod doctor;
 pub mod exit;
 pub mod gpu;
 pub mod launch;
+pub mod plot;
 pub mod scaffold;
 pub mod settings;
 pub mod snapshot;

@@ -59,6 +59,7 @@ struct ddp_group_options {
 };
 bool ddp_has_nccl() noexcept;
 int32_t ddp_set_cuda_device(int32_t index, ddp_error* error) noexcept;
+int32_t ddp_cuda_memory(int32_t index, uint64_t* bytes, ddp_error* error) noexcept;
 int32_t ddp_group_new(const ddp_store* store, const ddp_group_options* options, ddp_group** out, ddp_error* error) noexcept;
 void ddp_group_free(ddp_group* group) noexcept;
 

@@ -160,7 +160,7 @@ impl Context {
     }
 
     /// As [`report_step`](Self::report_step), with what the launcher shows beside it: the loss, samples per second, the
-    /// time left.
+    /// time left, the learning rate, the norm of the gradients, memory.
     ///
     /// ```
     /// use ddp_runtime::{Context, StepReport};
@@ -174,9 +174,9 @@ impl Context {
     /// # }
     /// ```
     pub fn report(&self, report: StepReport) {
-        let StepReport { epoch, step, loss, steps, samples } = report;
+        let StepReport { epoch, step, loss, steps, samples, learning_rate, grad_norm, memory } = report;
         entry::note_step(step);
-        self.events.send(&Event::Step { epoch, step, loss, steps, samples });
+        self.events.send(&Event::Step { epoch, step, loss, steps, samples, learning_rate, grad_norm, memory });
     }
 
     pub(crate) fn events(&self) -> &Events {

@@ -77,6 +77,19 @@ pub enum Error {
         /// Name, shape and dtype on rank 0.
         here: String,
     },
+    /// Ranks log different metrics.
+    #[error("ranks log different metrics: rank {rank} {there}, rank 0 {here}")]
+    MetricsDiffer {
+        /// The first rank that differs.
+        rank: usize,
+        /// What that rank does first that rank 0 does not.
+        there: String,
+        /// What rank 0 does instead.
+        here: String,
+    },
+    /// Metrics could not be exchanged.
+    #[error(transparent)]
+    Metrics(std::sync::Arc<Self>),
     /// Nothing to train.
     #[error("the model has no parameter that requires a gradient")]
     NoParameters,
@@ -185,6 +198,10 @@ impl Error {
                 format!("NCCL needs a GPU: check `nvidia-smi` and {}", env::CUDA_VISIBLE_DEVICES)
             }
             Self::Timeout { .. } => "a rank is missing or busy: look at the other ranks' last lines".into(),
+            Self::MetricsDiffer { .. } => {
+                "log the same names at the same steps on every rank; `log_rank0` takes what only rank 0 has".into()
+            }
+            Self::Metrics(reason) => return reason.hint(),
             Self::Sample { reason, .. } | Self::Batch { reason, .. } => return reason.hint(),
             Self::BadFile { problem, .. } if problem.contains("gzip") => "unpack the file first, with gunzip".into(),
             Self::NoWholeSnapshot { dir, .. } => {

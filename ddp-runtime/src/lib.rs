@@ -49,6 +49,7 @@
 //! | `Dataset`, `DataLoader`, `DistributedSampler` | [`data`], [`DistributedSampler`] |
 //! | `torch.save`, `torch.load` | [`Snapshots`] |
 //! | `torch.distributed.elastic`'s `record` | [`main`] |
+//! | `SummaryWriter` | [`Metrics`](metrics::Metrics) |
 //!
 //! # What runs where
 //! With CUDA each worker uses the GPU numbered `LOCAL_RANK` among the visible ones, and NCCL; without, the CPU and Gloo.
@@ -99,6 +100,7 @@ mod world;
 
 pub mod data;
 pub mod lr_scheduler;
+pub mod metrics;
 pub mod optim;
 
 pub use context::{Context, ContextBuilder};

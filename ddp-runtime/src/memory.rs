@@ -1,6 +1,10 @@
-//! Memory of this computer for large tensors.
+//! Memory: of this computer for large tensors, and how much is in use.
 
 use tch::{Device, Kind, TchError, Tensor};
+
+use crate::error::check;
+use crate::store::to_i32;
+use crate::sys;
 
 const HUGE_PAGE: usize = 2 << 20;
 
@@ -16,4 +20,19 @@ pub(crate) fn empty(size: &[i64], kind: Kind) -> Result<Tensor, TchError> {
         unsafe { libc::madvise(from as *mut libc::c_void, to - from, libc::MADV_HUGEPAGE) };
     }
     Ok(tensor)
+}
+
+/// Memory of this process that is in RAM.
+pub(crate) fn resident_bytes() -> Option<u64> {
+    let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
+    Some(pages.split(' ').nth(1)?.parse::<u64>().ok()? * rustix::param::page_size() as u64)
+}
+
+/// Memory that libtorch has reserved on this GPU (`torch.cuda.memory_reserved`).
+pub(crate) fn cuda_bytes(device: Device) -> Option<u64> {
+    let Device::Cuda(index) = device else { return None };
+    let mut bytes = 0;
+    // SAFETY: `bytes` is written on success only.
+    check("asking for CUDA memory", |error| unsafe { sys::ddp_cuda_memory(to_i32(index), &mut bytes, error) }).ok()?;
+    Some(bytes)
 }

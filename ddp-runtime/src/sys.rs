@@ -128,6 +128,7 @@ unsafe extern "C" {
 
     pub(crate) fn ddp_has_nccl() -> bool;
     pub(crate) fn ddp_set_cuda_device(index: i32, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_cuda_memory(index: i32, bytes: *mut u64, error: *mut ddp_error) -> i32;
     pub(crate) fn ddp_group_new(
         store: *const ddp_store,
         options: *const ddp_group_options,

@@ -12,6 +12,7 @@ mod gpus;
 mod launcher;
 mod loader;
 mod lr_scheduler;
+mod metrics;
 mod models;
 mod nccl;
 mod new;

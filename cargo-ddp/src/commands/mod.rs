@@ -10,6 +10,7 @@ mod job;
 mod launch;
 mod man;
 mod new;
+mod plot;
 mod ps;
 mod run;
 mod runs;
@@ -47,6 +48,7 @@ pub fn run(command: Command, ui: &Ui) -> Result<u8> {
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => man::man(&args, ui),
+        Command::Plot(args) => plot::plot(args, ui),
     }
 }
 

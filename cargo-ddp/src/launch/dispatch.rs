@@ -556,7 +556,8 @@ mod tests {
         }
 
         fn step(&mut self, rank: usize, step: u64) {
-            self.event(rank, Event::Step { epoch: 0, step, loss: None, steps: None, samples: None });
+            let step = serde_json::json!({"event": "step", "epoch": 0, "step": step});
+            self.event(rank, serde_json::from_value(step).unwrap());
         }
 
         fn saved(&mut self, step: u64) {

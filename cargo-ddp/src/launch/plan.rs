@@ -120,6 +120,7 @@ impl LaunchPlan {
         .map(|(name, value)| (name, value.into()))
         .into();
         vars.push((env::ERROR_FILE, self.error_file(rank, attempt).into()));
+        vars.push((env::RUN_DIR, self.run_dir.clone().into()));
         if let Some(gpus) = &self.gpus {
             let divided = gpus.iter().any(|gpu| gpu.starts_with("MIG-"));
             let visible = if divided { gpus[local_rank].clone() } else { gpus.join(",") };
@@ -276,6 +277,7 @@ mod tests {
             ("TORCHELASTIC_MAX_RESTARTS", "3"),
             ("TORCHELASTIC_ERROR_FILE", "target/ddp/runs/7/attempt-2/rank-1.error.json"),
             ("OMP_NUM_THREADS", "4"),
+            ("DDP_RUN_DIR", "target/ddp/runs/7"),
             ("CUDA_VISIBLE_DEVICES", "2,3"),
             ("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
         ] {

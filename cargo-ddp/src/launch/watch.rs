@@ -281,7 +281,7 @@ impl<'a> Watch<'a> {
         for event in &events {
             self.ui.worker_event(rank, event);
             if rank == self.plan.ranks().start {
-                self.live.note(event);
+                self.live.note(event, &self.ui);
                 if self.record.note(event) {
                     self.record.keep();
                 }

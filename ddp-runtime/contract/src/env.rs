@@ -38,5 +38,7 @@ pub const CUDA_VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
 pub const STORE_FD: &str = "DDP_STORE_FD";
 /// Descriptor of the pipe for [events](crate::Event), one JSON object a line.
 pub const EVENT_FD: &str = "DDP_EVENT_FD";
+/// The folder of the run, where its logs are: metrics go there too.
+pub const RUN_DIR: &str = "DDP_RUN_DIR";
 /// Set to anything but 0: errors from libtorch keep their C++ stack trace.
 pub const BACKTRACE: &str = "DDP_BACKTRACE";

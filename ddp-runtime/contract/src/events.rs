@@ -36,6 +36,15 @@ pub enum Event {
         /// Samples of all ranks in this step, if that is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         samples: Option<u64>,
+        /// The learning rate, if that was told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        learning_rate: Option<f64>,
+        /// The norm of the gradients, if that was told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grad_norm: Option<f64>,
+        /// Memory that the worker uses, in bytes, if that was told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        memory: Option<u64>,
     },
     /// A snapshot is whole on disk.
     SnapshotSaved {
@@ -70,7 +79,16 @@ mod tests {
             metric: Some(0.5),
             lower_is_better: Some(true),
         };
-        let step = Event::Step { epoch: 0, step: 1, loss: None, steps: Some(64), samples: None };
+        let step = Event::Step {
+            epoch: 0,
+            step: 1,
+            loss: None,
+            steps: Some(64),
+            samples: None,
+            learning_rate: Some(0.1),
+            grad_norm: None,
+            memory: Some(1 << 30),
+        };
         for event in [Event::Started, saved, step] {
             let line = serde_json::to_string(&event).expect("an event is plain data");
             assert_eq!(serde_json::from_str::<Event>(&line).expect("what was written can be read"), event, "{line}");

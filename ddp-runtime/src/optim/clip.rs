@@ -56,6 +56,25 @@ pub fn clip_grad_norm(parameters: &(impl Gradients + ?Sized), max_norm: f64, nor
     Ok(unsafe { Tensor::from_ptr(total) })
 }
 
+/// The norm of all gradients as one vector, without changing them: `torch.nn.utils.get_total_norm`. A scalar on the first
+/// gradient's device; 0 without gradients.
+///
+/// # Errors
+/// [`Error::Torch`], such as for gradients on different devices.
+pub fn grad_norm(parameters: &(impl Gradients + ?Sized), norm_type: f64) -> Result<Tensor> {
+    let _guard = tch::no_grad_guard();
+    let gradients = parameters.gradients()?;
+    if gradients.is_empty() {
+        return Tensor::f_zeros([0i64; 0], (Kind::Float, Device::Cpu)).map_err(Error::tch("grad_norm"));
+    }
+    let norm = |gradient: &Tensor| {
+        let all: Option<&[i64]> = None;
+        gradient.f_flatten(0, -1)?.f_linalg_norm(norm_type, all, false, None)
+    };
+    let norms: Result<Vec<Tensor>, _> = gradients.iter().map(norm).collect();
+    norms.and_then(|norms| norm(&Tensor::f_stack(&norms, 0)?)).map_err(Error::tch("grad_norm"))
+}
+
 /// Limits each value of the gradients to `-clip_value..=clip_value`: `torch.nn.utils.clip_grad_value_`.
 ///
 /// # Errors
@@ -79,6 +98,8 @@ mod tests {
         let (a, _b) = (vs.root().ones("a", &[2]), vs.root().ones("b", &[1]));
         assert_eq!(f64::try_from(clip_grad_norm(&vs, 1.0, 2.0).unwrap()).unwrap(), 0.0);
         (&a * Tensor::from_slice(&[3f32, -4.0])).sum(Kind::Float).backward();
+        let norm = |kind| f64::try_from(grad_norm(&vs, kind).unwrap()).unwrap();
+        assert_eq!((norm(2.0), norm(f64::INFINITY)), (5.0, 4.0));
         let total = clip_grad_norm(&vs, 2.5, 2.0).unwrap();
         assert_eq!(f64::try_from(total).unwrap(), 5.0);
         assert!(a.grad().allclose(&Tensor::from_slice(&[1.5f32, -2.0]), 1e-5, 0.0, false));

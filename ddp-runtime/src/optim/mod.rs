@@ -11,7 +11,7 @@ mod sgd;
 mod state;
 
 pub use adam::{Adam, AdamOptions, AdamW, AdamWOptions};
-pub use clip::{Gradients, clip_grad_norm, clip_grad_value};
+pub use clip::{Gradients, clip_grad_norm, clip_grad_value, grad_norm};
 pub use fused::{Algorithm, Fused};
 pub use groups::ParamGroup;
 pub use sgd::{Sgd, SgdOptions};

@@ -259,7 +259,8 @@ impl Snapshots {
     /// On every rank: [`Error::DiskFull`] and [`Error::Io`] of the snapshot *before* (of this one, too, when
     /// [`blocking`](Self::blocking)); older snapshots are untouched. [`Error::Invalid`] for what can't be saved.
     pub fn save(&mut self, state: &State<'_>, progress: Progress) -> Result<()> {
-        let mine = self.wait().and_then(|()| {
+        let flushed = self.events.saving();
+        let mine = self.wait().and(flushed).and_then(|()| {
             let job = if self.group.rank() == 0 { Some(self.job(state, progress)?) } else { None };
             Ok((job, RngState::now(self.device)?))
         });

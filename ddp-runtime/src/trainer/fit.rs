@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::report::Metrics;
 use super::{EpochReport, Learner, Outcome, Per, Trainer};
 use crate::data::{BatchDataset, DataLoader, EvalSampler, mean_over_ranks};
-use crate::{Error, Progress, Result, State, StateMut, StepReport, optim};
+use crate::{Error, Progress, Result, State, StateMut, StepReport, memory, optim};
 
 /// The name of [`Metrics`] among a snapshot's values.
 const METRICS: &str = "trainer";
@@ -18,6 +18,41 @@ struct Epoch {
     batches: i64,
     grad_norm: Option<Tensor>,
     skipped_steps: u64,
+}
+
+/// A step that is done.
+struct Step {
+    number: u64,
+    /// Of its batches on this rank.
+    losses: Vec<Tensor>,
+    learning_rate: f64,
+    /// Of all ranks.
+    samples: u64,
+}
+
+/// Steps between norms of gradients that are not needed for clipping.
+const GRAD_NORM_EVERY: u64 = 10;
+/// Steps between looks at the memory in use.
+const MEMORY_EVERY: u64 = 50;
+
+impl Step {
+    /// What the launcher shows: what can be read without waiting for a GPU.
+    fn report(&self, epoch: u64, sums: &Epoch) -> StepReport {
+        let mut report = StepReport::new(epoch, self.number).samples(self.samples).learning_rate(self.learning_rate);
+        let at_hand = |tensor: &Tensor| (tensor.device() == Device::Cpu).then(|| number(tensor).ok()).flatten();
+        if let Some(loss) = self.losses.last().and_then(at_hand) {
+            report = report.loss(loss);
+        }
+        if let Some(norm) = sums.grad_norm.as_ref().and_then(at_hand) {
+            report = report.grad_norm(norm);
+        }
+        if self.number % MEMORY_EVERY == 1
+            && let Some(bytes) = memory::cuda_bytes(sums.loss.device()).or_else(memory::resident_bytes)
+        {
+            report = report.memory(bytes);
+        }
+        report
+    }
 }
 
 impl Trainer<'_> {
@@ -72,6 +107,7 @@ impl Trainer<'_> {
                 samples: progress.samples - samples,
             };
             (self.on_epoch)(&report);
+            self.log_epoch(&report)?;
             if let Some(loss) = report.loss {
                 self.context.report(StepReport::new(progress.epoch, progress.step).loss(loss));
             }
@@ -79,6 +115,9 @@ impl Trainer<'_> {
             (progress.epoch, progress.samples) = (progress.epoch + 1, 0);
             stopped_early = self.is_through(&metrics);
             self.save_if_due(progress, &metrics)?;
+        }
+        if let Some(metrics) = self.metrics {
+            metrics.flush()?;
         }
         self.finish(progress, &metrics)?;
         Ok(Outcome { progress, metric: metrics.best, stopped_early })
@@ -112,21 +151,54 @@ impl Trainer<'_> {
                 return Ok(epoch);
             }
             self.optimizer.zero_grad()?;
+            let mut losses = Vec::with_capacity(count);
             for (i, batch) in batches.by_ref().take(count).enumerate() {
                 let batch = batch?;
                 let backward = || self.backward(learner, &batch, count);
                 let loss = if i + 1 < count { self.ddp.no_sync(backward)? } else { backward()? };
-                epoch.loss += loss;
+                epoch.loss += &loss;
                 epoch.batches += 1;
+                losses.push(loss);
             }
+            let learning_rate = self.optimizer.learning_rate();
             self.step(&mut epoch)?;
             progress.step += 1;
             let before = progress.samples;
             progress.samples = train.position().samples;
-            let report = StepReport::new(progress.epoch, progress.step).of(all_steps);
-            self.context.report(report.samples(progress.samples - before));
+            let step = Step { number: progress.step, losses, learning_rate, samples: progress.samples - before };
+            self.context.report(step.report(progress.epoch, &epoch).of(all_steps));
+            self.log_step(&step, &epoch)?;
             self.save_if_due(*progress, metrics)?;
         }
+    }
+
+    fn log_step(&self, step: &Step, sums: &Epoch) -> Result<()> {
+        let Some(metrics) = self.metrics else { return Ok(()) };
+        let loss = match step.losses.as_slice() {
+            [loss] => loss.shallow_clone(),
+            losses => Tensor::f_stack(losses, 0)
+                .and_then(|losses| losses.f_mean(Kind::Double))
+                .map_err(Error::tch("training"))?,
+        };
+        metrics.log("train/loss", &loss, step.number)?;
+        metrics.log_rank0("train/learning_rate", step.learning_rate, step.number)?;
+        metrics.throughput(step.samples, step.number)?;
+        match &sums.grad_norm {
+            Some(norm) => metrics.log_rank0("train/grad_norm", norm, step.number),
+            None if step.number.is_multiple_of(GRAD_NORM_EVERY) => metrics.grad_norm(self.vs, step.number),
+            None => Ok(()),
+        }
+    }
+
+    /// All of it is the same on all ranks.
+    fn log_epoch(&self, report: &EpochReport) -> Result<()> {
+        let Some(metrics) = self.metrics else { return Ok(()) };
+        for (name, value) in [("epoch/loss", report.loss), (&self.metric_name, report.metric)] {
+            if let Some(value) = value {
+                metrics.log_rank0(name, value, report.step)?;
+            }
+        }
+        Ok(())
     }
 
     /// Adds a batch's share of the gradients; gives its loss, without a graph.

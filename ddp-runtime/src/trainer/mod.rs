@@ -12,6 +12,7 @@ pub use report::{EpochReport, Outcome};
 
 use crate::amp::{Autocast, GradScaler};
 use crate::lr_scheduler::{LrScheduler, ReduceLrOnPlateau};
+use crate::metrics::Metrics;
 use crate::optim::Optimizer;
 use crate::{Best, Context, Ddp, Result, Snapshots};
 
@@ -105,6 +106,9 @@ pub struct Trainer<'a> {
     patience: Option<u64>,
     best: Best,
     on_epoch: Box<dyn FnMut(&EpochReport) + 'a>,
+    metrics: Option<&'a Metrics>,
+    /// What evaluations are logged as.
+    metric_name: String,
 }
 
 impl<'a> Trainer<'a> {
@@ -140,6 +144,8 @@ impl<'a> Trainer<'a> {
             patience: None,
             best: Best::Min,
             on_epoch: Box::new(print),
+            metrics: None,
+            metric_name: "eval/metric".into(),
         }
     }
 
@@ -206,6 +212,32 @@ impl<'a> Trainer<'a> {
     /// Calls `f` on every rank after each epoch, instead of printing a line on rank 0.
     pub fn on_epoch(mut self, f: impl FnMut(&EpochReport) + 'a) -> Self {
         self.on_epoch = Box::new(f);
+        self
+    }
+
+    /// Logs what happens: `train/loss`, `train/learning_rate`, `train/grad_norm` (of each step when it is clipped, else of
+    /// each tenth) and `train/samples_per_second` of the steps; `epoch/loss` and `eval/metric` of the epochs.
+    ///
+    /// ```no_run
+    /// # use ddp_runtime::{Context, Trainer, metrics::Metrics, optim::{Sgd, SgdOptions}};
+    /// # fn main() -> ddp_runtime::Result<()> {
+    /// # let context = Context::init()?;
+    /// # let vs = tch::nn::VarStore::new(context.device());
+    /// # let optimizer = Sgd::new(&vs, SgdOptions::default());
+    /// let metrics = Metrics::open(&context)?;
+    /// let trainer = Trainer::new(&context, &vs, optimizer)?.metrics(&metrics).metric_name("eval/accuracy");
+    /// // trainer.fit(…)?;
+    /// metrics.finish()
+    /// # }
+    /// ```
+    pub fn metrics(mut self, metrics: &'a Metrics) -> Self {
+        self.metrics = Some(metrics);
+        self
+    }
+
+    /// What [`metrics`](Self::metrics) call the metric of an evaluation, such as `eval/accuracy`.
+    pub fn metric_name(mut self, name: impl Into<String>) -> Self {
+        self.metric_name = name.into();
         self
     }
 

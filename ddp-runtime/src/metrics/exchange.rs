@@ -1,0 +1,199 @@
+//! How the ranks come together: who logged what is compared first, then the values go to rank 0.
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use super::entry::{Kept, Reduce, Scalar};
+use crate::{Error, ProcessGroup, Result};
+
+/// Why the ranks exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// Enough steps have come together.
+    Due = 0,
+    Flush = 1,
+    End = 2,
+}
+
+/// What each rank says before the values: kind, number and hash of its entries, and its memory. `next` is rank 0's.
+struct Header {
+    why: i64,
+    count: i64,
+    hash: i64,
+    memory: [i64; 2],
+    next: i64,
+}
+
+/// What rank 0 knows after an exchange; the others know `next`.
+pub(super) struct Exchanged {
+    /// The reduced values, in the order of the entries.
+    pub(super) values: Vec<f64>,
+    /// The most memory that a rank uses: the process', and its GPU's.
+    pub(super) memory: [u64; 2],
+    /// The number of steps until the next exchange.
+    pub(super) next: u64,
+}
+
+/// Number of collectives that an exchange takes.
+pub(super) const COLLECTIVES: u64 = 2;
+
+pub(super) fn exchange(
+    group: Option<&ProcessGroup>,
+    why: Why,
+    entries: &[Scalar],
+    memory: [u64; 2],
+    next: u64,
+) -> Result<Exchanged> {
+    let own = read(entries)?;
+    let Some(group) = group else {
+        let values = reduce(entries, &[own]);
+        return Ok(Exchanged { values, memory, next });
+    };
+    let to_i64 = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let header = Header {
+        why: why as i64,
+        count: to_i64(entries.len() as u64),
+        hash: hash(entries),
+        memory: memory.map(to_i64),
+        next: to_i64(next),
+    };
+    let headers = group.gather_raw("exchanging metrics", &header.to_tensor())?;
+    let headers = headers.iter().map(Header::from_tensor).collect::<Result<Vec<_>>>()?;
+    let same =
+        |other: &Header| (other.why, other.count, other.hash) == (headers[0].why, headers[0].count, headers[0].hash);
+    // Everybody sees the same headers, so everybody goes the same way from here.
+    if let Some(rank) = headers.iter().position(|header| !same(header)) {
+        return Err(difference(group, why, entries, rank)?);
+    }
+    let all = match entries {
+        [] => vec![],
+        _ => group.gather_raw("exchanging metrics", &Tensor::from_slice(&own))?,
+    };
+    let all = all.iter().map(|values| Vec::<f64>::try_from(values).map_err(Error::tch("exchanging metrics")));
+    let all = all.collect::<Result<Vec<_>>>()?;
+    let values = if group.rank() == 0 { reduce(entries, &all) } else { vec![] };
+    let most = |i: usize| headers.iter().map(|header| header.memory[i].unsigned_abs()).max().unwrap_or(0);
+    Ok(Exchanged { values, memory: [most(0), most(1)], next: headers[0].next.unsigned_abs() })
+}
+
+fn reduce(entries: &[Scalar], ranks: &[Vec<f64>]) -> Vec<f64> {
+    let of = |(i, entry): (usize, &Scalar)| {
+        entry.reduce.unwrap_or(Reduce::Mean).all(ranks.iter().map(move |values| values[i]))
+    };
+    entries.iter().enumerate().map(of).collect()
+}
+
+/// The entries' values. Those on a GPU are read at once.
+pub(super) fn read(entries: &[Scalar]) -> Result<Vec<f64>> {
+    let on_device: Vec<&Tensor> = entries
+        .iter()
+        .filter_map(|entry| match &entry.value {
+            Kept::OnDevice(tensor) => Some(tensor),
+            Kept::Number(_) => None,
+        })
+        .collect();
+    let mut read = match on_device.as_slice() {
+        [] => Vec::new(),
+        tensors => {
+            let stacked = Tensor::f_stack(tensors, 0).and_then(|stacked| stacked.f_to_device(tch::Device::Cpu));
+            Vec::<f64>::try_from(stacked.map_err(Error::tch("reading metrics"))?)
+                .map_err(Error::tch("reading metrics"))?
+        }
+    }
+    .into_iter();
+    let values = entries.iter().map(|entry| match entry.value {
+        Kept::Number(number) => number,
+        Kept::OnDevice(_) => read.next().unwrap_or(f64::NAN),
+    });
+    Ok(values.collect())
+}
+
+/// FNV-1a over names, steps and ways to reduce.
+fn hash(entries: &[Scalar]) -> i64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut add = |bytes: &[u8]| {
+        for byte in bytes {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        }
+    };
+    for Scalar { name, step, reduce, .. } in entries {
+        add(&(name.len() as u64).to_le_bytes());
+        add(name.as_bytes());
+        add(&step.to_le_bytes());
+        add(&[reduce.map_or(0, |reduce| reduce as u8 + 1)]);
+    }
+    hash.cast_signed()
+}
+
+impl Header {
+    fn to_tensor(&self) -> Tensor {
+        let Self { why, count, hash, memory: [own, gpu], next } = *self;
+        Tensor::from_slice(&[why, count, hash, own, gpu, next])
+    }
+
+    fn from_tensor(tensor: &Tensor) -> Result<Self> {
+        let numbers = Vec::<i64>::try_from(tensor.to_kind(Kind::Int64)).map_err(Error::tch("exchanging metrics"))?;
+        let [why, count, hash, own, gpu, next] = numbers[..] else {
+            return Err(Error::Invalid("exchanging metrics: a rank uses another version".into()));
+        };
+        Ok(Self { why, count, hash, memory: [own, gpu], next })
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Logged(Vec<String>);
+
+/// Beyond so many the first difference is not looked for.
+const MOST_WORDS: usize = 10_000;
+
+/// What `rank` did otherwise than rank 0.
+fn difference(group: &ProcessGroup, why: Why, entries: &[Scalar], rank: usize) -> Result<Error> {
+    let end = match why {
+        Why::Due => "goes on",
+        Why::Flush => "flushes",
+        Why::End => "finishes",
+    };
+    let words = entries.iter().map(|Scalar { name, step, reduce, .. }| match reduce {
+        None | Some(Reduce::Mean) => format!("logs {name:?} at step {step}"),
+        Some(other) => format!("logs {name:?} at step {step} as {other:?}"),
+    });
+    let mut words: Vec<String> = words.take(MOST_WORDS).collect();
+    words.push(end.into());
+    let all = group.all_gather_value(&Logged(words))?;
+    let (there, here) = (&all[rank].0, &all[0].0);
+    let first = there.iter().zip(here).position(|(there, here)| there != here).unwrap_or(0);
+    Ok(Error::MetricsDiffer { rank, there: there[first].clone(), here: here[first].clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_reduced_as_was_asked() {
+        let all = |reduce: Reduce| reduce.all([3.0, 1.0, 2.0].into_iter());
+        assert_eq!([Reduce::Mean, Reduce::Sum, Reduce::Min, Reduce::Max].map(all), [2.0, 6.0, 1.0, 3.0]);
+        for values in [[1.0, f64::NAN], [f64::NAN, 1.0]] {
+            for reduce in [Reduce::Mean, Reduce::Sum, Reduce::Min, Reduce::Max] {
+                assert!(reduce.all(values.into_iter()).is_nan(), "{reduce:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn entries_are_told_apart() {
+        let entry = |name: &str, step, reduce| Scalar {
+            name: name.into(),
+            step,
+            value: Kept::Number(0.0),
+            reduce: Some(reduce),
+            time: 0.0,
+        };
+        let one = |name, step, reduce| hash(&[entry(name, step, reduce)]);
+        let own = one("loss", 1, Reduce::Mean);
+        assert_eq!(own, one("loss", 1, Reduce::Mean));
+        for other in [one("lass", 1, Reduce::Mean), one("loss", 2, Reduce::Mean), one("loss", 1, Reduce::Max)] {
+            assert_ne!(own, other);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+use std::fs;
+use std::path::Path;
+
+use ddp_contract::metrics::{Curves, FILE};
+use tch::Tensor;
+
+use super::*;
+
+fn curves(dir: &Path) -> Curves {
+    Curves::read(&dir.join(FILE)).unwrap()
+}
+
+fn steps(curves: &Curves, name: &str) -> Vec<(u64, f64)> {
+    curves.scalars[name].iter().map(|point| (point.step, point.value)).collect()
+}
+
+#[test]
+fn sessions_follow_each_other_and_a_torn_line_is_no_obstacle() {
+    let dir = tempfile::tempdir().unwrap();
+    let context = Context::init().unwrap();
+    for (first, last) in [(1, 5), (4, 6)] {
+        let metrics = Metrics::open_in(&context, dir.path()).unwrap();
+        metrics.hparams([("lr", 0.5.into()), ("name", "x".into()), ("amp", true.into())], ["loss"]).unwrap();
+        for step in first..=last {
+            metrics.log("loss", &Tensor::from(step as f64 * first as f64), step).unwrap();
+        }
+        metrics.finish().unwrap();
+        let mut lines = fs::OpenOptions::new().append(true).open(dir.path().join(FILE)).unwrap();
+        std::io::Write::write_all(&mut lines, b"{\"event\":\"scal").unwrap();
+    }
+    let curves = curves(dir.path());
+    assert_eq!(steps(&curves, "loss"), [(1, 1.0), (2, 2.0), (3, 3.0), (4, 16.0), (5, 20.0), (6, 24.0)]);
+    assert_eq!(curves.sessions.iter().map(|session| session.step).collect::<Vec<_>>(), [0, 3]);
+    assert_eq!((curves.hparams["lr"].as_f64(), curves.hparams["amp"].as_bool()), (Some(0.5), Some(true)));
+    assert!(steps(&curves, "memory/rss_bytes")[0].1 > 1e6);
+    let event_files = fs::read_dir(dir.path()).unwrap().count() - 1;
+    assert_eq!(event_files, 2, "each session has its own");
+}
+
+#[test]
+fn a_value_that_is_no_number_and_a_folder_in_use_are_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let context = Context::init().unwrap();
+    let metrics = Metrics::open_in(&context, dir.path()).unwrap();
+    let error = metrics.log("loss", &Tensor::from_slice(&[1.0, 2.0]), 1).unwrap_err().to_string();
+    assert_eq!(error, "metric \"loss\": a value is one number; got a tensor of shape [2]");
+    let error = Metrics::open_in(&context, dir.path()).unwrap_err().to_string();
+    assert!(error.starts_with("another run writes metrics into "), "{error}");
+    let options = MetricsOptions { every_steps: Some(0), ..Default::default() };
+    assert!(Metrics::with(&context, options).is_err());
+    let error = Metrics::open_in(&context, "/dev/null/x").unwrap_err().to_string();
+    assert!(error.starts_with("can't make the folder /dev/null/x"), "{error}");
+}
+
+#[test]
+fn what_was_logged_is_on_disk_after_a_flush_and_a_drop() {
+    let dir = tempfile::tempdir().unwrap();
+    let context = Context::init().unwrap();
+    let metrics = Metrics::open_in(&context, dir.path()).unwrap();
+    metrics.log("loss", 1.5f32, 1).unwrap();
+    metrics.log_rank0("lr", 0.1, 1).unwrap();
+    metrics.throughput(32, 1).unwrap();
+    metrics.flush().unwrap();
+    assert_eq!(steps(&curves(dir.path()), "loss"), [(1, 1.5)]);
+    metrics.log_as("loss", 2.5, 2, Reduce::Max).unwrap();
+    metrics.throughput(32, 2).unwrap();
+    drop(metrics);
+    let curves = curves(dir.path());
+    assert_eq!((steps(&curves, "loss"), steps(&curves, "lr")), (vec![(1, 1.5), (2, 2.5)], vec![(1, 0.1)]));
+    assert!(steps(&curves, "train/samples_per_second")[0].1 > 0.0);
+    assert!(curves.ended);
+}
+
+#[test]
+fn nothing_is_logged_after_the_end_and_threads_may_share_it() {
+    fn is_shared<T: Send + Sync>(_: &T) {}
+    let dir = tempfile::tempdir().unwrap();
+    let metrics = Metrics::open_in(&Context::init().unwrap(), dir.path()).unwrap();
+    is_shared(&metrics);
+    metrics.log("loss", 1, 1).unwrap();
+    metrics.finish().unwrap();
+    metrics.finish().unwrap();
+    let error = metrics.log("loss", 2, 2).unwrap_err().to_string();
+    assert_eq!(error, "metrics: nothing can be logged after `finish`");
+    assert_eq!(steps(&curves(dir.path()), "loss"), [(1, 1.0)]);
+}

@@ -1,0 +1,190 @@
+//! The two files. Each write is of whole records; what a killed run left half written is cut off (`metrics.jsonl`), or is
+//! the end of a file that nobody appends to (event files: every session has its own).
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use ddp_contract::metrics::{FILE, FORMAT, Line, Session};
+use rustix::fs::{FlockOperation, flock};
+use serde_json::json;
+
+use super::HParam;
+use super::entry::now;
+use super::histogram::Histogram;
+use super::image::Png;
+use super::proto::Message;
+use super::tensorboard as tb;
+use crate::events::Events;
+use crate::{Context, Error, Result};
+
+pub(super) struct Writer {
+    dir: PathBuf,
+    lines: File,
+    events: File,
+    /// Not on disk yet.
+    new_lines: Vec<u8>,
+    new_events: Vec<u8>,
+    session: Session,
+    started: bool,
+    hparams: bool,
+    from_launcher: Events,
+}
+
+impl Writer {
+    pub(super) fn open(dir: &Path, context: &Context) -> Result<Self> {
+        fs::create_dir_all(dir).map_err(Error::io("can't make the folder", dir))?;
+        let path = dir.join(FILE);
+        let open = || {
+            let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path)?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+                Err(err) => return Err(err.into()),
+            }
+            cut_torn_line(&mut file)?;
+            Ok(Some(file))
+        };
+        let lines = open().map_err(Error::io("can't write", &path))?;
+        let lines = lines.ok_or_else(|| {
+            Error::Invalid(format!("another run writes metrics into {}: choose another folder", dir.display()))
+        })?;
+        let events = new_event_file(dir).map_err(Error::io("can't write events for TensorBoard in", dir))?;
+        let session = Session {
+            format: FORMAT,
+            step: 0,
+            attempt: context.restart_count(),
+            world_size: context.world_size(),
+            time: now(),
+        };
+        let new_events = tb::record(&tb::version(session.time));
+        let from_launcher = context.events().clone();
+        Ok(Self {
+            dir: dir.to_owned(),
+            lines,
+            events,
+            new_lines: Vec::new(),
+            new_events,
+            session,
+            started: false,
+            hparams: false,
+            from_launcher,
+        })
+    }
+
+    /// Something is said of `step`: the session's first, unless it began.
+    pub(super) fn start(&mut self, step: u64) {
+        if std::mem::replace(&mut self.started, true) {
+            return;
+        }
+        self.session.step = self.from_launcher.resumed_at().unwrap_or(step.saturating_sub(1));
+        let later = std::mem::take(&mut self.new_lines);
+        self.line(&Line::Start(self.session.clone()));
+        self.new_lines.extend(later);
+        self.event(&tb::session_start(self.session.time, self.session.step + 1));
+    }
+
+    pub(super) fn scalar(&mut self, name: &str, step: u64, value: f64, time: f64) -> Result<()> {
+        self.line(&Line::Scalar { name: name.to_owned(), step, value, time });
+        self.event(&tb::scalar(time, step, name, value));
+        Ok(())
+    }
+
+    pub(super) fn histogram(&mut self, name: &str, step: u64, histogram: &Histogram, time: f64) -> Result<()> {
+        self.event(&tb::histogram(time, step, name, histogram));
+        Ok(())
+    }
+
+    pub(super) fn image(&mut self, name: &str, step: u64, image: &Png, time: f64) -> Result<()> {
+        self.event(&tb::image(time, step, name, image));
+        Ok(())
+    }
+
+    pub(super) fn hparams(&mut self, values: &BTreeMap<String, HParam>, metrics: &[String], time: f64) -> Result<()> {
+        self.hparams = true;
+        let json = |value: &HParam| match value {
+            HParam::Number(number) => json!(number),
+            HParam::Text(text) => json!(text),
+            HParam::Flag(flag) => json!(flag),
+        };
+        let json = values.iter().map(|(name, value)| (name.clone(), json(value))).collect();
+        self.line(&Line::Hparams { values: json });
+        for message in tb::hparams(time, values, metrics) {
+            self.event(&message);
+        }
+        Ok(())
+    }
+
+    /// Puts what is new on disk, once the session has begun.
+    pub(super) fn save(&mut self) -> Result<()> {
+        if !self.started {
+            return Ok(());
+        }
+        for (file, new) in [(&mut self.lines, &mut self.new_lines), (&mut self.events, &mut self.new_events)] {
+            file.write_all(new).map_err(Error::writing(&self.dir))?;
+            new.clear();
+        }
+        Ok(())
+    }
+
+    /// The run came to its end by itself.
+    pub(super) fn end(&mut self) -> Result<()> {
+        self.start(1);
+        self.line(&Line::End { time: now() });
+        if self.hparams {
+            self.event(&tb::hparams_end(now()));
+        }
+        self.save()
+    }
+
+    fn line(&mut self, line: &Line) {
+        // Plain data: it can always be written.
+        if serde_json::to_writer(&mut self.new_lines, line).is_ok() {
+            self.new_lines.push(b'\n');
+        }
+    }
+
+    fn event(&mut self, message: &Message) {
+        self.new_events.extend(tb::record(message));
+    }
+}
+
+/// Removes what follows the last line end: the run that wrote it was killed.
+fn cut_torn_line(file: &mut File) -> io::Result<()> {
+    const PART: u64 = 1 << 16;
+    let mut end = file.metadata()?.len();
+    let whole = end;
+    let mut part = Vec::new();
+    while end > 0 {
+        let start = end.saturating_sub(PART);
+        file.seek(SeekFrom::Start(start))?;
+        part.clear();
+        file.take(end - start).read_to_end(&mut part)?;
+        if let Some(at) = part.iter().rposition(|&byte| byte == b'\n') {
+            end = start + at as u64 + 1;
+            break;
+        }
+        end = start;
+    }
+    if end < whole { file.set_len(end) } else { Ok(()) }
+}
+
+/// A file of its own, which TensorBoard reads after those that are there: it sorts them by name.
+fn new_event_file(dir: &Path) -> io::Result<File> {
+    const PREFIX: &str = "events.out.tfevents.";
+    let second = |entry: fs::DirEntry| {
+        let name = entry.file_name();
+        name.to_str()?.strip_prefix(PREFIX)?.split('.').next()?.parse::<u64>().ok()
+    };
+    let newest = fs::read_dir(dir)?.flatten().filter_map(second).max().unwrap_or(0);
+    let host = rustix::system::uname().nodename().to_string_lossy().replace(['/', '.'], "-");
+    let mut time = (now() as u64).max(newest + 1);
+    loop {
+        let path = dir.join(format!("{PREFIX}{time:010}.{host}.{}.0", std::process::id()));
+        match OpenOptions::new().append(true).create_new(true).open(path) {
+            Err(err) if err.kind() == io::ErrorKind::AlreadyExists => time += 1,
+            opened => return opened,
+        }
+    }
+}
