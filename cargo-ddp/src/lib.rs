@@ -11,6 +11,7 @@
 //! | [`gpu`] | the machine's GPUs |
 //! | [`settings`] | launch options from Cargo.toml |
 //! | [`launch`] | runs, watches and restarts workers |
+//! | [`debug`] | debug sessions for workers |
 //! | [`exit`] | exit codes |
 //!
 //! It never links libtorch: that is `ddp-runtime`'s part, inside the workers. What the two agree on is `ddp-contract`.
@@ -18,6 +19,7 @@
 pub mod cargo;
 pub mod cli;
 pub mod commands;
+pub mod debug;
 pub mod exit;
 pub mod gpu;
 pub mod launch;

@@ -49,6 +49,7 @@
 //! | `Dataset`, `DataLoader`, `DistributedSampler` | [`data`], [`DistributedSampler`] |
 //! | `torch.save`, `torch.load` | [`Snapshots`] |
 //! | `torch.distributed.elastic`'s `record` | [`main`] |
+//! | `torch.distributed.breakpoint` | [`debug::break_here`] |
 //!
 //! # What runs where
 //! With CUDA each worker uses the GPU numbered `LOCAL_RANK` among the visible ones, and NCCL; without, the CPU and Gloo.
@@ -89,6 +90,7 @@ mod work;
 mod world;
 
 pub mod data;
+pub mod debug;
 pub mod lr_scheduler;
 pub mod optim;
 

@@ -3,11 +3,12 @@
 use std::ffi::OsString;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ddp_contract::env;
 
 use crate::cli::{LaunchOptions, Seconds};
+use crate::debug::Debug;
 use crate::launch::{self, Binding, LaunchPlan, Record, Rules, Show, StorePort, Verdict};
 use crate::{Error, Result, Ui, exit, gpu};
 
@@ -22,6 +23,7 @@ pub(super) struct Job {
     log_dir: Option<PathBuf>,
     report: Option<PathBuf>,
     dry_run: bool,
+    debug: Option<Debug>,
 }
 
 impl Job {
@@ -66,7 +68,22 @@ impl Job {
             restart_on_stall: options.restart_on_stall,
         };
         let (stdin, log_dir, report, dry_run) = (options.stdin, options.log_dir, options.report, options.dry_run);
-        Ok(Self { nproc, gpus, bindings, rules, show, stdin, log_dir, report, dry_run })
+        Ok(Self { nproc, gpus, bindings, rules, show, stdin, log_dir, report, dry_run, debug: None })
+    }
+
+    /// Takes note of a debugger, for a job of the project in `root`.
+    pub(super) fn debugged(self, root: &Path, ui: &Ui) -> Result<Self> {
+        let debug = Debug::from_env(root, ui)?;
+        let mut rules = self.rules;
+        if debug.is_some() {
+            // Who stands still may be looked at.
+            rules.stall_timeout = Some(Duration::ZERO);
+        }
+        if let Some(Debug::Join(_)) = &debug {
+            // We did not start the workers, and can't again.
+            rules.max_restarts = 0;
+        }
+        Ok(Self { debug, rules, ..self })
     }
 
     /// Runs `program` to its end, and gives the exit code. Logs go below `target` unless the user chose a folder.
@@ -96,12 +113,17 @@ impl Job {
             stdin: self.stdin,
             show: self.show,
             store,
+            debug: self.debug,
         };
         if self.dry_run {
             print(&plan);
             return Ok(exit::SUCCESS);
         }
         tracing::debug!(?plan, "launching");
+        if plan.debug.is_some() {
+            let name = plan.program.file_name().unwrap_or_default().to_string_lossy();
+            ui.title(&format!("{name}: {} workers", plan.nproc));
+        }
         let start = Instant::now();
         let (verdict, mut record) = launch::launch(&plan, ui)?;
         let code = conclude(&verdict, &plan, start, ui);

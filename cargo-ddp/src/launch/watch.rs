@@ -5,11 +5,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ddp_contract::ErrorFile;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
-use rustix::process::{Pid, Rlimit, getppid};
+use rustix::process::{Pid, Rlimit};
 use serde_json::json;
 use signal_hook::consts::SIGCHLD;
 
-use super::dispatch::{Action, Dispatcher, Failure, Input, Verdict};
+use super::dispatch::{Action, Dispatcher, Failure, Input, SIGKILL, Verdict};
 use super::guard::{self, Guard};
 use super::live::Live;
 use super::plan::LaunchPlan;
@@ -18,6 +18,7 @@ use super::report::{self, Record};
 use super::signals::Signals;
 use super::stall::Tracing;
 use super::workers::{Port, Stream, Worker, raise_descriptor_limit, start_all};
+use crate::debug::{self, Debug};
 use crate::ui::Target;
 use crate::{Error, Result, Ui};
 
@@ -32,6 +33,10 @@ pub(super) struct Watch<'a> {
     live: Live,
     dispatcher: Dispatcher,
     guard: Option<Guard>,
+    /// Workers that were there before us, and their port.
+    joined: Option<(Port, Vec<Worker>)>,
+    /// The ranks that were said to be paused in a debugger.
+    told_paused: Vec<usize>,
     /// Ends of children that we did not start.
     orphans: Signals,
     /// Every worker's pidfd: the kernel lists them in the order of their deaths, however late we look.
@@ -62,14 +67,18 @@ enum Source {
 }
 
 impl<'a> Watch<'a> {
-    pub(super) fn new(plan: &'a LaunchPlan, guard: Guard, ui: &Ui) -> Result<Self> {
+    pub(super) fn new(
+        plan: &'a LaunchPlan,
+        guard: Guard,
+        joined: Option<(Port, Vec<Worker>)>,
+        ui: &Ui,
+    ) -> Result<Self> {
         let orphans = Signals::only(SIGCHLD)?;
         let deaths = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(|err| Error::system("can't watch for the ends of workers")(err.into()))?;
         let job = Job {
             run: plan.run_id.clone(),
-            // The guard is who answers for the job.
-            pid: getppid().map_or(0, Pid::as_raw_pid).unsigned_abs(),
+            pid: guard.pid(),
             started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             nproc: plan.nproc,
             gpus: plan.gpus.clone(),
@@ -86,6 +95,8 @@ impl<'a> Watch<'a> {
             live: Live::new(bar),
             dispatcher: Dispatcher::new(plan.nproc, plan.rules.clone(), Instant::now()),
             guard: Some(guard),
+            joined,
+            told_paused: Vec::new(),
             orphans,
             deaths,
             workers: Vec::new(),
@@ -123,7 +134,10 @@ impl<'a> Watch<'a> {
     }
 
     fn start(&mut self, attempt: u32) -> Result<()> {
-        let (mut port, workers) = start_all(self.plan, attempt, self.descriptors, &self.ui)?;
+        let (mut port, workers) = match self.joined.take() {
+            Some(joined) => joined,
+            None => start_all(self.plan, attempt, self.descriptors, &self.ui)?,
+        };
         port.started();
         self.workers = workers;
         for (index, worker) in self.workers.iter().enumerate() {
@@ -140,7 +154,14 @@ impl<'a> Watch<'a> {
         let workers = if self.plan.nproc == 1 { "1 worker".into() } else { format!("{} workers", self.plan.nproc) };
         self.ui.status("Running", format!("{workers} {place}: {}", ranks.join(", ")));
         self.ui.event(&json!({"event": "started", "attempt": attempt, "run": self.plan.run_id, "pids": &pids}));
+        if let (Some(Debug::Sessions(sessions)), Some(guard)) = (&self.plan.debug, &mut self.guard) {
+            let program = self.plan.program.to_string_lossy();
+            for (rank, pid) in pids.iter().enumerate() {
+                guard.open(&sessions.of(&program, rank, *pid, attempt));
+            }
+        }
         (self.job.workers, self.job.attempt) = (pids, attempt);
+        self.told_paused.clear();
         self.port = Some(port);
         if let Some(entry) = &self.entry {
             // The list of jobs is a convenience.
@@ -152,7 +173,8 @@ impl<'a> Watch<'a> {
     /// Waits until something can be read. Deaths come last, so that a worker's last words are heard first.
     fn wait(&self) -> Result<Vec<Source>> {
         let mut watched: Vec<(Source, BorrowedFd<'_>)> = Vec::new();
-        watched.extend(self.guard.iter().map(|guard| (Source::Guard, guard.fd())));
+        let guard = self.guard.iter().flat_map(Guard::fds);
+        watched.extend(guard.map(|fd| (Source::Guard, fd)));
         watched.extend(self.orphans.fds().map(|fd| (Source::Orphans, fd)));
         for (i, worker) in self.workers.iter().enumerate() {
             watched.extend(worker.stdout.pipe.fd().map(|fd| (Source::Stdout(i), fd)));
@@ -278,12 +300,16 @@ impl<'a> Watch<'a> {
                             worker.signal(libc::SIGCONT);
                         }
                     }
+                    Action::Failed(failure) => self.say_who_is_paused(Some(&failure)),
+                    Action::KillUnpaused => inputs.extend(self.kill_unpaused()),
                     Action::Announce { after, attempt, delay } => self.announce(&after, attempt, delay),
                     Action::Start { attempt } => {
                         self.start(attempt)?;
                         // What else was ready belongs to workers that are gone.
                         return Ok(None);
                     }
+                    // Somebody looks at a breakpoint.
+                    Action::Trace { .. } if self.is_debugged() => inputs.push(Input::Debugged),
                     Action::Trace { idle } => self.trace(idle),
                     Action::Finish(verdict) => {
                         self.end_attempt();
@@ -310,6 +336,40 @@ impl<'a> Watch<'a> {
             tracing.stop();
         }
         self.port = None;
+    }
+
+    fn is_debugged(&self) -> bool {
+        self.workers.iter().any(|worker| worker.alive && debug::is_debugged(worker.pid()))
+    }
+
+    /// Ends those that had time enough to do so. One that was paused has that time from when it goes on.
+    fn kill_unpaused(&mut self) -> Option<Input> {
+        let alive = self.workers.iter().filter(|worker| worker.alive);
+        let (paused, others): (Vec<_>, Vec<_>) = alive.partition(|worker| debug::is_paused(worker.pid()));
+        let (resumed, late): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|worker| self.told_paused.contains(&worker.rank));
+        late.iter().for_each(|worker| worker.signal(SIGKILL));
+        if !paused.is_empty() {
+            self.say_who_is_paused(None);
+            return Some(Input::Paused);
+        }
+        let go_on = !resumed.is_empty();
+        self.told_paused.clear();
+        go_on.then_some(Input::Resumed)
+    }
+
+    /// A job whose workers should end may have to wait for those that somebody looks at.
+    fn say_who_is_paused(&mut self, failure: Option<&Failure>) {
+        let alive = self.workers.iter().filter(|worker| worker.alive && debug::is_paused(worker.pid()));
+        let ranks: Vec<_> = alive.map(|worker| worker.rank).filter(|rank| !self.told_paused.contains(rank)).collect();
+        if ranks.is_empty() {
+            return;
+        }
+        if let Some(failure) = failure {
+            self.ui.warn(report::headline(failure, self.plan));
+        }
+        self.ui.status("Waiting", report::paused(&ranks));
+        self.told_paused.extend(ranks);
     }
 
     fn announce(&mut self, after: &Failure, attempt: u32, delay: Duration) {

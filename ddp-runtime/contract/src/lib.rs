@@ -11,6 +11,7 @@ mod events;
 
 pub mod env;
 pub mod exit;
+pub mod join;
 pub mod snapshot;
 
 pub use error_file::ErrorFile;
