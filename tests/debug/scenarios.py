@@ -7,7 +7,7 @@ from editor import Editor, TaskFailed
 
 NAME, PROJECT, BINARY = sys.argv[1:4]
 ADAPTER = next(filter(None, map(shutil.which, [os.environ.get("LLDB_DAP", ""), "lldb-dap-19", "lldb-dap"])))
-SOURCE = os.path.join(PROJECT, "src/main.rs")
+SOURCE = os.environ.get("DDP_TEST_SOURCE", os.path.join(PROJECT, "src/main.rs"))
 LINE = next(n for n, line in enumerate(open(SOURCE), 1) if "// BREAK" in line)
 SNAPSHOTS = tempfile.mkdtemp(prefix="ddp-debug-")
 editors = []
@@ -225,6 +225,62 @@ def break_here():
     assert launcher.code == 0
 
 
+def tensors():
+    """tests/workers/tensors.rs: what each shows, and that none does harm."""
+    made = Editor(PROJECT, ADAPTER)
+    editors.append(made)
+    made.set_breakpoint(SOURCE, LINE)
+    session = made._open({"name": "tensors", "type": "lldb-dap", "request": "launch", "cwd": PROJECT,
+                          "program": os.environ["DDP_TEST_PROGRAM"],
+                          "initCommands": [line.replace("${workspaceFolder}", PROJECT) for line in
+                                           configurations.FORMATTERS]})
+    made.wait("stop", lambda: session.stops)
+    variables = session.variables()
+    gone = r"^Tensor \(uninitialised or moved out\)$"
+    for name, pattern in {
+        "float": r"^\[2, 3\] float32 cpu \[0, 1, 2, 3, 4, 5\]$",
+        "double": r"^\[2, 3\] float64 cpu \[0, 1, 2, 3, 4, 5\]$",
+        "half": r"^\[2, 3\] float16 cpu \[0, 1, 2, 3, 4, 5\]$",
+        "bfloat": r"^\[2, 3\] bfloat16 cpu \[0, 1, 2, 3, 4, 5\]$",
+        "int8": r"^\[2, 3\] int8 cpu \[-3, -2, -1, 0, 1, 2\]$",
+        "boolean": r"^\[2, 3\] bool cpu \[false, false, false, true, true, true\]$",
+        "scalar": r"^\[\] float\d\d cpu 2.5$",
+        "empty": r"^\[0, 3\] float32 cpu \[\]$",
+        "transposed": r"^\[3, 2\] float32 cpu \[0, 3, 1, 4, 2, 5\]$",
+        "part": r"^\[2, 2\] float32 cpu \[1, 2, 4, 5\]$",
+        "expanded": r"^\[2, 3\] int64 cpu \[1, 1, 1, 2, 2, 2\]$",
+        "many_dims": r"^\[1, 1, 2, 1, 3, 1, 1\] float32 cpu \[0, 1, 2, 3, 4, 5\]$",
+        "complex": r"^\[2, 3\] complex64 cpu \[1j, \(1\+2j\), ",
+        "conjugate": r"^\[2, 3\] complex64 cpu \[-1j, \(1-2j\), ",
+        "negative": r"^\[2, 3\] float32 cpu \[-1, -2, -3, -4, -5, -6\]$",
+        "large": r"^\[100000\] int64 cpu \[0, 1, 2, 3, 4, 5, 6, 7, …\]$",
+        "sparse": r"^\[2, 3\] float32 cpu \(no dense values\)$",
+        "weight": r"^\[2, 3\] float32 cpu, requires_grad \[0, 1, 2, 3, 4, 5\]$",
+        "grown": r"^\[2, 3\] float32 cpu, requires_grad \[1, 2, 3, 4, 5, 6\]$",
+        "undefined": r"^Tensor \(undefined\)$",
+        "moved": r"^(\[2, 3\] float32 cpu|Tensor \()",    # the bits that were moved from, or what is there now
+    }.items():
+        has(variables[name][0], pattern)
+    parts = lambda name: session.variables(variables[name][1])
+
+    def inner(name):
+        value, reference = variables[name]
+        while "::ManuallyDrop<" in value or "::MaybeDangling<" in value:
+            value, reference = next(iter(session.variables(reference).values()))
+        return value
+
+    has(inner("gpu"), r"^\[2, 3\] float32 cuda:3 \(values on cuda:3\)$")
+    for name in ("null", "low", "high", "stack", "odd"):
+        has(inner(name), gone)
+    has(inner("freed"), r"^Tensor \(")
+    grad = session.variables(parts("weight")["grad"][1])
+    has(session.variables(grad["values"][1])["[5]"][0], "^10$")
+    assert len(session.variables(parts("large")["values"][1])) == 100
+    session.go_on()
+    made.all_over()
+    assert session.code == 0, made.say()
+
+
 def missing():
     """`cargo ddp` is not there: F5 stops with cargo's words."""
     made = editor(2)
@@ -251,7 +307,7 @@ def broken():
 
 
 try:
-    {f.__name__: f for f in (f5_2, f5_4, compound, one_process, attach, killed, restart, stop, panic, break_here, missing,
+    {f.__name__: f for f in (f5_2, f5_4, compound, one_process, attach, killed, restart, stop, panic, break_here, tensors, missing,
                              broken)}[NAME]()
     print(f"{NAME}: ok")
 except Exception:

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests fail by panicking")]
 
 mod collectives;
+mod debug;
 mod errors;
 mod faults;
 mod gpus;

@@ -158,7 +158,7 @@ class Tensor:
             raise Unreadable("uninitialised or moved out")
         self._check_class(target, impl)
         self.keys = memory.number(impl + at["keys"], "Q")
-        if self.keys == 0:    # UndefinedTensorImpl
+        if not memory.number(impl + at["has_device"], "B"):    # UndefinedTensorImpl, which is nobody's and everybody's
             raise Unreadable("undefined")
         if memory.number(impl + at["refcount"], "I") == 0:
             raise Unreadable("freed")
@@ -197,13 +197,11 @@ class Tensor:
         at, memory = self.at, self.memory
         index = memory.number(impl + at["dtype"], "H")
         self.dtype, self.code = DTYPES.get(index, (f"dtype {index}", None))
-        self.device_type, self.device = None, "no device"
-        if memory.number(impl + at["has_device"], "B"):
-            self.device_type = memory.number(impl + at["device_type"], "B")
-            self.device = DEVICES.get(self.device_type, f"device type {self.device_type}")
-            number = memory.number(impl + at["device_index"], "b")
-            if number >= 0 and self.device_type != CPU:
-                self.device += f":{number}"
+        self.device_type = memory.number(impl + at["device_type"], "B")
+        self.device = DEVICES.get(self.device_type, f"device type {self.device_type}")
+        number = memory.number(impl + at["device_index"], "b")
+        if number >= 0 and self.device_type != CPU:
+            self.device += f":{number}"
         self.offset = memory.number(impl + at["storage_offset"], "q")
         self.storage = memory.pointer(impl + at["storage"])
 
@@ -215,7 +213,7 @@ class Tensor:
             grad_fn = memory.pointer(meta + at["grad_fn"])
             self.requires_grad = bool(memory.number(meta + at["requires_grad"], "B")) or grad_fn != 0
             grad = memory.pointer(meta + at["grad"])
-            self.has_grad = grad != 0 and memory.number(grad + at["keys"], "Q") != 0
+            self.has_grad = grad != 0 and memory.number(grad + at["has_device"], "B") != 0
 
     def values(self, limit):
         """The first values in the order of indices, or why there are none."""
