@@ -122,6 +122,13 @@ def attach():
     args = ["ddp", "run", "--bin", BINARY, "--nproc", "2", "--", "--total-epochs", "1000000", "--snapshots", SNAPSHOTS]
     job = subprocess.Popen([launcher, *args], cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                            stderr=subprocess.STDOUT, text=True)
+    try:
+        attach_to(job)
+    finally:
+        job.kill()    # its workers die with it
+
+
+def attach_to(job):
     for line in job.stdout:
         if "epoch   2 " in line:
             break

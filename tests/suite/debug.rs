@@ -11,6 +11,8 @@ use ddp_tests::{Ddp, kept, processes, repo};
 /// libtorch's symbols take some seconds and some 500 MB in each debugger: one test at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
+const LLDB_DAP: &[&str] = &["lldb-dap-19", "lldb-dap"];
+
 /// Whether a program is here; in CI it must be.
 fn is_here(names: &[&str]) -> bool {
     if names.iter().any(|name| which::which(name).is_ok()) {
@@ -29,9 +31,10 @@ fn project() -> &'static Path {
         let _ = fs::remove_dir_all(&project);
         Ddp::new(["new", project.to_str().unwrap()]).run().succeeds();
         fs::copy(repo().join("Cargo.lock"), project.join("Cargo.lock")).unwrap();
-        // One folder for what is built, which outlives the project, where launch configurations look for it.
-        fs::create_dir_all(kept().join("linear-target")).unwrap();
-        std::os::unix::fs::symlink("../linear-target", project.join("target")).unwrap();
+        // What is built outlives the project, and is where launch configurations look for it. (Not shared with `linear`: each
+        // project's libtorch has a path of its own, for which torch-sys builds anew.)
+        fs::create_dir_all(kept().join("debugged-target")).unwrap();
+        std::os::unix::fs::symlink("../debugged-target", project.join("target")).unwrap();
         let main = project.join("src/main.rs");
         let text = fs::read_to_string(&main).unwrap();
         let loop_start = "    while progress.epoch < args.total_epochs {\n";
@@ -55,7 +58,7 @@ fn project() -> &'static Path {
 }
 
 fn play(scenario: &str) {
-    play_in(scenario, project(), "tests/debug/scenarios.py", &["lldb-dap-19", "lldb-dap"], |_| {});
+    play_in(scenario, project(), "tests/debug/scenarios.py", LLDB_DAP, |_| {});
 }
 
 /// Runs a scenario, and demands that no process is left soon after.
@@ -135,7 +138,7 @@ fn break_here_and_conditions_stop_one_rank() {
 #[test]
 fn tensors_of_every_kind_are_shown_or_not_but_do_no_harm() {
     let program = ddp_tests::worker("tensors");
-    play_in("tensors", repo(), "tests/debug/scenarios.py", &["lldb-dap-19", "lldb-dap"], |python| {
+    play_in("tensors", repo(), "tests/debug/scenarios.py", LLDB_DAP, |python| {
         Ddp::new(["build", "-p", "ddp-tests", "--bin", "tensors"]).run().succeeds();
         python.env("DDP_TEST_PROGRAM", program).env("DDP_TEST_SOURCE", repo().join("tests/workers/tensors.rs"));
     });
@@ -146,7 +149,7 @@ fn without_cargo_ddp_f5_says_so_and_starts_nothing() {
     let dir = tempfile::tempdir().unwrap();
     copy_sources(project(), dir.path());
     fs::remove_dir_all(dir.path().join(".cargo")).unwrap(); // with the alias of a clone's projects
-    play_in("missing", dir.path(), "tests/debug/scenarios.py", &["lldb-dap-19", "lldb-dap"], |python| {
+    play_in("missing", dir.path(), "tests/debug/scenarios.py", LLDB_DAP, |python| {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let without = std::env::split_paths(&path).filter(|folder| !folder.join("cargo-ddp").exists());
         python.env("PATH", std::env::join_paths(without).unwrap());
@@ -155,17 +158,15 @@ fn without_cargo_ddp_f5_says_so_and_starts_nothing() {
 
 #[test]
 fn a_build_that_fails_stops_f5_with_the_compilers_words() {
-    let broken = kept().join("broken");
-    let _ = fs::remove_dir_all(&broken);
-    fs::create_dir(&broken).unwrap();
-    copy_sources(project(), &broken);
-    let main = broken.join("src/main.rs");
-    let text = fs::read_to_string(&main).unwrap().replacen("let mut steps = 0;", "let mut steps = nowhere;", 1);
+    let main = project().join("src/main.rs");
+    let text = fs::read_to_string(&main).unwrap();
+    let broken = text.replacen("let mut steps = 0;", "let mut steps = nowhere;", 1);
+    assert_ne!(broken, text);
+    let result = std::panic::catch_unwind(|| {
+        play_in("broken", project(), "tests/debug/scenarios.py", LLDB_DAP, |_| fs::write(&main, broken).unwrap());
+    });
     fs::write(&main, text).unwrap();
-    std::os::unix::fs::symlink("../linear-target", broken.join("target")).unwrap();
-    play_in("broken", &broken, "tests/debug/scenarios.py", &["lldb-dap-19", "lldb-dap"], |_| {});
-    // The file of the good build is the other project's.
-    fs::remove_dir_all(&broken).unwrap();
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
 
 #[test]

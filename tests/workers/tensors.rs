@@ -11,8 +11,8 @@ unsafe extern "C" {
     static ddp_debug_tensor_layout: [u32; 21];
 }
 
-const DEVICE_TYPE: usize = 11;
-const DEVICE_INDEX: usize = 12;
+const DEVICE_TYPE: usize = 12;
+const DEVICE_INDEX: usize = 13;
 
 /// A stand-in for a tensor on a GPU: memory that says it is on one, and an address of data that is none of this process's.
 fn on_gpu() -> ManuallyDrop<Tensor> {
