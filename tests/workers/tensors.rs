@@ -17,11 +17,13 @@ const DEVICE_INDEX: usize = 13;
 /// A stand-in for a tensor on a GPU: memory that says it is on one, and an address of data that is none of this process's.
 fn on_gpu() -> ManuallyDrop<Tensor> {
     let tensor = Tensor::arange(6, (Kind::Float, Device::Cpu)).view([2, 3]);
-    // SAFETY: the offsets are this libtorch's own; the tensor is neither used nor dropped after this.
-    unsafe {
-        let implementation = *tensor.as_ptr().cast::<*mut u8>();
-        *implementation.add(ddp_debug_tensor_layout[DEVICE_TYPE] as usize) = 1;
-        *implementation.add(ddp_debug_tensor_layout[DEVICE_INDEX] as usize) = 3;
+    // SAFETY: it is written before `main`, and never after.
+    let layout = unsafe { &ddp_debug_tensor_layout };
+    // SAFETY: a handle is a pointer to the C++ tensor, which is a pointer to its implementation.
+    let implementation = unsafe { *tensor.as_ptr().cast::<*mut u8>() };
+    for (field, value) in [(DEVICE_TYPE, 1), (DEVICE_INDEX, 3)] {
+        // SAFETY: the offset is this libtorch's own, of a byte; the tensor is neither used nor dropped after this.
+        unsafe { implementation.wrapping_add(layout[field] as usize).write(value) };
     }
     ManuallyDrop::new(tensor)
 }
@@ -61,7 +63,8 @@ fn main() {
     let mut garbage = MaybeUninit::<[usize; 5]>::uninit();
     garbage.write([0, 8, 0xdead_beef_dead_bee8, &raw const garbage as usize, 0x10_0001]);
     // SAFETY: they are looked at by a debugger alone, and never dropped.
-    let [null, low, high, stack, odd] = unsafe { std::mem::transmute::<_, [ManuallyDrop<Tensor>; 5]>(garbage) };
+    let [null, low, high, stack, odd] =
+        unsafe { std::mem::transmute::<MaybeUninit<[usize; 5]>, [ManuallyDrop<Tensor>; 5]>(garbage) };
     let freed = {
         let gone = ManuallyDrop::new(counted());
         // SAFETY: the handle stays, for a debugger to look at alone, and what is behind it goes.

@@ -17,7 +17,14 @@ LISTED = 100       # values of a tensor among its children
 
 
 def __lldb_init_module(debugger, _dict):
-    run = debugger.HandleCommand
+    interpreter = debugger.GetCommandInterpreter()
+
+    def run(command):    # without its words in every session's console
+        result = lldb.SBCommandReturnObject()
+        interpreter.HandleCommand(command, result)
+        if not result.Succeeded():
+            print(f"ddp: {command}: {result.GetError()}")
+
     in_codelldb = _codelldb() is not None
     if not in_codelldb:    # which loads them by itself
         _load_rustc_formatters(debugger)

@@ -126,12 +126,13 @@ fn dies_with(socket: &OwnedFd) -> std::io::Result<()> {
     let fd = socket.as_raw_fd();
     // `F_SETSIG`, which libc does not name for Linux: the signal in place of SIGIO.
     const F_SETSIG: libc::c_int = 10;
-    // SAFETY: these set flags of a descriptor that is ours.
-    let done = unsafe {
-        libc::fcntl(fd, libc::F_SETOWN, libc::getpid()) == 0
-            && libc::fcntl(fd, F_SETSIG, libc::SIGKILL) == 0
-            && libc::fcntl(fd, libc::F_SETFL, libc::fcntl(fd, libc::F_GETFL) | libc::O_ASYNC) == 0
+    let set = |command, value: libc::c_int| {
+        // SAFETY: it sets a flag of a descriptor that is ours.
+        unsafe { libc::fcntl(fd, command, value) == 0 }
     };
+    let own = libc::pid_t::try_from(std::process::id()).unwrap_or_default();
+    let flags = rustix::fs::fcntl_getfl(socket)?.bits().cast_signed();
+    let done = set(libc::F_SETOWN, own) && set(F_SETSIG, libc::SIGKILL) && set(libc::F_SETFL, flags | libc::O_ASYNC);
     if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
