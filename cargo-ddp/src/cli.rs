@@ -65,6 +65,12 @@ pub enum Command {
     /// and 1 are their device indices. Their lines come with their rank before them. When one fails, all are stopped and
     /// started again, and go on from the newest snapshot. No worker outlives the launcher, however that ends.
     Run(Run),
+    /// Build a project as `run` does, and launch nothing: for editors
+    Build(BuildArgs),
+    /// Open a debug session for each worker of a job that runs
+    ///
+    /// For a debugger's launch configuration, which `cargo ddp vscode` writes.
+    Attach(Attach),
     /// Run one worker per GPU of any program, without building anything
     ///
     /// A Python script written for torchrun runs unchanged: `cargo ddp launch --nproc 2 -- python3 train.py`. Everything
@@ -181,6 +187,21 @@ pub struct Run {
     /// Arguments for the program
     #[arg(last = true)]
     pub args: Vec<OsString>,
+}
+
+/// `cargo ddp build`
+#[derive(Args, Debug)]
+pub struct BuildArgs {
+    /// What to build.
+    #[command(flatten)]
+    pub build: Build,
+}
+
+/// `cargo ddp attach`
+#[derive(Args, Debug)]
+pub struct Attach {
+    /// The run, as `cargo ddp ps` names it [default: the only one that runs]
+    pub run: Option<String>,
 }
 
 /// `cargo ddp launch`
@@ -498,6 +519,9 @@ mod tests {
                 "run: gpus nproc max_restarts backoff grace bind stall_timeout restart_on_stall show log_dir stdin report \
                  json quiet dry_run nnodes node_rank master_addr master_port join_timeout package bin example release profile features all_features no_default_features \
                  target_dir manifest_path jobs locked offline frozen args",
+                "build: package bin example release profile features all_features no_default_features target_dir \
+                 manifest_path jobs locked offline frozen",
+                "attach: run",
                 "launch: gpus nproc max_restarts backoff grace bind stall_timeout restart_on_stall show log_dir stdin report \
                  json quiet dry_run nnodes node_rank master_addr master_port join_timeout command",
                 "gpus: json",

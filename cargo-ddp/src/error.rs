@@ -72,6 +72,23 @@ pub enum Error {
     /// Several jobs, and none was chosen.
     #[error("several jobs run here, and none was chosen: {0}")]
     ManyRuns(String),
+    /// DDP_DEBUG has no such value.
+    #[error("DDP_DEBUG={0:?} is neither lldb-dap, codelldb nor compound")]
+    BadDebug(String),
+    /// `cargo ddp attach` without a debugger.
+    #[error("no debugger watches this process, so there is nobody to open debug sessions")]
+    NotDebugged,
+    /// A launcher waits there already.
+    #[error("another launcher waits for its workers at {}", .0.display())]
+    JoinTaken(PathBuf),
+    /// The debugger has not started all workers.
+    #[error("{missing} did not come in {seconds} s")]
+    NotJoined {
+        /// Which ranks.
+        missing: String,
+        /// How long they were waited for.
+        seconds: u64,
+    },
     /// cargo finds no project.
     #[error("no cargo project here: {0}")]
     NoProject(String),
@@ -327,6 +344,15 @@ impl Error {
             Self::BadMetrics { .. } => {
                 "the file was changed, or is from a newer version: update with `cargo install cargo-ddp`".into()
             }
+            Self::BadDebug(_) => "`cargo ddp vscode` writes launch configurations that set it".into(),
+            Self::NotDebugged => {
+                "start it through the launch configuration that `cargo ddp vscode` writes (ddp: attach to a running job)"
+                    .into()
+            }
+            Self::JoinTaken(_) => "stop that one first: `cargo ddp stop`, or its debug session".into(),
+            Self::NotJoined { .. } => {
+                "start the whole compound (ddp: BIN, launcher + N workers), not the launcher's part alone".into()
+            }
             Self::NoSuchGpu { .. } => "`nvidia-smi -L` lists the GPUs".into(),
             Self::NoDriver(_) => {
                 "`--nproc N` runs N workers without asking for GPUs (on the CPU where there are none)".into()
@@ -392,6 +418,9 @@ impl Error {
             | Self::ManyBinaries(_)
             | Self::BadSetting { .. }
             | Self::BadOption { .. }
+            | Self::BadDebug(_)
+            | Self::NotDebugged
+            | Self::JoinTaken(_)
             | Self::NoRun { .. }
             | Self::ManyRuns(_)
             | Self::NoRunFolder { .. }
@@ -422,7 +451,7 @@ impl Error {
             Self::Build(_) => exit::BUILD_FAILED,
             Self::NoProgram(_) => exit::COMMAND_NOT_FOUND,
             Self::NotExecutable { .. } => exit::NOT_EXECUTABLE,
-            Self::Start { .. } | Self::System { .. } | Self::Template { .. } => exit::SYSTEM,
+            Self::NotJoined { .. } | Self::Start { .. } | Self::System { .. } | Self::Template { .. } => exit::SYSTEM,
         }
     }
 

@@ -15,6 +15,7 @@
 //! | [`snapshot`] | snapshots on disk: lists, comparisons, import and export |
 //! | [`doctor`] | what may be wrong with this machine |
 //! | [`plot`] | draws what runs have measured |
+//! | [`debug`] | debug sessions for workers |
 //! | [`exit`] | exit codes |
 //!
 //! It never links libtorch: that is `ddp-runtime`'s part, inside the workers. What the two agree on is `ddp-contract`.
@@ -23,6 +24,7 @@ pub mod cargo;
 pub mod cli;
 pub mod commands;
 pub mod doctor;
+pub mod debug;
 pub mod exit;
 pub mod gpu;
 pub mod launch;

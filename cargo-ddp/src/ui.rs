@@ -114,6 +114,13 @@ impl Ui {
         });
     }
 
+    /// Names the terminal, if there is one.
+    pub(crate) fn title(&self, title: &str) {
+        if self.terminal && !self.json {
+            let _ = write!(std::io::stderr(), "\x1b]0;{title}\x07");
+        }
+    }
+
     /// With `--json`, something that happened to the job.
     pub(crate) fn event(&self, event: &Value) {
         if self.json {

@@ -184,4 +184,32 @@ int32_t ddp_set_rng_state(int32_t cuda_device, const ddp_tensor* state, ddp_erro
 size_t ddp_tensor_id(const ddp_tensor* tensor) noexcept;
 // A copy in page-locked memory. (tch passes the argument `device`, which PyTorch deprecates with a warning each time.)
 int32_t ddp_pin_memory(const ddp_tensor* tensor, ddp_tensor** out, ddp_error* error) noexcept;
+
+// --- debug.cpp: for debuggers --------------------------------------------------------------------------------------
+// Offsets in bytes, from the object that is named first.
+struct ddp_debug_layout {
+  char magic[8];  // "ddpdbg" and the version of this struct
+  uint32_t size;  // of this struct
+  uint32_t impl_refcount;
+  uint32_t impl_storage;  // a pointer to the StorageImpl
+  uint32_t impl_autograd;
+  uint32_t impl_dim;
+  uint32_t impl_sizes;  // then the strides; with more than `inline_dims` dimensions a pointer to both
+  uint32_t inline_dims;
+  uint32_t impl_storage_offset;
+  uint32_t impl_numel;
+  uint32_t impl_dtype;
+  uint32_t impl_device_type;
+  uint32_t impl_device_index;
+  uint32_t impl_has_device;
+  uint32_t impl_keys;
+  uint32_t storage_data;
+  uint32_t storage_bytes;
+  uint32_t autograd_requires_grad;
+  uint32_t autograd_grad_fn;
+  uint32_t autograd_grad;
+  uint64_t conjugate_key;
+  uint64_t negative_key;
+};
+extern const ddp_debug_layout ddp_debug_tensor_layout;
 }

@@ -7,7 +7,7 @@ use crate::error::check;
 use crate::events::Events;
 use crate::process_group::{Backend, ProcessGroup, Settings};
 use crate::store::{Store, to_i32};
-use crate::{Error, Result, StepReport, World, entry, inherited, sys};
+use crate::{Error, Result, StepReport, World, debug, entry, inherited, sys};
 
 /// How long a rank waits for the others to appear (c10d's store default).
 const STORE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -48,6 +48,7 @@ impl ContextBuilder {
     }
 
     /// How long a collective waits for the other ranks: by default 30 minutes with Gloo, 10 with NCCL, as PyTorch.
+    /// DDP_TIMEOUT (seconds) wins over it; the launcher sets it in debug sessions.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -68,6 +69,7 @@ impl ContextBuilder {
     /// [`Error::MissingVariable`] and [`Error::BadVariable`] for the environment; [`Error::Timeout`] when ranks do not
     /// come within 5 minutes; [`Error::Torch`] with PyTorch's reason when the backend can't start.
     pub fn init(self) -> Result<Context> {
+        debug::started();
         let world = World::from_env()?;
         let events = Events::to(inherited::event_pipe());
         events.send(&Event::Started);
@@ -89,13 +91,13 @@ impl ContextBuilder {
             Some(master) => {
                 let serves = world.rank == 0 && !master.agent_store;
                 let socket = serves.then(|| inherited::listening_socket(master.port)).flatten();
-                Store::tcp(&world, master, socket, STORE_TIMEOUT)?
+                Store::tcp(&world, master, socket, debug::patience(STORE_TIMEOUT))?
             }
         };
-        let timeout = self.timeout.unwrap_or(match backend {
+        let timeout = debug::patience(self.timeout.unwrap_or(match backend {
             Backend::Gloo => GLOO_TIMEOUT,
             Backend::Nccl => NCCL_TIMEOUT,
-        });
+        }));
         let check_collectives = self.check_collectives.unwrap_or(true);
         let settings = Settings { backend, timeout, gloo_host: gloo_host(&world), cuda_device, check_collectives };
         let group = ProcessGroup::new(store, settings, world.rank, world.world_size)?;

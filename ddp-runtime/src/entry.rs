@@ -11,9 +11,9 @@ use std::sync::{Mutex, PoisonError};
 
 use ddp_contract::{ErrorFile, env, exit};
 
-use crate::ProcessGroup;
 use crate::data::catch;
 use crate::error::without_trace;
+use crate::{ProcessGroup, debug};
 
 /// Exit code of a worker whose training function gave an error.
 const FAILED: u8 = 1;
@@ -77,6 +77,7 @@ pub(crate) fn keep(group: &ProcessGroup) {
 /// [`Error::Preempted`](crate::Error::Preempted), whatever type the program's errors have. After an error or a panic the process ends at once, without
 /// running destructors of statics, so that the launcher sees the cause before its consequences.
 pub fn main<E: Display + Debug + 'static>(train: impl FnOnce() -> Result<(), E>) -> ExitCode {
+    debug::started();
     panic::set_hook(Box::new(report_panic));
     *GROUPS.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
     let result = panic::catch_unwind(AssertUnwindSafe(train));
@@ -107,6 +108,7 @@ pub fn main<E: Display + Debug + 'static>(train: impl FnOnce() -> Result<(), E>)
 
 fn exit_at_once(code: u8) -> ! {
     let _ = std::io::stdout().flush();
+    debug::ends(code.into());
     // SAFETY: it ends the process, and returns nothing to anybody.
     unsafe { libc::_exit(code.into()) }
 }

@@ -50,6 +50,7 @@
 //! | `torch.save`, `torch.load` | [`Snapshots`] |
 //! | `torch.distributed.elastic`'s `record` | [`main`] |
 //! | `SummaryWriter` | [`Metrics`](metrics::Metrics) |
+//! | `torch.distributed.breakpoint` | [`debug::break_here`] |
 //!
 //! # What runs where
 //! With CUDA each worker uses the GPU numbered `LOCAL_RANK` among the visible ones, and NCCL; without, the CPU and Gloo.
@@ -99,6 +100,7 @@ mod work;
 mod world;
 
 pub mod data;
+pub mod debug;
 pub mod lr_scheduler;
 pub mod metrics;
 pub mod optim;

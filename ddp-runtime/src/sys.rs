@@ -306,4 +306,6 @@ unsafe extern "C" {
     pub(crate) fn ddp_tensor_id(tensor: *const C_tensor) -> usize;
     pub(crate) fn ddp_pin_memory(tensor: *const C_tensor, out: *mut *mut C_tensor, error: *mut ddp_error) -> i32;
     pub(crate) fn ddp_randperm(n: i64, seed: u64, out: *mut i64, error: *mut ddp_error) -> i32;
+    /// Read by debuggers, never here.
+    pub(crate) static ddp_debug_tensor_layout: u8;
 }

@@ -6,6 +6,7 @@ mod collectives;
 mod docs;
 mod console;
 mod doctor;
+mod debug;
 mod errors;
 mod faults;
 mod gpus;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use ddp_contract::env;
 
 use crate::cli::{LaunchOptions, Seconds};
+use crate::debug::Debug;
 use crate::launch::{self, Binding, LaunchPlan, Member, Nodes, Record, Rendezvous, Rules, Show, StorePort, Verdict};
 use crate::{Error, Result, Ui, exit, gpu};
 
@@ -28,6 +29,7 @@ pub(super) struct Job {
     report: Option<PathBuf>,
     dry_run: bool,
     rendezvous: Option<Rendezvous>,
+    debug: Option<Debug>,
 }
 
 impl Job {
@@ -74,7 +76,26 @@ impl Job {
             restart_on_stall: options.restart_on_stall,
         };
         let (stdin, log_dir, report, dry_run) = (options.stdin, options.log_dir, options.report, options.dry_run);
-        Ok(Self { nproc, gpus, bindings, rules, show, stdin, log_dir, report, dry_run, rendezvous })
+        Ok(Self { nproc, gpus, bindings, rules, show, stdin, log_dir, report, dry_run, debug: None, rendezvous })
+    }
+
+    /// Takes note of a debugger, for a job of the project in `root`.
+    pub(super) fn debugged(self, root: &Path, ui: &Ui) -> Result<Self> {
+        let debug = Debug::from_env(root, ui)?;
+        let mut rules = self.rules;
+        if debug.is_some() {
+            // Who stands still may be looked at.
+            rules.stall_timeout = Some(Duration::ZERO);
+        }
+        if let Some(Debug::Join(_)) = &debug {
+            if self.rendezvous.is_some() {
+                let problem = "workers that a debugger starts are all on one node".into();
+                return Err(Error::BadOption { option: "nnodes", problem });
+            }
+            // We did not start the workers, and can't again.
+            rules.max_restarts = 0;
+        }
+        Ok(Self { debug, rules, ..self })
     }
 
     /// Runs `program` to its end, and gives the exit code. Logs go below `target` unless the user chose a folder.
@@ -110,12 +131,17 @@ impl Job {
             stdin: self.stdin,
             show: self.show,
             store,
+            debug: self.debug,
         };
         if self.dry_run {
             print(&plan);
             return Ok(exit::SUCCESS);
         }
         tracing::debug!(?plan, "launching");
+        if plan.debug.is_some() {
+            let name = plan.program.file_name().unwrap_or_default().to_string_lossy();
+            ui.title(&format!("{name}: {} workers", plan.nproc));
+        }
         let start = Instant::now();
         let launched = launch::launch(&plan, links, ui).inspect_err(|err| Record::keep_refused(&plan, err));
         let (verdict, mut record) = launched?;

@@ -11,7 +11,8 @@ pub(super) fn launch(args: Launch) -> Result<u8> {
     let mut words = args.command.into_iter();
     let name = PathBuf::from(words.next().unwrap_or_default());
     let program = find(&name)?;
-    let job = Job::new(args.options, &ui)?;
+    let here = std::env::current_dir().map_err(Error::system("can't find the current folder"))?;
+    let job = Job::new(args.options, &ui)?.debugged(&here, &ui)?;
     job.launch(program, words.collect(), Path::new("target"), StorePort::Reserved, &ui)
 }
 

@@ -1,6 +1,8 @@
 //! One file per subcommand.
 
 mod completions;
+mod attach;
+mod build;
 mod demo;
 mod doctor;
 mod env;
@@ -24,7 +26,7 @@ use std::path::Path;
 
 use crate::cli::Command;
 use crate::torch::{self, Choice, Request};
-use crate::{Result, Ui};
+use crate::{Result, Ui, debug};
 
 /// Runs a command to its end, and gives the exit code.
 ///
@@ -35,6 +37,8 @@ pub fn run(command: Command, ui: &Ui) -> Result<u8> {
         Command::Demo(args) => demo::demo(&args, ui),
         Command::New(args) => new::new(&args, ui),
         Command::Run(args) => run::run(args),
+        Command::Build(args) => build::build(&args, ui),
+        Command::Attach(args) => attach::attach(&args, ui),
         Command::Launch(args) => launch::launch(args),
         Command::Gpus(args) => gpus::gpus(&args),
         Command::Ps(args) => ps::ps(&args),
@@ -55,6 +59,10 @@ pub fn run(command: Command, ui: &Ui) -> Result<u8> {
 /// Sees that `project` is linked to a libtorch (or that the user's own is fit), and says so when that is new.
 fn ensure_libtorch(project: &Path, ui: &Ui) -> Result<Choice> {
     let choice = torch::choose(&Request::default(), Some(project), ui)?;
+    if let Err(err) = debug::prepare(project) {
+        // Only debuggers need it.
+        tracing::debug!("{err}");
+    }
     if torch::own_libtorch().is_none() && torch::link(project, &choice.home)? {
         say(&choice, ui);
     }

@@ -14,6 +14,7 @@ pub(super) fn run(args: Run) -> Result<u8> {
     let ui = Ui::new().quiet(options.quiet).json(options.json);
     let job = Job::new(options, &ui)?;
     super::ensure_libtorch(&project.root, &ui)?;
+    let job = job.debugged(&project.root, &ui)?;
     build_and_launch(&project, &selection, job, args.args.into_iter().collect(), &ui)
 }
 

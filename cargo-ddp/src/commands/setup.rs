@@ -1,6 +1,6 @@
 use crate::cargo::Project;
 use crate::cli::Setup;
-use crate::{Error, Result, Ui, exit, torch};
+use crate::{Error, Result, Ui, debug, exit, torch};
 
 /// `cargo ddp setup`: in a project, links it; elsewhere, only fills the cache.
 pub(super) fn setup(args: &Setup, ui: &Ui) -> Result<u8> {
@@ -11,6 +11,9 @@ pub(super) fn setup(args: &Setup, ui: &Ui) -> Result<u8> {
     };
     let choice = torch::choose(&args.request(), project.as_deref(), ui)?;
     super::say(&choice, ui);
+    if let Some(project) = &project {
+        debug::prepare(project)?;
+    }
     match project {
         // With a LIBTORCH of the user's own, cargo does not look at the link.
         Some(_) if torch::own_libtorch().is_some() => {}

@@ -3,7 +3,7 @@ use std::path::Path;
 use crate::cargo::{Project, Selection};
 use crate::cli::{LaunchOptions, Vscode};
 use crate::vscode::{self, File, Request, Workers};
-use crate::{Error, Result, Ui, exit, gpu, settings};
+use crate::{Error, Result, Ui, debug, exit, gpu, settings};
 
 /// `cargo ddp vscode`
 pub(super) fn vscode(args: &Vscode, ui: &Ui) -> Result<u8> {
@@ -49,6 +49,8 @@ pub(super) fn vscode(args: &Vscode, ui: &Ui) -> Result<u8> {
         }
         return Err(Error::Stale(stale.into_iter().map(shown).collect()));
     }
+    // What the configurations lead to.
+    debug::prepare(&project.root)?;
     for file in &stale {
         file.write()?;
         let verb = if file.before.is_some() { "Updated" } else { "Wrote" };

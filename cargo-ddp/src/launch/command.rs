@@ -77,7 +77,14 @@ impl Command {
             // The second one: whatever node 0 does, it is over here.
             Input::Signal(signal) => return vec![Action::Signal(SIGKILL), Action::Finish(Verdict::Stopped(signal))],
             Input::Orphaned => return vec![Action::Signal(SIGKILL), Action::Finish(Verdict::Stopped(SIGKILL))],
-            Input::Output { .. } | Input::NodeLost { .. } | Input::Traced { .. } | Input::Tick => {}
+            // These answer decisions that are made elsewhere.
+            Input::Output { .. }
+            | Input::NodeLost { .. }
+            | Input::Traced { .. }
+            | Input::Debugged
+            | Input::Paused
+            | Input::Resumed
+            | Input::Tick => {}
         }
         vec![]
     }

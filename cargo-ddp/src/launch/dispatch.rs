@@ -136,6 +136,12 @@ pub(super) enum Input {
         rank: usize,
         pid: u32,
     },
+    /// A debugger is at work on a worker: that the job stands still means nothing.
+    Debugged,
+    /// Workers that should have ended by now are paused in a debugger.
+    Paused,
+    /// They go on.
+    Resumed,
     /// Time has passed.
     Tick,
 }
@@ -145,6 +151,10 @@ pub(super) enum Input {
 pub(super) enum Action {
     /// Send a signal to every worker that lives.
     Signal(i32),
+    /// A worker has failed, and the others are asked to stop.
+    Failed(Failure),
+    /// Kill every worker that lives and is not paused in a debugger: somebody looks at that one.
+    KillUnpaused,
     /// Say that all workers will be started again after this failure, in so long.
     Announce {
         after: Failure,
@@ -198,6 +208,8 @@ impl Default for Rules {
     }
 }
 
+/// How often to look whether workers that should have ended are still paused in a debugger.
+const PAUSE_CHECK: Duration = Duration::from_millis(200);
 /// How long a job whose workers send events may go without one.
 const STALL_TIMEOUT: Duration = Duration::from_secs(600);
 /// The longest time between two attempts.
@@ -316,6 +328,18 @@ impl Dispatcher {
             Input::Orphaned => self.orphaned(),
             Input::NodeLost { ranks, why } => self.node_lost(ranks, why, now),
             Input::Traced { rank, pid } => self.traced(rank, pid, now),
+            Input::Debugged => {
+                self.stalled = false;
+                self.ranks.iter_mut().for_each(|rank| rank.sign = now);
+                vec![]
+            }
+            Input::Paused | Input::Resumed => {
+                let time = if matches!(input, Input::Paused) { PAUSE_CHECK } else { self.rules.grace };
+                if let State::Stopping { deadline, .. } = &mut self.state {
+                    *deadline = Some(now + time);
+                }
+                vec![]
+            }
             Input::Tick => self.ticked(now),
         }
     }
@@ -330,9 +354,12 @@ impl Dispatcher {
                 let idle = now.duration_since(self.quietest().map_or(now, |rank| rank.sign));
                 vec![Action::Trace { idle }]
             }
-            State::Stopping { deadline, .. } => {
+            State::Stopping { reason, deadline } => {
                 *deadline = None;
-                vec![Action::Signal(SIGKILL)]
+                vec![match reason {
+                    Reason::Failure(_) => Action::KillUnpaused,
+                    Reason::Signal(_) | Reason::NodeLost(_) => Action::Signal(SIGKILL),
+                }]
             }
             State::Waiting(_) => vec![self.start(now)],
         }
@@ -367,10 +394,11 @@ impl Dispatcher {
             State::Running if exit == Exit::Code(0) || exit == PREEMPTED => {}
             State::Running => {
                 let failure = Failure { exit, message, ..self.failure(rank, pid) };
+                let told = Action::Failed(failure.clone());
                 self.state =
                     State::Stopping { reason: Reason::Failure(failure), deadline: Some(now + self.rules.grace) };
                 if !last {
-                    return vec![Action::Signal(SIGTERM)];
+                    return vec![Action::Signal(SIGTERM), told];
                 }
             }
         }
@@ -625,7 +653,11 @@ mod tests {
     fn the_first_failure_is_the_cause_and_stops_the_others() {
         let mut job = Job::new(3, 0);
         job.step(1, 12);
-        assert_eq!(job.exit(1, Exit::Signal(SIGKILL)), [Action::Signal(SIGTERM)]);
+        let actions = job.exit(1, Exit::Signal(SIGKILL));
+        assert!(
+            matches!(&actions[..], [Action::Signal(SIGTERM), Action::Failed(Failure { rank: 1, .. })]),
+            "{actions:?}"
+        );
         assert_eq!(job.exit(0, Exit::Code(1)), []);
         let consequences = vec![(0, Exit::Code(1)), (2, Exit::Signal(SIGTERM))];
         let failure = Failure {
@@ -788,9 +820,37 @@ mod tests {
         let mut job = Job::new(2, 0);
         job.exit(0, Exit::Code(1));
         assert_eq!(job.after(9), []);
-        assert_eq!(job.after(1), [Action::Signal(SIGKILL)]);
+        assert_eq!(job.after(1), [Action::KillUnpaused]);
         assert_eq!(job.dispatcher.deadline(), None);
         assert_eq!(job.after(60), []);
+    }
+
+    #[test]
+    fn who_is_paused_in_a_debugger_is_waited_for_and_then_has_time_to_end() {
+        let mut job = Job::new(2, 0);
+        job.exit(0, Exit::Code(1));
+        for _ in 0..5 {
+            assert_eq!(job.after(10), [Action::KillUnpaused]);
+            assert_eq!(job.dispatcher.handle(Input::Paused, job.now), []);
+        }
+        assert_eq!(job.after(1), [Action::KillUnpaused]);
+        assert_eq!(job.dispatcher.handle(Input::Resumed, job.now), []);
+        assert_eq!(job.after(9), []);
+        assert_eq!(job.after(1), [Action::KillUnpaused]);
+        // Told to stop, nobody is waited for.
+        let mut job = Job::new(2, 0);
+        job.signal(SIGTERM);
+        assert_eq!(job.after(10), [Action::Signal(SIGKILL)]);
+    }
+
+    #[test]
+    fn a_job_that_is_looked_at_does_not_stall() {
+        let rules = Rules { stall_timeout: Some(Duration::from_secs(5)), ..Rules::default() };
+        let mut job = Job::with(2, rules);
+        assert!(matches!(job.after(5)[..], [Action::Trace { .. }]));
+        assert_eq!(job.dispatcher.handle(Input::Debugged, job.now), []);
+        assert_eq!(job.after(4), []);
+        assert!(matches!(job.after(1)[..], [Action::Trace { .. }]));
     }
 
     #[test]

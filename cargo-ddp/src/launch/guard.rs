@@ -23,25 +23,35 @@ use rustix::process::{
 };
 
 use super::signals::Signals;
+use crate::debug::{self, Session};
 use crate::{Error, Result, exit};
 
 /// How long the kernel may take to end what was sent SIGKILL.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The guard, seen from the launcher: where signals for the job come from.
-pub(super) struct Guard {
-    pipe: UnixStream,
+pub(super) enum Guard {
+    /// The parent process.
+    Parent(UnixStream),
+    /// There is none: this process catches them itself.
+    None(Signals),
 }
 
-/// Makes a guard of this process, and goes on in its child. Not while a debugger watches: it would lose us.
+/// Makes a guard of this process, and goes on in its child. A debugger that watches this process watches the guard then,
+/// which opens the debug sessions that the launcher asks it for.
+///
+/// With `whole`, for those who debug the launcher itself, there is no guard: the debugger would lose us.
 ///
 /// # Errors
 /// [`Error::System`].
-pub(super) fn split() -> Result<Guard> {
+pub(super) fn split(whole: bool) -> Result<Guard> {
     let cant = || Error::system("can't start the launcher's second process");
     let (read, write) = UnixStream::pair().map_err(cant())?;
     read.set_nonblocking(true).map_err(cant())?;
     set_child_subreaper(Some(getpid())).map_err(|err| cant()(err.into()))?;
+    if whole {
+        return Ok(Guard::None(Signals::catch()?));
+    }
     // Until both sides know their part, signals wait.
     let blocked = block_signals();
     let signals = Signals::catch()?;
@@ -59,7 +69,7 @@ pub(super) fn split() -> Result<Guard> {
             if getppid() != Some(guard) {
                 return Err(cant()(rustix::io::Errno::SRCH.into()));
             }
-            Ok(Guard { pipe: read })
+            Ok(Guard::Parent(read))
         }
         pid => {
             drop(read);
@@ -70,15 +80,20 @@ pub(super) fn split() -> Result<Guard> {
     }
 }
 
-/// What the guard does: passes signals on until the launcher has ended. Gives its exit code.
+/// What the guard does until the launcher has ended: passes signals on, and opens debug sessions. Gives its exit code.
 fn watch_over(launcher: Pid, mut signals: Signals, mut pipe: UnixStream) -> i32 {
     let pidfd = pidfd_open(launcher, PidfdFlags::empty());
+    let mut requests = Requests { partial: Vec::new(), open: pipe.set_nonblocking(true).is_ok() };
     let status = loop {
         if let Ok(pidfd) = &pidfd {
             let mut fds: Vec<_> = signals.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
             fds.push(PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN));
+            if requests.open {
+                fds.push(PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN));
+            }
             let _ = poll(&mut fds, None);
         }
+        requests.serve(&mut pipe);
         for signal in signals.take() {
             // A launcher that is gone needs no signals.
             let _ = pipe.write_all(&[u8::try_from(signal).unwrap_or(0)]);
@@ -93,6 +108,33 @@ fn watch_over(launcher: Pid, mut signals: Signals, mut pipe: UnixStream) -> i32 
     };
     end_adopted(&[]);
     code(status)
+}
+
+/// What the launcher asks of its guard: debug sessions, one a line.
+struct Requests {
+    partial: Vec<u8>,
+    open: bool,
+}
+
+impl Requests {
+    fn serve(&mut self, pipe: &mut UnixStream) {
+        let mut buffer = [0; 4096];
+        while self.open {
+            match pipe.read(&mut buffer) {
+                Ok(0) => self.open = false,
+                Ok(n) => self.partial.extend_from_slice(&buffer[..n]),
+                Err(err) if err.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => break,
+                Err(_) => self.open = false,
+            }
+        }
+        while let Some(end) = self.partial.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = self.partial.drain(..=end).collect();
+            if let Ok(session) = serde_json::from_slice::<Session>(&line) {
+                debug::start(&session);
+            }
+        }
+    }
 }
 
 fn code(status: Option<WaitStatus>) -> i32 {
@@ -111,20 +153,49 @@ fn code(status: Option<WaitStatus>) -> i32 {
 }
 
 impl Guard {
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.pipe.as_fd()
+    /// The process that answers for the job.
+    pub(super) fn pid(&self) -> u32 {
+        let pid = match self {
+            Self::Parent(_) => getppid(),
+            Self::None(_) => Some(getpid()),
+        };
+        pid.map_or(0, Pid::as_raw_pid).unsigned_abs()
+    }
+
+    pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        match self {
+            Self::Parent(pipe) => vec![pipe.as_fd()],
+            Self::None(signals) => signals.fds().collect(),
+        }
     }
 
     /// The signals that came since the last look; `None` once the guard is gone.
     pub(super) fn take(&mut self) -> Option<Vec<i32>> {
+        let pipe = match self {
+            Self::Parent(pipe) => pipe,
+            Self::None(signals) => return Some(signals.take()),
+        };
         let mut buffer = [0; 64];
-        match self.pipe.read(&mut buffer) {
+        match pipe.read(&mut buffer) {
             Ok(0) => None,
             Ok(n) => Some(buffer[..n].iter().map(|&signal| signal.into()).collect()),
             Err(err) if matches!(err.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => {
                 Some(Vec::new())
             }
             Err(_) => None,
+        }
+    }
+
+    /// Has a debug session opened.
+    pub(super) fn open(&mut self, session: &Session) {
+        match self {
+            Self::Parent(pipe) => {
+                let Ok(mut line) = serde_json::to_vec(session) else { return };
+                line.push(b'\n');
+                // A guard that is gone ends the job anyway.
+                let _ = pipe.write_all(&line);
+            }
+            Self::None(_) => debug::start(session),
         }
     }
 }

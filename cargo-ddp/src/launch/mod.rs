@@ -8,6 +8,7 @@
 //! | `workers` | processes, their pipes and their port |
 //! | `binding` | which cores a worker runs on |
 //! | `guard` | the second process, which sees to it that nothing outlives the first |
+//! | `join` | workers that a debugger starts |
 //! | `signals` | signals as descriptors |
 //! | `lines`, `logs` | workers' output on the screen and on disk |
 //! | `live` | the job's line on a terminal |
@@ -25,6 +26,7 @@ mod command;
 mod dispatch;
 mod guard;
 mod history;
+mod join;
 mod lines;
 mod live;
 mod logs;
@@ -46,6 +48,7 @@ pub use plan::{LaunchPlan, Show, StorePort, new_run};
 pub use registry::{Job, running};
 pub use report::{Record, Saved};
 
+use crate::debug::{self, Debug};
 use crate::{Result, Ui};
 
 /// Runs the plan to its end, in a process of its own: this one stays behind as its guard, never returns from here, and
@@ -56,6 +59,14 @@ use crate::{Result, Ui};
 /// # Errors
 /// Only when the system refuses a process, a socket or a pipe; workers that fail are a [`Verdict`].
 pub fn launch(plan: &LaunchPlan, links: Vec<Link>, ui: &Ui) -> Result<(Verdict, Record)> {
-    let guard = guard::split()?;
-    watch::Watch::new(plan, links, guard, ui)?.run()
+    let whole = plan.debug.is_none() && debug::is_traced();
+    let mut guard = guard::split(whole)?;
+    let joined = match &plan.debug {
+        Some(Debug::Join(folder)) => match join::gather(plan, folder, &mut guard, ui)? {
+            join::Gathered::All(port, workers) => Some((port, workers)),
+            join::Gathered::Stopped(signal) => return Ok((Verdict::Stopped(signal), Record::new(plan))),
+        },
+        _ => None,
+    };
+    watch::Watch::new(plan, links, guard, joined, ui)?.run()
 }

@@ -3,16 +3,22 @@ use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ddp_contract::env;
 
 use super::binding::Binding;
 use super::dispatch::Rules;
 use super::nodes::Nodes;
+use crate::debug::Debug;
 use crate::{Error, Result};
 
 const CUDA_DEVICE_ORDER: &str = "CUDA_DEVICE_ORDER";
 const GLOO_SOCKET_IFNAME: &str = "GLOO_SOCKET_IFNAME";
+/// How long ranks of a job that is debugged wait for each other: people look at breakpoints.
+const DEBUG_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// How long a worker waits for its debugger.
+const WAIT_DEBUGGER: Duration = Duration::from_secs(120);
 
 /// What to run, and how: everything decided, nothing to look up.
 #[derive(Clone, Debug)]
@@ -44,6 +50,8 @@ pub struct LaunchPlan {
     pub show: Show,
     /// What rank 0 gets of the port where ranks meet.
     pub store: StorePort,
+    /// How the workers are debugged, if they are.
+    pub debug: Option<Debug>,
 }
 
 /// What becomes of the port where ranks meet, which is ours before a worker starts.
@@ -139,6 +147,18 @@ impl LaunchPlan {
         }
         if let Some(threads) = self.omp_num_threads {
             vars.push((env::OMP_NUM_THREADS, threads.to_string().into()));
+        }
+        let unless_set = |name: &'static str, value: String| {
+            let value = OsString::from(value);
+            std::env::var_os(name).is_none().then_some((name, value))
+        };
+        if self.debug.is_some() {
+            vars.extend(unless_set(env::TIMEOUT, DEBUG_TIMEOUT.as_secs().to_string()));
+            // NCCL's watchdog would end a process whose GPU waits for a peer at a breakpoint.
+            vars.extend(unless_set("TORCH_NCCL_ENABLE_MONITORING", "0".into()));
+        }
+        if let Some(Debug::Sessions(_)) = &self.debug {
+            vars.extend(unless_set(env::WAIT_DEBUGGER, WAIT_DEBUGGER.as_secs().to_string()));
         }
         vars
     }
@@ -237,6 +257,7 @@ fn link_latest(runs: &Path, number: u64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::debug::{Adapter, Sessions};
     use crate::launch::nodes::Member;
 
     fn plan() -> LaunchPlan {
@@ -254,6 +275,7 @@ mod tests {
             stdin: None,
             show: Show::All,
             store: StorePort::Inherited,
+            debug: None,
         }
     }
 
@@ -307,6 +329,20 @@ mod tests {
         }
         assert_eq!((plan.gpu_of(4), plan.gpu_of(0)), (Some("3"), None));
         assert_eq!((plan.ranks(), plan.node_of(1).as_deref()), (3..5, Some("node 0 (h)")));
+    }
+
+    #[test]
+    fn a_job_that_is_debugged_has_time() {
+        let get = |debug, name: &str| {
+            let vars = LaunchPlan { debug, ..plan() }.worker_env(0, 0, 1);
+            vars.into_iter().find(|(key, _)| *key == name).map(|(_, value)| value.into_string().unwrap())
+        };
+        let sessions = Debug::Sessions(Sessions::new(Adapter::LldbDap, "ddp_debug.py".into()));
+        assert_eq!(get(Some(sessions.clone()), "DDP_TIMEOUT").as_deref(), Some("86400"));
+        assert_eq!(get(Some(sessions.clone()), "TORCH_NCCL_ENABLE_MONITORING").as_deref(), Some("0"));
+        assert_eq!(get(Some(sessions), "DDP_WAIT_DEBUGGER").as_deref(), Some("120"));
+        assert_eq!(get(Some(Debug::Join("x".into())), "DDP_WAIT_DEBUGGER"), None);
+        assert_eq!(get(None, "DDP_TIMEOUT"), None);
     }
 
     #[test]

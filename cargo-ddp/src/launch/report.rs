@@ -139,6 +139,15 @@ pub(super) fn restart(
     format!("all workers{wait} {from} ({count})")
 }
 
+/// The line for workers that should end, and can't.
+pub(super) fn paused(ranks: &[usize]) -> String {
+    let names: Vec<_> = ranks.iter().map(ToString::to_string).collect();
+    match names.as_slice() {
+        [one] => format!("rank {one} is paused in a debugger: it ends when it is continued there"),
+        many => format!("ranks {} are paused in a debugger: they end when they are continued there", many.join(", ")),
+    }
+}
+
 /// The line for a job that stands still.
 pub(super) fn stalled(idle: Duration, steps: &[Option<u64>]) -> String {
     let idle = seconds(idle);

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ddp_contract::ErrorFile;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
-use rustix::process::{Pid, Rlimit, getppid};
+use rustix::process::{Pid, Rlimit};
 use serde_json::{Value, json};
 use signal_hook::consts::SIGCHLD;
 
 use super::command::{Command, LastWords};
-use super::dispatch::{Action, Failure, Input, Known, Verdict};
+use super::dispatch::{Action, Failure, Input, Known, SIGKILL, Verdict};
 use super::guard::{self, Guard};
 use super::live::Live;
 use super::nodes::{FromCoordinator, Link, ToCoordinator};
@@ -22,6 +22,7 @@ use super::report::{self, Record};
 use super::signals::Signals;
 use super::stall::Tracing;
 use super::workers::{Port, Stream, Worker, raise_descriptor_limit, start_all};
+use crate::debug::{self, Debug};
 use crate::ui::Target;
 use crate::{Error, Result, Ui};
 
@@ -40,6 +41,12 @@ pub(super) struct Watch<'a> {
     /// The ranks' steps, as they were when a stall was told.
     steps: Vec<Option<u64>>,
     guard: Option<Guard>,
+    /// Workers that were there before us, and their port.
+    joined: Option<(Port, Vec<Worker>)>,
+    /// The ranks that were said to be paused in a debugger.
+    told_paused: Vec<usize>,
+    /// What came of what was done.
+    pending: Vec<Input>,
     /// Ends of children that we did not start.
     orphans: Signals,
     /// Every worker's pidfd: the kernel lists them in the order of their deaths, however late we look.
@@ -71,14 +78,19 @@ enum Source {
 }
 
 impl<'a> Watch<'a> {
-    pub(super) fn new(plan: &'a LaunchPlan, links: Vec<Link>, guard: Guard, ui: &Ui) -> Result<Self> {
+    pub(super) fn new(
+        plan: &'a LaunchPlan,
+        links: Vec<Link>,
+        guard: Guard,
+        joined: Option<(Port, Vec<Worker>)>,
+        ui: &Ui,
+    ) -> Result<Self> {
         let orphans = Signals::only(SIGCHLD)?;
         let deaths = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(|err| Error::system("can't watch for the ends of workers")(err.into()))?;
         let job = Job {
             run: plan.run_id.clone(),
-            // The guard is who answers for the job.
-            pid: getppid().map_or(0, Pid::as_raw_pid).unsigned_abs(),
+            pid: guard.pid(),
             started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             nproc: plan.nproc,
             gpus: plan.gpus.clone(),
@@ -97,6 +109,9 @@ impl<'a> Watch<'a> {
             words: BTreeMap::new(),
             steps: Vec::new(),
             guard: Some(guard),
+            joined,
+            told_paused: Vec::new(),
+            pending: Vec::new(),
             orphans,
             deaths,
             workers: Vec::new(),
@@ -158,16 +173,22 @@ impl<'a> Watch<'a> {
         }
     }
 
+    fn start_all(&self, attempt: u32, port: Port) -> Result<(Port, Vec<Worker>)> {
+        let workers = start_all(self.plan, attempt, &port, self.descriptors, &self.ui)?;
+        Ok((port, workers))
+    }
+
     /// Starts this node's workers. `port` is where all ranks meet, if that is on another node.
     fn start(&mut self, attempt: u32, port: Option<u16>) -> Result<()> {
-        let mut port = match port {
-            Some(number) => Port::elsewhere(number),
-            None => Port::open(self.plan.store, self.plan.nodes.address)?,
-        };
         self.words.clear();
-        self.workers = start_all(self.plan, attempt, &port, self.descriptors, &self.ui)?;
+        let (mut port, workers) = match (self.joined.take(), port) {
+            (Some(joined), _) => joined,
+            (None, Some(number)) => self.start_all(attempt, Port::elsewhere(number))?,
+            (None, None) => self.start_all(attempt, Port::open(self.plan.store, self.plan.nodes.address)?)?,
+        };
+        self.workers = workers;
         port.started();
-        self.command.tell(&FromCoordinator::Start { attempt, port: port.number });
+        self.command.tell(&FromCoordinator::Start { attempt, port: port.number() });
         for (index, worker) in self.workers.iter().enumerate() {
             let data = epoll::EventData::new_u64(index as u64);
             epoll::add(&self.deaths, &worker.pidfd, data, epoll::EventFlags::IN)
@@ -186,7 +207,14 @@ impl<'a> Watch<'a> {
         }
         self.ui.status("Running", format!("{workers} {place}: {}", ranks.join(", ")));
         self.ui.event(&json!({"event": "launched", "attempt": attempt, "run": self.plan.run_id, "pids": &pids}));
+        if let (Some(Debug::Sessions(sessions)), Some(guard)) = (&self.plan.debug, &mut self.guard) {
+            let program = self.plan.program.to_string_lossy();
+            for worker in &self.workers {
+                guard.open(&sessions.of(&program, worker.rank, worker.pid(), attempt));
+            }
+        }
         (self.job.workers, self.job.attempt) = (pids, attempt);
+        self.told_paused.clear();
         self.port = Some(port);
         if let Some(entry) = &self.entry {
             // The list of jobs is a convenience.
@@ -198,7 +226,8 @@ impl<'a> Watch<'a> {
     /// Waits until something can be read. Deaths come last, so that a worker's last words are heard first.
     fn wait(&self) -> Result<Vec<Source>> {
         let mut watched: Vec<(Source, BorrowedFd<'_>)> = Vec::new();
-        watched.extend(self.guard.iter().map(|guard| (Source::Guard, guard.fd())));
+        let guard = self.guard.iter().flat_map(Guard::fds);
+        watched.extend(guard.map(|fd| (Source::Guard, fd)));
         watched.extend(self.orphans.fds().map(|fd| (Source::Orphans, fd)));
         watched.extend(self.command.links().map(|(index, link)| (Source::Link(index), link.fd())));
         for (i, worker) in self.workers.iter().enumerate() {
@@ -345,6 +374,7 @@ impl<'a> Watch<'a> {
             if let Some(verdict) = self.act(actions)? {
                 return Ok(Some(verdict));
             }
+            inputs.append(&mut self.pending);
             inputs.extend(self.traced());
         }
         Ok(None)
@@ -362,7 +392,15 @@ impl<'a> Watch<'a> {
                     self.announce(&after, attempt, delay, newest.as_ref());
                     self.command.tell(&FromCoordinator::Announce { after, attempt, delay, newest });
                 }
+                Action::Failed(failure) => self.say_who_is_paused(Some(&failure)),
+                Action::KillUnpaused => {
+                    self.command.tell(&FromCoordinator::Signal(SIGKILL));
+                    let next = self.kill_unpaused();
+                    self.pending.extend(next);
+                }
                 Action::Start { attempt } => self.start(attempt, None)?,
+                // Somebody looks at a breakpoint.
+                Action::Trace { .. } if self.is_debugged() => self.pending.push(Input::Debugged),
                 Action::Trace { idle } => {
                     let world = 0..self.plan.nodes.world_size();
                     let step_of = |rank| self.command.dispatcher().and_then(|dispatcher| dispatcher.step_of(rank));
@@ -510,6 +548,40 @@ impl<'a> Watch<'a> {
             tracing.stop();
         }
         self.port = None;
+    }
+
+    fn is_debugged(&self) -> bool {
+        self.workers.iter().any(|worker| worker.alive && debug::is_debugged(worker.pid()))
+    }
+
+    /// Ends those that had time enough to do so. One that was paused has that time from when it goes on.
+    fn kill_unpaused(&mut self) -> Option<Input> {
+        let alive = self.workers.iter().filter(|worker| worker.alive);
+        let (paused, others): (Vec<_>, Vec<_>) = alive.partition(|worker| debug::is_paused(worker.pid()));
+        let (resumed, late): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|worker| self.told_paused.contains(&worker.rank));
+        late.iter().for_each(|worker| worker.signal(SIGKILL));
+        if !paused.is_empty() {
+            self.say_who_is_paused(None);
+            return Some(Input::Paused);
+        }
+        let go_on = !resumed.is_empty();
+        self.told_paused.clear();
+        go_on.then_some(Input::Resumed)
+    }
+
+    /// A job whose workers should end may have to wait for those that somebody looks at.
+    fn say_who_is_paused(&mut self, failure: Option<&Failure>) {
+        let alive = self.workers.iter().filter(|worker| worker.alive && debug::is_paused(worker.pid()));
+        let ranks: Vec<_> = alive.map(|worker| worker.rank).filter(|rank| !self.told_paused.contains(rank)).collect();
+        if ranks.is_empty() {
+            return;
+        }
+        if let Some(failure) = failure {
+            self.ui.warn(report::headline(failure, self.plan));
+        }
+        self.ui.status("Waiting", report::paused(&ranks));
+        self.told_paused.extend(ranks);
     }
 
     fn announce(&mut self, after: &Failure, attempt: u32, delay: Duration, newest: Option<&Known>) {

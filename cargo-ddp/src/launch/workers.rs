@@ -7,13 +7,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use ddp_contract::{Event, env};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::net::sockopt;
 use rustix::process::{
     PTracer, Pid, PidfdFlags, Resource, Rlimit, Signal, getpid, getrlimit, kill_process, kill_process_group,
-    pidfd_open, set_ptracer, setrlimit,
+    pidfd_open, pidfd_send_signal, set_ptracer, setrlimit,
 };
 
 use super::binding::Binding;
@@ -27,7 +30,7 @@ use crate::{Error, Result, Ui, child};
 /// A worker of the attempt in progress.
 pub(super) struct Worker {
     pub(super) rank: usize,
-    child: Child,
+    process: Process,
     pid: Pid,
     /// Readable once the process has ended.
     pub(super) pidfd: OwnedFd,
@@ -35,6 +38,13 @@ pub(super) struct Worker {
     pub(super) stdout: Stream,
     pub(super) stderr: Stream,
     pub(super) events: EventStream,
+}
+
+enum Process {
+    /// We started it.
+    Child(Child),
+    /// A debugger did, and it has come to us over this connection.
+    Joined(OwnedFd),
 }
 
 /// Starts all workers of an attempt. When one can't be started, none stays.
@@ -63,7 +73,7 @@ pub(super) fn start_all(
 /// The port where the ranks of one attempt meet. It is ours from here on, so that no other job can take it, and, of a job
 /// on one node, nothing outside of this machine can reach it while we hold it.
 pub(super) struct Port {
-    pub(super) number: u16,
+    number: u16,
     /// What rank 0 inherits.
     listener: Option<TcpListener>,
     /// A socket that is bound but does not listen: it keeps the number from being given to others, and with SO_REUSEADDR
@@ -93,6 +103,14 @@ impl Port {
         Self { number, listener: None, _reserved: None }
     }
 
+    pub(super) fn number(&self) -> u16 {
+        self.number
+    }
+
+    pub(super) fn listener(&self) -> Option<BorrowedFd<'_>> {
+        self.listener.as_ref().map(AsFd::as_fd)
+    }
+
     /// All workers are started: who inherits the socket has it.
     pub(super) fn started(&mut self) {
         self.listener = None;
@@ -119,24 +137,59 @@ impl Worker {
         let stdin = if plan.stdin == Some(rank) { Stdio::inherit() } else { Stdio::null() };
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.env(env::EVENT_FD, event_writer.as_raw_fd().to_string()).env_remove(env::STORE_FD);
+        // What a worker starts in turn is no part of the debug session.
+        command.env_remove(env::DEBUG);
         let mut inherited = vec![event_writer.as_raw_fd()];
         if let Some(socket) = port.listener.as_ref().filter(|_| rank == 0) {
             command.env(env::STORE_FD, socket.as_raw_fd().to_string());
             inherited.push(socket.as_raw_fd());
         }
-        prepare(&mut command, inherited, descriptors, plan.binding_of(rank));
+        prepare(&mut command, inherited, descriptors, plan.binding_of(rank), plan.debug.is_some());
 
         let logs = ["stdout", "stderr"].map(|stream| Log::create(plan.log_file(rank, attempt, stream)));
         let mut child = command.spawn().map_err(|source| Error::start(&plan.program, source))?;
-        match Parts::of(&mut child, rank, events, plan, logs, ui) {
-            Ok(Parts { pid, pidfd, stdout, stderr, events }) => {
-                Ok(Self { rank, child, pid, pidfd, alive: true, stdout, stderr, events })
+        let pid = Pid::from_child(&child);
+        let output = [child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from)];
+        match Parts::of(pid, output, rank, events, plan, logs, ui) {
+            Ok(Parts { pidfd, stdout, stderr, events }) => {
+                let process = Process::Child(child);
+                Ok(Self { rank, process, pid, pidfd, alive: true, stdout, stderr, events })
             }
             Err(err) => {
                 let _ = child.kill().and_then(|()| child.wait());
                 Err(Error::system("can't watch a worker")(err))
             }
         }
+    }
+
+    /// One that a debugger has started, and the pipe that it shall write its events to.
+    pub(super) fn joined(plan: &LaunchPlan, rank: usize, connection: OwnedFd, ui: &Ui) -> io::Result<(Self, OwnedFd)> {
+        let pid = sockopt::socket_peercred(&connection)?.pid;
+        let (events, event_writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let logs = ["stdout", "stderr"].map(|stream| Log::create(plan.log_file(rank, 0, stream)));
+        let Parts { pidfd, stdout, stderr, events } = Parts::of(pid, [None, None], rank, events, plan, logs, ui)?;
+        let process = Process::Joined(connection);
+        Ok((Self { rank, process, pid, pidfd, alive: true, stdout, stderr, events }, event_writer))
+    }
+
+    /// The connection to one that has joined.
+    pub(super) fn connection(&self) -> Option<&OwnedFd> {
+        match &self.process {
+            Process::Child(_) => None,
+            Process::Joined(connection) => Some(connection),
+        }
+    }
+
+    /// Whether its process is gone.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ends_within(Duration::ZERO)
+    }
+
+    fn ends_within(&self, time: Duration) -> bool {
+        let mut fds = [PollFd::from_borrowed_fd(self.pidfd.as_fd(), PollFlags::IN)];
+        let time =
+            Timespec { tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() };
+        matches!(poll(&mut fds, Some(&time)), Ok(1..))
     }
 
     /// One of its output streams.
@@ -152,13 +205,15 @@ impl Worker {
     }
 
     pub(super) fn pid(&self) -> u32 {
-        self.child.id()
+        self.pid.as_raw_pid().unsigned_abs()
     }
 
     /// Sends a signal to the worker, and those that end a program also to whatever it started in its group.
     pub(super) fn signal(&self, signal: i32) {
         // One that is gone is no error.
         let _ = match Signal::from_named_raw(signal) {
+            // Its group is not ours.
+            Some(signal) if self.connection().is_some() => pidfd_send_signal(&self.pidfd, signal),
             // Helpers of the worker would die of these.
             Some(signal @ (Signal::USR1 | Signal::USR2)) => kill_process(self.pid, signal),
             Some(signal) => kill_process_group(self.pid, signal),
@@ -170,15 +225,23 @@ impl Worker {
     pub(super) fn reap(&mut self) -> Result<Exit> {
         // Before the wait: until then nobody else can have its number.
         self.signal(Signal::KILL.as_raw());
-        let status = self.child.wait().map_err(Error::system("can't wait for a worker"))?;
+        let exit = match &mut self.process {
+            Process::Child(child) => child.wait().map_err(Error::system("can't wait for a worker"))?.into(),
+            Process::Joined(connection) => super::join::farewell(connection),
+        };
+        if self.connection().is_some() {
+            self.ends_within(KILL_TIMEOUT);
+        }
         self.alive = false;
-        Ok(status.into())
+        Ok(exit)
     }
 }
 
+/// How long the kernel may take to end what was sent SIGKILL.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// What a worker is watched through.
 struct Parts {
-    pid: Pid,
     pidfd: OwnedFd,
     stdout: Stream,
     stderr: Stream,
@@ -187,31 +250,21 @@ struct Parts {
 
 impl Parts {
     fn of(
-        child: &mut Child,
+        pid: Pid,
+        output: [Option<OwnedFd>; 2],
         rank: usize,
         events: OwnedFd,
         plan: &LaunchPlan,
         logs: [io::Result<Log>; 2],
         ui: &Ui,
     ) -> io::Result<Self> {
-        let pid = Pid::from_child(child);
+        let [stdout, stderr] = output;
         let shown = plan.show.has(rank);
         let [stdout_log, stderr_log] = logs;
         Ok(Self {
-            pid,
             pidfd: pidfd_open(pid, PidfdFlags::empty())?,
-            stdout: Stream::new(
-                child.stdout.take().map(OwnedFd::from),
-                ui.prefixer(rank, Target::Stdout),
-                stdout_log?,
-                shown,
-            )?,
-            stderr: Stream::new(
-                child.stderr.take().map(OwnedFd::from),
-                ui.prefixer(rank, Target::Stderr),
-                stderr_log?,
-                shown,
-            )?,
+            stdout: Stream::new(stdout, ui.prefixer(rank, Target::Stdout), stdout_log?, shown)?,
+            stderr: Stream::new(stderr, ui.prefixer(rank, Target::Stderr), stderr_log?, shown)?,
             events: EventStream { pipe: Pipe::new(Some(events))?, partial: Vec::new() },
         })
     }
@@ -227,7 +280,13 @@ pub(super) fn raise_descriptor_limit() -> Rlimit {
 
 /// What happens in the child before exec: a session (and with it a process group) of its own, so that the terminal's
 /// signals come through us alone; death with us; and of all descriptors only those that are meant for it.
-fn prepare(command: &mut Command, inherited: Vec<RawFd>, descriptors: Rlimit, binding: Option<Binding>) {
+fn prepare(
+    command: &mut Command,
+    inherited: Vec<RawFd>,
+    descriptors: Rlimit,
+    binding: Option<Binding>,
+    debugged: bool,
+) {
     let parent = getpid();
     let setup = move || {
         rustix::process::setsid()?;
@@ -235,8 +294,8 @@ fn prepare(command: &mut Command, inherited: Vec<RawFd>, descriptors: Rlimit, bi
         setrlimit(Resource::Nofile, descriptors)?;
         binding.as_ref().map_or(Ok(()), Binding::apply)?;
         // Where only a parent may look into a process (Yama), so may the debuggers that we start when a job stalls. A
-        // kernel without Yama knows no such call.
-        let _ = set_ptracer(PTracer::ProcessID(parent));
+        // kernel without Yama knows no such call. A debug session's debugger is anybody's child.
+        let _ = set_ptracer(if debugged { PTracer::Any } else { PTracer::ProcessID(parent) });
         // SAFETY: it marks descriptors, and touches no memory. (Before Linux 5.11 there is no such call: what our parent
         // left open is then inherited.)
         unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };

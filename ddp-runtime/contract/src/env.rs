@@ -42,3 +42,15 @@ pub const EVENT_FD: &str = "DDP_EVENT_FD";
 pub const RUN_DIR: &str = "DDP_RUN_DIR";
 /// Set to anything but 0: errors from libtorch keep their C++ stack trace.
 pub const BACKTRACE: &str = "DDP_BACKTRACE";
+
+/// Set by a debugger's launch configuration for `cargo ddp run` and `attach`: `lldb-dap` or `codelldb` (a debug session
+/// for each worker is opened through that adapter), or `compound` (the debugger starts the workers itself).
+pub const DEBUG: &str = "DDP_DEBUG";
+/// Seconds that a worker waits, before its `main`, for a debugger to come.
+pub const WAIT_DEBUGGER: &str = "DDP_WAIT_DEBUGGER";
+/// Seconds that ranks wait for each other, in place of every other time-out: long, while people look at breakpoints.
+pub const TIMEOUT: &str = "DDP_TIMEOUT";
+/// The socket of a launcher that waits for its workers, which a debugger starts: see [`join`](crate::join).
+pub const JOIN: &str = "DDP_JOIN";
+/// The rank that a worker with [`JOIN`] wants to be.
+pub const JOIN_RANK: &str = "DDP_JOIN_RANK";

@@ -12,6 +12,7 @@ mod events;
 pub mod env;
 pub mod exit;
 pub mod metrics;
+pub mod join;
 pub mod snapshot;
 
 pub use error_file::ErrorFile;

@@ -1,0 +1,97 @@
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::Path;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::cargo::Project;
+use crate::cli::Attach;
+use crate::debug::{self, Debug, Sessions};
+use crate::launch::{self, Job};
+use crate::{Error, Result, Ui, exit};
+
+/// How often to look whether the job has started its workers again.
+const PERIOD: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+
+/// `cargo ddp attach [RUN]`: has a debug session opened for each worker of a job, and stays until that ends.
+pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<u8> {
+    let root = match Project::find(None) {
+        Ok(project) => project.root,
+        Err(_) => std::env::current_dir().map_err(Error::system("can't find the current folder"))?,
+    };
+    let sessions = match sessions(&root, ui)? {
+        Some(sessions) => sessions,
+        None => return Err(Error::NotDebugged),
+    };
+    let mut job = choose(args.run.as_deref(), launch::running())?;
+    let run = job.run.clone();
+    let failed = |err: Errno| Error::system(format!("can't attach to {run}"))(err.into());
+    let pid = i32::try_from(job.pid).ok().and_then(Pid::from_raw).ok_or_else(|| failed(Errno::SRCH))?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(failed)?;
+    ui.status("Attaching", format!("to {} (pid {}): {}", job.run, job.pid, job.command.join(" ")));
+    let mut open: Vec<u32> = Vec::new();
+    loop {
+        // A job whose launcher is just starting its workers has none yet.
+        if job.workers != open {
+            open.clone_from(&job.workers);
+            let program = job.command.first().map(String::as_str).unwrap_or_default();
+            let program = job.folder.join(program).to_string_lossy().into_owned();
+            for (rank, pid) in open.iter().enumerate() {
+                debug::start(&sessions.of(&program, rank, *pid, job.attempt));
+            }
+        }
+        let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+        match poll(&mut fds, Some(&PERIOD)) {
+            Ok(1..) => break,
+            Ok(0) | Err(Errno::INTR) => {}
+            Err(err) => return Err(failed(err)),
+        }
+        if let Some(now) = launch::running().into_iter().find(|other| other.pid == job.pid && other.run == job.run) {
+            job = now;
+        }
+    }
+    ui.status("Finished", format!("{} has ended", job.run));
+    Ok(exit::SUCCESS)
+}
+
+fn sessions(root: &Path, ui: &Ui) -> Result<Option<Sessions>> {
+    if !debug::is_traced() {
+        return Ok(None);
+    }
+    Ok(match Debug::from_env(root, ui)? {
+        Some(Debug::Sessions(sessions)) => Some(sessions),
+        Some(Debug::Join(_)) | None => None,
+    })
+}
+
+/// The job that was asked for, or the only one, or the one that the user chooses.
+fn choose(run: Option<&str>, mut jobs: Vec<Job>) -> Result<Job> {
+    let names = |jobs: &[Job]| -> Vec<String> { jobs.iter().map(|job| job.run.clone()).collect() };
+    let running = names(&jobs);
+    if let Some(run) = run {
+        jobs.retain(|job| job.run == *run || job.pid.to_string() == *run);
+    }
+    let choice = match jobs.len() {
+        0 => return Err(Error::NoRun { run: run.unwrap_or_default().to_owned(), running }),
+        1 => Some(0),
+        _ if std::io::stdin().is_terminal() => ask(&jobs),
+        _ => None,
+    };
+    match choice {
+        Some(choice) => Ok(jobs.swap_remove(choice)),
+        None => Err(Error::ManyRuns(names(&jobs).join(", "))),
+    }
+}
+
+fn ask(jobs: &[Job]) -> Option<usize> {
+    let mut stderr = std::io::stderr();
+    for (number, job) in jobs.iter().enumerate() {
+        let _ = writeln!(stderr, "{:>3}  {} ({} workers): {}", number + 1, job.run, job.nproc, job.command.join(" "));
+    }
+    let _ = write!(stderr, "Number of the job: ");
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line).ok()?;
+    let number: usize = line.trim().parse().ok()?;
+    number.checked_sub(1).filter(|choice| *choice < jobs.len())
+}

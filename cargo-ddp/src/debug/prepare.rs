@@ -1,0 +1,70 @@
+//! What launch configurations refer to, so that they hold no path of this machine.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// The link to the launcher in use.
+pub const LAUNCHER: &str = ".ddp/cargo-ddp";
+/// The folder of what debuggers load, and of the sockets where workers join.
+pub const FOLDER: &str = ".ddp/debug";
+/// What lldb loads.
+pub const SCRIPT: &str = ".ddp/debug/ddp_debug.py";
+
+const SCRIPT_TEXT: &str = include_str!("ddp_debug.py");
+
+/// Makes what launch configurations refer to in `root`, or brings it up to date. Gives the path of the script.
+///
+/// # Errors
+/// [`Error::System`].
+pub fn prepare(root: &Path) -> Result<PathBuf> {
+    let script = root.join(SCRIPT);
+    let cant = |path: &Path| Error::system(format!("can't make {}", path.display()));
+    let folder = root.join(FOLDER);
+    fs::create_dir_all(&folder).map_err(cant(&folder))?;
+    if fs::read(&script).ok().as_deref() != Some(SCRIPT_TEXT.as_bytes()) {
+        replace(&script, |fresh| fs::write(fresh, SCRIPT_TEXT)).map_err(cant(&script))?;
+    }
+    let launcher = root.join(LAUNCHER);
+    let own = std::env::current_exe().map_err(Error::system("can't find this program"))?;
+    if fs::read_link(&launcher).ok().as_deref() != Some(&own) {
+        replace(&launcher, |fresh| symlink(&own, fresh)).map_err(cant(&launcher))?;
+    }
+    Ok(script)
+}
+
+/// Makes a file under another name, and renames it: there is always a whole one.
+fn replace(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(format!(".{}", std::process::id()));
+    let fresh = PathBuf::from(fresh);
+    let _ = fs::remove_file(&fresh);
+    let made = make(&fresh).and_then(|()| fs::rename(&fresh, path));
+    if made.is_err() {
+        let _ = fs::remove_file(&fresh);
+    }
+    made
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_old_is_replaced_and_what_is_right_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = prepare(dir.path()).unwrap();
+        assert_eq!(fs::read_to_string(&script).unwrap(), SCRIPT_TEXT);
+        assert_eq!(fs::read_link(dir.path().join(LAUNCHER)).unwrap(), std::env::current_exe().unwrap());
+        let made = fs::metadata(&script).unwrap().modified().unwrap();
+        prepare(dir.path()).unwrap();
+        assert_eq!(fs::metadata(&script).unwrap().modified().unwrap(), made);
+        fs::write(&script, "# an older version").unwrap();
+        prepare(dir.path()).unwrap();
+        assert_eq!(fs::read_to_string(&script).unwrap(), SCRIPT_TEXT);
+        assert_eq!(fs::read_dir(dir.path().join(FOLDER)).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,135 @@
+//! A worker's debug session.
+
+use std::ffi::{CString, c_char};
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Between editor and debugger: what opens sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adapter {
+    /// LLVM's.
+    LldbDap,
+    /// The one of the extension `vadimcn.vscode-lldb`.
+    CodeLldb,
+}
+
+impl FromStr for Adapter {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "lldb-dap" => Ok(Self::LldbDap),
+            "codelldb" => Ok(Self::CodeLldb),
+            other => Err(other.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Adapter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::LldbDap => "lldb-dap",
+            Self::CodeLldb => "codelldb",
+        })
+    }
+}
+
+/// How sessions for workers are opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sessions {
+    adapter: Adapter,
+    script: PathBuf,
+}
+
+/// A session to be opened: it attaches to a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// The worker's rank.
+    pub rank: usize,
+    /// Its process.
+    pub pid: u32,
+    /// The launch configuration.
+    pub configuration: Value,
+}
+
+/// Signals that the launcher sends, and that the worker should get without a stop.
+const PASSED_ON: &str = "process handle -n true -p true -s false SIGTERM SIGINT SIGHUP SIGQUIT SIGUSR1 SIGUSR2 SIGCONT";
+
+impl Sessions {
+    /// Through this adapter; `script` is loaded in each.
+    pub fn new(adapter: Adapter, script: PathBuf) -> Self {
+        Self { adapter, script }
+    }
+
+    /// The session of a rank, which runs `program` in the job's attempt number `attempt`, from 0.
+    pub fn of(&self, program: &str, rank: usize, pid: u32, attempt: u32) -> Session {
+        let name = std::path::Path::new(program).file_name().unwrap_or_default().to_string_lossy();
+        let again = if attempt == 0 { String::new() } else { format!(", attempt {}", attempt + 1) };
+        let script = self.script.display();
+        let mut configuration = json!({
+            "name": format!("{name} rank {rank}{again}"),
+            "request": "attach",
+            "program": program,
+            "pid": pid,
+            "initCommands": [
+                "settings set symbols.enable-lldb-index-cache true",
+                format!("command script import \"{script}\""),
+            ],
+            "postRunCommands": [PASSED_ON],
+        });
+        match self.adapter {
+            Adapter::LldbDap => configuration["type"] = "lldb-dap".into(),
+            Adapter::CodeLldb => {
+                configuration["type"] = "lldb".into();
+                configuration["sourceLanguages"] = json!(["rust"]);
+            }
+        }
+        Session { rank, pid, configuration }
+    }
+}
+
+/// Asks the debugger that watches this process to open a session. Without one, nothing happens.
+pub fn start(session: &Session) {
+    let Ok(configuration) = CString::new(session.configuration.to_string()) else { return };
+    let rank = u32::try_from(session.rank).unwrap_or(u32::MAX);
+    ddp_start_debugging(c"attach".as_ptr(), configuration.as_ptr(), rank, session.pid);
+}
+
+/// Called for each worker that is started in a debug session. A debugger has a breakpoint here, which asks its client to
+/// open another session: `request` is `attach`, `configuration` is JSON.
+///
+/// It does nothing by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ddp_start_debugging(request: *const c_char, configuration: *const c_char, rank: u32, pid: u32) {
+    std::hint::black_box((request, configuration, rank, pid));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_says_whose_it_is() {
+        let sessions = |adapter| Sessions::new(adapter, "/p/.ddp/debug/ddp_debug.py".into());
+        let first = sessions(Adapter::LldbDap).of("/p/target/debug/train", 1, 77, 0);
+        assert_eq!(first.configuration["name"], "train rank 1");
+        assert_eq!((&first.configuration["type"], &first.configuration["pid"]), (&"lldb-dap".into(), &77.into()));
+        let again = sessions(Adapter::CodeLldb).of("/p/target/debug/train", 1, 78, 2);
+        assert_eq!(again.configuration["name"], "train rank 1, attempt 3");
+        assert_eq!(again.configuration["type"], "lldb");
+        start(&again);
+    }
+
+    #[test]
+    fn adapters_have_names() {
+        for adapter in [Adapter::LldbDap, Adapter::CodeLldb] {
+            assert_eq!(adapter.to_string().parse(), Ok(adapter));
+        }
+        assert_eq!("gdb".parse::<Adapter>(), Err("gdb".to_owned()));
+    }
+}

@@ -1,0 +1,182 @@
+"""What VS Code does with launch.json, tasks.json and a debug adapter, without VS Code."""
+import json, os, re, subprocess, threading, time
+from dap import Dap, DapError
+
+PATIENCE = float(os.environ.get("DDP_TEST_PATIENCE", 240))    # seconds; the machine may be slow, and has libtorch's symbols to read
+
+
+class TaskFailed(Exception):
+    pass
+
+
+class Session:
+    """A debug session: its configuration, its adapter, and what has happened in it."""
+
+    def __init__(self, editor, configuration):
+        self.editor, self.configuration, self.name = editor, configuration, configuration["name"]
+        self.stops, self.code, self.over, self.error, self.dap = [], None, False, None, None
+        self.started = time.monotonic()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self):
+        try:
+            self._start()
+            after = 0
+            while True:
+                event, after = self.dap.event("stopped", "exited", "terminated", after=after, timeout=3600)
+                if event is None or event["event"] == "terminated":
+                    return
+                if event["event"] == "exited":
+                    self.code = event["body"]["exitCode"]
+                elif event["body"]["reason"] != "entry":
+                    with self.editor.changed:
+                        self.stops.append({**event["body"], "at": event["at"]})
+                        self.editor.changed.notify_all()
+        except (DapError, OSError) as err:
+            self.error = err
+        finally:
+            if self.dap:
+                self.dap.close()
+            with self.editor.changed:
+                self.over = True
+                self.editor.changed.notify_all()
+
+    def _start(self):
+        editor = self.editor
+        self.dap = dap = Dap(editor.adapter, self.name, editor.folder, editor.child)
+        dap.call("initialize", clientID="vscode", adapterID="lldb-dap", pathFormat="path", linesStartAt1=True,
+                 columnsStartAt1=True, supportsRunInTerminalRequest=True, supportsStartDebuggingRequest=True)
+        own = ("name", "type", "request", "preLaunchTask", "presentation")
+        arguments = {key: value for key, value in self.configuration.items() if key not in own}
+        request = dap.send(self.configuration["request"], **arguments)
+        end = time.monotonic() + PATIENCE
+        while dap.event("initialized", timeout=PATIENCE)[0] is None or time.monotonic() > end:
+            dap.reply(request, PATIENCE)
+        self.set_breakpoints()
+        dap.call("configurationDone", PATIENCE)
+        dap.reply(request, PATIENCE)
+
+    def set_breakpoints(self):
+        for path, breakpoints in self.editor.breakpoints.items():
+            self.dap.call("setBreakpoints", PATIENCE, source={"path": path}, breakpoints=breakpoints)
+
+    def frames(self):
+        """The stack, innermost first."""
+        thread = self.stops[-1]["threadId"]
+        return self.dap.call("stackTrace", PATIENCE, threadId=thread, startFrame=0, levels=40)["stackFrames"]
+
+    def variables(self, reference=None):
+        """Name to (value, reference to its parts), of the innermost of several with one name."""
+        if reference is None:
+            scopes = self.dap.call("scopes", PATIENCE, frameId=self.frames()[0]["id"])["scopes"]
+            reference = scopes[0]["variablesReference"]
+        found = self.dap.call("variables", PATIENCE, variablesReference=reference)["variables"]
+        # lldb-dap says `x @ main.rs:67` when there are several.
+        return {v["name"].split(" @")[0]: (v["value"], v["variablesReference"]) for v in found}
+
+    def go_on(self):
+        self.dap.call("continue", PATIENCE, threadId=self.stops[-1]["threadId"])
+
+    def text(self):
+        return self.dap.text() if self.dap else ""
+
+    def say(self):
+        return f"--- {self.name}: stops {[stop['reason'] for stop in self.stops]}, code {self.code}, over {self.over}, " \
+               f"error {self.error}\n{self.text()}"
+
+
+class Editor:
+    def __init__(self, folder, adapter):
+        self.folder, self.adapter = folder, adapter
+        self.sessions, self.breakpoints, self.changed = [], {}, threading.Condition()
+
+    # --- what its user does -----------------------------------------------------------------------------------------
+
+    def set_breakpoint(self, path, line, **more):
+        self.breakpoints.setdefault(os.path.join(self.folder, path), []).append({"line": line, **more})
+
+    def clear_breakpoints(self):
+        self.breakpoints = {path: [] for path in self.breakpoints}
+        for session in self.sessions:
+            if not session.over:
+                session.set_breakpoints()
+
+    def f5(self, name, **changes):
+        """Starts the configuration or compound of this name; `changes` replace the configurations' attributes."""
+        launch = self._json("launch.json")
+        configurations = {conf["name"]: conf for conf in launch["configurations"]}
+        compound = next((c for c in launch.get("compounds", []) if c["name"] == name), None)
+        names = compound["configurations"] if compound else [name]
+        for task in [compound and compound.get("preLaunchTask")] + [configurations[n].get("preLaunchTask") for n in names]:
+            if task:
+                self.run_task(task)
+        return [self._open({**self._resolve(configurations[n]), **changes}) for n in names]
+
+    def run_task(self, label):
+        task = self._resolve(next(t for t in self._json("tasks.json")["tasks"] if t["label"] == label))
+        env = {**os.environ, **task.get("options", {}).get("env", {})}
+        done = subprocess.run([task["command"], *task.get("args", [])], cwd=self.folder, env=env, text=True,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if done.returncode:
+            raise TaskFailed(f"{label} ended with {done.returncode}:\n{done.stdout}")
+
+    def child(self, arguments):
+        """A session asks for another."""
+        self._open({**arguments["configuration"], "request": arguments["request"]})
+
+    # --- waiting ----------------------------------------------------------------------------------------------------
+
+    def wait(self, what, done, timeout=PATIENCE):
+        end = time.monotonic() + timeout
+        with self.changed:
+            while not done():
+                self.changed.wait(0.1)
+                assert time.monotonic() < end, f"no {what} in {timeout} s\n{self.say()}"
+
+    def workers(self):
+        return sorted((s for s in self.sessions if " rank " in s.name), key=lambda s: s.name)
+
+    def stopped(self, count, times=1):
+        """Waits until `count` workers that live have stopped (each for the n-th time), and gives them."""
+        living = lambda: [s for s in self.workers() if not s.over and len(s.stops) >= times]
+        self.wait(f"{count} workers at a breakpoint", lambda: len(living()) >= count)
+        return living()
+
+    def all_over(self):
+        self.wait("end of all sessions", lambda: all(s.over for s in self.sessions))
+        return self.sessions
+
+    def close(self):
+        for session in self.sessions:
+            if session.dap:
+                session.dap.close()
+
+    def say(self):
+        return "\n".join(session.say() for session in self.sessions)
+
+    # ----------------------------------------------------------------------------------------------------------------
+
+    def _open(self, configuration):
+        session = Session(self, configuration)
+        with self.changed:
+            self.sessions.append(session)
+            self.changed.notify_all()
+        return session
+
+    def _json(self, name):
+        with open(os.path.join(self.folder, ".vscode", name)) as file:
+            text = file.read()
+        strings_kept = lambda match: match.group(1) or ""
+        text = re.sub(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', strings_kept, text, flags=re.S)
+        return json.loads(re.sub(r'("(?:\\.|[^"\\])*")|,(?=\s*[}\]])', strings_kept, text))
+
+    def _resolve(self, value):
+        if isinstance(value, str):
+            value = value.replace("${workspaceFolder}", self.folder)
+            assert "${" not in value, f"unknown variable in {value}"
+            return value
+        if isinstance(value, list):
+            return [self._resolve(item) for item in value]
+        if isinstance(value, dict):
+            return {key: self._resolve(item) for key, item in value.items()}
+        return value

@@ -1,0 +1,326 @@
+#!/usr/bin/env python3
+"""scenarios.py NAME PROJECT BINARY: what happens when a user debugs PROJECT (made by `cargo ddp new`, with a line marked
+BREAK in its loop), through lldb-dap. The exit code is 0 if it is what should happen."""
+import os, re, shutil, signal, subprocess, sys, tempfile, time, traceback
+import configurations
+from editor import Editor, TaskFailed
+
+NAME, PROJECT, BINARY = sys.argv[1:4]
+ADAPTER = next(filter(None, map(shutil.which, [os.environ.get("LLDB_DAP", ""), "lldb-dap-19", "lldb-dap"])))
+SOURCE = os.environ.get("DDP_TEST_SOURCE", os.path.join(PROJECT, "src/main.rs"))
+LINE = next(n for n, line in enumerate(open(SOURCE), 1) if "// BREAK" in line)
+SNAPSHOTS = tempfile.mkdtemp(prefix="ddp-debug-")
+editors = []
+ARGS = ["--total-epochs", "2", "--snapshots", SNAPSHOTS]
+
+
+def editor(nproc, breakpoint=True):
+    configurations.write(PROJECT, BINARY, nproc)
+    made = Editor(PROJECT, ADAPTER)
+    editors.append(made)
+    if breakpoint:
+        made.set_breakpoint("src/main.rs", LINE)
+    return made
+
+
+def run(nproc, *more):
+    return ["ddp", "run", "--bin", BINARY, "--nproc", str(nproc), *more, "--", *ARGS]
+
+
+def has(value, pattern):
+    assert re.search(pattern, value), f"{pattern!r} is not in {value!r}"
+
+
+def check_variables(session, rank, nproc):
+    """A String, a Vec, tensors and ddp-runtime's own, at the breakpoint."""
+    frame = session.frames()[0]
+    assert (frame["source"]["path"], frame["line"]) == (SOURCE, LINE), frame
+    variables = session.variables()
+    value = lambda name: variables[name][0]
+    has(value("title"), f'"rank {rank} of {nproc}"')
+    has(value("indices"), f"size={2048 // nproc}")
+    indices = session.variables(variables["indices"][1])
+    has(indices["[0]"][0], r"^\d+$")
+    has(value("x"), r"^\[32, 2\] float32 cpu \[-?\d+\.\d+, .*…\]$")
+    has(value("loss"), r"^\[\] float32 cpu, requires_grad \d+\.\d+$")
+    has(value("batch"), r"^\[32\] int64 cpu \[\d+, ")
+    has(value("context"), f"rank {rank} of {nproc}")
+    has(value("sampler"), f"epoch 0: {2048 // nproc} of 2048 samples for rank {rank} of {nproc}, shuffled with seed 0")
+    has(value("progress"), "epoch 0, step 0, 0 samples")
+    parts = session.variables(variables["x"][1])
+    has(parts["dtype"][0], "float32")
+    has(session.variables(parts["shape"][1])["[1]"][0], "^2$")
+    assert len(session.variables(parts["values"][1])) == 64, "all values of x"
+
+
+def finish(made, stopped):
+    made.clear_breakpoints()
+    for session in stopped:
+        session.go_on()
+    for session in made.all_over():
+        assert session.code == 0 and session.error is None, f"{session.name} should end with 0\n{made.say()}"
+
+
+def f5(nproc):
+    made = editor(nproc)
+    launcher, = made.f5(f"ddp: run {BINARY} on {nproc} ranks", args=run(nproc))
+    stopped = made.stopped(nproc)
+    assert [s.name for s in stopped] == [f"{BINARY} rank {rank}" for rank in range(nproc)], made.say()
+    for rank, session in enumerate(stopped):
+        check_variables(session, rank, nproc)
+    finish(made, stopped)
+    has(launcher.text(), f"Finished.* {nproc} workers")
+    assert launcher.stops == [], "the launcher never stops"
+    return made
+
+
+def f5_2():
+    f5(2)
+
+
+def f5_4():
+    f5(4)
+
+
+def compound():
+    """The workers are started before the launcher."""
+    made = editor(2)
+    name = f"ddp: {BINARY}, launcher + 2 workers"
+    launch = made._json("launch.json")
+    made.run_task(launch["compounds"][0]["preLaunchTask"])
+    for n in [f"ddp: {BINARY}, rank 1 of 2", f"ddp: {BINARY}, rank 0 of 2"]:
+        made.f5(n, args=ARGS)
+    made.wait("rank 1 that waits", lambda: "rank 1 waits for its launcher" in made.say())
+    launcher, = made.f5(f"ddp: {BINARY}, launcher", args=run(2))
+    stopped = made.stopped(2)
+    for rank, session in enumerate(stopped):
+        check_variables(session, rank, 2)
+    finish(made, stopped)
+    has(launcher.text(), "Finished.* 2 workers")
+    # And in the order of launch.json.
+    again = editor(2)
+    launcher, *_ = again.f5(name)
+    stopped = again.stopped(2)
+    os.kill(launcher.dap.terminal.pid, signal.SIGKILL)    # nobody stays, though all stand at a breakpoint
+    again.all_over()
+    again.close()
+
+
+def one_process():
+    made = editor(2)
+    session, = made.f5(f"ddp: {BINARY}, one process", args=ARGS)
+    made.wait("stop", lambda: session.stops)
+    check_variables(session, 0, 1)
+    made.clear_breakpoints()
+    session.go_on()
+    made.all_over()
+    assert session.code == 0, made.say()
+
+
+def attach():
+    launcher = os.path.join(PROJECT, ".ddp/cargo-ddp")
+    args = ["ddp", "run", "--bin", BINARY, "--nproc", "2", "--", "--total-epochs", "1000000", "--snapshots", SNAPSHOTS]
+    job = subprocess.Popen([launcher, *args], cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                           stderr=subprocess.STDOUT, text=True)
+    try:
+        attach_to(job)
+    finally:
+        job.kill()    # its workers die with it
+
+
+def attach_to(job):
+    for line in job.stdout:
+        if "epoch   2 " in line:
+            break
+    made = editor(2)
+    attached, = made.f5("ddp: attach to a running job", args=["ddp", "attach", str(job.pid)])
+    # One that is attached to later may have to wait in a collective for one that is stopped already.
+    while len(stopped := made.stopped(1)) < 2:
+        try:
+            made.wait("other rank", lambda: len(made.stopped(1)) == 2, 5)
+        except AssertionError:
+            stopped[0].go_on()
+            stopped[0].stops.clear()
+    stopped = made.workers()
+    for rank, session in enumerate(stopped):
+        has(session.variables()["title"][0], f'"rank {rank} of 2"')
+    made.clear_breakpoints()
+    for session in stopped:
+        session.go_on()
+    job.send_signal(signal.SIGTERM)
+    job.stdout.read()
+    assert job.wait(120) == 75, "the job saves and ends as it would without a debugger"
+    made.all_over()
+    assert attached.code == 0 and {s.code for s in stopped} == {75}, made.say()
+
+
+def killed():
+    """A rank that is killed at a breakpoint: its session ends at once, the other is left to who looks at it."""
+    made = editor(2)
+    launcher, = made.f5(f"ddp: run {BINARY} on 2 ranks", args=run(2, "--max-restarts", "0", "--grace", "1"))
+    first, second = made.stopped(2)
+    pid = second.configuration["pid"]
+    os.kill(pid, signal.SIGKILL)
+    made.wait("end of rank 1's session", lambda: second.over, 30)
+    made.wait("report", lambda: f"rank 1 was killed by SIGKILL (pid {pid}" in launcher.text(), 30)
+    made.wait("word of rank 0", lambda: "rank 0 is paused in a debugger" in launcher.text(), 30)
+    time.sleep(2)    # longer than the grace period
+    assert not first.over and not launcher.over, made.say()
+    first.variables()
+    made.clear_breakpoints()
+    first.go_on()
+    made.all_over()
+    assert launcher.code == 128 + signal.SIGKILL, made.say()
+    has(launcher.text(), r"error:\S* rank 1 was killed by SIGKILL")
+
+
+def restart():
+    made = editor(2)
+    launcher, = made.f5(f"ddp: run {BINARY} on 2 ranks", args=run(2, "--grace", "1"))
+    first, second = made.stopped(2)
+    os.kill(second.configuration["pid"], signal.SIGKILL)
+    made.wait("end of rank 1's session", lambda: second.over, 30)
+    first.go_on()
+    made.wait("end of rank 0's session", lambda: first.over)
+    stopped = made.stopped(2)
+    assert [s.name for s in stopped] == [f"{BINARY} rank {rank}, attempt 2" for rank in range(2)], made.say()
+    made.clear_breakpoints()
+    for session in stopped:
+        session.go_on()
+    made.all_over()
+    assert launcher.code == 0 and all(s.code == 0 for s in stopped), made.say()
+    has(launcher.text(), "1 restart")
+
+
+def stop():
+    made = editor(2)
+    launcher, = made.f5(f"ddp: run {BINARY} on 2 ranks", args=run(2))
+    made.stopped(2)
+    launcher.dap.close()
+    made.wait("end of all sessions", lambda: all(s.over for s in made.sessions), 30)
+
+
+def panic():
+    """A panic stops where it happens, in the rank where it does."""
+    made = editor(2, breakpoint=False)
+    os.environ["DDP_TEST_PANIC"] = "1"
+    launcher, = made.f5(f"ddp: run {BINARY} on 2 ranks", args=run(2, "--max-restarts", "0"))
+    stopped, = made.stopped(1)
+    assert stopped.name == f"{BINARY} rank 1", made.say()
+    assert SOURCE in [frame.get("source", {}).get("path") for frame in stopped.frames()], stopped.frames()
+    stopped.go_on()
+    made.all_over()
+    assert launcher.code == 101, made.say()
+
+
+def break_here():
+    """`debug::break_here(1)` stops rank 1, and a condition by rank does."""
+    made = editor(2, breakpoint=False)
+    os.environ["DDP_TEST_BREAK_HERE"] = "1"
+    launcher, = made.f5(f"ddp: run {BINARY} on 2 ranks", args=run(2))
+    stopped, = made.stopped(1)
+    assert stopped.name == f"{BINARY} rank 1", made.say()
+    # Two functions of ddp-runtime's are on top, inlined.
+    assert SOURCE in [frame.get("source", {}).get("path") for frame in stopped.frames()[:3]], stopped.frames()
+    made.set_breakpoint("src/main.rs", LINE, condition="context.world.rank == 1")
+    for session in made.workers():
+        session.set_breakpoints()
+    stopped.go_on()
+    made.wait("stop at the condition", lambda: len(stopped.stops) > 1)
+    assert [len(s.stops) for s in made.workers()] == [0, 2], made.say()
+    finish(made, [stopped])
+    assert launcher.code == 0
+
+
+def tensors():
+    """tests/workers/tensors.rs: what each shows, and that none does harm."""
+    made = Editor(PROJECT, ADAPTER)
+    editors.append(made)
+    made.set_breakpoint(SOURCE, LINE)
+    session = made._open({"name": "tensors", "type": "lldb-dap", "request": "launch", "cwd": PROJECT,
+                          "program": os.environ["DDP_TEST_PROGRAM"],
+                          "initCommands": [line.replace("${workspaceFolder}", PROJECT) for line in
+                                           configurations.FORMATTERS]})
+    made.wait("stop", lambda: session.stops)
+    variables = session.variables()
+    gone = r"^Tensor \(uninitialised or moved out\)$"
+    for name, pattern in {
+        "float": r"^\[2, 3\] float32 cpu \[0, 1, 2, 3, 4, 5\]$",
+        "double": r"^\[2, 3\] float64 cpu \[0, 1, 2, 3, 4, 5\]$",
+        "half": r"^\[2, 3\] float16 cpu \[0, 1, 2, 3, 4, 5\]$",
+        "bfloat": r"^\[2, 3\] bfloat16 cpu \[0, 1, 2, 3, 4, 5\]$",
+        "int8": r"^\[2, 3\] int8 cpu \[-3, -2, -1, 0, 1, 2\]$",
+        "boolean": r"^\[2, 3\] bool cpu \[false, false, false, true, true, true\]$",
+        "scalar": r"^\[\] float\d\d cpu 2.5$",
+        "empty": r"^\[0, 3\] float32 cpu \[\]$",
+        "transposed": r"^\[3, 2\] float32 cpu \[0, 3, 1, 4, 2, 5\]$",
+        "part": r"^\[2, 2\] float32 cpu \[1, 2, 4, 5\]$",
+        "expanded": r"^\[2, 3\] int64 cpu \[1, 1, 1, 2, 2, 2\]$",
+        "many_dims": r"^\[1, 1, 2, 1, 3, 1, 1\] float32 cpu \[0, 1, 2, 3, 4, 5\]$",
+        "complex": r"^\[2, 3\] complex64 cpu \[1j, \(1\+2j\), ",
+        "conjugate": r"^\[2, 3\] complex64 cpu \[-1j, \(1-2j\), ",
+        "negative": r"^\[2, 3\] float32 cpu \[-1, -2, -3, -4, -5, -6\]$",
+        "large": r"^\[100000\] int64 cpu \[0, 1, 2, 3, 4, 5, 6, 7, …\]$",
+        "sparse": r"^\[2, 3\] float32 cpu \(no dense values\)$",
+        "weight": r"^\[2, 3\] float32 cpu, requires_grad \[0, 1, 2, 3, 4, 5\]$",
+        "grown": r"^\[2, 3\] float32 cpu, requires_grad \[1, 2, 3, 4, 5, 6\]$",
+        "undefined": r"^Tensor \(undefined\)$",
+        "moved": r"^(\[2, 3\] float32 cpu|Tensor \()",    # the bits that were moved from, or what is there now
+    }.items():
+        has(variables[name][0], pattern)
+    parts = lambda name: session.variables(variables[name][1])
+
+    def inner(name):
+        value, reference = variables[name]
+        while "::ManuallyDrop<" in value or "::MaybeDangling<" in value:
+            value, reference = next(iter(session.variables(reference).values()))
+        return value
+
+    has(inner("gpu"), r"^\[2, 3\] float32 cuda:3 \(values on cuda:3\)$")
+    for name in ("null", "low", "high", "stack", "odd"):
+        has(inner(name), gone)
+    has(inner("freed"), r"^Tensor \(")
+    grad = session.variables(parts("weight")["grad"][1])
+    has(session.variables(grad["values"][1])["[5]"][0], "^10$")
+    assert len(session.variables(parts("large")["values"][1])) == 100
+    session.go_on()
+    made.all_over()
+    assert session.code == 0, made.say()
+
+
+def missing():
+    """`cargo ddp` is not there: F5 stops with cargo's words."""
+    made = editor(2)
+    try:
+        made.f5(f"ddp: run {BINARY} on 2 ranks")
+    except TaskFailed as err:
+        has(str(err), "no such command: `ddp`")
+        assert made.sessions == []
+    else:
+        raise AssertionError("the task should fail")
+
+
+def broken():
+    """The build fails: F5 stops with the compiler's words."""
+    made = editor(2)
+    try:
+        made.f5(f"ddp: run {BINARY} on 2 ranks")
+    except TaskFailed as err:
+        has(str(err), r"ended with 101")
+        has(str(err), r"(?s)error.*cannot find value `nowhere`.*src/main.rs")
+        assert made.sessions == []
+    else:
+        raise AssertionError("the task should fail")
+
+
+try:
+    {f.__name__: f for f in (f5_2, f5_4, compound, one_process, attach, killed, restart, stop, panic, break_here, tensors, missing,
+                             broken)}[NAME]()
+    print(f"{NAME}: ok")
+except Exception:
+    traceback.print_exc()    # before what may take its time
+    sys.exit(1)
+finally:
+    for made in editors:
+        made.close()
+    shutil.rmtree(SNAPSHOTS, ignore_errors=True)

@@ -1,0 +1,234 @@
+//! Debugging through the real lldb-dap and gdb, as an editor does: `tests/debug/`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use ddp_tests::{Ddp, kept, processes, repo};
+
+/// libtorch's symbols take some seconds and some 500 MB in each debugger: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+const LLDB_DAP: &[&str] = &["lldb-dap-19", "lldb-dap"];
+
+/// Whether a program is here; in CI it must be.
+fn is_here(names: &[&str]) -> bool {
+    if names.iter().any(|name| which::which(name).is_ok()) {
+        return true;
+    }
+    assert!(std::env::var_os("CI").is_none(), "CI runs this: install {}", names[0]);
+    eprintln!("SKIPPED: needs {}", names[0]);
+    false
+}
+
+/// A scaffolded project whose loop has a place to stop at (BREAK) and a `String`, and that panics and breaks when it is told.
+fn project() -> &'static Path {
+    static PROJECT: OnceLock<PathBuf> = OnceLock::new();
+    PROJECT.get_or_init(|| {
+        let project = kept().join("debugged");
+        let _ = fs::remove_dir_all(&project);
+        Ddp::new(["new", project.to_str().unwrap()]).run().succeeds();
+        fs::copy(repo().join("Cargo.lock"), project.join("Cargo.lock")).unwrap();
+        // What is built outlives the project, and is where launch configurations look for it. (Not shared with `linear`: each
+        // project's libtorch has a path of its own, for which torch-sys builds anew.)
+        fs::create_dir_all(kept().join("debugged-target")).unwrap();
+        std::os::unix::fs::symlink("../debugged-target", project.join("target")).unwrap();
+        let main = project.join("src/main.rs");
+        let text = fs::read_to_string(&main).unwrap();
+        let loop_start = "    while progress.epoch < args.total_epochs {\n";
+        let additions = r#"    let title = format!("rank {} of {}", context.rank(), context.world_size());
+    if std::env::var_os("DDP_TEST_PANIC").is_some() && context.rank() == 1 {
+        panic!("told to");
+    }
+    if std::env::var_os("DDP_TEST_BREAK_HERE").is_some() {
+        ddp_runtime::debug::break_here(1);
+    }
+"#;
+        let changed = text
+            .replacen(loop_start, &format!("{additions}{loop_start}"), 1)
+            .replacen("progress.step += 1;", "progress.step += 1; // BREAK", 1)
+            .replacen("    Ok(())\n}\n", "    drop(title);\n    Ok(())\n}\n", 1);
+        assert_eq!(changed.matches("// BREAK").count(), 1, "the template's loop has changed");
+        fs::write(&main, changed).unwrap();
+        Ddp::new(["build"]).dir(&project).env_remove("CARGO_TARGET_DIR").run().succeeds();
+        project
+    })
+}
+
+fn play(scenario: &str) {
+    play_in(scenario, project(), "tests/debug/scenarios.py", LLDB_DAP, |_| {});
+}
+
+/// Runs a scenario, and demands that no process is left soon after.
+fn play_in(scenario: &str, project: &Path, script: &str, needed: &[&str], with: impl FnOnce(&mut Command)) {
+    if !is_here(needed) {
+        return;
+    }
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let marker = format!("debug-{scenario}-{}", std::process::id());
+    let mut python = Command::new("python3");
+    python.arg(repo().join(script)).arg(scenario).arg(project).arg("debugged").env("DDP_TEST_MARKER", &marker);
+    for name in ["LD_LIBRARY_PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CARGO_MANIFEST_DIR", "CARGO_TARGET_DIR"]
+    {
+        python.env_remove(name);
+    }
+    with(&mut python);
+    let output = python.current_dir(project).output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{scenario}: {}\n{stdout}\n{stderr}", output.status);
+    let end = Instant::now() + Duration::from_secs(30);
+    while !processes(&marker).is_empty() {
+        assert!(Instant::now() < end, "{scenario} leaves processes: {:?}", processes(&marker));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn f5_opens_a_session_for_each_of_two_ranks() {
+    play("f5_2");
+}
+
+#[test]
+fn f5_opens_a_session_for_each_of_four_ranks() {
+    play("f5_4");
+}
+
+#[test]
+fn a_compounds_workers_and_launcher_meet_in_any_order() {
+    play("compound");
+}
+
+#[test]
+fn one_process_is_debugged_without_a_launcher() {
+    play("one_process");
+}
+
+#[test]
+fn a_running_job_is_attached_to_rank_by_rank() {
+    play("attach");
+}
+
+#[test]
+fn a_rank_that_is_killed_at_a_breakpoint_is_reported_at_once() {
+    play("killed");
+}
+
+#[test]
+fn ranks_that_are_restarted_get_new_sessions() {
+    play("restart");
+}
+
+#[test]
+fn stop_ends_every_worker_and_session() {
+    play("stop");
+}
+
+#[test]
+fn a_panic_stops_where_it_happens() {
+    play("panic");
+}
+
+#[test]
+fn break_here_and_conditions_stop_one_rank() {
+    play("break_here");
+}
+
+#[test]
+fn tensors_of_every_kind_are_shown_or_not_but_do_no_harm() {
+    let program = ddp_tests::worker("tensors");
+    play_in("tensors", repo(), "tests/debug/scenarios.py", LLDB_DAP, |python| {
+        Ddp::new(["build", "-p", "ddp-tests", "--bin", "tensors"]).run().succeeds();
+        python.env("DDP_TEST_PROGRAM", program).env("DDP_TEST_SOURCE", repo().join("tests/workers/tensors.rs"));
+    });
+}
+
+#[test]
+fn without_cargo_ddp_f5_says_so_and_starts_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    copy_sources(project(), dir.path());
+    fs::remove_dir_all(dir.path().join(".cargo")).unwrap(); // with the alias of a clone's projects
+    play_in("missing", dir.path(), "tests/debug/scenarios.py", LLDB_DAP, |python| {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let without = std::env::split_paths(&path).filter(|folder| !folder.join("cargo-ddp").exists());
+        python.env("PATH", std::env::join_paths(without).unwrap());
+    });
+}
+
+#[test]
+fn a_build_that_fails_stops_f5_with_the_compilers_words() {
+    let main = project().join("src/main.rs");
+    let text = fs::read_to_string(&main).unwrap();
+    let broken = text.replacen("let mut steps = 0;", "let mut steps = nowhere;", 1);
+    assert_ne!(broken, text);
+    let result = std::panic::catch_unwind(|| {
+        play_in("broken", project(), "tests/debug/scenarios.py", LLDB_DAP, |_| fs::write(&main, broken).unwrap());
+    });
+    fs::write(&main, text).unwrap();
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+#[test]
+fn gdb_stops_in_one_process_and_in_a_compounds_ranks() {
+    play_in("gdb", project(), "tests/debug/gdb.py", &["gdb"], |_| {});
+}
+
+fn copy_sources(from: &Path, to: &Path) {
+    for folder in ["src", ".cargo"] {
+        fs::create_dir_all(to.join(folder)).unwrap();
+    }
+    for file in ["Cargo.toml", "Cargo.lock", "build.rs", "src/main.rs", ".cargo/config.toml"] {
+        fs::copy(from.join(file), to.join(file)).unwrap();
+    }
+}
+
+#[test]
+fn ddp_debug_without_a_debugger_is_said_and_runs_as_ever() {
+    let args = ["run", "--nproc", "1", "--", "--help"];
+    let done = Ddp::in_linear(args).env("DDP_DEBUG", "lldb-dap").run().succeeds().leaves_no_process();
+    done.says(&["warning: DDP_DEBUG=lldb-dap is set, but no debugger watches this process"]);
+    Ddp::in_linear(args)
+        .env("DDP_DEBUG", "gdb")
+        .run()
+        .ends_with(2)
+        .says(&["error: DDP_DEBUG=\"gdb\" is neither lldb-dap, codelldb nor compound", "hint: "]);
+    Ddp::in_linear(["attach"]).run().ends_with(2).says(&["error: no debugger watches this process", "hint: "]);
+}
+
+#[test]
+fn a_launcher_of_a_compound_says_whom_it_waits_for_and_stops_when_told() {
+    let args = ["run", "--nproc", "2", "--", "--help"];
+    let job = Ddp::in_linear(args).env("DDP_DEBUG", "compound").start();
+    job.wait_for("Waiting for ranks 0, 1 of linear, which the debugger starts, for 597 s at most");
+    Ddp::in_linear(args)
+        .env("DDP_DEBUG", "compound")
+        .run()
+        .ends_with(2)
+        .says(&["another launcher waits for its workers"]);
+    let program = kept().join("linear-target/debug/linear");
+    let socket = ddp_tests::linear_project().join(".ddp/debug/linear.sock");
+    let join = |rank: &str| {
+        let mut worker = Command::new(&program);
+        worker.env("DDP_JOIN", &socket).env("DDP_JOIN_RANK", rank).output().unwrap()
+    };
+    for (rank, words) in [("2", "error: there is no rank 2: the launcher has 2 workers"), ("x", "is no rank")] {
+        let output = join(rank);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(words), "{stderr}");
+    }
+    job.signal(ddp_tests::SIGTERM);
+    job.wait().ends_with(128 + ddp_tests::SIGTERM).leaves_no_process();
+    assert!(!socket.exists());
+}
+
+#[test]
+fn build_prints_the_program_and_prepares_what_debuggers_load() {
+    let done = Ddp::in_linear(["build"]).run().succeeds();
+    assert_eq!(Path::new(done.stdout.trim()), kept().join("linear-target/debug/linear"));
+    let project = ddp_tests::linear_project();
+    assert_eq!(fs::read_link(project.join(".ddp/cargo-ddp")).unwrap(), ddp_tests::cargo_ddp().canonicalize().unwrap());
+    assert!(fs::read_to_string(project.join(".ddp/debug/ddp_debug.py")).unwrap().starts_with("# Version "));
+    Ddp::in_linear(["build", "--bin", "nothing"]).run().ends_with(101);
+}
