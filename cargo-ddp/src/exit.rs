@@ -3,6 +3,7 @@
 //! | code | meaning |
 //! |---|---|
 //! | 0 | done |
+//! | 1 | `update --check`: there are changes |
 //! | 2 | wrong use: flags, values, GPUs that are not there, no project |
 //! | 3 | no libtorch: set-up failed |
 //! | 4 | the system refused: a file, a process, a socket |
@@ -21,6 +22,8 @@ use crate::launch::Exit;
 
 /// Done.
 pub const SUCCESS: u8 = 0;
+/// `update --check`: there are changes.
+pub const CHANGES: u8 = 1;
 /// Wrong use.
 pub const USAGE: u8 = 2;
 /// No libtorch: set-up failed.

@@ -3,6 +3,7 @@
 mod demo;
 mod exec;
 mod gpus;
+mod init;
 mod job;
 mod launch;
 mod new;
@@ -10,6 +11,7 @@ mod ps;
 mod run;
 mod setup;
 mod stop;
+mod update;
 
 use std::path::Path;
 
@@ -25,6 +27,8 @@ pub fn run(command: Command, ui: &Ui) -> Result<u8> {
     match command {
         Command::Demo(args) => demo::demo(&args, ui),
         Command::New(args) => new::new(&args, ui),
+        Command::Init(args) => init::init(&args, ui),
+        Command::Update(args) => update::update(&args, ui),
         Command::Run(args) => run::run(args),
         Command::Launch(args) => launch::launch(args),
         Command::Gpus(args) => gpus::gpus(&args),

@@ -1,18 +1,27 @@
-//! New projects from templates.
+//! New projects from templates, and their renewal.
 
+mod files;
+mod init;
 mod name;
+mod record;
 mod source;
 mod template;
+mod update;
 mod vscode;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use record::Record;
 use source::RuntimeSource;
-use template::Template;
 
 use crate::{Error, Result, torch};
+
+pub use init::{Done, Init, init};
+pub use template::{TEMPLATES, Template};
+pub use update::{Change, Update};
 
 /// A project to be made: everything checked, nothing written.
 #[derive(Debug)]
@@ -72,20 +81,12 @@ fn render_beside(plan: &Plan, parent: &Path) -> Result<Made> {
     let cant = || Error::system(format!("can't make {}", plan.path.display()));
     let staging = tempfile::Builder::new().prefix(".cargo-ddp-new-").tempdir_in(parent).map_err(cant())?;
     let standalone = inside_a_workspace(parent);
-    let source = RuntimeSource::of_this_program();
-    let values = minijinja::context! {
-        name => plan.name.as_str(),
-        ddp_runtime => source.dependency(),
-        alias => source.alias(),
-        standalone => standalone,
-        torch_version => torch::VERSION,
-    };
-    for file in plan.template.files {
-        write(&staging.path().join(file.path), &file.render(&values)?)?;
+    let generated = generate(plan.template, &plan.name, standalone)?;
+    for (path, content) in &generated {
+        files::write(&staging.path().join(path), content)?;
     }
-    for (name, text) in vscode::files(&plan.name) {
-        write(&staging.path().join(".vscode").join(name), &text)?;
-    }
+    let record = Record::new(plan.template.name, &plan.name, standalone, &generated);
+    files::write(&staging.path().join(record::FILE), record.to_toml().as_bytes())?;
     if !inside_a_repository(parent) {
         git_init(staging.path());
     }
@@ -104,12 +105,24 @@ fn render_beside(plan: &Plan, parent: &Path) -> Result<Made> {
     renamed.map(|()| Made { standalone })
 }
 
-fn write(path: &Path, text: &str) -> Result<()> {
-    let cant = || Error::system(format!("can't write {}", path.display()));
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(cant())?;
+/// All files that a template makes, by their path in the project.
+type Generated = BTreeMap<String, Vec<u8>>;
+
+fn generate(template: &Template, name: &str, standalone: bool) -> Result<Generated> {
+    let source = RuntimeSource::of_this_program();
+    let values = minijinja::context! {
+        name => name,
+        ddp_runtime => source.dependency(),
+        alias => source.alias(),
+        standalone => standalone,
+        torch_version => torch::VERSION,
+    };
+    let mut generated = Generated::new();
+    for file in template.files {
+        generated.insert(file.path.to_owned(), file.render(&values)?);
     }
-    fs::write(path, text).map_err(cant())
+    generated.extend(vscode::files(name).into_iter().map(|(file, text)| (format!(".vscode/{file}"), text.into_bytes())));
+    Ok(generated)
 }
 
 /// Whether cargo would look for the project in a workspace further up.
