@@ -15,6 +15,7 @@ const EXAMPLE: &str = include_str!("../../templates/shared/example.rs");
 /// What the build script must read.
 const RPATH: &str = "DEP_DDP_RUNTIME_LIBTORCH_LIB";
 const TCH: &str = "0.26";
+const OWN_WORKSPACE: &str = "# A workspace of its own, though it lies inside another one.\n[workspace]\n";
 
 /// A crate that is to be made trainable.
 #[derive(Debug)]
@@ -112,10 +113,12 @@ fn workspace(
         Ok(project) if init.join_workspace => cant(&format!("cargo takes it for part of {}", project.root.display())),
         Ok(project) => Ok(project.root),
         Err(_) if !init.join_workspace => {
-            let mut own = Table::new();
-            own.decor_mut().set_prefix("\n# A workspace of its own, though it lies inside another one.\n");
-            manifest.insert("workspace", Item::Table(own));
-            done.push("a [workspace] of its own, as it is no member of the one around it (--workspace joins that)".into());
+            // As text: what stands last in the file stays before it.
+            let text = format!("{}\n{OWN_WORKSPACE}", manifest.to_string().trim_end().to_owned() + "\n");
+            *manifest = parse(path, text.as_bytes())?;
+            done.push(
+                "a [workspace] of its own, as it is no member of the one around it (--workspace joins that)".into(),
+            );
             Ok(folder.to_owned())
         }
         Err(_) => {
@@ -163,7 +166,8 @@ fn add_dependencies(
     }
     let tch = dependencies.get("tch").and_then(|tch| tch.as_str().or_else(|| tch.get("version")?.as_str()));
     if let Some(version) = tch.filter(|version| !version.trim_start_matches(['^', '=', '~']).starts_with(TCH)) {
-        plan.notes.push(format!("it depends on tch {version:?}, and ddp-runtime on {TCH:?}: tensors of the two do not mix"));
+        plan.notes
+            .push(format!("it depends on tch {version:?}, and ddp-runtime on {TCH:?}: tensors of the two do not mix"));
     }
     Ok(())
 }

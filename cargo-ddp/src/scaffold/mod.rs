@@ -121,7 +121,8 @@ fn generate(template: &Template, name: &str, standalone: bool) -> Result<Generat
     for file in template.files {
         generated.insert(file.path.to_owned(), file.render(&values)?);
     }
-    generated.extend(vscode::files(name).into_iter().map(|(file, text)| (format!(".vscode/{file}"), text.into_bytes())));
+    generated
+        .extend(vscode::files(name).into_iter().map(|(file, text)| (format!(".vscode/{file}"), text.into_bytes())));
     Ok(generated)
 }
 

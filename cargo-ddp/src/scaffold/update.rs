@@ -43,7 +43,8 @@ impl Update {
     /// [`Error::NoTemplate`](crate::Error::NoTemplate), [`Error::System`](crate::Error::System).
     pub fn find(folder: &Path) -> Result<Self> {
         let record = Record::read(folder)?;
-        let newer = |version: &str| Version::parse(version).is_ok_and(|it| Version::parse(OWN).is_ok_and(|own| it > own));
+        let newer =
+            |version: &str| Version::parse(version).is_ok_and(|it| Version::parse(OWN).is_ok_and(|own| it > own));
         if newer(&record.version) {
             return Err(Error::MadeByNewer { version: record.version });
         }

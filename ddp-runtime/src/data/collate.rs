@@ -212,11 +212,7 @@ impl<D: Dataset> Stacked<D>
 where
     D::Item: Collate,
 {
-    fn stack(
-        &self,
-        indices: &[i64],
-        get: impl Fn(usize) -> Result<D::Item>,
-    ) -> Result<<D::Item as Collate>::Batch> {
+    fn stack(&self, indices: &[i64], get: impl Fn(usize) -> Result<D::Item>) -> Result<<D::Item as Collate>::Batch> {
         let mut stack = D::Item::stack(indices.len());
         for &index in indices {
             sample(&self.dataset, index, &get)?.push(&mut stack)?;

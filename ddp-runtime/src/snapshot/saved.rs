@@ -161,6 +161,9 @@ mod tests {
         let err = best.load(&model(4).0).unwrap_err().to_string();
         assert!(err.contains("l.weight is [2, 3] Float there and [2, 4] Float here"), "{err}");
         assert!(SavedModel::open(dir.path().join("step-00000003")).is_err());
-        assert_eq!(SavedModel::open(dir.path().join("step-00000001")).unwrap().folder(), dir.path().join("step-00000001"));
+        assert_eq!(
+            SavedModel::open(dir.path().join("step-00000001")).unwrap().folder(),
+            dir.path().join("step-00000001")
+        );
     }
 }

@@ -180,11 +180,14 @@ fn train(args: &Args) -> Result<()> {
 
 /// AdamW with weight decay for the matrices alone.
 fn optimizer(vs: &VarStore, args: &Args) -> Result<AdamW> {
-    let decayed =
-        AdamWOptions { lr: args.learning_rate, betas: (0.9, 0.95), weight_decay: args.weight_decay, ..Default::default() };
+    let decayed = AdamWOptions {
+        lr: args.learning_rate,
+        betas: (0.9, 0.95),
+        weight_decay: args.weight_decay,
+        ..Default::default()
+    };
     let is_matrix = |name: &str, weights: &Tensor| weights.dim() == 2 && !name.starts_with('w'); // wte, wpe: embeddings
-    let groups =
-        [ParamGroup::new(is_matrix, decayed), ParamGroup::rest(AdamWOptions { weight_decay: 0.0, ..decayed })];
+    let groups = [ParamGroup::new(is_matrix, decayed), ParamGroup::rest(AdamWOptions { weight_decay: 0.0, ..decayed })];
     Ok(AdamW::with_groups(vs, groups)?)
 }
 

@@ -120,14 +120,8 @@ mod tests {
 
     #[test]
     fn a_token_knows_nothing_of_those_behind_it() {
-        let config = Config {
-            vocabulary: "abcde".into(),
-            n_layer: 2,
-            n_head: 2,
-            n_embd: 8,
-            block_size: 6,
-            dropout: 0.1,
-        };
+        let config =
+            Config { vocabulary: "abcde".into(), n_layer: 2, n_head: 2, n_embd: 8, block_size: 6, dropout: 0.1 };
         let vs = nn::VarStore::new(Device::Cpu);
         let model = Gpt::new(vs.root(), &config);
         let scores = |tokens: &[i64]| model.scores(&Tensor::from_slice(tokens).unsqueeze(0), false);

@@ -112,7 +112,9 @@ impl Windows {
             let start = |&index: &i64| skipped + ahead + index as usize * self.block_size;
             let tokens = indices.iter().map(start).flat_map(|at| &self.tokens[at..at + self.block_size]);
             let tokens: Vec<i64> = tokens.copied().collect();
-            Tensor::f_from_slice(&tokens).and_then(|rows| rows.f_view([-1, self.block_size as i64])).map_err(Error::other)
+            Tensor::f_from_slice(&tokens)
+                .and_then(|rows| rows.f_view([-1, self.block_size as i64]))
+                .map_err(Error::other)
         };
         Ok((rows(0)?, rows(1)?))
     }

@@ -27,7 +27,10 @@ impl Images {
         let images = idx::images(folder.join(format!("{part}-images-idx3-ubyte")))?;
         let labels = idx::labels(folder.join(format!("{part}-labels-idx1-ubyte")))?;
         let (_, rows, columns) = images.size3()?;
-        ensure!(rows == columns && rows >= 4, "images of {rows} x {columns} pixels: they must be square, and at least 4 x 4");
+        ensure!(
+            rows == columns && rows >= 4,
+            "images of {rows} x {columns} pixels: they must be square, and at least 4 x 4"
+        );
         Ok(Self { samples: TensorDataset::new((images, labels))?, size: rows, augment })
     }
 
@@ -104,7 +107,8 @@ mod tests {
     #[test]
     fn a_map_that_changes_nothing_leaves_the_image() {
         let (x, _) = images("train", None).batch(&[5]).unwrap();
-        let grid = Tensor::from_slice(&[1f32, 0.0, 0.0, 0.0, 1.0, 0.0]).view([1, 2, 3]).affine_grid_generator(x.size(), false);
+        let grid =
+            Tensor::from_slice(&[1f32, 0.0, 0.0, 0.0, 1.0, 0.0]).view([1, 2, 3]).affine_grid_generator(x.size(), false);
         assert!(x.grid_sampler(&grid, 0, 0, false).allclose(&x, 0.0, 1e-5, false));
     }
 }
