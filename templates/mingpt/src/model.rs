@@ -108,7 +108,7 @@ impl Block {
         let heads = heads.permute([2, 0, 3, 1, 4]); // [3, batch, head, time, part]
         let (q, k, v) = (heads.get(0), heads.get(1), heads.get(2));
         let dropout = if train { self.dropout } else { 0.0 };
-        let y = Tensor::scaled_dot_product_attention(&q, &k, &v, None::<&Tensor>, dropout, true, None, false);
+        let y = Tensor::scaled_dot_product_attention(&q, &k, &v, None::<&Tensor>, dropout, true, None::<f64>, false);
         self.attn_proj.forward(&y.transpose(1, 2).reshape([batch, time, n_embd]))
     }
 }

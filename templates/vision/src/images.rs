@@ -60,7 +60,7 @@ impl BatchDataset for Images {
         let maps: Vec<f32> =
             indices.iter().flat_map(|&index| random_map(sample_seed(seed, epoch, index.unsigned_abs()))).collect();
         let maps = Tensor::from_slice(&maps).view([-1, 2, 3]);
-        let grid = maps.f_affine_grid_generator(images.size(), false).map_err(Error::other)?;
+        let grid = Tensor::f_affine_grid_generator(&maps, images.size(), false).map_err(Error::other)?;
         let (bilinear, zeros) = (0, 0);
         Ok((images.f_grid_sampler(&grid, bilinear, zeros, false).map_err(Error::other)?, labels))
     }
@@ -107,8 +107,8 @@ mod tests {
     #[test]
     fn a_map_that_changes_nothing_leaves_the_image() {
         let (x, _) = images("train", None).batch(&[5]).unwrap();
-        let grid =
-            Tensor::from_slice(&[1f32, 0.0, 0.0, 0.0, 1.0, 0.0]).view([1, 2, 3]).affine_grid_generator(x.size(), false);
+        let same = Tensor::from_slice(&[1f32, 0.0, 0.0, 0.0, 1.0, 0.0]).view([1, 2, 3]);
+        let grid = Tensor::affine_grid_generator(&same, x.size(), false);
         assert!(x.grid_sampler(&grid, 0, 0, false).allclose(&x, 0.0, 1e-5, false));
     }
 }
