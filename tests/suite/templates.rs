@@ -177,7 +177,7 @@ fn mingpts_losses_are_those_of_its_python_twin() {
         "--n-layer 2 --n-head 2 --n-embd 32 --block-size 32 --batch-size 8 --truncate 0.02 --warmup-steps 10 \
         --log-every 1 --max-epochs"
             .split_whitespace();
-    let train = |epochs: &str| {
+    let train = |epochs: &'static str| {
         let args: Vec<_> = settings.clone().chain([epochs]).collect();
         run("mingpt", dir.path(), &args).env("OMP_NUM_THREADS", "1").run().succeeds().stdout
     };
