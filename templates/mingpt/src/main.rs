@@ -46,7 +46,7 @@ struct Args {
     #[arg(long, default_value_t = 0.0)]
     dropout: f64,
     /// Epochs to train, counted from the very first start
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 3)]
     max_epochs: u64,
     /// Windows of text per step and rank
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
