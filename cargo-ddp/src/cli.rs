@@ -59,6 +59,16 @@ pub enum Command {
     /// The project depends on the release of ddp-runtime with this program's version; or, by path, on the clone that this
     /// program was built from, if that is still there. An existing folder is never touched.
     New(New),
+    /// Make an existing crate trainable
+    ///
+    /// Adds what it lacks: dependencies, .cargo/config.toml, a build script, .vscode, and an example with a training loop if
+    /// no source has one. Says what it wrote; whatever is there stays as it is, and a second call changes nothing.
+    Init(Init),
+    /// Bring a project's generated files up to this version's template
+    ///
+    /// Shows the changes as a diff, then asks. Files that were edited stay as they are. Works in projects of `cargo ddp
+    /// new`, which keep a record in .ddp-template.toml.
+    Update(Update),
     /// Build a project and run one worker per GPU
     ///
     /// Workers get torchrun's environment variables; with `--gpus 2,3` all see CUDA_VISIBLE_DEVICES=2,3, and LOCAL_RANK 0
@@ -132,13 +142,42 @@ pub struct Demo {
 #[derive(Args, Debug)]
 pub struct New {
     /// Folder to make
-    pub path: PathBuf,
+    #[arg(required_unless_present = "list")]
+    pub path: Option<PathBuf>,
     /// Name of the package [default: the folder's]
     #[arg(long)]
     pub name: Option<String>,
     /// Template to start from
     #[arg(long, default_value = "linear")]
     pub template: String,
+    /// List the templates, with a line about each
+    #[arg(long)]
+    pub list: bool,
+}
+
+/// `cargo ddp init`
+#[derive(Args, Debug)]
+pub struct Init {
+    /// Folder of the crate
+    #[arg(default_value = ".")]
+    pub path: PathBuf,
+    /// Make it a member of the workspace around it
+    #[arg(long)]
+    pub workspace: bool,
+}
+
+/// `cargo ddp update`
+#[derive(Args, Debug)]
+pub struct Update {
+    /// Folder of the project
+    #[arg(default_value = ".")]
+    pub path: PathBuf,
+    /// Apply the changes without asking
+    #[arg(short, long, conflicts_with = "check")]
+    pub yes: bool,
+    /// Only show the changes; exit code 1 if there are any
+    #[arg(long)]
+    pub check: bool,
 }
 
 /// `cargo ddp setup`
@@ -515,7 +554,9 @@ mod tests {
             found,
             [
                 "demo: path",
-                "new: path name template",
+                "new: path name template list",
+                "init: path workspace",
+                "update: path yes check",
                 "run: gpus nproc max_restarts backoff grace bind stall_timeout restart_on_stall show log_dir stdin report \
                  json quiet dry_run nnodes node_rank master_addr master_port join_timeout package bin example release profile features all_features no_default_features \
                  target_dir manifest_path jobs locked offline frozen args",

@@ -36,6 +36,42 @@ pub enum Error {
         /// The names there are.
         known: String,
     },
+    /// A Cargo.toml, or cargo's configuration, that can't be worked with.
+    #[error("{}: {problem}", path.display())]
+    BadManifest {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A crate that can't be made a member of a workspace.
+    #[error("{} can't join a workspace: {problem}", folder.display())]
+    CantJoin {
+        /// The crate's folder.
+        folder: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// A project without a record of its template.
+    #[error("there is no .ddp-template.toml in {}", .0.display())]
+    NoRecord(PathBuf),
+    /// A record of a template that can't be read.
+    #[error("{}: {problem}", path.display())]
+    BadRecord {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A project of a newer version.
+    #[error("the project is from cargo-ddp {version}, and this is {}", env!("CARGO_PKG_VERSION"))]
+    MadeByNewer {
+        /// The version.
+        version: String,
+    },
+    /// Changes that nobody could be asked about.
+    #[error("there are changes, and no terminal to ask on")]
+    Unconfirmed,
     /// An option in Cargo.toml that is none.
     #[error("[package.metadata.ddp] in Cargo.toml: {problem}")]
     BadSetting {
@@ -322,6 +358,11 @@ impl Error {
             Self::Exists(_) => "choose another path, or remove it first; nothing was changed".into(),
             Self::BadName { .. } => "give another name with --name".into(),
             Self::NoProject(_) => "go into a project, or make one with `cargo ddp new my-model`".into(),
+            Self::CantJoin { .. } => "without --workspace it stays outside of one".into(),
+            Self::NoRecord(_) => "only projects of `cargo ddp new` have one; go into such a project's folder".into(),
+            Self::BadRecord { .. } => "take the file from your version control again".into(),
+            Self::MadeByNewer { .. } => "use that version, or a newer one: `cargo install cargo-ddp`".into(),
+            Self::Unconfirmed => "--yes applies them, --check only shows them".into(),
             Self::NoBinary => "training needs a binary (src/main.rs, or --bin, --example)".into(),
             Self::ManyBinaries(_) => "choose one with --bin NAME".into(),
             Self::BadSetting { .. } => "`cargo ddp run --help` lists the options and what they take".into(),
@@ -414,6 +455,12 @@ impl Error {
             | Self::BadName { .. }
             | Self::NoTemplate { .. }
             | Self::NoProject(_)
+            | Self::BadManifest { .. }
+            | Self::CantJoin { .. }
+            | Self::NoRecord(_)
+            | Self::BadRecord { .. }
+            | Self::MadeByNewer { .. }
+            | Self::Unconfirmed
             | Self::NoBinary
             | Self::ManyBinaries(_)
             | Self::BadSetting { .. }

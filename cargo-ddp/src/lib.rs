@@ -23,8 +23,8 @@
 pub mod cargo;
 pub mod cli;
 pub mod commands;
-pub mod doctor;
 pub mod debug;
+pub mod doctor;
 pub mod exit;
 pub mod gpu;
 pub mod launch;

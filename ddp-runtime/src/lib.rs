@@ -47,7 +47,7 @@
 //! | `torch.optim.lr_scheduler` | [`lr_scheduler`] |
 //! | `torch.autocast`, `GradScaler` | [`amp`] |
 //! | `Dataset`, `DataLoader`, `DistributedSampler` | [`data`], [`DistributedSampler`] |
-//! | `torch.save`, `torch.load` | [`Snapshots`] |
+//! | `torch.save`, `torch.load` | [`Snapshots`]; [`SavedModel`] for inference |
 //! | `torch.distributed.elastic`'s `record` | [`main`] |
 //! | `SummaryWriter` | [`Metrics`](metrics::Metrics) |
 //! | `torch.distributed.breakpoint` | [`debug::break_here`] |
@@ -111,7 +111,7 @@ pub use entry::main;
 pub use error::{Error, Result};
 pub use process_group::{Backend, ProcessGroup, ReduceOp};
 pub use sampler::DistributedSampler;
-pub use snapshot::{Best, Progress, Snapshots, State, StateMut};
+pub use snapshot::{Best, Progress, SavedModel, Snapshots, State, StateMut};
 pub use step_report::StepReport;
 pub use trainer::{EpochReport, Learner, Outcome, Per, Trainer};
 pub use work::Work;

@@ -144,8 +144,8 @@ impl Ddp {
         Self::in_linear_at(linear_project(), args)
     }
 
-    fn in_linear_at(project: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
-        // One folder for what is built, which outlives the project.
+    /// In a project at `project` that is built where `linear` is: one folder for all, which outlives the projects.
+    pub fn in_linear_at(project: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         Self::new(args).dir(project).env("CARGO_TARGET_DIR", kept().join("linear-target"))
     }
 

@@ -3,13 +3,14 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests fail by panicking")]
 
 mod collectives;
-mod docs;
 mod console;
-mod doctor;
 mod debug;
+mod docs;
+mod doctor;
 mod errors;
 mod faults;
 mod gpus;
+mod init;
 mod launcher;
 mod loader;
 mod lr_scheduler;
@@ -28,7 +29,9 @@ mod setup;
 mod shells;
 mod snapshot_commands;
 mod snapshots;
+mod templates;
 mod train;
 mod trainer;
+mod update;
 mod vscode;
 mod vscode_debuggers;

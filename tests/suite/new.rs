@@ -16,8 +16,16 @@ fn a_project_has_all_its_files() {
     let dir = tempdir().unwrap();
     new(dir.path(), &["deep/er/my-model"]).succeeds();
     let project = dir.path().join("deep/er/my-model");
-    for name in ["Cargo.toml", "README.md", "build.rs", "src/main.rs", ".gitignore", ".cargo/config.toml", ".git/HEAD"]
-    {
+    for name in [
+        "Cargo.toml",
+        "README.md",
+        "build.rs",
+        "src/main.rs",
+        ".gitignore",
+        ".cargo/config.toml",
+        ".git/HEAD",
+        ".ddp-template.toml",
+    ] {
         assert!(project.join(name).exists(), "{name}");
     }
     let manifest = fs::read_to_string(project.join("Cargo.toml")).unwrap();
@@ -76,7 +84,7 @@ fn names_that_cargo_refuses_are_refused_before_anything_is_written() {
     new(dir.path(), &["2fast"]).ends_with(2).says(&["it starts with a digit"]);
     new(dir.path(), &["x", "--template", "quadratic"])
         .ends_with(2)
-        .says(&["there is no template \"quadratic\"; there is: linear"]);
+        .says(&["there is no template \"quadratic\"; there is: bare, linear, vision, mingpt"]);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 

@@ -1,13 +1,14 @@
 //! One file per subcommand.
 
-mod completions;
 mod attach;
 mod build;
+mod completions;
 mod demo;
 mod doctor;
 mod env;
 mod exec;
 mod gpus;
+mod init;
 mod job;
 mod launch;
 mod man;
@@ -19,8 +20,9 @@ mod runs;
 mod setup;
 mod snapshot;
 mod stop;
-mod vscode;
 mod table;
+mod update;
+mod vscode;
 
 use std::path::Path;
 
@@ -36,6 +38,8 @@ pub fn run(command: Command, ui: &Ui) -> Result<u8> {
     match command {
         Command::Demo(args) => demo::demo(&args, ui),
         Command::New(args) => new::new(&args, ui),
+        Command::Init(args) => init::init(&args, ui),
+        Command::Update(args) => update::update(&args, ui),
         Command::Run(args) => run::run(args),
         Command::Build(args) => build::build(&args, ui),
         Command::Attach(args) => attach::attach(&args, ui),

@@ -83,7 +83,7 @@ fn workers(gpus: Option<&str>, nproc: Option<u16>) -> Result<Option<Workers>> {
 }
 
 /// The folder for what is built, as configurations name it. A colleague's clone doesn't have this shell's variables.
-fn target(project: &Project, ui: &Ui) -> String {
+pub(super) fn target(project: &Project, ui: &Ui) -> String {
     let usual = project.root.join("target");
     let own = ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR"].into_iter().find(|name| std::env::var_os(name).is_some());
     let folder: &Path = match own {

@@ -1,18 +1,27 @@
-//! New projects from templates.
+//! New projects from templates, and their renewal.
 
+mod files;
+mod init;
 mod name;
+mod record;
 mod source;
 mod template;
+mod update;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use record::Record;
 use source::RuntimeSource;
-use template::Template;
 
 use crate::vscode::{self, Trainable, Workers};
 use crate::{Error, Result, torch};
+
+pub use init::{Done, EXAMPLE, Init, init};
+pub use template::{TEMPLATES, Template};
+pub use update::{Change, Update};
 
 /// A project to be made: everything checked, nothing written.
 #[derive(Debug)]
@@ -73,22 +82,16 @@ fn render_beside(plan: &Plan, parent: &Path, workers: Workers) -> Result<Made> {
     let cant = || Error::system(format!("can't make {}", plan.path.display()));
     let staging = tempfile::Builder::new().prefix(".cargo-ddp-new-").tempdir_in(parent).map_err(cant())?;
     let standalone = inside_a_workspace(parent);
-    let source = RuntimeSource::of_this_program();
-    let values = minijinja::context! {
-        name => plan.name.as_str(),
-        ddp_runtime => source.dependency(),
-        alias => source.alias(),
-        standalone => standalone,
-        torch_version => torch::VERSION,
-    };
-    for file in plan.template.files {
-        write(&staging.path().join(file.path), &file.render(&values)?)?;
+    let generated = generate(plan.template, &plan.name, standalone)?;
+    for (path, content) in &generated {
+        files::write(&staging.path().join(path), content)?;
     }
-    let binary = Trainable { name: plan.name.clone(), example: false, on_request: false, package: None };
-    let project = vscode::Project { target: "${workspaceFolder}/target".into(), trainable: vec![binary] };
+    let project = vscode::Project { target: "${workspaceFolder}/target".into(), trainable: binaries(plan) };
     for file in vscode::plan(staging.path(), &project, &vscode::Request::new(workers))?.files {
         file.write()?;
     }
+    let record = Record::new(plan.template.name, &plan.name, standalone, &generated);
+    files::write(&staging.path().join(record::FILE), record.to_toml().as_bytes())?;
     if !inside_a_repository(parent) {
         git_init(staging.path());
     }
@@ -107,12 +110,31 @@ fn render_beside(plan: &Plan, parent: &Path, workers: Workers) -> Result<Made> {
     renamed.map(|()| Made { standalone })
 }
 
-fn write(path: &Path, text: &str) -> Result<()> {
-    let cant = || Error::system(format!("can't write {}", path.display()));
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(cant())?;
+/// The project's binaries, as cargo finds them.
+fn binaries(plan: &Plan) -> Vec<Trainable> {
+    let others = plan.template.files.iter().filter_map(|file| file.path.strip_prefix("src/bin/")?.strip_suffix(".rs"));
+    let names = std::iter::once(plan.name.as_str()).chain(others);
+    names.map(|name| Trainable { name: name.to_owned(), example: false, on_request: false, package: None }).collect()
+}
+
+/// All files that a template makes and that can be renewed, by their path in the project. (`.vscode/` is kept up to date by
+/// `cargo ddp vscode`.)
+type Generated = BTreeMap<String, Vec<u8>>;
+
+fn generate(template: &Template, name: &str, standalone: bool) -> Result<Generated> {
+    let source = RuntimeSource::of_this_program();
+    let values = minijinja::context! {
+        name => name,
+        ddp_runtime => source.dependency(),
+        alias => source.alias(),
+        standalone => standalone,
+        torch_version => torch::VERSION,
+    };
+    let mut generated = Generated::new();
+    for file in template.files {
+        generated.insert(file.path.to_owned(), file.render(&values)?);
     }
-    fs::write(path, text).map_err(cant())
+    Ok(generated)
 }
 
 /// Whether cargo would look for the project in a workspace further up.

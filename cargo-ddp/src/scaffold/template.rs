@@ -7,8 +7,11 @@ use crate::{Error, Result};
 
 /// What `cargo ddp new --template NAME` renders.
 #[derive(Debug)]
-pub(super) struct Template {
-    name: &'static str,
+pub struct Template {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is, in a line.
+    pub about: &'static str,
     pub(super) files: &'static [File],
 }
 
@@ -18,30 +21,86 @@ pub(super) struct File {
     /// Where it goes, below the project's folder.
     pub(super) path: &'static str,
     source: &'static str,
-    text: &'static str,
+    bytes: &'static [u8],
 }
 
 macro_rules! files {
-    ($template:literal: $($source:literal => $path:literal),+ $(,)?) => {
-        &[$(File {
-            path: $path,
-            source: concat!($template, "/", $source),
-            text: include_str!(concat!("../../templates/", $template, "/", $source)),
-        }),+]
+    ($($source:literal => $path:literal),+ $(,)?) => {
+        &[$(File { path: $path, source: $source, bytes: include_bytes!(concat!("../../templates/", $source)) }),+]
     };
 }
 
-const TEMPLATES: &[Template] = &[Template {
-    name: "linear",
-    files: files!("linear":
-        "Cargo.toml.jinja" => "Cargo.toml",
-        "README.md.jinja" => "README.md",
-        "build.rs" => "build.rs",
-        "cargo-config.toml.jinja" => ".cargo/config.toml",
-        "gitignore" => ".gitignore",
-        "src/main.rs" => "src/main.rs",
-    ),
-}];
+/// All templates, the simplest first.
+pub const TEMPLATES: &[Template] = &[
+    Template {
+        name: "bare",
+        about: "the ranks meet and add up a number: for a loop of your own",
+        files: files!(
+            "bare/Cargo.toml.jinja" => "Cargo.toml",
+            "bare/README.md.jinja" => "README.md",
+            "shared/build.rs" => "build.rs",
+            "shared/cargo-config.toml.jinja" => ".cargo/config.toml",
+            "shared/gitignore" => ".gitignore",
+            "bare/src/main.rs" => "src/main.rs",
+        ),
+    },
+    Template {
+        name: "linear",
+        about: "fits a line, with the whole loop written out: where to begin reading",
+        files: files!(
+            "linear/Cargo.toml.jinja" => "Cargo.toml",
+            "linear/README.md.jinja" => "README.md",
+            "shared/build.rs" => "build.rs",
+            "shared/cargo-config.toml.jinja" => ".cargo/config.toml",
+            "shared/gitignore" => ".gitignore",
+            "linear/src/main.rs" => "src/main.rs",
+            "shared/settings.rs" => "src/settings.rs",
+            "linear/train.toml" => "train.toml",
+        ),
+    },
+    Template {
+        name: "vision",
+        about: "classifies handwritten digits (shipped with it; or MNIST) by convolutions, with the Trainer",
+        files: files!(
+            "vision/Cargo.toml.jinja" => "Cargo.toml",
+            "vision/README.md.jinja" => "README.md",
+            "shared/build.rs" => "build.rs",
+            "shared/cargo-config.toml.jinja" => ".cargo/config.toml",
+            "shared/gitignore" => ".gitignore",
+            "vision/data/LICENSE" => "data/LICENSE",
+            "vision/data/README.md" => "data/README.md",
+            "vision/data/t10k-images-idx3-ubyte" => "data/t10k-images-idx3-ubyte",
+            "vision/data/t10k-labels-idx1-ubyte" => "data/t10k-labels-idx1-ubyte",
+            "vision/data/train-images-idx3-ubyte" => "data/train-images-idx3-ubyte",
+            "vision/data/train-labels-idx1-ubyte" => "data/train-labels-idx1-ubyte",
+            "vision/src/images.rs" => "src/images.rs",
+            "vision/src/main.rs" => "src/main.rs",
+            "vision/src/model.rs" => "src/model.rs",
+            "shared/settings.rs" => "src/settings.rs",
+            "vision/train.toml" => "train.toml",
+        ),
+    },
+    Template {
+        name: "mingpt",
+        about: "a small GPT that writes text letter by letter, as PyTorch's minGPT-DDP tutorial, and samples from it",
+        files: files!(
+            "mingpt/Cargo.toml.jinja" => "Cargo.toml",
+            "mingpt/README.md.jinja" => "README.md",
+            "shared/build.rs" => "build.rs",
+            "shared/cargo-config.toml.jinja" => ".cargo/config.toml",
+            "shared/gitignore" => ".gitignore",
+            "mingpt/data/README.md" => "data/README.md",
+            "mingpt/data/text.txt" => "data/text.txt",
+            "mingpt/src/bin/sample.rs" => "src/bin/sample.rs",
+            "mingpt/src/lib.rs" => "src/lib.rs",
+            "mingpt/src/main.rs" => "src/main.rs",
+            "mingpt/src/model.rs" => "src/model.rs",
+            "shared/settings.rs" => "src/settings.rs",
+            "mingpt/src/text.rs" => "src/text.rs",
+            "mingpt/train.toml" => "train.toml",
+        ),
+    },
+];
 
 pub(super) fn find(name: &str) -> Result<&'static Template> {
     TEMPLATES.iter().find(|template| template.name == name).ok_or_else(|| {
@@ -51,16 +110,29 @@ pub(super) fn find(name: &str) -> Result<&'static Template> {
 }
 
 impl File {
-    /// The file's text with `values` filled in. A value that is missing is an error.
-    pub(super) fn render(&self, values: &Value) -> Result<String> {
+    /// The file with `values` filled in. A value that is missing is an error.
+    pub(super) fn render(&self, values: &Value) -> Result<Vec<u8>> {
         if !self.source.ends_with(".jinja") {
-            return Ok(self.text.to_owned());
+            return Ok(self.bytes.to_owned());
         }
+        let problem = |problem: String| Error::Template { template: self.source.into(), problem };
+        let text = str::from_utf8(self.bytes).map_err(|err| problem(err.to_string()))?;
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        let problem =
-            |err: minijinja::Error| Error::Template { template: self.source.into(), problem: err.to_string() };
         // Rendering drops the last line's end.
-        environment.render_str(self.text, values).map(|text| text + "\n").map_err(problem)
+        let rendered = environment.render_str(text, values).map_err(|err| problem(err.to_string()))?;
+        Ok((rendered + "\n").into_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_is_missing_is_an_error() {
+        let file = &TEMPLATES[0].files[0];
+        let err = file.render(&minijinja::context! { name => "m", standalone => false }).unwrap_err();
+        assert!(matches!(&err, Error::Template { template, .. } if template == "bare/Cargo.toml.jinja"), "{err}");
     }
 }

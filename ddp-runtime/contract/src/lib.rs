@@ -11,8 +11,8 @@ mod events;
 
 pub mod env;
 pub mod exit;
-pub mod metrics;
 pub mod join;
+pub mod metrics;
 pub mod snapshot;
 
 pub use error_file::ErrorFile;

@@ -45,11 +45,11 @@ pub(crate) fn becomes_an_error(location: &str) -> bool {
     PANIC.try_with(caught).unwrap_or(false)
 }
 
-/// The batch at `indices`; an error or panic names them.
-pub(super) fn batch<D: BatchDataset>(dataset: &D, indices: &[i64]) -> Result<D::Batch> {
+/// The batch at `indices` in an epoch; an error or panic names them.
+pub(super) fn batch<D: BatchDataset>(dataset: &D, epoch: u64, indices: &[i64]) -> Result<D::Batch> {
     // Data has no graph; the guard is undone by a panic too.
     let _guard = tch::no_grad_guard();
-    caught(|| dataset.batch(indices)).map_err(|err| match err {
+    caught(|| dataset.batch_in_epoch(epoch, indices)).map_err(|err| match err {
         Error::Sample { .. } => err,
         reason => Error::Batch { indices: indices.to_vec(), reason: Box::new(reason) },
     })

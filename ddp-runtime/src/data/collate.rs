@@ -200,9 +200,22 @@ where
     }
 
     fn batch(&self, indices: &[i64]) -> Result<Self::Batch> {
+        self.stack(indices, |index| self.dataset.get(index))
+    }
+
+    fn batch_in_epoch(&self, epoch: u64, indices: &[i64]) -> Result<Self::Batch> {
+        self.stack(indices, |index| self.dataset.get_in_epoch(epoch, index))
+    }
+}
+
+impl<D: Dataset> Stacked<D>
+where
+    D::Item: Collate,
+{
+    fn stack(&self, indices: &[i64], get: impl Fn(usize) -> Result<D::Item>) -> Result<<D::Item as Collate>::Batch> {
         let mut stack = D::Item::stack(indices.len());
         for &index in indices {
-            sample(&self.dataset, index)?.push(&mut stack)?;
+            sample(&self.dataset, index, &get)?.push(&mut stack)?;
         }
         D::Item::finish(stack)
     }
@@ -236,17 +249,30 @@ where
     }
 
     fn batch(&self, indices: &[i64]) -> Result<B> {
-        let samples: Result<Vec<_>> = indices.iter().map(|&index| sample(&self.dataset, index)).collect();
+        self.collate(indices, |index| self.dataset.get(index))
+    }
+
+    fn batch_in_epoch(&self, epoch: u64, indices: &[i64]) -> Result<B> {
+        self.collate(indices, |index| self.dataset.get_in_epoch(epoch, index))
+    }
+}
+
+impl<D: Dataset, F> Collated<D, F> {
+    fn collate<B>(&self, indices: &[i64], get: impl Fn(usize) -> Result<D::Item>) -> Result<B>
+    where
+        F: Fn(Vec<D::Item>) -> Result<B>,
+    {
+        let samples: Result<Vec<_>> = indices.iter().map(|&index| sample(&self.dataset, index, &get)).collect();
         (self.collate)(samples?)
     }
 }
 
-/// One sample; what goes wrong names its index.
-fn sample<D: Dataset>(dataset: &D, index: i64) -> Result<D::Item> {
+/// One sample, as `get` gives it; what goes wrong names its index.
+fn sample<D: Dataset>(dataset: &D, index: i64, get: impl Fn(usize) -> Result<D::Item>) -> Result<D::Item> {
     let Some(index) = usize::try_from(index).ok().filter(|&index| index < dataset.len()) else {
         return Err(Error::Invalid(format!("sample {index} is outside of the dataset's {}", dataset.len())));
     };
-    caught(|| dataset.get(index)).map_err(|reason| Error::Sample { index, reason: Box::new(reason) })
+    caught(|| get(index)).map_err(|reason| Error::Sample { index, reason: Box::new(reason) })
 }
 
 #[cfg(test)]

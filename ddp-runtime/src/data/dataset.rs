@@ -46,6 +46,40 @@ pub trait Dataset: Send + Sync + 'static {
     /// training loop as [`Error::Sample`](crate::Error::Sample), as does a panic.
     fn get(&self, index: usize) -> Result<Self::Item>;
 
+    /// The sample at `index` as epoch `epoch` (from 0) is to see it: for augmentation. By default it is
+    /// [`get`](Self::get)'s, the same in every epoch. What a [`DataLoader`](crate::data::DataLoader) calls.
+    ///
+    /// Its random choices should follow from the epoch and the index alone ([`sample_seed`](crate::data::sample_seed)), so
+    /// that they depend neither on the worker thread nor on a restart.
+    ///
+    /// ```
+    /// use ddp_runtime::{Result, data::{BatchDataset, Dataset, sample_seed}};
+    ///
+    /// struct Noisy(Vec<f64>);
+    ///
+    /// impl Dataset for Noisy {
+    ///     type Item = f64;
+    ///     fn len(&self) -> usize { self.0.len() }
+    ///     fn get(&self, index: usize) -> Result<f64> { Ok(self.0[index]) }
+    ///     fn get_in_epoch(&self, epoch: u64, index: usize) -> Result<f64> {
+    ///         let noise = sample_seed(42, epoch, index as u64) as f64 / u64::MAX as f64;
+    ///         Ok(self.get(index)? + noise)
+    ///     }
+    /// }
+    ///
+    /// let noisy = Noisy(vec![1.0, 2.0]).stacked();
+    /// assert_eq!(noisy.batch_in_epoch(3, &[1])?, noisy.batch_in_epoch(3, &[1])?);
+    /// assert_ne!(noisy.batch_in_epoch(3, &[1])?, noisy.batch_in_epoch(4, &[1])?);
+    /// # Ok::<(), ddp_runtime::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    fn get_in_epoch(&self, epoch: u64, index: usize) -> Result<Self::Item> {
+        let _ = epoch;
+        self.get(index)
+    }
+
     /// This dataset with its samples stacked to batches, as PyTorch's default `collate_fn` does.
     fn stacked(self) -> Stacked<Self>
     where
@@ -117,6 +151,31 @@ pub trait BatchDataset: Send + Sync + 'static {
     /// Whatever keeps the batch from being read; it reaches the training loop as [`Error::Batch`](crate::Error::Batch)
     /// (or as it is if it is an [`Error::Sample`](crate::Error::Sample)), as does a panic.
     fn batch(&self, indices: &[i64]) -> Result<Self::Batch>;
+
+    /// The samples as epoch `epoch` (from 0) is to see them: for augmentation, as
+    /// [`Dataset::get_in_epoch`](crate::data::Dataset::get_in_epoch). By default they are [`batch`](Self::batch)'s, the
+    /// same in every epoch. What a [`DataLoader`](crate::data::DataLoader) calls.
+    ///
+    /// # Errors
+    /// As [`batch`](Self::batch).
+    fn batch_in_epoch(&self, epoch: u64, indices: &[i64]) -> Result<Self::Batch> {
+        let _ = epoch;
+        self.batch(indices)
+    }
+}
+
+/// A seed for the random choices about one sample in one epoch: well mixed (splitmix64's finalizer, Steele et al., 2014),
+/// and the same on any rank, in any worker thread, and after a restart. See
+/// [`Dataset::get_in_epoch`](crate::data::Dataset::get_in_epoch).
+pub fn sample_seed(seed: u64, epoch: u64, index: u64) -> u64 {
+    [seed, epoch, index].into_iter().fold(0, |mixed, next| mix(mixed ^ next))
+}
+
+fn mix(state: u64) -> u64 {
+    let z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 impl<D: BatchDataset> BatchDataset for Arc<D> {
@@ -128,5 +187,24 @@ impl<D: BatchDataset> BatchDataset for Arc<D> {
 
     fn batch(&self, indices: &[i64]) -> Result<Self::Batch> {
         D::batch(self, indices)
+    }
+
+    fn batch_in_epoch(&self, epoch: u64, indices: &[i64]) -> Result<Self::Batch> {
+        D::batch_in_epoch(self, epoch, indices)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_differ_in_each_of_their_parts() {
+        assert_eq!(mix(0), 0xe220_a839_7b1d_cdaf, "splitmix64's first number for seed 0");
+        let mut seeds: Vec<u64> = (0..1000).map(|i| sample_seed(i / 100, i / 10 % 10, i % 10)).collect();
+        assert_eq!(seeds, (0..1000).map(|i| sample_seed(i / 100, i / 10 % 10, i % 10)).collect::<Vec<_>>());
+        seeds.sort_unstable();
+        seeds.dedup();
+        assert_eq!(seeds.len(), 1000);
     }
 }

@@ -208,7 +208,7 @@ impl<D: BatchDataset, S: Sampler> DataLoader<D, S> {
         let indices = self.sampler.indices(epoch, seen)?;
 
         let (samples, batches) = (indices.len(), self.batches(indices.len()));
-        let load = self.load(indices);
+        let load = self.load(epoch, indices);
         let workers = match self.workers.min(batches) {
             0 => None,
             count => {
@@ -239,12 +239,12 @@ impl<D: BatchDataset, S: Sampler> DataLoader<D, S> {
     }
 
     /// Makes an epoch's batches from their slices of `indices`.
-    fn load(&self, indices: Vec<i64>) -> Arc<Load<D::Batch>> {
+    fn load(&self, epoch: u64, indices: Vec<i64>) -> Arc<Load<D::Batch>> {
         let (dataset, batch_size, transfer) = (Arc::clone(&self.dataset), self.batch_size, self.transfer);
         Arc::new(move |batch| {
             let start = batch * batch_size;
             let end = (start + batch_size).min(indices.len());
-            let batch = catch::batch(&*dataset, &indices[start..end])?;
+            let batch = catch::batch(&*dataset, epoch, &indices[start..end])?;
             match transfer {
                 Some(Transfer { device, pin, .. }) => catch::caught(|| pin(batch, device)),
                 None => Ok(batch),

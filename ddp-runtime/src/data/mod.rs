@@ -42,7 +42,8 @@
 //! - [`TokenDataset`]: windows of a token file, for language models; the file is mapped, not read.
 //! - [`idx`]: MNIST's files as tensors.
 //! - Your own: implement [`Dataset`] (one sample at a time; [`Dataset::stacked`] makes batches of them) or, where a batch
-//!   can be had at once, [`BatchDataset`].
+//!   can be had at once, [`BatchDataset`]. Augmentation goes into [`Dataset::get_in_epoch`] or
+//!   [`BatchDataset::batch_in_epoch`].
 
 mod batches;
 pub(crate) mod catch;
@@ -75,7 +76,7 @@ mod tests;
 
 pub use batches::Batches;
 pub use collate::{Collate, Collated, Stacked, TensorStack};
-pub use dataset::{BatchDataset, Dataset};
+pub use dataset::{BatchDataset, Dataset, sample_seed};
 pub use eval::{EvalSampler, mean_over_ranks};
 pub use loader::{DataLoader, Position};
 pub use sampler::Sampler;

@@ -276,6 +276,42 @@ fn a_gpu_that_is_not_there_is_an_error_of_the_first_batch() {
     }
 }
 
+/// Each sample tells which epoch it was read for.
+struct Epochs;
+
+impl Dataset for Epochs {
+    type Item = i64;
+
+    fn len(&self) -> usize {
+        6
+    }
+
+    fn get(&self, _index: usize) -> Result<i64> {
+        panic!("the loader asks for the samples of an epoch")
+    }
+
+    fn get_in_epoch(&self, epoch: u64, index: usize) -> Result<i64> {
+        Ok(epoch as i64 * 10 + index as i64)
+    }
+}
+
+#[test]
+fn samples_are_made_for_their_epoch_with_and_without_workers_and_after_a_resume() {
+    for workers in [0, 2] {
+        let loader = || DataLoader::with_sampler(Arc::new(Epochs.stacked()), ordered(6), 2).unwrap().workers(workers);
+        let numbers = |loader: &DataLoader<_>, epoch| -> Vec<Vec<i64>> {
+            loader.epoch(epoch).unwrap().map(|batch| Vec::try_from(batch.unwrap()).unwrap()).collect()
+        };
+        assert_eq!(numbers(&loader(), 4), [[40, 41], [42, 43], [44, 45]]);
+        let mut resumed = loader();
+        resumed.resume_at(4, 2);
+        assert_eq!(numbers(&resumed, 4), [[42, 43], [44, 45]]);
+        assert_eq!(numbers(&resumed, 5)[0], [50, 51]);
+    }
+    let collated = Epochs.collated(Ok);
+    assert_eq!(collated.batch_in_epoch(2, &[3]).unwrap(), [23]);
+}
+
 #[test]
 fn a_batch_size_of_zero_is_refused() {
     assert!(DataLoader::with_sampler(Indices(3), ordered(3), 0).is_err());

@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use ddp_contract::snapshot::{self as format, Search, Whole};
+use ddp_contract::snapshot::{self as format, Damage, Manifest, Search, Whole};
 use serde_json::Value;
 use tch::{Device, Tensor};
 
@@ -24,16 +24,9 @@ pub(super) fn choose(dir: &Path) -> Result<Option<Whole>> {
 
 /// Loads the snapshot `folder`, which was found whole.
 pub(super) fn load(folder: &Path, state: StateMut<'_>, rank: usize, device: Device) -> Result<Progress> {
-    let manifest = format::read_manifest(folder).map_err(|damage| Error::Io {
-        action: "can't load",
-        path: folder.to_owned(),
-        source: std::io::Error::other(damage),
-    })?;
+    let manifest = read(folder, format::read_manifest)?;
     let StateMut { model, optimizer, scheduler, plateau, scaler, values } = state;
-    let mismatch = |what: &str, problem: &str| Error::StateMismatch {
-        what: format!("{what} in {}", folder.display()),
-        problem: problem.to_owned(),
-    };
+    let mismatch = |what: &str, problem: &str| mismatch(what, folder, problem);
     // A snapshot that `cargo ddp snapshot import` made of a model from elsewhere holds nothing but that: all else of the
     // run begins anew.
     let model_only = !manifest.files.contains_key(format::OPTIMIZER);
@@ -73,8 +66,21 @@ pub(super) fn load(folder: &Path, state: StateMut<'_>, rank: usize, device: Devi
     Ok(progress)
 }
 
+/// The manifest of the snapshot `folder`, by one of the contract's functions.
+pub(super) fn read(folder: &Path, by: impl FnOnce(&Path) -> std::result::Result<Manifest, Damage>) -> Result<Manifest> {
+    by(folder).map_err(|damage| Error::Io {
+        action: "can't load",
+        path: folder.to_owned(),
+        source: std::io::Error::other(damage),
+    })
+}
+
+pub(super) fn mismatch(what: &str, folder: &Path, problem: &str) -> Error {
+    Error::StateMismatch { what: format!("{what} in {}", folder.display()), problem: problem.to_owned() }
+}
+
 /// Pairs each variable of the model with its tensor in the snapshot: all of them, or what does not fit.
-fn fit(
+pub(super) fn fit(
     variables: &[(String, Tensor)],
     mut saved: HashMap<String, Tensor>,
 ) -> std::result::Result<Vec<(Tensor, Tensor)>, String> {

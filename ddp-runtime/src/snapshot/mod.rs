@@ -5,6 +5,7 @@ mod keep;
 mod load;
 mod preempt;
 mod rng;
+mod saved;
 mod stage;
 mod state;
 mod tensors;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 pub use keep::Best;
+pub use saved::SavedModel;
 pub use state::{State, StateMut};
 
 use crate::events::Events;

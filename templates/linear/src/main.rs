@@ -1,5 +1,7 @@
 //! Fits `y = w · x + b` to noisy samples, data-parallel: every rank trains on its share of each epoch.
 
+mod settings;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -16,7 +18,8 @@ const TRUE_B: f64 = 4.2;
 const NOISE: f64 = 0.01;
 
 /// Fits a linear model with one worker per GPU: `cargo ddp run -- [OPTIONS]`.
-#[derive(Parser)]
+#[derive(Debug, Parser)]
+#[command(after_help = settings::HELP)]
 struct Args {
     /// Epochs to train, counted from the very first start
     #[arg(long, default_value_t = 20)]
@@ -33,14 +36,18 @@ struct Args {
     /// Folder for snapshots; training goes on from the newest one in it
     #[arg(long, default_value = "snapshots")]
     snapshots: PathBuf,
+    /// File with options [default: train.toml, if there is one]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    ddp_runtime::main(|| train(&args))
+    let args: Args = settings::parse(|args: &Args| args.config.clone());
+    ddp_runtime::main(|| train(&args).map(drop))
 }
 
-fn train(args: &Args) -> Result<()> {
+/// The fitted w and b.
+fn train(args: &Args) -> Result<Tensor> {
     ensure!(args.learning_rate > 0.0, "--learning-rate must be above 0");
 
     // Set-up: this worker's rank and device come from the environment, and all ranks meet here.
@@ -108,7 +115,7 @@ fn train(args: &Args) -> Result<()> {
     let w = Vec::<f32>::try_from(model.ws.flatten(0, -1).to_device(Device::Cpu))?;
     let b = model.bs.as_ref().map_or(0.0, |b| b.double_value(&[0]) as f32);
     println!("w = {w:?} (true: {TRUE_W:?}), b = {b:?} (true: {TRUE_B:?})");
-    Ok(())
+    Ok(Tensor::from_slice(&[w[0], w[1], b]))
 }
 
 /// Inputs of shape [SAMPLES, 2] and targets of shape [SAMPLES, 1], both `Float`.
@@ -118,4 +125,26 @@ fn samples(device: Device) -> (Tensor, Tensor) {
     let noise = Tensor::randn([SAMPLES, 1], (Kind::Float, Device::Cpu)) * NOISE;
     let y = x.matmul(&Tensor::from_slice(&TRUE_W).view([2, 1])) + TRUE_B + noise;
     (x.to_device(device), y.to_device(device))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn train_toml_holds_the_defaults() {
+        let from_file: Args = settings::merge(include_str!("../train.toml"), &["linear".into()]).unwrap();
+        assert_eq!(format!("{from_file:?}"), format!("{:?}", Args::parse_from(["linear"])));
+    }
+
+    #[test]
+    fn a_world_of_one_fits_the_samples() {
+        let folder = std::env::temp_dir().join(format!("linear-test-{}", std::process::id()));
+        let snapshots = folder.to_string_lossy();
+        let args = Args::parse_from(["linear", "--total-epochs", "6", "--snapshots", &snapshots]);
+        let fitted = train(&args).unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+        let truth = Tensor::from_slice(&[TRUE_W[0], TRUE_W[1], TRUE_B as f32]);
+        assert!(fitted.allclose(&truth, 0.0, 0.01, false), "{fitted:?}");
+    }
 }

@@ -1,0 +1,55 @@
+use std::io::{IsTerminal, stdin, stdout};
+
+use crate::scaffold;
+use crate::{Error, Result, Ui, cli, exit};
+
+/// `cargo ddp update`: the diff on stdout, all else on stderr.
+pub(super) fn update(args: &cli::Update, ui: &Ui) -> Result<u8> {
+    let update = scaffold::Update::find(&args.path)?;
+    let coloured = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    for change in &update.changes {
+        print!("{}", if coloured { paint(&change.diff()) } else { change.diff() });
+    }
+    for path in &update.kept {
+        ui.status("Kept", format!("{path}: the template has changed it, and so have you"));
+    }
+    let (from, to) = (&update.from, env!("CARGO_PKG_VERSION"));
+    if update.changes.is_empty() {
+        ui.status("Unchanged", format!("the project's files are those of version {to}"));
+        if !args.check {
+            update.apply()?;
+        }
+        return Ok(exit::SUCCESS);
+    }
+    if args.check {
+        ui.status("Found", format!("{} files that change from version {from} to {to}", update.changes.len()));
+        return Ok(exit::STALE);
+    }
+    if !args.yes && !agreed()? {
+        ui.status("Unchanged", "nothing was written");
+        return Ok(exit::SUCCESS);
+    }
+    update.apply()?;
+    ui.status("Updated", format!("{} files from version {from} to {to}", update.changes.len()));
+    Ok(exit::SUCCESS)
+}
+
+fn agreed() -> Result<bool> {
+    if !stdin().is_terminal() {
+        return Err(Error::Unconfirmed);
+    }
+    eprint!("Apply these changes? [y/N] ");
+    let mut answer = String::new();
+    stdin().read_line(&mut answer).map_err(Error::system("can't read the answer"))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn paint(diff: &str) -> String {
+    let line = |line: &str| match line.chars().next() {
+        Some('+') => format!("\x1b[32m{line}\x1b[0m\n"),
+        Some('-') => format!("\x1b[31m{line}\x1b[0m\n"),
+        Some('@') => format!("\x1b[36m{line}\x1b[0m\n"),
+        _ => format!("{line}\n"),
+    };
+    diff.lines().map(line).collect()
+}

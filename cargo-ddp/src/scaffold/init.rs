@@ -1,0 +1,274 @@
+//! An existing crate, made trainable: what it lacks is added, and nothing else touched.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use toml_edit::{DocumentMut, InlineTable, Item, Table, Value};
+
+use super::files;
+use super::source::RuntimeSource;
+use crate::cargo::Project;
+use crate::{Error, Result, torch};
+
+const BUILD: &str = include_str!("../../templates/shared/build.rs");
+const EXAMPLE_TEXT: &str = include_str!("../../templates/shared/example.rs");
+/// The name of the example to begin with.
+pub const EXAMPLE: &str = "train";
+/// What the build script must read.
+const RPATH: &str = "DEP_DDP_RUNTIME_LIBTORCH_LIB";
+const TCH: &str = "0.26";
+const OWN_WORKSPACE: &str = "# A workspace of its own, though it lies inside another one.\n[workspace]\n";
+
+/// A crate that is to be made trainable.
+#[derive(Debug)]
+pub struct Init {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Whether it is to be a member of the workspace around it.
+    pub join_workspace: bool,
+}
+
+/// What was done to a crate.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// Each file that was made or changed, and what of it.
+    pub changes: Vec<(PathBuf, String)>,
+    /// What could not be done for the user, or should be known.
+    pub notes: Vec<String>,
+}
+
+/// Everything is thought out before anything is written.
+#[derive(Default)]
+struct Plan {
+    writes: Vec<(PathBuf, Vec<u8>, String)>,
+    notes: Vec<String>,
+}
+
+impl Plan {
+    fn write(&mut self, path: PathBuf, content: impl Into<Vec<u8>>, what: impl Into<String>) {
+        self.writes.push((path, content.into(), what.into()));
+    }
+}
+
+/// Makes the crate trainable. Run again, it finds nothing to do.
+///
+/// # Errors
+/// [`Error::NoProject`], [`Error::BadManifest`], [`Error::CantJoin`], with nothing changed; [`Error::System`].
+pub fn init(init: &Init) -> Result<Done> {
+    let folder = std::path::absolute(&init.folder).map_err(Error::system("can't find the current folder"))?;
+    let folder = fs::canonicalize(&folder).map_err(|_| Error::NoProject(format!("no folder {}", folder.display())))?;
+    let path = folder.join("Cargo.toml");
+    let text = files::read(&path)?.ok_or_else(|| Error::NoProject(format!("no Cargo.toml in {}", folder.display())))?;
+    let mut manifest = parse(&path, &text)?;
+    let package = manifest.get("package").and_then(|package| package.get("name")).and_then(Item::as_str);
+    let problem = || "it is of no package; go into the folder of the crate that is to be trained".into();
+    package.ok_or_else(|| Error::BadManifest { path: path.clone(), problem: problem() })?;
+
+    let mut plan = Plan::default();
+    let mut done = Vec::new();
+    let root = workspace(init, &folder, &path, &mut manifest, &mut plan, &mut done)?;
+    let source = RuntimeSource::of_this_program();
+    add_dependencies(&mut manifest, &path, &source, &mut plan, &mut done)?;
+    if !done.is_empty() {
+        plan.write(path, manifest.to_string(), done.join(", "));
+    }
+    build_script(&folder, &manifest, &mut plan)?;
+    cargo_config(&root, &source, &mut plan)?;
+    gitignore(&root, &mut plan)?;
+    example(&folder, &manifest, &mut plan)?;
+
+    let mut changes = Vec::new();
+    for (path, content, what) in plan.writes {
+        files::write(&path, &content)?;
+        changes.push((path, what));
+    }
+    Ok(Done { changes, notes: plan.notes })
+}
+
+fn parse(path: &Path, text: &[u8]) -> Result<DocumentMut> {
+    let bad = |problem: String| Error::BadManifest { path: path.to_owned(), problem };
+    let text = str::from_utf8(text).map_err(|err| bad(err.to_string()))?;
+    text.parse().map_err(|err: toml_edit::TomlError| bad(err.message().to_owned()))
+}
+
+/// The folder that cargo builds the crate in: a workspace's, if it is a member, or its own.
+fn workspace(
+    init: &Init,
+    folder: &Path,
+    path: &Path,
+    manifest: &mut DocumentMut,
+    plan: &mut Plan,
+    done: &mut Vec<String>,
+) -> Result<PathBuf> {
+    let cant = |problem: &str| Err(Error::CantJoin { folder: folder.to_owned(), problem: problem.to_owned() });
+    let around = if manifest.contains_key("workspace") { None } else { enclosing_workspace(folder)? };
+    let Some((root, mut around)) = around else {
+        return match (init.join_workspace, manifest.contains_key("workspace")) {
+            (false, _) => Ok(folder.to_owned()),
+            (true, true) => cant("it is a workspace of its own ([workspace] in its Cargo.toml)"),
+            (true, false) => cant("there is no workspace around it"),
+        };
+    };
+    match Project::find(Some(path)) {
+        Ok(project) if project.root == root => Ok(root), // it is a member already
+        Ok(project) if init.join_workspace => cant(&format!("cargo takes it for part of {}", project.root.display())),
+        Ok(project) => Ok(project.root),
+        Err(_) if !init.join_workspace => {
+            // As text: what stands last in the file stays before it.
+            let text = format!("{}\n{OWN_WORKSPACE}", manifest.to_string().trim_end().to_owned() + "\n");
+            *manifest = parse(path, text.as_bytes())?;
+            done.push(
+                "a [workspace] of its own, as it is no member of the one around it (--workspace joins that)".into(),
+            );
+            Ok(folder.to_owned())
+        }
+        Err(_) => {
+            let member = folder.strip_prefix(&root).unwrap_or(folder).display().to_string();
+            let members = around["workspace"]["members"].or_insert(Item::Value(Value::Array(Default::default())));
+            let Some(members) = members.as_array_mut() else { return cant("the workspace's `members` are no list") };
+            members.push(member.as_str());
+            plan.write(root.join("Cargo.toml"), around.to_string(), format!("{member} is a member of the workspace"));
+            Ok(root)
+        }
+    }
+}
+
+fn enclosing_workspace(folder: &Path) -> Result<Option<(PathBuf, DocumentMut)>> {
+    for above in folder.ancestors().skip(1) {
+        let path = above.join("Cargo.toml");
+        if let Some(text) = files::read(&path)? {
+            let manifest = parse(&path, &text)?;
+            if manifest.contains_key("workspace") {
+                return Ok(Some((above.to_owned(), manifest)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn add_dependencies(
+    manifest: &mut DocumentMut,
+    path: &Path,
+    source: &RuntimeSource,
+    plan: &mut Plan,
+    done: &mut Vec<String>,
+) -> Result<()> {
+    let dependencies = manifest.entry("dependencies").or_insert(Item::Table(Table::new()));
+    let problem = || "its `dependencies` are no table".into();
+    let Some(dependencies) = dependencies.as_table_like_mut() else {
+        return Err(Error::BadManifest { path: path.to_owned(), problem: problem() });
+    };
+    for (name, value) in [("ddp-runtime", source.dependency()), ("tch", format!("{TCH:?}"))] {
+        if !dependencies.contains_key(name) {
+            let value: Value = value.parse().unwrap_or_else(|_| Value::from(value));
+            dependencies.insert(name, Item::Value(value));
+            done.push(format!("depends on {name}"));
+        }
+    }
+    let tch = dependencies.get("tch").and_then(|tch| tch.as_str().or_else(|| tch.get("version")?.as_str()));
+    if let Some(version) = tch.filter(|version| !version.trim_start_matches(['^', '=', '~']).starts_with(TCH)) {
+        plan.notes
+            .push(format!("it depends on tch {version:?}, and ddp-runtime on {TCH:?}: tensors of the two do not mix"));
+    }
+    Ok(())
+}
+
+/// The build script that lets the program find libtorch without LD_LIBRARY_PATH.
+fn build_script(folder: &Path, manifest: &DocumentMut, plan: &mut Plan) -> Result<()> {
+    let build = manifest.get("package").and_then(|package| package.get("build"));
+    let path = folder.join(build.and_then(Item::as_str).unwrap_or("build.rs"));
+    let off = build.and_then(Item::as_bool) == Some(false);
+    match files::read(&path)? {
+        None if !off => plan.write(path, BUILD, "lets the program find libtorch"),
+        Some(text) if String::from_utf8_lossy(&text).contains(RPATH) => {}
+        _ => {
+            let body: Vec<_> = BUILD.lines().skip_while(|line| !line.contains(RPATH)).collect();
+            let lines = body.iter().take_while(|line| **line != "}").map(|line| format!("\n{line}"));
+            plan.notes.push(format!(
+                "the build script is yours and stays as it is: put these lines into the main function of {}, or the program \
+                 finds libtorch only with LD_LIBRARY_PATH{}",
+                path.display(),
+                lines.collect::<String>()
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn cargo_config(root: &Path, source: &RuntimeSource, plan: &mut Plan) -> Result<()> {
+    let old_name = root.join(".cargo/config");
+    let path = if old_name.is_file() { old_name } else { root.join(".cargo/config.toml") };
+    let text = files::read(&path)?.unwrap_or_default();
+    let mut config = parse(&path, &text)?;
+    let mut done = Vec::new();
+    let mut add = |table: &str, key: &str, value: Value| {
+        let table = config.entry(table).or_insert(Item::Table(Table::new()));
+        match table.as_table_like_mut() {
+            Some(table) if !table.contains_key(key) => {
+                table.insert(key, Item::Value(value));
+                true
+            }
+            _ => false,
+        }
+    };
+    let mut libtorch = InlineTable::new();
+    libtorch.insert("value", torch::LINK.into());
+    libtorch.insert("relative", true.into());
+    if add("env", "LIBTORCH", Value::InlineTable(libtorch)) {
+        done.push("LIBTORCH is .ddp/libtorch, which `cargo ddp setup` links");
+    }
+    if let Some(Ok(alias)) = source.alias().map(|alias| alias.parse::<Value>())
+        && add("alias", "ddp", alias)
+    {
+        done.push("`cargo ddp` is the clone's");
+    }
+    if !done.is_empty() {
+        plan.write(path, config.to_string(), done.join(", "));
+    }
+    Ok(())
+}
+
+fn gitignore(root: &Path, plan: &mut Plan) -> Result<()> {
+    let path = root.join(".gitignore");
+    let mut text = String::from_utf8_lossy(&files::read(&path)?.unwrap_or_default()).into_owned();
+    let has = |text: &str, name: &str| text.lines().any(|line| line.trim().trim_matches('/') == name);
+    let missing: Vec<_> = [".ddp", "snapshots"].into_iter().filter(|name| !has(&text, name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    missing.iter().for_each(|name| text += &format!("/{name}\n"));
+    plan.write(path, text, format!("ignores {}", missing.join(" and ")));
+    Ok(())
+}
+
+/// A loop to begin with, unless there is one.
+fn example(folder: &Path, manifest: &DocumentMut, plan: &mut Plan) -> Result<()> {
+    if ["src", "examples"].iter().any(|name| mentions_runtime(&folder.join(name))) {
+        return Ok(());
+    }
+    let path = folder.join("examples/train.rs");
+    if path.exists() {
+        plan.notes.push(format!("{} is yours and stays as it is", path.display()));
+        return Ok(());
+    }
+    plan.write(path, EXAMPLE_TEXT, "a training loop to begin with");
+    let package = manifest.get("package");
+    if package.and_then(|package| package.get("autoexamples")).and_then(Item::as_bool) == Some(false) {
+        plan.notes.push("its `autoexamples` are off: name the example in Cargo.toml to run it".into());
+    }
+    Ok(())
+}
+
+fn mentions_runtime(folder: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(folder) else { return false };
+    entries.flatten().map(|entry| entry.path()).any(|path| match path.is_dir() {
+        true => mentions_runtime(&path),
+        false => {
+            let is_rust = path.extension().is_some_and(|extension| extension == "rs");
+            is_rust && fs::read_to_string(&path).is_ok_and(|text| text.contains("ddp_runtime"))
+        }
+    })
+}

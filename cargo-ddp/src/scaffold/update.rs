@@ -1,0 +1,103 @@
+//! What this version's template would change in a project that an older one made.
+
+use std::path::{Path, PathBuf};
+
+use cargo_metadata::semver::Version;
+use similar::TextDiff;
+
+use super::record::{self, Record, checksum};
+use super::{Generated, files, generate, template};
+use crate::{Error, Result};
+
+const OWN: &str = env!("CARGO_PKG_VERSION");
+
+/// A file that would be new or another.
+#[derive(Debug)]
+pub struct Change {
+    /// Its path in the project.
+    pub path: String,
+    /// What it is now, if it is there.
+    before: Option<Vec<u8>>,
+    after: Vec<u8>,
+}
+
+/// What is to be done to a project, and what is left alone.
+#[derive(Debug)]
+pub struct Update {
+    folder: PathBuf,
+    record: Record,
+    generated: Generated,
+    /// The version of cargo-ddp that the project's files are from.
+    pub from: String,
+    /// Files that nobody edited, and that the template has otherwise now.
+    pub changes: Vec<Change>,
+    /// Files that the template has otherwise now, but that were edited, or removed: they stay as they are.
+    pub kept: Vec<String>,
+}
+
+impl Update {
+    /// Compares the project in `folder` with its template as this version has it. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::NoRecord`](crate::Error::NoRecord), [`Error::BadRecord`](crate::Error::BadRecord),
+    /// [`Error::NoTemplate`](crate::Error::NoTemplate), [`Error::System`](crate::Error::System).
+    pub fn find(folder: &Path) -> Result<Self> {
+        let record = Record::read(folder)?;
+        let newer =
+            |version: &str| Version::parse(version).is_ok_and(|it| Version::parse(OWN).is_ok_and(|own| it > own));
+        if newer(&record.version) {
+            return Err(Error::MadeByNewer { version: record.version });
+        }
+        let generated = generate(template::find(&record.template)?, &record.name, record.standalone)?;
+        let (mut changes, mut kept) = (Vec::new(), Vec::new());
+        for (path, after) in &generated {
+            let (recorded, new) = (record.files.get(path), checksum(after));
+            let before = files::read(&folder.join(path))?;
+            let now = before.as_deref().map(checksum);
+            if recorded == Some(&new) || now.as_ref() == Some(&new) {
+                continue; // the template has not changed, or the file is already so
+            }
+            // What is as it was made may go; so may the place of a file that is new in the template.
+            if now.as_ref() == recorded {
+                changes.push(Change { path: path.clone(), before, after: after.clone() });
+            } else {
+                kept.push(path.clone());
+            }
+        }
+        Ok(Self { folder: folder.to_owned(), from: record.version.clone(), record, generated, changes, kept })
+    }
+
+    /// Writes the changes, and the record of what the files are now.
+    ///
+    /// # Errors
+    /// [`Error::System`](crate::Error::System); run again, it goes on.
+    pub fn apply(&self) -> Result<()> {
+        for change in &self.changes {
+            files::write(&self.folder.join(&change.path), &change.after)?;
+        }
+        let mut record = Record::new(&self.record.template, &self.record.name, self.record.standalone, &self.generated);
+        // A file that was edited is still one that was made from what is recorded.
+        for path in &self.kept {
+            match self.record.files.get(path) {
+                Some(checksum) => record.files.insert(path.clone(), checksum.clone()),
+                None => record.files.remove(path),
+            };
+        }
+        if record == self.record {
+            return Ok(());
+        }
+        files::write(&self.folder.join(record::FILE), record.to_toml().as_bytes())
+    }
+}
+
+impl Change {
+    /// A unified diff, or a line for what is no text.
+    pub fn diff(&self) -> String {
+        let before = self.before.as_deref().unwrap_or_default();
+        let (Ok(before), Ok(after)) = (str::from_utf8(before), str::from_utf8(&self.after)) else {
+            return format!("the binary file {} differs\n", self.path);
+        };
+        let old = if self.before.is_some() { format!("a/{}", self.path) } else { "/dev/null".into() };
+        TextDiff::from_lines(before, after).unified_diff().header(&old, &format!("b/{}", self.path)).to_string()
+    }
+}

@@ -1,0 +1,169 @@
+use std::path::{Path, PathBuf};
+
+use ddp_contract::snapshot::{self as format, Manifest, Whole};
+use serde::de::DeserializeOwned;
+use tch::nn::VarStore;
+
+use super::load::{choose, fit, mismatch, read};
+use super::state::value_name;
+use super::{Best, Progress, tensors};
+use crate::{Error, Result, params};
+
+/// A snapshot to read a trained model from, without a job: for inference.
+///
+/// ```no_run
+/// use ddp_runtime::{Best, SavedModel};
+/// use tch::{Device, nn};
+/// # fn main() -> ddp_runtime::Result<()> {
+/// let Some(saved) = SavedModel::best("snapshots", Best::Min)? else { panic!("nothing is trained yet") };
+/// let classes: i64 = saved.value("classes")?.unwrap_or(10); // what the run saved with `State::value`
+/// let vs = nn::VarStore::new(Device::Cpu);
+/// let model = nn::linear(vs.root(), 64, classes, Default::default());
+/// saved.load(&vs)?;
+/// println!("{} after step {}", saved.folder().display(), saved.progress().step);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct SavedModel {
+    folder: PathBuf,
+    manifest: Manifest,
+}
+
+impl SavedModel {
+    /// The newest whole snapshot in `dir`, if there is any. Damaged ones are passed over, with a warning on stderr.
+    ///
+    /// # Errors
+    /// [`Error::NoWholeSnapshot`] when there are folders but none is whole; [`Error::Io`].
+    pub fn newest(dir: impl AsRef<Path>) -> Result<Option<Self>> {
+        Ok(choose(dir.as_ref())?.map(|Whole { folder, manifest }| Self { folder, manifest }))
+    }
+
+    /// The snapshot in `dir` with the best [metric](super::State::metric), of several the newest; when none has a metric,
+    /// the [newest](Self::newest).
+    ///
+    /// # Errors
+    /// Those of [`newest`](Self::newest).
+    pub fn best(dir: impl AsRef<Path>, best: Best) -> Result<Option<Self>> {
+        let dir = dir.as_ref();
+        let folders = format::list(dir).map_err(Error::io("can't read", dir))?;
+        let mut found: Vec<(f64, PathBuf)> = folders
+            .into_iter()
+            .filter_map(|folder| Some((format::read_manifest(&folder).ok()?.metric?, folder)))
+            .collect();
+        // Stable: newest first among equals.
+        found.sort_by(|(a, _), (b, _)| match best {
+            Best::Min => a.total_cmp(b),
+            Best::Max => b.total_cmp(a),
+        });
+        for (_, folder) in found {
+            match format::verify(&folder) {
+                Ok(manifest) => return Ok(Some(Self { folder, manifest })),
+                Err(damage) => eprintln!("warning: snapshot {} is passed over: {damage}", folder.display()),
+            }
+        }
+        Self::newest(dir)
+    }
+
+    /// The snapshot in this folder, `snapshots/step-00001200`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with what is wrong with it.
+    pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref().to_owned();
+        let manifest = read(&folder, format::verify)?;
+        Ok(Self { folder, manifest })
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where its run stood.
+    pub fn progress(&self) -> Progress {
+        let Manifest { epoch, step, samples_in_epoch, .. } = self.manifest;
+        Progress { epoch, step, samples: samples_in_epoch }
+    }
+
+    /// What it was judged by, if it was.
+    pub fn metric(&self) -> Option<f64> {
+        self.manifest.metric
+    }
+
+    /// What the run saved under this name with [`State::value`](super::State::value), if it did.
+    ///
+    /// # Errors
+    /// [`Error::StateMismatch`] for a value of another type.
+    pub fn value<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        let name = value_name(name);
+        let value = self.manifest.states.get(&name).map(T::deserialize).transpose();
+        value.map_err(|err| mismatch(&name, &self.folder, &err.to_string()))
+    }
+
+    /// Loads the variables of `model`, on whatever device they are.
+    ///
+    /// # Errors
+    /// [`Error::StateMismatch`] when the model is another one, which then is as it was; [`Error::Io`].
+    pub fn load(&self, model: &VarStore) -> Result<()> {
+        let variables = params::all(model);
+        tensors::with_tensors(&self.folder.join(format::MODEL), |saved| {
+            let pairs = fit(&variables, saved).map_err(|problem| mismatch("the model", &self.folder, &problem))?;
+            tch::no_grad(|| pairs.into_iter().try_for_each(|(mut to, from)| to.f_copy_(&from)))
+                .map_err(Error::tch("loading the model"))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::optim::{Sgd, SgdOptions};
+    use crate::{Backend, Context, Snapshots, State};
+    use tch::{Device, nn};
+
+    fn model(inputs: i64) -> (VarStore, nn::Linear) {
+        let vs = VarStore::new(Device::Cpu);
+        let layer = nn::linear(vs.root() / "l", inputs, 2, Default::default());
+        (vs, layer)
+    }
+
+    #[test]
+    fn a_model_is_read_without_a_job() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(SavedModel::newest(dir.path()).unwrap().is_none());
+        let context = Context::builder().backend(Backend::Gloo).init().unwrap();
+        let (vs, layer) = model(3);
+        let optimizer = Sgd::new(&vs, SgdOptions::default());
+        let mut snapshots = Snapshots::open(&context, dir.path()).unwrap().blocking(true);
+        let mut weights = Vec::new();
+        for (step, metric) in [(1, 0.5), (2, 0.9), (3, 0.9), (4, 0.7)] {
+            let _ = tch::no_grad(|| layer.ws.shallow_clone().fill_(step as f64));
+            weights.push(layer.ws.copy());
+            let state = State::new(&vs, &optimizer).value("names", &["a", "b"]).metric(metric);
+            snapshots.save(&state, Progress { epoch: 0, step, samples: 8 * step }).unwrap();
+        }
+
+        let step = |saved: Result<Option<SavedModel>>| saved.unwrap().unwrap().progress().step;
+        assert_eq!(step(SavedModel::newest(dir.path())), 4);
+        assert_eq!(step(SavedModel::best(dir.path(), Best::Min)), 1);
+        assert_eq!(step(SavedModel::best(dir.path(), Best::Max)), 3);
+        std::fs::write(dir.path().join("step-00000003").join(format::MODEL), "").unwrap();
+        let best = SavedModel::best(dir.path(), Best::Max).unwrap().unwrap();
+        assert_eq!((best.progress(), best.metric()), (Progress { epoch: 0, step: 2, samples: 16 }, Some(0.9)));
+        assert_eq!(best.value::<Vec<String>>("names").unwrap().unwrap(), ["a", "b"]);
+        assert_eq!(best.value::<u8>("others").unwrap(), None);
+        assert!(matches!(best.value::<u8>("names"), Err(Error::StateMismatch { .. })));
+
+        let (fresh, layer) = model(3);
+        best.load(&fresh).unwrap();
+        assert_eq!(layer.ws, weights[1]);
+        let err = best.load(&model(4).0).unwrap_err().to_string();
+        assert!(err.contains("l.weight is [2, 3] Float there and [2, 4] Float here"), "{err}");
+        assert!(SavedModel::open(dir.path().join("step-00000003")).is_err());
+        assert_eq!(
+            SavedModel::open(dir.path().join("step-00000001")).unwrap().folder(),
+            dir.path().join("step-00000001")
+        );
+    }
+}

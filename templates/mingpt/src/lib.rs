@@ -1,0 +1,5 @@
+//! What training and sampling share.
+
+pub mod model;
+pub mod settings;
+pub mod text;
