@@ -58,7 +58,7 @@ fn main() {
     let options = (Some(counted()), None::<Tensor>);
 
     let moved = counted();
-    let now_elsewhere = vec![moved];
+    let now_elsewhere = [moved];
     // What a variable holds before it has a value, and after its value has gone.
     let mut garbage = MaybeUninit::<[usize; 5]>::uninit();
     garbage.write([0, 8, 0xdead_beef_dead_bee8, &raw const garbage as usize, 0x10_0001]);
