@@ -137,12 +137,19 @@ impl<'a> Editor<'a> {
             }
             return;
         }
-        for (at, item) in items.iter().enumerate().filter(|(at, _)| removed[*at]) {
+        // The line end of a comment before was taken away, as another comes after the item.
+        let mut owed = false;
+        for (at, item) in items.iter().enumerate() {
+            if !removed[at] {
+                owed = false;
+                continue;
+            }
             let after = item.end + usize::from(gaps[at + 1].comma == Some(item.end));
             let line_ends = self.text[after..].trim_start_matches([' ', '\t']).starts_with(['\n', '\r']);
+            let in_comment = gaps[at].ends_in_line_comment || owed && !gaps[at].comments;
             // What follows must not slip into a comment that ends with its line.
-            let joins_comment = gaps[at].ends_in_line_comment && !line_ends;
-            let start = if joins_comment { item.start } else { gaps[at].content_end };
+            let start = if in_comment && !line_ends { item.start } else { gaps[at].content_end };
+            owed = in_comment && line_ends;
             self.replace(start, item.end, "");
             if let Some(comma) = gaps[at + 1].comma {
                 self.replace(comma, comma + 1, "");
@@ -231,4 +238,28 @@ pub(super) fn own_line_indent(text: &str, at: usize) -> Option<&str> {
 
 fn line_start(text: &str, at: usize) -> usize {
     text[..at].rfind(['\n', '\r']).map_or(0, |end| end + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::vscode::source::Source;
+
+    #[test]
+    fn a_comment_does_not_swallow_what_follows_when_the_lines_between_go() {
+        for text in
+            ["{\"l\": [1, // one\n2,\n3,4]}", "{\"l\": [1, // one\n2,\n\n3\n,4]}", "{\"l\": [1, // one\n2, 3,\n4]}"]
+        {
+            let source = Source::parse(Path::new("x"), text).unwrap();
+            let list = source.list("l").unwrap().unwrap();
+            let mut editor = Editor::new(text, &source.style);
+            editor.list(list, &[Change::Keep, Change::Remove, Change::Remove, Change::Keep], &[]);
+            let after = editor.finish();
+            let source = Source::parse(Path::new("x"), &after).unwrap();
+            assert_eq!(source.list("l").unwrap().unwrap().elements.len(), 2, "{after}");
+            assert!(after.contains("// one\n"), "{after}");
+        }
+    }
 }
