@@ -5,8 +5,7 @@ loop, and the memory of a session, with lldb-dap; without and with lldb's index 
 PROJECT is one made by `cargo ddp new` and built with `cargo ddp build`, with a line marked `// BREAK` in its loop."""
 import datetime, os, shutil, subprocess, sys, tempfile, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "debug"))
-import configurations
-from editor import Editor
+from editor import Editor, generate
 
 PROJECT, BINARY = os.path.abspath(sys.argv[1]), sys.argv[2]
 ADAPTER = shutil.which("lldb-dap-19") or shutil.which("lldb-dap")
@@ -62,7 +61,7 @@ def main():
     print(f"{datetime.date.today()}, {os.cpu_count()} cores, {version}\n")
     print("| ranks | index cache | launch request to all ranks stopped | memory of a rank's session |\n|---|---|---|---|")
     for nproc in (2, 4):
-        configurations.write(PROJECT, BINARY, nproc)
+        generate(PROJECT, nproc)
         # What `f5` would run first is not measured.
         Editor.run_task = lambda self, label: None
         with tempfile.TemporaryDirectory() as cache:

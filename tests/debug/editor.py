@@ -85,6 +85,13 @@ class Session:
                f"error {self.error}\n{self.text()}"
 
 
+def generate(folder, nproc):
+    """`.vscode/`, as a user of lldb-dap has it."""
+    launcher = os.environ.get("DDP_TEST_CARGO_DDP") or os.path.join(folder, ".ddp/cargo-ddp")
+    command = [launcher, "ddp", "vscode", "--debugger", "lldb-dap", "--nproc", str(nproc)]
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
 class Editor:
     def __init__(self, folder, adapter):
         self.folder, self.adapter = folder, adapter

@@ -2,8 +2,7 @@
 """scenarios.py NAME PROJECT BINARY: what happens when a user debugs PROJECT (made by `cargo ddp new`, with a line marked
 BREAK in its loop), through lldb-dap. The exit code is 0 if it is what should happen."""
 import os, re, shutil, signal, subprocess, sys, tempfile, time, traceback
-import configurations
-from editor import Editor, TaskFailed
+from editor import Editor, TaskFailed, generate
 
 NAME, PROJECT, BINARY = sys.argv[1:4]
 ADAPTER = next(filter(None, map(shutil.which, [os.environ.get("LLDB_DAP", ""), "lldb-dap-19", "lldb-dap"])))
@@ -15,7 +14,7 @@ ARGS = ["--total-epochs", "2", "--snapshots", SNAPSHOTS]
 
 
 def editor(nproc, breakpoint=True):
-    configurations.write(PROJECT, BINARY, nproc)
+    generate(PROJECT, nproc)
     made = Editor(PROJECT, ADAPTER)
     editors.append(made)
     if breakpoint:
@@ -239,8 +238,8 @@ def tensors():
     made.set_breakpoint(SOURCE, LINE)
     session = made._open({"name": "tensors", "type": "lldb-dap", "request": "launch", "cwd": PROJECT,
                           "program": os.environ["DDP_TEST_PROGRAM"],
-                          "initCommands": [line.replace("${workspaceFolder}", PROJECT) for line in
-                                           configurations.FORMATTERS]})
+                          "initCommands": ["settings set symbols.enable-lldb-index-cache true",
+                                           f'command script import "{PROJECT}/.ddp/debug/ddp_debug.py"']})
     made.wait("stop", lambda: session.stops)
     variables = session.variables()
     gone = r"^Tensor \(uninitialised or moved out\)$"
@@ -283,6 +282,7 @@ def tensors():
     grad = session.variables(parts("weight")["grad"][1])
     has(session.variables(grad["values"][1])["[5]"][0], "^10$")
     assert len(session.variables(parts("large")["values"][1])) == 100
+    made.clear_breakpoints()
     session.go_on()
     made.all_over()
     assert session.code == 0, made.say()

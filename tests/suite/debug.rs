@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use ddp_tests::{Ddp, kept, processes, repo};
+use ddp_tests::{Ddp, cargo_ddp, kept, processes, repo};
 
 /// libtorch's symbols take some seconds and some 500 MB in each debugger: one test at a time.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -70,6 +70,7 @@ fn play_in(scenario: &str, project: &Path, script: &str, needed: &[&str], with: 
     let marker = format!("debug-{scenario}-{}", std::process::id());
     let mut python = Command::new("python3");
     python.arg(repo().join(script)).arg(scenario).arg(project).arg("debugged").env("DDP_TEST_MARKER", &marker);
+    python.env("DDP_TEST_CARGO_DDP", cargo_ddp());
     for name in ["LD_LIBRARY_PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CARGO_MANIFEST_DIR", "CARGO_TARGET_DIR"]
     {
         python.env_remove(name);
