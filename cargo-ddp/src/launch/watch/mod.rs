@@ -1,5 +1,7 @@
 //! The launcher's one loop: waits for what happens (kernel's notices only, no polling), asks the dispatcher, and does it.
 
+mod others;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,14 +10,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use ddp_contract::ErrorFile;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::process::{Pid, Rlimit};
-use serde_json::{Value, json};
+use serde_json::json;
 use signal_hook::consts::SIGCHLD;
 
 use super::command::{Command, LastWords};
 use super::dispatch::{Action, Failure, Input, Known, SIGKILL, Verdict};
 use super::guard::{self, Guard};
 use super::live::Live;
-use super::nodes::{FromCoordinator, Link, ToCoordinator};
+use super::nodes::{FromCoordinator, Link};
 use super::plan::LaunchPlan;
 use super::registry::{Entry, Job};
 use super::report::{self, Record};
@@ -439,102 +441,6 @@ impl<'a> Watch<'a> {
                 self.ui.hint(hint);
             }
         }
-    }
-
-    /// Hears another launcher.
-    fn listen(&mut self, index: usize) -> Result<Option<Verdict>> {
-        let Some(link) = self.command.link(index) else { return Ok(None) };
-        if let Err(lost) = link.flush() {
-            return self.lost(index, &lost.0);
-        }
-        if self.plan.nodes.own == 0 {
-            match link.read() {
-                Ok(messages) => self.hear(index, messages),
-                Err(lost) => self.lost(index, &lost.0),
-            }
-        } else {
-            match link.read() {
-                Ok(orders) => self.obey(orders),
-                Err(lost) => self.lost(index, &lost.0),
-            }
-        }
-    }
-
-    /// What another node's launcher has to say.
-    fn hear(&mut self, index: usize, messages: Vec<ToCoordinator>) -> Result<Option<Verdict>> {
-        for message in messages {
-            let input = match message {
-                ToCoordinator::Hello { .. } | ToCoordinator::Alive => None,
-                ToCoordinator::Exited { rank, pid, exit, message, last_lines, error_file } => {
-                    self.words.insert(rank, last_lines);
-                    self.keep_error_file(rank, error_file);
-                    Some(Input::Exited { rank, pid, exit, message })
-                }
-                ToCoordinator::Event { rank, event } => {
-                    self.ui.worker_event(rank, &event);
-                    Some(Input::Event { rank, event })
-                }
-                ToCoordinator::Output { rank } => Some(Input::Output { rank }),
-                ToCoordinator::Signal(signal) => Some(Input::Signal(signal)),
-                ToCoordinator::Traced(suspect) => self.command.suspect(suspect),
-                ToCoordinator::GivesUp(why) => return self.lost(index, &why),
-            };
-            if let Some(input) = input
-                && let Some(verdict) = self.dispatch(input)?
-            {
-                return Ok(Some(verdict));
-            }
-        }
-        Ok(None)
-    }
-
-    /// What a worker elsewhere left is kept as if it were ours, and reported.
-    fn keep_error_file(&self, rank: usize, error_file: Option<Value>) {
-        let path = self.plan.error_file(rank, self.job.attempt);
-        if let (Some(error_file), Some(folder)) = (error_file, path.parent()) {
-            // Without it the report is shorter.
-            let _ = fs::create_dir_all(folder).and_then(|()| fs::write(&path, error_file.to_string()));
-        }
-    }
-
-    /// What node 0 says is done.
-    fn obey(&mut self, orders: Vec<FromCoordinator>) -> Result<Option<Verdict>> {
-        for order in orders {
-            match order {
-                FromCoordinator::Refused(_) | FromCoordinator::Welcome { .. } | FromCoordinator::Alive => {}
-                FromCoordinator::Start { attempt, port } => self.start(attempt, Some(port))?,
-                FromCoordinator::Signal(signal) => self.signal(signal),
-                FromCoordinator::Announce { after, attempt, delay, newest } => {
-                    self.announce(&after, attempt, delay, newest.as_ref());
-                }
-                FromCoordinator::Trace { idle, steps } => {
-                    self.steps = steps;
-                    self.trace(idle);
-                }
-                FromCoordinator::Finish(verdict) => {
-                    self.finish(&verdict);
-                    return Ok(Some(verdict));
-                }
-                FromCoordinator::GivesUp(why) => return self.lost(0, &why),
-            }
-        }
-        Ok(None)
-    }
-
-    /// Another launcher is gone.
-    fn lost(&mut self, index: usize, why: &str) -> Result<Option<Verdict>> {
-        let nodes = &self.plan.nodes;
-        let node = if nodes.own == 0 { index + 1 } else { 0 };
-        let why = format!("{} was lost: {why}", nodes.name(node));
-        self.ui.warn(&why);
-        if nodes.own == 0 {
-            self.command.forget(index);
-            return self.dispatch(Input::NodeLost { ranks: nodes.members[node].ranks(), why });
-        }
-        let alive: Vec<_> = self.workers.iter().filter(|worker| worker.alive).map(|worker| worker.rank).collect();
-        let (command, actions) = Command::cut_off(self.plan, &alive, why, Instant::now());
-        self.command = command;
-        self.act(actions)
     }
 
     fn newest(&self) -> Option<&Known> {

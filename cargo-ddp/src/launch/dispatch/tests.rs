@@ -1,0 +1,337 @@
+use super::*;
+
+struct Job {
+    dispatcher: Dispatcher,
+    now: Instant,
+}
+
+impl Job {
+    fn new(nproc: usize, max_restarts: u32) -> Self {
+        Self::with(nproc, Rules { max_restarts, ..Rules::default() })
+    }
+
+    fn with(nproc: usize, rules: Rules) -> Self {
+        let now = Instant::now();
+        Self { dispatcher: Dispatcher::new(nproc, rules, now), now }
+    }
+
+    fn exit(&mut self, rank: usize, exit: Exit) -> Vec<Action> {
+        self.says(rank, exit, None)
+    }
+
+    fn says(&mut self, rank: usize, exit: Exit, message: Option<&str>) -> Vec<Action> {
+        let message = message.map(str::to_owned);
+        self.dispatcher.handle(Input::Exited { rank, pid: 100 + rank as u32, exit, message }, self.now)
+    }
+
+    fn event(&mut self, rank: usize, event: Event) {
+        self.dispatcher.handle(Input::Event { rank, event }, self.now);
+    }
+
+    fn step(&mut self, rank: usize, step: u64) {
+        let step = serde_json::json!({"event": "step", "epoch": 0, "step": step});
+        self.event(rank, serde_json::from_value(step).unwrap());
+    }
+
+    fn saved(&mut self, step: u64) {
+        self.event(
+            0,
+            Event::SnapshotSaved {
+                snapshot: "snapshots/step".into(),
+                epoch: 0,
+                step,
+                metric: None,
+                lower_is_better: None,
+            },
+        );
+    }
+
+    fn signal(&mut self, signal: i32) -> Vec<Action> {
+        self.dispatcher.handle(Input::Signal(signal), self.now)
+    }
+
+    fn after(&mut self, seconds: u64) -> Vec<Action> {
+        self.now += Duration::from_secs(seconds);
+        self.dispatcher.handle(Input::Tick, self.now)
+    }
+}
+
+#[test]
+fn a_job_is_done_when_all_ranks_are() {
+    let mut job = Job::new(2, 0);
+    assert_eq!(job.exit(1, Exit::Code(0)), []);
+    assert_eq!(job.exit(0, Exit::Code(0)), [Action::Finish(Verdict::Done { restarts: 0 })]);
+}
+
+#[test]
+fn a_lost_node_ends_what_is_left_of_the_job() {
+    let lost =
+        |job: &mut Job| job.dispatcher.handle(Input::NodeLost { ranks: 2..4, why: "node 1 was lost".into() }, job.now);
+    let mut job = Job::new(4, 3);
+    assert_eq!(lost(&mut job), [Action::Signal(SIGTERM)]);
+    // Those that do not listen are killed.
+    assert_eq!(job.after(10), [Action::Signal(SIGKILL)]);
+    assert_eq!(job.exit(0, Exit::Signal(SIGKILL)), []);
+    let verdict = Verdict::NodeLost("node 1 was lost".into());
+    assert_eq!(job.exit(1, Exit::Signal(SIGKILL)), [Action::Finish(verdict)]);
+
+    // A failure before it stays the cause, and is the last.
+    let mut job = Job::new(4, 3);
+    job.exit(3, Exit::Code(5));
+    assert_eq!(lost(&mut job), []);
+    job.exit(0, Exit::Signal(SIGTERM));
+    let actions = job.exit(1, Exit::Signal(SIGTERM));
+    assert!(
+        matches!(&actions[..], [Action::Finish(Verdict::Failed(Failure { rank: 3, .. }, NoRestart::NodeLost))]),
+        "{actions:?}"
+    );
+
+    // A node without the one that decides ends what it has.
+    let (_, actions) = Dispatcher::cut_off(4, Rules::default(), &[2, 3], "node 0 was lost".into(), Instant::now());
+    assert_eq!(actions, [Action::Signal(SIGTERM)]);
+    let (_, actions) = Dispatcher::cut_off(4, Rules::default(), &[], "node 0 was lost".into(), Instant::now());
+    assert_eq!(actions, [Action::Finish(Verdict::NodeLost("node 0 was lost".into()))]);
+}
+
+#[test]
+fn the_first_failure_is_the_cause_and_stops_the_others() {
+    let mut job = Job::new(3, 0);
+    job.step(1, 12);
+    let actions = job.exit(1, Exit::Signal(SIGKILL));
+    assert!(matches!(&actions[..], [Action::Signal(SIGTERM), Action::Failed(Failure { rank: 1, .. })]), "{actions:?}");
+    assert_eq!(job.exit(0, Exit::Code(1)), []);
+    let consequences = vec![(0, Exit::Code(1)), (2, Exit::Signal(SIGTERM))];
+    let failure = Failure {
+        rank: 1,
+        pid: 101,
+        exit: Exit::Signal(SIGKILL),
+        step: Some(12),
+        message: None,
+        attempt: 0,
+        stalled: None,
+        consequences,
+    };
+    let verdict = Verdict::Failed(failure, NoRestart::Never);
+    assert_eq!(job.exit(2, Exit::Signal(SIGTERM)), [Action::Finish(verdict)]);
+}
+
+#[test]
+fn all_restart_as_often_as_they_may() {
+    let mut job = Job::new(2, 1);
+    job.exit(0, Exit::Code(3));
+    let actions = job.exit(1, Exit::Signal(SIGTERM));
+    assert!(matches!(actions[..], [Action::Announce { attempt: 1, .. }, Action::Start { attempt: 1 }]));
+    job.exit(0, Exit::Code(3));
+    let actions = job.exit(1, Exit::Signal(SIGTERM));
+    assert!(matches!(actions[..], [Action::Finish(Verdict::Failed(_, NoRestart::UsedUp(1)))]));
+}
+
+/// All of a job of one rank: fails, and gives the time until the restart, or why there is none.
+fn fail(job: &mut Job, message: &str) -> Result<Duration, NoRestart> {
+    let actions = job.says(0, Exit::Code(1), Some(message));
+    match &actions[..] {
+        [Action::Announce { delay, .. }, Action::Start { .. }] => Ok(*delay),
+        [Action::Announce { delay, .. }] => {
+            let delay = *delay;
+            assert_eq!(job.dispatcher.deadline(), Some(job.now + delay));
+            job.now += delay;
+            let started = job.dispatcher.handle(Input::Tick, job.now);
+            assert!(matches!(started[..], [Action::Start { .. }]));
+            Ok(delay)
+        }
+        [Action::Finish(Verdict::Failed(_, why))] => Err(*why),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_first_restart_comes_at_once_and_the_next_ones_later_and_later() {
+    let mut job = Job::new(1, 4);
+    let delays: Vec<_> = (0..5).map(|i| fail(&mut job, &i.to_string())).collect();
+    let seconds = Duration::from_secs;
+    assert_eq!(delays, [Ok(seconds(0)), Ok(seconds(1)), Ok(seconds(2)), Ok(seconds(4)), Err(NoRestart::UsedUp(4))]);
+}
+
+#[test]
+fn progress_refills_the_count_and_ends_the_back_off() {
+    let mut job = Job::new(1, 2);
+    assert_eq!(fail(&mut job, "a"), Ok(Duration::ZERO));
+    assert_eq!(fail(&mut job, "b"), Ok(Duration::from_secs(1)));
+    job.saved(10);
+    assert_eq!(fail(&mut job, "c"), Ok(Duration::ZERO));
+    // The same snapshot once more is no progress.
+    job.saved(10);
+    assert_eq!(fail(&mut job, "d"), Ok(Duration::from_secs(1)));
+    assert_eq!(fail(&mut job, "e"), Err(NoRestart::UsedUp(2)));
+}
+
+#[test]
+fn the_same_failure_at_the_same_step_is_not_tried_a_third_time() {
+    let mut job = Job::new(1, 100);
+    job.step(0, 7);
+    assert_eq!(fail(&mut job, "nan"), Ok(Duration::ZERO));
+    job.step(0, 8);
+    assert!(fail(&mut job, "nan").is_ok(), "another step is another failure");
+    job.step(0, 8);
+    assert!(fail(&mut job, "connection lost").is_ok(), "another message is another failure");
+    job.step(0, 8);
+    assert_eq!(fail(&mut job, "connection lost"), Err(NoRestart::Again));
+}
+
+#[test]
+fn what_says_nothing_and_what_comes_from_outside_is_never_the_same() {
+    let mut job = Job::new(1, 3);
+    for _ in 0..3 {
+        assert!(matches!(job.exit(0, Exit::Code(1))[0], Action::Announce { .. }));
+        job.now += Duration::from_secs(60);
+        job.dispatcher.handle(Input::Tick, job.now);
+    }
+    let mut job = Job::new(1, 3);
+    for _ in 0..3 {
+        job.step(0, 5);
+        assert!(matches!(job.exit(0, Exit::Signal(SIGKILL))[0], Action::Announce { .. }));
+        job.now += Duration::from_secs(60);
+        job.dispatcher.handle(Input::Tick, job.now);
+    }
+}
+
+#[test]
+fn a_signal_while_waiting_for_a_restart_ends_the_job() {
+    let mut job = Job::new(1, 3);
+    fail(&mut job, "a").unwrap();
+    assert!(matches!(job.says(0, Exit::Code(1), Some("b"))[..], [Action::Announce { .. }]));
+    assert_eq!(job.signal(SIGUSR1), []);
+    assert_eq!(job.signal(SIGINT), [Action::Finish(Verdict::Stopped(SIGINT))]);
+}
+
+#[test]
+fn without_the_guard_everything_ends_at_once() {
+    let mut job = Job::new(2, 3);
+    assert_eq!(job.dispatcher.handle(Input::Orphaned, job.now), [Action::Signal(SIGKILL)]);
+    job.exit(0, Exit::Signal(SIGKILL));
+    assert_eq!(job.exit(1, Exit::Signal(SIGKILL)), [Action::Finish(Verdict::Stopped(SIGKILL))]);
+}
+
+#[test]
+fn a_rank_without_progress_is_a_stall_once_until_it_goes_on() {
+    let mut job = Job::new(2, 3);
+    assert_eq!(job.after(3600), [], "a program without events may be as quiet as it likes");
+    job.step(0, 1);
+    job.step(1, 1);
+    assert_eq!(job.after(599), []);
+    job.step(0, 2);
+    assert_eq!(job.after(1), [Action::Trace { idle: Duration::from_secs(600) }]);
+    assert_eq!(job.after(600), []);
+    assert_eq!(job.dispatcher.handle(Input::Traced { rank: 1, pid: 101 }, job.now), []);
+    job.step(1, 2);
+    assert!(matches!(job.after(600)[..], [Action::Trace { .. }]));
+}
+
+#[test]
+fn a_stalled_job_is_restarted_by_flag_and_output_counts_without_events() {
+    let stall_timeout = Some(Duration::from_secs(5));
+    let mut job = Job::with(2, Rules { stall_timeout, restart_on_stall: true, ..Rules::default() });
+    assert_eq!(job.after(4), []);
+    job.dispatcher.handle(Input::Output { rank: 0 }, job.now);
+    assert_eq!(job.after(1), [Action::Trace { idle: Duration::from_secs(5) }]);
+    let traced = Input::Traced { rank: 1, pid: 101 };
+    assert_eq!(job.dispatcher.handle(traced, job.now), [Action::Signal(SIGTERM)]);
+    job.exit(0, Exit::Signal(SIGTERM));
+    let actions = job.exit(1, Exit::Signal(SIGTERM));
+    let [Action::Announce { after, .. }, Action::Start { .. }] = &actions[..] else { panic!("{actions:?}") };
+    assert_eq!((after.rank, after.stalled, after.exit), (1, Some(Duration::from_secs(5)), Exit::Signal(SIGTERM)));
+}
+
+#[test]
+fn who_is_not_watched_does_not_stall() {
+    let mut job = Job::with(1, Rules { stall_timeout: Some(Duration::ZERO), ..Rules::default() });
+    job.step(0, 1);
+    assert_eq!(job.dispatcher.deadline(), None);
+}
+
+#[test]
+fn a_rank_that_fails_after_the_others_are_done_fails_the_job() {
+    let mut job = Job::new(2, 0);
+    job.exit(0, Exit::Code(0));
+    assert!(matches!(job.exit(1, Exit::Code(1))[..], [Action::Finish(Verdict::Failed(..))]));
+}
+
+#[test]
+fn who_does_not_stop_in_time_is_killed_once() {
+    let mut job = Job::new(2, 0);
+    job.exit(0, Exit::Code(1));
+    assert_eq!(job.after(9), []);
+    assert_eq!(job.after(1), [Action::KillUnpaused]);
+    assert_eq!(job.dispatcher.deadline(), None);
+    assert_eq!(job.after(60), []);
+}
+
+#[test]
+fn who_is_paused_in_a_debugger_is_waited_for_and_then_has_time_to_end() {
+    let mut job = Job::new(2, 0);
+    job.exit(0, Exit::Code(1));
+    for _ in 0..5 {
+        assert_eq!(job.after(10), [Action::KillUnpaused]);
+        assert_eq!(job.dispatcher.handle(Input::Paused, job.now), []);
+    }
+    assert_eq!(job.after(1), [Action::KillUnpaused]);
+    assert_eq!(job.dispatcher.handle(Input::Resumed, job.now), []);
+    assert_eq!(job.after(9), []);
+    assert_eq!(job.after(1), [Action::KillUnpaused]);
+    // Told to stop, nobody is waited for.
+    let mut job = Job::new(2, 0);
+    job.signal(SIGTERM);
+    assert_eq!(job.after(10), [Action::Signal(SIGKILL)]);
+}
+
+#[test]
+fn a_job_that_is_looked_at_does_not_stall() {
+    let rules = Rules { stall_timeout: Some(Duration::from_secs(5)), ..Rules::default() };
+    let mut job = Job::with(2, rules);
+    assert!(matches!(job.after(5)[..], [Action::Trace { .. }]));
+    assert_eq!(job.dispatcher.handle(Input::Debugged, job.now), []);
+    assert_eq!(job.after(4), []);
+    assert!(matches!(job.after(1)[..], [Action::Trace { .. }]));
+}
+
+#[test]
+fn a_signal_goes_on_to_the_workers_and_the_second_kills() {
+    let mut job = Job::new(2, 3);
+    assert_eq!(job.signal(SIGINT), [Action::Signal(SIGINT)]);
+    assert_eq!(job.signal(SIGINT), [Action::Signal(SIGKILL)]);
+    job.exit(0, Exit::Signal(SIGKILL));
+    assert_eq!(job.exit(1, Exit::Signal(SIGKILL)), [Action::Finish(Verdict::Stopped(SIGINT))]);
+}
+
+#[test]
+fn workers_that_save_and_leave_when_asked_did_not_fail() {
+    for asked in [SIGTERM, SIGUSR1] {
+        let mut job = Job::new(2, 3);
+        let snapshot = PathBuf::from("snapshots/step-00000007");
+        assert_eq!(job.signal(asked), [Action::Signal(asked)]);
+        let saved =
+            Event::SnapshotSaved { snapshot: snapshot.clone(), epoch: 0, step: 7, metric: None, lower_is_better: None };
+        job.event(0, saved);
+        assert_eq!(job.exit(1, PREEMPTED), []);
+        let snapshot = Some(snapshot);
+        assert_eq!(job.exit(0, PREEMPTED), [Action::Finish(Verdict::Preempted { snapshot })]);
+    }
+}
+
+#[test]
+fn sigusr1_alone_ends_nothing() {
+    let mut job = Job::new(2, 0);
+    assert_eq!(job.signal(SIGUSR1), [Action::Signal(SIGUSR1)]);
+    assert_eq!(job.signal(SIGUSR1), [Action::Signal(SIGUSR1)]);
+    assert_eq!(job.dispatcher.deadline(), None);
+    job.exit(0, Exit::Code(0));
+    assert_eq!(job.exit(1, Exit::Code(0)), [Action::Finish(Verdict::Done { restarts: 0 })]);
+}
+
+#[test]
+fn a_signal_during_a_restart_stops_the_job() {
+    let mut job = Job::new(2, 3);
+    job.exit(0, Exit::Code(1));
+    assert_eq!(job.signal(SIGTERM), [Action::Signal(SIGTERM)]);
+    assert_eq!(job.exit(1, Exit::Code(0)), [Action::Finish(Verdict::Stopped(SIGTERM))]);
+}
