@@ -229,7 +229,7 @@ fn build_prints_the_program_and_prepares_what_debuggers_load() {
     let done = Ddp::in_linear(["build"]).run().succeeds();
     assert_eq!(Path::new(done.stdout.trim()), kept().join("linear-target/debug/linear"));
     let project = ddp_tests::linear_project();
-    assert_eq!(fs::read_link(project.join(".ddp/cargo-ddp")).unwrap(), ddp_tests::cargo_ddp().canonicalize().unwrap());
+    assert_eq!(fs::read_link(project.join(".ddp/cargo-ddp")).unwrap(), cargo_ddp().canonicalize().unwrap());
     assert!(fs::read_to_string(project.join(".ddp/debug/ddp_debug.py")).unwrap().starts_with("# Version "));
     Ddp::in_linear(["build", "--bin", "nothing"]).run().ends_with(101);
 }
