@@ -70,10 +70,17 @@ pub fn linear_project() -> &'static Path {
         Ddp::new(["new", project.to_str().unwrap()]).run().succeeds();
         // The versions that the workspace was tested with.
         fs::copy(repo().join("Cargo.lock"), project.join("Cargo.lock")).unwrap();
+        Ddp::new(["setup"]).dir(&project).run().succeeds();
         let done = Ddp::in_linear_at(&project, ["run", "--nproc", "1", "--", "--help"]).run().succeeds();
         assert!(done.stdout.contains("--total-epochs"), "{}", done.stdout);
         project
     })
+}
+
+/// The libtorch that `cargo ddp setup` has linked a project to. By the link's own name, which differs between projects,
+/// cargo would build torch-sys anew for each.
+pub fn libtorch_of(project: &Path) -> PathBuf {
+    fs::canonicalize(project.join(".ddp/libtorch")).unwrap()
 }
 
 /// A Python with torch 2.13.0, as `cargo ddp setup --cuda` leaves it in the cache, and the CUDA libtorch beside it.
@@ -146,7 +153,8 @@ impl Ddp {
 
     /// In a project at `project` that is built where `linear` is: one folder for all, which outlives the projects.
     pub fn in_linear_at(project: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
-        Self::new(args).dir(project).env("CARGO_TARGET_DIR", kept().join("linear-target"))
+        let target = kept().join("linear-target");
+        Self::new(args).dir(project).env("CARGO_TARGET_DIR", target).env("LIBTORCH", libtorch_of(project))
     }
 
     /// `cargo ddp run` of the worker `toy`.

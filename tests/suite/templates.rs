@@ -7,7 +7,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
 use ddp_tests::{
-    CudaTorch, Ddp, Done, SIGINT, SIGKILL, kept, linear_project, repo, signal_process, snapshots, stdout_of,
+    CudaTorch, Ddp, Done, SIGINT, SIGKILL, kept, libtorch_of, linear_project, repo, signal_process, snapshots,
+    stdout_of,
 };
 use tempfile::tempdir;
 
@@ -34,7 +35,8 @@ fn project(template: &str) -> PathBuf {
 fn cargo(template: &str, args: &[&str]) -> Command {
     let mut cargo = Command::new(env!("CARGO"));
     let folder = project(template);
-    cargo.current_dir(folder).args(args).env("CARGO_TARGET_DIR", kept().join("linear-target")).env_remove("LIBTORCH");
+    cargo.args(args).env("CARGO_TARGET_DIR", kept().join("linear-target")).env("LIBTORCH", libtorch_of(&folder));
+    cargo.current_dir(folder);
     cargo
 }
 
