@@ -59,13 +59,13 @@ fn the_launcher_takes_little_memory() {
     let args = ["run", "--nproc", "2", "--", "--total-epochs", "100000", "--snapshots", dir.path().to_str().unwrap()];
     let job = Ddp::in_linear(args).start();
     job.wait_for("epoch  40");
-    // It is two processes, and its only child is the other. What they have of the program's file they have in common.
+    // It is two processes, and its only child is the other. What they have of the program's file is large in a debug build,
+    // and is measured in release (`tests/bench/launcher.py`).
     let both = [vec![job.pid()], ddp_tests::children(job.pid())].concat();
-    let sum = |field: &str| both.iter().map(|pid| memory_kb(*pid, field)).sum::<u64>();
-    let peak_kb = sum("VmHWM:") - both.iter().map(|pid| memory_kb(*pid, "RssFile:")).min().unwrap();
+    let own_kb: u64 = both.iter().map(|pid| memory_kb(*pid, "RssAnon:")).sum();
     job.signal(ddp_tests::SIGTERM);
     job.wait().ends_with(75).leaves_no_process();
-    assert!(peak_kb < 15_000, "the launcher's peak is {peak_kb} kB");
+    assert!(own_kb < 6_000, "the launcher has {own_kb} kB of its own");
 }
 
 fn memory_kb(pid: u32, field: &str) -> u64 {
@@ -97,8 +97,9 @@ fn the_librarys_examples_run() {
         ("by_hand", "2", "epoch 6: loss 0."),
         ("from_python", "2", "epoch 4: loss 0."),
     ] {
+        let folder = dir.path().join(example);
         let args = ["run", "-p", "ddp-runtime", "--example", example, "--nproc", nproc, "--max-restarts", "0", "--"];
-        let done = Ddp::new(args.iter().copied().chain([dir.path().to_str().unwrap()])).run().succeeds();
+        let done = Ddp::new(args.iter().copied().chain([folder.to_str().unwrap()])).run().succeeds();
         assert!(done.leaves_no_process().stdout.contains(words), "{example}");
     }
 }
