@@ -56,7 +56,7 @@ fn row(run: &Run) -> [String; 9] {
     let none = || "-".to_owned();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     let end = match run.state {
-        crate::launch::State::Running => Some(now),
+        crate::launch::Outcome::Running => Some(now),
         _ => run.ended,
     };
     let because = run.because.as_ref().map(|because| format!(": {}", because.lines().next().unwrap_or_default()));

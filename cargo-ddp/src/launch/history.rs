@@ -5,43 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::record::{Outcome, RECORD_FILE, Record, Saved};
 use super::registry::{Job, RUN_FILE, is_running};
-use super::report::{Outcome, RECORD_FILE, Record, Saved};
-
-/// How a run ended, if it did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// Its launcher lives.
-    Running,
-    /// All workers ended with code 0.
-    Done,
-    /// Told to stop, with everything saved.
-    Preempted,
-    /// A worker failed, or none could be started.
-    Failed,
-    /// Told to stop.
-    Stopped,
-    /// Another node of the job did not come, or was lost.
-    NodeLost,
-    /// Its launcher is gone without a word (SIGKILL, a power cut); the rest is what it knew last.
-    Lost,
-}
-
-impl State {
-    /// Its word.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Done => "done",
-            Self::Preempted => "preempted",
-            Self::Failed => "failed",
-            Self::Stopped => "stopped",
-            Self::NodeLost => "node lost",
-            Self::Lost => "lost",
-        }
-    }
-}
+use super::words::signal_name;
 
 /// A run, as its folder tells.
 #[derive(Clone, Debug, Serialize)]
@@ -49,7 +15,7 @@ pub struct Run {
     /// The folder's number.
     pub number: u64,
     /// How it ended.
-    pub state: State,
+    pub state: Outcome,
     /// Why, in words, where there is more to say.
     pub because: Option<String>,
     /// The launcher's exit code, if it has ended.
@@ -106,19 +72,14 @@ fn read(folder: PathBuf, number: u64) -> Option<Run> {
         (None, None) => return None,
     };
     let state = match record.outcome {
-        Outcome::Running if alive => State::Running,
-        Outcome::Running => State::Lost,
-        Outcome::Done => State::Done,
-        Outcome::Preempted => State::Preempted,
-        Outcome::Failed => State::Failed,
-        Outcome::Stopped => State::Stopped,
-        Outcome::NodeLost => State::NodeLost,
+        Outcome::Running if !alive => Outcome::Lost,
+        outcome => outcome,
     };
     let over = record.outcome != Outcome::Running;
-    let stopped = (state == State::Stopped).then(|| i32::from(record.exit_code) - 128);
+    let stopped = (state == Outcome::Stopped).then(|| i32::from(record.exit_code) - 128);
     let because = match state {
-        State::Failed => record.error.clone().or_else(|| record.cause.as_ref().map(|cause| cause.words())),
-        State::Stopped => stopped.map(super::report::signal_name),
+        Outcome::Failed => record.error.clone().or_else(|| record.cause.as_ref().map(|cause| cause.words())),
+        Outcome::Stopped => stopped.map(signal_name),
         _ => None,
     };
     let told = record.last_step.max(record.snapshot.as_ref().map(|saved| saved.step));

@@ -13,7 +13,7 @@
 //! | `lines`, `logs` | workers' output on the screen and on disk |
 //! | `live` | the job's line on a terminal |
 //! | `stall` | what ranks do that make no progress |
-//! | `report` | the words for what happened, and the record of it |
+//! | `words`, `record` | what happened, in words and as JSON |
 //! | `registry` | the jobs that run on this machine |
 //! | `history` | the runs of a folder, over or not |
 //! | `nodes` | launchers on other machines |
@@ -32,21 +32,22 @@ mod live;
 mod logs;
 mod nodes;
 mod plan;
+mod record;
 mod registry;
-mod report;
 mod signals;
 mod stall;
 mod watch;
+mod words;
 mod workers;
 
 pub use binding::{Binding, bind, cpus_of_node, own_cpus};
 pub use dispatch::{Exit, Failure, NoRestart, Rules, Verdict};
-pub use history::{Run, State, history};
+pub use history::{Run, history};
 pub(crate) use lines::Prefixer;
 pub use nodes::{Link, Member, Nodes, Rendezvous, join};
 pub use plan::{LaunchPlan, Show, StorePort, new_run};
+pub use record::{Outcome, Record, Saved};
 pub use registry::{Job, running};
-pub use report::{Record, Saved};
 
 use crate::debug::{self, Debug};
 use crate::{Result, Ui};

@@ -1,4 +1,4 @@
-//! The words for what happened to a job, and the record of it as JSON.
+//! The record of a job as JSON: for `--report`, and for the list of runs.
 
 use std::cell::Cell;
 use std::fs;
@@ -11,185 +11,16 @@ use ddp_contract::{ErrorFile, Event, env};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::dispatch::{Exit, Failure, Known, NoRestart, Rules, Verdict};
+use super::dispatch::{Exit, Failure, Known, Verdict};
 use super::plan::LaunchPlan;
+use super::words::signal_name;
 use crate::exit;
-
-/// The line for a failure: who, how, where.
-pub(super) fn headline(failure: &Failure, plan: &LaunchPlan) -> String {
-    let mut place = format!("pid {}", failure.pid);
-    if let Some(node) = plan.node_of(failure.rank) {
-        place = format!("{node}, {place}");
-    }
-    if let Some(gpu) = plan.gpu_of(failure.rank) {
-        place += &format!(", GPU {gpu}");
-    }
-    let told = || ErrorFile::read(&plan.error_file(failure.rank, failure.attempt))?.step();
-    let step = match failure.step.or_else(told) {
-        Some(step) => format!("after step {step}"),
-        None => "before its first step".into(),
-    };
-    match failure.stalled {
-        Some(idle) => format!("rank {} made no progress for {} ({place}) {step}", failure.rank, seconds(idle)),
-        None => format!("rank {} {} ({place}) {step}", failure.rank, ended(failure.exit)),
-    }
-}
-
-/// What the failed rank left to say, and what its failure led to.
-pub(super) fn details(failure: &Failure, plan: &LaunchPlan, last_lines: &[String], shown: bool) -> Vec<String> {
-    let mut lines = Vec::new();
-    let error = ErrorFile::read(&plan.error_file(failure.rank, failure.attempt));
-    if let Some(error) = &error {
-        lines.push(format!("  it said: {}", error.message().replace('\n', "\n    ")));
-        match error.location() {
-            Some(location) => lines.push(format!("  at {location}")),
-            // A Python worker's trace-back is the only place it names.
-            None if error.backtrace().starts_with("Traceback") => {
-                lines.extend(error.backtrace().lines().map(|line| format!("    {line}")));
-            }
-            None => {}
-        }
-    }
-    // A rank that is on the screen and has said why needs no repetition.
-    if !last_lines.is_empty() && (error.is_none() || !shown) {
-        lines.push("  its last lines on stderr:".into());
-        lines.extend(last_lines.iter().map(|line| format!("    {line}")));
-    }
-    if !failure.consequences.is_empty() {
-        let others: Vec<_> =
-            failure.consequences.iter().map(|(rank, exit)| format!("rank {rank} {}", ended(*exit))).collect();
-        lines.push(format!("  then: {}", others.join(", ")));
-    }
-    lines
-}
-
-/// What the launcher knows about usual causes, and where to read on.
-pub(super) fn hints(failure: &Failure, plan: &LaunchPlan, record: &Record, verdict: &Verdict) -> Vec<String> {
-    let mut hints: Vec<String> = Vec::new();
-    let mut text = failure.message.clone().unwrap_or_default();
-    if let Some(cause) = &record.cause {
-        text += &cause.stderr.join("\n");
-    }
-    hints.extend(usual_cause(failure.exit, &text, record.out_of_memory()).map(str::to_owned));
-    match verdict {
-        Verdict::Failed(_, NoRestart::Again) => hints.push(
-            "it failed in the same way at the same step as the attempt before, so it was not started again".into(),
-        ),
-        Verdict::Failed(_, NoRestart::UsedUp(count)) => hints.push(format!(
-            "{count} restarts brought no new snapshot, so it was not started again (`--max-restarts` allows more)"
-        )),
-        Verdict::Failed(_, NoRestart::NodeLost) => {
-            hints.push("a node was lost as well, so it was not started again: start the launchers of all nodes".into());
-        }
-        _ => {}
-    }
-    hints.push(format!("all output is in {}", plan.run_dir.display()));
-    hints
-}
-
-fn usual_cause(exit: Exit, text: &str, out_of_memory: Option<u64>) -> Option<&'static str> {
-    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    Some(match exit {
-        Exit::Signal(9) => match out_of_memory {
-            Some(1..) => {
-                "the kernel ran out of memory and killed a process during this run: use a smaller batch, or fewer workers"
-            }
-            Some(0) => "the kernel has not run out of memory during this run: somebody, or a scheduler, sent SIGKILL",
-            None => "SIGKILL without a message is usually the kernel out of memory (see `dmesg`), or a person",
-        },
-        Exit::Signal(4) => "SIGILL: libtorch or the program was built for another processor",
-        Exit::Signal(7) => "SIGBUS: often a full /dev/shm, or a file that became shorter while it was mapped",
-        Exit::Signal(11) => "SIGSEGV: run one process under a debugger to see where (`cargo ddp exec -- rust-gdb …`)",
-        _ if says(&["error while loading shared libraries"]) => {
-            "a shared library is missing; run `cargo ddp setup`, then build again"
-        }
-        _ if says(&["no GPUs found", "ProcessGroupNCCL is only supported with GPUs"]) => {
-            "NCCL needs GPUs: use Gloo on the CPU, or see `cargo ddp gpus` for what this machine has"
-        }
-        _ if says(&["address already in use", "Address already in use", "EADDRINUSE"]) => {
-            "a port is taken: another job, or what is left of one; `cargo ddp ps` lists the jobs of yours that run here"
-        }
-        _ if says(&["CUDA out of memory", "CUDA error: out of memory"]) => {
-            "the GPU's memory is full: use a smaller batch; `cargo ddp gpus` says who uses it"
-        }
-        _ => return None,
-    })
-}
-
-/// The line for a restart.
-pub(super) fn restart(
-    attempt: u32,
-    newest: Option<&Known>,
-    last_step: Option<u64>,
-    delay: Duration,
-    rules: &Rules,
-) -> String {
-    let from = match newest {
-        Some(Known { snapshot, step }) => {
-            let lost = last_step.and_then(|last| last.checked_sub(*step)).filter(|lost| *lost > 0);
-            let lost = lost.map(|lost| format!(", {lost} steps back")).unwrap_or_default();
-            format!("from {}{lost}", snapshot.display())
-        }
-        None => "from the beginning, as there is no snapshot yet".into(),
-    };
-    let wait = if delay.is_zero() { String::new() } else { format!(" in {}", seconds(delay)) };
-    let limit = rules.max_restarts;
-    // The count begins anew with each new snapshot, so it may be beyond the limit.
-    let count = if attempt <= limit { format!("{attempt} of {limit}") } else { format!("restart {attempt}") };
-    format!("all workers{wait} {from} ({count})")
-}
-
-/// The line for workers that should end, and can't.
-pub(super) fn paused(ranks: &[usize]) -> String {
-    let names: Vec<_> = ranks.iter().map(ToString::to_string).collect();
-    match names.as_slice() {
-        [one] => format!("rank {one} is paused in a debugger: it ends when it is continued there"),
-        many => format!("ranks {} are paused in a debugger: they end when they are continued there", many.join(", ")),
-    }
-}
-
-/// The line for a job that stands still.
-pub(super) fn stalled(idle: Duration, steps: &[Option<u64>]) -> String {
-    let idle = seconds(idle);
-    let furthest = steps.iter().flatten().max();
-    let Some(furthest) = furthest else {
-        return format!("no rank has made a step, and there was nothing new for {idle}");
-    };
-    let behind: Vec<_> =
-        steps.iter().enumerate().filter(|(_, step)| step.is_none_or(|step| step < *furthest)).collect();
-    if behind.is_empty() {
-        return format!("no progress for {idle}: all ranks are done with step {furthest}, and none with the next");
-    }
-    let names: Vec<_> = behind.iter().map(|(rank, _)| rank.to_string()).collect();
-    let (ranks, have) = if names.len() == 1 { ("rank", "has") } else { ("ranks", "have") };
-    format!(
-        "no progress for {idle}: {ranks} {} {have} not reached step {furthest}, which others wait after",
-        names.join(", ")
-    )
-}
-
-fn seconds(time: Duration) -> String {
-    let seconds = time.as_secs_f64();
-    if seconds < 10.0 && seconds.fract() > 0.05 { format!("{seconds:.1} s") } else { format!("{seconds:.0} s") }
-}
-
-fn ended(exit: Exit) -> String {
-    match exit {
-        Exit::Code(101) => "panicked (exit code 101)".into(),
-        Exit::Code(code) => format!("ended with exit code {code}"),
-        Exit::Signal(signal) => format!("was killed by {}", signal_name(signal)),
-    }
-}
-
-pub(super) fn signal_name(signal: i32) -> String {
-    signal_hook::low_level::signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)
-}
 
 /// How a run ended, if it did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// Not yet, as far as the record says.
+    /// Not yet.
     #[default]
     Running,
     /// All workers ended with code 0.
@@ -202,6 +33,23 @@ pub enum Outcome {
     Stopped,
     /// Another node of the job did not come, or was lost.
     NodeLost,
+    /// Its launcher is gone without a word (SIGKILL, a power cut). No record says so of itself.
+    Lost,
+}
+
+impl Outcome {
+    /// Its word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Preempted => "preempted",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+            Self::NodeLost => "node lost",
+            Self::Lost => "lost",
+        }
+    }
 }
 
 /// How often steps alone are worth writing down.
@@ -282,7 +130,7 @@ pub(super) struct Cause {
     stalled_seconds: Option<f64>,
     message: Option<String>,
     location: Option<String>,
-    stderr: Vec<String>,
+    pub(super) stderr: Vec<String>,
     /// What happened to the others.
     consequences: Vec<Consequence>,
 }
@@ -404,7 +252,7 @@ impl Record {
     }
 
     /// Processes that the kernel killed for want of memory since the job started; `None` where it does not say.
-    fn out_of_memory(&self) -> Option<u64> {
+    pub(super) fn out_of_memory(&self) -> Option<u64> {
         Some(oom_kills()?.saturating_sub(self.oom_kills?))
     }
 
@@ -476,39 +324,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_restart_says_from_where_and_what_is_lost() {
-        let rules = |max_restarts| Rules { max_restarts, ..Rules::default() };
-        let newest = Known { snapshot: "snapshots/step-00000064".into(), step: 64 };
-        let now = Duration::ZERO;
-        assert_eq!(
-            restart(1, Some(&newest), Some(70), now, &rules(3)),
-            "all workers from snapshots/step-00000064, 6 steps back (1 of 3)"
-        );
-        assert_eq!(
-            restart(2, Some(&newest), None, Duration::from_secs(1), &rules(3)),
-            "all workers in 1 s from snapshots/step-00000064 (2 of 3)"
-        );
-        assert_eq!(
-            restart(7, None, Some(3), now, &rules(1)),
-            "all workers from the beginning, as there is no snapshot yet (restart 7)"
-        );
-    }
-
-    #[test]
-    fn a_stall_names_who_is_behind() {
-        let idle = Duration::from_secs(600);
-        assert_eq!(
-            stalled(idle, &[Some(12), Some(11), Some(12)]),
-            "no progress for 600 s: rank 1 has not reached step 12, which others wait after"
-        );
-        assert_eq!(
-            stalled(idle, &[Some(12), Some(12)]),
-            "no progress for 600 s: all ranks are done with step 12, and none with the next"
-        );
-        assert_eq!(stalled(idle, &[None]), "no rank has made a step, and there was nothing new for 600 s");
-    }
-
-    #[test]
     fn the_best_snapshot_is_the_one_that_the_run_calls_better() {
         let saved = |step, metric, lower_is_better| Event::SnapshotSaved {
             snapshot: format!("step-{step:08}").into(),
@@ -530,17 +345,5 @@ mod tests {
         assert_eq!(best(Some(false), metrics), Some(3));
         assert_eq!(best(None, [Some(1.0), Some(2.0), Some(1.5), None]), Some(3), "the newest, where none is better");
         assert_eq!(best(Some(true), [None; 4]), None);
-    }
-
-    #[test]
-    fn usual_causes_are_named() {
-        let cause = |exit, text, oom| usual_cause(exit, text, oom).unwrap_or_default();
-        assert!(cause(Exit::Signal(9), "", Some(1)).contains("out of memory and killed"));
-        assert!(cause(Exit::Signal(9), "", Some(0)).contains("somebody"));
-        assert!(
-            cause(Exit::Code(127), "train: error while loading shared libraries: libtorch.so", None).contains("setup")
-        );
-        assert!(cause(Exit::Code(1), "RuntimeError: no GPUs found!", None).contains("Gloo"));
-        assert_eq!(cause(Exit::Code(1), "", None), "");
     }
 }

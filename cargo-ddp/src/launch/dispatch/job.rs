@@ -1,0 +1,199 @@
+//! What can happen to a job, and what can be done about it.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use ddp_contract::Event;
+use serde::{Deserialize, Serialize};
+
+use super::{SIGHUP, SIGINT, SIGKILL, SIGTERM};
+
+/// How a worker ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Exit {
+    /// By itself, with this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+impl From<ExitStatus> for Exit {
+    fn from(status: ExitStatus) -> Self {
+        use std::os::unix::process::ExitStatusExt;
+        match status.code() {
+            Some(code) => Self::Code(code),
+            None => Self::Signal(status.signal().unwrap_or(SIGKILL)),
+        }
+    }
+}
+
+/// A worker's failure, and what it led to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The rank that failed first.
+    pub rank: usize,
+    /// Its process.
+    pub pid: u32,
+    /// How it ended.
+    pub exit: Exit,
+    /// The last step that it had reported.
+    pub step: Option<u64>,
+    /// What it left in its error file.
+    pub message: Option<String>,
+    /// The attempt in which it failed, from 0.
+    pub attempt: u32,
+    /// It was ended because the job made no progress for so long.
+    pub stalled: Option<Duration>,
+    /// The ranks that ended after it, before they were told to or because they were.
+    pub consequences: Vec<(usize, Exit)>,
+}
+
+impl Failure {
+    /// The same failure at the same place, by a program that says enough to tell. SIGKILL and the polite signals come from
+    /// outside, and are never the same.
+    pub(super) fn is_again(&self, other: &Self) -> bool {
+        let from_outside = matches!(self.exit, Exit::Signal(SIGKILL | SIGTERM | SIGINT | SIGHUP));
+        let told = self.step.is_some() || self.message.is_some();
+        told && !from_outside
+            && self.stalled.is_none()
+            && (self.exit, self.step, &self.message) == (other.exit, other.step, &other.message)
+    }
+}
+
+/// Why a job was not started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NoRestart {
+    /// `--max-restarts` is 0.
+    Never,
+    /// As many as allowed were made without progress.
+    UsedUp(u32),
+    /// The last attempt failed in the same way at the same step, and would again.
+    Again,
+    /// A node was lost, too.
+    NodeLost,
+}
+
+/// How a job ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// All workers ended with code 0.
+    Done {
+        /// Restarts that it took.
+        restarts: u32,
+    },
+    /// The workers were told to stop, have saved a snapshot, and left.
+    Preempted {
+        /// The newest snapshot that they told of.
+        snapshot: Option<PathBuf>,
+    },
+    /// A worker failed, and the job was not started again.
+    Failed(Failure, NoRestart),
+    /// The launcher was told to stop by this signal.
+    Stopped(i32),
+    /// Another node's launcher is gone, for this reason.
+    NodeLost(String),
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(in crate::launch) enum Input {
+    Exited {
+        rank: usize,
+        pid: u32,
+        exit: Exit,
+        message: Option<String>,
+    },
+    Event {
+        rank: usize,
+        event: Event,
+    },
+    /// A worker wrote something.
+    Output {
+        rank: usize,
+    },
+    Signal(i32),
+    /// The guard is gone: end at once.
+    Orphaned,
+    /// Another node's launcher is gone, and with it these ranks.
+    NodeLost {
+        ranks: Range<usize>,
+        why: String,
+    },
+    /// The stacks of a stalled job are written; `rank` seems to hold the others up.
+    Traced {
+        rank: usize,
+        pid: u32,
+    },
+    /// A debugger is at work on a worker: that the job stands still means nothing.
+    Debugged,
+    /// Workers that should have ended by now are paused in a debugger.
+    Paused,
+    /// They go on.
+    Resumed,
+    /// Time has passed.
+    Tick,
+}
+
+/// What to do about it.
+#[derive(Debug, PartialEq)]
+pub(in crate::launch) enum Action {
+    /// Send a signal to every worker that lives.
+    Signal(i32),
+    /// A worker has failed, and the others are asked to stop.
+    Failed(Failure),
+    /// Kill every worker that lives and is not paused in a debugger: somebody looks at that one.
+    KillUnpaused,
+    /// Say that all workers will be started again after this failure, in so long.
+    Announce {
+        after: Failure,
+        attempt: u32,
+        delay: Duration,
+    },
+    /// Start all workers.
+    Start {
+        attempt: u32,
+    },
+    /// The job has made no progress for so long: find out what each rank does.
+    Trace {
+        idle: Duration,
+    },
+    Finish(Verdict),
+}
+
+/// The newest snapshot that the workers have told of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::launch) struct Known {
+    pub(in crate::launch) snapshot: PathBuf,
+    pub(in crate::launch) step: u64,
+}
+
+/// When to restart, and how long to wait for what.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// How often all workers may be restarted without progress (a new snapshot) between.
+    pub max_restarts: u32,
+    /// Time before the second restart without progress; the first comes at once, and each further one waits twice as
+    /// long as the one before, at most a minute.
+    pub backoff: Duration,
+    /// Time between asking workers to stop and killing them.
+    pub grace: Duration,
+    /// Time without a sign of progress after which a job is stalled. `None`: 10 minutes for workers that send events,
+    /// never for others. Zero: never.
+    pub stall_timeout: Option<Duration>,
+    /// Whether a stalled job is restarted.
+    pub restart_on_stall: bool,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            max_restarts: 3,
+            backoff: Duration::from_secs(1),
+            grace: Duration::from_secs(10),
+            stall_timeout: None,
+            restart_on_stall: false,
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! What the loop waits for, and what it reads there.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use ddp_contract::ErrorFile;
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+
+use super::Watch;
+use crate::launch::dispatch::Input;
+use crate::launch::guard::{self, Guard};
+use crate::launch::stall::Tracing;
+use crate::launch::workers::Stream;
+use crate::ui::Target;
+use crate::{Error, Result, Ui};
+
+/// Pieces read from one stream before the others have their turn.
+const FAIR_SHARE: usize = 16;
+
+/// What a descriptor in the poll set belongs to.
+#[derive(Clone, Copy)]
+pub(super) enum Source {
+    Guard,
+    Orphans,
+    Link(usize),
+    Stdout(usize),
+    Stderr(usize),
+    Events(usize),
+    Tracer,
+    Deaths,
+}
+
+impl Watch<'_> {
+    /// Waits until something can be read. Deaths come last, so that a worker's last words are heard first.
+    pub(super) fn wait(&self) -> Result<Vec<Source>> {
+        let mut watched: Vec<(Source, BorrowedFd<'_>)> = Vec::new();
+        let guard = self.guard.iter().flat_map(Guard::fds);
+        watched.extend(guard.map(|fd| (Source::Guard, fd)));
+        watched.extend(self.orphans.fds().map(|fd| (Source::Orphans, fd)));
+        watched.extend(self.command.links().map(|(index, link)| (Source::Link(index), link.fd())));
+        for (i, worker) in self.workers.iter().enumerate() {
+            watched.extend(worker.stdout.pipe.fd().map(|fd| (Source::Stdout(i), fd)));
+            watched.extend(worker.stderr.pipe.fd().map(|fd| (Source::Stderr(i), fd)));
+            watched.extend(worker.events.pipe.fd().map(|fd| (Source::Events(i), fd)));
+        }
+        if let Some(tracing) = &self.tracing {
+            watched.extend(tracing.fds().map(|fd| (Source::Tracer, fd)));
+        }
+        watched.push((Source::Deaths, self.deaths.as_fd()));
+        let has_more = |index| self.command.links().any(|(i, link)| i == index && link.has_more_to_send());
+        let flags = |source| match source {
+            Source::Link(index) if has_more(index) => PollFlags::IN | PollFlags::OUT,
+            _ => PollFlags::IN,
+        };
+        let mut fds: Vec<PollFd<'_>> =
+            watched.iter().map(|(source, fd)| PollFd::from_borrowed_fd(*fd, flags(*source))).collect();
+        let deadlines = [self.command.deadline(), self.tracing.as_ref().map(Tracing::deadline)];
+        let timeout = deadlines.into_iter().flatten().min().map(|deadline| {
+            // A little late rather than a little early, which would mean another round.
+            let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: i64::from(left.subsec_nanos()) }
+        });
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(err) => return Err(Error::system("can't wait for the workers")(err.into())),
+        }
+        let ready = fds.iter().zip(&watched).filter(|(fd, _)| !fd.revents().is_empty());
+        Ok(ready.map(|(_, (source, _))| *source).collect())
+    }
+
+    /// Reads a source, and says what happened.
+    pub(super) fn inputs(&mut self, source: Source) -> Result<Vec<Input>> {
+        match source {
+            Source::Guard => {
+                let Some(guard) = &mut self.guard else { return Ok(vec![]) };
+                let Some(signals) = guard.take() else {
+                    self.guard = None;
+                    self.command.give_up("its launcher was killed".into());
+                    // The other nodes end by themselves, and are not waited for.
+                    let others =
+                        self.plan.nodes.members.iter().enumerate().filter(|(node, _)| *node != self.plan.nodes.own);
+                    let others =
+                        others.map(|(_, member)| Input::NodeLost { ranks: member.ranks(), why: String::new() });
+                    return Ok(std::iter::once(Input::Orphaned).chain(others).collect());
+                };
+                Ok(signals.into_iter().map(Input::Signal).collect())
+            }
+            Source::Orphans => {
+                self.orphans.take();
+                guard::reap_adopted(&self.own());
+                Ok(vec![])
+            }
+            Source::Stdout(i) => Ok(self.output(i, Target::Stdout)),
+            Source::Stderr(i) => Ok(self.output(i, Target::Stderr)),
+            Source::Events(i) => Ok(self.events(i)),
+            // Looked at after every round.
+            Source::Tracer | Source::Link(_) => Ok(vec![]),
+            Source::Deaths => self.deaths(),
+        }
+    }
+
+    fn output(&mut self, i: usize, target: Target) -> Vec<Input> {
+        let Self { workers, buffer, out, ui, .. } = self;
+        let worker = &mut workers[i];
+        let rank = worker.rank;
+        let stream = worker.stream(target);
+        out.clear();
+        let came = stream.read(buffer, FAIR_SHARE, out);
+        ui.output(rank, target, out);
+        warn_of_log(stream, ui);
+        if came { vec![Input::Output { rank }] } else { vec![] }
+    }
+
+    fn events(&mut self, i: usize) -> Vec<Input> {
+        let worker = &mut self.workers[i];
+        let rank = worker.rank;
+        let events = worker.events.read(&mut self.buffer);
+        for event in &events {
+            self.ui.worker_event(rank, event);
+            if rank == self.plan.ranks().start {
+                self.live.note(event, &self.ui);
+                if self.record.note(event) {
+                    self.record.keep();
+                }
+            }
+        }
+        events.into_iter().map(|event| Input::Event { rank, event }).collect()
+    }
+
+    /// The workers that have ended, in the order in which they did.
+    fn deaths(&mut self) -> Result<Vec<Input>> {
+        let mut list = [const { std::mem::MaybeUninit::uninit() }; 64];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let (ended, _) = match epoll::wait(&self.deaths, &mut list, Some(&now)) {
+            Ok(ended) => ended,
+            Err(rustix::io::Errno::INTR) => return Ok(vec![]),
+            Err(err) => return Err(Error::system("can't wait for the workers")(err.into())),
+        };
+        let indices: Vec<_> = ended.iter().filter_map(|event| usize::try_from(event.data.u64()).ok()).collect();
+        let mut inputs = Vec::new();
+        for i in indices {
+            inputs.extend(self.death(i)?);
+        }
+        Ok(inputs)
+    }
+
+    fn death(&mut self, i: usize) -> Result<Vec<Input>> {
+        let _ = epoll::delete(&self.deaths, &self.workers[i].pidfd);
+        let exit = self.workers[i].reap()?;
+        let mut inputs = self.events(i);
+        let Self { workers, buffer, out, ui, plan, job, .. } = self;
+        let worker = &mut workers[i];
+        for target in [Target::Stdout, Target::Stderr] {
+            let rank = worker.rank;
+            let stream = worker.stream(target);
+            out.clear();
+            stream.close(buffer, out);
+            ui.output(rank, target, out);
+            warn_of_log(stream, ui);
+        }
+        let file = ErrorFile::read(&plan.error_file(worker.rank, job.attempt));
+        let message = file.map(|file| file.message().to_owned());
+        inputs.push(Input::Exited { rank: worker.rank, pid: worker.pid(), exit, message });
+        Ok(inputs)
+    }
+}
+
+fn warn_of_log(stream: &mut Stream, ui: &Ui) {
+    if let Some(err) = stream.log_failed.take() {
+        ui.warn(format!("{} ends here: {err}; the job goes on", stream.log_path().display()));
+    }
+}
