@@ -30,9 +30,22 @@ impl RuntimeSource {
         }
     }
 
-    /// The value of an alias `ddp` that runs the clone's `cargo-ddp`, as TOML.
+    /// The value of an alias `ddp` that runs the clone's `cargo-ddp`, as TOML; where it is installed, cargo finds it without
+    /// (and warns of an alias with a command's name).
     pub(super) fn alias(&self) -> Option<String> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+        let home = home.or_else(|| Some(std::env::home_dir()?.join(".cargo")));
+        let folders = home.map(|home| home.join("bin")).into_iter().chain(std::env::split_paths(&path));
+        self.alias_beside(folders)
+    }
+
+    /// The same; cargo looks for subcommands in `folders`.
+    fn alias_beside(&self, mut folders: impl Iterator<Item = PathBuf>) -> Option<String> {
         let Self::Clone { root } = self else { return None };
+        if folders.any(|folder| folder.join("cargo-ddp").is_file()) {
+            return None;
+        }
         let manifest = root.join("cargo-ddp/Cargo.toml").display().to_string();
         // cargo splits a string at spaces; but only a string overrides the clone's own alias, in a project inside of it.
         Some(if manifest.contains(char::is_whitespace) {
@@ -53,12 +66,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let manifest_dir = dir.path().join("cargo-ddp");
         assert_eq!(RuntimeSource::built_in(&manifest_dir).dependency(), format!("\"{}\"", env!("CARGO_PKG_VERSION")));
-        assert_eq!(RuntimeSource::built_in(&manifest_dir).alias(), None);
+        assert_eq!(RuntimeSource::built_in(&manifest_dir).alias_beside(std::iter::empty()), None);
 
         fs::create_dir(dir.path().join("ddp-runtime")).unwrap();
         fs::write(dir.path().join("ddp-runtime/Cargo.toml"), "").unwrap();
         fs::write(dir.path().join("Cargo.toml"), "").unwrap();
         let path = dir.path().join("ddp-runtime").display().to_string();
         assert_eq!(RuntimeSource::built_in(&manifest_dir).dependency(), format!("{{ path = {path:?} }}"));
+    }
+
+    #[test]
+    fn there_is_no_alias_where_cargo_ddp_is_installed() {
+        let dir = tempfile::tempdir().unwrap();
+        let clone = RuntimeSource::Clone { root: "/a clone".into() };
+        let folders = || [dir.path().join("no"), dir.path().to_owned()].into_iter();
+        let alias = r#"["run", "-q", "--manifest-path", "/a clone/cargo-ddp/Cargo.toml", "--"]"#;
+        assert_eq!(clone.alias_beside(folders()).as_deref(), Some(alias));
+        fs::write(dir.path().join("cargo-ddp"), "").unwrap();
+        assert_eq!(clone.alias_beside(folders()), None);
     }
 }
