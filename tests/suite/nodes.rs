@@ -213,7 +213,7 @@ fn nodes_that_do_not_come_or_do_not_fit_are_named() {
     let run = |node, flags: &[&str]| launch(dir.path(), node, port, flags, "echo started").run();
     run("0", &["--join-timeout", "0.5"]).ends_with(NODE_LOST).says(&[
         "error: the nodes can't meet at 127.0.0.1:",
-        "node 1 of 2 did not come within 0 s",
+        "node 1 of 2 did not come within 0.5 s",
         "hint: start `cargo ddp` on every node",
     ]);
     run("1", &["--join-timeout", "0.5"]).ends_with(NODE_LOST).says(&["node 0 could not be reached within"]);

@@ -161,7 +161,7 @@ pub(super) fn stalled(idle: Duration, steps: &[Option<u64>]) -> String {
     )
 }
 
-fn seconds(time: Duration) -> String {
+pub(super) fn seconds(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     if seconds < 10.0 && seconds.fract() > 0.05 { format!("{seconds:.1} s") } else { format!("{seconds:.0} s") }
 }

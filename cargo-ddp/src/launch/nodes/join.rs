@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use super::link::Link;
 use super::message::{FromCoordinator, ToCoordinator};
 use super::{Member, Nodes, host_name, name};
+use crate::launch::words::seconds;
 use crate::{Error, Result, Ui};
 
 /// How long a caller may take to say who it is; a stranger must not keep the others waiting.
@@ -88,9 +89,9 @@ fn gather(at: &Rendezvous, own: Member, run: String, ui: &Ui) -> Result<(Nodes, 
         let (node, member, link) = loop {
             let Some(stream) = accept(&listener, end).map_err(|err| at.failed(err.to_string()))? else {
                 return Err(at.failed(format!(
-                    "{missing} of {} did not come within {:.0} s",
+                    "{missing} of {} did not come within {}",
                     at.nnodes,
-                    at.timeout.as_secs_f64()
+                    seconds(at.timeout)
                 )));
             };
             // Those that have come and gone are waited for again.
@@ -207,7 +208,7 @@ fn report(at: &Rendezvous, own: Member, ui: &Ui) -> Result<(Nodes, String, Vec<L
             Err(_) if Instant::now() < end => std::thread::sleep(RETRY),
             Ok(Some(_)) => return Err(at.failed("who answers there is no cargo-ddp of this version")),
             Ok(None) | Err(_) => {
-                return Err(at.failed(format!("the job did not begin within {:.0} s", at.timeout.as_secs_f64())));
+                return Err(at.failed(format!("the job did not begin within {}", seconds(at.timeout))));
             }
         }
     }
@@ -233,9 +234,7 @@ fn call(at: &Rendezvous, end: Instant) -> Result<(Link, IpAddr)> {
         match connect() {
             Ok(connected) => return Ok(connected),
             Err(err) if Instant::now() + RETRY >= end => {
-                return Err(
-                    at.failed(format!("node 0 could not be reached within {:.0} s: {err}", at.timeout.as_secs_f64()))
-                );
+                return Err(at.failed(format!("node 0 could not be reached within {}: {err}", seconds(at.timeout))));
             }
             Err(_) => std::thread::sleep(RETRY),
         }
