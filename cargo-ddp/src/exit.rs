@@ -20,8 +20,6 @@
 //!
 //! `cargo ddp exec` ends with its command's own code.
 
-use crate::launch::{Exit, Verdict};
-
 /// Done.
 pub const SUCCESS: u8 = 0;
 /// `--check`: files are not as they would be written.
@@ -48,24 +46,4 @@ pub const COMMAND_NOT_FOUND: u8 = 127;
 /// Stopped by a signal.
 pub fn signalled(signal: i32) -> u8 {
     u8::try_from(128 + signal).unwrap_or(u8::MAX)
-}
-
-/// A worker failed.
-pub fn of_worker(exit: Exit) -> u8 {
-    match exit {
-        // Codes have 8 bits.
-        Exit::Code(code) => code.to_le_bytes()[0],
-        Exit::Signal(signal) => signalled(signal),
-    }
-}
-
-/// How a job ended.
-pub fn of(verdict: &Verdict) -> u8 {
-    match verdict {
-        Verdict::Done { .. } => SUCCESS,
-        Verdict::Preempted { .. } => PREEMPTED,
-        Verdict::Failed(failure, _) => of_worker(failure.exit),
-        Verdict::Stopped(signal) => signalled(*signal),
-        Verdict::NodeLost(_) => NODE_LOST,
-    }
 }

@@ -147,7 +147,7 @@ impl Job {
         let (verdict, mut record) = launched?;
         tell(&verdict, &plan, start, ui);
         finish(&mut record, &verdict, self.report.as_deref(), ui);
-        Ok(exit::of(&verdict))
+        Ok(verdict.exit_code())
     }
 }
 

@@ -14,7 +14,6 @@ use serde_json::Value;
 use super::dispatch::{Exit, Failure, Known, Verdict};
 use super::plan::LaunchPlan;
 use super::words::signal_name;
-use crate::exit;
 
 /// How a run ended, if it did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -258,7 +257,7 @@ impl Record {
 
     /// Adds how it ended, and keeps it.
     pub fn conclude(&mut self, verdict: &Verdict) {
-        self.exit_code = exit::of(verdict);
+        self.exit_code = verdict.exit_code();
         self.ended = now();
         self.outcome = match verdict {
             Verdict::Done { .. } => Outcome::Done,

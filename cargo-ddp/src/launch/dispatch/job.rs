@@ -9,6 +9,7 @@ use ddp_contract::Event;
 use serde::{Deserialize, Serialize};
 
 use super::{SIGHUP, SIGINT, SIGKILL, SIGTERM};
+use crate::exit;
 
 /// How a worker ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +95,22 @@ pub enum Verdict {
     Stopped(i32),
     /// Another node's launcher is gone, for this reason.
     NodeLost(String),
+}
+
+impl Verdict {
+    /// The launcher's exit code; see [`exit`].
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Done { .. } => exit::SUCCESS,
+            Self::Preempted { .. } => exit::PREEMPTED,
+            // Codes have 8 bits.
+            Self::Failed(Failure { exit: Exit::Code(code), .. }, _) => code.to_le_bytes()[0],
+            Self::Failed(Failure { exit: Exit::Signal(signal), .. }, _) | Self::Stopped(signal) => {
+                exit::signalled(*signal)
+            }
+            Self::NodeLost(_) => exit::NODE_LOST,
+        }
+    }
 }
 
 /// What happened.
