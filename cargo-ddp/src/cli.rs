@@ -323,7 +323,8 @@ pub struct Plot {
     /// File to write, .svg or .png; may be given again [default: plot.svg and plot.png in the first run's folder]
     #[arg(short, long, value_name = "FILE")]
     pub output: Vec<PathBuf>,
-    /// Draw a moving average, in which the past weighs so much, over the values [with no number: 0.9]
+    /// Draw a moving average, in which the past weighs so much, over the values of curves of 50 points or more [with no
+    /// number: 0.9]
     #[arg(long, value_name = "WEIGHT", num_args = 0..=1, require_equals = true, default_missing_value = "0.9", value_parser = weight)]
     pub smooth: Option<f64>,
     /// Values on a logarithmic scale

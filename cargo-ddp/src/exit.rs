@@ -9,11 +9,11 @@
 //! | 4 | the system refused: a file, a process, a socket |
 //! | 5 | another node of the job did not come, or was lost |
 //! | 6 | a check found something: an error that doctor names, a damaged snapshot, snapshots that differ |
-//! | 75 | told to stop (SIGTERM, SIGUSR1): the workers have saved a snapshot and left; run it again to go on |
+//! | 75 | told to stop (Ctrl-C, SIGTERM, SIGUSR1): the workers have saved a snapshot and left; run it again to go on |
 //! | 101 | the build failed (cargo's own code for it) |
 //! | 126 | the program can't be run |
 //! | 127 | there is no such program |
-//! | 128 + N | stopped by signal N (130: Ctrl-C, 143: SIGTERM) |
+//! | 128 + N | stopped by signal N (130: Ctrl-C, 143: SIGTERM), by workers that did not save |
 //!
 //! When a worker failed, and was not (or no more) restarted: the code of the first that failed, or 128 + N for signal N. A
 //! worker may use any of the codes above; `--report FILE` tells them apart.

@@ -1,3 +1,4 @@
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ddp_contract::Event;
@@ -7,13 +8,15 @@ use crate::error::check;
 use crate::events::Events;
 use crate::process_group::{Backend, ProcessGroup, Settings};
 use crate::store::{Store, to_i32};
-use crate::{Error, Result, StepReport, World, debug, entry, inherited, sys};
+use crate::{Error, Result, StepReport, World, debug, entry, inherited, memory, sys};
 
 /// How long a rank waits for the others to appear (c10d's store default).
 const STORE_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long a collective waits for the other ranks (PyTorch's defaults for Gloo and NCCL).
 const GLOO_TIMEOUT: Duration = Duration::from_secs(1800);
 const NCCL_TIMEOUT: Duration = Duration::from_secs(600);
+/// Steps between looks at the memory in use.
+const MEMORY_EVERY: u64 = 50;
 
 /// This worker: its place in the job, its device, and the group of all ranks.
 ///
@@ -30,6 +33,8 @@ pub struct Context {
     device: Device,
     group: ProcessGroup,
     events: Events,
+    /// Steps that were reported.
+    reports: AtomicU64,
 }
 
 /// What [`Context::init`] decides by itself and a program may decide otherwise.
@@ -102,7 +107,7 @@ impl ContextBuilder {
         let settings = Settings { backend, timeout, gloo_host: gloo_host(&world), cuda_device, check_collectives };
         let group = ProcessGroup::new(store, settings, world.rank, world.world_size)?;
         entry::keep(&group);
-        Ok(Context { world, device, group, events })
+        Ok(Context { world, device, group, events, reports: AtomicU64::new(0) })
     }
 }
 
@@ -162,7 +167,7 @@ impl Context {
     }
 
     /// As [`report_step`](Self::report_step), with what the launcher shows beside it: the loss, samples per second, the
-    /// time left, the learning rate, the norm of the gradients, memory.
+    /// time left, the learning rate, the norm of the gradients. Memory in use is added now and then, unless you give it.
     ///
     /// ```
     /// use ddp_runtime::{Context, StepReport};
@@ -178,6 +183,8 @@ impl Context {
     pub fn report(&self, report: StepReport) {
         let StepReport { epoch, step, loss, steps, samples, learning_rate, grad_norm, memory } = report;
         entry::note_step(step);
+        let looks = self.reports.fetch_add(1, Ordering::Relaxed).is_multiple_of(MEMORY_EVERY);
+        let memory = memory.or_else(|| looks.then(|| memory::in_use(self.device)).flatten());
         self.events.send(&Event::Step { epoch, step, loss, steps, samples, learning_rate, grad_norm, memory });
     }
 

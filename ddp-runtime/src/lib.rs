@@ -64,7 +64,7 @@
 //!
 //! # Exit codes
 //! Those of [`main`]: 0, 1 after an error, 101 after a panic, and 75 when the run was told to stop (SIGTERM,
-//! SIGUSR1), has saved a snapshot on all ranks, and goes on from it when it is started again.
+//! SIGINT, SIGUSR1), has saved a snapshot on all ranks, and goes on from it when it is started again.
 //!
 //! # Errors
 //! libtorch's errors come with their first line; `DDP_BACKTRACE=1` keeps the C++ stack trace.

@@ -22,6 +22,11 @@ pub(crate) fn empty(size: &[i64], kind: Kind) -> Result<Tensor, TchError> {
     Ok(tensor)
 }
 
+/// Memory that this worker uses: on its GPU, or as a process.
+pub(crate) fn in_use(device: Device) -> Option<u64> {
+    cuda_bytes(device).or_else(resident_bytes)
+}
+
 /// Memory of this process that is in RAM.
 pub(crate) fn resident_bytes() -> Option<u64> {
     let pages = std::fs::read_to_string("/proc/self/statm").ok()?;

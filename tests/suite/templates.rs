@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
 use ddp_tests::{
-    CudaTorch, Ddp, Done, SIGINT, SIGKILL, kept, libtorch_of, linear_project, repo, signal_process, snapshots,
-    stdout_of,
+    CudaTorch, Ddp, Done, SIGINT, SIGKILL, cargo_ddp, kept, libtorch_of, linear_project, repo, signal_process,
+    snapshots, stdout_of,
 };
 use tempfile::tempdir;
 
@@ -142,16 +142,73 @@ fn killed_at_a_random_step_linear_ends_as_if_undisturbed() {
 }
 
 #[test]
-fn ctrl_c_stops_them_and_a_second_start_goes_on() {
-    let dir = tempdir().unwrap();
-    let job = run("vision", dir.path(), &["--total-epochs", "500", "--patience", "500"]).start();
-    job.wait_for("epoch   2");
-    job.signal(SIGINT);
-    job.wait().ends_with(130).leaves_no_process();
-    let epochs = snapshots(dir.path()).len();
-    assert!(epochs > 0);
-    let done = run("vision", dir.path(), &["--total-epochs", "2"]).run().succeeds();
-    assert!(!done.stdout.contains("epoch   1 "), "{}", done.stdout);
+fn ctrl_c_saves_and_a_second_start_goes_on_from_there() {
+    let long = [
+        ("linear", "--total-epochs 100000 --save-every 100000", "epoch   2"),
+        ("vision", "--total-epochs 500 --patience 500 --save-every 500", "epoch   2"),
+        ("mingpt", "--n-layer 1 --n-embd 32 --save-every 500 --log-every 1", "step     5"),
+    ];
+    for (template, args, first) in long {
+        let dir = tempdir().unwrap();
+        let args: Vec<_> = args.split(' ').collect();
+        let job = run(template, dir.path(), &args).start();
+        job.wait_for(first);
+        job.signal(SIGINT);
+        let ways_out = ["Stopping when all is saved", "Stopped as asked; run it again to go on from "];
+        job.wait().ends_with(75).says(&ways_out).leaves_no_process();
+        let saved = snapshots(dir.path());
+        assert_eq!(saved.len(), 1, "{template}: {saved:?}");
+        let again = run(template, dir.path(), &args).start();
+        again.wait_for(&format!("Resuming from {}", saved[0].canonicalize().unwrap().display()));
+        again.signal(SIGINT);
+        again.wait().leaves_no_process();
+    }
+}
+
+/// The three commands that the guide gives for a template, each with what it printed and its time.
+fn three_commands(template: &str) -> Vec<(String, Duration)> {
+    let folder = tempdir().unwrap();
+    let guide = fs::read_to_string(repo().join("docs/templates.md")).unwrap();
+    let commands: Vec<_> = guide.lines().filter_map(|line| line.strip_prefix("    cargo ")).collect();
+    let first = commands.iter().position(|line| line.contains(&format!("--template {template}"))).unwrap();
+    let path = format!("{}:{}", cargo_ddp().parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let mut dir = folder.path().to_owned();
+    let mut done = Vec::new();
+    for command in &commands[first..first + 3] {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("cargo {command}")]).current_dir(&dir).env("PATH", &path);
+        shell.env("CARGO_TARGET_DIR", kept().join("linear-target")).env("LIBTORCH", libtorch_of(linear_project()));
+        let start = Instant::now();
+        done.push((stdout_of(&mut shell), start.elapsed()));
+        eprintln!("{template}: {:?} for `cargo {command}`", start.elapsed());
+        if let Some((_, project)) = command.split_once("&& cd ") {
+            dir = folder.path().join(project);
+            fs::copy(repo().join("Cargo.lock"), dir.join("Cargo.lock")).unwrap();
+        }
+    }
+    done
+}
+
+/// Many times what it takes, as tests share the machine.
+const AT_MOST: Duration = Duration::from_secs(1200);
+
+#[test]
+fn three_commands_lead_to_a_trained_vision() {
+    let done = three_commands("vision");
+    for (stdout, time) in &done[1..] {
+        assert!(number_after(stdout, "best accuracy ") >= 97.0, "{stdout}");
+        assert!(*time < AT_MOST, "{time:?}");
+    }
+}
+
+#[test]
+fn three_commands_lead_to_a_trained_mingpt_that_writes() {
+    let done = three_commands("mingpt");
+    let (trained, time) = &done[1];
+    // A guess among its characters costs 4.2.
+    assert!(number_after(trained, "test loss ") < 1.8, "{trained}");
+    assert!(*time < AT_MOST, "{time:?}");
+    assert!(done[2].0.starts_with("In the beginning ") && done[2].0.len() > 200, "{}", done[2].0);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use ddp_contract::env;
 
 use crate::cli::{LaunchOptions, Seconds};
 use crate::debug::Debug;
+use crate::launch::near;
 use crate::launch::{self, Binding, LaunchPlan, Member, Nodes, Record, Rendezvous, Rules, Show, StorePort, Verdict};
 use crate::{Error, Result, Ui, exit, gpu};
 
@@ -145,13 +146,13 @@ impl Job {
         let start = Instant::now();
         let launched = launch::launch(&plan, links, ui).inspect_err(|err| Record::keep_refused(&plan, err));
         let (verdict, mut record) = launched?;
-        tell(&verdict, &plan, start, ui);
+        tell(&verdict, &record, &plan, start, ui);
         finish(&mut record, &verdict, self.report.as_deref(), ui);
         Ok(verdict.exit_code())
     }
 }
 
-fn tell(verdict: &Verdict, plan: &LaunchPlan, start: Instant, ui: &Ui) {
+fn tell(verdict: &Verdict, record: &Record, plan: &LaunchPlan, start: Instant, ui: &Ui) {
     match verdict {
         Verdict::Done { restarts } => {
             let restarts = match restarts {
@@ -161,16 +162,20 @@ fn tell(verdict: &Verdict, plan: &LaunchPlan, start: Instant, ui: &Ui) {
             };
             let world_size = plan.nodes.world_size();
             let workers = if world_size == 1 { "1 worker".into() } else { format!("{world_size} workers") };
-            ui.status("Finished", format!("{workers} in {:.1} s{restarts}", start.elapsed().as_secs_f64()));
+            let (steps, saved) = record.done();
+            let seconds = start.elapsed().as_secs_f64();
+            ui.status("Finished", format!("{workers} in {seconds:.1} s{steps}{restarts}{saved}"));
         }
         Verdict::Preempted { snapshot } => {
-            let place = snapshot.as_ref().map(|snapshot| format!(" in {}", snapshot.display())).unwrap_or_default();
-            ui.status("Stopped", format!("as asked, with everything saved{place}; run it again to go on"));
+            let place = snapshot.as_ref().map(|snapshot| format!(" from {}", near(snapshot))).unwrap_or_default();
+            ui.status("Stopped", format!("as asked; run it again to go on{place}"));
         }
         Verdict::NodeLost(why) => {
             ui.error(format!("the job has ended: {why}"));
             ui.hint("start the launchers of all nodes again: training goes on from the newest snapshot");
         }
+        // With several nodes, all were told at the same time as this one.
+        Verdict::Stopped(signal) if !plan.nodes.are_several() => ui.status("Stopped", record.stopped(*signal)),
         Verdict::Failed(..) | Verdict::Stopped(_) => {}
     }
 }

@@ -27,6 +27,7 @@ mod dispatch;
 mod guard;
 mod history;
 mod join;
+mod keys;
 mod lines;
 mod live;
 mod logs;
@@ -48,6 +49,7 @@ pub use nodes::{Link, Member, Nodes, Rendezvous, join};
 pub use plan::{LaunchPlan, Show, StorePort, new_run};
 pub use record::{Outcome, Record, Saved};
 pub use registry::{Job, running};
+pub(crate) use words::near;
 
 use crate::debug::{self, Debug};
 use crate::{Result, Ui};

@@ -1,5 +1,6 @@
 //! The words for what happened to a job.
 
+use std::path::Path;
 use std::time::Duration;
 
 use ddp_contract::ErrorFile;
@@ -121,7 +122,7 @@ pub(super) fn restart(
         Some(Known { snapshot, step }) => {
             let lost = last_step.and_then(|last| last.checked_sub(*step)).filter(|lost| *lost > 0);
             let lost = lost.map(|lost| format!(", {lost} steps back")).unwrap_or_default();
-            format!("from {}{lost}", snapshot.display())
+            format!("from {}{lost}", near(snapshot))
         }
         None => "from the beginning, as there is no snapshot yet".into(),
     };
@@ -130,6 +131,17 @@ pub(super) fn restart(
     // The count begins anew with each new snapshot, so it may be beyond the limit.
     let count = if attempt <= limit { format!("{attempt} of {limit}") } else { format!("restart {attempt}") };
     format!("all workers{wait} {from} ({count})")
+}
+
+/// The line for a first Ctrl-C.
+pub(super) fn stopping(rules: &Rules) -> String {
+    format!("when all is saved, in {} at most; Ctrl-C again: at once", seconds(rules.grace))
+}
+
+/// A path in words: from the current folder on, if it is in it.
+pub(crate) fn near(path: &Path) -> String {
+    let folder = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(folder).unwrap_or(path).display().to_string()
 }
 
 /// The line for workers that should end, and can't.

@@ -14,8 +14,13 @@ pub(super) struct Axis {
 impl Axis {
     /// Of steps: from the first to the last.
     pub(super) fn steps(values: impl Iterator<Item = f64> + Clone) -> Self {
-        let (min, max) = widened(extremes(values), 0.0);
-        Self { min, max, ticks: linear(min, max, 6) }
+        let (min, max) = match extremes(values) {
+            (min, max) if min == max => (min - 1.0, max + 1.0),
+            range => widened(range, 0.0),
+        };
+        // There are no half steps.
+        let count = ((max - min) as usize).clamp(1, 6);
+        Self { min, max, ticks: linear(min, max, count) }
     }
 
     /// Of values, with some space above and below.
@@ -125,6 +130,7 @@ mod tests {
         assert_eq!(labels(&steps(100.0)), ["20", "40", "60", "80", "100"]);
         assert_eq!(labels(&steps(30_000.0)), ["5k", "10k", "15k", "20k", "25k", "30k"]);
         assert_eq!(labels(&steps(1900.0)), ["500", "1000", "1500"]);
+        assert_eq!((labels(&steps(1.0)), labels(&steps(3.0))), (vec!["0", "1", "2"], vec!["1", "2", "3"]));
         let values = |min, max, log| Axis::values([min, max].into_iter(), log);
         assert_eq!(labels(&values(0.0, 1.0, false)), ["0", "0.5", "1.0"]);
         assert_eq!(labels(&values(-1.0, 1.0, false)), ["−1.0", "−0.5", "0", "0.5", "1.0"]);

@@ -37,6 +37,8 @@ const AROUND: (f64, f64, f64, f64) = (72.0, 18.0, 10.0, 48.0);
 const LETTERS: f64 = 14.0;
 /// Points of a curve beyond which its line is thin.
 const DENSE: usize = 400;
+/// Points of a curve up to which each has a dot.
+const FEW: usize = 30;
 
 type Result<B> = std::result::Result<(), plotters::drawing::DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
 type Place = (f64, f64);
@@ -178,7 +180,7 @@ impl<'a, B: DrawingBackend> Canvas<'a, B> {
             }
             Ok(())
         };
-        for line in panel.lines.iter().filter(|_| figure.smooth) {
+        for line in panel.lines.iter().filter(|line| line.smooth.is_some()) {
             curve(line, &line.raw, 1.0, 0.25)?;
         }
         for line in &panel.lines {
@@ -186,6 +188,9 @@ impl<'a, B: DrawingBackend> Canvas<'a, B> {
             // Values of many steps, as they are, go up and down in each pixel.
             let dense = line.smooth.is_none() && parts.iter().map(Vec::len).sum::<usize>() > DENSE;
             curve(line, parts, if dense { 1.0 } else { 1.8 }, 1.0)?;
+            if parts.iter().map(Vec::len).sum::<usize>() <= FEW {
+                parts.iter().flatten().try_for_each(|point| self.dot(line.run, place(point), 1.0))?;
+            }
         }
         self.stroke(&[(left, top), (left, bottom), (right, bottom)], AXIS, 1.0)?;
         self.words("step", (f64::midpoint(left, right), bottom + 27.0), HPos::Center, VPos::Top)?;

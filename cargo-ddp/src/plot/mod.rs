@@ -42,7 +42,6 @@ pub struct Figure {
     runs: Vec<String>,
     panels: Vec<Panel>,
     log: bool,
-    smooth: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -103,7 +102,7 @@ impl Figure {
         names.retain(|name| seen.insert(*name));
         let panels = names.into_iter().map(|name| panel(name, runs, options)).collect();
         let runs = runs.iter().map(|run| run.name.clone()).collect();
-        Ok(Self { runs, panels, log: options.log, smooth: options.smooth.is_some() })
+        Ok(Self { runs, panels, log: options.log })
     }
 
     fn has_restarts(&self) -> bool {
@@ -119,7 +118,8 @@ fn panel(name: &str, runs: &[Run], options: &Options) -> Panel {
         let points = data.curves.scalars.get(name)?;
         let scaled = |points: Vec<(f64, f64)>| points.into_iter().map(|(x, y)| (x, y / unit)).collect::<Vec<_>>();
         let raw = scaled(points.iter().map(|point| (point.step as f64, point.value)).collect());
-        let smooth = options.smooth.map(|weight| scaled(averaged(points, weight)));
+        let smooth =
+            options.smooth.filter(|_| points.len() >= SMOOTHED_FROM).map(|weight| scaled(averaged(points, weight)));
         let drawn = |points: Vec<(f64, f64)>| parts(points, options.log).into_iter().map(thinned).collect::<Vec<_>>();
         let restarts = data.curves.sessions.iter().skip(1).map(|session| session.step as f64).collect();
         Some(Line { run, raw: drawn(raw), smooth: smooth.map(drawn), restarts })
@@ -157,6 +157,9 @@ fn parts(points: Vec<(f64, f64)>, log: bool) -> Vec<Vec<(f64, f64)>> {
     let parts = points.split(|(_, value)| !drawable(*value)).filter(|part| !part.is_empty());
     parts.map(<[_]>::to_vec).collect()
 }
+
+/// A moving average of fewer points, as those of a few evaluations, is far from all of them.
+const SMOOTHED_FROM: usize = 50;
 
 /// More columns than a panel has pixels.
 const COLUMNS: usize = 1200;
@@ -224,6 +227,14 @@ mod tests {
         };
         assert_eq!(parts(false), [1, 3]);
         assert_eq!(parts(true), [1, 1, 1]);
+    }
+
+    #[test]
+    fn short_curves_are_not_smoothed() {
+        let runs = [run(&[("loss", &[1.0; SMOOTHED_FROM]), ("accuracy", &[0.5; SMOOTHED_FROM - 1])])];
+        let figure = Figure::new(&runs, &Options { smooth: Some(0.9), ..Options::default() }).unwrap();
+        let smooth: Vec<_> = figure.panels.iter().map(|panel| panel.lines[0].smooth.is_some()).collect();
+        assert_eq!((labels(&figure), smooth), (vec!["loss", "accuracy"], vec![true, false]));
     }
 
     #[test]

@@ -208,8 +208,8 @@ impl Snapshots {
         self
     }
 
-    /// Whether [`save_if_due`](Self::save_if_due) takes SIGTERM and SIGUSR1 for a request to save and leave: on by
-    /// default. Without a call of it, the signals do what they always do.
+    /// Whether [`save_if_due`](Self::save_if_due) takes SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 for a request to save and
+    /// leave: on by default. Without a call of it, the signals do what they always do.
     pub fn preemption(mut self, preemption: bool) -> Self {
         self.preemption = preemption;
         self
@@ -283,8 +283,9 @@ impl Snapshots {
     /// [Saves](Self::save) if a step, an epoch or a time that asks for it was passed since the last call. Gives whether it
     /// did. Call it after each step, and after each epoch if [`every_epochs`](Self::every_epochs) was asked for.
     ///
-    /// From the first call on, SIGTERM and SIGUSR1 to any rank make all ranks save at one step and leave; a second SIGTERM
-    /// ends the process at once. Every rank must make the same calls: not in [`Ddp::join`](crate::Ddp::join).
+    /// From the first call on, SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 to any rank make all ranks save at one step and leave; a
+    /// second SIGTERM or SIGINT ends the process at once. Every rank must make the same calls: not in
+    /// [`Ddp::join`](crate::Ddp::join).
     ///
     /// # Errors
     /// [`Error::Preempted`] when it saved in order to leave: the snapshot is on disk then, and

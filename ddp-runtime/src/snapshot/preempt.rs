@@ -1,31 +1,34 @@
-//! SIGTERM and SIGUSR1 as a request to save and leave.
+//! SIGTERM, SIGINT and SIGUSR1 as a request to save and leave.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use signal_hook::consts::{SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 
 use crate::{Error, Result};
 
 static ASKED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// Takes the two signals for requests from now on. A second SIGTERM ends the process at once, as one would without.
+/// Takes these signals for requests from now on. A second SIGTERM or SIGINT (Ctrl-C) ends the process at once, as one would
+/// without.
 pub(super) fn watch() -> Result<()> {
     if ASKED.get().is_some() {
         return Ok(());
     }
-    let (asked, terminated) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (asked, ending) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     if ASKED.set(asked.clone()).is_err() {
         return Ok(()); // another thread was first
     }
     let register = || {
-        flag::register_conditional_shutdown(SIGTERM, 128 + SIGTERM, terminated.clone())?;
-        flag::register(SIGTERM, terminated.clone())?;
-        flag::register(SIGTERM, asked.clone())?;
+        for signal in [SIGTERM, SIGINT] {
+            flag::register_conditional_shutdown(signal, 128 + signal, ending.clone())?;
+            flag::register(signal, ending.clone())?;
+            flag::register(signal, asked.clone())?;
+        }
         flag::register(SIGUSR1, asked.clone())
     };
-    register().map(drop).map_err(|err| Error::Invalid(format!("can't watch for SIGTERM and SIGUSR1: {err}")))
+    register().map(drop).map_err(|err| Error::Invalid(format!("can't watch for signals to stop: {err}")))
 }
 
 /// Whether one of them came.

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use super::report::Metrics;
 use super::{EpochReport, Learner, Outcome, Per, Trainer};
 use crate::data::{BatchDataset, DataLoader, EvalSampler, mean_over_ranks};
-use crate::{Error, Progress, Result, State, StateMut, StepReport, memory, optim};
+use crate::{Error, Progress, Result, State, StateMut, StepReport, optim};
 
 /// The name of [`Metrics`] among a snapshot's values.
 const METRICS: &str = "trainer";
@@ -32,8 +32,6 @@ struct Step {
 
 /// Steps between norms of gradients that are not needed for clipping.
 const GRAD_NORM_EVERY: u64 = 10;
-/// Steps between looks at the memory in use.
-const MEMORY_EVERY: u64 = 50;
 
 impl Step {
     /// What the launcher shows: what can be read without waiting for a GPU.
@@ -45,11 +43,6 @@ impl Step {
         }
         if let Some(norm) = sums.grad_norm.as_ref().and_then(at_hand) {
             report = report.grad_norm(norm);
-        }
-        if self.number % MEMORY_EVERY == 1
-            && let Some(bytes) = memory::cuda_bytes(sums.loss.device()).or_else(memory::resident_bytes)
-        {
-            report = report.memory(bytes);
         }
         report
     }
@@ -86,6 +79,7 @@ impl Trainer<'_> {
             let duration = start.elapsed();
             let loss = mean_over_ranks(self.context.group(), &epoch.loss, epoch.batches)?;
 
+            let learning_rate = self.optimizer.learning_rate();
             let metric = test.map(|test| self.evaluate(learner, test)).transpose()?;
             let is_best = metric.is_some_and(|metric| metrics.take(metric, self.best));
             if let (Some(plateau), Some(metric)) = (&mut self.plateau, metric) {
@@ -98,9 +92,10 @@ impl Trainer<'_> {
                 epoch: progress.epoch,
                 step: progress.step,
                 loss: Some(loss).filter(|_| epoch.batches > 0),
+                metric_name: self.metric_name.clone(),
                 metric,
                 is_best,
-                learning_rate: self.optimizer.learning_rate(),
+                learning_rate,
                 grad_norm: epoch.grad_norm.map(|norm| number(&norm)).transpose()?,
                 skipped_steps: epoch.skipped_steps,
                 duration,
@@ -295,19 +290,19 @@ impl Trainer<'_> {
 
     fn save_if_due(&mut self, progress: Progress, metrics: &Metrics) -> Result<()> {
         let Some(mut snapshots) = self.snapshots.take() else { return Ok(()) };
-        let saved = snapshots.save_if_due(&self.state(metrics), progress);
+        let saved = snapshots.save_if_due(&self.state(progress, metrics), progress);
         self.snapshots = Some(snapshots);
         saved.map(drop)
     }
 
     fn finish(&mut self, progress: Progress, metrics: &Metrics) -> Result<()> {
         let Some(mut snapshots) = self.snapshots.take() else { return Ok(()) };
-        let saved = snapshots.finish_at(&self.state(metrics), progress);
+        let saved = snapshots.finish_at(&self.state(progress, metrics), progress);
         self.snapshots = Some(snapshots);
         saved
     }
 
-    fn state<'a>(&'a self, metrics: &'a Metrics) -> State<'a> {
+    fn state<'a>(&'a self, progress: Progress, metrics: &'a Metrics) -> State<'a> {
         let mut state = State::new(self.vs, &*self.optimizer).value(METRICS, metrics);
         if let Some((scheduler, _)) = &self.scheduler {
             state = state.scheduler(&**scheduler);
@@ -319,8 +314,9 @@ impl Trainer<'_> {
             state = state.scaler(scaler);
         }
         match metrics.last {
-            Some(metric) => state.metric(metric),
-            None => state,
+            // Inside of an epoch, these are other weights than those that were evaluated.
+            Some(metric) if progress.samples == 0 => state.metric(metric),
+            _ => state,
         }
     }
 }

@@ -235,7 +235,7 @@ impl<'a> Trainer<'a> {
         self
     }
 
-    /// What [`metrics`](Self::metrics) call the metric of an evaluation, such as `eval/accuracy`.
+    /// What [`metrics`](Self::metrics) call the metric of an evaluation, such as `eval/accuracy`; lines have its last part.
     pub fn metric_name(mut self, name: impl Into<String>) -> Self {
         self.metric_name = name.into();
         self

@@ -16,11 +16,13 @@ pub struct EpochReport {
     /// The mean loss over all batches of all ranks; of what was left of the epoch, after a resume in its middle. `None` if
     /// nothing was.
     pub loss: Option<f64>,
+    /// What the metric is called: [`Trainer::metric_name`](super::Trainer::metric_name).
+    pub metric_name: String,
     /// The mean metric over the samples of all ranks, if there was an evaluation.
     pub metric: Option<f64>,
     /// Whether the metric is the best so far.
     pub is_best: bool,
-    /// The learning rate of the first parameter group, as the next epoch begins with it.
+    /// The learning rate of the first parameter group at the end of its training.
     pub learning_rate: f64,
     /// The norm of the gradients in the last step, before they were clipped, if they were.
     pub grad_norm: Option<f64>,
@@ -39,17 +41,15 @@ impl fmt::Display for EpochReport {
             write!(f, "  loss {loss:.6}")?;
         }
         if let Some(metric) = self.metric {
-            write!(f, "  metric {metric:.6}{}", if self.is_best { " (best)" } else { "" })?;
+            let name = self.metric_name.rsplit('/').next().unwrap_or_default();
+            write!(f, "  {name} {metric:.6}{}", if self.is_best { " (best)" } else { "" })?;
         }
-        write!(f, "  lr {:.3e}", self.learning_rate)?;
-        if let Some(norm) = self.grad_norm {
-            write!(f, "  grad norm {norm:.3}")?;
-        }
+        // With the rank before it, this fits in 80 columns; the launcher shows the rest.
+        write!(f, "  lr {:.2e}", self.learning_rate)?;
         if self.skipped_steps > 0 {
             write!(f, "  {} steps left out", self.skipped_steps)?;
         }
-        let seconds = self.duration.as_secs_f64();
-        write!(f, "  {seconds:.1} s, {:.0} samples/s", self.samples as f64 / seconds.max(1e-9))
+        write!(f, "  {:.1} s", self.duration.as_secs_f64())
     }
 }
 

@@ -92,7 +92,7 @@ fn train(args: &Args) -> Result<Tensor> {
             steps += 1;
             context.report(StepReport::new(progress.epoch, progress.step).of(all_steps).samples(samples));
             epoch_loss += loss.detach(); // stays on the device: reading it here would wait for the GPU
-            // Saves when SIGTERM or SIGUSR1 asks the run to stop; then `?` leaves the loop on all ranks.
+            // Saves when Ctrl-C or SIGTERM asks the run to stop; then `?` leaves the loop on all ranks.
             snapshots.save_if_due(&State::new(&vs, &optimizer), progress)?;
         }
 

@@ -9,6 +9,7 @@ use clap::{ArgAction, Parser};
 use ddp_runtime::amp::Autocast;
 use ddp_runtime::data::{BatchDataset, DataLoader, EvalSampler, mean_over_ranks};
 use ddp_runtime::lr_scheduler::{Lambda, LambdaLr, LrScheduler};
+use ddp_runtime::metrics::Metrics;
 use ddp_runtime::optim::{AdamW, AdamWOptions, Optimizer, ParamGroup, clip_grad_norm};
 use ddp_runtime::{Best, Context, Ddp, Snapshots, State, StateMut, StepReport};
 use gpt::model::{Config, Gpt};
@@ -46,7 +47,7 @@ struct Args {
     #[arg(long, default_value_t = 0.0)]
     dropout: f64,
     /// Epochs to train, counted from the very first start
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 2)]
     max_epochs: u64,
     /// Windows of text per step and rank
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
@@ -126,6 +127,7 @@ fn train(args: &Args) -> Result<()> {
     let mut progress = snapshots.resume(state)?.unwrap_or_default();
     ensure!(saved == config, "the snapshots are of another model or text: give another folder with --snapshots");
     train.resume_at(progress.epoch, progress.samples);
+    let metrics = Metrics::open(&context)?; // for TensorBoard and `cargo ddp plot`
     if context.is_rank0() {
         let weights: usize = vs.trainable_variables().iter().map(Tensor::numel).sum();
         let (step, windows) = (progress.step, train.dataset().len());
@@ -150,22 +152,26 @@ fn train(args: &Args) -> Result<()> {
             progress.samples += samples;
             (sum, count) = (sum + loss.detach(), count + 1);
             let mut report = StepReport::new(progress.epoch, progress.step).of(all_steps).samples(samples);
+            report = report.learning_rate(learning_rate);
             if progress.step.is_multiple_of(args.log_every) {
                 let loss = mean_over_ranks(group, &sum, count)?; // every rank takes part; rank 0 prints
                 (sum, count) = (Tensor::zeros([], (Kind::Double, device)), 0);
-                report = report.loss(loss);
+                let norm = norm.double_value(&[]);
+                report = report.loss(loss).grad_norm(norm);
                 if context.is_rank0() {
-                    let norm = norm.double_value(&[]);
                     println!("step {:>5}  loss {loss:.6}  lr {learning_rate:.2e}  grad norm {norm:.2}", progress.step);
                 }
             }
             context.report(report);
-            // Saves when SIGTERM or SIGUSR1 asks the run to stop; then `?` leaves the loop on all ranks.
+            metrics.log("train/loss", &loss, progress.step)?; // the mean over the ranks, without waiting for them
+            metrics.log_rank0("train/learning_rate", learning_rate, progress.step)?;
+            // Saves when Ctrl-C or SIGTERM asks the run to stop; then `?` leaves the loop on all ranks.
             let state = State::new(&vs, &optimizer).scheduler(&scheduler).value("gpt", &config);
             snapshots.save_if_due(&state, progress)?;
         }
 
         test_loss = evaluate(&context, &test, |batch| loss_of(batch, false))?;
+        metrics.log_rank0("test/loss", test_loss, progress.step)?;
         if context.is_rank0() {
             println!("epoch {:>4}  test loss {test_loss:.6}", progress.epoch + 1);
         }
@@ -175,6 +181,7 @@ fn train(args: &Args) -> Result<()> {
     }
     let state = State::new(&vs, &optimizer).scheduler(&scheduler).value("gpt", &config).metric(test_loss);
     snapshots.finish_at(&state, progress)?;
+    metrics.finish()?;
     Ok(())
 }
 

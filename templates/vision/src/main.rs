@@ -11,6 +11,7 @@ use anyhow::{Result, ensure};
 use clap::{ArgAction, Parser};
 use ddp_runtime::data::{BatchDataset, DataLoader};
 use ddp_runtime::lr_scheduler::{CosineAnnealing, CosineAnnealingLr};
+use ddp_runtime::metrics::Metrics;
 use ddp_runtime::optim::{AdamW, AdamWOptions};
 use ddp_runtime::{Best, Context, Per, SavedModel, Snapshots, Trainer};
 use images::Images;
@@ -30,7 +31,7 @@ struct Args {
     /// Samples per step and rank
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
-    /// Highest learning rate; it falls to 0 along half a cosine
+    /// Highest learning rate; it falls to 0 along half a cosine, whose length is that of the run's very first start
     #[arg(long, default_value_t = 0.003)]
     learning_rate: f64,
     /// Weight decay
@@ -84,17 +85,21 @@ fn train(args: &Args) -> Result<()> {
     let mut optimizer = AdamW::new(&vs, options);
     let schedule = CosineAnnealingLr::new(&mut optimizer, CosineAnnealing::new(args.total_epochs))?;
 
-    // Saves the newest two and the best; also when SIGTERM or SIGUSR1 asks the run to stop.
+    // Saves the newest two and the best; also when Ctrl-C or SIGTERM asks the run to stop.
     let snapshots = Snapshots::open(&context, &args.snapshots)?;
     let snapshots = snapshots.every_epochs(args.save_every).keep_last(2).keep_best(1, Best::Max);
 
-    // The loop, from the newest whole snapshot if there is one. It prints a line per epoch; the metric is the accuracy.
+    // The loop, from the newest whole snapshot if there is one. It prints a line per epoch; `cargo ddp plot` draws them.
+    let metrics = Metrics::open(&context)?;
     let outcome = Trainer::new(&context, &vs, optimizer)?
         .scheduler(schedule, Per::Epoch)
         .clip_grad_norm(1.0)
         .early_stopping(args.patience, Best::Max)
+        .metrics(&metrics)
+        .metric_name("eval/accuracy")
         .snapshots(snapshots)
         .fit(&network, args.total_epochs, &mut train, Some(&test))?;
+    metrics.finish()?;
 
     if context.is_rank0() {
         let accuracy = 100.0 * outcome.metric.unwrap_or_default();

@@ -241,6 +241,10 @@ impl<'a> Watch<'a> {
                 Action::Signal(signal) => {
                     self.command.tell(&FromCoordinator::Signal(signal));
                     self.signal(signal);
+                    // Ctrl-C is the one that a person waits after.
+                    if signal == libc::SIGINT {
+                        self.ui.status("Stopping", words::stopping(&self.plan.rules));
+                    }
                 }
                 Action::Announce { after, attempt, delay } => {
                     let newest = self.newest().cloned();
