@@ -7,17 +7,18 @@ class DapError(Exception):
 
 
 class Dap:
-    """Starts `adapter` and talks to it. `on_child(arguments)` is called when it asks for another session."""
+    """Starts `adapter` for a configuration and talks to it. `on_child(arguments)` is called when it asks for another
+    session."""
 
-    def __init__(self, adapter, name, cwd, on_child):
-        self.name, self.on_child = name, on_child
-        self.process = subprocess.Popen([adapter], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                        cwd=cwd)
+    def __init__(self, adapter, configuration, cwd, on_child):
+        self.name, self.on_child = configuration["name"], on_child
+        self.process, self.to, self.from_, others, self.hang_up = adapter.start(configuration, cwd)
         self.changed, self.writing = threading.Condition(), threading.Lock()
         self.sent, self.replies, self.events, self.output, self.ended = 0, {}, [], [], False
         self.terminal = None    # the process that runs in the terminal
-        for reader in (self._read, self._read_errors):
-            threading.Thread(target=reader, daemon=True).start()
+        threading.Thread(target=self._read, daemon=True).start()
+        for stream in others:
+            threading.Thread(target=self._read_words, args=(stream,), daemon=True).start()
 
     # --- messages -------------------------------------------------------------------------------------------------
 
@@ -49,9 +50,10 @@ class Dap:
     def close(self):
         """Ends the session and the adapter, and what it debugs unless that was attached to."""
         try:
-            self.send("disconnect", terminateDebuggee=True)
-        except OSError:
-            pass
+            self.call("disconnect", 30, terminateDebuggee=True)
+            self.hang_up()
+        except (OSError, ValueError, DapError):
+            pass    # it has ended
         try:
             self.process.wait(30)
         except subprocess.TimeoutExpired:
@@ -74,12 +76,20 @@ class Dap:
         with self.writing:
             self.sent += 1
             data = json.dumps({**message, "seq": self.sent}).encode()
-            self.process.stdin.write(b"Content-Length: %d\r\n\r\n" % len(data) + data)
-            self.process.stdin.flush()
+            self.to.write(b"Content-Length: %d\r\n\r\n" % len(data) + data)
+            self.to.flush()
             return self.sent
 
     def _read(self):
-        stream = self.process.stdout
+        try:
+            self._read_messages(self.from_)
+        except OSError:
+            pass    # the connection went with the adapter
+        with self.changed:
+            self.ended = True
+            self.changed.notify_all()
+
+    def _read_messages(self, stream):
         while True:
             length = None
             while (line := stream.readline()).strip():
@@ -88,7 +98,7 @@ class Dap:
                     length = int(value)
             text = stream.read(length) if length else b""
             if not line or len(text) != (length or -1):    # a cut-off frame: the adapter ended while writing
-                break
+                return
             message = json.loads(text)
             if message["type"] == "request":
                 threading.Thread(target=self._asked, args=(message,), daemon=True).start()
@@ -102,12 +112,9 @@ class Dap:
                     if message["event"] == "output":
                         self.output.append(message["body"]["output"])
                 self.changed.notify_all()
-        with self.changed:
-            self.ended = True
-            self.changed.notify_all()
 
-    def _read_errors(self):
-        for line in self.process.stderr:
+    def _read_words(self, stream):
+        for line in stream:
             self.output.append(line.decode(errors="replace"))
 
     # --- what the adapter asks of an editor -------------------------------------------------------------------------

@@ -43,16 +43,19 @@ class Session:
 
     def _start(self):
         editor = self.editor
-        self.dap = dap = Dap(editor.adapter, self.name, editor.folder, editor.child)
-        dap.call("initialize", clientID="vscode", adapterID="lldb-dap", pathFormat="path", linesStartAt1=True,
-                 columnsStartAt1=True, supportsRunInTerminalRequest=True, supportsStartDebuggingRequest=True)
-        own = ("name", "type", "request", "preLaunchTask", "presentation")
-        arguments = {key: value for key, value in self.configuration.items() if key not in own}
-        request = dap.send(self.configuration["request"], **arguments)
+        configuration = editor.adapter.arguments(self.configuration, editor.folder)
+        self.dap = dap = Dap(editor.adapter, self.configuration, editor.folder, editor.child)
+        able = dap.call("initialize", clientID="vscode", adapterID=editor.adapter.kind, pathFormat="path", linesStartAt1=True,
+                        columnsStartAt1=True, supportsVariableType=True, supportsMemoryReferences=True,
+                        supportsRunInTerminalRequest=True, supportsStartDebuggingRequest=True)
+        own = ("preLaunchTask", "presentation")
+        request = dap.send(configuration["request"], **{key: configuration[key] for key in configuration if key not in own})
         end = time.monotonic() + PATIENCE
         while dap.event("initialized", timeout=PATIENCE)[0] is None or time.monotonic() > end:
             dap.reply(request, PATIENCE)
         self.set_breakpoints()
+        filters = [one["filter"] for one in able.get("exceptionBreakpointFilters", []) if one.get("default")]
+        dap.call("setExceptionBreakpoints", PATIENCE, filters=filters)
         dap.call("configurationDone", PATIENCE)
         dap.reply(request, PATIENCE)
 
@@ -71,11 +74,16 @@ class Session:
             scopes = self.dap.call("scopes", PATIENCE, frameId=self.frames()[0]["id"])["scopes"]
             reference = scopes[0]["variablesReference"]
         found = self.dap.call("variables", PATIENCE, variablesReference=reference)["variables"]
-        # lldb-dap says `x @ main.rs:67` when there are several.
-        return {v["name"].split(" @")[0]: (v["value"], v["variablesReference"]) for v in found}
+        # lldb-dap says `x @ main.rs:67` when there are several; CodeLLDB adds how a value is without its formatter.
+        return {v["name"].split(" @")[0]: (v["value"], v["variablesReference"]) for v in found if v["name"] != "[raw]"}
 
     def go_on(self):
         self.dap.call("continue", PATIENCE, threadId=self.stops[-1]["threadId"])
+
+    def pid(self):
+        """The process that was launched. CodeLLDB's terminal holds another, and its console says it."""
+        said = re.search(r"Launched process (\d+)", self.text())
+        return int(said[1]) if said else self.dap.terminal.pid
 
     def text(self):
         return self.dap.text() if self.dap else ""
@@ -85,10 +93,10 @@ class Session:
                f"error {self.error}\n{self.text()}"
 
 
-def generate(folder, nproc):
-    """`.vscode/`, as a user of lldb-dap has it."""
+def generate(folder, nproc, adapter):
+    """`.vscode/`, as a user of this adapter has it."""
     launcher = os.environ.get("DDP_TEST_CARGO_DDP") or os.path.join(folder, ".ddp/cargo-ddp")
-    command = [launcher, "ddp", "vscode", "--debugger", "lldb-dap", "--nproc", str(nproc)]
+    command = [launcher, "ddp", "vscode", "--debugger", adapter.name, "--nproc", str(nproc)]
     subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
@@ -129,7 +137,7 @@ class Editor:
 
     def child(self, arguments):
         """A session asks for another."""
-        self._open({**arguments["configuration"], "request": arguments["request"]})
+        self._open({**arguments["configuration"], "request": arguments["request"], "type": self.adapter.kind})
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """scenarios.py NAME PROJECT BINARY: what happens when a user debugs PROJECT (made by `cargo ddp new`, with a line marked
-BREAK in its loop), through lldb-dap. The exit code is 0 if it is what should happen."""
+BREAK in its loop), through the debug adapter that DDP_TEST_ADAPTER names. The exit code is 0 if it is what should happen."""
 import os, re, shutil, signal, subprocess, sys, tempfile, time, traceback
+import adapters
 from editor import Editor, TaskFailed, generate
 
 NAME, PROJECT, BINARY = sys.argv[1:4]
-ADAPTER = next(filter(None, map(shutil.which, [os.environ.get("LLDB_DAP", ""), "lldb-dap-19", "lldb-dap"])))
+ADAPTER = adapters.chosen()
 SOURCE = os.environ.get("DDP_TEST_SOURCE", os.path.join(PROJECT, "src/main.rs"))
 LINE = next(n for n, line in enumerate(open(SOURCE), 1) if "// BREAK" in line)
 SNAPSHOTS = tempfile.mkdtemp(prefix="ddp-debug-")
@@ -14,7 +15,7 @@ ARGS = ["--total-epochs", "2", "--snapshots", SNAPSHOTS]
 
 
 def editor(nproc, breakpoint=True):
-    generate(PROJECT, nproc)
+    generate(PROJECT, nproc, ADAPTER)
     made = Editor(PROJECT, ADAPTER)
     editors.append(made)
     if breakpoint:
@@ -100,7 +101,7 @@ def compound():
     again = editor(2)
     launcher, *_ = again.f5(name)
     stopped = again.stopped(2)
-    os.kill(launcher.dap.terminal.pid, signal.SIGKILL)    # nobody stays, though all stand at a breakpoint
+    os.kill(launcher.pid(), signal.SIGKILL)    # nobody stays, though all stand at a breakpoint
     again.all_over()
     again.close()
 
@@ -236,8 +237,8 @@ def tensors():
     made = Editor(PROJECT, ADAPTER)
     editors.append(made)
     made.set_breakpoint(SOURCE, LINE)
-    session = made._open({"name": "tensors", "type": "lldb-dap", "request": "launch", "cwd": PROJECT,
-                          "program": os.environ["DDP_TEST_PROGRAM"],
+    session = made._open({"name": "tensors", "type": ADAPTER.kind, "request": "launch", "cwd": PROJECT,
+                          "sourceLanguages": ["rust"], "program": os.environ["DDP_TEST_PROGRAM"],
                           "initCommands": ["settings set symbols.enable-lldb-index-cache true",
                                            f'command script import "{PROJECT}/.ddp/debug/ddp_debug.py"']})
     made.wait("stop", lambda: session.stops)

@@ -1,4 +1,5 @@
-//! Debugging through the real lldb-dap and gdb, as an editor does: `tests/debug/`.
+//! Debugging through the real lldb-dap and gdb, as an editor does: `tests/debug/`. And through CodeLLDB's adapter, if CODELLDB
+//! names one.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ const LLDB_DAP: &[&str] = &["lldb-dap-19", "lldb-dap"];
 
 /// Whether a program is here; in CI it must be.
 fn is_here(names: &[&str]) -> bool {
-    if names.iter().any(|name| which::which(name).is_ok()) {
+    if names.is_empty() || names.iter().any(|name| which::which(name).is_ok()) {
         return true;
     }
     assert!(std::env::var_os("CI").is_none(), "CI runs this: install {}", names[0]);
@@ -58,7 +59,19 @@ fn project() -> &'static Path {
 }
 
 fn play(scenario: &str) {
-    play_in(scenario, project(), "tests/debug/scenarios.py", LLDB_DAP, |_| {});
+    play_with(scenario, project(), |_| {});
+}
+
+/// Runs a scenario with each debug adapter that is here. CodeLLDB's comes with its extension for VS Code only, where it is
+/// `~/.vscode/extensions/vadimcn.vscode-lldb-*/adapter/codelldb`.
+fn play_with(scenario: &str, project: &Path, with: impl Fn(&mut Command)) {
+    play_in(scenario, project, "tests/debug/scenarios.py", LLDB_DAP, &with);
+    if std::env::var_os("CODELLDB").is_some() {
+        play_in(scenario, project, "tests/debug/scenarios.py", &[], |python| {
+            with(python);
+            python.env("DDP_TEST_ADAPTER", "codelldb");
+        });
+    }
 }
 
 /// Runs a scenario, and demands that no process is left soon after.
@@ -139,9 +152,9 @@ fn break_here_and_conditions_stop_one_rank() {
 #[test]
 fn tensors_of_every_kind_are_shown_or_not_but_do_no_harm() {
     let program = ddp_tests::worker("tensors");
-    play_in("tensors", repo(), "tests/debug/scenarios.py", LLDB_DAP, |python| {
+    play_with("tensors", repo(), |python| {
         Ddp::new(["build", "-p", "ddp-tests", "--bin", "tensors"]).run().succeeds();
-        python.env("DDP_TEST_PROGRAM", program).env("DDP_TEST_SOURCE", repo().join("tests/workers/tensors.rs"));
+        python.env("DDP_TEST_PROGRAM", &program).env("DDP_TEST_SOURCE", repo().join("tests/workers/tensors.rs"));
     });
 }
 
@@ -150,7 +163,7 @@ fn without_cargo_ddp_f5_says_so_and_starts_nothing() {
     let dir = tempfile::tempdir().unwrap();
     copy_sources(project(), dir.path());
     fs::remove_dir_all(dir.path().join(".cargo")).unwrap(); // with the alias of a clone's projects
-    play_in("missing", dir.path(), "tests/debug/scenarios.py", LLDB_DAP, |python| {
+    play_with("missing", dir.path(), |python| {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let without = std::env::split_paths(&path).filter(|folder| !folder.join("cargo-ddp").exists());
         python.env("PATH", std::env::join_paths(without).unwrap());
@@ -164,7 +177,7 @@ fn a_build_that_fails_stops_f5_with_the_compilers_words() {
     let broken = text.replacen("let mut steps = 0;", "let mut steps = nowhere;", 1);
     assert_ne!(broken, text);
     let result = std::panic::catch_unwind(|| {
-        play_in("broken", project(), "tests/debug/scenarios.py", LLDB_DAP, |_| fs::write(&main, broken).unwrap());
+        play_with("broken", project(), |_| fs::write(&main, &broken).unwrap());
     });
     fs::write(&main, text).unwrap();
     result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));

@@ -31,11 +31,12 @@ def __lldb_init_module(debugger, _dict):
         # Without a process these are for the one that will be.
         run(f"process handle -n true -p true -s false {SIGNALS}")
         run("breakpoint set -n rust_panic -N rust_panic")
-    run("type category define ddp")
-    for function, pattern in FORMATTERS:
-        run(f'type summary add -w ddp -x "{pattern}" -F {__name__}.{function} -e')
-    run(f'type synthetic add -w ddp -x "{TENSOR}" -l {__name__}.TensorChildren')
-    run("type category enable ddp")
+    # In the category of rustc's formatters, where a type's own name comes before their patterns, which fit every type. They
+    # win from any other category if they are loaded later, as CodeLLDB does.
+    for function, *types in FORMATTERS:
+        run(f'type summary add -w Rust -F {__name__}.{function} -e {" ".join(types)}')
+    run(f'type synthetic add -w Rust -l {__name__}.TensorChildren {TENSOR}')
+    run("type category enable Rust")
 
 
 def _codelldb():
@@ -69,7 +70,10 @@ def on_spawn(frame, _location, _extra, _dict):
     request, config = (_argument(process, frame, n) for n in (1, 2))
     codelldb = _codelldb()
     if codelldb is not None:
-        codelldb.start_debugging(request, json.loads(config))
+        if hasattr(codelldb, "start_debugging"):
+            codelldb.start_debugging(request, json.loads(config))
+        else:
+            print("ddp: can't open a debug session: this CodeLLDB is older than 1.12.1; update the extension")
         return False
     interpreter = process.GetTarget().GetDebugger().GetCommandInterpreter()
     result = lldb.SBCommandReturnObject()
@@ -387,12 +391,12 @@ def position_summary(value, _dict):
     return f"epoch {_member(value, 'epoch')}, {_member(value, 'samples')} samples of it given out"
 
 
-TENSOR = "^tch::wrappers::tensor::Tensor$"
+TENSOR = "tch::wrappers::tensor::Tensor"
 FORMATTERS = (
     ("tensor_summary", TENSOR),
-    ("context_summary", "^ddp_runtime::context::Context$"),
-    ("world_summary", "^ddp_runtime::world::World$"),
-    ("sampler_summary", "^ddp_runtime::sampler::DistributedSampler$"),
-    ("position_summary", "^ddp_runtime::data::loader::Position$"),
-    ("progress_summary", "^ddp_runtime::snapshot::(state::)?Progress$"),
+    ("context_summary", "ddp_runtime::context::Context"),
+    ("world_summary", "ddp_runtime::world::World"),
+    ("sampler_summary", "ddp_runtime::sampler::DistributedSampler"),
+    ("position_summary", "ddp_runtime::data::loader::Position"),
+    ("progress_summary", "ddp_runtime::snapshot::Progress", "ddp_runtime::snapshot::state::Progress"),
 )

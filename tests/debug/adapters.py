@@ -1,0 +1,55 @@
+"""The debug adapters, each started as its extension of VS Code starts it, with what that adds to a configuration."""
+import json, os, secrets, shutil, socket, subprocess
+
+
+class LldbDap:
+    name = kind = "lldb-dap"
+    path = next(filter(None, map(shutil.which, [os.environ.get("LLDB_DAP", ""), "lldb-dap-19", "lldb-dap"])), None)
+
+    def start(self, _configuration, folder):
+        """The adapter's process, what is written to it and read from it, its other words, and what ends the connection."""
+        process = subprocess.Popen([self.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder)
+        return process, process.stdin, process.stdout, [process.stderr], process.stdin.close
+
+    def arguments(self, configuration, _folder):
+        return configuration
+
+
+class CodeLldb:
+    name, kind = "codelldb", "lldb"
+    path = os.environ.get("CODELLDB")
+    # As its settings are at first.
+    settings = {"displayFormat": "auto", "showDisassembly": "auto", "dereferencePointers": True, "evaluationTimeout": 5,
+                "suppressMissingSourceFiles": True, "consoleMode": "commands", "sourceLanguages": None, "scriptConfig": {},
+                "evaluateForHovers": True, "commandCompletions": True}
+
+    def start(self, configuration, folder):
+        settings = {"evaluateForHovers": True, "commandCompletions": True}
+        if "sourceLanguages" in configuration:
+            settings["sourceLanguages"] = configuration["sourceLanguages"]
+        token = secrets.token_hex(16)
+        env = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH", "CODELLDB_STARTUP")}
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            server.settimeout(120)
+            command = [self.path, "--connect", str(server.getsockname()[1]), "--auth-token", token,
+                       "--settings", json.dumps(settings)]
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                       cwd=folder, env=env)
+            connection, _ = server.accept()
+        connection.settimeout(None)
+        reader = connection.makefile("rb")
+        assert reader.readline().strip().decode() == f"Auth-Token: {token}"
+        hang_up = lambda: connection.shutdown(socket.SHUT_RDWR)
+        return process, connection.makefile("wb"), reader, [process.stdout, process.stderr], hang_up
+
+    def arguments(self, configuration, folder):
+        kept = {key: value for key, value in configuration.items() if key != "sourceLanguages"}
+        return {**kept, "relativePathBase": folder, "_adapterSettings": self.settings}
+
+
+def chosen():
+    """The one that DDP_TEST_ADAPTER names."""
+    adapters = {adapter.name: adapter for adapter in (LldbDap(), CodeLldb())}
+    adapter = adapters[os.environ.get("DDP_TEST_ADAPTER", "lldb-dap")]
+    assert adapter.path, f"{adapter.name} is not here: LLDB_DAP or CODELLDB names it"
+    return adapter
