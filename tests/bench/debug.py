@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """debug.py PROJECT BINARY: from the request to launch (F5, after the build) until all ranks stand at a breakpoint in their
-loop, and the memory of a session, with lldb-dap; without and with lldb's index cache. Prints a table for docs/debugging.md.
+loop, and the memory of a session; without and with lldb's index cache. Prints a table for docs/debugging.md.
+With lldb-dap, or with CodeLLDB: DDP_TEST_ADAPTER=codelldb CODELLDB=/path/to/adapter/codelldb.
 
 PROJECT is one made by `cargo ddp new` and built with `cargo ddp build`, with a line marked `// BREAK` in its loop."""
 import datetime, os, shutil, subprocess, sys, tempfile, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "debug"))
+import adapters
 from editor import Editor, generate
 
 PROJECT, BINARY = os.path.abspath(sys.argv[1]), sys.argv[2]
-ADAPTER = shutil.which("lldb-dap-19") or shutil.which("lldb-dap")
+ADAPTER = adapters.chosen()
 SOURCE = os.path.join(PROJECT, "src/main.rs")
 LINE = next(n for n, line in enumerate(open(SOURCE), 1) if "// BREAK" in line)
 
@@ -57,11 +59,11 @@ def once(nproc, cache):
 
 
 def main():
-    version = subprocess.run([ADAPTER.replace("-dap", ""), "--version"], capture_output=True, text=True).stdout.split("\n")[0]
-    print(f"{datetime.date.today()}, {os.cpu_count()} cores, {version}\n")
+    version = subprocess.run([ADAPTER.lldb(), "--version"], capture_output=True, text=True).stdout.split("\n")[0]
+    print(f"{datetime.date.today()}, {os.cpu_count()} cores, {ADAPTER.name}, {version}\n")
     print("| ranks | index cache | launch request to all ranks stopped | memory of a rank's session |\n|---|---|---|---|")
     for nproc in (2, 4):
-        generate(PROJECT, nproc)
+        generate(PROJECT, nproc, ADAPTER)
         # What `f5` would run first is not measured.
         Editor.run_task = lambda self, label: None
         with tempfile.TemporaryDirectory() as cache:

@@ -14,6 +14,9 @@ class LldbDap:
     def arguments(self, configuration, _folder):
         return configuration
 
+    def lldb(self):
+        return self.path.replace("lldb-dap", "lldb")
+
 
 class CodeLldb:
     name, kind = "codelldb", "lldb"
@@ -45,6 +48,9 @@ class CodeLldb:
     def arguments(self, configuration, folder):
         kept = {key: value for key, value in configuration.items() if key != "sourceLanguages"}
         return {**kept, "relativePathBase": folder, "_adapterSettings": self.settings}
+
+    def lldb(self):
+        return os.path.join(os.path.dirname(os.path.dirname(self.path)), "lldb/bin/lldb")
 
 
 def chosen():

@@ -47,10 +47,10 @@ class Dap:
     def text(self):
         return "".join(self.output)
 
-    def close(self):
-        """Ends the session and the adapter, and what it debugs unless that was attached to."""
+    def close(self, kill=True):
+        """Ends the session and the adapter, and what it debugs."""
         try:
-            self.call("disconnect", 30, terminateDebuggee=True)
+            self.call("disconnect", 30, terminateDebuggee=kill)
             self.hang_up()
         except (OSError, ValueError, DapError):
             pass    # it has ended

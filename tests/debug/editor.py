@@ -69,13 +69,14 @@ class Session:
         return self.dap.call("stackTrace", PATIENCE, threadId=thread, startFrame=0, levels=40)["stackFrames"]
 
     def variables(self, reference=None):
-        """Name to (value, reference to its parts), of the innermost of several with one name."""
+        """Name to (value, reference to its parts, type), of the innermost of several with one name."""
         if reference is None:
             scopes = self.dap.call("scopes", PATIENCE, frameId=self.frames()[0]["id"])["scopes"]
             reference = scopes[0]["variablesReference"]
         found = self.dap.call("variables", PATIENCE, variablesReference=reference)["variables"]
         # lldb-dap says `x @ main.rs:67` when there are several; CodeLLDB adds how a value is without its formatter.
-        return {v["name"].split(" @")[0]: (v["value"], v["variablesReference"]) for v in found if v["name"] != "[raw]"}
+        return {v["name"].split(" @")[0]: (v["value"], v["variablesReference"], v.get("type", "")) for v in found
+                if v["name"] != "[raw]"}
 
     def go_on(self):
         self.dap.call("continue", PATIENCE, threadId=self.stops[-1]["threadId"])

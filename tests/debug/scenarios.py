@@ -200,6 +200,19 @@ def stop():
     made.wait("end of all sessions", lambda: all(s.over for s in made.sessions), 30)
 
 
+def detach():
+    """Stop on one rank lets it go on without a debugger."""
+    made = editor(2)
+    launcher, = made.f5(f"ddp: run {BINARY} on 2 ranks", args=run(2))
+    first, second = made.stopped(2)
+    made.clear_breakpoints()
+    second.dap.close(kill=False)
+    first.go_on()
+    made.all_over()
+    assert (launcher.code, first.code, second.code) == (0, 0, None), made.say()
+    has(launcher.text(), "Finished.* 2 workers")
+
+
 def panic():
     """A panic stops where it happens, in the rank where it does."""
     made = editor(2, breakpoint=False)
@@ -271,9 +284,9 @@ def tensors():
     parts = lambda name: session.variables(variables[name][1])
 
     def inner(name):
-        value, reference = variables[name]
-        while "::ManuallyDrop<" in value or "::MaybeDangling<" in value:
-            value, reference = next(iter(session.variables(reference).values()))
+        value, reference, kind = variables[name]
+        while "::ManuallyDrop<" in kind or "::MaybeDangling<" in kind:
+            value, reference, kind = next(iter(session.variables(reference).values()))
         return value
 
     has(inner("gpu"), r"^\[2, 3\] float32 cuda:3 \(values on cuda:3\)$")
@@ -315,7 +328,7 @@ def broken():
 
 
 try:
-    {f.__name__: f for f in (f5_2, f5_4, compound, one_process, attach, killed, restart, stop, panic, break_here, tensors, missing,
+    {f.__name__: f for f in (f5_2, f5_4, compound, one_process, attach, killed, restart, stop, detach, panic, break_here, tensors, missing,
                              broken)}[NAME]()
     print(f"{NAME}: ok")
 except Exception:

@@ -140,6 +140,11 @@ fn stop_ends_every_worker_and_session() {
 }
 
 #[test]
+fn stop_on_a_rank_lets_it_go_on() {
+    play("detach");
+}
+
+#[test]
 fn a_panic_stops_where_it_happens() {
     play("panic");
 }

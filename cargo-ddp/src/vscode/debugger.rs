@@ -61,7 +61,7 @@ impl Debugger {
         if self == Self::CppDbg { "environment" } else { "env" }
     }
 
-    /// An environment as it takes one. lldb-dap 19 drops an object without a word.
+    /// An environment as it takes one. lldb-dap 19 drops an object without a word; 22 takes both.
     pub(super) fn env(self, pairs: &[(String, Json)]) -> Json {
         match self {
             Self::CodeLldb => Json::object(pairs.iter().map(|(key, value)| (key.as_str(), given(key, value)))),

@@ -1,8 +1,9 @@
 //! What is generated, against what VS Code and the debuggers' extensions say they take.
 //!
-//! Names and types by hand, from `contributes.debuggers[].configurationAttributes.launch` of lldb-dap's package.json (LLVM
-//! 19), of CodeLLDB's (1.11; also its manual), from `CppdbgLaunchOptions` of vscode-cpptools' OptionsSchema.json (1.2x), and
-//! from VS Code's documentation of launch.json and tasks.json.
+//! Names and types by hand: those that hold from LLVM 19 to what was LLVM's main branch in 2026 of
+//! `contributes.debuggers[].configurationAttributes.launch` in lldb-dap's package.json (extension 0.2.8 and 0.4.1); of
+//! `LaunchRequestArguments` in the schema that CodeLLDB 1.12.2 generates, which allows no others; of `CppdbgLaunchOptions` in
+//! vscode-cpptools' OptionsSchema.json (main branch, 2026); and of VS Code's documentation of launch.json and tasks.json.
 
 use serde_json::Value;
 
@@ -38,12 +39,13 @@ const LLDB_DAP: &[(&str, Kind)] = &[
     ("program", Kind::Text),
     ("args", Kind::Texts),
     ("cwd", Kind::Text),
-    // The schema has an object too; the adapter drops one.
+    // The schema has an object too, which LLVM 19's adapter drops; LLVM 22's takes both.
     ("env", Kind::Texts),
     ("stopOnEntry", Kind::Flag),
     ("initCommands", Kind::Texts),
     ("preRunCommands", Kind::Texts),
     ("postRunCommands", Kind::Texts),
+    // Its successor `console` is unknown to LLVM 19's adapter; LLVM 22's takes both.
     ("runInTerminal", Kind::Flag),
 ];
 
@@ -56,6 +58,7 @@ const CODELLDB: &[(&str, Kind)] = &[
     ("initCommands", Kind::Texts),
     ("preRunCommands", Kind::Texts),
     ("postRunCommands", Kind::Texts),
+    // Or a terminal's device.
     ("terminal", Kind::OneOf(&["integrated", "external", "console"])),
     ("sourceLanguages", Kind::Texts),
 ];
