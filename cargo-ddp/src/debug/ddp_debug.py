@@ -2,12 +2,13 @@
 """Loaded into lldb by the launch configurations of `cargo ddp vscode`.
 
 on_spawn        opens a debug session for each worker that a launcher starts
+frame_name      names the functions of a call stack as Rust writes them
 the formatters  show Rust's own types (rustc's formatters), tensors, a worker's context, samplers
 
 A formatter only reads memory: it never runs code in the debuggee, and gives up on whatever does not look like what it
 expects (a variable before its initialisation, after a move, in freed memory).
 """
-import json, os, shutil, struct, subprocess
+import json, os, re, shutil, struct, subprocess
 import lldb
 
 SIGNALS = "SIGTERM SIGINT SIGHUP SIGQUIT SIGUSR1 SIGUSR2 SIGCONT"   # sent by the launcher: the program is to get them
@@ -60,6 +61,30 @@ def _load_rustc_formatters(debugger):
     etc = os.path.join(sysroot, "lib", "rustlib", "etc")
     debugger.HandleCommand(f'command script import "{etc}/lldb_lookup.py"')
     debugger.HandleCommand(f'command source -s 1 "{etc}/lldb_commands"')
+    _mend_enums()
+
+
+def _mend_enums():
+    """lldb keeps 32 bits of a variant's discriminant in its name; rustc's formatter looks for all 64, and shows None as Some."""
+    try:
+        provider = __import__("lldb_providers").ClangEncodedEnumProvider
+    except (ImportError, AttributeError):    # of another version
+        return
+
+    def current(self, variants):
+        default = 0
+        for at in range(variants.GetNumChildren()):
+            variant = variants.GetChildAtIndex(at)
+            discriminant = variant.GetChildMemberWithName("$discr$")
+            if not discriminant.IsValid():
+                default = at
+            else:
+                value = discriminant.GetValueAsUnsigned()
+                if variant.GetName() in (f"$variant${value}", f"$variant${value & 0xffffffff}"):
+                    return at
+        return default
+
+    provider._getCurrentVariantIndex = current
 
 
 # --- sessions ---------------------------------------------------------------------------------------------------------
@@ -94,6 +119,24 @@ def _argument(process, frame, number):
     # (Not GetValueAsUnsigned: rustc's formatters are for every type, and give that of a register wrong.)
     address = int(frame.FindRegister(f"arg{number}").GetValue(), 16)
     return process.ReadCStringFromMemory(address, 1 << 16, lldb.SBError())
+
+
+# --- names of functions -----------------------------------------------------------------------------------------------
+
+# How rustc writes what a symbol can't hold; lldb decodes only the rest of it.
+ESCAPES = {"$SP$": "@", "$BP$": "*", "$RF$": "&", "$LT$": "<", "$GT$": ">", "$LP$": "(", "$RP$": ")", "$C$": ",", "..": "::"}
+
+
+def frame_name(frame, _dict):
+    """For lldb-dap's customFrameFormat: `train::main::{{closure}}`, not `train::main::_$u7b$$u7b$closure…::h0c96e6d5ddb68cdd`."""
+    name = frame.GetDisplayFunctionName() or frame.GetModule().GetFileSpec().GetFilename() or "?"
+    name, hashes = re.subn(r"::h[0-9a-f]{16}$", "", name)
+    if not hashes:    # C, C++, or a newer rustc's symbol, which lldb reads
+        return name
+    name = re.sub(r"\$u([0-9a-f]{1,6})\$", lambda code: chr(int(code[1], 16)), name)
+    for escape, text in ESCAPES.items():
+        name = name.replace(escape, text)
+    return re.sub(r"(^|::)_(?=[^\w:])", r"\1", name)
 
 
 # --- tensors ----------------------------------------------------------------------------------------------------------

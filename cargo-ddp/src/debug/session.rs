@@ -82,7 +82,10 @@ impl Sessions {
             "postRunCommands": [PASSED_ON],
         });
         match self.adapter {
-            Adapter::LldbDap => configuration["type"] = "lldb-dap".into(),
+            Adapter::LldbDap => {
+                configuration["type"] = "lldb-dap".into();
+                configuration["customFrameFormat"] = "${script.frame:ddp_debug.frame_name}".into();
+            }
             Adapter::CodeLldb => {
                 configuration["type"] = "lldb".into();
                 configuration["sourceLanguages"] = json!(["rust"]);

@@ -15,6 +15,8 @@ const MARKER: [&str; 2] =
     ["breakpoint set -K false -n ddp_start_debugging", "breakpoint command add -F ddp_debug.on_spawn"];
 /// Every panic goes through it, with the panicking frames still above. CodeLLDB has a switch for this, which is on.
 const STOP_AT_PANICS: &str = "breakpoint set -n rust_panic";
+/// Functions in the call stack as Rust writes them.
+const FRAME_NAMES: &str = "${script.frame:ddp_debug.frame_name}";
 /// A peer that the launcher ends is to end, not to stop.
 const PASS_SIGTERM: &str = "process handle SIGTERM -n true -p true -s false";
 /// rustc's printers for gdb, from the toolchain that the project uses.
@@ -216,6 +218,7 @@ fn worker(debugger: Debugger, name: String, program: String, env: Vec<(String, J
         Debugger::LldbDap => session.extend([
             ("preRunCommands", Json::texts([STOP_AT_PANICS])),
             ("postRunCommands", Json::texts([PASS_SIGTERM])),
+            ("customFrameFormat", FRAME_NAMES.into()),
             ("runInTerminal", true.into()),
         ]),
         Debugger::CppDbg => {}

@@ -20,7 +20,7 @@ use super::json::Json;
 const OURS: [&str; 7] = ["name", "label", "type", "request", "program", "preLaunchTask", "command"];
 const COMMANDS: [&str; 4] = ["initCommands", "preRunCommands", "postRunCommands", "setupCommands"];
 /// What debuggers don't have in common.
-const OF_ONE_DEBUGGER: [&str; 13] = [
+const OF_ONE_DEBUGGER: [&str; 14] = [
     "env",
     "environment",
     "initCommands",
@@ -30,6 +30,7 @@ const OF_ONE_DEBUGGER: [&str; 13] = [
     "MIMode",
     "unknownBreakpointHandling",
     "runInTerminal",
+    "customFrameFormat",
     "terminal",
     "sourceLanguages",
     "externalConsole",

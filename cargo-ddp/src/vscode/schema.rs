@@ -45,6 +45,7 @@ const LLDB_DAP: &[(&str, Kind)] = &[
     ("initCommands", Kind::Texts),
     ("preRunCommands", Kind::Texts),
     ("postRunCommands", Kind::Texts),
+    ("customFrameFormat", Kind::Text),
     // Its successor `console` is unknown to LLVM 19's adapter; LLVM 22's takes both.
     ("runInTerminal", Kind::Flag),
 ];
