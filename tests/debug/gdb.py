@@ -1,42 +1,130 @@
 #!/usr/bin/env python3
-"""gdb.py gdb PROJECT BINARY: gdb stops at the line marked BREAK, in one process and in both ranks of a compound, shows a
-String, and goes on to the end."""
-import os, re, subprocess, sys, tempfile
+"""gdb.py NAME PROJECT BINARY: what happens when a user of cppdbg debugs PROJECT (made by `cargo ddp new`, with a line marked
+BREAK in its loop), through gdb's machine interface, with the configurations that `cargo ddp vscode` writes."""
+import os, re, subprocess, sys, tempfile, traceback
+from editor import Editor
+from mi import Gdb
 
-_, PROJECT, BINARY = sys.argv[1:4]
+NAME, PROJECT, BINARY = sys.argv[1:4]
 SOURCE = os.path.join(PROJECT, "src/main.rs")
 LINE = next(n for n, line in enumerate(open(SOURCE), 1) if "// BREAK" in line)
-SYSROOT = subprocess.check_output(["rustc", "--print", "sysroot"], cwd=PROJECT, text=True).strip()
-ETC = os.path.join(SYSROOT, "lib/rustlib/etc")
+PLACE = f"{SOURCE}:{LINE}"
+subprocess.run([os.environ["DDP_TEST_CARGO_DDP"], "ddp", "vscode", "--debugger", "cppdbg", "--nproc", "2"], cwd=PROJECT,
+               check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+EDITOR = Editor(PROJECT, None)
+LAUNCH = EDITOR._json("launch.json")
+sessions = []
 
 
-def gdb(snapshots, **env):
-    """As rust-gdb, without questions."""
-    commands = [f"break {SOURCE}:{LINE}", "run", "print title", "print indices.len", "print context.world.rank", "delete",
-                "continue"]
-    args = ["gdb", "--batch", "-nx", "-iex", "set debuginfod enabled off", "-iex", f"add-auto-load-safe-path {ETC}",
-            "--directory", ETC, *(word for command in commands for word in ("-ex", command)),
-            "--args", f"target/debug/{BINARY}", "--total-epochs", "1", "--snapshots", snapshots]
-    env = {**os.environ, "PYTHONPATH": ETC, **env}
-    return subprocess.Popen(args, cwd=PROJECT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True)
+def start(name, args, more_args=(), breakpoints=(PLACE,)):
+    """F5 on one configuration, with such arguments of the program."""
+    configuration = EDITOR._resolve(next(conf for conf in LAUNCH["configurations"] if conf["name"] == name))
+    assert configuration["type"] == "cppdbg" and configuration["MIMode"] == "gdb", configuration
+    configuration["args"] = [*configuration["args"], *more_args, *args]
+    session = Gdb(configuration)
+    sessions.append(session)
+    session.launch(breakpoints)
+    return session
 
 
-def check(output, rank, nproc):
-    for pattern in [f"hit Breakpoint 1.*:{LINE}|Breakpoint 1, .*:{LINE}", rf'\$1 = .*"rank {rank} of {nproc}"',
-                    rf"\$2 = {2048 // nproc}", rf"\$3 = {rank}", r"\[Inferior 1 \(process \d+\) exited normally\]"]:
-        assert re.search(pattern, output, re.S), f"{pattern!r} is not in\n{output}"
+def start_compound(args, launcher_args=()):
+    """Its members in their order: the launcher, and the ranks."""
+    compound = next(one for one in LAUNCH["compounds"] if one["name"] == f"ddp: {BINARY}, launcher + 2 workers")
+    EDITOR.run_task(compound["preLaunchTask"])
+    launcher, *ranks = compound["configurations"]
+    return start(launcher, launcher_args, breakpoints=()), [start(rank, args) for rank in ranks]
 
 
-with tempfile.TemporaryDirectory() as snapshots:
-    check(gdb(snapshots).communicate(timeout=240)[0], 0, 1)
-with tempfile.TemporaryDirectory() as snapshots:
-    ranks = [gdb(snapshots, DDP_JOIN=f".ddp/debug/{BINARY}.sock", DDP_JOIN_RANK=str(rank)) for rank in range(2)]
-    launcher = [".ddp/cargo-ddp", "ddp", "run", "--bin", BINARY, "--nproc", "2"]
-    done = subprocess.run(launcher, cwd=PROJECT, env={**os.environ, "DDP_DEBUG": "compound"}, text=True, timeout=240,
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    outputs = [rank.communicate(timeout=240)[0] for rank in ranks]
-    for rank, output in enumerate(outputs):
-        check(output, rank, 2)
-    assert done.returncode == 0 and "Finished 2 workers" in done.stdout, done.stdout
-print("gdb: ok")
+def has(value, pattern):
+    assert re.search(pattern, value), f"{pattern!r} is not in {value!r}"
+
+
+def check_stop(session, rank, nproc):
+    """A String, a Vec, a tensor and ddp-runtime's own, at the breakpoint."""
+    stop = session.stopped()
+    assert stop["reason"] == "breakpoint-hit" and (stop["frame"]["fullname"], stop["frame"]["line"]) == (SOURCE, str(LINE)), stop
+    variables = session.variables()
+    has(variables["title"][0], f'^"rank {rank} of {nproc}"$')
+    indices = session.children(variables["indices"][1])
+    assert len(indices) == 10 and all(value.isdigit() for value in indices.values()), indices
+    # A tensor is its handle: what it holds, the formatters for lldb show.
+    handle, = session.children(variables["x"][1])
+    assert handle == "c_tensor", handle
+    context = session.children(session.evaluate("context.world", "--frame 0 --thread 1")[1])
+    assert (context["rank"], context["world_size"]) == (str(rank), str(nproc)), context
+
+
+def finish(session, words=""):
+    session.call("-break-delete")
+    session.go_on()
+    ended(session, words)
+
+
+def ended(session, words=""):
+    stop = session.stopped()
+    assert stop["reason"] == "exited-normally", f"{stop}\n{session.say()}"
+    assert words in session.text(), session.say()
+
+
+def args(snapshots, *more):
+    return ["--total-epochs", "1", "--snapshots", snapshots, *more]
+
+
+def one_process(snapshots):
+    name = f"ddp: {BINARY}, one process"
+    EDITOR.run_task(next(conf for conf in LAUNCH["configurations"] if conf["name"] == name)["preLaunchTask"])
+    session = start(name, args(snapshots))
+    check_stop(session, 0, 1)
+    finish(session, "w = [")
+
+
+def compound(snapshots):
+    launcher, ranks = start_compound(args(snapshots))
+    for rank, session in enumerate(ranks):
+        check_stop(session, rank, 2)
+    for session in ranks:
+        session.call("-break-delete")
+        session.go_on()
+    for session in ranks:
+        ended(session)
+    ended(launcher, "2 workers")
+    has(launcher.text(), "Finished.* 2 workers")
+
+
+def panic(snapshots):
+    """Stops in the rank where it happens, and the launcher reports it as ever."""
+    os.environ["DDP_TEST_PANIC"] = "1"
+    launcher, (first, second) = start_compound(args(snapshots))
+    stop = second.stopped()
+    assert stop["reason"] == "breakpoint-hit" and stop["frame"]["func"].endswith("rust_panic"), stop
+    frames = second.call("-stack-list-frames")["stack"]
+    assert SOURCE in [frame.get("fullname") for _, frame in frames], frames
+    second.go_on()
+    assert (second.stopped()["reason"], second.stopped()["exit-code"]) == ("exited", "0145"), second.say()    # 101
+    has(first.stopped()["reason"], "^exited|^breakpoint-hit")
+    if first.stopped()["reason"] == "breakpoint-hit":    # it was there first, and is left to who looks at it
+        first.call("-break-delete")
+        first.go_on()
+        has(first.stopped()["reason"], "^exited")
+    assert (launcher.stopped()["reason"], launcher.stopped()["exit-code"]) == ("exited", "0145"), launcher.say()
+    has(launcher.text(), "rank 1 panicked")
+
+
+def stop(snapshots):
+    """Stop on the compound ends all its sessions (stopAll); nobody stays."""
+    _, ranks = start_compound(args(snapshots))
+    for rank in ranks:
+        rank.stopped()
+
+
+try:
+    with tempfile.TemporaryDirectory() as folder:
+        {f.__name__: f for f in (one_process, compound, panic, stop)}[NAME](folder)
+    print(f"{NAME}: ok")
+except Exception:
+    traceback.print_exc()
+    print("\n".join(session.say() for session in sessions))
+    sys.exit(1)
+finally:
+    for session in sessions:
+        session.close()

@@ -50,7 +50,7 @@ def check_variables(session, rank, nproc):
     has(value("loss"), r"^\[\] float32 cpu, requires_grad \d+\.\d+$")
     has(value("batch"), r"^\[32\] int64 cpu \[\d+, ")
     has(value("context"), f"rank {rank} of {nproc}")
-    has(value("sampler"), f"epoch 0: {2048 // nproc} of 2048 samples for rank {rank} of {nproc}, shuffled with seed 0")
+    has(value("sampler"), f"epoch 0: at 0 of 2048 samples, {2048 // nproc} for rank {rank} of {nproc}, shuffled with seed 0")
     has(value("progress"), "epoch 0, step 0, 0 samples")
     parts = session.variables(variables["x"][1])
     has(parts["dtype"][0], "float32")
@@ -73,6 +73,12 @@ def f5(nproc):
     assert [s.name for s in stopped] == [f"{BINARY} rank {rank}" for rank in range(nproc)], made.say()
     for rank, session in enumerate(stopped):
         check_variables(session, rank, nproc)
+    for session in stopped:    # through the first batch, in which every rank gets its breakpoint again
+        session.go_on()
+    stopped = made.stopped(nproc, times=2)
+    for rank, session in enumerate(stopped):
+        has(session.variables()["sampler"][0],
+            f"epoch 0: at {32 * nproc} of 2048 samples, {2048 // nproc} for rank {rank} of {nproc}, shuffled with seed 0")
     finish(made, stopped)
     has(launcher.text(), f"Finished.* {nproc} workers")
     assert launcher.stops == [], "the launcher never stops"
@@ -307,6 +313,58 @@ def tensors():
     assert session.code == 0, made.say()
 
 
+def positions():
+    """tests/workers/positions.rs: how far samplers, loaders and their batches are."""
+    made = Editor(PROJECT, ADAPTER)
+    editors.append(made)
+    counted = next(n for n, line in enumerate(open(SOURCE), 1) if "// COUNTED" in line)
+    for line in LINE, counted:
+        made.set_breakpoint(SOURCE, line)
+    session = made._open({"name": "positions", "type": "lldb-dap", "request": "launch", "cwd": PROJECT,
+                          "program": os.environ["DDP_TEST_PROGRAM"],
+                          "initCommands": ["settings set symbols.enable-lldb-index-cache true",
+                                           f'command script import "{PROJECT}/.ddp/debug/ddp_debug.py"']})
+
+    def expect(times, shown):
+        made.wait("stop", lambda: len(session.stops) == times)
+        variables = session.variables()
+        for name, value in shown.items():
+            assert variables[name][0] == value, f"{name}: {variables[name][0]!r} is not {value!r}"
+        return variables
+
+    in_all = "100 for rank 0 of 1, shuffled with seed 7, batches of 8"
+    variables = expect(1, {
+        "loader": f"epoch 3: at 48 of 100 samples, {in_all}",
+        "iter": "epoch 3: at batch 1 of 8, 8 of this rank's 60 samples",
+        "evaluation": "epoch 0: at 16 of 100 samples, 100 for rank 0 of 1, batches of 16",
+        "batches": "epoch 0: at batch 1 of 7, 16 of this rank's 100 samples",
+        "own": "epoch 5: at 20 samples of all ranks, batches of 20",
+        "own_batches": "epoch 5: at batch 1 of 3, 20 of this rank's 50 samples",
+        # Not in a loop that counts.
+        "sampler": "epoch 0: 33 of 100 samples for rank 2 of 3, in order",
+        "eval_sampler": "33 of 100 samples for rank 2 of 3",
+    })
+    gone = "(uninitialised or moved out)"
+    for name in ("zeroed", "garbage", "no_sampler"):
+        value, reference = variables[name]
+        while "::ManuallyDrop<" in value or "::MaybeDangling<" in value:
+            value, reference = next(iter(session.variables(reference).values()))
+        assert value == gone, f"{name}: {value}"
+    session.go_on()
+    expect(2, {"loader": f"epoch 3: at 56 of 100 samples, {in_all}"})
+    made.breakpoints[SOURCE] = [{"line": counted}]
+    session.set_breakpoints()
+    for times, seen in (3, 33), (4, 66):
+        session.go_on()
+        expect(times, {})
+        # A reference: its parts are shown, the summary is what it refers to.
+        has(session.variables()["sampler"][0], f"epoch 0: at {seen} of 100 samples, 33 for rank 2 of 3, in order")
+    made.clear_breakpoints()
+    session.go_on()
+    made.all_over()
+    assert session.code == 0, made.say()
+
+
 def missing():
     """`cargo ddp` is not there: F5 stops with cargo's words."""
     made = editor(2)
@@ -333,8 +391,8 @@ def broken():
 
 
 try:
-    {f.__name__: f for f in (f5_2, f5_4, compound, one_process, attach, killed, restart, stop, detach, panic, break_here, tensors, missing,
-                             broken)}[NAME]()
+    {f.__name__: f for f in (f5_2, f5_4, compound, one_process, attach, killed, restart, stop, detach, panic, break_here, tensors,
+                             positions, missing, broken)}[NAME]()
     print(f"{NAME}: ok")
 except Exception:
     traceback.print_exc()    # before what may take its time

@@ -156,10 +156,21 @@ fn break_here_and_conditions_stop_one_rank() {
 
 #[test]
 fn tensors_of_every_kind_are_shown_or_not_but_do_no_harm() {
-    let program = ddp_tests::worker("tensors");
-    play_with("tensors", repo(), |python| {
-        Ddp::new(["build", "-p", "ddp-tests", "--bin", "tensors"]).run().succeeds();
-        python.env("DDP_TEST_PROGRAM", &program).env("DDP_TEST_SOURCE", repo().join("tests/workers/tensors.rs"));
+    look_at("tensors");
+}
+
+#[test]
+fn samplers_and_loaders_show_how_far_they_are() {
+    look_at("positions");
+}
+
+/// Plays the scenario of a worker that is there to be looked at.
+fn look_at(worker: &str) {
+    let program = ddp_tests::worker(worker);
+    Ddp::new(["build", "-p", "ddp-tests", "--bin", worker]).run().succeeds();
+    play_with(worker, repo(), |python| {
+        let source = repo().join(format!("tests/workers/{worker}.rs"));
+        python.env("DDP_TEST_PROGRAM", &program).env("DDP_TEST_SOURCE", source);
     });
 }
 
@@ -189,8 +200,27 @@ fn a_build_that_fails_stops_f5_with_the_compilers_words() {
 }
 
 #[test]
-fn gdb_stops_in_one_process_and_in_a_compounds_ranks() {
-    play_in("gdb", project(), "tests/debug/gdb.py", &["gdb"], |_| {});
+fn cppdbg_debugs_one_process() {
+    play_with_gdb("one_process");
+}
+
+#[test]
+fn cppdbg_debugs_the_launcher_and_each_rank_of_a_compound() {
+    play_with_gdb("compound");
+}
+
+#[test]
+fn cppdbg_stops_at_a_panic() {
+    play_with_gdb("panic");
+}
+
+#[test]
+fn cppdbg_stops_a_compound() {
+    play_with_gdb("stop");
+}
+
+fn play_with_gdb(scenario: &str) {
+    play_in(scenario, project(), "tests/debug/gdb.py", &["gdb"], |_| {});
 }
 
 fn copy_sources(from: &Path, to: &Path) {

@@ -1,4 +1,4 @@
-# Version 1. Written by cargo-ddp, which replaces it when it changes: edit cargo-ddp/src/debug/ddp_debug.py instead.
+# Version 2. Written by cargo-ddp, which replaces it when it changes: edit cargo-ddp/src/debug/ddp_debug.py instead.
 """Loaded into lldb by the launch configurations of `cargo ddp vscode`.
 
 on_spawn        opens a debug session for each worker that a launcher starts
@@ -8,11 +8,13 @@ the formatters  show Rust's own types (rustc's formatters), tensors, a worker's 
 A formatter only reads memory: it never runs code in the debuggee, and gives up on whatever does not look like what it
 expects (a variable before its initialisation, after a move, in freed memory).
 """
-import json, os, re, shutil, struct, subprocess
+import json, os, re, shutil, struct, subprocess, sys
 import lldb
 
 SIGNALS = "SIGTERM SIGINT SIGHUP SIGQUIT SIGUSR1 SIGUSR2 SIGCONT"   # sent by the launcher: the program is to get them
 MAX_DIMS = 64
+MAX_TEXT = 1 << 16       # bytes of a path
+MAX_BUCKETS = 1 << 20    # of a hash map
 SHOWN = 8          # values of a tensor in its summary
 LISTED = 100       # values of a tensor among its children
 
@@ -35,7 +37,8 @@ def __lldb_init_module(debugger, _dict):
     # In the category of rustc's formatters, where a type's own name comes before their patterns, which fit every type. They
     # win from any other category if they are loaded later, as CodeLLDB does.
     for function, *types in FORMATTERS:
-        run(f'type summary add -w Rust -F {__name__}.{function} -e {" ".join(types)}')
+        pattern = "-x" if types[0].startswith("^") else ""
+        run(f'type summary add -w Rust {pattern} -F {__name__}.{function} -e {" ".join(types)}')
     run(f'type synthetic add -w Rust -l {__name__}.TensorChildren {TENSOR}')
     run("type category enable Rust")
 
@@ -62,6 +65,7 @@ def _load_rustc_formatters(debugger):
     debugger.HandleCommand(f'command script import "{etc}/lldb_lookup.py"')
     debugger.HandleCommand(f'command source -s 1 "{etc}/lldb_commands"')
     _mend_enums()
+    _bound_rustc_formatters()
 
 
 def _mend_enums():
@@ -85,6 +89,30 @@ def _mend_enums():
         return default
 
     provider._getCurrentVariantIndex = current
+
+
+def _bound_rustc_formatters():
+    """Those that loop over a length, one element after the other, would do so for years where it is garbage: in variables
+    that are not initialised yet, or moved out. (`let batch = batch?` leaves a moved-out Result behind.)"""
+    providers = sys.modules.get("lldb_providers")
+    text, table = getattr(providers, "vec_to_string", None), getattr(providers, "StdHashMapSyntheticProvider", None)
+
+    def vec_to_string(vec):    # OsString, PathBuf
+        return text(vec) if vec.GetNumChildren() <= MAX_TEXT else "(uninitialised or moved out)"
+
+    if text:
+        providers.vec_to_string = vec_to_string
+    if table:
+        update = table.update
+
+        def bounded_update(self):    # HashMap, HashSet
+            mask = self.table().GetChildMemberWithName("table").GetChildMemberWithName("bucket_mask")
+            if mask.GetValueAsUnsigned() < MAX_BUCKETS:
+                update(self)
+            else:
+                self.size, self.valid_indices = 0, []
+
+        table.update = bounded_update
 
 
 # --- sessions ---------------------------------------------------------------------------------------------------------
@@ -415,14 +443,78 @@ def world_summary(value, _dict):
     return f"rank {rank} of {size}" if rank < size <= 1 << 20 else "(uninitialised or moved out)"
 
 
+class Sampler:
+    """A DistributedSampler or an EvalSampler."""
+
+    def __init__(self, value):
+        self.length, self.rank, self.size = (_member(value, name) for name in ("dataset_len", "rank", "num_replicas"))
+        if not self.rank < self.size <= 1 << 20 or self.length >= 1 << 63:
+            raise Unreadable("uninitialised or moved out")
+        self.epoch = self.order = None
+        if value.GetNonSyntheticValue().GetChildMemberWithName("shuffle").IsValid():
+            self.epoch = _member(value, "epoch")
+            self.order = f"shuffled with seed {_member(value, 'seed')}" if _member(value, "shuffle") else "in order"
+            drop_last = _member(value, "drop_last")
+            self.share = self.length // self.size if drop_last else -(-self.length // self.size)
+        else:    # each sample is one rank's
+            self.share = -(-max(0, self.length - self.rank) // self.size)
+
+    def text(self, position=None):
+        """With `position` (epoch, samples that all ranks together have seen of it), how far it is."""
+        epoch, seen = self.epoch, None
+        # Repeated samples count: up to one less than there are ranks.
+        if position and position[1] <= self.length + self.size:
+            epoch, seen = position
+        start = "" if epoch is None else f"epoch {epoch}: "
+        shares = f"{self.share} of {self.length} samples" if seen is None else \
+                 f"at {min(seen, self.length)} of {self.length} samples, {self.share}"
+        order = f", {self.order}" if self.order else ""
+        return f"{start}{shares} for rank {self.rank} of {self.size}{order}"
+
+
 def sampler_summary(value, _dict):
-    rank, size = _member(value, "rank"), _member(value, "num_replicas")
-    if not rank < size <= 1 << 20:
+    try:
+        sampler = Sampler(value)
+    except Unreadable as why:
+        return f"({why})"
+    position = _progress_beside(value)
+    # Of another epoch, it does not tell where this one is.
+    return sampler.text(position if position and position[0] == sampler.epoch else None)
+
+
+def _progress_beside(value):
+    """A sampler does not count; the loop that uses it does: (epoch, samples) of the only Progress in its frame."""
+    found = []
+    for variable in value.GetFrame().GetVariables(True, True, False, True):
+        kind = variable.GetType()
+        kind = kind.GetPointeeType() if kind.IsPointerType() else kind    # a reference
+        if kind.GetUnqualifiedType().GetName() in PROGRESS:
+            found.append(tuple(_member(variable, name) for name in ("epoch", "samples")))
+    return found[0] if len(set(found)) == 1 else None
+
+
+def loader_summary(value, _dict):
+    at = ("position", "value", "value")    # in a Cell
+    position = _member(value, *at, "epoch"), _member(value, *at, "samples")
+    batch = _member(value, "batch_size")
+    sampler = value.GetNonSyntheticValue().GetChildMemberWithName("sampler")
+    if not 0 < batch < 1 << 63:
         return "(uninitialised or moved out)"
-    length, drop_last = _member(value, "dataset_len"), _member(value, "drop_last")
-    share = length // size if drop_last else -(-length // size)
-    order = f"shuffled with seed {_member(value, 'seed')}" if _member(value, "shuffle") else "in order"
-    return f"epoch {_member(value, 'epoch')}: {share} of {length} samples for rank {rank} of {size}, {order}"
+    if not sampler.GetNonSyntheticValue().GetChildMemberWithName("dataset_len").IsValid():    # the program's own
+        return f"epoch {position[0]}: at {position[1]} samples of all ranks, batches of {batch}"
+    try:
+        return f"{Sampler(sampler).text(position)}, batches of {batch}"
+    except Unreadable as why:
+        return f"({why})"
+
+
+def batches_summary(value, _dict):
+    names = ("next", "batches", "batch_size", "samples", "num_replicas")
+    count, batches, batch, samples, replicas = (_member(value, "progress", name) for name in names)
+    epoch = _member(value, "progress", "start", "epoch")
+    if not (count <= batches <= samples < 1 << 63 and 0 < batch < 1 << 63 and 0 < replicas <= 1 << 20):
+        return "(uninitialised or moved out)"
+    return f"epoch {epoch}: at batch {count} of {batches}, {min(count * batch, samples)} of this rank's {samples} samples"
 
 
 def progress_summary(value, _dict):
@@ -435,11 +527,15 @@ def position_summary(value, _dict):
 
 
 TENSOR = "tch::wrappers::tensor::Tensor"
+PROGRESS = ("ddp_runtime::snapshot::Progress", "ddp_runtime::snapshot::state::Progress")
+# Each with its types; of generic ones, a pattern.
 FORMATTERS = (
     ("tensor_summary", TENSOR),
     ("context_summary", "ddp_runtime::context::Context"),
     ("world_summary", "ddp_runtime::world::World"),
-    ("sampler_summary", "ddp_runtime::sampler::DistributedSampler"),
+    ("sampler_summary", "ddp_runtime::sampler::DistributedSampler", "ddp_runtime::data::eval::EvalSampler"),
+    ("loader_summary", "^ddp_runtime::data::loader::DataLoader<.+>$"),
+    ("batches_summary", "^ddp_runtime::data::batches::Batches<.+>$"),
     ("position_summary", "ddp_runtime::data::loader::Position"),
-    ("progress_summary", "ddp_runtime::snapshot::Progress", "ddp_runtime::snapshot::state::Progress"),
+    ("progress_summary", *PROGRESS),
 )

@@ -231,9 +231,9 @@ fn line_indent(text: &str, at: usize) -> &str {
 
 /// What is before a place, when that is only white space of its line.
 pub(super) fn own_line_indent(text: &str, at: usize) -> Option<&str> {
-    let start = line_start(text, at);
-    let before = &text[start..at];
-    (start > 0 && before.trim_matches([' ', '\t']).is_empty()).then_some(before)
+    // Not from the line's start: a line may be long, and hold many things.
+    let start = text[..at].trim_end_matches([' ', '\t']).len();
+    text[..start].ends_with(['\n', '\r']).then(|| &text[start..at])
 }
 
 fn line_start(text: &str, at: usize) -> usize {

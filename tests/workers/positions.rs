@@ -1,0 +1,71 @@
+//! Samplers and loaders within and without loops, for a debugger to look at: `tests/debug/scenarios.py positions`.
+
+#![allow(unused_variables, clippy::unwrap_used, reason = "they are there to be looked at")]
+
+use std::mem::{ManuallyDrop, MaybeUninit};
+
+use ddp_runtime::data::{DataLoader, EvalSampler, Sampler, TensorDataset};
+use ddp_runtime::{Context, DistributedSampler, Progress, Result};
+use tch::Tensor;
+
+/// Every second sample.
+struct Even;
+
+impl Sampler for Even {
+    fn num_replicas(&self) -> usize {
+        1
+    }
+
+    fn num_samples(&self) -> usize {
+        50
+    }
+
+    fn indices(&self, _epoch: u64, seen: usize) -> Result<Vec<i64>> {
+        Ok((0..100).step_by(2).skip(seen).collect())
+    }
+}
+
+/// Stands for what a variable holds before it has a value, and after its value has gone.
+fn filled<T>(byte: u8) -> ManuallyDrop<T> {
+    let mut memory = MaybeUninit::<ManuallyDrop<T>>::uninit();
+    // SAFETY: it is this long.
+    unsafe { memory.as_mut_ptr().write_bytes(byte, 1) };
+    // SAFETY: a debugger alone looks at it, and nothing drops it.
+    unsafe { memory.assume_init() }
+}
+
+fn main() {
+    let context = Context::init().unwrap();
+    let dataset = || TensorDataset::new(Tensor::arange(100, tch::kind::INT64_CPU)).unwrap();
+    let mut loader = DataLoader::new(&context, dataset(), 8).unwrap().seed(7).workers(1);
+    loader.resume_at(3, 40);
+    let evaluation = DataLoader::eval(&context, dataset(), 16).unwrap();
+    let own = DataLoader::with_sampler(dataset(), Even, 20).unwrap();
+    let mut batches = evaluation.epoch(0).unwrap();
+    let _first = batches.next().unwrap().unwrap();
+    let mut own_batches = own.epoch(5).unwrap();
+    let _own_first = own_batches.next().unwrap().unwrap();
+
+    let sampler = DistributedSampler::new(100, 3, 2).unwrap().shuffle(false).drop_last(true);
+    let eval_sampler = EvalSampler::new(100, 3, 2).unwrap();
+    let moved = DistributedSampler::new(100, 3, 2).unwrap();
+    let now_elsewhere = [moved];
+    let zeroed: ManuallyDrop<DataLoader<TensorDataset<Tensor>>> = filled(0);
+    let garbage: ManuallyDrop<DataLoader<TensorDataset<Tensor>>> = filled(0xa5);
+    let no_sampler: ManuallyDrop<DistributedSampler> = filled(0xa5);
+
+    for batch in loader.epoch(3).unwrap() {
+        let batch = batch.unwrap();
+        std::hint::black_box(&now_elsewhere); // BREAK
+    }
+    by_hand(&sampler, Progress::default());
+    println!("rank {}", context.rank());
+}
+
+/// The loop counts what the sampler does not.
+fn by_hand(sampler: &DistributedSampler, mut progress: Progress) {
+    while progress.samples < 99 {
+        progress.samples += 33;
+        std::hint::black_box(&progress); // COUNTED
+    }
+}
