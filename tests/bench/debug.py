@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
-"""debug.py PROJECT BINARY: from the request to launch (F5, after the build) until all ranks stand at a breakpoint in their
-loop, and the memory of a session; without and with lldb's index cache. Prints a table for docs/debugging.md.
+"""debug.py PROJECT BINARY [RANKS[,RANKS…] [TIMES]]: from the request to launch (F5, after the build) until all ranks stand at a
+breakpoint in their loop, and the memory of a session; without lldb's index cache, with an empty one, and with a filled one
+(the median of TIMES: 3). RANKS is 2,4. Prints a table for docs/debugging.md.
 With lldb-dap, or with CodeLLDB: DDP_TEST_ADAPTER=codelldb CODELLDB=/path/to/adapter/codelldb.
 
 PROJECT is one made by `cargo ddp new` and built with `cargo ddp build`, with a line marked `// BREAK` in its loop."""
-import datetime, os, shutil, subprocess, sys, tempfile, time
+import datetime, os, shutil, statistics, subprocess, sys, tempfile, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "debug"))
 import adapters
 from editor import Editor, generate
 
 PROJECT, BINARY = os.path.abspath(sys.argv[1]), sys.argv[2]
 ADAPTER = adapters.chosen()
+RANKS = [int(count) for count in (sys.argv[3:4] or ["2,4"])[0].split(",")]
+TIMES = int((sys.argv[4:5] or ["3"])[0])
 SOURCE = os.path.join(PROJECT, "src/main.rs")
 LINE = next(n for n, line in enumerate(open(SOURCE), 1) if "// BREAK" in line)
 
@@ -60,16 +63,18 @@ def once(nproc, cache):
 
 def main():
     version = subprocess.run([ADAPTER.lldb(), "--version"], capture_output=True, text=True).stdout.split("\n")[0]
-    print(f"{datetime.date.today()}, {os.cpu_count()} cores, {ADAPTER.name}, {version}\n")
+    load = os.getloadavg()[0]
+    print(f"{datetime.date.today()}, {os.cpu_count()} cores, load {load:.1f} before, {ADAPTER.name}, {version}\n")
     print("| ranks | index cache | launch request to all ranks stopped | memory of a rank's session |\n|---|---|---|---|")
-    for nproc in (2, 4):
+    # What `f5` would run first is not measured.
+    Editor.run_task = lambda self, label: None
+    for nproc in RANKS:
         generate(PROJECT, nproc, ADAPTER)
-        # What `f5` would run first is not measured.
-        Editor.run_task = lambda self, label: None
         with tempfile.TemporaryDirectory() as cache:
-            for kind, folder in [("none", None), ("empty", cache), ("filled", cache), ("filled", cache)]:
-                taken, used = once(nproc, folder)
-                print(f"| {nproc} | {kind} | {taken:.1f} s | {used} MB |", flush=True)
+            for kind, folder, times in [("none", None, 1), ("empty", cache, 1), ("filled", cache, TIMES)]:
+                taken, used = zip(*(once(nproc, folder) for _ in range(times)))
+                spread = f" ({min(taken):.1f} to {max(taken):.1f})" if times > 1 else ""
+                print(f"| {nproc} | {kind} | {statistics.median(taken):.1f} s{spread} | {max(used)} MB |", flush=True)
             size = sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(cache) for name in names)
     print(f"\nThe cache takes {size / 1e6:.0f} MB.")
 

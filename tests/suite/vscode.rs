@@ -153,7 +153,9 @@ fn a_workspace_tells_cargo_which_package() {
     vscode(dir.path(), &[]).succeeds();
     assert!(names(dir.path()).iter().any(|name| name == "ddp: two, one process"));
     assert!(names(dir.path()).iter().all(|name| !name.contains("none")));
-    vscode(dir.path(), &["-p", "third"]).ends_with(2);
+    vscode(dir.path(), &["-p", "third"])
+        .ends_with(2)
+        .says(&["\"third\" depends on ddp-runtime; there are first, second"]);
     // A package that wants none: its binaries get entries when they are named, and keep them.
     let off = format!("{TRAINS}[package.metadata.ddp]\nvscode = false\n");
     package(&dir.path().join("c"), "third", &["none"], &off);
@@ -179,6 +181,7 @@ fn cargo_toml_says_how_many_ranks() {
     assert_eq!(launch["configurations"][0]["args"], serde_json::json!(["ddp", "run", "--bin", "m", "--gpus", "2,4-6"]));
     vscode(dir.path(), &["--check"]).succeeds();
     vscode(dir.path(), &["--gpus", "3-1"]).ends_with(2).says(&["runs backwards"]);
+    vscode(dir.path(), &["--gpus", "1,0-2"]).ends_with(2).says(&["GPU 1 is there twice"]);
     vscode(dir.path(), &["--gpus", "1", "--nproc", "2"]).ends_with(2);
     vscode(dir.path(), &["--debugger", "gdb"]).ends_with(2).says(&["codelldb, lldb-dap, cppdbg"]);
 }
@@ -195,11 +198,30 @@ fn a_file_that_is_not_jsonc_is_left_alone_and_its_place_named() {
     }
     assert_eq!(fs::read_to_string(path(dir.path(), "tasks.json")).unwrap(), broken);
     assert_eq!(fs::read_dir(dir.path().join(".vscode")).unwrap().count(), 1, "something was written");
+    // Nor what is no file: nobody waits for a pipe to say something.
+    let dir = project();
+    fs::create_dir(dir.path().join(".vscode")).unwrap();
+    assert!(Command::new("mkfifo").arg(path(dir.path(), "launch.json")).status().unwrap().success());
+    vscode(dir.path(), &[]).ends_with(4).says(&["launch.json: it is no file"]);
     // Nor is a folder that can't be one.
     let dir = project();
     fs::write(dir.path().join(".vscode"), "").unwrap();
     vscode(dir.path(), &[]).ends_with(4).says(&[".vscode/launch.json"]);
     vscode(tempdir().unwrap().path(), &[]).ends_with(2).says(&["no cargo project here"]);
+}
+
+#[test]
+fn a_long_line_of_many_entries_takes_no_time() {
+    let dir = project();
+    fs::create_dir(dir.path().join(".vscode")).unwrap();
+    let mine: Vec<String> =
+        (0..20_000).map(|at| format!("{{\"name\": \"mine {at}\", \"x\": {:?}}}", [7; 50])).collect();
+    let text = format!("{{\"configurations\": [{}]}}", mine.join(","));
+    fs::write(path(dir.path(), "launch.json"), &text).unwrap();
+    let start = Instant::now();
+    vscode(dir.path(), &["--nproc", "2"]).succeeds();
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    assert!(fs::read_to_string(path(dir.path(), "launch.json")).unwrap().starts_with(&text[..text.len() - 2]));
 }
 
 #[test]
@@ -222,6 +244,21 @@ fn this_repositorys_files_are_not_stale() {
     for name in ["cargo-ddp: run the demo project", "cargo-ddp: a test of the suite", "cargo-ddp: the C++ shim"] {
         assert!(names.contains(&format!("\"name\": \"{name}\"")), "{name}");
     }
+    // What they name is there: tasks, packages, tests, sources' functions.
+    let launch: Value = serde_json::from_str(&names).unwrap();
+    let tasks = json(repo(), "tasks.json");
+    let labels: Vec<&Value> = tasks["tasks"].as_array().unwrap().iter().map(|task| &task["label"]).collect();
+    let all = ["configurations", "compounds"].map(|key| launch[key].as_array().unwrap());
+    for entry in all.into_iter().flatten() {
+        assert!(entry["preLaunchTask"].is_null() || labels.contains(&&entry["preLaunchTask"]), "{entry:#}");
+        let program = entry["program"].as_str().unwrap_or("${workspaceFolder}/.ddp/cargo-ddp");
+        let known = ["target/debug/cargo-ddp", "target/debug/examples/by_hand", ".ddp/cargo-ddp"];
+        assert!(known.iter().any(|known| program == format!("${{workspaceFolder}}/{known}")), "{program}");
+    }
+    assert!(repo().join("ddp-runtime/examples/by_hand.rs").exists());
+    let test = launch["inputs"][0]["default"].as_str().unwrap();
+    assert!(include_str!("vscode.rs").contains(&format!("fn {test}")), "{test}");
+    assert!(fs::read_to_string(repo().join("ddp-runtime/csrc/group.cpp")).unwrap().contains("ddp_group_new("));
 }
 
 fn names_with_comments(text: &str) -> String {

@@ -12,7 +12,12 @@ pub(super) fn vscode(args: &Vscode, ui: &Ui) -> Result<u8> {
     let mut only = args.bin.clone();
     if let Some(package) = &args.package {
         // Of a name that is there twice, this package's.
-        let (chosen, others): (Vec<_>, _) = trainable.into_iter().partition(|(name, _)| name == package);
+        let (chosen, others): (Vec<_>, Vec<_>) = trainable.into_iter().partition(|(name, _)| name == package);
+        if chosen.is_empty() && !others.is_empty() {
+            let mut known: Vec<String> = others.into_iter().map(|(name, _)| name).collect();
+            known.dedup();
+            return Err(Error::NoTarget { name: package.clone(), known });
+        }
         if only.is_empty() {
             only.extend(chosen.iter().filter(|(_, target)| !target.on_request).map(|(_, target)| target.name.clone()));
             if only.is_empty() {

@@ -59,12 +59,19 @@ pub fn select(list: &str, gpus: &[Gpu], visible: Option<&str>) -> Result<Vec<Str
 pub fn count(list: &str) -> Result<usize> {
     let bad = |problem: String| Error::BadGpuList { list: list.to_owned(), problem };
     let mut count = 0;
+    let mut seen = Vec::new();
     for entry in list.split(',').map(str::trim) {
         let (first, last) = entry.split_once('-').unwrap_or((entry, entry));
         count += match (entry, first.trim().parse::<u16>(), last.trim().parse::<u16>()) {
             ("", ..) => return Err(bad("an entry is empty".into())),
             ("all", ..) => super::list()?.len(),
-            (_, Ok(first), Ok(last)) if first <= last => usize::from(last - first) + 1,
+            (_, Ok(first), Ok(last)) if first <= last => {
+                if let Some(twice) = (first..=last).find(|gpu| seen.contains(gpu)) {
+                    return Err(bad(format!("GPU {twice} is there twice")));
+                }
+                seen.extend(first..=last);
+                usize::from(last - first) + 1
+            }
             (_, Ok(_), Ok(_)) => return Err(bad(format!("the range {entry:?} runs backwards"))),
             _ if entry.starts_with("GPU-") || entry.starts_with("MIG-") => 1,
             _ => return Err(bad(format!("{entry:?} is not the number of a GPU, nor a range, `all` or a UUID"))),

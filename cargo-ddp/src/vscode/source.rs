@@ -13,6 +13,10 @@ const BOM: char = '\u{feff}';
 
 /// The text of a file, if there is one.
 pub(super) fn read(path: &Path) -> Result<Option<String>> {
+    // A pipe would be waited for.
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        return Err(Error::system(format!("can't read {}", path.display()))(io::Error::other("it is no file")));
+    }
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
