@@ -189,7 +189,8 @@ class Editor:
     def _resolve(self, value):
         if isinstance(value, str):
             value = value.replace("${workspaceFolder}", self.folder)
-            assert "${" not in value, f"unknown variable in {value}"
+            # lldb's own; VS Code leaves it as it is.
+            assert "${" not in value.replace("${script.frame:", ""), f"unknown variable in {value}"
             return value
         if isinstance(value, list):
             return [self._resolve(item) for item in value]
