@@ -346,9 +346,9 @@ def positions():
     })
     gone = "(uninitialised or moved out)"
     for name in ("zeroed", "garbage", "no_sampler"):
-        value, reference = variables[name]
-        while "::ManuallyDrop<" in value or "::MaybeDangling<" in value:
-            value, reference = next(iter(session.variables(reference).values()))
+        value, reference, kind = variables[name]
+        while "::ManuallyDrop<" in kind or "::MaybeDangling<" in kind:
+            value, reference, kind = next(iter(session.variables(reference).values()))
         assert value == gone, f"{name}: {value}"
     session.go_on()
     expect(2, {"loader": f"epoch 3: at 56 of 100 samples, {in_all}"})
