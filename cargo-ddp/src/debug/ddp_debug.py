@@ -29,8 +29,8 @@ def __lldb_init_module(debugger, _dict):
             print(f"ddp: {command}: {result.GetError()}")
 
     in_codelldb = _codelldb() is not None
-    if not in_codelldb:    # which loads them by itself
-        _load_rustc_formatters(debugger)
+    _load_rustc_formatters(debugger, in_codelldb)
+    if not in_codelldb:
         # Without a process these are for the one that will be.
         run(f"process handle -n true -p true -s false {SIGNALS}")
         run("breakpoint set -n rust_panic -N rust_panic")
@@ -51,7 +51,7 @@ def _codelldb():
         return None
 
 
-def _load_rustc_formatters(debugger):
+def _load_rustc_formatters(debugger, in_codelldb):
     # The project's own toolchain (rust-toolchain.toml) counts; this file is in its .ddp/debug/.
     project = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     rustc = shutil.which("rustc") or os.path.expanduser("~/.cargo/bin/rustc")
@@ -63,7 +63,8 @@ def _load_rustc_formatters(debugger):
         return
     etc = os.path.join(sysroot, "lib", "rustlib", "etc")
     debugger.HandleCommand(f'command script import "{etc}/lldb_lookup.py"')
-    debugger.HandleCommand(f'command source -s 1 "{etc}/lldb_commands"')
+    if not in_codelldb:    # which does that by itself, later; the modules stay as they are mended here
+        debugger.HandleCommand(f'command source -s 1 "{etc}/lldb_commands"')
     _mend_enums()
     _bound_rustc_formatters()
 

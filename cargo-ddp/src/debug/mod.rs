@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use ddp_contract::env;
 
 pub use prepare::{FOLDER, LAUNCHER, SCRIPT, prepare};
+pub(crate) use session::PASSED_ON;
 pub use session::{Adapter, Session, Sessions, ddp_start_debugging, start};
 
 use crate::{Error, Result, Ui};

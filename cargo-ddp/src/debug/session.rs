@@ -57,7 +57,8 @@ pub struct Session {
 }
 
 /// Signals that the launcher sends, and that the worker should get without a stop.
-const PASSED_ON: &str = "process handle -n true -p true -s false SIGTERM SIGINT SIGHUP SIGQUIT SIGUSR1 SIGUSR2 SIGCONT";
+pub(crate) const PASSED_ON: &str =
+    "process handle -n true -p true -s false SIGTERM SIGINT SIGHUP SIGQUIT SIGUSR1 SIGUSR2 SIGCONT";
 
 impl Sessions {
     /// Through this adapter; `script` is loaded in each.

@@ -4,6 +4,7 @@ use super::debugger::Debugger;
 use super::entry::{Entry, Role};
 use super::json::Json;
 use super::project::{Trainable, Workers};
+use crate::debug::PASSED_ON;
 
 /// The launcher that is in use, and the callback and formatters that it wrote there: links and files in the git-ignored
 /// `.ddp/`, so that nothing of a machine is in launch.json.
@@ -17,8 +18,6 @@ const MARKER: [&str; 2] =
 const STOP_AT_PANICS: &str = "breakpoint set -n rust_panic";
 /// Functions in the call stack as Rust writes them.
 const FRAME_NAMES: &str = "${script.frame:ddp_debug.frame_name}";
-/// A peer that the launcher ends is to end, not to stop.
-const PASS_SIGTERM: &str = "process handle SIGTERM -n true -p true -s false";
 /// rustc's printers for gdb, from the toolchain that the project uses.
 const RUST_PRINTERS: &str = "python import subprocess, sys; etc = subprocess.run(['rustc', '--print', 'sysroot'], \
                              capture_output=True, text=True, check=True).stdout.strip() + '/lib/rustlib/etc'; \
@@ -37,9 +36,7 @@ pub(super) const OUR_ENV: [&str; 5] = ["DDP_DEBUG", "DDP_JOIN", "DDP_JOIN_RANK",
 pub(super) fn is_our_command(command: &str) -> bool {
     let named = ["ddp_debug", "ddp_start_debugging"].iter().any(|name| command.contains(name));
     let gdb = gdb_commands();
-    named
-        || [INDEX_CACHE, STOP_AT_PANICS, PASS_SIGTERM].contains(&command)
-        || gdb.iter().any(|(text, _)| *text == command)
+    named || [INDEX_CACHE, STOP_AT_PANICS, PASSED_ON].contains(&command) || gdb.iter().any(|(text, _)| *text == command)
 }
 
 fn gdb_commands() -> [(&'static str, &'static str); 5] {
@@ -48,7 +45,10 @@ fn gdb_commands() -> [(&'static str, &'static str); 5] {
         (RUST_PRINTERS, "Rust's String, Vec, Option, enums"),
         ("set breakpoint pending on", "breakpoints in what is not loaded yet"),
         ("break rust_panic", "stop at panics"),
-        ("handle SIGTERM nostop print pass", "a rank that the launcher ends is to end"),
+        (
+            "handle SIGTERM SIGCONT SIGHUP SIGQUIT SIGUSR1 SIGUSR2 nostop print pass",
+            "a rank that the launcher ends is to end",
+        ),
     ]
 }
 
@@ -211,13 +211,13 @@ fn worker(debugger: Debugger, name: String, program: String, env: Vec<(String, J
     // In a terminal, which the worker gives its rank as a title.
     match debugger {
         Debugger::CodeLldb => session.extend([
-            ("postRunCommands", Json::texts([PASS_SIGTERM])),
+            ("postRunCommands", Json::texts([PASSED_ON])),
             ("terminal", "integrated".into()),
             ("sourceLanguages", Json::texts(["rust"])),
         ]),
         Debugger::LldbDap => session.extend([
             ("preRunCommands", Json::texts([STOP_AT_PANICS])),
-            ("postRunCommands", Json::texts([PASS_SIGTERM])),
+            ("postRunCommands", Json::texts([PASSED_ON])),
             ("customFrameFormat", FRAME_NAMES.into()),
             ("runInTerminal", true.into()),
         ]),
