@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
+use ddp_contract::snapshot;
 use ddp_tests::{
     CudaTorch, Ddp, Done, SIGINT, SIGKILL, cargo_ddp, kept, libtorch_of, linear_project, repo, signal_process,
     snapshots, stdout_of,
@@ -158,6 +159,9 @@ fn ctrl_c_saves_and_a_second_start_goes_on_from_there() {
         job.wait().ends_with(75).says(&ways_out).leaves_no_process();
         let saved = snapshots(dir.path());
         assert_eq!(saved.len(), 1, "{template}: {saved:?}");
+        // Inside of an epoch, nothing has evaluated these weights.
+        let manifest = snapshot::verify(&saved[0]).unwrap();
+        assert!(manifest.samples_in_epoch == 0 || manifest.metric.is_none(), "{template}: {manifest:?}");
         let again = run(template, dir.path(), &args).start();
         again.wait_for(&format!("Resuming from {}", saved[0].canonicalize().unwrap().display()));
         again.signal(SIGINT);
