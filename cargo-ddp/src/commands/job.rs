@@ -9,7 +9,6 @@ use ddp_contract::env;
 
 use crate::cli::{LaunchOptions, Seconds};
 use crate::debug::Debug;
-use crate::launch::near;
 use crate::launch::{self, Binding, LaunchPlan, Member, Nodes, Record, Rendezvous, Rules, Show, StorePort, Verdict};
 use crate::{Error, Result, Ui, exit, gpu};
 
@@ -155,19 +154,11 @@ impl Job {
 fn tell(verdict: &Verdict, record: &Record, plan: &LaunchPlan, start: Instant, ui: &Ui) {
     match verdict {
         Verdict::Done { restarts } => {
-            let restarts = match restarts {
-                0 => String::new(),
-                1 => ", 1 restart".into(),
-                n => format!(", {n} restarts"),
-            };
-            let world_size = plan.nodes.world_size();
-            let workers = if world_size == 1 { "1 worker".into() } else { format!("{world_size} workers") };
-            let (steps, saved) = record.done();
-            let seconds = start.elapsed().as_secs_f64();
-            ui.status("Finished", format!("{workers} in {seconds:.1} s{steps}{restarts}{saved}"));
+            ui.status("Finished", launch::finished(record, *restarts, start.elapsed()));
         }
         Verdict::Preempted { snapshot } => {
-            let place = snapshot.as_ref().map(|snapshot| format!(" from {}", near(snapshot))).unwrap_or_default();
+            let place =
+                snapshot.as_ref().map(|snapshot| format!(" from {}", launch::near(snapshot))).unwrap_or_default();
             ui.status("Stopped", format!("as asked; run it again to go on{place}"));
         }
         Verdict::NodeLost(why) => {
@@ -175,7 +166,7 @@ fn tell(verdict: &Verdict, record: &Record, plan: &LaunchPlan, start: Instant, u
             ui.hint("start the launchers of all nodes again: training goes on from the newest snapshot");
         }
         // With several nodes, all were told at the same time as this one.
-        Verdict::Stopped(signal) if !plan.nodes.are_several() => ui.status("Stopped", record.stopped(*signal)),
+        Verdict::Stopped(signal) if !plan.nodes.are_several() => ui.status("Stopped", launch::stopped(record, *signal)),
         Verdict::Failed(..) | Verdict::Stopped(_) => {}
     }
 }

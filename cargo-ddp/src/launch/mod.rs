@@ -11,7 +11,7 @@
 //! | `join` | workers that a debugger starts |
 //! | `signals` | signals as descriptors |
 //! | `lines`, `logs` | workers' output on the screen and on disk |
-//! | `live` | the job's line on a terminal |
+//! | `live`, `progress`, `keys` | the job's line on a terminal: drawing it, what is in it, what would disturb it |
 //! | `stall` | what ranks do that make no progress |
 //! | `words`, `record` | what happened, in words and as JSON |
 //! | `registry` | the jobs that run on this machine |
@@ -33,6 +33,7 @@ mod live;
 mod logs;
 mod nodes;
 mod plan;
+mod progress;
 mod record;
 mod registry;
 mod signals;
@@ -49,7 +50,7 @@ pub use nodes::{Link, Member, Nodes, Rendezvous, join};
 pub use plan::{LaunchPlan, Show, StorePort, new_run};
 pub use record::{Outcome, Record, Saved};
 pub use registry::{Job, running};
-pub(crate) use words::near;
+pub(crate) use words::{finished, near, stopped};
 
 use crate::debug::{self, Debug};
 use crate::{Result, Ui};

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::dispatch::{Exit, Failure, Known, Verdict};
 use super::plan::LaunchPlan;
-use super::words::{near, signal_name};
+use super::words::signal_name;
 
 /// How a run ended, if it did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,24 +155,6 @@ impl Cause {
 }
 
 impl Record {
-    /// What a run that was stopped by a signal left.
-    pub(crate) fn stopped(&self, signal: i32) -> String {
-        let signal = signal_name(signal);
-        let Some(Saved { snapshot, step, .. }) = &self.snapshot else {
-            return format!("by {signal}; there is no snapshot to go on from");
-        };
-        let lost = self.last_step.and_then(|last| last.checked_sub(*step)).filter(|lost| *lost > 0);
-        let lost = lost.map(|lost| format!(", {lost} steps back")).unwrap_or_default();
-        format!("by {signal}; run it again to go on from {}{lost}", near(snapshot))
-    }
-
-    /// Where a run that is done has saved: `, step 138` and `; saved in snapshots/step-00000138`.
-    pub(crate) fn done(&self) -> (String, String) {
-        let steps = self.last_step.map(|step| format!(", step {step}")).unwrap_or_default();
-        let saved = self.snapshot.as_ref();
-        (steps, saved.map(|saved| format!("; saved in {}", near(&saved.snapshot))).unwrap_or_default())
-    }
-
     pub(super) fn new(plan: &LaunchPlan) -> Self {
         Self {
             run: plan.run_id.clone(),
@@ -227,13 +209,10 @@ impl Record {
     /// Notes what rank 0 tells. Says whether that is worth keeping at once.
     pub(super) fn note(&mut self, event: &Event) -> bool {
         match event {
-            Event::Step { step, .. } | Event::Resumed { step, .. } => {
-                if let (Event::Resumed { snapshot, .. }, None) = (event, &self.snapshot) {
-                    self.snapshot = Some(Saved { snapshot: snapshot.clone(), step: *step, metric: None });
-                }
-                // So that of a run that is lost, the last step is known about.
-                let first = self.last_step.replace(*step).is_none();
-                first || self.kept.get().is_none_or(|kept| kept.elapsed() > KEEP_EVERY)
+            Event::Step { step, .. } => self.reached(*step),
+            Event::Resumed { snapshot, step, .. } => {
+                self.snapshot.get_or_insert_with(|| Saved { snapshot: snapshot.clone(), step: *step, metric: None });
+                self.reached(*step)
             }
             Event::SnapshotSaved { snapshot, step, metric, lower_is_better, .. } => {
                 let saved = Saved { snapshot: snapshot.clone(), step: *step, metric: *metric };
@@ -253,6 +232,12 @@ impl Record {
             }
             _ => false,
         }
+    }
+
+    fn reached(&mut self, step: u64) -> bool {
+        // So that of a run that is lost, the last step is known about.
+        let first = self.last_step.replace(step).is_none();
+        first || self.kept.get().is_none_or(|kept| kept.elapsed() > KEEP_EVERY)
     }
 
     /// Keeps the record as it is in the run's folder, for `cargo ddp runs`: a convenience, whose failure is no failure of
