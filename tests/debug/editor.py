@@ -119,17 +119,17 @@ class Editor:
 
     def f5(self, name, **changes):
         """Starts the configuration or compound of this name; `changes` replace the configurations' attributes."""
-        launch = self._json("launch.json")
+        launch = self.json("launch.json")
         configurations = {conf["name"]: conf for conf in launch["configurations"]}
         compound = next((c for c in launch.get("compounds", []) if c["name"] == name), None)
         names = compound["configurations"] if compound else [name]
         for task in [compound and compound.get("preLaunchTask")] + [configurations[n].get("preLaunchTask") for n in names]:
             if task:
                 self.run_task(task)
-        return [self._open({**self._resolve(configurations[n]), **changes}) for n in names]
+        return [self._open({**self.resolve(configurations[n]), **changes}) for n in names]
 
     def run_task(self, label):
-        task = self._resolve(next(t for t in self._json("tasks.json")["tasks"] if t["label"] == label))
+        task = self.resolve(next(t for t in self.json("tasks.json")["tasks"] if t["label"] == label))
         env = {**os.environ, **task.get("options", {}).get("env", {})}
         done = subprocess.run([task["command"], *task.get("args", [])], cwd=self.folder, env=env, text=True,
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -179,21 +179,21 @@ class Editor:
             self.changed.notify_all()
         return session
 
-    def _json(self, name):
+    def json(self, name):
         with open(os.path.join(self.folder, ".vscode", name)) as file:
             text = file.read()
         strings_kept = lambda match: match.group(1) or ""
         text = re.sub(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', strings_kept, text, flags=re.S)
         return json.loads(re.sub(r'("(?:\\.|[^"\\])*")|,(?=\s*[}\]])', strings_kept, text))
 
-    def _resolve(self, value):
+    def resolve(self, value):
         if isinstance(value, str):
             value = value.replace("${workspaceFolder}", self.folder)
             # lldb's own; VS Code leaves it as it is.
             assert "${" not in value.replace("${script.frame:", ""), f"unknown variable in {value}"
             return value
         if isinstance(value, list):
-            return [self._resolve(item) for item in value]
+            return [self.resolve(item) for item in value]
         if isinstance(value, dict):
-            return {key: self._resolve(item) for key, item in value.items()}
+            return {key: self.resolve(item) for key, item in value.items()}
         return value

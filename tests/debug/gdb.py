@@ -12,13 +12,13 @@ PLACE = f"{SOURCE}:{LINE}"
 subprocess.run([os.environ["DDP_TEST_CARGO_DDP"], "ddp", "vscode", "--debugger", "cppdbg", "--nproc", "2"], cwd=PROJECT,
                check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 EDITOR = Editor(PROJECT, None)
-LAUNCH = EDITOR._json("launch.json")
+LAUNCH = EDITOR.json("launch.json")
 sessions = []
 
 
 def start(name, args, more_args=(), breakpoints=(PLACE,)):
     """F5 on one configuration, with such arguments of the program."""
-    configuration = EDITOR._resolve(next(conf for conf in LAUNCH["configurations"] if conf["name"] == name))
+    configuration = EDITOR.resolve(next(conf for conf in LAUNCH["configurations"] if conf["name"] == name))
     assert configuration["type"] == "cppdbg" and configuration["MIMode"] == "gdb", configuration
     configuration["args"] = [*configuration["args"], *more_args, *args]
     session = Gdb(configuration)

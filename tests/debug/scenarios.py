@@ -98,7 +98,7 @@ def compound():
     """The workers are started before the launcher."""
     made = editor(2)
     name = f"ddp: {BINARY}, launcher + 2 workers"
-    launch = made._json("launch.json")
+    launch = made.json("launch.json")
     made.run_task(launch["compounds"][0]["preLaunchTask"])
     for n in [f"ddp: {BINARY}, rank 1 of 2", f"ddp: {BINARY}, rank 0 of 2"]:
         made.f5(n, args=ARGS)
