@@ -4,13 +4,19 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use ddp_tests::{Ddp, cargo_ddp, kept, processes, repo};
 
 /// libtorch's symbols take some seconds and some 500 MB in each debugger: one test at a time.
 static ALONE: Mutex<()> = Mutex::new(());
+
+type Alone = MutexGuard<'static, ()>;
+
+fn alone() -> Alone {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 const LLDB_DAP: &[&str] = &["lldb-dap-19", "lldb-dap"];
 
@@ -59,15 +65,15 @@ fn project() -> &'static Path {
 }
 
 fn play(scenario: &str) {
-    play_with(scenario, project(), |_| {});
+    play_with(&alone(), scenario, project(), |_| {});
 }
 
 /// Runs a scenario with each debug adapter that is here. CodeLLDB's comes with its extension for VS Code only, where it is
 /// `~/.vscode/extensions/vadimcn.vscode-lldb-*/adapter/codelldb`.
-fn play_with(scenario: &str, project: &Path, with: impl Fn(&mut Command)) {
-    play_in(scenario, project, "tests/debug/scenarios.py", LLDB_DAP, &with);
+fn play_with(alone: &Alone, scenario: &str, project: &Path, with: impl Fn(&mut Command)) {
+    play_in(alone, scenario, project, "tests/debug/scenarios.py", LLDB_DAP, &with);
     if std::env::var_os("CODELLDB").is_some() {
-        play_in(scenario, project, "tests/debug/scenarios.py", &[], |python| {
+        play_in(alone, scenario, project, "tests/debug/scenarios.py", &[], |python| {
             with(python);
             python.env("DDP_TEST_ADAPTER", "codelldb");
         });
@@ -75,11 +81,17 @@ fn play_with(scenario: &str, project: &Path, with: impl Fn(&mut Command)) {
 }
 
 /// Runs a scenario, and demands that no process is left soon after.
-fn play_in(scenario: &str, project: &Path, script: &str, needed: &[&str], with: impl FnOnce(&mut Command)) {
+fn play_in(
+    _alone: &Alone,
+    scenario: &str,
+    project: &Path,
+    script: &str,
+    needed: &[&str],
+    with: impl FnOnce(&mut Command),
+) {
     if !is_here(needed) {
         return;
     }
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let marker = format!("debug-{scenario}-{}", std::process::id());
     let mut python = Command::new("python3");
     python.arg(repo().join(script)).arg(scenario).arg(project).arg("debugged").env("DDP_TEST_MARKER", &marker);
@@ -168,7 +180,7 @@ fn samplers_and_loaders_show_how_far_they_are() {
 fn look_at(worker: &str) {
     let program = ddp_tests::worker(worker);
     Ddp::new(["build", "-p", "ddp-tests", "--bin", worker]).run().succeeds();
-    play_with(worker, repo(), |python| {
+    play_with(&alone(), worker, repo(), |python| {
         let source = repo().join(format!("tests/workers/{worker}.rs"));
         python.env("DDP_TEST_PROGRAM", &program).env("DDP_TEST_SOURCE", source);
     });
@@ -179,7 +191,7 @@ fn without_cargo_ddp_f5_says_so_and_starts_nothing() {
     let dir = tempfile::tempdir().unwrap();
     copy_sources(project(), dir.path());
     fs::remove_dir_all(dir.path().join(".cargo")).unwrap(); // with the alias of a clone's projects
-    play_with("missing", dir.path(), |python| {
+    play_with(&alone(), "missing", dir.path(), |python| {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let without = std::env::split_paths(&path).filter(|folder| !folder.join("cargo-ddp").exists());
         python.env("PATH", std::env::join_paths(without).unwrap());
@@ -192,8 +204,9 @@ fn a_build_that_fails_stops_f5_with_the_compilers_words() {
     let text = fs::read_to_string(&main).unwrap();
     let broken = text.replacen("let mut steps = 0;", "let mut steps = nowhere;", 1);
     assert_ne!(broken, text);
+    let alone = alone(); // until the source is whole again
     let result = std::panic::catch_unwind(|| {
-        play_with("broken", project(), |_| fs::write(&main, &broken).unwrap());
+        play_with(&alone, "broken", project(), |_| fs::write(&main, &broken).unwrap());
     });
     fs::write(&main, text).unwrap();
     result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -220,7 +233,7 @@ fn cppdbg_stops_a_compound() {
 }
 
 fn play_with_gdb(scenario: &str) {
-    play_in(scenario, project(), "tests/debug/gdb.py", &["gdb"], |_| {});
+    play_in(&alone(), scenario, project(), "tests/debug/gdb.py", &["gdb"], |_| {});
 }
 
 fn copy_sources(from: &Path, to: &Path) {
