@@ -24,13 +24,16 @@ fn configuration(dir: &Path, name: &str, folder: &Path) -> Value {
     launch["configurations"].as_array().unwrap().iter().find(|one| one["name"] == name).unwrap().clone()
 }
 
-/// A program that panics with values in sight, as `target/debug/train` of a workspace whose name has a space, with a module
-/// in the place of ours that only tells that it is there.
+/// A program that panics with values in sight, as `target/debug/train` of a workspace whose name has a space, with our
+/// scripts for lldb, which tell that they are there.
 fn panicking(dir: &Path) -> PathBuf {
     let folder = dir.join("a workspace");
     fs::create_dir_all(folder.join(".ddp/debug")).unwrap();
     fs::create_dir_all(folder.join("target/debug")).unwrap();
-    fs::write(folder.join(".ddp/debug/ddp_debug.py"), "print('imported')\n").unwrap();
+    for name in ["ddp_debug.py", "ddp_rustc.py", "ddp_tensor.py", "ddp_types.py"] {
+        let script = fs::read_to_string(repo().join("cargo-ddp/src/debug/lldb").join(name)).unwrap();
+        fs::write(folder.join(".ddp/debug").join(name), format!("{script}print('imported {name}')\n")).unwrap();
+    }
     let source = dir.join("panics.rs");
     let text = "fn main() {\n    let name = std::env::var(\"DDP_JOIN_RANK\").unwrap_or_default() + \" is the rank\";\n    \
                 let losses = vec![Some(0.5_f32), None];\n    panic!(\"{name} {losses:?}\");\n}\n";
@@ -107,7 +110,7 @@ fn lldb_dap_takes_the_configurations_stops_at_panics_and_passes_the_environment(
         let named = |words: &str| frames.iter().find(|frame| frame["name"].as_str().unwrap().contains(words));
         assert!(named("rust_panic").is_some(), "{frames:#?}");
         assert!(named("panics::main").is_some(), "{frames:#?}");
-        assert!(dap.console.contains("imported"), "{}", dap.console);
+        assert!(dap.console.contains("imported ddp_debug.py"), "{}", dap.console);
         assert!(!dap.console.contains("error:"), "{}", dap.console);
         assert!(dap.console.contains(says), "{}", dap.console);
         dap.ask("disconnect", &json!({ "terminateDebuggee": true }));

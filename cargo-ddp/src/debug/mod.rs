@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `prepare` | what a project's `.ddp/` needs for it |
 //! | `session` | a worker's debug session, and the function that a debugger watches |
-//! | `ddp_debug.py` | runs inside lldb: opens the sessions, shows tensors |
+//! | `lldb/` | runs inside lldb: opens the sessions, shows tensors |
 
 mod prepare;
 mod session;
@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use ddp_contract::env;
 
 pub use prepare::{FOLDER, LAUNCHER, SCRIPT, prepare};
-pub(crate) use session::PASSED_ON;
+pub(crate) use session::FRAME_NAMES;
 pub use session::{Adapter, Session, Sessions, ddp_start_debugging, start};
 
 use crate::{Error, Result, Ui};

@@ -14,26 +14,34 @@ pub const FOLDER: &str = ".ddp/debug";
 /// What lldb loads.
 pub const SCRIPT: &str = ".ddp/debug/ddp_debug.py";
 
-const SCRIPT_TEXT: &str = include_str!("ddp_debug.py");
+/// It, and the modules that it imports.
+const SCRIPTS: [(&str, &str); 4] = [
+    ("ddp_rustc.py", include_str!("lldb/ddp_rustc.py")),
+    ("ddp_tensor.py", include_str!("lldb/ddp_tensor.py")),
+    ("ddp_types.py", include_str!("lldb/ddp_types.py")),
+    ("ddp_debug.py", include_str!("lldb/ddp_debug.py")),
+];
 
 /// Makes what launch configurations refer to in `root`, or brings it up to date. Gives the path of the script.
 ///
 /// # Errors
 /// [`Error::System`].
 pub fn prepare(root: &Path) -> Result<PathBuf> {
-    let script = root.join(SCRIPT);
     let cant = |path: &Path| Error::system(format!("can't make {}", path.display()));
     let folder = root.join(FOLDER);
     fs::create_dir_all(&folder).map_err(cant(&folder))?;
-    if fs::read(&script).ok().as_deref() != Some(SCRIPT_TEXT.as_bytes()) {
-        replace(&script, |fresh| fs::write(fresh, SCRIPT_TEXT)).map_err(cant(&script))?;
+    for (name, text) in SCRIPTS {
+        let script = folder.join(name);
+        if fs::read(&script).ok().as_deref() != Some(text.as_bytes()) {
+            replace(&script, |fresh| fs::write(fresh, text)).map_err(cant(&script))?;
+        }
     }
     let launcher = root.join(LAUNCHER);
     let own = std::env::current_exe().map_err(Error::system("can't find this program"))?;
     if fs::read_link(&launcher).ok().as_deref() != Some(&own) {
         replace(&launcher, |fresh| symlink(&own, fresh)).map_err(cant(&launcher))?;
     }
-    Ok(script)
+    Ok(root.join(SCRIPT))
 }
 
 /// Makes a file under another name, and renames it: there is always a whole one.
@@ -57,14 +65,15 @@ mod tests {
     fn what_is_old_is_replaced_and_what_is_right_is_left() {
         let dir = tempfile::tempdir().unwrap();
         let script = prepare(dir.path()).unwrap();
-        assert_eq!(fs::read_to_string(&script).unwrap(), SCRIPT_TEXT);
+        let text = include_str!("lldb/ddp_debug.py");
+        assert_eq!(fs::read_to_string(&script).unwrap(), text);
         assert_eq!(fs::read_link(dir.path().join(LAUNCHER)).unwrap(), std::env::current_exe().unwrap());
         let made = fs::metadata(&script).unwrap().modified().unwrap();
         prepare(dir.path()).unwrap();
         assert_eq!(fs::metadata(&script).unwrap().modified().unwrap(), made);
         fs::write(&script, "# an older version").unwrap();
         prepare(dir.path()).unwrap();
-        assert_eq!(fs::read_to_string(&script).unwrap(), SCRIPT_TEXT);
-        assert_eq!(fs::read_dir(dir.path().join(FOLDER)).unwrap().count(), 1);
+        assert_eq!(fs::read_to_string(&script).unwrap(), text);
+        assert_eq!(fs::read_dir(dir.path().join(FOLDER)).unwrap().count(), SCRIPTS.len());
     }
 }

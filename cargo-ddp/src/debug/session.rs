@@ -56,9 +56,8 @@ pub struct Session {
     pub configuration: Value,
 }
 
-/// Signals that the launcher sends, and that the worker should get without a stop.
-pub(crate) const PASSED_ON: &str =
-    "process handle -n true -p true -s false SIGTERM SIGINT SIGHUP SIGQUIT SIGUSR1 SIGUSR2 SIGCONT";
+/// lldb-dap's `customFrameFormat`: functions in the call stack as Rust writes them.
+pub(crate) const FRAME_NAMES: &str = "${script.frame:ddp_debug.frame_name}";
 
 impl Sessions {
     /// Through this adapter; `script` is loaded in each.
@@ -80,12 +79,11 @@ impl Sessions {
                 "settings set symbols.enable-lldb-index-cache true",
                 format!("command script import \"{script}\""),
             ],
-            "postRunCommands": [PASSED_ON],
         });
         match self.adapter {
             Adapter::LldbDap => {
                 configuration["type"] = "lldb-dap".into();
-                configuration["customFrameFormat"] = "${script.frame:ddp_debug.frame_name}".into();
+                configuration["customFrameFormat"] = FRAME_NAMES.into();
             }
             Adapter::CodeLldb => {
                 configuration["type"] = "lldb".into();

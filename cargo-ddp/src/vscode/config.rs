@@ -4,7 +4,7 @@ use super::debugger::Debugger;
 use super::entry::{Entry, Role};
 use super::json::Json;
 use super::project::{Trainable, Workers};
-use crate::debug::PASSED_ON;
+use crate::debug::FRAME_NAMES;
 
 /// The launcher that is in use, and the callback and formatters that it wrote there: links and files in the git-ignored
 /// `.ddp/`, so that nothing of a machine is in launch.json.
@@ -14,10 +14,6 @@ const INDEX_CACHE: &str = "settings set symbols.enable-lldb-index-cache true";
 /// The launcher calls this function once per rank; the callback opens a session for it, and never stops.
 const MARKER: [&str; 2] =
     ["breakpoint set -K false -n ddp_start_debugging", "breakpoint command add -F ddp_debug.on_spawn"];
-/// Every panic goes through it, with the panicking frames still above. CodeLLDB has a switch for this, which is on.
-const STOP_AT_PANICS: &str = "breakpoint set -n rust_panic";
-/// Functions in the call stack as Rust writes them.
-const FRAME_NAMES: &str = "${script.frame:ddp_debug.frame_name}";
 /// rustc's printers for gdb, from the toolchain that the project uses.
 const RUST_PRINTERS: &str = "python import subprocess, sys; etc = subprocess.run(['rustc', '--print', 'sysroot'], \
                              capture_output=True, text=True, check=True).stdout.strip() + '/lib/rustlib/etc'; \
@@ -36,7 +32,7 @@ pub(super) const OUR_ENV: [&str; 5] = ["DDP_DEBUG", "DDP_JOIN", "DDP_JOIN_RANK",
 pub(super) fn is_our_command(command: &str) -> bool {
     let named = ["ddp_debug", "ddp_start_debugging"].iter().any(|name| command.contains(name));
     let gdb = gdb_commands();
-    named || [INDEX_CACHE, STOP_AT_PANICS, PASSED_ON].contains(&command) || gdb.iter().any(|(text, _)| *text == command)
+    named || command == INDEX_CACHE || gdb.iter().any(|(text, _)| *text == command)
 }
 
 fn gdb_commands() -> [(&'static str, &'static str); 5] {
@@ -210,17 +206,12 @@ fn worker(debugger: Debugger, name: String, program: String, env: Vec<(String, J
     }
     // In a terminal, which the worker gives its rank as a title.
     match debugger {
-        Debugger::CodeLldb => session.extend([
-            ("postRunCommands", Json::texts([PASSED_ON])),
-            ("terminal", "integrated".into()),
-            ("sourceLanguages", Json::texts(["rust"])),
-        ]),
-        Debugger::LldbDap => session.extend([
-            ("preRunCommands", Json::texts([STOP_AT_PANICS])),
-            ("postRunCommands", Json::texts([PASSED_ON])),
-            ("customFrameFormat", FRAME_NAMES.into()),
-            ("runInTerminal", true.into()),
-        ]),
+        Debugger::CodeLldb => {
+            session.extend([("terminal", "integrated".into()), ("sourceLanguages", Json::texts(["rust"]))])
+        }
+        Debugger::LldbDap => {
+            session.extend([("customFrameFormat", FRAME_NAMES.into()), ("runInTerminal", true.into())])
+        }
         Debugger::CppDbg => {}
     }
     finish(session, task, hidden)
