@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """scenarios.py NAME PROJECT BINARY: what happens when a user debugs PROJECT (made by `cargo ddp new`, with a line marked
 BREAK in its loop), through the debug adapter that DDP_TEST_ADAPTER names. The exit code is 0 if it is what should happen."""
-import os, re, shutil, signal, subprocess, sys, tempfile, time, traceback
+import os, re, shutil, signal, socket, subprocess, sys, tempfile, time, traceback
 import adapters
 from editor import Editor, TaskFailed, generate
 
@@ -225,6 +225,27 @@ def detach():
     has(launcher.text(), "Finished.* 2 workers")
 
 
+def nodes():
+    """F5 on one node of two: its own rank stops, and the other node's waits for it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    made = editor(1)
+    of_node = lambda node: run(1, "--nnodes", "2", "--node-rank", str(node), "--master-addr", "127.0.0.1", "--master-port", str(port))
+    env = {**os.environ, "DDP_TIMEOUT": "86400"}
+    other = subprocess.Popen([os.environ["DDP_TEST_CARGO_DDP"], *of_node(1)], cwd=PROJECT, env=env, stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT, text=True)
+    try:
+        launcher, = made.f5(f"ddp: run {BINARY} on 1 rank", args=of_node(0))
+        stopped = made.stopped(1)
+        has(stopped[0].variables()["context"][0], "^rank 0 of 2$")
+        assert other.poll() is None, other.communicate()[0]
+        finish(made, stopped)
+        has(launcher.text(), "Finished.* 2 workers")
+        assert other.wait(60) == 0, other.communicate()[0]
+    finally:
+        other.terminate()
+
+
 def panic():
     """A panic stops where it happens, in the rank where it does."""
     made = editor(2, breakpoint=False)
@@ -392,7 +413,7 @@ def broken():
 
 
 try:
-    {f.__name__: f for f in (f5_2, f5_4, compound, one_process, attach, killed, restart, stop, detach, panic, break_here, tensors,
+    {f.__name__: f for f in (f5_2, f5_4, compound, one_process, attach, killed, restart, stop, detach, nodes, panic, break_here, tensors,
                              positions, missing, broken)}[NAME]()
     print(f"{NAME}: ok")
 except Exception:

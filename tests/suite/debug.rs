@@ -157,6 +157,11 @@ fn stop_on_a_rank_lets_it_go_on() {
 }
 
 #[test]
+fn one_node_of_two_is_debugged() {
+    play("nodes");
+}
+
+#[test]
 fn a_panic_stops_where_it_happens() {
     play("panic");
 }
