@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """scenarios.py NAME PROJECT BINARY: what happens when a user debugs PROJECT (made by `cargo ddp new`, with a line marked
 BREAK in its loop), through the debug adapter that DDP_TEST_ADAPTER names. The exit code is 0 if it is what should happen."""
-import os, re, shutil, signal, socket, subprocess, sys, tempfile, time, traceback
+import json, os, re, shutil, signal, socket, subprocess, sys, tempfile, time, traceback
 import adapters
 from editor import Editor, TaskFailed, generate
 
@@ -239,6 +239,9 @@ def nodes():
         stopped = made.stopped(1)
         has(stopped[0].variables()["context"][0], "^rank 0 of 2$")
         assert other.poll() is None, other.communicate()[0]
+        jobs = subprocess.run([os.environ["DDP_TEST_CARGO_DDP"], "ddp", "ps", "--json"], stdout=subprocess.PIPE, check=True).stdout
+        ranks = sorted(job["first_rank"] for job in json.loads(jobs) if job["folder"] == PROJECT)
+        assert ranks == [0, 1], ranks    # by which `attach` names its sessions
         finish(made, stopped)
         has(launcher.text(), "Finished.* 2 workers")
         assert other.wait(60) == 0, other.communicate()[0]

@@ -33,6 +33,9 @@ pub struct Job {
     pub folder: PathBuf,
     /// The folder of logs.
     pub run_dir: PathBuf,
+    /// The first worker's rank: not 0 on the further ones of several nodes.
+    #[serde(default)]
+    pub first_rank: usize,
     /// The workers' process ids by rank, and the attempt they belong to.
     pub workers: Vec<u32>,
     /// The attempt in progress, from 0.

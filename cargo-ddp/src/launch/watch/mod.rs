@@ -85,6 +85,7 @@ impl<'a> Watch<'a> {
             command: plan.command(),
             folder: std::env::current_dir().unwrap_or_default(),
             run_dir: plan.run_dir.clone(),
+            first_rank: plan.ranks().start,
             workers: vec![],
             attempt: 0,
         };
