@@ -150,10 +150,17 @@ fn the_python_program_of_the_line_by_line_page_trains_and_goes_on() {
     let Some(torch) = CudaTorch::find() else { return };
     let dir = tempdir().unwrap();
     let script = repo().join("docs/from-python/train.py");
+    // Left without Python's own exit, where torch sometimes aborts ("terminate called without an active exception").
+    let whole = "import os, runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__'); \
+                 sys.stdout.flush(); os._exit(0)";
     let train = |epochs: &str| {
-        let args =
-            ["launch", "--nproc", "2", "--max-restarts", "0", "--", "python3", script.to_str().unwrap(), epochs, "2"];
-        Ddp::new(args).dir(dir.path()).env("PYTHONPATH", torch.home.join("site")).run().succeeds().stdout
+        let worker = ["python3", "-c", whole, script.to_str().unwrap(), epochs, "2"];
+        Ddp::new(["launch", "--nproc", "2", "--max-restarts", "0", "--"].into_iter().chain(worker))
+            .dir(dir.path())
+            .env("PYTHONPATH", torch.home.join("site"))
+            .run()
+            .succeeds()
+            .stdout
     };
     assert!(train("2").contains("[rank 0] epoch 2: loss "));
     let resumed = train("3");
