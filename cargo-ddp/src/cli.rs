@@ -237,8 +237,11 @@ pub struct BuildArgs {
 /// `cargo ddp attach`
 #[derive(Args, Debug)]
 pub struct Attach {
-    /// The run, as `cargo ddp ps` names it [default: the only one that runs]
+    /// The run, as `cargo ddp ps` names it [default: the one that was chosen, or the only one that runs]
     pub run: Option<String>,
+    /// Ask which, if several run, for the next `attach` in this project; a launch configuration's task does so
+    #[arg(long, conflicts_with = "run")]
+    pub choose: bool,
 }
 
 /// `cargo ddp launch`
@@ -388,7 +391,7 @@ mod tests {
                  target_dir manifest_path jobs locked offline frozen args",
                 "build: package bin example release profile features all_features no_default_features target_dir \
                  manifest_path jobs locked offline frozen",
-                "attach: run",
+                "attach: run choose",
                 "launch: gpus nproc max_restarts backoff grace bind stall_timeout restart_on_stall show log_dir stdin report \
                  json quiet dry_run nnodes node_rank master_addr master_port join_timeout command",
                 "gpus: json",

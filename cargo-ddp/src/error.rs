@@ -98,7 +98,7 @@ pub enum Error {
         source: io::Error,
     },
     /// No such run.
-    #[error("no job {run:?} of yours runs here; there {}", are(.running))]
+    #[error("{}", no_run(.run, .running))]
     NoRun {
         /// The run asked for.
         run: String,
@@ -524,6 +524,13 @@ impl Error {
 
 fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn no_run(run: &str, running: &[String]) -> String {
+    if run.is_empty() {
+        return "no job of yours runs here".into();
+    }
+    format!("no job {run:?} of yours runs here; there {}", are(running))
 }
 
 fn are(present: &[String]) -> String {

@@ -1,5 +1,5 @@
 """What VS Code does with launch.json, tasks.json and a debug adapter, without VS Code."""
-import json, os, re, subprocess, threading, time
+import json, os, pty, re, subprocess, threading, time
 from dap import Dap, DapError
 
 PATIENCE = float(os.environ.get("DDP_TEST_PATIENCE", 240))    # seconds; the machine may be slow, and has libtorch's symbols to read
@@ -12,8 +12,8 @@ class TaskFailed(Exception):
 class Session:
     """A debug session: its configuration, its adapter, and what has happened in it."""
 
-    def __init__(self, editor, configuration):
-        self.editor, self.configuration, self.name = editor, configuration, configuration["name"]
+    def __init__(self, editor, configuration, parent):
+        self.editor, self.configuration, self.name, self.parent = editor, configuration, configuration["name"], parent
         self.stops, self.code, self.over, self.error, self.dap = [], None, False, None, None
         self.started = time.monotonic()
         threading.Thread(target=self._run, daemon=True).start()
@@ -44,7 +44,7 @@ class Session:
     def _start(self):
         editor = self.editor
         configuration = editor.adapter.arguments(self.configuration, editor.folder)
-        self.dap = dap = Dap(editor.adapter, self.configuration, editor.folder, editor.child)
+        self.dap = dap = Dap(editor.adapter, self.configuration, editor.folder, lambda asked: editor.child(asked, self))
         able = dap.call("initialize", clientID="vscode", adapterID=editor.adapter.kind, pathFormat="path", linesStartAt1=True,
                         columnsStartAt1=True, supportsVariableType=True, supportsMemoryReferences=True,
                         supportsRunInTerminalRequest=True, supportsStartDebuggingRequest=True)
@@ -81,6 +81,13 @@ class Session:
     def go_on(self):
         self.dap.call("continue", PATIENCE, threadId=self.stops[-1]["threadId"])
 
+    def attaches(self):
+        return self.configuration["request"] == "attach" and (self.parent is None or self.parent.attaches())
+
+    def stop(self):
+        """Stop, of which VS Code makes Disconnect where a session attaches, and so does the one that has opened it."""
+        self.dap.close(kill=not self.attaches())
+
     def pid(self):
         """The process that was launched. CodeLLDB's terminal holds another, and its console says it."""
         said = re.search(r"Launched process (\d+)", self.text())
@@ -105,6 +112,7 @@ class Editor:
     def __init__(self, folder, adapter):
         self.folder, self.adapter = folder, adapter
         self.sessions, self.breakpoints, self.changed = [], {}, threading.Condition()
+        self.answer = None    # a question of a task's, and what its user types, from all that it has printed
 
     # --- what its user does -----------------------------------------------------------------------------------------
 
@@ -131,14 +139,22 @@ class Editor:
     def run_task(self, label):
         task = self.resolve(next(t for t in self.json("tasks.json")["tasks"] if t["label"] == label))
         env = {**os.environ, **task.get("options", {}).get("env", {})}
-        done = subprocess.run([task["command"], *task.get("args", [])], cwd=self.folder, env=env, text=True,
-                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        if done.returncode:
-            raise TaskFailed(f"{label} ended with {done.returncode}:\n{done.stdout}")
+        terminal, inside = pty.openpty()
+        process = subprocess.Popen([task["command"], *task.get("args", [])], cwd=self.folder, env=env, stdin=inside, stdout=inside,
+                                   stderr=inside)
+        os.close(inside)
+        text = ""
+        while chunk := _read(terminal):
+            text += chunk
+            if self.answer and text.endswith(self.answer[0]):
+                os.write(terminal, self.answer[1](text).encode() + b"\n")
+        os.close(terminal)
+        if process.wait():
+            raise TaskFailed(f"{label} ended with {process.returncode}:\n{text}")
 
-    def child(self, arguments):
+    def child(self, arguments, parent):
         """A session asks for another."""
-        self._open({**arguments["configuration"], "request": arguments["request"], "type": self.adapter.kind})
+        self._open({**arguments["configuration"], "request": arguments["request"], "type": self.adapter.kind}, parent)
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 
@@ -172,8 +188,8 @@ class Editor:
 
     # ----------------------------------------------------------------------------------------------------------------
 
-    def _open(self, configuration):
-        session = Session(self, configuration)
+    def _open(self, configuration, parent=None):
+        session = Session(self, configuration, parent)
         with self.changed:
             self.sessions.append(session)
             self.changed.notify_all()
@@ -197,3 +213,11 @@ class Editor:
         if isinstance(value, dict):
             return {key: self.resolve(item) for key, item in value.items()}
         return value
+
+
+def _read(terminal):
+    """What is printed next; nothing when the last program in it has ended."""
+    try:
+        return os.read(terminal, 1 << 16).decode(errors="replace")
+    except OSError:
+        return ""

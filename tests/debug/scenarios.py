@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """scenarios.py NAME PROJECT BINARY: what happens when a user debugs PROJECT (made by `cargo ddp new`, with a line marked
 BREAK in its loop), through the debug adapter that DDP_TEST_ADAPTER names. The exit code is 0 if it is what should happen."""
-import json, os, re, shutil, signal, socket, subprocess, sys, tempfile, time, traceback
+import json, os, re, shutil, signal, socket, subprocess, sys, tempfile, threading, time, traceback
 import adapters
 from editor import Editor, TaskFailed, generate
 
@@ -25,6 +25,10 @@ def editor(nproc, breakpoint=True):
 
 def run(nproc, *more):
     return ["ddp", "run", "--bin", BINARY, "--nproc", str(nproc), *more, "--", *ARGS]
+
+
+def ddp(*args):
+    return subprocess.run([os.environ["DDP_TEST_CARGO_DDP"], "ddp", *args], cwd=PROJECT, stdout=subprocess.PIPE, check=True).stdout
 
 
 def has(value, pattern):
@@ -131,21 +135,30 @@ def one_process():
 
 def attach():
     launcher = os.path.join(PROJECT, ".ddp/cargo-ddp")
-    args = ["ddp", "run", "--bin", BINARY, "--nproc", "2", "--", "--total-epochs", "1000000", "--snapshots", SNAPSHOTS]
-    job = subprocess.Popen([launcher, *args], cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                           stderr=subprocess.STDOUT, text=True)
+    args = ["ddp", "run", "--bin", BINARY, "--nproc", "2", "--", "--total-epochs", "1000000", "--snapshots"]
+    job, other = [subprocess.Popen([launcher, *args, SNAPSHOTS + more], cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                   stderr=subprocess.STDOUT, text=True) for more in ("", "/other")]
     try:
+        for one in (job, other):
+            wait_for(one, "epoch   2 ")
+        threading.Thread(target=other.stdout.read, daemon=True).start()    # so that it goes on
         attach_to(job)
+        assert other.poll() is None
     finally:
-        job.kill()    # its workers die with it
+        for one in (job, other):
+            one.kill()    # its workers die with it
+
+
+def wait_for(job, words):
+    assert any(words in line for line in job.stdout), job.wait()
 
 
 def attach_to(job):
-    for line in job.stdout:
-        if "epoch   2 " in line:
-            break
     made = editor(2)
-    attached, = made.f5("ddp: attach to a running job", args=["ddp", "attach", str(job.pid)])
+    # Of several jobs, one is chosen in a terminal.
+    run = next(one["run"] for one in json.loads(ddp("ps", "--json")) if one["pid"] == job.pid)
+    made.answer = "Number of the job: ", lambda text: re.search(rf"(\d+)  {run} \(2 workers\)", text)[1]
+    attached, = made.f5("ddp: attach to a running job")
     # One that is attached to later may have to wait in a collective for one that is stopped already.
     while len(stopped := made.stopped(1)) < 2:
         try:
@@ -153,17 +166,22 @@ def attach_to(job):
         except AssertionError:
             stopped[0].go_on()
             stopped[0].stops.clear()
-    stopped = made.workers()
-    for rank, session in enumerate(stopped):
+    assert not os.path.exists(os.path.join(PROJECT, ".ddp/debug/attach")), "what was chosen is so once"
+    first, second = made.workers()
+    for rank, session in enumerate((first, second)):
         has(session.variables()["title"][0], f'"rank {rank} of 2"')
     made.clear_breakpoints()
-    for session in stopped:
-        session.go_on()
+    # Nothing that a user stops ends the job.
+    second.stop()
+    first.go_on()
+    here = int(re.search(r"epoch +(\d+) ", job.stdout.readline())[1])
+    wait_for(job, f"epoch {here + 50:3} ")
+    attached.stop()
     job.send_signal(signal.SIGTERM)
-    job.stdout.read()
-    assert job.wait(120) == 75, "the job saves and ends as it would without a debugger"
+    rest = job.stdout.read()
+    assert job.wait(120) == 75 and "Restarting" not in rest, f"the job saves and ends as it would without a debugger: {rest}"
     made.all_over()
-    assert attached.code == 0 and {s.code for s in stopped} == {75}, made.say()
+    assert (first.code, second.code) == (75, None), made.say()
 
 
 def killed():
@@ -213,7 +231,7 @@ def stop():
 
 
 def detach():
-    """Stop on one rank lets it go on without a debugger."""
+    """Disconnect on one rank, which is in Stop's menu, lets it go on without a debugger."""
     made = editor(2)
     launcher, = made.f5(f"ddp: run {BINARY} on 2 ranks", args=run(2))
     first, second = made.stopped(2)
@@ -239,8 +257,7 @@ def nodes():
         stopped = made.stopped(1)
         has(stopped[0].variables()["context"][0], "^rank 0 of 2$")
         assert other.poll() is None, other.communicate()[0]
-        jobs = subprocess.run([os.environ["DDP_TEST_CARGO_DDP"], "ddp", "ps", "--json"], stdout=subprocess.PIPE, check=True).stdout
-        ranks = sorted(job["first_rank"] for job in json.loads(jobs) if job["folder"] == PROJECT)
+        ranks = sorted(job["first_rank"] for job in json.loads(ddp("ps", "--json")) if job["folder"] == PROJECT)
         assert ranks == [0, 1], ranks    # by which `attach` names its sessions
         finish(made, stopped)
         has(launcher.text(), "Finished.* 2 workers")

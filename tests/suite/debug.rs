@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use ddp_tests::{Ddp, cargo_ddp, kept, processes, repo};
+use tempfile::tempdir;
 
 /// libtorch's symbols take some seconds and some 500 MB in each debugger: one test at a time.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -152,7 +153,7 @@ fn stop_ends_every_worker_and_session() {
 }
 
 #[test]
-fn stop_on_a_rank_lets_it_go_on() {
+fn a_rank_that_is_disconnected_from_goes_on() {
     play("detach");
 }
 
@@ -193,7 +194,7 @@ fn look_at(worker: &str) {
 
 #[test]
 fn without_cargo_ddp_f5_says_so_and_starts_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir().unwrap();
     copy_sources(project(), dir.path());
     fs::remove_dir_all(dir.path().join(".cargo")).unwrap(); // with the alias of a clone's projects
     play_with(&alone(), "missing", dir.path(), |python| {
@@ -261,6 +262,32 @@ fn ddp_debug_without_a_debugger_is_said_and_runs_as_ever() {
         .ends_with(2)
         .says(&["error: DDP_DEBUG=\"gdb\" is neither lldb-dap, codelldb nor compound", "hint: "]);
     Ddp::in_linear(["attach"]).run().ends_with(2).says(&["error: no debugger watches this process", "hint: "]);
+}
+
+#[test]
+fn attach_takes_the_only_job_and_of_several_the_one_that_is_chosen() {
+    let (dir, cache) = (tempdir().unwrap(), tempdir().unwrap());
+    let ddp = |args: &[&str]| Ddp::new(args).dir(dir.path()).env("XDG_CACHE_HOME", cache.path());
+    let choose = || ddp(&["attach", "--choose"]).run();
+    let start = || {
+        let job = ddp(&["launch", "--nproc", "1", "--", "sleep", "600"]).start();
+        job.wait_for("Running 1 worker");
+        job
+    };
+    choose().ends_with(2).says(&["error: no job of yours runs here", "hint: "]);
+    let only = start();
+    choose().succeeds().says(&["Chosen run-"]);
+    let chosen = fs::read_to_string(dir.path().join(".ddp/debug/attach")).unwrap();
+    ddp(&["ps"]).run().succeeds();
+    assert!(chosen.starts_with("run-"), "{chosen}");
+    let more = start();
+    // There is no terminal to ask in.
+    choose().ends_with(2).says(&["error: several jobs run here, and none was chosen: ", &chosen]);
+    ddp(&["attach", "--choose", &chosen]).run().ends_with(2).says(&["--choose", "cannot be used with"]);
+    for job in [only, more] {
+        job.signal(ddp_tests::SIGTERM);
+        job.wait().leaves_no_process();
+    }
 }
 
 #[test]

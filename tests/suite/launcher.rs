@@ -288,7 +288,7 @@ fn jobs_that_run_are_listed_and_can_be_stopped() {
     let here = |ddp: Ddp| ddp.dir(dir.path()).env("XDG_CACHE_HOME", cache.path());
     let ps = || here(Ddp::new(["ps"])).run().succeeds().stdout;
     assert_eq!(ps(), "no job of yours runs here\n");
-    here(Ddp::new(["stop"])).run().ends_with(2).says(&["there are none"]);
+    here(Ddp::new(["stop"])).run().ends_with(2).says(&["error: no job of yours runs here\n"]);
 
     let first = here(launch(dir.path(), &["--nproc", "2"], "echo ready; sleep 500")).start();
     first.wait_for_count("ready", 2);

@@ -1,3 +1,4 @@
+use std::fs;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
 
@@ -14,17 +15,32 @@ use crate::{Error, Result, Ui, exit};
 /// How often to look whether the job has started its workers again.
 const PERIOD: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
 
-/// `cargo ddp attach [RUN]`: has a debug session opened for each worker of a job, and stays until that ends.
+/// The run that was chosen, in the project's folder for debugging. The next attach takes it away.
+const CHOSEN: &str = "attach";
+
+/// `cargo ddp attach [RUN]`: has a debug session opened for each worker of a job, and stays until that ends, or the debugger
+/// goes.
 pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<u8> {
     let root = match Project::find(None) {
         Ok(project) => project.root,
         Err(_) => std::env::current_dir().map_err(Error::system("can't find the current folder"))?,
     };
+    let chosen = root.join(debug::FOLDER).join(CHOSEN);
+    if args.choose {
+        let job = choose(None, launch::running())?;
+        debug::prepare(&root)?;
+        debug::replace(&chosen, |fresh| fs::write(fresh, &job.run))
+            .map_err(Error::system(format!("can't write {}", chosen.display())))?;
+        ui.status("Chosen", format!("{} (pid {}): {}", job.run, job.pid, job.command.join(" ")));
+        return Ok(exit::SUCCESS);
+    }
     let sessions = match sessions(&root, ui)? {
         Some(sessions) => sessions,
         None => return Err(Error::NotDebugged),
     };
-    let mut job = choose(args.run.as_deref(), launch::running())?;
+    let run = args.run.clone().or_else(|| fs::read_to_string(&chosen).ok());
+    let _ = fs::remove_file(&chosen);
+    let mut job = choose(run.as_deref(), launch::running())?;
     let run = job.run.clone();
     let failed = |err: Errno| Error::system(format!("can't attach to {run}"))(err.into());
     let pid = i32::try_from(job.pid).ok().and_then(Pid::from_raw).ok_or_else(|| failed(Errno::SRCH))?;
@@ -46,6 +62,9 @@ pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<u8> {
             Ok(1..) => break,
             Ok(0) | Err(Errno::INTR) => {}
             Err(err) => return Err(failed(err)),
+        }
+        if !debug::is_traced() {
+            return Ok(exit::SUCCESS);
         }
         if let Some(now) = launch::running().into_iter().find(|other| other.pid == job.pid && other.run == job.run) {
             job = now;

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use ddp_contract::env;
 
+pub(crate) use prepare::replace;
 pub use prepare::{FOLDER, LAUNCHER, SCRIPT, prepare};
 pub(crate) use session::FRAME_NAMES;
 pub use session::{Adapter, Session, Sessions, ddp_start_debugging, start};

@@ -45,7 +45,7 @@ pub fn prepare(root: &Path) -> Result<PathBuf> {
 }
 
 /// Makes a file under another name, and renames it: there is always a whole one.
-fn replace(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let mut fresh = path.as_os_str().to_owned();
     fresh.push(format!(".{}", std::process::id()));
     let fresh = PathBuf::from(fresh);

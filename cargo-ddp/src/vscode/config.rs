@@ -30,7 +30,7 @@ pub(super) const OUR_ENV: [&str; 5] = ["DDP_DEBUG", "DDP_JOIN", "DDP_JOIN_RANK",
 
 /// Whether a debugger command is one of ours, of any debugger.
 pub(super) fn is_our_command(command: &str) -> bool {
-    let named = ["ddp_debug", "ddp_start_debugging"].iter().any(|name| command.contains(name));
+    let named = ["ddp_debug", "ddp_start_debugging", "-- ddp attach"].iter().any(|name| command.contains(name));
     let gdb = gdb_commands();
     named || command == INDEX_CACHE || gdb.iter().any(|(text, _)| *text == command)
 }
@@ -144,22 +144,60 @@ impl Variant<'_> {
             ("problemMatcher", Json::texts(["$rustc"])),
             ("group", "build".into()),
             ("presentation", Json::object([("reveal", Json::from("silent")), ("revealProblems", "onProblem".into())])),
-            ("runOptions", Json::object([("instancePolicy", Json::from("silent"))])),
+            once(),
         ]);
         (self.entry(Role::Build), Json::object(task))
     }
 }
 
-/// The configuration that opens a session for each rank of a job that runs already.
+/// A task that is running already is not started again, and nothing is asked.
+fn once() -> (&'static str, Json) {
+    ("runOptions", Json::object([("instancePolicy", Json::from("silent"))]))
+}
+
+/// The configuration that opens a session for each rank of a job that runs already. It is an `attach`, although it starts
+/// `cargo ddp attach`: VS Code disconnects from the sessions that an attach has opened, and kills what those of a launch debug.
 pub(super) fn attach(debugger: Debugger) -> (Entry, Json) {
     let entry = Entry::new(Role::Attach, "", false);
-    let args = vec!["ddp".to_owned(), "attach".into()];
-    let configuration = launcher(debugger, entry.name(0), args, debugger.name(), vec![], None);
+    // lldb-dap wants a process that is stopped, and lets it go on.
+    let (key, stop) = match debugger {
+        Debugger::LldbDap => ("attachCommands", "--stop-at-entry "),
+        Debugger::CodeLldb | Debugger::CppDbg => ("processCreateCommands", ""),
+    };
+    let start = format!(
+        "process launch {stop}--stdin /dev/null --working-dir \"${{workspaceFolder}}\" --environment DDP_DEBUG={debugger} \
+         -- ddp attach"
+    );
+    let configuration = Json::object([
+        ("name", entry.name(0).into()),
+        ("type", debugger.kind().into()),
+        ("request", "attach".into()),
+        ("program", LAUNCHER.into()),
+        ("initCommands", Json::texts([IMPORT])),
+        ("preRunCommands", Json::texts(MARKER)),
+        (key, Json::texts([start])),
+        ("preLaunchTask", choose().0.name(0).into()),
+    ]);
     (entry, configuration)
 }
 
+/// The task that asks which job to attach to, if there are several: in a terminal, which a debugger's process has not.
+pub(super) fn choose() -> (Entry, Json) {
+    let entry = Entry::new(Role::Choose, "", false);
+    let task = Json::object([
+        ("label", entry.name(0).into()),
+        ("type", "shell".into()),
+        ("command", "cargo".into()),
+        ("args", Json::texts(["ddp", "attach", "--choose"])),
+        ("problemMatcher", Json::List(vec![])),
+        ("presentation", Json::object([("reveal", Json::from("always")), ("focus", true.into())])),
+        once(),
+    ]);
+    (entry, task)
+}
+
 /// A session of the launcher; `debug` is its `DDP_DEBUG`.
-fn launcher(
+pub(super) fn launcher(
     debugger: Debugger,
     name: String,
     args: Vec<String>,

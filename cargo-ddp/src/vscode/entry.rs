@@ -19,6 +19,8 @@ pub(super) enum Role {
     Alone,
     /// Sessions for the ranks of a job that runs.
     Attach,
+    /// The task that asks which job.
+    Choose,
     /// The task that builds.
     Build,
     /// What `cargo ddp new` made before there was `cargo ddp vscode`.
@@ -48,6 +50,9 @@ impl Entry {
         let entry = |role, target: &str, ranks| Some(Self { role, target: target.to_owned(), release, ranks });
         if name == "attach to a running job" {
             return entry(Role::Attach, "", None);
+        }
+        if name == "choose a running job" {
+            return entry(Role::Choose, "", None);
         }
         if let Some(target) = name.strip_prefix("build ") {
             return entry(Role::Build, target, None);
@@ -83,6 +88,7 @@ impl Entry {
             Role::Compound => format!("{target}, launcher + {ranks} worker{s}"),
             Role::Alone => format!("{target}, one process"),
             Role::Attach => "attach to a running job".into(),
+            Role::Choose => "choose a running job".into(),
             Role::Build => format!("build {target}"),
             Role::Former => format!("{target}, {ranks} rank{s}"),
         };
@@ -114,12 +120,13 @@ mod tests {
             Role::Compound,
             Role::Alone,
             Role::Attach,
+            Role::Choose,
             Role::Build,
             Role::Former,
         ];
         for role in roles {
             for (target, release, ranks) in [("m", false, 2), ("my-model_2, odd on it", true, 1)] {
-                let target = if role == Role::Attach { "" } else { target };
+                let target = if [Role::Attach, Role::Choose].contains(&role) { "" } else { target };
                 let entry = Entry::new(role.clone(), target, release);
                 let found = Entry::parse(&entry.name(ranks)).unwrap();
                 assert!(found.is(&entry), "{entry:?}: {found:?}");

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::config::{Variant, attach};
+use super::config::{Variant, attach, choose};
 use super::debugger::Debugger;
 use super::edit::{Change, Editor};
 use super::entry::{Entry, Role};
@@ -22,10 +22,12 @@ pub(super) struct Wanted<'a> {
 impl Wanted<'_> {
     fn configurations(&self) -> Vec<(Entry, Json)> {
         let mut all: Vec<_> = self.variants.iter().flat_map(Variant::configurations).collect();
-        if self.debugger.opens_children() && !all.is_empty() {
-            all.push(attach(self.debugger));
-        }
+        all.extend(self.attaches().then(|| attach(self.debugger)));
         all
+    }
+
+    fn attaches(&self) -> bool {
+        self.debugger.opens_children() && !self.variants.is_empty()
     }
 
     fn compounds(&self) -> Vec<(Entry, Json)> {
@@ -33,7 +35,7 @@ impl Wanted<'_> {
     }
 
     fn tasks(&self) -> Vec<(Entry, Json)> {
-        self.variants.iter().map(Variant::task).collect()
+        self.variants.iter().map(Variant::task).chain(self.attaches().then(choose)).collect()
     }
 
     /// What an entry of ours is to become: `None` for nothing.
@@ -127,7 +129,7 @@ impl List<'_> {
     /// Whether entries of such a role are ours in this list.
     fn takes(&self, role: &Role) -> bool {
         match role {
-            Role::Build => self.key == "tasks",
+            Role::Build | Role::Choose => self.key == "tasks",
             Role::Compound => self.key == "compounds",
             Role::Former => self.key != "tasks",
             _ => self.key == "configurations",

@@ -10,7 +10,7 @@
 //! | a compound's members | ours are updated, others stay |
 //! | anything else that is there already | the user's |
 //!
-//! When the debugger changes, what only the former one understands goes.
+//! When the debugger changes, or the request, what only the former one understands goes.
 
 use super::config::{OUR_ENV, is_our_command};
 use super::debugger::{Debugger, env_pairs};
@@ -18,15 +18,18 @@ use super::entry::Entry;
 use super::json::Json;
 
 const OURS: [&str; 7] = ["name", "label", "type", "request", "program", "preLaunchTask", "command"];
-const COMMANDS: [&str; 4] = ["initCommands", "preRunCommands", "postRunCommands", "setupCommands"];
+const COMMANDS: [&str; 6] =
+    ["initCommands", "preRunCommands", "postRunCommands", "setupCommands", "attachCommands", "processCreateCommands"];
 /// What debuggers don't have in common.
-const OF_ONE_DEBUGGER: [&str; 14] = [
+const OF_ONE_DEBUGGER: [&str; 16] = [
     "env",
     "environment",
     "initCommands",
     "preRunCommands",
     "postRunCommands",
     "setupCommands",
+    "attachCommands",
+    "processCreateCommands",
     "MIMode",
     "unknownBreakpointHandling",
     "runInTerminal",
@@ -36,8 +39,10 @@ const OF_ONE_DEBUGGER: [&str; 14] = [
     "externalConsole",
     "stopAtEntry",
 ];
+/// What an attach does not take.
+const OF_A_LAUNCH: [&str; 5] = ["args", "cwd", "env", "runInTerminal", "terminal"];
 /// Options of ours, and whether they have a value.
-const OUR_OPTIONS: [(&str, bool); 8] = [
+const OUR_OPTIONS: [(&str, bool); 9] = [
     ("--bin", true),
     ("--example", true),
     ("--package", true),
@@ -46,19 +51,25 @@ const OUR_OPTIONS: [(&str, bool); 8] = [
     ("--nproc", true),
     ("--gpus", true),
     ("--release", false),
+    ("--choose", false),
 ];
 
 /// `wanted`, with what is the user's in `old`.
 pub(super) fn merge(old: &Json, wanted: &Json) -> Json {
     let switched = old.get("type") != wanted.get("type");
     let debugger = wanted.get("type").and_then(Json::text).and_then(Debugger::of_kind);
-    let keep = |key: &str| !(debugger.is_some() && switched && OF_ONE_DEBUGGER.contains(&key));
+    let attaches_now = wanted.get("request") == Some(&"attach".into()) && old.get("request") != wanted.get("request");
+    let keep = |key: &str| {
+        let of_the_former = debugger.is_some() && switched && OF_ONE_DEBUGGER.contains(&key);
+        let of_a_launch = attaches_now && OF_A_LAUNCH.contains(&key);
+        !of_the_former && !of_a_launch
+    };
     let mut pairs: Vec<(String, Json)> = old.pairs().iter().filter(|(key, _)| keep(key)).cloned().collect();
     let mut wanted = wanted.pairs().to_vec();
     // An environment of the user's own, in an entry where we need none, or of another debugger.
     if let Some(debugger) = debugger {
         let key = debugger.env_key();
-        let before = ["env", "environment"].iter().find_map(|key| old.get(key));
+        let before = ["env", "environment"].iter().find_map(|key| old.get(key)).filter(|_| !attaches_now);
         let ours = wanted.iter().find(|(known, _)| known == key).map(|(_, env)| env_pairs(env)).unwrap_or_default();
         let env = merge_env(&before.map(env_pairs).unwrap_or_default(), &ours);
         let slot = pairs.iter().position(|(known, _)| known == key);
@@ -163,10 +174,15 @@ fn is_ours(command: &Json) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vscode::config::attach;
+    use crate::vscode::config::{attach, choose, launcher};
 
     fn texts(value: &Json) -> Vec<&str> {
         value.list().iter().filter_map(Json::text).collect()
+    }
+
+    fn run(debugger: Debugger) -> Json {
+        let args = ["ddp", "run", "--bin", "m"].map(str::to_owned).into();
+        launcher(debugger, "ddp: run m on 2 ranks".into(), args, debugger.name(), vec![], None)
     }
 
     fn with(value: &Json, key: &str, new: Json) -> Json {
@@ -178,8 +194,9 @@ mod tests {
     #[test]
     fn what_nobody_changed_stays_as_it_is() {
         for debugger in Debugger::ALL {
-            let (_, wanted) = attach(debugger);
-            assert_eq!(merge(&wanted, &wanted), wanted);
+            for wanted in [run(debugger), attach(debugger).1, choose().1] {
+                assert_eq!(merge(&wanted, &wanted), wanted);
+            }
         }
     }
 
@@ -198,9 +215,9 @@ mod tests {
 
     #[test]
     fn the_users_environment_follows_to_another_debugger() {
-        let (_, dap) = attach(Debugger::LldbDap);
-        let old = with(&dap, "env", Json::texts(["MINE=1", "DDP_DEBUG=old", "DDP_JOIN=stale", "PASSED"]));
-        let merged = merge(&old, &attach(Debugger::CodeLldb).1);
+        let old =
+            with(&run(Debugger::LldbDap), "env", Json::texts(["MINE=1", "DDP_DEBUG=old", "DDP_JOIN=stale", "PASSED"]));
+        let merged = merge(&old, &run(Debugger::CodeLldb));
         let expected = [("MINE", "1"), ("DDP_DEBUG", "codelldb"), ("PASSED", "${env:PASSED}")];
         assert_eq!(merged.get("env"), Some(&Json::object(expected.map(|(key, value)| (key, value.into())))));
         assert_eq!(merged.get("runInTerminal"), None);
@@ -209,7 +226,7 @@ mod tests {
 
     #[test]
     fn the_users_commands_and_keys_survive() {
-        let (_, wanted) = attach(Debugger::LldbDap);
+        let wanted = run(Debugger::LldbDap);
         let commands = Json::texts(["settings set target.x y", "command script import /old/ddp_debug.py", "mine"]);
         let old = with(&with(&wanted, "initCommands", commands), "stopOnEntry", true.into());
         let merged = merge(&with(&old, "cwd", "${workspaceFolder}/data".into()), &wanted);
@@ -220,5 +237,27 @@ mod tests {
         assert_eq!(merged.get("stopOnEntry"), Some(&true.into()));
         assert_eq!(merged.get("cwd"), Some(&"${workspaceFolder}/data".into()));
         assert_eq!(merge(&merged, &wanted), merged);
+    }
+
+    #[test]
+    fn an_attach_of_before_which_was_a_launch_keeps_nothing_that_only_a_launch_takes() {
+        for debugger in Debugger::ALL.into_iter().filter(|debugger| debugger.opens_children()) {
+            let (_, wanted) = attach(debugger);
+            let mut old = with(&run(debugger), "name", "ddp: attach to a running job".into());
+            old = with(&old, "presentation", Json::object([("hidden", true.into())]));
+            let merged = merge(&old, &wanted);
+            let mine = with(&wanted, "presentation", Json::object([("hidden", true.into())]));
+            assert_eq!(sorted(&merged), sorted(&mine), "{debugger}");
+            assert_eq!(merge(&merged, &wanted), merged);
+            // To another debugger.
+            let other = attach(Debugger::LldbDap).1;
+            assert_eq!(sorted(&merge(&wanted, &other)), sorted(&other));
+        }
+    }
+
+    fn sorted(value: &Json) -> Vec<(String, Json)> {
+        let mut pairs = value.pairs().to_vec();
+        pairs.sort_by(|one, other| one.0.cmp(&other.0));
+        pairs
     }
 }
