@@ -136,13 +136,21 @@ def one_process():
 def attach():
     launcher = os.path.join(PROJECT, ".ddp/cargo-ddp")
     args = ["ddp", "run", "--bin", BINARY, "--nproc", "2", "--", "--total-epochs", "1000000", "--snapshots"]
-    job, other = [subprocess.Popen([launcher, *args, SNAPSHOTS + more], cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                   stderr=subprocess.STDOUT, text=True) for more in ("", "/other")]
+    start = lambda name: subprocess.Popen([launcher, *args, os.path.join(SNAPSHOTS, name)], cwd=PROJECT, stdin=subprocess.DEVNULL,
+                                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    job, other = start("one"), start("other")
     try:
         for one in (job, other):
             wait_for(one, "epoch   2 ")
         threading.Thread(target=other.stdout.read, daemon=True).start()    # so that it goes on
-        attach_to(job)
+        made, attached, sessions = attach_to(job)
+        stop_all_and_look_whether_it_goes_on(made, job, attached, *sessions)
+        made, attached, sessions = attach_to(job)
+        for session in sessions:
+            session.go_on()
+        end(job)
+        made.all_over()
+        assert attached.code == 0 and {session.code for session in sessions} == {75}, made.say()
         assert other.poll() is None
     finally:
         for one in (job, other):
@@ -171,17 +179,24 @@ def attach_to(job):
     for rank, session in enumerate((first, second)):
         has(session.variables()["title"][0], f'"rank {rank} of 2"')
     made.clear_breakpoints()
-    # Nothing that a user stops ends the job.
+    return made, attached, (first, second)
+
+
+def stop_all_and_look_whether_it_goes_on(made, job, attached, first, second):
     second.stop()
     first.go_on()
     here = int(re.search(r"epoch +(\d+) ", job.stdout.readline())[1])
     wait_for(job, f"epoch {here + 50:3} ")
     attached.stop()
+    first.stop()
+    made.all_over()
+    assert [session.code for session in (attached, first, second)] == [None] * 3, made.say()
+
+
+def end(job):
     job.send_signal(signal.SIGTERM)
     rest = job.stdout.read()
     assert job.wait(120) == 75 and "Restarting" not in rest, f"the job saves and ends as it would without a debugger: {rest}"
-    made.all_over()
-    assert (first.code, second.code) == (75, None), made.say()
 
 
 def killed():

@@ -278,8 +278,7 @@ fn attach_takes_the_only_job_and_of_several_the_one_that_is_chosen() {
     let only = start();
     choose().succeeds().says(&["Chosen run-"]);
     let chosen = fs::read_to_string(dir.path().join(".ddp/debug/attach")).unwrap();
-    ddp(&["ps"]).run().succeeds();
-    assert!(chosen.starts_with("run-"), "{chosen}");
+    assert!(ddp(&["ps"]).run().succeeds().stdout.contains(&format!("\n{chosen} ")), "{chosen}");
     let more = start();
     // There is no terminal to ask in.
     choose().ends_with(2).says(&["error: several jobs run here, and none was chosen: ", &chosen]);
