@@ -86,6 +86,7 @@ pub fn libtorch_of(project: &Path) -> PathBuf {
 /// A Python with torch 2.13.0, as `cargo ddp setup --cuda` leaves it in the cache, and the CUDA libtorch beside it.
 pub struct CudaTorch {
     pub home: PathBuf,
+    logs: tempfile::TempDir,
 }
 
 impl CudaTorch {
@@ -95,7 +96,7 @@ impl CudaTorch {
         let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
         let home = cache.join("cargo-ddp/libtorch-2.13.0-cuda");
         if home.join("site/torch").exists() {
-            return Some(Self { home });
+            return Some(Self { home, logs: tempfile::tempdir().unwrap() });
         }
         assert!(std::env::var_os("CI").is_none(), "CI runs this: `cargo ddp setup --cuda` must come first");
         eprintln!("SKIPPED: needs Python's torch and the CUDA libtorch; run `cargo ddp setup --cuda` to have them");
@@ -105,6 +106,14 @@ impl CudaTorch {
     pub fn python(&self) -> Command {
         let mut python = Command::new("python3");
         python.env("PYTHONPATH", self.home.join("site")).env("OMP_NUM_THREADS", "1");
+        python
+    }
+
+    /// torchrun with two workers; without a folder for its logs it leaves one in /tmp.
+    pub fn torchrun(&self) -> Command {
+        let mut python = self.python();
+        python.args(["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--log-dir"]);
+        python.arg(self.logs.path());
         python
     }
 }

@@ -40,8 +40,7 @@ fn ours(golden: &Value) -> Printed {
 fn losses_norms_and_models_are_pythons_to_the_last_bit() {
     let Some(torch) = CudaTorch::find() else { return };
     let golden = golden();
-    let mut python = torch.python();
-    python.args(["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]);
+    let mut python = torch.torchrun();
     python.arg(repo().join("tests/golden/models.py")).arg(repo().join("tests/golden"));
     let theirs = printed(&stdout_of(&mut python), golden["cases"].as_object().unwrap().len());
     let ours = ours(&golden);

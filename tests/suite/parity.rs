@@ -30,8 +30,7 @@ fn ours(optimizer: &str) -> Vec<Vec<u32>> {
 fn one_hundred_steps_give_pythons_losses_to_the_last_bit() {
     let Some(torch) = CudaTorch::find() else { return };
     for optimizer in OPTIMIZERS {
-        let mut python = torch.python();
-        python.args(["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]);
+        let mut python = torch.torchrun();
         python.arg(repo().join("tests/golden/seed_job.py"));
         python.arg(repo().join("tests/golden/seed_job.safetensors")).arg(optimizer);
         assert_eq!(ours(optimizer), losses(&stdout_of(&mut python)), "{optimizer}");

@@ -256,8 +256,7 @@ fn mingpts_losses_are_those_of_its_python_twin() {
         lines.map(|(_, rest)| number_after(rest, "  loss ")).collect()
     };
     let ours = losses(&train("3"));
-    let mut python = torch.python();
-    python.args(["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]);
+    let mut python = torch.torchrun();
     python
         .arg(repo().join("tests/golden/mingpt.py"))
         .arg(project("mingpt"))
