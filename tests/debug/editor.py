@@ -93,6 +93,10 @@ class Session:
         said = re.search(r"Launched process (\d+)", self.text())
         return int(said[1]) if said else self.dap.terminal.pid
 
+    def said(self, pattern):
+        """Waits for what matches to be written: what a program wrote last may come after its end is known."""
+        self.editor.wait(repr(pattern), lambda: re.search(pattern, self.text()), 30)
+
     def text(self):
         return self.dap.text() if self.dap else ""
 

@@ -63,7 +63,7 @@ def finish(session, words=""):
 def ended(session, words=""):
     stop = session.stopped()
     assert stop["reason"] == "exited-normally", f"{stop}\n{session.say()}"
-    assert words in session.text(), session.say()
+    session.said(words)
 
 
 def args(snapshots, *more):
@@ -75,7 +75,7 @@ def one_process(snapshots):
     EDITOR.run_task(next(conf for conf in LAUNCH["configurations"] if conf["name"] == name)["preLaunchTask"])
     session = start(name, args(snapshots))
     check_stop(session, 0, 1)
-    finish(session, "w = [")
+    finish(session, r"w = \[")
 
 
 def compound(snapshots):
@@ -87,8 +87,7 @@ def compound(snapshots):
         session.go_on()
     for session in ranks:
         ended(session)
-    ended(launcher, "2 workers")
-    has(launcher.text(), "Finished.* 2 workers")
+    ended(launcher, "Finished.* 2 workers")
 
 
 def panic(snapshots):
@@ -107,7 +106,7 @@ def panic(snapshots):
         first.go_on()
         has(first.stopped()["reason"], "^exited")
     assert (launcher.stopped()["reason"], launcher.stopped()["exit-code"]) == ("exited", "0145"), launcher.say()
-    has(launcher.text(), "rank 1 panicked")
+    launcher.said("rank 1 panicked")
 
 
 def stop(snapshots):

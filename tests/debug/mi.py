@@ -51,6 +51,10 @@ class Gdb:
         """What the next stop is, or the program's end."""
         return self._wait(lambda: self.stops[0] if self.stops else None, "a stop")
 
+    def said(self, pattern):
+        """Waits for what matches to be written: what the program wrote last may come after its end is known."""
+        return self._wait(lambda: re.search(pattern, self.text()), repr(pattern))
+
     def variables(self):
         """Name to value, of the innermost frame."""
         thread = self.stops[0]["thread-id"]

@@ -85,7 +85,7 @@ def f5(nproc):
         has(session.variables()["sampler"][0],
             f"epoch 0: at {32 * nproc} of 2048 samples, {2048 // nproc} for rank {rank} of {nproc}, shuffled with seed 0")
     finish(made, stopped)
-    has(launcher.text(), f"Finished.* {nproc} workers")
+    launcher.said(f"Finished.* {nproc} workers")
     assert launcher.stops == [], "the launcher never stops"
     return made
 
@@ -112,7 +112,7 @@ def compound():
     for rank, session in enumerate(stopped):
         check_variables(session, rank, 2)
     finish(made, stopped)
-    has(launcher.text(), "Finished.* 2 workers")
+    launcher.said("Finished.* 2 workers")
     # And in the order of launch.json.
     again = editor(2)
     launcher, *_ = again.f5(name)
@@ -216,7 +216,7 @@ def killed():
     first.go_on()
     made.all_over()
     assert launcher.code == 128 + signal.SIGKILL, made.say()
-    has(launcher.text(), r"error:\S* rank 1 was killed by SIGKILL")
+    launcher.said(r"error:\S* rank 1 was killed by SIGKILL")
 
 
 def restart():
@@ -234,7 +234,7 @@ def restart():
         session.go_on()
     made.all_over()
     assert launcher.code == 0 and all(s.code == 0 for s in stopped), made.say()
-    has(launcher.text(), "1 restart")
+    launcher.said("1 restart")
 
 
 def stop():
@@ -255,7 +255,7 @@ def detach():
     first.go_on()
     made.all_over()
     assert (launcher.code, first.code, second.code) == (0, 0, None), made.say()
-    has(launcher.text(), "Finished.* 2 workers")
+    launcher.said("Finished.* 2 workers")
 
 
 def nodes():
@@ -275,7 +275,7 @@ def nodes():
         ranks = sorted(job["first_rank"] for job in json.loads(ddp("ps", "--json")) if job["folder"] == PROJECT)
         assert ranks == [0, 1], ranks    # by which `attach` names its sessions
         finish(made, stopped)
-        has(launcher.text(), "Finished.* 2 workers")
+        launcher.said("Finished.* 2 workers")
         assert other.wait(60) == 0, other.communicate()[0]
     finally:
         other.terminate()

@@ -28,11 +28,16 @@ const RELEASE_ENV: [(&str, &str); 2] =
 /// All variables that are ours, in any debugger's configurations.
 pub(super) const OUR_ENV: [&str; 5] = ["DDP_DEBUG", "DDP_JOIN", "DDP_JOIN_RANK", RELEASE_ENV[0].0, RELEASE_ENV[1].0];
 
+/// What gdb leaves to the program. `noprint`, for gdb 13 loses a process that ends while it would print one of these ("Cannot
+/// find user-level thread"), and waits for ever.
+const SIGNALS: &str = "handle SIGTERM SIGCONT SIGHUP SIGQUIT SIGUSR1 SIGUSR2 nostop noprint pass";
+
 /// Whether a debugger command is one of ours, of any debugger.
 pub(super) fn is_our_command(command: &str) -> bool {
+    let signals = SIGNALS.split_inclusive(' ').take(3).collect::<String>();
     let named = ["ddp_debug", "ddp_start_debugging", "-- ddp attach"].iter().any(|name| command.contains(name));
     let gdb = gdb_commands();
-    named || command == INDEX_CACHE || gdb.iter().any(|(text, _)| *text == command)
+    named || command == INDEX_CACHE || command.starts_with(&signals) || gdb.iter().any(|(text, _)| *text == command)
 }
 
 fn gdb_commands() -> [(&'static str, &'static str); 5] {
@@ -41,10 +46,7 @@ fn gdb_commands() -> [(&'static str, &'static str); 5] {
         (RUST_PRINTERS, "Rust's String, Vec, Option, enums"),
         ("set breakpoint pending on", "breakpoints in what is not loaded yet"),
         ("break rust_panic", "stop at panics"),
-        (
-            "handle SIGTERM SIGCONT SIGHUP SIGQUIT SIGUSR1 SIGUSR2 nostop print pass",
-            "a rank that the launcher ends is to end",
-        ),
+        (SIGNALS, "signals are the program's own affair"),
     ]
 }
 

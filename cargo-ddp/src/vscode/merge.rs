@@ -120,7 +120,7 @@ fn merged_value(key: &str, old: &Json, wanted: Json) -> Json {
             }
             Json::Object(options)
         }
-        key if COMMANDS.contains(&key) => merge_commands(old, wanted),
+        key if COMMANDS.contains(&key) => merge_commands(old, &wanted),
         key if OURS.contains(&key) => wanted,
         _ => old.clone(),
     }
@@ -159,12 +159,25 @@ fn merge_env(old: &[(String, Json)], ours: &[(String, Json)]) -> Vec<(String, Js
     env
 }
 
-fn merge_commands(old: &Json, wanted: Json) -> Json {
-    let (ours, theirs): (Vec<&Json>, Vec<&Json>) = old.list().iter().partition(|command| is_ours(command));
-    if ours.into_iter().eq(wanted.list()) {
-        return old.clone();
+/// Ours stand where ours stood; new ones come after these.
+fn merge_commands(old: &Json, wanted: &Json) -> Json {
+    let old = old.list();
+    let Some(last) = old.iter().rposition(is_ours) else {
+        return Json::List(wanted.list().iter().chain(old).cloned().collect());
+    };
+    let mut wanted = wanted.list().iter().cloned();
+    let mut merged = vec![];
+    for (at, command) in old.iter().enumerate() {
+        if is_ours(command) {
+            merged.extend(wanted.next());
+        } else {
+            merged.push(command.clone());
+        }
+        if at == last {
+            merged.extend(wanted.by_ref());
+        }
     }
-    Json::List(wanted.list().iter().chain(theirs).cloned().collect())
+    Json::List(merged)
 }
 
 fn is_ours(command: &Json) -> bool {
@@ -232,8 +245,8 @@ mod tests {
         let merged = merge(&with(&old, "cwd", "${workspaceFolder}/data".into()), &wanted);
         let commands = texts(merged.get("initCommands").unwrap());
         assert_eq!(commands.len(), 3);
-        assert!(commands[0].contains(".ddp/debug/ddp_debug.py"));
-        assert_eq!(&commands[1..], ["settings set target.x y", "mine"]);
+        assert!(commands[1].contains(".ddp/debug/ddp_debug.py"));
+        assert_eq!([commands[0], commands[2]], ["settings set target.x y", "mine"]);
         assert_eq!(merged.get("stopOnEntry"), Some(&true.into()));
         assert_eq!(merged.get("cwd"), Some(&"${workspaceFolder}/data".into()));
         assert_eq!(merge(&merged, &wanted), merged);

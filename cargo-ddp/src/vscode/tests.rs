@@ -183,6 +183,23 @@ fn fewer_ranks_and_another_debugger_keep_what_the_user_added() {
 }
 
 #[test]
+fn gdbs_commands_follow_ours_and_the_users_stay() {
+    let request = with(Debugger::CppDbg);
+    let [launch, ..] = generated(&only(&["m"]), &request);
+    let theirs = r#"{ "text": "set print elements 0" }"#;
+    let before = launch.replace("nostop noprint pass", "nostop print pass").replacen(
+        "\"setupCommands\": [",
+        &format!("\"setupCommands\": [\n        {theirs},"),
+        1,
+    );
+    assert!(before.contains(theirs) && before.contains("nostop print pass"), "{launch}");
+    let text = updated(&before, &only(&["m"]), &request);
+    assert!(!text.contains("nostop print pass"), "{text}");
+    assert_eq!(text.matches("nostop noprint pass").count(), launch.matches("nostop noprint pass").count());
+    assert!(text.contains(theirs), "{text}");
+}
+
+#[test]
 fn members_of_the_users_compounds_follow_a_new_name() {
     let [launch, ..] = generated(&only(&["m"]), &request());
     let theirs = r#"{ "name": "mine", "configurations": [ "x", "ddp: run m on 2 ranks" ] },"#;
