@@ -5,7 +5,9 @@ use std::fs::{self, File};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use ddp_contract::env;
@@ -29,6 +31,8 @@ const LIMIT: Duration = Duration::from_secs(600);
 const QUIET: Duration = Duration::from_secs(3);
 /// How long a process that has connected may take to say who it is.
 const HELLO: Duration = Duration::from_secs(5);
+/// How long a debugger may take to wait for what it has started, below a second.
+const REAPED: Duration = Duration::from_millis(500);
 
 /// What came of waiting.
 pub(super) enum Gathered {
@@ -210,10 +214,70 @@ fn say(connection: &OwnedFd, welcome: &Welcome, descriptors: &[std::os::fd::Borr
     sendmsg(connection, &[IoSlice::new(&text)], &mut ancillary, SendFlags::NOSIGNAL).map(drop)
 }
 
-/// How a worker has ended that was not our child: it says so, unless it was killed.
-pub(super) fn farewell(connection: &OwnedFd) -> Exit {
+/// How a worker has ended that was not our child, and is gone: it says so, unless it was killed. Then the kernel tells.
+pub(super) fn farewell(connection: &OwnedFd, pidfd: &OwnedFd) -> Exit {
     let mut text = [0; 256];
     let goodbye = recv(connection, &mut text[..], RecvFlags::DONTWAIT).ok();
     let goodbye = goodbye.and_then(|(length, _)| serde_json::from_slice::<Goodbye>(&text[..length]).ok());
-    goodbye.map_or(Exit::Signal(libc::SIGKILL), |goodbye| Exit::Code(goodbye.code))
+    let told = goodbye.map(|goodbye| Exit::Code(goodbye.code));
+    told.or_else(|| exit_of(pidfd)).unwrap_or(Exit::Signal(libc::SIGKILL))
+}
+
+/// What Linux tells since 6.15, once the parent (the debugger) has waited for the process.
+fn exit_of(pidfd: &OwnedFd) -> Option<Exit> {
+    let end = Instant::now() + REAPED;
+    loop {
+        // SAFETY: plain numbers.
+        let mut info: libc::pidfd_info = unsafe { MaybeUninit::zeroed().assume_init() };
+        info.mask = libc::PIDFD_INFO_EXIT.into();
+        // SAFETY: the kernel writes no more than the size that is part of the number.
+        let told = unsafe { libc::ioctl(pidfd.as_raw_fd(), libc::PIDFD_GET_INFO, &raw mut info) } == 0;
+        if told && info.mask & u64::from(libc::PIDFD_INFO_EXIT) != 0 {
+            return Some(ExitStatus::from_raw(info.exit_code).into());
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if !told || left.is_zero() {
+            return None;
+        }
+        // That it is waited for is a hang-up.
+        let time = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
+        let _ = poll(&mut [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::empty())], Some(&time));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use rustix::net::socketpair;
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+    use super::*;
+
+    /// The end of a process that said nothing, and is waited for by another thread.
+    fn end_of(script: &str) -> Exit {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        drop(theirs);
+        let mut child: Child = Command::new("sh").args(["-c", script]).spawn().unwrap();
+        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        let debugger = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            child.wait().unwrap()
+        });
+        poll(&mut [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)], None).unwrap();
+        let exit = farewell(&ours, &pidfd);
+        debugger.join().unwrap();
+        exit
+    }
+
+    #[test]
+    fn the_kernel_tells_how_a_worker_ended_that_could_not() {
+        let text = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let version: Vec<u32> = text.split(['.', '-']).map_while(|part| part.trim().parse().ok()).take(2).collect();
+        let expected = |exit| if version >= vec![6, 15] { exit } else { Exit::Signal(libc::SIGKILL) };
+        assert_eq!(end_of("kill -SEGV $$"), expected(Exit::Signal(libc::SIGSEGV)));
+        assert_eq!(end_of("exit 3"), expected(Exit::Code(3)));
+        assert_eq!(end_of("kill -KILL $$"), Exit::Signal(libc::SIGKILL));
+    }
 }

@@ -225,13 +225,13 @@ impl Worker {
     pub(super) fn reap(&mut self) -> Result<Exit> {
         // Before the wait: until then nobody else can have its number.
         self.signal(Signal::KILL.as_raw());
-        let exit = match &mut self.process {
-            Process::Child(child) => child.wait().map_err(Error::system("can't wait for a worker"))?.into(),
-            Process::Joined(connection) => super::join::farewell(connection),
-        };
         if self.connection().is_some() {
             self.ends_within(KILL_TIMEOUT);
         }
+        let exit = match &mut self.process {
+            Process::Child(child) => child.wait().map_err(Error::system("can't wait for a worker"))?.into(),
+            Process::Joined(connection) => super::join::farewell(connection, &self.pidfd),
+        };
         self.alive = false;
         Ok(exit)
     }
