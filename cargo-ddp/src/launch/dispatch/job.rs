@@ -8,7 +8,7 @@ use std::time::Duration;
 use ddp_contract::Event;
 use serde::{Deserialize, Serialize};
 
-use super::{SIGHUP, SIGINT, SIGKILL, SIGTERM};
+use super::{PREEMPTED, SIGHUP, SIGINT, SIGKILL, SIGTERM};
 use crate::exit;
 
 /// How a worker ended.
@@ -61,7 +61,29 @@ impl Failure {
             && self.stalled.is_none()
             && (self.exit, self.step, &self.message) == (other.exit, other.step, &other.message)
     }
+
+    /// Whether this is what `other`, noticed a moment before, complains of: that rank says that a peer is gone, and this one
+    /// went for a reason of its own, not because it was asked to.
+    pub(super) fn explains(&self, other: &Self) -> bool {
+        let asked = matches!(self.exit, Exit::Code(0) | PREEMPTED | Exit::Signal(SIGTERM) | ASKED);
+        other.stalled.is_none() && other.misses_a_peer() && !asked && !self.misses_a_peer()
+    }
+
+    fn misses_a_peer(&self) -> bool {
+        self.message.as_ref().is_some_and(|message| PEER_IS_GONE.iter().any(|words| message.contains(words)))
+    }
 }
+
+/// How a shell puts that its program was ended by SIGTERM.
+const ASKED: Exit = Exit::Code(128 + SIGTERM);
+/// What Gloo, NCCL and the TCPStore say when another rank is gone.
+const PEER_IS_GONE: [&str; 5] = [
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Connection was likely closed",
+    "remote process exiting prematurely",
+];
 
 /// Why a job was not started again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -26,6 +26,8 @@ pub(super) const SIGKILL: i32 = 9;
 const PAUSE_CHECK: Duration = Duration::from_millis(200);
 /// How long a job whose workers send events may go without one.
 const STALL_TIMEOUT: Duration = Duration::from_secs(600);
+/// A peer of a dying worker sees the connection's end before the kernel tells of the death, and may itself be gone by then.
+const SIMULTANEOUS: Duration = Duration::from_secs(1);
 /// The longest time between two attempts.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 
@@ -68,7 +70,8 @@ enum State {
 }
 
 enum Reason {
-    Failure(Failure),
+    /// Since when.
+    Failure(Failure, Instant),
     Signal(i32),
     NodeLost(String),
 }
@@ -171,7 +174,7 @@ impl Dispatcher {
             State::Stopping { reason, deadline } => {
                 *deadline = None;
                 vec![match reason {
-                    Reason::Failure(_) => Action::KillUnpaused,
+                    Reason::Failure(..) => Action::KillUnpaused,
                     Reason::Signal(_) | Reason::NodeLost(_) => Action::Signal(SIGKILL),
                 }]
             }
@@ -197,20 +200,27 @@ impl Dispatcher {
         self.ranks[rank].alive = false;
         let last = !self.ranks.iter().any(|rank| rank.alive);
         self.preempted |= exit == PREEMPTED;
+        let new = Failure { exit, message, ..self.failure(rank, pid) };
         match &mut self.state {
-            State::Stopping { reason: Reason::Failure(failure), .. } if failure.rank == rank => {
+            State::Stopping { reason: Reason::Failure(failure, _), .. } if failure.rank == rank => {
                 // A rank that was ended because it held the others up.
                 failure.exit = exit;
-                failure.message = message;
+                failure.message = new.message;
             }
-            State::Stopping { reason: Reason::Failure(failure), .. } => failure.consequences.push((rank, exit)),
+            State::Stopping { reason: Reason::Failure(failure, since), deadline: Some(_) }
+                if now.duration_since(*since) <= SIMULTANEOUS && new.explains(failure) =>
+            {
+                let consequence = std::mem::replace(failure, new);
+                failure.consequences = consequence.consequences;
+                failure.consequences.insert(0, (consequence.rank, consequence.exit));
+            }
+            State::Stopping { reason: Reason::Failure(failure, _), .. } => failure.consequences.push((rank, exit)),
             State::Stopping { .. } | State::Waiting(_) => {}
             State::Running if exit == Exit::Code(0) || exit == PREEMPTED => {}
             State::Running => {
-                let failure = Failure { exit, message, ..self.failure(rank, pid) };
-                let told = Action::Failed(failure.clone());
+                let told = Action::Failed(new.clone());
                 self.state =
-                    State::Stopping { reason: Reason::Failure(failure), deadline: Some(now + self.rules.grace) };
+                    State::Stopping { reason: Reason::Failure(new, now), deadline: Some(now + self.rules.grace) };
                 if !last {
                     return vec![Action::Signal(SIGTERM), told];
                 }
@@ -234,7 +244,7 @@ impl Dispatcher {
 
     fn all_gone(&mut self, now: Instant) -> Vec<Action> {
         let verdict = match std::mem::replace(&mut self.state, State::Running) {
-            State::Stopping { reason: Reason::Failure(failure), .. } => match self.no_restart(&failure) {
+            State::Stopping { reason: Reason::Failure(failure, _), .. } => match self.no_restart(&failure) {
                 Some(why) => Verdict::Failed(failure, why),
                 None => return self.restart(failure, now),
             },
@@ -336,7 +346,7 @@ impl Dispatcher {
         }
         let idle = now.duration_since(self.ranks[rank].sign);
         let failure = Failure { stalled: Some(idle), ..self.failure(rank, pid) };
-        self.state = State::Stopping { reason: Reason::Failure(failure), deadline: Some(now + self.rules.grace) };
+        self.state = State::Stopping { reason: Reason::Failure(failure, now), deadline: Some(now + self.rules.grace) };
         vec![Action::Signal(SIGTERM)]
     }
 

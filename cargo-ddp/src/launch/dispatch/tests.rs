@@ -116,6 +116,47 @@ fn the_first_failure_is_the_cause_and_stops_the_others() {
     assert_eq!(job.exit(2, Exit::Signal(SIGTERM)), [Action::Finish(verdict)]);
 }
 
+const GONE: &str = "backward: [pair.cc:553] Connection closed by peer [127.0.0.1]:1. This is typically caused by …";
+
+/// The rank that is said to have failed, and the others, when rank 1 of 3 ends so, and rank 2 some milliseconds later.
+fn cause(first: (Exit, Option<&str>), later: (Exit, Option<&str>), milliseconds: u64) -> (usize, Vec<usize>) {
+    let mut job = Job::new(3, 0);
+    job.says(1, first.0, first.1);
+    job.now += Duration::from_millis(milliseconds);
+    job.says(2, later.0, later.1);
+    match &job.exit(0, Exit::Signal(SIGTERM))[..] {
+        [Action::Finish(Verdict::Failed(failure, _))] => {
+            (failure.rank, failure.consequences.iter().map(|(rank, _)| *rank).collect())
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_rank_that_misses_a_peer_is_not_the_cause_when_one_died_by_itself() {
+    let missing = (Exit::Code(1), Some(GONE));
+    assert_eq!(cause(missing, (Exit::Signal(SIGKILL), None), 3), (2, vec![1, 0]));
+    assert_eq!(cause(missing, (Exit::Code(101), Some("panic: told to")), 3), (2, vec![1, 0]));
+    // By its own death it could not be missed.
+    assert_eq!(cause(missing, (Exit::Signal(SIGKILL), None), 3000), (1, vec![2, 0]));
+    // It misses a peer as well, or does as it was asked to.
+    assert_eq!(cause(missing, missing, 3), (1, vec![2, 0]));
+    for exit in [Exit::Code(0), PREEMPTED, Exit::Signal(SIGTERM), Exit::Code(143)] {
+        assert_eq!(cause(missing, (exit, None), 3), (1, vec![2, 0]), "{exit:?}");
+    }
+    let own = (Exit::Code(1), Some("the loss is not finite"));
+    assert_eq!(cause(own, (Exit::Signal(SIGKILL), None), 3), (1, vec![2, 0]));
+}
+
+#[test]
+fn who_was_killed_by_the_launcher_is_not_the_cause() {
+    let mut job = Job::with(2, Rules { grace: Duration::ZERO, max_restarts: 0, ..Rules::default() });
+    job.says(0, Exit::Code(1), Some(GONE));
+    assert_eq!(job.after(0), [Action::KillUnpaused]);
+    let actions = job.exit(1, Exit::Signal(SIGKILL));
+    assert!(matches!(&actions[..], [Action::Finish(Verdict::Failed(Failure { rank: 0, .. }, _))]), "{actions:?}");
+}
+
 #[test]
 fn all_restart_as_often_as_they_may() {
     let mut job = Job::new(2, 1);
