@@ -101,7 +101,7 @@ class Session:
         return self.dap.text() if self.dap else ""
 
     def say(self):
-        return f"--- {self.name}: stops {[stop['reason'] for stop in self.stops]}, code {self.code}, over {self.over}, " \
+        return f"--- {self.name}: stops {[stop.get('description', stop['reason']) for stop in self.stops]}, code {self.code}, over {self.over}, " \
                f"error {self.error}\n{self.text()}"
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """gdb.py NAME PROJECT BINARY: what happens when a user of cppdbg debugs PROJECT (made by `cargo ddp new`, with a line marked
 BREAK in its loop), through gdb's machine interface, with the configurations that `cargo ddp vscode` writes."""
-import os, re, subprocess, sys, tempfile, traceback
+import os, re, signal, subprocess, sys, tempfile, traceback
 from editor import Editor
 from mi import Gdb
 
@@ -82,6 +82,9 @@ def compound(snapshots):
     launcher, ranks = start_compound(args(snapshots))
     for rank, session in enumerate(ranks):
         check_stop(session, rank, 2)
+    launcher.said(r"rank 1 pid \d+")
+    for pid in re.findall(r"rank \d pid (\d+)", launcher.text()):
+        os.kill(int(pid), signal.SIGPIPE)    # as a write to a rank that is gone may do; it does not stop there
     for session in ranks:
         session.call("-break-delete")
         session.go_on()

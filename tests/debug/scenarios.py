@@ -213,6 +213,7 @@ def killed():
     assert not first.over and not launcher.over, made.say()
     first.variables()
     made.clear_breakpoints()
+    os.kill(first.configuration["pid"], signal.SIGPIPE)    # as a write to the rank that is gone may do; it does not stop there
     first.go_on()
     made.all_over()
     assert launcher.code == 128 + signal.SIGKILL, made.say()

@@ -28,9 +28,10 @@ const RELEASE_ENV: [(&str, &str); 2] =
 /// All variables that are ours, in any debugger's configurations.
 pub(super) const OUR_ENV: [&str; 5] = ["DDP_DEBUG", "DDP_JOIN", "DDP_JOIN_RANK", RELEASE_ENV[0].0, RELEASE_ENV[1].0];
 
-/// What gdb leaves to the program. `noprint`, for gdb 13 loses a process that ends while it would print one of these ("Cannot
-/// find user-level thread"), and waits for ever.
-const SIGNALS: &str = "handle SIGTERM SIGCONT SIGHUP SIGQUIT SIGUSR1 SIGUSR2 nostop noprint pass";
+/// What gdb leaves to the program: what the launcher sends, and SIGPIPE, which a write to a rank that is gone makes and Rust
+/// ignores. `noprint`, for gdb 13 loses a process that ends while it would print one of these ("Cannot find user-level
+/// thread"), and waits for ever.
+const SIGNALS: &str = "handle SIGTERM SIGCONT SIGHUP SIGQUIT SIGUSR1 SIGUSR2 SIGPIPE nostop noprint pass";
 
 /// Whether a debugger command is one of ours, of any debugger.
 pub(super) fn is_our_command(command: &str) -> bool {

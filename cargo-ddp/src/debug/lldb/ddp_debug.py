@@ -1,4 +1,4 @@
-# Version 3. Written by cargo-ddp, which replaces it when it changes: edit cargo-ddp/src/debug/lldb instead.
+# Version 4. Written by cargo-ddp, which replaces it when it changes: edit cargo-ddp/src/debug/lldb instead.
 """Loaded into lldb by the launch configurations of `cargo ddp vscode`.
 
 on_spawn        opens a debug session for each worker that a launcher starts
@@ -15,7 +15,8 @@ from ddp_tensor import TensorChildren, tensor_summary
 from ddp_types import (PROGRESS, batches_summary, context_summary, loader_summary, position_summary, progress_summary,
                        sampler_summary, world_summary)
 
-SIGNALS = "SIGTERM SIGINT SIGHUP SIGQUIT SIGUSR1 SIGUSR2 SIGCONT"   # sent by the launcher: the program is to get them
+# What the launcher sends, the program is to get; a write to a rank that is gone makes a SIGPIPE, which Rust ignores.
+SIGNALS = "SIGTERM SIGINT SIGHUP SIGQUIT SIGUSR1 SIGUSR2 SIGCONT SIGPIPE"
 TENSOR = "tch::wrappers::tensor::Tensor"
 # Each with its types; of generic ones, a pattern.
 FORMATTERS = {
