@@ -82,7 +82,7 @@ def compound(snapshots):
     launcher, ranks = start_compound(args(snapshots))
     for rank, session in enumerate(ranks):
         check_stop(session, rank, 2)
-    launcher.said(r"rank 1 pid \d+")
+    launcher.said(r"rank 1 pid \d+\s")    # the whole line
     for pid in re.findall(r"rank \d pid (\d+)", launcher.text()):
         os.kill(int(pid), signal.SIGPIPE)    # as a write to a rank that is gone may do; it does not stop there
     for session in ranks:
