@@ -1,0 +1,1 @@
+//! Closed pipes, floods, signals and hopeless restarts: the launcher ends in time, with the right exit code.

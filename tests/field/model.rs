@@ -1,0 +1,1 @@
+//! Gradients that were not averaged, tied weights, and tensors that cannot be carried.

@@ -1,0 +1,1 @@
+//! What listens on the network, and what a stranger or a peer can do to a job.

@@ -1,0 +1,1 @@
+//! Cargo workspaces, configurations, names and files as people have them.

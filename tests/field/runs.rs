@@ -1,0 +1,1 @@
+//! Run directories, logs, reports and the registry of jobs: nothing of the user is removed.

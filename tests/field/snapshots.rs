@@ -1,0 +1,1 @@
+//! Snapshots: retention, sharing, damage, and values that are not finite.
