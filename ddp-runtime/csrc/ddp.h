@@ -61,7 +61,9 @@ bool ddp_has_nccl() noexcept;
 int32_t ddp_set_cuda_device(int32_t index, ddp_error* error) noexcept;
 int32_t ddp_cuda_memory(int32_t index, uint64_t* bytes, ddp_error* error) noexcept;
 int32_t ddp_group_new(const ddp_store* store, const ddp_group_options* options, ddp_group** out, ddp_error* error) noexcept;
-void ddp_group_free(ddp_group* group) noexcept;
+// A normal end: waits at most `shutdown_ms` for operations in flight, then aborts what is left. With 0 nothing is waited
+// for: NCCL's operations are aborted.
+void ddp_group_free(ddp_group* group, int64_t shutdown_ms) noexcept;
 
 // --- collectives.cpp: what ranks do together -----------------------------------------------------------------------
 // Each call starts an operation, and gives the work to wait for. The work keeps the tensors alive. Lists hold

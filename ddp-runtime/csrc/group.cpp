@@ -6,6 +6,10 @@
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 
+#include <chrono>
+#include <future>
+#include <thread>
+
 #include <pthread.h>
 #ifdef USE_C10D_NCCL
 #include <c10/cuda/CUDAFunctions.h>
@@ -66,6 +70,22 @@ c10::intrusive_ptr<c10d::Backend> nccl_backend(const c10::intrusive_ptr<c10d::St
   TORCH_CHECK(false, "this build has no NCCL: its libtorch is a CPU one (set up another with `cargo ddp setup --cuda`)");
 #endif
 }
+
+// `destroy_process_group`: NCCL's destructor aborts operations in flight, which gives wrong results here and on the other
+// ranks. A shutdown waits for them, and for ever if another rank is gone: hence the limit.
+void shut_down(const c10::intrusive_ptr<ProcessGroup>& group, std::chrono::milliseconds limit) {
+  std::promise<void> promise;
+  auto done = promise.get_future();
+  std::thread([group, promise = std::move(promise)]() mutable {
+    try {
+      group->shutdown();
+    } catch (const std::exception& e) {
+      LOG(WARNING) << "shutting a process group down: " << e.what();
+    }
+    promise.set_value();
+  }).detach();
+  if (done.wait_for(limit) == std::future_status::timeout) group->abort();
+}
 }  // namespace
 
 extern "C" {
@@ -105,7 +125,12 @@ int32_t ddp_group_new(const ddp_store* store, const ddp_group_options* options, 
   });
 }
 
-void ddp_group_free(ddp_group* group) noexcept {
+void ddp_group_free(ddp_group* group, int64_t shutdown_ms) noexcept {
+  // Gloo has nothing to flush: each of its operations ends before its `wait` does.
+  guarded(nullptr, [&] {
+    if (shutdown_ms > 0 && group->group->getBackendType() == ProcessGroup::BackendType::NCCL)
+      shut_down(group->group, std::chrono::milliseconds(shutdown_ms));
+  });
   guarded(nullptr, [&] { delete group; });
 }
 }

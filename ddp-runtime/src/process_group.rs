@@ -176,7 +176,9 @@ impl ProcessGroup {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // SAFETY: `raw` came from `ddp_group_new`; only `drop` frees it. A reducer keeps a reference of its own.
-        unsafe { sys::ddp_group_free(self.raw.as_ptr()) }
+        // After a panic the other ranks may be gone already, so nothing is waited for.
+        let limit = if std::thread::panicking() { 0 } else { milliseconds(self.settings.timeout) };
+        // SAFETY: `raw` came from `ddp_group_new`; only `drop` frees it. A reducer keeps its own reference.
+        unsafe { sys::ddp_group_free(self.raw.as_ptr(), limit) }
     }
 }
