@@ -12,16 +12,27 @@ bool wants_backtrace() {
   return value != nullptr && *value != '\0' && std::strcmp(value, "0") != 0;
 }
 
-// c10d has no class of its own for a time-out: its words are the only sign.
+// c10d has no class of its own for a time-out: its words are the only sign. The setting "Timeout(ms)=600000", which c10d
+// prints with every operation, is none.
 bool is_timeout(const std::string& message) {
-  for (const char* sign : {"imed out", "imeout"})
-    if (message.find(sign) != std::string::npos) return true;
+  if (message.find("imed out") != std::string::npos) return true;
+  for (size_t at = 0; (at = message.find("imeout", at)) != std::string::npos; ++at)
+    if (message.compare(at, 11, "imeout(ms)=") != 0) return true;
   return false;
+}
+
+// The message without what c10 appends. NCCL gives its reason ("Duplicate GPU detected") after the first line.
+std::string reason_of(std::string message) {
+  if (message.find("NCCL") == std::string::npos) return message.substr(0, message.find('\n'));
+  message = message.substr(0, message.find("\nException raised from"));
+  while (!message.empty() && message.back() == '\n') message.pop_back();
+  for (size_t at = 0; (at = message.find('\n', at)) != std::string::npos;) message.replace(at, 1, "; ");
+  return message;
 }
 
 int32_t record(ddp_error* error, std::string message) {
   const int32_t status = is_timeout(message) ? DDP_TIMEOUT : DDP_ERROR;
-  if (!wants_backtrace()) message = message.substr(0, message.find('\n'));
+  if (!wants_backtrace()) message = reason_of(std::move(message));
   ddp_fill_error(error, message.c_str());
   return status;
 }
