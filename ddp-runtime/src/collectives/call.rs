@@ -1,6 +1,6 @@
 //! What the ranks compare before a collective.
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::{Error, ProcessGroup, ReduceOp, Result};
 
@@ -29,7 +29,7 @@ impl Call {
     }
 
     pub(super) fn tensor(mut self, tensor: &Tensor) -> Self {
-        self.words += &format!(" of {}", shape(tensor));
+        self.words += &format!(" of {}{}", shape(tensor), layout(tensor));
         self
     }
 }
@@ -37,6 +37,22 @@ impl Call {
 /// Shape and dtype in words: `[2, 3] Float`.
 pub(super) fn shape(tensor: &Tensor) -> String {
     if tensor.defined() { format!("{:?} {:?}", tensor.size(), tensor.kind()) } else { "nothing".into() }
+}
+
+/// What else must be equal on all ranks, where it is not the usual: the type of device and, unless the tensor is
+/// contiguous, its strides. (A CPU tensor goes through Gloo and a CUDA tensor through NCCL: the ranks would never meet.)
+fn layout(tensor: &Tensor) -> String {
+    if !tensor.defined() {
+        return String::new();
+    }
+    let device = match tensor.device() {
+        Device::Cpu => "",
+        Device::Cuda(_) => " on CUDA",
+        _ => " on another device",
+    };
+    let strides =
+        if tensor.is_contiguous() { String::new() } else { format!(" with strides {:?}", tensor.stride()) };
+    format!("{device}{strides}")
 }
 
 pub(super) fn same_shape(a: &Tensor, b: &Tensor) -> bool {
@@ -112,6 +128,14 @@ pub(super) fn fixed(words: &str) -> [u8; SIZE] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn strides_are_compared() {
+        let whole = Tensor::zeros([4, 8], tch::kind::FLOAT_CPU);
+        let words = |tensor: &Tensor| Call::new("all_reduce").tensor(tensor).words;
+        assert_eq!(words(&whole), "calls all_reduce of [4, 8] Float");
+        assert_eq!(words(&whole.slice(1, 0, 8, 2)), "calls all_reduce of [4, 4] Float with strides [8, 2]");
+    }
 
     #[test]
     fn long_calls_are_told_apart_too() {
