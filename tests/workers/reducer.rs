@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use ddp_runtime::optim::{Optimizer, Sgd, SgdOptions};
 use ddp_runtime::{CommHook, Context, Ddp, DdpOptions, ReduceOp};
 use tch::nn::{self, Module, ModuleT, VarStore};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 fn main() -> ExitCode {
     ddp_runtime::main(work)
@@ -107,12 +107,14 @@ fn unused_parameters(context: &Context) -> Result<()> {
 
 /// The losses of five steps.
 fn losses(context: &Context, options: &DdpOptions) -> Result<Vec<f64>> {
-    let vs = VarStore::new(context.device());
+    // From the CPU's random numbers, so that the weights are the same on every device.
+    let mut vs = VarStore::new(Device::Cpu);
     tch::manual_seed(7);
     let model = nn::seq()
         .add(nn::linear(vs.root() / "a", 3, 8, Default::default()))
         .add_fn(|x| x.relu())
         .add(nn::linear(vs.root() / "b", 8, 1, Default::default()));
+    vs.set_device(context.device());
     let ddp = Ddp::with_options(context.group(), &vs, options)?;
     let mut optimizer = Sgd::new(&vs, SgdOptions { lr: 0.05, ..Default::default() });
     (0..5)
