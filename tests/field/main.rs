@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests fail by panicking")]
 
+mod chaos;
 mod launcher;
 mod model;
 mod network;

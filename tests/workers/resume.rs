@@ -8,7 +8,7 @@ use ddp_runtime::amp::{GradScaler, GradScalerOptions};
 use ddp_runtime::data::{DataLoader, Dataset};
 use ddp_runtime::lr_scheduler::{CosineAnnealing, CosineAnnealingLr, LrScheduler};
 use ddp_runtime::optim::{AdamW, AdamWOptions, Optimizer};
-use ddp_runtime::{Best, Context, Ddp, Snapshots, State, StateMut};
+use ddp_runtime::{Best, Context, Ddp, DdpOptions, Snapshots, State, StateMut};
 use tch::nn::{self, ModuleT, VarStore};
 use tch::{Kind, Tensor};
 
@@ -36,7 +36,11 @@ impl Dataset for Numbers {
     }
 }
 
-/// `resume SNAPSHOTS EPOCHS EVERY_STEPS`
+/// `resume SNAPSHOTS EPOCHS EVERY_STEPS [fixed-buckets]`
+///
+/// With `fixed-buckets` the reducer keeps its first buckets. Otherwise it rebuilds them after the first step of each
+/// attempt, and where a gradient lies in its bucket decides in which order Gloo adds up three or more ranks: then a resumed
+/// run may differ from an undisturbed one in the last bit, as in Python.
 fn train(args: &[String]) -> Result<()> {
     let (dir, epochs, every): (_, u64, u64) = (&args[0], args[1].parse()?, args[2].parse()?);
     let context = Context::init()?;
@@ -46,7 +50,9 @@ fn train(args: &[String]) -> Result<()> {
         .add(nn::linear(vs.root() / "in", 8, 32, Default::default()))
         .add_fn_t(|x, train| x.relu().dropout(0.2, train))
         .add(nn::linear(vs.root() / "out", 32, 1, Default::default()));
-    let ddp = Ddp::new(context.group(), &vs)?;
+    let mut options = DdpOptions::default();
+    options.find_unused_parameters = args.get(3).is_some_and(|arg| arg == "fixed-buckets");
+    let ddp = Ddp::with_options(context.group(), &vs, &options)?;
     let mut optimizer = AdamW::new(&vs, AdamWOptions { lr: 1e-2, ..Default::default() });
     let mut scheduler = CosineAnnealingLr::new(&mut optimizer, CosineAnnealing::new(100))?;
     let options = GradScalerOptions { growth_interval: 7, init_scale: 4.0, ..Default::default() };

@@ -50,8 +50,7 @@ fn layout(tensor: &Tensor) -> String {
         Device::Cuda(_) => " on CUDA",
         _ => " on another device",
     };
-    let strides =
-        if tensor.is_contiguous() { String::new() } else { format!(" with strides {:?}", tensor.stride()) };
+    let strides = if tensor.is_contiguous() { String::new() } else { format!(" with strides {:?}", tensor.stride()) };
     format!("{device}{strides}")
 }
 
