@@ -18,6 +18,9 @@
 //! When a worker failed, and was not (or no more) restarted: the code of the first that failed, or 128 + N for signal N. A
 //! worker may use any of the codes above; `--report FILE` tells them apart.
 //!
+//! A command that did its work but could not write its output (a full disk) ends with 4; one that found or reported
+//! something else keeps its code. A reader that is gone (`| head`, a closed terminal) changes no exit code.
+//!
 //! `cargo ddp exec` ends with its command's own code.
 
 /// Done.
