@@ -1,8 +1,10 @@
 //! What the launchers of other nodes say and are told.
 
 use std::fs;
+use std::io::Write;
 use std::time::Instant;
 
+use ddp_contract::file;
 use serde_json::Value;
 
 use super::Watch;
@@ -64,7 +66,8 @@ impl Watch<'_> {
         let path = self.plan.error_file(rank, self.job.attempt);
         if let (Some(error_file), Some(folder)) = (error_file, path.parent()) {
             // Without it the report is shorter.
-            let _ = fs::create_dir_all(folder).and_then(|()| fs::write(&path, error_file.to_string()));
+            let write = || file::create(&path)?.write_all(error_file.to_string().as_bytes());
+            let _ = fs::create_dir_all(folder).and_then(|()| write());
         }
     }
 
