@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::Watch;
 use crate::Result;
 use crate::launch::command::Command;
-use crate::launch::dispatch::{Input, Verdict};
+use crate::launch::dispatch::{Input, Verdict, without_numbers};
 use crate::launch::nodes::{FromCoordinator, ToCoordinator};
 
 impl Watch<'_> {
@@ -39,9 +39,10 @@ impl Watch<'_> {
             let input = match message {
                 ToCoordinator::Hello { .. } | ToCoordinator::Alive => None,
                 ToCoordinator::Exited { rank, pid, exit, message, last_lines, error_file } => {
+                    let stderr = without_numbers(&last_lines.join("\n"));
                     self.words.insert(rank, last_lines);
                     self.keep_error_file(rank, error_file);
-                    Some(Input::Exited { rank, pid, exit, message })
+                    Some(Input::Exited { rank, pid, exit, message, stderr })
                 }
                 ToCoordinator::Event { rank, event } => {
                     self.ui.worker_event(rank, &event);

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use ddp_contract::{ErrorFile, Event};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
-use super::Watch;
-use crate::launch::dispatch::Input;
+use super::{LAST_LINES, Watch};
+use crate::launch::dispatch::{Input, without_numbers};
 use crate::launch::guard::{self, Guard};
 use crate::launch::stall::Tracing;
 use crate::launch::workers::Stream;
@@ -167,7 +167,8 @@ impl Watch<'_> {
         }
         let file = ErrorFile::read(&plan.error_file(worker.rank, job.attempt));
         let message = file.map(|file| file.message().to_owned());
-        inputs.push(Input::Exited { rank: worker.rank, pid: worker.pid(), exit, message });
+        let stderr = without_numbers(&worker.stderr.prefixer.last_lines(LAST_LINES).join("\n"));
+        inputs.push(Input::Exited { rank: worker.rank, pid: worker.pid(), exit, message, stderr });
         Ok(inputs)
     }
 }
