@@ -21,7 +21,7 @@
 //!
 //! It never links libtorch: that is `ddp-runtime`'s part, inside the workers. What the two agree on is `ddp-contract`.
 
-#![deny(clippy::print_stdout, reason = "it panics when stdout is closed or full: `commands` and `output` do not")]
+#![deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic when the stream is closed or full")]
 
 pub mod cargo;
 pub mod cli;
