@@ -1,7 +1,7 @@
 //! cargo: where a project is, and building it.
 
 use std::ffi::OsString;
-use std::io::BufReader;
+use std::io::{BufReader, Write, stderr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -133,7 +133,7 @@ impl Project {
                 match message.map_err(Error::system("can't read cargo's messages"))? {
                     Message::CompilerArtifact(artifact) => built.push(artifact),
                     // What a build script or a macro prints on stdout.
-                    Message::TextLine(line) => eprintln!("{line}"),
+                    Message::TextLine(line) => drop(writeln!(stderr(), "{line}")),
                     _ => {}
                 }
             }

@@ -25,7 +25,7 @@ Exit codes:
   1      --check: files are not as they would be written
   2      wrong use: flags, values, GPUs that are not there, no project
   3      no libtorch: set-up failed
-  4      the system refused: a file, a process, a socket
+  4      the system refused: a file, a process, a socket; or the output could not be written
   5      another node of the job did not come, or was lost
   6      a check found something: an error of doctor, a damaged snapshot, snapshots that differ
   75     told to stop: the workers have saved a snapshot and left; run it again to go on

@@ -328,6 +328,9 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
+    /// Output is lost.
+    #[error("can't write to stdout: {0}")]
+    Output(io::Error),
     /// A template that can't be rendered: a fault of ours.
     #[error("template {template}: {problem}")]
     Template {
@@ -443,6 +446,7 @@ impl Error {
                  reach) and --master-port, and with a --node-rank of its own; --join-timeout gives them more time"
                     .into()
             }
+            Self::Output(_) => "the command did its work, but a part of its output is lost: free space, or write elsewhere".into(),
             Self::Template { .. } => "this is a fault of cargo-ddp: please report it".into(),
             _ => return None,
         })
@@ -498,7 +502,11 @@ impl Error {
             Self::Build(_) => exit::BUILD_FAILED,
             Self::NoProgram(_) => exit::COMMAND_NOT_FOUND,
             Self::NotExecutable { .. } => exit::NOT_EXECUTABLE,
-            Self::NotJoined { .. } | Self::Start { .. } | Self::System { .. } | Self::Template { .. } => exit::SYSTEM,
+            Self::NotJoined { .. }
+            | Self::Start { .. }
+            | Self::System { .. }
+            | Self::Output(_)
+            | Self::Template { .. } => exit::SYSTEM,
         }
     }
 

@@ -6,7 +6,7 @@
 //! | 1 | `--check`: files are not as they would be written |
 //! | 2 | wrong use: flags, values, GPUs that are not there, no project |
 //! | 3 | no libtorch: set-up failed |
-//! | 4 | the system refused: a file, a process, a socket |
+//! | 4 | the system refused: a file, a process, a socket; or the output could not be written |
 //! | 5 | another node of the job did not come, or was lost |
 //! | 6 | a check found something: an error that doctor names, a damaged snapshot, snapshots that differ |
 //! | 75 | told to stop (Ctrl-C, SIGTERM, SIGUSR1): the workers have saved a snapshot and left; run it again to go on |
@@ -17,6 +17,9 @@
 //!
 //! When a worker failed, and was not (or no more) restarted: the code of the first that failed, or 128 + N for signal N. A
 //! worker may use any of the codes above; `--report FILE` tells them apart.
+//!
+//! A command that did its work but could not write its output (a full disk) ends with 4; one that found or reported
+//! something else keeps its code. A reader that is gone (`| head`, a closed terminal) changes no exit code.
 //!
 //! `cargo ddp exec` ends with its command's own code.
 

@@ -17,8 +17,11 @@
 //! | [`plot`] | draws what runs have measured |
 //! | [`debug`] | debug sessions for workers |
 //! | [`exit`] | exit codes |
+//! | [`output`] | stdout: what is lost when it is closed or full |
 //!
 //! It never links libtorch: that is `ddp-runtime`'s part, inside the workers. What the two agree on is `ddp-contract`.
+
+#![deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic when the stream is closed or full")]
 
 pub mod cargo;
 pub mod cli;
@@ -28,6 +31,7 @@ pub mod doctor;
 pub mod exit;
 pub mod gpu;
 pub mod launch;
+pub mod output;
 pub mod plot;
 pub mod scaffold;
 pub mod settings;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use cargo_ddp::cli::Cli;
-use cargo_ddp::{Ui, commands};
+use cargo_ddp::{Error, Ui, commands, exit, output};
 use clap::Parser;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -13,18 +13,40 @@ fn main() -> ExitCode {
     if words.get(1).is_some_and(|word| word == "ddp") {
         words.remove(1);
     }
-    let cli = Cli::parse_from(words);
+    let ui = Ui::new();
+    let cli = match Cli::try_parse_from(words) {
+        Ok(cli) => cli,
+        Err(err) if err.use_stderr() => err.exit(),
+        // `--help` and `--version`.
+        Err(text) => {
+            output::note(text.print());
+            return end(exit::SUCCESS, &ui);
+        }
+    };
     let level = if cli.verbose { LevelFilter::DEBUG } else { LevelFilter::WARN };
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)
+        .log_internal_errors(false)
         .without_time()
         .with_target(false)
         .init();
 
-    let ui = Ui::new();
+    output::survive_file_size_limit();
     match commands::run(cli.command, &ui) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => end(code, &ui),
         Err(err) => ui.report(&err),
+    }
+}
+
+/// A command that has done its work, but whose output is lost, has failed.
+fn end(code: u8, ui: &Ui) -> ExitCode {
+    match output::failure() {
+        Ok(()) => ExitCode::from(code),
+        Err(source) if code == exit::SUCCESS => ui.report(&Error::Output(source)),
+        Err(source) => {
+            ui.warn(Error::Output(source).to_string());
+            ExitCode::from(code)
+        }
     }
 }

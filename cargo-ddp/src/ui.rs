@@ -8,8 +8,8 @@ use ddp_contract::Event;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use crate::Error;
 use crate::launch::Prefixer;
+use crate::{Error, output};
 
 /// One of the two streams of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,20 +98,30 @@ impl Ui {
             return;
         }
         if self.json {
+            let mut events = String::new();
             for line in bytes.split_inclusive(|&byte| byte == b'\n') {
                 let text = String::from_utf8_lossy(line);
                 let line = text.strip_suffix('\n').unwrap_or(&text);
-                self.event(&json!({"event": "output", "rank": rank, "stream": target.name(), "line": line}));
+                let event = json!({"event": "output", "rank": rank, "stream": target.name(), "line": line});
+                events += &format!("{event}\n");
             }
+            self.warn_of_loss(output::write(events.as_bytes()));
             return;
         }
-        let _ = self.live.suspend(|| match target {
-            Target::Stdout => {
-                let mut stdout = std::io::stdout().lock();
-                stdout.write_all(bytes).and_then(|()| stdout.flush())
+        let lost = self.live.suspend(|| match target {
+            Target::Stdout => output::write(bytes),
+            Target::Stderr => {
+                let _ = std::io::stderr().lock().write_all(bytes);
+                None
             }
-            Target::Stderr => std::io::stderr().lock().write_all(bytes),
         });
+        self.warn_of_loss(lost);
+    }
+
+    fn warn_of_loss(&self, lost: Option<String>) {
+        if let Some(problem) = lost {
+            self.warn(format!("can't write to stdout: {problem}; the job continues, its logs are complete"));
+        }
     }
 
     /// Names the terminal, if there is one.
@@ -124,7 +134,7 @@ impl Ui {
     /// With `--json`, something that happened to the job.
     pub(crate) fn event(&self, event: &Value) {
         if self.json {
-            let _ = writeln!(std::io::stdout().lock(), "{event}");
+            self.warn_of_loss(output::write(format!("{event}\n").as_bytes()));
         }
     }
 

@@ -79,8 +79,12 @@ impl Drop for Store {
 }
 
 pub(crate) fn milliseconds(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+    // C++ adds it to the present time, in nanoseconds.
+    i64::try_from(duration.min(FOREVER).as_millis()).unwrap_or(i64::MAX)
 }
+
+/// A hundred years.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// Ranks and world sizes were checked to be small when they were read.
 pub(crate) fn to_i32(n: usize) -> i32 {

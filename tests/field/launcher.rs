@@ -1,1 +1,457 @@
 //! Closed pipes, floods, signals and hopeless restarts: the launcher ends in time, with the right exit code.
+
+use std::fs::{self, File};
+use std::io::PipeReader;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use ddp_tests::{Ddp, SIGKILL, SIGTERM, cargo_ddp, launcher_processes, signal_process, wait_until};
+use serde_json::Value;
+use tempfile::{TempDir, tempdir};
+
+const SIGSTOP: i32 = 19;
+/// Longer than a launcher takes to end, on a machine that is busy with other tests.
+const BOUND: Duration = Duration::from_secs(60);
+
+/// `cargo ddp launch FLAGS -- sh -c SCRIPT` in `dir`.
+fn launch(dir: &Path, flags: &[&str], script: &str) -> Ddp {
+    Ddp::new(["launch"].iter().chain(flags).chain(&["--", "sh", "-c", script]))
+        .dir(dir)
+        .env("XDG_CACHE_HOME", dir.join("cache"))
+}
+
+/// A call of `cargo ddp` whose stdout is a test's own.
+fn with_stdout(dir: &Path, args: &[&str], stdout: impl Into<Stdio>) -> Output {
+    let mut command = Command::new(cargo_ddp());
+    command.arg("ddp").args(args).current_dir(dir).env("XDG_CACHE_HOME", dir.join("cache"));
+    for name in ["LD_LIBRARY_PATH", "OMP_NUM_THREADS", "CARGO_MANIFEST_DIR"] {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped()).output().unwrap()
+}
+
+/// A pipe whose reader is gone.
+fn closed_pipe() -> Stdio {
+    let (reader, writer): (PipeReader, _) = std::io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+fn full_disk() -> File {
+    File::options().write(true).open("/dev/full").unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A folder with a snapshot, a run with metrics, and a crate.
+fn project() -> TempDir {
+    let dir = tempdir().unwrap();
+    fs::create_dir(dir.path().join("src")).unwrap();
+    fs::write(dir.path().join("src/main.rs"), "fn main() {}\n").unwrap();
+    fs::write(dir.path().join("Cargo.toml"), "[package]\nname = \"plain\"\nedition = \"2024\"\n[workspace]\n").unwrap();
+    let header = r#"{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+    let model = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 4]].concat();
+    fs::write(dir.path().join("model.safetensors"), model).unwrap();
+    let import = ["snapshot", "import", "model.safetensors", "--to", "snapshots"];
+    let output = with_stdout(dir.path(), &import, Stdio::null());
+    assert!(output.status.success(), "{}", stderr(&output));
+    metrics(&dir.path().join("run"), &[("loss".into(), 1, 0.5), ("loss".into(), 2, 0.25)]);
+    dir
+}
+
+/// A run's folder with these metrics.
+fn metrics(run: &Path, points: &[(String, u64, f64)]) {
+    fs::create_dir_all(run).unwrap();
+    let start = r#"{"event":"start","format":1,"step":0,"attempt":0,"world_size":1,"time":1.0}"#;
+    let mut text = format!("{start}\n");
+    for (name, step, value) in points {
+        let line = serde_json::json!({"event": "scalar", "name": name, "step": step, "value": value, "time": 2.0});
+        text += &format!("{line}\n");
+    }
+    fs::write(run.join("metrics.jsonl"), text).unwrap();
+}
+
+/// Commands that print something, each of another kind.
+const PRINTING: &[&[&str]] = &[
+    &["--help"],
+    &["--version"],
+    &["new", "--list"],
+    &["man"],
+    &["completions", "bash"],
+    &["ps"],
+    &["ps", "--json"],
+    &["runs", "--log-dir", "."],
+    &["runs", "--log-dir", ".", "--json"],
+    &["snapshot", "ls", "snapshots"],
+    &["snapshot", "verify", "snapshots"],
+    &["snapshot", "show", "snapshots", "--json"],
+    &["snapshot", "prune", "snapshots", "--keep-last", "1", "--dry-run"],
+    &["snapshot", "diff", "snapshots", "snapshots"],
+    &["plot", "run", "--output", "plot.svg"],
+    &["launch", "--nproc", "1", "--dry-run", "--", "true"],
+    &["launch", "--nproc", "1", "--", "echo", "hello"],
+    &["launch", "--nproc", "1", "--json", "--", "true"],
+];
+
+#[test]
+fn a_reader_that_is_gone_is_not_an_error() {
+    let dir = project();
+    for args in PRINTING {
+        let output = with_stdout(dir.path(), args, closed_pipe());
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
+        assert!(!stderr(&output).contains("stdout"), "{args:?}: {}", stderr(&output));
+    }
+    // The code still says what the command found.
+    fs::write(dir.path().join("snapshots/step-00000000/model.safetensors"), "damaged").unwrap();
+    let output = with_stdout(dir.path(), &["snapshot", "verify", "snapshots"], closed_pipe());
+    assert_eq!(output.status.code(), Some(6), "{}", stderr(&output));
+}
+
+#[test]
+fn output_that_is_lost_is_an_error() {
+    let dir = project();
+    for args in PRINTING {
+        let output = with_stdout(dir.path(), args, full_disk());
+        assert_eq!(output.status.code(), Some(4), "{args:?}: {}", stderr(&output));
+        let words = "error: can't write to stdout: No space left on device";
+        assert!(stderr(&output).contains(words), "{args:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_job_whose_output_is_lost_continues_and_keeps_its_logs() {
+    let dir = tempdir().unwrap();
+    let script = "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i + 1)); done; echo last > done-$RANK; exit $CODE";
+    for (flags, code, expected) in [(&["--quiet"][..], 0, 4), (&["--json"], 0, 4), (&["--max-restarts", "0"], 3, 3)] {
+        let script = script.replace("$CODE", &code.to_string());
+        let args = [&["launch", "--nproc", "2"], flags, &["--", "sh", "-c", &script]].concat();
+        let output = with_stdout(dir.path(), &args, full_disk());
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(expected), "{text}");
+        assert_eq!(
+            text.matches("warning: can't write to stdout: No space left").count(),
+            if code == 0 { 1 } else { 2 }
+        );
+        for rank in 0..2 {
+            fs::remove_file(dir.path().join(format!("done-{rank}"))).unwrap();
+        }
+        let report: Value =
+            serde_json::from_slice(&fs::read(newest_run(dir.path()).join("report.json")).unwrap()).unwrap();
+        assert_eq!(report["outcome"], if code == 0 { "done" } else { "failed" });
+        let log = fs::read_to_string(newest_run(dir.path()).join("attempt-0/rank-1.stdout.log")).unwrap();
+        assert!(log.ends_with("line 1999\n"), "{log}");
+    }
+}
+
+/// The folder of the newest run below `dir`, wherever runs are.
+fn newest_run(dir: &Path) -> std::path::PathBuf {
+    let find = Command::new("find").arg(dir).args(["-name", "report.json", "-printf", "%T@ %h\n"]).output().unwrap();
+    let text = String::from_utf8(find.stdout).unwrap();
+    let newest = text.lines().max_by(|a, b| {
+        let time = |line: &str| line.split(' ').next().unwrap().parse::<f64>().unwrap();
+        time(a).total_cmp(&time(b))
+    });
+    newest.unwrap().split_once(' ').unwrap().1.into()
+}
+
+#[test]
+fn a_job_survives_its_terminal() {
+    let dir = tempdir().unwrap();
+    let (master, terminal) = terminal();
+    let script = "echo before; until [ -e closed ]; do sleep 0.05; done; echo after; echo after >&2; touch done-$RANK";
+    let mut command = Command::new(cargo_ddp());
+    command.args(["ddp", "launch", "--nproc", "2", "--", "sh", "-c", script]).current_dir(dir.path());
+    command.env("XDG_CACHE_HOME", dir.path().join("cache")).stdin(Stdio::null());
+    command.stdout(terminal.try_clone().unwrap()).stderr(terminal.try_clone().unwrap());
+    let mut job = command.spawn().unwrap();
+    drop((command, terminal));
+    wait_until("workers", String::new, || newest_log(dir.path()).contains("before"));
+    drop(master);
+    fs::write(dir.path().join("closed"), "").unwrap();
+    assert_eq!(job.wait().unwrap().code(), Some(0));
+    assert!(dir.path().join("done-0").exists() && dir.path().join("done-1").exists());
+}
+
+fn newest_log(dir: &Path) -> String {
+    let find = Command::new("find").arg(dir).args(["-name", "rank-1.stdout.log"]).output().unwrap();
+    let path = String::from_utf8(find.stdout).unwrap();
+    path.lines().next().map(|path| fs::read_to_string(path).unwrap()).unwrap_or_default()
+}
+
+/// A terminal, and who looks at it.
+fn terminal() -> (OwnedFd, OwnedFd) {
+    let (mut master, mut slave) = (0, 0);
+    // SAFETY: it writes the two numbers.
+    let opened = unsafe {
+        libc::openpty(&raw mut master, &raw mut slave, std::ptr::null_mut(), std::ptr::null(), std::ptr::null())
+    };
+    assert_eq!(opened, 0);
+    for fd in [master, slave] {
+        // SAFETY: a system call, on a descriptor that is ours.
+        unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    // SAFETY: the descriptor is new, and nobody else's.
+    let master = unsafe { OwnedFd::from_raw_fd(master) };
+    // SAFETY: as above.
+    (master, unsafe { OwnedFd::from_raw_fd(slave) })
+}
+
+#[test]
+fn what_a_worker_leaves_in_place_of_files_holds_nothing_up() {
+    let dir = tempdir().unwrap();
+    let outer = dir.path().join("outer");
+    assert!(Command::new("mkfifo").arg(&outer).status().unwrap().success());
+    for (what, code) in [
+        // The reason of a failure.
+        ("mkfifo $TORCHELASTIC_ERROR_FILE; exit 3", 3),
+        ("mkdir $TORCHELASTIC_ERROR_FILE; exit 3", 3),
+        ("ln -s /dev/zero $TORCHELASTIC_ERROR_FILE; exit 3", 3),
+        ("truncate -s 100G $TORCHELASTIC_ERROR_FILE; exit 3", 3),
+        // The launcher's own files, of this attempt and of the next.
+        ("cd $DDP_RUN_DIR; for f in report.json run.json run.partial .lock; do rm -f $f; mkfifo $f; done; exit 3", 3),
+        ("cd $DDP_RUN_DIR; for f in report.json run.json run.partial .lock; do rm -f $f; mkdir $f; done; exit 3", 3),
+        ("mkdir -p $DDP_RUN_DIR/attempt-1; mkfifo $DDP_RUN_DIR/attempt-1/rank-0.stdout.log; exit 3", 3),
+        ("rm -rf $DDP_RUN_DIR; touch $DDP_RUN_DIR; exit 3", 3),
+        // A process in another session that never stops writing to the worker's stdout, stderr and events.
+        ("(setsid yes &); exit 0", 0),
+        ("(setsid sh -c 'yes >&2' &); exit 0", 0),
+        ("(setsid sh -c 'yes > /proc/self/fd/$DDP_EVENT_FD' &); exit 0", 0),
+        ("(setsid sh -c 'cat /dev/zero' &); exit 3", 3),
+    ] {
+        let start = Instant::now();
+        let flags = ["--nproc", "2", "--max-restarts", "1", "--show", "none"];
+        let done = launch(dir.path(), &flags, what).env("TORCHELASTIC_ERROR_FILE", &outer).run().ends_with(code);
+        done.leaves_no_process();
+        assert!(start.elapsed() < BOUND, "{what}: {:?}", start.elapsed());
+    }
+    for args in [&["ps"][..], &["runs"], &["runs", "--json"]] {
+        let output = with_stdout(dir.path(), args, Stdio::piped());
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_fifo_in_place_of_a_file_is_refused() {
+    let dir = project();
+    let fifo = |path: &str| {
+        let path = dir.path().join(path);
+        let _ = fs::remove_file(&path);
+        assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+    };
+    let run = |args: &[&str]| {
+        let output = with_stdout(dir.path(), args, Stdio::piped());
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output))
+    };
+    let said = |(code, text): (i32, String), expected: i32| {
+        assert!(code == expected && text.contains("it is a FIFO, not a regular file"), "{code}: {text}");
+    };
+    fifo("model.safetensors");
+    said(run(&["snapshot", "import", "model.safetensors", "--to", "other"]), 2);
+    fifo("run/metrics.jsonl");
+    said(run(&["plot", "run", "--output", "plot.svg"]), 4);
+    fifo("snapshots/step-00000000/state.json");
+    said(run(&["snapshot", "verify", "snapshots"]), 6);
+    let directory = dir.path().join("snapshots/step-00000000/state.json");
+    fs::remove_file(&directory).unwrap();
+    fs::create_dir(directory).unwrap();
+    let (code, text) = run(&["snapshot", "verify", "snapshots"]);
+    assert!(code == 6 && text.contains("it is a directory"), "{code}: {text}");
+}
+
+#[test]
+fn numbers_and_texts_of_any_size_are_no_reason_to_panic() {
+    let dir = tempdir().unwrap();
+    let events = r#"
+        echo '{"event":"resumed","snapshot":"s","epoch":18446744073709551615,"step":18446744073709551615}'
+        for step in 1 18446744073709551615 0 18446744073709551615; do
+        echo '{"event":"step","epoch":18446744073709551615,"step":'$step',"steps":18446744073709551615,"samples":18446744073709551615,"loss":1e308,"learning_rate":5e-324,"grad_norm":-1e308,"memory":18446744073709551615}'
+        echo '{"event":"snapshot_saved","snapshot":"s","epoch":18446744073709551615,"step":'$step',"metric":1e308}'
+        done"#;
+    let script = format!("{{ {events}\n}} > /proc/self/fd/$DDP_EVENT_FD; exit $TORCHELASTIC_RESTART_COUNT");
+    let script = script.replace("exit $", "[ $TORCHELASTIC_RESTART_COUNT = 1 ] || exit 3; : $");
+    for seconds in ["1e19", "1e300", "inf", "1e10", "1e-300"] {
+        let flags = ["--nproc", "2", "--max-restarts", "2", "--grace", seconds, "--stall-timeout", seconds];
+        let done = launch(dir.path(), &[&flags[..], &["--backoff", seconds, "--json"]].concat(), &script).run();
+        done.succeeds().leaves_no_process();
+    }
+    launch(dir.path(), &["--grace", "nan"], "exit 0").run().ends_with(2);
+    // In a terminal there is a progress bar.
+    let in_terminal = format!("'{}' ddp launch --nproc 1 -- sh -c \"$SCRIPT\"", cargo_ddp().display());
+    let mut command = Command::new("script");
+    command.args(["-qec", &in_terminal, "/dev/null"]).env("SCRIPT", &script).current_dir(dir.path());
+    match command.stdin(Stdio::null()).output() {
+        Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout)),
+        Err(_) => eprintln!("SKIPPED: the progress bar needs `script`, to have a terminal"),
+    }
+
+    let long = "x".repeat(70_000);
+    let job = Ddp::new(["launch", "--nproc", "1", "--", "sh", "-c", "echo ready; exec sleep 500", &long]);
+    let job = job.dir(dir.path()).env("XDG_CACHE_HOME", dir.path().join("cache")).start();
+    job.wait_for("ready");
+    for args in [["ps"], ["runs"]] {
+        let output = with_stdout(dir.path(), &args, Stdio::piped());
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
+        assert!(output.stdout.len() > long.len(), "{args:?}");
+    }
+    job.signal(SIGTERM);
+    job.wait().ends_with(143).leaves_no_process();
+}
+
+#[test]
+fn any_numbers_can_be_plotted() {
+    let dir = tempdir().unwrap();
+    let plot = |points: &[(String, u64, f64)], flags: &[&str]| {
+        metrics(&dir.path().join("run"), points);
+        let start = Instant::now();
+        let args = [&["plot", "run", "--output", "plot.svg", "--output", "plot.png"], flags].concat();
+        let output = with_stdout(dir.path(), &args, Stdio::piped());
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert!(start.elapsed() < 2 * BOUND, "{:?}", start.elapsed());
+        let svg = fs::read_to_string(dir.path().join("plot.svg")).unwrap();
+        assert!(svg.contains("step") && svg.len() < 4 << 20, "{}", svg.len());
+        stderr(&output)
+    };
+    let loss =
+        |values: &[f64]| (1..).zip(values).map(|(step, value)| ("loss".into(), step, *value)).collect::<Vec<_>>();
+    for values in [&[5e-324][..], &[5e-324, 1e-323], &[-5e-324, 1e-310], &[1e-320, 1.0], &[f64::MAX, f64::MIN]] {
+        plot(&loss(values), &[]);
+        plot(&loss(values), &["--log"]);
+        plot(&loss(values), &["--smooth=0.9"]);
+    }
+    plot(&[("loss".into(), u64::MAX, 1.0)], &[]);
+    plot(&[("loss".into(), 0, 1.0), ("loss".into(), u64::MAX, 2.0)], &[]);
+    plot(&[("x".repeat(70_000), 1, 1.0)], &[]);
+    let many: Vec<_> =
+        (0..500).flat_map(|i| (0..20).map(move |step| (format!("layer/{i}"), step, f64::from(i)))).collect();
+    let said = plot(&many, &[]);
+    assert!(said.contains("warning: 452 metrics are left out"), "{said}");
+}
+
+#[test]
+fn a_flood_of_events_is_bounded_and_starves_nobody() {
+    let dir = tempdir().unwrap();
+    // 200 MB without an end; as much in small pieces; then without end, while rank 1 speaks now and then.
+    let script = r#"
+        if [ $RANK = 1 ]; then
+            until [ -e counted ]; do sleep 0.1; done
+            for i in 1 2 3 4 5; do echo rank 1 says $i; sleep 0.1; done
+        else
+            fd=/proc/self/fd/$DDP_EVENT_FD
+            head -c 200000000 /dev/zero > $fd
+            echo > $fd
+            yes '{"event":"step","epoch":0,"step":7}' | head -c 20000000 > $fd
+            echo counted; touch counted
+            yes '{"event":"snapshot_saved","snapshot":"s","epoch":0,"step":7}' > $fd &
+            yes > /proc/self/fd/$DDP_EVENT_FD &
+        fi
+        trap 'exit 0' TERM
+        while :; do sleep 0.1; done"#;
+    let job = launch(dir.path(), &["--nproc", "2"], script).start();
+    job.wait_for("counted");
+    let [.., launcher] = launcher_processes(job.pid());
+    let status = fs::read_to_string(format!("/proc/{launcher}/status")).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(peak < 100_000, "the launcher had {peak} kB");
+    job.wait_for("rank 1 says 5");
+    let start = Instant::now();
+    job.signal(SIGTERM);
+    job.wait().ends_with(143).leaves_no_process();
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_stopped_launcher_is_woken_by_a_signal() {
+    let dir = tempdir().unwrap();
+    let started = || {
+        let job = launch(dir.path(), &["--nproc", "2"], "echo ready; exec sleep 500").start();
+        job.wait_for_count("ready", 2);
+        job
+    };
+    for stopped in [&[2][..], &[1, 2]] {
+        let job = started();
+        let processes = launcher_processes(job.pid());
+        stopped.iter().for_each(|index| signal_process(processes[*index], SIGSTOP));
+        job.signal(SIGTERM);
+        job.wait().ends_with(143).leaves_no_process();
+    }
+    // Ctrl-Z stops all of it.
+    for now in [&[][..], &["--now"]] {
+        let job = started();
+        launcher_processes(job.pid()).into_iter().for_each(|pid| signal_process(pid, SIGSTOP));
+        let output = with_stdout(dir.path(), &[&["stop"], now].concat(), Stdio::piped());
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        job.wait().ends_with(143).leaves_no_process();
+    }
+}
+
+#[test]
+fn a_launcher_that_can_not_write_still_ends_by_the_second_signal() {
+    let dir = tempdir().unwrap();
+    // Nobody reads, and the pipe is full.
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = Command::new(cargo_ddp());
+    command.args(["ddp", "launch", "--nproc", "1", "--", "sh", "-c", "touch ready; exec yes"]).current_dir(dir.path());
+    command.env("XDG_CACHE_HOME", dir.path().join("cache")).stdin(Stdio::null()).stdout(writer).stderr(Stdio::null());
+    let mut job = command.spawn().unwrap();
+    wait_until("the worker", String::new, || dir.path().join("ready").exists());
+    let output = with_stdout(dir.path(), &["stop", "--now"], Stdio::piped());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(job.wait().unwrap().code(), Some(143));
+    drop(reader);
+}
+
+#[test]
+fn a_limit_on_file_sizes_ends_neither_the_launcher_nor_the_logs_of_others() {
+    let dir = tempdir().unwrap();
+    // Blocks of 512 bytes. A worker's own limit is the usual one.
+    let script = "ulimit -f 8; exec \"$0\" ddp launch --nproc 1 -- sh -c '
+        i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i + 1)); done
+        (head -c 100000 /dev/zero > big) 2>/dev/null; echo worker $?'";
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).arg(cargo_ddp()).current_dir(dir.path());
+    command.env("XDG_CACHE_HOME", dir.path().join("cache")).stdin(Stdio::null());
+    let output = command.output().unwrap();
+    let (text, stdout) = (stderr(&output), String::from_utf8_lossy(&output.stdout).into_owned());
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("rank-0.stdout.log ends here: File too large"), "{text}");
+    assert!(stdout.contains("line 1999") && stdout.contains("worker 153"), "{stdout}");
+}
+
+#[test]
+fn any_two_processes_of_a_launcher_can_be_killed() {
+    let dir = tempdir().unwrap();
+    let script = "setsid sleep 501 & (setsid sh -c 'sleep 502 & sleep 503' &) ; echo ready; sleep 504";
+    for killed in [[0, 1], [0, 2], [1, 2]] {
+        let job = launch(dir.path(), &["--nproc", "2"], script).start();
+        job.wait_for_count("ready", 2);
+        let processes = launcher_processes(job.pid());
+        killed.iter().for_each(|index| signal_process(processes[*index], SIGKILL));
+        job.wait().leaves_no_process_after(BOUND);
+    }
+}
+
+#[test]
+fn a_usage_error_is_not_retried_and_an_identical_failure_at_startup_once() {
+    let dir = tempdir().unwrap();
+    let restarts = |code: i32, script: &str, words: &str| {
+        let done = launch(dir.path(), &["--nproc", "2", "--backoff", "0"], script).run().ends_with(code);
+        let restarts = done.stderr.matches("Restarting").count();
+        done.says(&[words]).leaves_no_process();
+        restarts
+    };
+    let usage = "echo \"error: unexpected argument '--epochs' found\" >&2; exit 2";
+    assert_eq!(restarts(2, usage, "is a usage error, so it was not restarted"), 0);
+    let same = "echo \"pid $$ of rank $RANK: no data at 0x$$\" >&2; exit 1";
+    assert_eq!(restarts(1, same, "in the same way before its first step"), 1);
+    let different = "echo $TORCHELASTIC_RESTART_COUNT | tr 0123 abcd >&2; exit 1";
+    assert_eq!(restarts(1, different, "`--max-restarts` allows more"), 3);
+    // A program of ours that took a step is another case, even with this code.
+    let trained = "echo '{\"event\":\"step\",\"epoch\":0,\"step\":'$TORCHELASTIC_RESTART_COUNT'}' > \
+                   /proc/self/fd/$DDP_EVENT_FD; exit 2";
+    assert_eq!(restarts(2, trained, "`--max-restarts` allows more"), 3);
+}

@@ -392,6 +392,13 @@ pub fn children(pid: u32) -> Vec<u32> {
     text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
+/// The processes of a launcher that has started workers: the one that a user sees (the guard), the keeper, and the one
+/// that workers descend from.
+pub fn launcher_processes(pid: u32) -> [u32; 3] {
+    let keeper = children(pid)[0];
+    [pid, keeper, children(keeper)[0]]
+}
+
 pub fn signal_process(pid: u32, signal: i32) {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     let signal = rustix::process::Signal::from_named_raw(signal).unwrap();

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use ddp_tests::{CudaTorch, Ddp, Done, Job, SIGKILL, SIGTERM, cargo_ddp, children, repo, signal_process, wait_until};
+use ddp_tests::{
+    CudaTorch, Ddp, Done, Job, SIGKILL, SIGTERM, cargo_ddp, launcher_processes, repo, signal_process, wait_until,
+};
 use serde_json::Value;
 use tempfile::tempdir;
 
@@ -118,16 +120,17 @@ fn the_same_failure_at_the_same_step_is_not_retried_for_ever() {
 
 #[test]
 fn the_launchers_own_death_leaves_nothing_whichever_of_its_processes_dies() {
-    for inner in [false, true] {
+    // Any of its processes, or any two.
+    for killed in [&[0][..], &[1], &[2], &[0, 1], &[0, 2], &[1, 2]] {
         let dir = tempdir().unwrap();
         // In the group, out of the group, and out of the session with a parent that is gone.
         let script = "sleep 500 & setsid sleep 501 & (setsid sh -c 'sleep 502 & sleep 503' &) ; echo ready; sleep 504";
         let job = launch(dir.path(), &["--nproc", "2"], script).start();
         job.wait_for_count("ready", 2);
-        let launcher = if inner { children(job.pid())[0] } else { job.pid() };
-        signal_process(launcher, SIGKILL);
+        let processes = launcher_processes(job.pid());
+        killed.iter().for_each(|index| signal_process(processes[*index], SIGKILL));
         let done = job.wait();
-        if inner {
+        if !killed.contains(&0) {
             assert_eq!(done.status.code(), Some(137), "{}", done.stderr);
         }
         done.leaves_no_process_after(Duration::from_secs(5));
@@ -365,7 +368,7 @@ fn a_paused_launcher_still_knows_who_died_first() {
     let script = "echo ready; while [ ! -e go ]; do sleep 0.01; done; [ $RANK = 1 ] || sleep 0.05; exit $((10 + RANK))";
     let job = launch(dir.path(), &["--nproc", "4", "--max-restarts", "0"], script).start();
     job.wait_for_count("ready", 4);
-    let launcher = children(job.pid())[0];
+    let [.., launcher] = launcher_processes(job.pid());
     signal_process(launcher, 19);
     fs::write(dir.path().join("go"), "").unwrap();
     std::thread::sleep(Duration::from_millis(500));

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ddp_tests::{Ddp, Job, SIGKILL, SIGTERM, children, signal_process};
+use ddp_tests::{Ddp, Job, SIGKILL, SIGTERM, launcher_processes, signal_process};
 use tempfile::{TempDir, tempdir};
 
 /// Another node was lost.
@@ -141,14 +141,14 @@ fn a_signal_to_either_launcher_ends_the_job_on_both() {
 #[test]
 fn losing_a_launcher_ends_the_other_nodes_workers_with_the_reason() {
     let Some(machines) = Machines::new() else { return };
-    for (lost, both) in [(0, false), (1, true)] {
+    for (lost, all) in [(0, false), (1, true)] {
         let jobs = machines.job(&[], &["sleep"]);
         jobs[0].wait_for_count("asleep", 2);
         jobs[1].wait_for("asleep");
         let start = Instant::now();
-        // First the process that a user sees, then both at once.
-        let pids = [vec![jobs[lost].pid()], if both { children(jobs[lost].pid()) } else { vec![] }].concat();
-        pids.into_iter().for_each(|pid| signal_process(pid, SIGKILL));
+        // First the process that a user sees, then all at once.
+        let pids = launcher_processes(jobs[lost].pid());
+        pids.into_iter().take(if all { 3 } else { 1 }).for_each(|pid| signal_process(pid, SIGKILL));
         for (node, job) in jobs.into_iter().enumerate() {
             let done = job.wait();
             if node == lost {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ddp_tests::{Ddp, SIGINT, SIGKILL, children, signal_process, wait_until};
+use ddp_tests::{Ddp, SIGINT, SIGKILL, launcher_processes, signal_process, wait_until};
 use serde_json::Value;
 use tempfile::tempdir;
 
@@ -38,7 +38,7 @@ fn every_way_to_end_is_told() {
     lost.wait_for("here");
     let steps_of_lost = || json(&logs)[3]["last_step"].as_u64();
     wait_until("step of the run", || format!("{:?}", json(&logs)), || steps_of_lost() == Some(7));
-    signal_process(children(lost.pid())[0], SIGKILL);
+    signal_process(launcher_processes(lost.pid())[2], SIGKILL);
     lost.wait();
     let running = launch(&logs, &["--nproc", "1"], "echo here; exec sleep 1000").start();
     running.wait_for("here");

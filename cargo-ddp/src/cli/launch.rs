@@ -80,7 +80,10 @@ pub struct LaunchOptions {
     pub join_timeout: Option<Seconds>,
 }
 
-/// A number of seconds, with or without a fraction.
+/// More seconds than this mean the same: moments further away are beyond the clock's range.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// A number of seconds, with or without a fraction; at most a hundred years.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "f64")]
 pub struct Seconds(pub Duration);
@@ -89,6 +92,9 @@ impl TryFrom<f64> for Seconds {
     type Error = String;
 
     fn try_from(seconds: f64) -> Result<Self, String> {
+        if seconds >= FOREVER.as_secs_f64() {
+            return Ok(Self(FOREVER));
+        }
         Duration::try_from_secs_f64(seconds).map(Self).map_err(|err| err.to_string())
     }
 }

@@ -2,6 +2,7 @@ use std::fs;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
 
+use ddp_contract::file;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -38,7 +39,7 @@ pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<u8> {
         Some(sessions) => sessions,
         None => return Err(Error::NotDebugged),
     };
-    let run = args.run.clone().or_else(|| fs::read_to_string(&chosen).ok());
+    let run = args.run.clone().or_else(|| String::from_utf8(file::read(&chosen, file::SMALL).ok()?).ok());
     let _ = fs::remove_file(&chosen);
     let mut job = choose(run.as_deref(), launch::running())?;
     let run = job.run.clone();

@@ -1,11 +1,8 @@
-use std::io::Write;
-
 use clap::CommandFactory;
 use clap_complete::{Shell, generate};
 
-use super::table::end_with_reader;
 use crate::cli::{Cli, Completions};
-use crate::{Error, Result, exit};
+use crate::{Result, exit, output};
 
 /// `cargo ddp` in bash: cargo's own completion, where there is one, is asked for everything else.
 const BASH_FOR_CARGO: &str = r#"
@@ -45,7 +42,6 @@ pub(super) fn completions(args: &Completions) -> Result<u8> {
         Shell::Fish => script += FISH_FOR_CARGO,
         _ => {}
     }
-    end_with_reader();
-    std::io::stdout().write_all(script.as_bytes()).map_err(Error::system("can't write the script"))?;
+    output::write(script.as_bytes());
     Ok(exit::SUCCESS)
 }

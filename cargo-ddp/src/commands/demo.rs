@@ -1,8 +1,7 @@
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use ddp_contract::snapshot;
+use ddp_contract::{file, snapshot};
 
 use super::job::Job;
 use super::run;
@@ -53,8 +52,10 @@ fn visible() -> Option<String> {
 
 /// Whether a demo made this project before.
 fn is_earlier_demo(folder: &Path) -> bool {
-    let readme = fs::read_to_string(folder.join("README.md")).unwrap_or_default();
-    readme.contains("cargo ddp run") && folder.join("Cargo.toml").exists() && folder.join("src/main.rs").exists()
+    let readme = file::read(&folder.join("README.md"), file::SMALL).unwrap_or_default();
+    String::from_utf8_lossy(&readme).contains("cargo ddp run")
+        && folder.join("Cargo.toml").exists()
+        && folder.join("src/main.rs").exists()
 }
 
 fn fresh_snapshot_folder(folder: &Path) -> PathBuf {

@@ -1,4 +1,4 @@
-use super::table::{end_with_reader, print_json};
+use super::table::print_json;
 use crate::cli::Doctor;
 use crate::doctor::{Level, Machine, examine};
 use crate::{Result, exit};
@@ -6,7 +6,6 @@ use crate::{Result, exit};
 /// `cargo ddp doctor`
 pub(super) fn doctor(args: &Doctor) -> Result<u8> {
     let lines = examine(&Machine::here());
-    end_with_reader();
     let count = |level| lines.iter().filter(|line| line.level == level).count();
     let (errors, warnings) = (count(Level::Error), count(Level::Warning));
     if args.json {

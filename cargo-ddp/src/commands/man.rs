@@ -1,12 +1,10 @@
 use std::fs;
-use std::io::Write;
 
 use clap::CommandFactory;
 use clap_mangen::Man as Page;
 
-use super::table::end_with_reader;
 use crate::cli::{Cli, Man};
-use crate::{Error, Result, Ui, exit};
+use crate::{Error, Result, Ui, exit, output};
 
 /// `cargo ddp man`: the page, or one for every command in a folder.
 pub(super) fn man(args: &Man, ui: &Ui) -> Result<u8> {
@@ -22,8 +20,7 @@ pub(super) fn man(args: &Man, ui: &Ui) -> Result<u8> {
             let mut page = Vec::new();
             let cant = || Error::system("can't write the page");
             Page::new(command).render(&mut page).map_err(cant())?;
-            end_with_reader();
-            std::io::stdout().write_all(&page).map_err(cant())?;
+            output::write(&page);
         }
     }
     Ok(exit::SUCCESS)

@@ -1,5 +1,16 @@
 //! One file per subcommand.
 
+/// As the standard library's, which panics when stdout is closed or full; this one does not. See [`crate::output`].
+macro_rules! println {
+    () => { crate::output::print(format_args!("\n")) };
+    ($($arg:tt)*) => { crate::output::print(format_args!("{}\n", format_args!($($arg)*))) };
+}
+
+/// As [`println`], without a newline.
+macro_rules! print {
+    ($($arg:tt)*) => { crate::output::print(format_args!($($arg)*)) };
+}
+
 mod attach;
 mod build;
 mod completions;

@@ -18,6 +18,10 @@ pub(super) fn plot(args: Plot, ui: &Ui) -> Result<u8> {
     let runs = folders.iter().zip(&chosen).map(|(folder, run)| read(folder, run)).collect::<Result<Vec<_>>>()?;
     let options = Options { metrics: args.metric, smooth: args.smooth, log: args.log };
     let figure = Figure::new(&runs, &options).map_err(|(name, known)| Error::NoMetric { name, known })?;
+    if figure.left_out() > 0 {
+        let (left_out, most) = (figure.left_out(), plot::MOST_PANELS);
+        ui.warn(format!("{left_out} metrics are left out: a picture has room for {most}; choose with --metric"));
+    }
     let files = match formats.as_slice() {
         [] => ["svg", "png"].map(|kind| folders[0].join("plot").with_extension(kind)).to_vec(),
         _ => formats.into_iter().map(|(path, _)| path).collect(),

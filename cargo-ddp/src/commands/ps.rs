@@ -1,5 +1,6 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::table::table;
 use crate::cli::Ps;
 use crate::launch::{self, Job};
 use crate::{Error, Result, exit};
@@ -20,11 +21,8 @@ pub(super) fn ps(args: &Ps) -> Result<u8> {
         std::iter::once(["RUN", "PID", "WORKERS", "GPUS", "TIME", "COMMAND"].map(str::to_owned))
             .chain(jobs.iter().map(row))
             .collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<_> = (0..5).map(width).collect();
-    for [run, pid, workers, gpus, time, command] in &rows {
-        let [a, b, c, d, e] = widths[..] else { continue };
-        println!("{run:<a$}  {pid:>b$}  {workers:>c$}  {gpus:<d$}  {time:>e$}  {command}");
+    for line in table(&rows, &[1, 2, 4]) {
+        println!("{line}");
     }
     Ok(exit::SUCCESS)
 }

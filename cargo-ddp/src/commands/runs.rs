@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::table::{end_with_reader, number, print_json, table};
+use super::table::{number, print_json, table};
 use crate::cargo::{Project, Selection};
 use crate::cli::{LaunchOptions, Runs};
 use crate::launch::{Run, history};
@@ -15,7 +15,6 @@ pub(super) fn runs(args: &Runs) -> Result<u8> {
         runs.extend(history(folder));
     }
     runs.sort_by(|a, b| a.started.total_cmp(&b.started));
-    end_with_reader();
     if args.json {
         print_json(&runs)?;
         return Ok(exit::SUCCESS);
@@ -85,7 +84,8 @@ fn duration(seconds: f64) -> String {
 
 /// `2026-11-24 15:04:05`, by the machine's own clock and zone.
 fn local_time(seconds: f64) -> String {
-    let since = seconds as libc::time_t;
+    // Beyond this, years have more digits than `tm_year`.
+    let since = seconds.clamp(-1e15, 1e15) as libc::time_t;
     let mut parts = std::mem::MaybeUninit::<libc::tm>::uninit();
     // SAFETY: both point to memory of ours for the length of the call.
     let filled = unsafe { libc::localtime_r(&since, parts.as_mut_ptr()) };
@@ -94,7 +94,7 @@ fn local_time(seconds: f64) -> String {
     }
     // SAFETY: the call has filled it, as it says.
     let t = unsafe { parts.assume_init() };
-    let (year, month) = (t.tm_year + 1900, t.tm_mon + 1);
+    let (year, month) = (i64::from(t.tm_year) + 1900, t.tm_mon + 1);
     format!("{year}-{month:02}-{:02} {:02}:{:02}:{:02}", t.tm_mday, t.tm_hour, t.tm_min, t.tm_sec)
 }
 
@@ -106,5 +106,8 @@ mod tests {
     fn times_are_short() {
         assert_eq!([duration(3725.9), duration(-1.0)], ["1:02:05", "0:00:00"]);
         assert_eq!(local_time(1.7e9).len(), "2023-11-14 22:13:20".len());
+        for seconds in [1e15, -1e15, 1e19, f64::MAX, f64::NAN, f64::INFINITY, 6.7e16] {
+            assert!(!local_time(seconds).is_empty() && !duration(seconds).is_empty());
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use ddp_contract::snapshot::{self as format, Manifest};
 use serde_json::{Value, json};
 
-use super::table::{end_with_reader, number, print_json, size, table};
+use super::table::{number, print_json, size, table};
 use crate::cli::{
     SnapshotCommand, SnapshotDiff, SnapshotExport, SnapshotImport, SnapshotList, SnapshotPrune, SnapshotShow,
 };
@@ -14,7 +14,6 @@ use crate::snapshot::{self, Change, Comparison, Listed, Names, TensorFile, Tenso
 use crate::{Error, Result, Ui, exit};
 
 pub(super) fn snapshot(command: &SnapshotCommand, ui: &Ui) -> Result<u8> {
-    end_with_reader();
     match command {
         SnapshotCommand::Ls(args) => ls(args),
         SnapshotCommand::Show(args) => show(args),

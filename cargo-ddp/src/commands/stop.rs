@@ -27,8 +27,10 @@ pub(super) fn stop(args: &Stop, ui: &Ui) -> Result<u8> {
         Err(err) => return Err(failed(err)),
     };
     ui.status("Stopping", format!("{} (pid {})", job.run, job.pid));
-    // The second signal kills; two of one kind could arrive as one.
-    let signals = if args.now { [Signal::TERM, Signal::INT].as_slice() } else { [Signal::TERM].as_slice() };
+    // The second signal kills; two of one kind could arrive as one. A process that is stopped hears neither until it is
+    // continued.
+    let signals: &[_] =
+        if args.now { &[Signal::TERM, Signal::INT, Signal::CONT] } else { &[Signal::TERM, Signal::CONT] };
     for &signal in signals {
         match pidfd_send_signal(&pidfd, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => {}

@@ -1,9 +1,12 @@
 //! What commands print for people.
 
+/// A cell that is wider (a metric's or a tensor's name can have any length) makes its own line longer, not all others.
+const WIDEST: usize = 120;
+
 /// Lines of columns that are as wide as their widest cell. Those of `right` are aligned to the right; the last column is
 /// as long as it is.
 pub(super) fn table<const N: usize>(rows: &[[String; N]], right: &[usize]) -> Vec<String> {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).min(WIDEST);
     let widths: Vec<_> = (0..N).map(width).collect();
     let cell = |column: usize, text: &String| match widths[column] {
         width if right.contains(&column) => format!("{text:>width$}"),
@@ -38,13 +41,6 @@ pub(super) fn number(metric: f64) -> String {
     }
 }
 
-/// To be called before printing much: a reader that goes away (`| head`) then ends this process without a word, as it does
-/// other programs. Not for the launcher, which goes on.
-pub(super) fn end_with_reader() {
-    // SAFETY: a system call; nothing here relies on what SIGPIPE did before.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
-}
-
 /// Prints a value as JSON.
 pub(super) fn print_json(value: &impl serde::Serialize) -> crate::Result<()> {
     let text =
@@ -61,6 +57,10 @@ mod tests {
     fn columns_are_aligned_and_numbers_short() {
         let rows = [["A", "B", "C"], ["long", "1", "the rest"], ["x", "12", ""]].map(|row| row.map(str::to_owned));
         assert_eq!(table(&rows, &[1]), ["A      B  C", "long   1  the rest", "x     12"]);
+        let long = "x".repeat(70_000);
+        let rows = [[long.clone(), "1".into(), "2".into()], ["y".into(), "1".into(), "2".into()]];
+        let lines = table(&rows, &[1]);
+        assert_eq!((lines[0].len(), lines[1].len()), (long.len() + 6, WIDEST + 6));
         let numbers = [0.25, 12.0, 0.0, 1.0 / 3.0, -2.5e-5, 1e15, f64::NAN].map(number);
         assert_eq!(numbers, ["0.25", "12", "0", "0.333333", "-2.500e-5", "1.000e15", "NaN"]);
         assert_eq!([size(7), size(1500), size(2_500_000_000)], ["7 B", "1.5 kB", "2.5 GB"]);

@@ -1,4 +1,4 @@
-use std::io::{IsTerminal, stdin, stdout};
+use std::io::{IsTerminal, Write, stderr, stdin, stdout};
 
 use crate::scaffold;
 use crate::{Error, Result, Ui, cli, exit};
@@ -38,7 +38,7 @@ fn agreed() -> Result<bool> {
     if !stdin().is_terminal() {
         return Err(Error::Unconfirmed);
     }
-    eprint!("Apply these changes? [y/N] ");
+    let _ = write!(stderr(), "Apply these changes? [y/N] ");
     let mut answer = String::new();
     stdin().read_line(&mut answer).map_err(Error::system("can't read the answer"))?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use ddp_contract::file;
+
 use crate::{Error, Result};
 
 /// The link to the launcher in use.
@@ -32,7 +34,7 @@ pub fn prepare(root: &Path) -> Result<PathBuf> {
     fs::create_dir_all(&folder).map_err(cant(&folder))?;
     for (name, text) in SCRIPTS {
         let script = folder.join(name);
-        if fs::read(&script).ok().as_deref() != Some(text.as_bytes()) {
+        if file::read(&script, file::SMALL).ok().as_deref() != Some(text.as_bytes()) {
             replace(&script, |fresh| fs::write(fresh, text)).map_err(cant(&script))?;
         }
     }

@@ -1,7 +1,7 @@
 use std::collections::{BTreeSet, VecDeque};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use ddp_contract::file;
 use memmap2::{Mmap, MmapOptions};
 use object::Endianness;
 use object::elf::{DT_NEEDED, DT_RPATH, DT_RUNPATH, FileHeader64};
@@ -18,7 +18,7 @@ pub(super) struct Dynamic {
 }
 
 pub(super) fn map(path: &Path) -> Result<Mmap, String> {
-    let file = File::open(path).map_err(|err| err.to_string())?;
+    let file = file::open(path).map_err(|err| err.to_string())?;
     // SAFETY: only read, and only for a moment; a library that changes meanwhile gives a wrong line at worst.
     unsafe { MmapOptions::new().map(&file) }.map_err(|err| err.to_string())
 }

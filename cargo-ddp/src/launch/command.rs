@@ -61,7 +61,7 @@ impl Command {
             Self::Elsewhere { link, signalled, told_of_output } => (link, signalled, told_of_output),
         };
         match input {
-            Input::Exited { rank, pid, exit, message } => {
+            Input::Exited { rank, pid, exit, message, .. } => {
                 let LastWords { lines, error_file } = words(rank);
                 link.send(&ToCoordinator::Exited { rank, pid, exit, message, last_lines: lines, error_file });
             }

@@ -1,13 +1,18 @@
-//! Two processes for one launcher, so that the sudden death of either leaves no worker and nothing that a worker started.
+//! Three processes for one launcher, so that the sudden death of any two leaves no worker and nothing that a worker started.
 //!
-//! The process that the user started becomes the guard. Its child does the launcher's work, and is what workers descend
-//! from. Both are subreapers: a worker's descendants that lose their parent become children of the launcher, wherever
-//! they have gone (another group, another session), and can be ended without searching the machine for them.
+//! The process that the user started becomes the guard. Its child is the keeper, and the keeper's child does the launcher's
+//! work, and is what workers descend from. All three are subreapers: a worker's descendants that lose their parent become
+//! children of the nearest of the three that lives, wherever they have gone (another group, another session), and can be
+//! ended without searching the machine for them.
 //!
-//! - SIGKILL for the guard: its pipe ends, and the launcher kills all it has.
-//! - SIGKILL for the launcher: its workers die with it (`PR_SET_PDEATHSIG`), what they started becomes the guard's, which
-//!   kills it, and ends with the launcher's code.
-//! - SIGKILL for both at once: the workers die with the launcher; what had left their groups may stay.
+//! - SIGKILL for the guard, or for guard and keeper: the launcher's pipe ends, and it kills all it has.
+//! - SIGKILL for the launcher, or for guard and launcher: its workers die with it (`PR_SET_PDEATHSIG`), and what they started
+//!   becomes the keeper's, which kills it.
+//! - SIGKILL for the keeper, or for keeper and launcher: what is left becomes the guard's, which kills it.
+//! - SIGKILL for all three at once: the workers die with the launcher; what had left their sessions stays.
+//!
+//! The guard also sees to it that signals reach a launcher that cannot hear them: one that is stopped is continued, and one
+//! that does not end after a second signal is killed.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -16,12 +21,14 @@ use std::os::unix::net::UnixStream;
 use std::process::exit;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_process, pidfd_open, set_child_subreaper,
     waitpid,
 };
+use serde::Deserialize;
 
+use super::dispatch::is_for_workers_alone;
 use super::signals::Signals;
 use crate::debug::{self, Session};
 use crate::{Error, Result, exit};
@@ -29,15 +36,19 @@ use crate::{Error, Result, exit};
 /// How long the kernel may take to end what was sent SIGKILL.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a launcher may take to end after the second signal, which ends a job at once. It waits for the kernel, and for
+/// other nodes; a terminal or a pipe that nobody reads can hold it up for ever.
+const UNRESPONSIVE: Duration = Duration::from_secs(15);
+
 /// The guard, seen from the launcher: where signals for the job come from.
 pub(super) enum Guard {
-    /// The parent process.
-    Parent(UnixStream),
+    /// The process that the user started.
+    Other { pipe: UnixStream, pid: Pid },
     /// There is none: this process catches them itself.
     None(Signals),
 }
 
-/// Makes a guard of this process, and goes on in its child. A debugger that watches this process watches the guard then,
+/// Makes a guard of this process, and continues in its child's child. A debugger that watches this process watches the guard then,
 /// which opens the debug sessions that the launcher asks it for.
 ///
 /// With `whole`, for those who debug the launcher itself, there is no guard: the debugger would lose us.
@@ -62,28 +73,64 @@ pub(super) fn split(whole: bool) -> Result<Guard> {
         -1 => Err(cant()(std::io::Error::last_os_error())),
         0 => {
             drop(write);
-            // From now on they do nothing here: what a terminal sends to both comes through the guard.
+            // From now on they do nothing here: what a terminal sends to all comes through the guard.
             drop(signals);
-            set_child_subreaper(Some(getpid())).map_err(|err| cant()(err.into()))?;
-            restore_signals(&blocked);
-            if getppid() != Some(guard) {
-                return Err(cant()(rustix::io::Errno::SRCH.into()));
-            }
-            Ok(Guard::Parent(read))
+            as_child_of(guard).map_err(cant())?;
+            split_again(guard, read, &blocked)
         }
         pid => {
             drop(read);
             restore_signals(&blocked);
-            let code = Pid::from_raw(pid).map_or(exit::SYSTEM.into(), |launcher| watch_over(launcher, signals, write));
+            let code = Pid::from_raw(pid).map_or(exit::SYSTEM.into(), |keeper| watch_over(keeper, signals, write));
             exit(code)
         }
     }
 }
 
-/// What the guard does until the launcher has ended: passes signals on, and opens debug sessions. Gives its exit code.
-fn watch_over(launcher: Pid, mut signals: Signals, mut pipe: UnixStream) -> i32 {
-    let pidfd = pidfd_open(launcher, PidfdFlags::empty());
-    let mut requests = Requests { partial: Vec::new(), open: pipe.set_nonblocking(true).is_ok() };
+/// Makes the keeper of this process, and continues in its child, the launcher.
+fn split_again(guard: Pid, mut pipe: UnixStream, blocked: &libc::sigset_t) -> Result<Guard> {
+    let cant = || Error::system("can't start the launcher's third process");
+    let keeper = getpid();
+    // SAFETY: as above.
+    match unsafe { libc::fork() } {
+        -1 => Err(cant()(std::io::Error::last_os_error())),
+        0 => {
+            as_child_of(keeper).map_err(cant())?;
+            restore_signals(blocked);
+            Ok(Guard::Other { pipe, pid: guard })
+        }
+        pid => {
+            // Without it the guard can't wake the launcher.
+            let _ = pipe.write_all(format!("{pid}\n").as_bytes());
+            // The guard's death has to be seen through the launcher's copy.
+            drop(pipe);
+            restore_signals(blocked);
+            let status = Pid::from_raw(pid).and_then(|launcher| {
+                loop {
+                    match waitpid(Some(launcher), WaitOptions::empty()) {
+                        Ok(Some((_, status))) => break Some(status),
+                        Ok(None) | Err(rustix::io::Errno::INTR) => {}
+                        Err(_) => break None,
+                    }
+                }
+            });
+            end_adopted(&[]);
+            exit(code(status))
+        }
+    }
+}
+
+fn as_child_of(parent: Pid) -> std::io::Result<()> {
+    set_child_subreaper(Some(getpid()))?;
+    if getppid() == Some(parent) { Ok(()) } else { Err(rustix::io::Errno::SRCH.into()) }
+}
+
+/// What the guard does until the keeper, and with it the launcher, has ended: passes signals on, and opens debug sessions.
+/// Gives the launcher's exit code.
+fn watch_over(keeper: Pid, mut signals: Signals, mut pipe: UnixStream) -> i32 {
+    let pidfd = pidfd_open(keeper, PidfdFlags::empty());
+    let mut requests = Requests { partial: Vec::new(), launcher: None, open: pipe.set_nonblocking(true).is_ok() };
+    let mut patience = Patience::default();
     let status = loop {
         if let Ok(pidfd) = &pidfd {
             let mut fds: Vec<_> = signals.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
@@ -91,16 +138,28 @@ fn watch_over(launcher: Pid, mut signals: Signals, mut pipe: UnixStream) -> i32 
             if requests.open {
                 fds.push(PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN));
             }
-            let _ = poll(&mut fds, None);
+            let _ = poll(&mut fds, patience.left().as_ref());
         }
         requests.serve(&mut pipe);
         for signal in signals.take() {
             // A launcher that is gone needs no signals.
             let _ = pipe.write_all(&[u8::try_from(signal).unwrap_or(0)]);
+            patience.note(signal);
+            // One that is stopped could not hear it.
+            for process in [Some(keeper), requests.launcher].into_iter().flatten() {
+                let _ = kill_process(process, Signal::CONT);
+            }
+        }
+        if let Some(signal) = patience.is_over() {
+            let _ = writeln!(std::io::stderr(), "error: the launcher does not respond; it and its workers are killed");
+            let _ = kill_process(keeper, Signal::KILL);
+            let _ = waitpid(Some(keeper), WaitOptions::empty());
+            end_adopted(&[]);
+            return exit::signalled(signal).into();
         }
         // Without pidfd (Linux before 5.3) the wait itself; signals are then late.
         let options = if pidfd.is_ok() { WaitOptions::NOHANG } else { WaitOptions::empty() };
-        match waitpid(Some(launcher), options) {
+        match waitpid(Some(keeper), options) {
             Ok(Some((_, status))) => break Some(status),
             Ok(None) | Err(rustix::io::Errno::INTR) => {}
             Err(_) => break None,
@@ -110,10 +169,47 @@ fn watch_over(launcher: Pid, mut signals: Signals, mut pipe: UnixStream) -> i32 
     code(status)
 }
 
-/// What the launcher asks of its guard: debug sessions, one a line.
+/// How long the launcher may go on after the signals that it was sent.
+#[derive(Default)]
+struct Patience {
+    first: Option<i32>,
+    end: Option<Instant>,
+}
+
+impl Patience {
+    fn note(&mut self, signal: i32) {
+        if is_for_workers_alone(signal) {
+            return;
+        }
+        if self.first.is_some() {
+            self.end.get_or_insert_with(|| Instant::now() + UNRESPONSIVE);
+        }
+        self.first.get_or_insert(signal);
+    }
+
+    fn left(&self) -> Option<Timespec> {
+        let left = self.end?.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        Some(Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() })
+    }
+
+    /// The signal that should have ended it.
+    fn is_over(&self) -> Option<i32> {
+        self.first.filter(|_| self.end.is_some_and(|end| Instant::now() >= end))
+    }
+}
+
+/// What the guard is told: first the launcher's pid, then the debug sessions that the launcher asks for, one a line.
 struct Requests {
     partial: Vec<u8>,
+    launcher: Option<Pid>,
     open: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Request {
+    Launcher(i32),
+    Open(Session),
 }
 
 impl Requests {
@@ -130,8 +226,10 @@ impl Requests {
         }
         while let Some(end) = self.partial.iter().position(|&byte| byte == b'\n') {
             let line: Vec<u8> = self.partial.drain(..=end).collect();
-            if let Ok(session) = serde_json::from_slice::<Session>(&line) {
-                debug::start(&session);
+            match serde_json::from_slice(&line) {
+                Ok(Request::Launcher(pid)) => self.launcher = Pid::from_raw(pid),
+                Ok(Request::Open(session)) => debug::start(&session),
+                Err(_) => {}
             }
         }
     }
@@ -156,15 +254,15 @@ impl Guard {
     /// The process that answers for the job.
     pub(super) fn pid(&self) -> u32 {
         let pid = match self {
-            Self::Parent(_) => getppid(),
-            Self::None(_) => Some(getpid()),
+            Self::Other { pid, .. } => *pid,
+            Self::None(_) => getpid(),
         };
-        pid.map_or(0, Pid::as_raw_pid).unsigned_abs()
+        pid.as_raw_pid().unsigned_abs()
     }
 
     pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
         match self {
-            Self::Parent(pipe) => vec![pipe.as_fd()],
+            Self::Other { pipe, .. } => vec![pipe.as_fd()],
             Self::None(signals) => signals.fds().collect(),
         }
     }
@@ -172,7 +270,7 @@ impl Guard {
     /// The signals that came since the last look; `None` once the guard is gone.
     pub(super) fn take(&mut self) -> Option<Vec<i32>> {
         let pipe = match self {
-            Self::Parent(pipe) => pipe,
+            Self::Other { pipe, .. } => pipe,
             Self::None(signals) => return Some(signals.take()),
         };
         let mut buffer = [0; 64];
@@ -189,7 +287,7 @@ impl Guard {
     /// Has a debug session opened.
     pub(super) fn open(&mut self, session: &Session) {
         match self {
-            Self::Parent(pipe) => {
+            Self::Other { pipe, .. } => {
                 let Ok(mut line) = serde_json::to_vec(session) else { return };
                 line.push(b'\n');
                 // A guard that is gone ends the job anyway.

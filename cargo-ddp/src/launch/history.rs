@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use ddp_contract::file;
 use serde::{Deserialize, Serialize};
 
 use super::record::{Outcome, RECORD_FILE, Record, Saved};
@@ -104,5 +105,5 @@ fn read(folder: PathBuf, number: u64) -> Option<Run> {
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+    serde_json::from_slice(&file::read(path, file::SMALL).ok()?).ok()
 }

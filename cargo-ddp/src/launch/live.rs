@@ -25,6 +25,8 @@ pub(super) struct Live {
     measured: Option<usize>,
     /// When the text may change.
     next: Instant,
+    /// The user knows where the run resumes from.
+    resumed: bool,
     progress: Progress,
 }
 
@@ -35,7 +37,7 @@ impl Live {
         let next = if bar.is_hidden() { now + LOGGED_FIRST } else { now };
         // What keys print would push the line away from where it is to be cleared.
         let keys = if bar.is_hidden() { None } else { QuietKeys::new() };
-        let live = Self { bar, _keys: keys, measured: None, next, progress: Progress::new(0, now) };
+        let live = Self { bar, _keys: keys, measured: None, next, resumed: false, progress: Progress::new(0, now) };
         live.without_length();
         live
     }
@@ -52,8 +54,9 @@ impl Live {
         let now = Instant::now();
         self.progress.note(event, now);
         // A restart says itself where it goes on.
-        if let (Event::Resumed { snapshot, epoch, step }, 0) = (event, self.progress.restarts) {
-            ui.status("Resuming", format!("from {} (epoch {}, step {step})", near(snapshot), epoch + 1));
+        if let (Event::Resumed { snapshot, epoch, step }, 0, false) = (event, self.progress.restarts, self.resumed) {
+            self.resumed = true;
+            ui.status("Resuming", format!("from {} (epoch {}, step {step})", near(snapshot), epoch.saturating_add(1)));
         }
         if now < self.next {
             return;

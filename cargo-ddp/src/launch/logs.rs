@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use ddp_contract::file;
+
 /// A file that grows beyond this is set aside as `….log.1`, in place of an older one, and begun anew.
 const LARGEST: u64 = 64 << 20;
 
@@ -16,17 +18,19 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// `attempt-A/rank-R.stdout.log` (or `stderr`) in the run's folder.
-    pub(super) fn create(path: PathBuf) -> io::Result<Self> {
+    /// `attempt-A/rank-R.stdout.log` (or `stderr`) in the run's folder, and why it could not be created: a job without
+    /// logs is better than none.
+    pub(super) fn create(path: PathBuf) -> (Self, Option<io::Error>) {
         Self::with_limit(path, LARGEST)
     }
 
-    fn with_limit(path: PathBuf, largest: u64) -> io::Result<Self> {
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        let file = Some(File::create(&path)?);
-        Ok(Self { path, file, written: 0, largest })
+    fn with_limit(path: PathBuf, largest: u64) -> (Self, Option<io::Error>) {
+        let folder = path.parent().map_or(Ok(()), fs::create_dir_all);
+        let (file, failed) = match folder.and_then(|()| file::create(&path)) {
+            Ok(file) => (Some(file), None),
+            Err(err) => (None, Some(err)),
+        };
+        (Self { path, file, written: 0, largest }, failed)
     }
 
     /// Appends a piece.
@@ -47,7 +51,7 @@ impl Log {
     fn append(&mut self, piece: &[u8]) -> io::Result<()> {
         if self.written > 0 && self.written + piece.len() as u64 > self.largest {
             fs::rename(&self.path, set_aside(&self.path))?;
-            self.file = Some(File::create(&self.path)?);
+            self.file = Some(file::create(&self.path)?);
             self.written = 0;
         }
         if let Some(file) = &mut self.file {
@@ -76,7 +80,8 @@ mod tests {
     fn a_log_is_bounded_and_loses_the_oldest_only() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("attempt-0/rank-0.stdout.log");
-        let mut log = Log::with_limit(path.clone(), 10).unwrap();
+        let (mut log, failed) = Log::with_limit(path.clone(), 10);
+        assert!(failed.is_none());
         for piece in ["aaaa\n", "bbbb\n", "cccc\n", "dddd\n", "eeee\n"] {
             log.write(piece.as_bytes()).unwrap();
         }
@@ -86,8 +91,17 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_said_once() {
-        let mut log = Log::with_limit("/dev/full".into(), 10).unwrap();
+        let file = Some(File::options().write(true).open("/dev/full").unwrap());
+        let mut log = Log { path: "/dev/full".into(), file, written: 0, largest: 10 };
         assert!(log.write(b"x").is_err());
+        assert!(log.write(b"x").is_ok());
+    }
+
+    #[test]
+    fn a_log_whose_place_is_taken_is_no_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, failed) = Log::with_limit(dir.path().to_owned(), 10);
+        assert!(failed.unwrap().to_string().contains("a directory"));
         assert!(log.write(b"x").is_ok());
     }
 }

@@ -6,6 +6,7 @@
 //! | `dispatch` | what to do when something happens: a state machine that knows no processes |
 //! | `watch` | the loop between the system and the dispatcher |
 //! | `workers` | processes, their pipes and their port |
+//! | `events` | what a worker tells through its event pipe |
 //! | `binding` | which cores a worker runs on |
 //! | `guard` | the second process, which sees to it that nothing outlives the first |
 //! | `join` | workers that a debugger starts |
@@ -24,6 +25,7 @@
 mod binding;
 mod command;
 mod dispatch;
+mod events;
 mod guard;
 mod history;
 mod join;

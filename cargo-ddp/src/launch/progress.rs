@@ -59,7 +59,7 @@ impl Progress {
                 self.grad_norm = grad_norm.or(self.grad_norm);
                 self.memory = memory.or(self.memory);
                 if self.first.is_some() {
-                    self.samples += samples.unwrap_or(0);
+                    self.samples = self.samples.saturating_add(samples.unwrap_or(0));
                 }
                 self.mark(Mark { at: now, step: *step, samples: self.samples });
             }
@@ -105,7 +105,7 @@ impl Progress {
             Some(steps) => format!("{:>1$}/{steps}", self.step, steps.to_string().len()),
             None => format!("step {}", self.step),
         }];
-        parts.push(format!("epoch {}", self.epoch + 1));
+        parts.push(format!("epoch {}", self.epoch.saturating_add(1)));
         parts.extend(self.loss.map(|loss| format!("loss {}", short(loss))));
         parts.extend(self.left().map(|left| format!("{} left", clock(left))));
         match self.restarts {

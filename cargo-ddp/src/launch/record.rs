@@ -2,12 +2,12 @@
 
 use std::cell::Cell;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use ddp_contract::{ErrorFile, Event, env};
+use ddp_contract::{ErrorFile, Event, env, file};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -299,7 +299,8 @@ impl Record {
     pub fn pass_on(&self) {
         let Some(path) = std::env::var_os(env::ERROR_FILE).map(PathBuf::from) else { return };
         let Some(cause) = &self.cause else { return };
-        if fs::copy(&self.error_file, &path).is_err() {
+        let copy = || file::create(&path)?.write_all(&file::read(&self.error_file, file::SMALL)?);
+        if copy().is_err() {
             let how = cause.signal.clone().or_else(|| cause.exit_code.map(|code| format!("exit code {code}")));
             let message = format!("rank {} ended with {}", cause.rank, how.unwrap_or_default());
             let _ = ErrorFile::new(message, cause.stderr.join("\n")).of_rank(cause.rank).write(&path);

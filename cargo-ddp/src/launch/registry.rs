@@ -4,9 +4,10 @@
 //! word is no job any more; the user's cache has a link to each such folder.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use ddp_contract::file;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
@@ -53,7 +54,7 @@ impl Entry {
     /// Writes the job down.
     pub(super) fn new(job: &Job) -> io::Result<Self> {
         let path = job.run_dir.join(RUN_FILE);
-        let lock = File::create(job.run_dir.join(".lock"))?;
+        let lock = file::create(&job.run_dir.join(".lock"))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         // A user without a cache has no list of jobs, but a job.
         let link = cache_dir().ok().map(|cache| cache.join("jobs").join(job.pid.to_string()));
@@ -70,7 +71,7 @@ impl Entry {
     /// Replaces what is written.
     pub(super) fn update(&self, job: &Job) -> io::Result<()> {
         let partial = self.path.with_extension("partial");
-        fs::write(&partial, serde_json::to_vec_pretty(job)?)?;
+        file::create(&partial)?.write_all(&serde_json::to_vec_pretty(job)?)?;
         fs::rename(partial, &self.path)
     }
 }
@@ -85,7 +86,7 @@ impl Drop for Entry {
 
 /// Whether the launcher of the run in this folder is alive.
 pub(super) fn is_running(run_dir: &Path) -> bool {
-    let Ok(lock) = File::open(run_dir.join(".lock")) else { return false };
+    let Ok(lock) = file::open(&run_dir.join(".lock")) else { return false };
     flock(&lock, FlockOperation::NonBlockingLockShared).is_err()
 }
 
@@ -98,7 +99,9 @@ pub fn running() -> Vec<Job> {
             let _ = fs::remove_file(link.path());
             continue;
         }
-        let job = fs::read(link.path().join(RUN_FILE)).ok().and_then(|text| serde_json::from_slice::<Job>(&text).ok());
+        let job = file::read(&link.path().join(RUN_FILE), file::SMALL)
+            .ok()
+            .and_then(|text| serde_json::from_slice::<Job>(&text).ok());
         jobs.extend(job);
     }
     jobs.sort_by_key(|job| (job.started, job.pid));

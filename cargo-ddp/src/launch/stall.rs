@@ -1,12 +1,13 @@
 //! What the ranks of a stalled job do: the stacks of all their threads, by whatever debugger there is.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use ddp_contract::file;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
@@ -123,7 +124,8 @@ impl Tracing {
         let mut lines = Vec::new();
         let mut suspects = Vec::new();
         for tracer in &self.tracers {
-            let stacks = fs::read_to_string(&tracer.file).unwrap_or_default();
+            let stacks = file::read(&tracer.file, file::SMALL).unwrap_or_default();
+            let stacks = String::from_utf8_lossy(&stacks);
             let doing = Doing::of(&stacks);
             lines.push(format!("  rank {} {} ({})", tracer.rank, doing.words(), tracer.file.display()));
             suspects.push(Suspect::new(tracer, step_of(tracer.rank), doing.waits()));
@@ -260,7 +262,7 @@ impl Debugger {
         if let Some(folder) = file.parent() {
             fs::create_dir_all(folder)?;
         }
-        let out = File::create(file)?;
+        let out = file::create(file)?;
         let err = out.try_clone()?;
         crate::child::dies_with_parent(&mut command);
         let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn()?;

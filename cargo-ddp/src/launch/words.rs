@@ -66,6 +66,12 @@ pub(super) fn hints(failure: &Failure, plan: &LaunchPlan, record: &Record, verdi
     }
     hints.extend(usual_cause(failure.exit, &text, record.out_of_memory()).map(str::to_owned));
     match verdict {
+        Verdict::Failed(_, NoRestart::Usage) => hints.push(
+            "exit code 2 before the first step is a usage error, so it was not restarted: check the program's arguments".into(),
+        ),
+        Verdict::Failed(Failure { at_startup: true, .. }, NoRestart::Again) => hints.push(
+            "the attempt before failed in the same way before its first step, so it was not restarted again".into(),
+        ),
         Verdict::Failed(_, NoRestart::Again) => hints.push(
             "it failed in the same way at the same step as the attempt before, so it was not started again".into(),
         ),
@@ -92,6 +98,7 @@ fn usual_cause(exit: Exit, text: &str, out_of_memory: Option<u64>) -> Option<&'s
             None => "SIGKILL without a message is usually the kernel out of memory (see `dmesg`), or a person",
         },
         Exit::Signal(4) => "SIGILL: libtorch or the program was built for another processor",
+        Exit::Signal(25) => "SIGXFSZ: a file grew beyond the limit on file sizes (`ulimit -f`)",
         Exit::Signal(7) => "SIGBUS: often a full /dev/shm, or a file that became shorter while it was mapped",
         Exit::Signal(11) => "SIGSEGV: run one process under a debugger to see where (`cargo ddp exec -- rust-gdb …`)",
         _ if says(&["error while loading shared libraries"]) => {

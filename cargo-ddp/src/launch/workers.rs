@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use ddp_contract::{Event, env};
+use ddp_contract::env;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -21,6 +21,7 @@ use rustix::process::{
 
 use super::binding::Binding;
 use super::dispatch::Exit;
+use super::events::EventStream;
 use super::lines::Prefixer;
 use super::logs::Log;
 use super::plan::{LaunchPlan, StorePort};
@@ -255,7 +256,7 @@ impl Parts {
         rank: usize,
         events: OwnedFd,
         plan: &LaunchPlan,
-        logs: [io::Result<Log>; 2],
+        logs: [(Log, Option<io::Error>); 2],
         ui: &Ui,
     ) -> io::Result<Self> {
         let [stdout, stderr] = output;
@@ -263,9 +264,9 @@ impl Parts {
         let [stdout_log, stderr_log] = logs;
         Ok(Self {
             pidfd: pidfd_open(pid, PidfdFlags::empty())?,
-            stdout: Stream::new(stdout, ui.prefixer(rank, Target::Stdout), stdout_log?, shown)?,
-            stderr: Stream::new(stderr, ui.prefixer(rank, Target::Stderr), stderr_log?, shown)?,
-            events: EventStream { pipe: Pipe::new(Some(events))?, partial: Vec::new() },
+            stdout: Stream::new(stdout, ui.prefixer(rank, Target::Stdout), stdout_log, shown)?,
+            stderr: Stream::new(stderr, ui.prefixer(rank, Target::Stderr), stderr_log, shown)?,
+            events: EventStream::new(Pipe::new(Some(events))?),
         })
     }
 }
@@ -316,7 +317,7 @@ pub(super) struct Pipe {
 }
 
 impl Pipe {
-    fn new(fd: Option<OwnedFd>) -> io::Result<Self> {
+    pub(super) fn new(fd: Option<OwnedFd>) -> io::Result<Self> {
         if let Some(fd) = &fd {
             fcntl_setfl(fd, fcntl_getfl(fd)? | OFlags::NONBLOCK)?;
         }
@@ -327,18 +328,33 @@ impl Pipe {
         self.file.as_ref().map(AsFd::as_fd)
     }
 
-    /// Reads what there is now, at most `limit` pieces of `buffer`'s size. At the end of the pipe it is closed.
-    fn drain(&mut self, buffer: &mut [u8], limit: usize, mut take: impl FnMut(&[u8])) {
-        for _ in 0..limit {
-            let Some(file) = &mut self.file else { return };
-            match file.read(buffer) {
+    /// Reads at most `limit` bytes of what there is now. At the end of the pipe it is closed.
+    pub(super) fn drain(&mut self, buffer: &mut [u8], limit: usize, mut take: impl FnMut(&[u8])) {
+        let mut left = limit;
+        while let Some(file) = self.file.as_mut().filter(|_| left > 0) {
+            let most = left.min(buffer.len());
+            match file.read(&mut buffer[..most]) {
                 Ok(0) => self.file = None,
-                Ok(n) => take(&buffer[..n]),
+                Ok(n) => {
+                    left -= n;
+                    take(&buffer[..n]);
+                }
                 Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) => self.file = None,
             }
         }
+    }
+
+    /// Bytes that can be read now.
+    pub(super) fn waiting(&self) -> usize {
+        let count = self.file.as_ref().and_then(|file| rustix::io::ioctl_fionread(file).ok());
+        count.and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
+    }
+
+    /// Nothing more is read.
+    pub(super) fn close(&mut self) {
+        self.file = None;
     }
 }
 
@@ -353,8 +369,13 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    fn new(fd: Option<OwnedFd>, prefixer: Prefixer, log: Log, shown: bool) -> io::Result<Self> {
-        Ok(Self { pipe: Pipe::new(fd)?, prefixer, log, shown, log_failed: None })
+    fn new(
+        fd: Option<OwnedFd>,
+        prefixer: Prefixer,
+        (log, log_failed): (Log, Option<io::Error>),
+        shown: bool,
+    ) -> io::Result<Self> {
+        Ok(Self { pipe: Pipe::new(fd)?, prefixer, log, shown, log_failed })
     }
 
     /// Keeps what was written, and appends the lines that are whole by now to `out` if they are to be seen. Gives whether
@@ -382,8 +403,9 @@ impl Stream {
     /// The worker is gone: what it wrote is read, and nobody else's writing is waited for.
     pub(super) fn close(&mut self, buffer: &mut [u8], out: &mut Vec<u8>) {
         let start = out.len();
-        self.read(buffer, usize::MAX, out);
-        self.pipe.file = None;
+        // No more than it wrote: what it left running may go on writing for ever.
+        self.read(buffer, self.pipe.waiting(), out);
+        self.pipe.close();
         self.prefixer.finish(out);
         if !self.shown {
             out.truncate(start);
@@ -392,22 +414,5 @@ impl Stream {
 
     pub(super) fn log_path(&self) -> &Path {
         self.log.path()
-    }
-}
-
-/// A worker's events.
-pub(super) struct EventStream {
-    pub(super) pipe: Pipe,
-    partial: Vec<u8>,
-}
-
-impl EventStream {
-    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Vec<Event> {
-        let Self { pipe, partial } = self;
-        pipe.drain(buffer, usize::MAX, |piece| partial.extend_from_slice(piece));
-        let Some(end) = partial.iter().rposition(|&byte| byte == b'\n') else { return Vec::new() };
-        let whole: Vec<u8> = partial.drain(..=end).collect();
-        // A line that is no event (a program of another kind wrote to the pipe) is passed over.
-        whole.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
     }
 }

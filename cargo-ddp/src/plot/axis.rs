@@ -15,7 +15,7 @@ impl Axis {
     /// Of steps: from the first to the last.
     pub(super) fn steps(values: impl Iterator<Item = f64> + Clone) -> Self {
         let (min, max) = match extremes(values) {
-            (min, max) if min == max => (min - 1.0, max + 1.0),
+            (min, max) if min == max && min.abs() < 1e15 => (min - 1.0, max + 1.0),
             range => widened(range, 0.0),
         };
         // There are no half steps.
@@ -25,7 +25,8 @@ impl Axis {
 
     /// Of values, with some space above and below.
     pub(super) fn values(values: impl Iterator<Item = f64> + Clone, log: bool) -> Self {
-        let (min, max) = if log { extremes(values.map(f64::log10)) } else { extremes(values) };
+        let drawn = values.map(|value| drawable(value, log));
+        let (min, max) = if log { extremes(drawn.map(f64::log10)) } else { extremes(drawn) };
         let (min, max) = widened((min, max), 0.05);
         let ticks = if log { logarithmic(min, max) } else { linear(min, max, 5) };
         Self { min, max, ticks }
@@ -36,6 +37,19 @@ impl Axis {
         (value - self.min) / (self.max - self.min)
     }
 }
+
+/// Where a value is drawn: for most, at itself. The width of a range of larger values would be infinite, and a part of a
+/// range of smaller values (subnormal numbers) would be 0.
+pub(super) fn drawable(value: f64, log: bool) -> f64 {
+    match value.abs() {
+        size if log => size.clamp(SMALLEST, LARGEST),
+        size if size < SMALLEST => 0.0,
+        size => size.min(LARGEST).copysign(value),
+    }
+}
+
+const SMALLEST: f64 = 1e-290;
+const LARGEST: f64 = 1e290;
 
 fn extremes(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
     (values.clone().fold(f64::INFINITY, f64::min), values.fold(f64::NEG_INFINITY, f64::max))
@@ -54,16 +68,22 @@ fn widened((min, max): (f64, f64), share: f64) -> (f64, f64) {
     (min - width, max + width)
 }
 
+/// More than any axis has.
+const MOST_TICKS: usize = 20;
+
 /// About `count` ticks at multiples of 1, 2 or 5 times a power of 10.
 fn linear(min: f64, max: f64, count: usize) -> Vec<Tick> {
     let rough = (max - min) / count as f64;
     let power = 10f64.powf(rough.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|step| *step >= rough * 0.999);
     let step = step.unwrap_or(10.0 * power);
-    let first = (min / step - 1e-9).ceil() as i64;
-    let last = (max / step + 1e-9).floor() as i64;
-    (first..=last)
-        .map(|i| i as f64 * step)
+    let first = (min / step - 1e-9).ceil();
+    let last = (max / step + 1e-9).floor();
+    if !(last - first).is_finite() {
+        return Vec::new();
+    }
+    (0..=((last - first) as usize).min(MOST_TICKS))
+        .map(|i| (first + i as f64) * step)
         .map(|value| (value, number(value, step, min.abs().max(max.abs()))))
         .collect()
 }
@@ -97,11 +117,11 @@ fn number(value: f64, step: f64, largest: f64) -> String {
         return "0".into();
     }
     for (unit, word) in [(1e9, "G"), (1e6, "M"), (1e3, "k")] {
-        if largest >= 10.0 * unit {
+        if (10.0 * unit..1e13).contains(&largest) {
             return fixed(value / unit, step / unit) + word;
         }
     }
-    if largest < 2e-3 {
+    if !(2e-3..1e13).contains(&largest) {
         let exponent = value.abs().log10().floor() as i32;
         let power = 10f64.powi(exponent);
         return format!("{}e{}", fixed(value / power, step / power), exponent.to_string().replace('-', "−"));
@@ -141,10 +161,32 @@ mod tests {
 
     #[test]
     fn every_range_can_be_drawn() {
-        for values in [vec![], vec![0.0], vec![3.0, 3.0], vec![-1e-30, 1e-30], vec![1e300, -1e300]] {
-            for axis in [Axis::values(values.iter().copied(), false), Axis::steps(values.iter().copied())] {
-                assert!(axis.min < axis.max && axis.ticks.len() < 20, "{values:?}: {axis:?}");
+        let (tiny, huge, last) = (5e-324, f64::MAX, u64::MAX as f64);
+        for values in [
+            vec![],
+            vec![0.0],
+            vec![3.0, 3.0],
+            vec![-1e-30, 1e-30],
+            vec![1e300, -1e300],
+            vec![tiny],
+            vec![tiny, 2.0 * tiny],
+            vec![-tiny, 1e-310],
+            vec![tiny, 1.0],
+            vec![f64::MIN_POSITIVE, 1.5 * f64::MIN_POSITIVE],
+            vec![1e-300, 1.000_000_1e-300],
+            vec![huge, -huge],
+            vec![huge],
+            vec![huge, tiny],
+            vec![last],
+            vec![last - 4096.0, last],
+        ] {
+            let positive = values.iter().copied().filter(|value| *value > 0.0);
+            let steps = values.iter().copied().map(|value| value.abs().min(last));
+            for axis in [Axis::values(values.iter().copied(), false), Axis::values(positive, true), Axis::steps(steps)]
+            {
+                assert!(axis.min < axis.max && axis.ticks.len() <= 21, "{values:?}: {axis:?}");
                 assert!(axis.at(axis.min) == 0.0 && axis.at(axis.max) == 1.0, "{values:?}: {axis:?}");
+                assert!(axis.ticks.iter().all(|(at, label)| at.is_finite() && label.len() < 20), "{axis:?}");
             }
         }
         let axis = Axis::values([2.0, 2.0].into_iter(), true);

@@ -10,7 +10,7 @@ use plotters::prelude::{ShapeStyle, WHITE};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{TextStyle, register_font};
 
-use super::axis::Axis;
+use super::axis::{Axis, drawable};
 use super::{Figure, Line, Panel};
 
 /// Okabe and Ito's colours, which colour-blind people tell apart too; their yellow is lost on white.
@@ -130,10 +130,13 @@ pub(super) fn draw<'a, B: DrawingBackend>(
         canvas.words(entry.words(), (place.0 + 29.0, place.1), HPos::Left, VPos::Center)?;
     }
     let (width, height) = figure.panel_size();
+    // One for all panels, so that what lies below each other belongs together.
+    let steps = figure.panels.iter().flat_map(|panel| &panel.lines).flat_map(|line| line.raw.iter().flatten());
+    let x = Axis::steps(steps.map(|point| point.0));
     for (i, panel) in figure.panels.iter().enumerate() {
         let (column, row) = (i % figure.columns(), i / figure.columns());
         let corner = (MARGIN + column as f64 * width, MARGIN + LEGEND * rows as f64 + row as f64 * height);
-        canvas.panel(figure, panel, corner, (width, height))?;
+        canvas.panel(figure, panel, &x, corner, (width, height))?;
     }
     area.present()
 }
@@ -144,13 +147,11 @@ struct Canvas<'a, B: DrawingBackend> {
 }
 
 impl<'a, B: DrawingBackend> Canvas<'a, B> {
-    fn panel(&self, figure: &'a Figure, panel: &'a Panel, corner: Place, size: Place) -> Result<B> {
+    fn panel(&self, figure: &'a Figure, panel: &'a Panel, x: &Axis, corner: Place, size: Place) -> Result<B> {
         let (left, right) = (corner.0 + AROUND.0, corner.0 + size.0 - AROUND.1);
         let (top, bottom) = (corner.1 + AROUND.2, corner.1 + size.1 - AROUND.3);
-        let points = |panel: &'a Panel| panel.lines.iter().flat_map(|line| line.raw.iter().flatten());
-        // One for all panels, so that what lies below each other belongs together.
-        let x = Axis::steps(figure.panels.iter().flat_map(points).map(|point| point.0));
-        let y = Axis::values(points(panel).map(|point| point.1), figure.log);
+        let points = panel.lines.iter().flat_map(|line| line.raw.iter().flatten());
+        let y = Axis::values(points.map(|point| point.1), figure.log);
         let to_x = |step: f64| left + x.at(step) * (right - left);
         let to_y = |at: f64| bottom - y.at(at) * (bottom - top);
 
@@ -169,7 +170,10 @@ impl<'a, B: DrawingBackend> Canvas<'a, B> {
                 self.dashes(&[(to_x(*restart), top), (to_x(*restart), bottom)], colour)?;
             }
         }
-        let place = |&(step, value): &Place| (to_x(step), to_y(if figure.log { value.log10() } else { value }));
+        let place = |&(step, value): &Place| {
+            let value = drawable(value, figure.log);
+            (to_x(step), to_y(if figure.log { value.log10() } else { value }))
+        };
         let curve = |line: &Line, parts: &[Vec<Place>], width: f64, strength: f64| {
             for part in parts {
                 let part: Vec<Place> = part.iter().map(place).collect();

@@ -42,6 +42,7 @@ pub struct Figure {
     runs: Vec<String>,
     panels: Vec<Panel>,
     log: bool,
+    left_out: usize,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -100,9 +101,16 @@ impl Figure {
         }
         let mut seen = std::collections::BTreeSet::new();
         names.retain(|name| seen.insert(*name));
+        let left_out = names.len().saturating_sub(MOST_PANELS);
+        names.truncate(MOST_PANELS);
         let panels = names.into_iter().map(|name| panel(name, runs, options)).collect();
-        let runs = runs.iter().map(|run| run.name.clone()).collect();
-        Ok(Self { runs, panels, log: options.log })
+        let runs = runs.iter().map(|run| shortened(&run.name)).collect();
+        Ok(Self { runs, panels, log: options.log, left_out })
+    }
+
+    /// How many of the chosen metrics have no room.
+    pub fn left_out(&self) -> usize {
+        self.left_out
     }
 
     fn has_restarts(&self) -> bool {
@@ -110,10 +118,27 @@ impl Figure {
     }
 }
 
+/// A picture of more panels takes gigabytes of memory, and nobody looks at it.
+pub const MOST_PANELS: usize = 48;
+
+/// A longer name does not fit on a panel.
+const LONGEST_NAME: usize = 48;
+
+fn shortened(name: &str) -> String {
+    match name.char_indices().nth(LONGEST_NAME) {
+        Some(_) => name.chars().take(LONGEST_NAME - 1).chain(['…']).collect(),
+        None => name.to_owned(),
+    }
+}
+
+/// More marks of restarts than this can't be told apart.
+const MOST_RESTARTS: usize = 200;
+
 fn panel(name: &str, runs: &[Run], options: &Options) -> Panel {
     let largest = runs.iter().filter_map(|run| run.curves.scalars.get(name)).flatten();
     let largest = largest.map(|point| point.value).filter(|value| value.is_finite()).fold(0.0, f64::max);
     let (label, unit) = unit(name, largest);
+    let label = shortened(&label);
     let line = |(run, data): (usize, &Run)| {
         let points = data.curves.scalars.get(name)?;
         let scaled = |points: Vec<(f64, f64)>| points.into_iter().map(|(x, y)| (x, y / unit)).collect::<Vec<_>>();
@@ -121,7 +146,10 @@ fn panel(name: &str, runs: &[Run], options: &Options) -> Panel {
         let smooth =
             options.smooth.filter(|_| points.len() >= SMOOTHED_FROM).map(|weight| scaled(averaged(points, weight)));
         let drawn = |points: Vec<(f64, f64)>| parts(points, options.log).into_iter().map(thinned).collect::<Vec<_>>();
-        let restarts = data.curves.sessions.iter().skip(1).map(|session| session.step as f64).collect();
+        let mut restarts: Vec<f64> = data.curves.sessions.iter().skip(1).map(|session| session.step as f64).collect();
+        restarts.dedup();
+        let every = restarts.len().div_ceil(MOST_RESTARTS).max(1);
+        let restarts = restarts.into_iter().step_by(every).collect();
         Some(Line { run, raw: drawn(raw), smooth: smooth.map(drawn), restarts })
     };
     Panel { label, lines: runs.iter().enumerate().filter_map(line).collect() }

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
+use ddp_contract::file;
+
 use crate::{Error, Result};
 
 /// Writes `content` to `path`, making its folder. What was there is replaced at once, and keeps its permissions.
@@ -25,7 +27,7 @@ pub(super) fn write(path: &Path, content: &[u8]) -> Result<()> {
 
 /// What is in the file at `path`, if it is there.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(path) {
+    match file::read(path, file::SMALL) {
         Ok(content) => Ok(Some(content)),
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(err) => Err(Error::system(format!("can't read {}", path.display()))(err)),

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use ddp_contract::file;
 use toml_edit::{DocumentMut, InlineTable, Item, Table, Value};
 
 use super::files;
@@ -268,7 +269,10 @@ fn mentions_runtime(folder: &Path) -> bool {
         true => mentions_runtime(&path),
         false => {
             let is_rust = path.extension().is_some_and(|extension| extension == "rs");
-            is_rust && fs::read_to_string(&path).is_ok_and(|text| text.contains("ddp_runtime"))
+            let words = b"ddp_runtime";
+            is_rust
+                && file::read(&path, file::SMALL)
+                    .is_ok_and(|text| text.windows(words.len()).any(|window| window == words))
         }
     })
 }

@@ -1,6 +1,7 @@
-use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use ddp_contract::file;
 use memmap2::{Mmap, MmapOptions};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -35,10 +36,10 @@ impl TensorFile {
     /// [`Error::System`] when it can't be read, [`Error::BadTensorFile`] when it is none.
     pub fn open(path: &Path) -> Result<Self> {
         let cant = || Error::system(format!("can't read {}", path.display()));
-        let file = File::open(path).map_err(cant())?;
-        if !file.metadata().map_err(cant())?.is_file() {
-            return Err(Error::BadTensorFile { path: path.to_owned(), problem: "it is no file".into() });
-        }
+        let file = file::open(path).map_err(|err| match err.kind() {
+            io::ErrorKind::InvalidInput => Error::BadTensorFile { path: path.to_owned(), problem: err.to_string() },
+            _ => cant()(err),
+        })?;
         // SAFETY: files of tensors are replaced, not changed in place. If somebody shortens one meanwhile, this process is
         // ended by SIGBUS, and nothing is lost: what it writes gets its name when it is whole.
         let map = unsafe { MmapOptions::new().map(&file) }.map_err(cant())?;

@@ -1,9 +1,9 @@
 //! A JSONC file as VS Code reads it: with comments, trailing commas, perhaps a byte order mark.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
+use ddp_contract::file;
 use jsonc_parser::{CollectOptions, ParseOptions, ast};
 
 use super::json::Style;
@@ -13,11 +13,7 @@ const BOM: char = '\u{feff}';
 
 /// The text of a file, if there is one.
 pub(super) fn read(path: &Path) -> Result<Option<String>> {
-    // A pipe would be waited for.
-    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
-        return Err(Error::system(format!("can't read {}", path.display()))(io::Error::other("it is no file")));
-    }
-    let bytes = match fs::read(path) {
+    let bytes = match file::read(path, file::SMALL) {
         Ok(bytes) => bytes,
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(err) => return Err(Error::system(format!("can't read {}", path.display()))(err)),

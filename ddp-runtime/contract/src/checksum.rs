@@ -28,7 +28,7 @@ impl FileInfo {
     /// # Errors
     /// Those of reading it.
     pub fn of(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
+        let file = crate::file::open(path)?;
         let bytes = file.metadata()?.len();
         let cores = thread::available_parallelism().map_or(1, |n| n.get() as u64);
         let parts = (bytes / PART).clamp(1, cores.min(MAX_THREADS));

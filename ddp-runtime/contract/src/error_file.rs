@@ -1,8 +1,10 @@
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+
+use crate::file;
 
 /// Why a worker failed, in the layout of torchrun's error file (`torch/distributed/elastic/multiprocessing/errors`):
 /// `{"message": {"message": …, "extraInfo": {"py_callstack": …, "timestamp": …}}}`, with ours added to `extraInfo`.
@@ -89,13 +91,13 @@ impl ErrorFile {
             std::fs::create_dir_all(folder)?;
         }
         let partial = path.with_extension("partial");
-        std::fs::write(&partial, serde_json::to_vec(self)?)?;
+        file::create(&partial)?.write_all(&serde_json::to_vec(self)?)?;
         std::fs::rename(partial, path)
     }
 
     /// Reads a record. `None` when there is none, or nothing that could be understood.
     pub fn read(path: &Path) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+        serde_json::from_slice(&file::read(path, file::SMALL).ok()?).ok()
     }
 }
 

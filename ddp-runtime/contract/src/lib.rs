@@ -11,6 +11,7 @@ mod events;
 
 pub mod env;
 pub mod exit;
+pub mod file;
 pub mod join;
 pub mod metrics;
 pub mod snapshot;

@@ -17,6 +17,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::file;
+
 /// Name of the file in a run's folder.
 pub const FILE: &str = "metrics.jsonl";
 /// The format that is written.
@@ -101,7 +103,7 @@ impl Curves {
     /// # Errors
     /// Those of reading it; `InvalidData` for a line that is no object of this format, or for a newer format.
     pub fn read(path: &Path) -> io::Result<Self> {
-        Self::parse(&std::fs::read(path)?)
+        Self::parse(&file::read(path, u64::MAX)?)
     }
 
     /// Reads the content of a file.

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 pub use crate::checksum::FileInfo;
 use crate::checksum::hex;
+use crate::file;
 
 /// The manifest's file name.
 pub const MANIFEST: &str = "state.json";
@@ -27,6 +28,8 @@ pub const RNG: &str = "rng.safetensors";
 pub const FORMAT_VERSION: u32 = 1;
 
 const PREFIX: &str = "step-";
+/// More than any manifest has, in bytes.
+const LARGEST_MANIFEST: u64 = 1 << 30;
 
 /// `state.json`: what a snapshot holds and where its run stood.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -144,7 +147,7 @@ fn seal(body: &str) -> String {
 /// # Errors
 /// What is wrong with it.
 pub fn read_manifest(folder: &Path) -> Result<Manifest, Damage> {
-    let text = match fs::read(folder.join(MANIFEST)) {
+    let text = match file::read(&folder.join(MANIFEST), LARGEST_MANIFEST) {
         Ok(text) => text,
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Err(Damage::NoManifest),
         Err(source) => return Err(Damage::Io { file: MANIFEST.into(), source }),

@@ -82,7 +82,7 @@ impl Writer {
         let later = std::mem::take(&mut self.new_lines);
         self.line(&Line::Start(self.session.clone()));
         self.new_lines.extend(later);
-        self.event(&tb::session_start(self.session.time, self.session.step + 1));
+        self.event(&tb::session_start(self.session.time, self.session.step.saturating_add(1)));
     }
 
     pub(super) fn scalar(&mut self, name: &str, step: u64, value: f64, time: f64) -> Result<()> {

@@ -136,8 +136,10 @@ impl Trainer<'_> {
         let mut epoch = Epoch { loss, batches: 0, grad_norm: None, skipped_steps: 0 };
         let mut batches = train.epoch(progress.epoch)?;
         let steps_of = |batches: usize| batches.div_ceil(self.accumulate) as u64;
-        let later_epochs = epochs.saturating_sub(progress.epoch + 1) * steps_of(train.batches_per_epoch());
-        let all_steps = progress.step + steps_of(batches.size_hint().1.unwrap_or(0)) + later_epochs;
+        let later_epochs = epochs.saturating_sub(progress.epoch).saturating_sub(1);
+        let later_steps = later_epochs.saturating_mul(steps_of(train.batches_per_epoch()));
+        let steps = progress.step.saturating_add(steps_of(batches.size_hint().1.unwrap_or(0)));
+        let all_steps = steps.saturating_add(later_steps);
         loop {
             // The batches of one step; all but the last leave the gradients where they are.
             let left = batches.size_hint().1.unwrap_or(0);

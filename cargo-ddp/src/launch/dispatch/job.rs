@@ -43,6 +43,12 @@ pub struct Failure {
     pub step: Option<u64>,
     /// What it left in its error file.
     pub message: Option<String>,
+    /// Its last lines on stderr, [without numbers](without_numbers).
+    #[serde(default)]
+    pub stderr: String,
+    /// No rank had taken a step in this attempt, as far as is known.
+    #[serde(default)]
+    pub at_startup: bool,
     /// The attempt in which it failed, from 0.
     pub attempt: u32,
     /// It was ended because the job made no progress for so long.
@@ -57,9 +63,19 @@ impl Failure {
     pub(super) fn is_again(&self, other: &Self) -> bool {
         let from_outside = matches!(self.exit, Exit::Signal(SIGKILL | SIGTERM | SIGINT | SIGHUP));
         let told = self.step.is_some() || self.message.is_some();
-        told && !from_outside
-            && self.stalled.is_none()
-            && (self.exit, self.step, &self.message) == (other.exit, other.step, &other.message)
+        let same = told && (self.step, &self.message) == (other.step, &other.message);
+        !from_outside && self.stalled.is_none() && self.exit == other.exit && (same || self.is_same_startup(other))
+    }
+
+    /// Both failed before the first step, and said the same on stderr.
+    fn is_same_startup(&self, other: &Self) -> bool {
+        let same = !self.stderr.is_empty() && (&self.stderr, &self.message) == (&other.stderr, &other.message);
+        self.at_startup && other.at_startup && same
+    }
+
+    /// Wrong arguments: by convention (getopt, clap, argparse) a program that can't read them ends with this code.
+    pub(super) fn is_usage_error(&self) -> bool {
+        self.exit == USAGE && self.at_startup
     }
 
     /// Whether this is what `other`, noticed a moment before, complains of: that rank says that a peer is gone, and this one
@@ -74,6 +90,23 @@ impl Failure {
     }
 }
 
+/// Two failures of one kind differ in pids, ports, addresses and times: a `#` stands for each.
+pub(in crate::launch) fn without_numbers(text: &str) -> String {
+    let mut words = String::new();
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        if c.is_ascii_digit() {
+            words.push('#');
+            while chars.next_if(char::is_ascii_alphanumeric).is_some() {}
+        } else {
+            words.push(c);
+        }
+    }
+    words
+}
+
+/// How a program ends that can't read its arguments.
+const USAGE: Exit = Exit::Code(2);
 /// How a shell puts that its program was ended by SIGTERM.
 const ASKED: Exit = Exit::Code(128 + SIGTERM);
 /// What Gloo, NCCL and the TCPStore say when another rank is gone.
@@ -94,6 +127,8 @@ pub enum NoRestart {
     UsedUp(u32),
     /// The last attempt failed in the same way at the same step, and would again.
     Again,
+    /// The program refused its arguments, and would again.
+    Usage,
     /// A node was lost, too.
     NodeLost,
 }
@@ -143,6 +178,8 @@ pub(in crate::launch) enum Input {
         pid: u32,
         exit: Exit,
         message: Option<String>,
+        /// Its last lines on stderr, without numbers.
+        stderr: String,
     },
     Event {
         rank: usize,

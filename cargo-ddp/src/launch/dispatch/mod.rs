@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ddp_contract::Event;
 
-pub(super) use job::{Action, Input, Known};
+pub(super) use job::{Action, Input, Known, without_numbers};
 pub use job::{Exit, Failure, NoRestart, Rules, Verdict};
 
 /// SIGTERM, which asks a worker to stop.
@@ -28,6 +28,8 @@ const PAUSE_CHECK: Duration = Duration::from_millis(200);
 const STALL_TIMEOUT: Duration = Duration::from_secs(600);
 /// A peer of a dying worker sees the connection's end before the kernel tells of the death, and may itself be gone by then.
 const SIMULTANEOUS: Duration = Duration::from_secs(1);
+/// A program that reports no steps is taken to be starting for this long.
+const STARTUP: Duration = Duration::from_secs(60);
 /// The longest time between two attempts.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 
@@ -41,6 +43,10 @@ pub(super) struct Dispatcher {
     state: State,
     /// The failure of the attempt before, if there was no progress since.
     previous: Option<Failure>,
+    /// When the attempt began.
+    started: Instant,
+    /// An attempt has got beyond its startup, so the program's arguments are fine.
+    has_trained: bool,
     /// A worker of this attempt has ended as [`PREEMPTED`].
     preempted: bool,
     /// The stall in progress was told.
@@ -87,6 +93,8 @@ impl Dispatcher {
             newest: None,
             state: State::Running,
             previous: None,
+            started: now,
+            has_trained: false,
             preempted: false,
             stalled: false,
             node_is_lost: false,
@@ -129,7 +137,11 @@ impl Dispatcher {
 
     pub(super) fn handle(&mut self, input: Input, now: Instant) -> Vec<Action> {
         match input {
-            Input::Exited { rank, pid, exit, message } => self.exited(rank, pid, exit, message, now),
+            Input::Exited { rank, pid, exit, message, stderr } => {
+                let at_startup = self.is_starting(now);
+                let failure = Failure { exit, message, stderr, at_startup, ..self.failure(rank, pid) };
+                self.exited(failure, now)
+            }
             Input::Event { rank, event } => {
                 self.note(rank, event, now);
                 vec![]
@@ -196,11 +208,19 @@ impl Dispatcher {
         Some(self.quietest()?.sign + timeout)
     }
 
-    fn exited(&mut self, rank: usize, pid: u32, exit: Exit, message: Option<String>, now: Instant) -> Vec<Action> {
+    /// Of programs that report steps it is known; of others, the time tells.
+    fn is_starting(&self, now: Instant) -> bool {
+        match self.ranks.iter().any(|rank| rank.speaks) {
+            true => self.ranks.iter().all(|rank| rank.step.is_none()),
+            false => now.duration_since(self.started) <= STARTUP,
+        }
+    }
+
+    fn exited(&mut self, new: Failure, now: Instant) -> Vec<Action> {
+        let (rank, exit) = (new.rank, new.exit);
         self.ranks[rank].alive = false;
         let last = !self.ranks.iter().any(|rank| rank.alive);
         self.preempted |= exit == PREEMPTED;
-        let new = Failure { exit, message, ..self.failure(rank, pid) };
         match &mut self.state {
             State::Stopping { reason: Reason::Failure(failure, _), .. } if failure.rank == rank => {
                 // A rank that was ended because it held the others up.
@@ -236,6 +256,8 @@ impl Dispatcher {
             exit: Exit::Signal(SIGKILL),
             step: self.ranks[rank].step,
             message: None,
+            stderr: String::new(),
+            at_startup: false,
             attempt: self.attempt,
             stalled: None,
             consequences: vec![],
@@ -261,6 +283,8 @@ impl Dispatcher {
             Some(NoRestart::NodeLost)
         } else if self.rules.max_restarts == 0 {
             Some(NoRestart::Never)
+        } else if failure.is_usage_error() && !self.has_trained {
+            Some(NoRestart::Usage)
         } else if self.previous.as_ref().is_some_and(|previous| failure.is_again(previous)) {
             Some(NoRestart::Again)
         } else if self.used >= self.rules.max_restarts {
@@ -277,6 +301,7 @@ impl Dispatcher {
         };
         self.used += 1;
         self.attempt += 1;
+        self.has_trained |= !failure.at_startup;
         self.previous = Some(failure.clone());
         let announced = Action::Announce { after: failure, attempt: self.attempt, delay };
         if delay.is_zero() {
@@ -288,6 +313,7 @@ impl Dispatcher {
 
     fn start(&mut self, now: Instant) -> Action {
         self.state = State::Running;
+        self.started = now;
         self.preempted = false;
         self.stalled = false;
         for rank in &mut self.ranks {
@@ -355,7 +381,10 @@ impl Dispatcher {
         self.ranks[rank].sign = now;
         self.stalled = false;
         match event {
-            Event::Step { step, .. } => self.ranks[rank].step = Some(step),
+            Event::Step { step, .. } => {
+                self.ranks[rank].step = Some(step);
+                self.has_trained = true;
+            }
             Event::SnapshotSaved { snapshot, step, .. } => {
                 if self.newest.as_ref().is_none_or(|newest| newest.step < step) {
                     // Real progress: what went wrong before it is past.

@@ -21,8 +21,12 @@ impl Job {
     }
 
     fn says(&mut self, rank: usize, exit: Exit, message: Option<&str>) -> Vec<Action> {
-        let message = message.map(str::to_owned);
-        self.dispatcher.handle(Input::Exited { rank, pid: 100 + rank as u32, exit, message }, self.now)
+        self.prints(rank, exit, message, "")
+    }
+
+    fn prints(&mut self, rank: usize, exit: Exit, message: Option<&str>, stderr: &str) -> Vec<Action> {
+        let (message, stderr) = (message.map(str::to_owned), without_numbers(stderr));
+        self.dispatcher.handle(Input::Exited { rank, pid: 100 + rank as u32, exit, message, stderr }, self.now)
     }
 
     fn event(&mut self, rank: usize, event: Event) {
@@ -108,6 +112,8 @@ fn the_first_failure_is_the_cause_and_stops_the_others() {
         exit: Exit::Signal(SIGKILL),
         step: Some(12),
         message: None,
+        stderr: String::new(),
+        at_startup: false,
         attempt: 0,
         stalled: None,
         consequences,
@@ -234,6 +240,66 @@ fn what_says_nothing_and_what_comes_from_outside_is_never_the_same() {
         assert!(matches!(job.exit(0, Exit::Signal(SIGKILL))[0], Action::Announce { .. }));
         job.now += Duration::from_secs(60);
         job.dispatcher.handle(Input::Tick, job.now);
+    }
+}
+
+/// What comes of a rank that ends so: a restart, or why there is none.
+fn after(job: &mut Job, rank: usize, exit: Exit, stderr: &str) -> Result<(), NoRestart> {
+    let mut actions = job.prints(rank, exit, None, stderr);
+    for other in (0..job.dispatcher.ranks.len()).filter(|other| *other != rank) {
+        actions = job.exit(other, Exit::Signal(SIGTERM));
+    }
+    match &actions[..] {
+        [Action::Announce { .. }, ..] => {
+            if actions.len() == 1 {
+                job.now += LONGEST_BACKOFF;
+                job.dispatcher.handle(Input::Tick, job.now);
+            }
+            Ok(())
+        }
+        [Action::Finish(Verdict::Failed(_, why))] => Err(*why),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_usage_error_is_not_retried() {
+    let usage = Exit::Code(2);
+    for stderr in ["error: unexpected argument '--epoch' found", ""] {
+        assert_eq!(after(&mut Job::new(2, 3), 1, usage, stderr), Err(NoRestart::Usage));
+    }
+    // Arguments that were fine are fine: something else ends with this code.
+    let mut job = Job::new(1, 3);
+    job.step(0, 1);
+    assert_eq!(after(&mut job, 0, usage, "a"), Ok(()));
+    assert_eq!(after(&mut job, 0, usage, "b"), Ok(()));
+    // A program without events that ran for some time.
+    let mut job = Job::new(1, 3);
+    job.now += STARTUP + Duration::from_secs(1);
+    assert_eq!(after(&mut job, 0, usage, "a"), Ok(()));
+    assert_eq!(after(&mut Job::new(1, 0), 0, usage, "a"), Err(NoRestart::Never));
+}
+
+#[test]
+fn an_identical_failure_before_the_first_step_is_retried_once() {
+    let failed = Exit::Code(101);
+    let panic = |pid: u32| format!("thread 'main' ({pid}) panicked at src/main.rs:7:9:\nno file at 0x{pid:x}");
+    let mut job = Job::new(2, 3);
+    assert_eq!(after(&mut job, 0, failed, &panic(4711)), Ok(()));
+    // Whichever rank is the first to fail.
+    assert_eq!(after(&mut job, 1, failed, &panic(9_000_001)), Err(NoRestart::Again));
+
+    let mut job = Job::new(1, 3);
+    assert_eq!(after(&mut job, 0, failed, "connection refused"), Ok(()));
+    assert_eq!(after(&mut job, 0, failed, "out of memory"), Ok(()));
+    assert_eq!(after(&mut job, 0, Exit::Code(1), "out of memory"), Ok(()));
+    assert_eq!(after(&mut job, 0, failed, "out of memory"), Err(NoRestart::UsedUp(3)));
+
+    // After a step, only what a program says in its error file is compared.
+    let mut job = Job::new(1, 3);
+    for step in 0..3 {
+        job.step(0, 10 - step);
+        assert_eq!(after(&mut job, 0, failed, "interrupted system call"), Ok(()));
     }
 }
 

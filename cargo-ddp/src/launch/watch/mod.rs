@@ -4,10 +4,10 @@ mod others;
 mod sources;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use ddp_contract::file;
 use rustix::event::epoll;
 use rustix::process::{Pid, Rlimit};
 use serde_json::json;
@@ -420,7 +420,7 @@ fn last_lines(workers: &[Worker], rank: usize) -> Vec<String> {
 
 /// What a worker has left for the report, if it failed.
 fn last_words(workers: &[Worker], plan: &LaunchPlan, attempt: u32, rank: usize) -> LastWords {
-    let error_file = fs::read(plan.error_file(rank, attempt)).ok();
+    let error_file = file::read(&plan.error_file(rank, attempt), file::SMALL).ok();
     let error_file = error_file.and_then(|text| serde_json::from_slice(&text).ok());
     LastWords { lines: last_lines(workers, rank), error_file }
 }

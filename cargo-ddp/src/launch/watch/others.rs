@@ -1,14 +1,16 @@
 //! What the launchers of other nodes say and are told.
 
 use std::fs;
+use std::io::Write;
 use std::time::Instant;
 
+use ddp_contract::file;
 use serde_json::Value;
 
 use super::Watch;
 use crate::Result;
 use crate::launch::command::Command;
-use crate::launch::dispatch::{Input, Verdict};
+use crate::launch::dispatch::{Input, Verdict, without_numbers};
 use crate::launch::nodes::{FromCoordinator, ToCoordinator};
 
 impl Watch<'_> {
@@ -37,9 +39,10 @@ impl Watch<'_> {
             let input = match message {
                 ToCoordinator::Hello { .. } | ToCoordinator::Alive => None,
                 ToCoordinator::Exited { rank, pid, exit, message, last_lines, error_file } => {
+                    let stderr = without_numbers(&last_lines.join("\n"));
                     self.words.insert(rank, last_lines);
                     self.keep_error_file(rank, error_file);
-                    Some(Input::Exited { rank, pid, exit, message })
+                    Some(Input::Exited { rank, pid, exit, message, stderr })
                 }
                 ToCoordinator::Event { rank, event } => {
                     self.ui.worker_event(rank, &event);
@@ -64,7 +67,8 @@ impl Watch<'_> {
         let path = self.plan.error_file(rank, self.job.attempt);
         if let (Some(error_file), Some(folder)) = (error_file, path.parent()) {
             // Without it the report is shorter.
-            let _ = fs::create_dir_all(folder).and_then(|()| fs::write(&path, error_file.to_string()));
+            let write = || file::create(&path)?.write_all(error_file.to_string().as_bytes());
+            let _ = fs::create_dir_all(folder).and_then(|()| write());
         }
     }
 

@@ -3,19 +3,19 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use ddp_contract::ErrorFile;
+use ddp_contract::{ErrorFile, Event};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
-use super::Watch;
-use crate::launch::dispatch::Input;
+use super::{LAST_LINES, Watch};
+use crate::launch::dispatch::{Input, without_numbers};
 use crate::launch::guard::{self, Guard};
 use crate::launch::stall::Tracing;
 use crate::launch::workers::Stream;
 use crate::ui::Target;
 use crate::{Error, Result, Ui};
 
-/// Pieces read from one stream before the others have their turn.
-const FAIR_SHARE: usize = 16;
+/// Bytes read from one stream before the others have their turn.
+const FAIR_SHARE: usize = 256 << 10;
 
 /// What a descriptor in the poll set belongs to.
 #[derive(Clone, Copy)]
@@ -112,17 +112,23 @@ impl Watch<'_> {
     }
 
     fn events(&mut self, i: usize) -> Vec<Input> {
-        let worker = &mut self.workers[i];
-        let rank = worker.rank;
-        let events = worker.events.read(&mut self.buffer);
+        let events = self.workers[i].events.read(&mut self.buffer);
+        self.note(i, events)
+    }
+
+    fn note(&mut self, i: usize, events: Vec<Event>) -> Vec<Input> {
+        let rank = self.workers[i].rank;
+        let mut keep = false;
         for event in &events {
             self.ui.worker_event(rank, event);
             if rank == self.plan.ranks().start {
                 self.live.note(event, &self.ui);
-                if self.record.note(event) {
-                    self.record.keep();
-                }
+                keep |= self.record.note(event);
             }
+        }
+        // Once, however many there are.
+        if keep {
+            self.record.keep();
         }
         events.into_iter().map(|event| Input::Event { rank, event }).collect()
     }
@@ -147,7 +153,8 @@ impl Watch<'_> {
     fn death(&mut self, i: usize) -> Result<Vec<Input>> {
         let _ = epoll::delete(&self.deaths, &self.workers[i].pidfd);
         let exit = self.workers[i].reap()?;
-        let mut inputs = self.events(i);
+        let events = self.workers[i].events.close(&mut self.buffer);
+        let mut inputs = self.note(i, events);
         let Self { workers, buffer, out, ui, plan, job, .. } = self;
         let worker = &mut workers[i];
         for target in [Target::Stdout, Target::Stderr] {
@@ -160,7 +167,8 @@ impl Watch<'_> {
         }
         let file = ErrorFile::read(&plan.error_file(worker.rank, job.attempt));
         let message = file.map(|file| file.message().to_owned());
-        inputs.push(Input::Exited { rank: worker.rank, pid: worker.pid(), exit, message });
+        let stderr = without_numbers(&worker.stderr.prefixer.last_lines(LAST_LINES).join("\n"));
+        inputs.push(Input::Exited { rank: worker.rank, pid: worker.pid(), exit, message, stderr });
         Ok(inputs)
     }
 }
