@@ -20,6 +20,7 @@ mod runs;
 mod setup;
 mod snapshot;
 mod stop;
+mod store;
 mod table;
 mod update;
 mod vscode;
