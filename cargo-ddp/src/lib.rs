@@ -35,6 +35,7 @@ pub mod snapshot;
 pub mod torch;
 pub mod vscode;
 
+mod aside;
 mod child;
 mod error;
 mod output;

@@ -309,6 +309,31 @@ fn export_goes_through_what_is_not_a_regular_file() {
     export("link.safetensors").run().ends_with(2);
 }
 
+#[test]
+fn metrics_go_through_what_is_not_a_regular_file() {
+    let dir = tempdir().unwrap();
+    let train = || {
+        let logs = dir.path().join("runs");
+        let run = ["run", "-p", "ddp-tests", "--bin", "metrics", "--nproc", "2", "--max-restarts", "0", "--log-dir"];
+        let args = [logs.to_str().unwrap(), "--", "trainer", dir.path().to_str().unwrap()];
+        Ddp::new(run.iter().chain(&args)).run().succeeds()
+    };
+    let path = dir.path().join("metrics.jsonl");
+    // Another run that does the same.
+    let null = File::open("/dev/null").unwrap();
+    rustix::fs::flock(&null, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    symlink("/dev/null", &path).unwrap();
+    train();
+    assert_eq!(fs::read_link(&path).unwrap(), Path::new("/dev/null"));
+    fs::remove_file(&path).unwrap();
+    fifo(&path);
+    let reader = std::thread::spawn(move || fs::read_to_string(path).unwrap());
+    train();
+    let text = reader.join().unwrap();
+    assert!(text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{text}");
+    assert!(text.contains("train/loss") && text.contains(r#""event":"end""#), "{text}");
+}
+
 /// A project that needs no libtorch.
 fn project(dir: &Path, settings: &str) {
     write(dir.join("src/main.rs"), "fn main() { println!(\"{}\", std::env::var(\"DDP_RUN_DIR\").unwrap()) }");

@@ -18,6 +18,7 @@ use super::history::parse;
 use super::origin::Origin;
 use super::record::RECORD_FILE;
 use super::registry::{Job, RUN_FILE};
+use crate::aside::move_aside;
 use crate::{Error, Result, Ui};
 
 /// The newest runs that keep their logs.
@@ -271,9 +272,7 @@ fn link_latest(runs: &Path, number: u64) -> Result<(), String> {
             }
         }
         Ok(found) if found.is_dir() && is_run(&latest) => {
-            let names = std::iter::once("latest.copy".to_owned()).chain((2..).map(|n| format!("latest.copy-{n}")));
-            let free = names.map(|name| runs.join(name)).find(|path| fs::symlink_metadata(path).is_err());
-            if free.is_none_or(|free| fs::rename(&latest, free).is_err()) {
+            if move_aside(&latest).is_err() {
                 return in_the_way("a copy of a run");
             }
         }
