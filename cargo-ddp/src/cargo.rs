@@ -1,5 +1,7 @@
 //! cargo: where a project is, and building it.
 
+mod store;
+
 use std::ffi::OsString;
 use std::io::{BufReader, Write, stderr};
 use std::path::{Path, PathBuf};

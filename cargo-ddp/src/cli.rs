@@ -123,7 +123,7 @@ pub enum Command {
     Man(Man),
     /// Draw loss and metric curves of runs, as SVG and PNG
     ///
-    /// A run is its number (as in target/ddp/runs) or a folder with a metrics.jsonl, which `ddp_runtime::metrics` writes.
+    /// A run is its number (as in runs/) or a folder with a metrics.jsonl, which `ddp_runtime::metrics` writes.
     /// Several are drawn together, one colour each. The files' names are printed on stdout.
     Plot(Plot),
 }
@@ -333,7 +333,7 @@ pub struct Plot {
     /// Values on a logarithmic scale
     #[arg(long)]
     pub log: bool,
-    /// Folder of the runs [default: target/ddp/runs]
+    /// Directory of the runs [default: as for `cargo ddp runs`]
     #[arg(long, value_name = "DIR")]
     pub log_dir: Option<PathBuf>,
 }

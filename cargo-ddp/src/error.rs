@@ -217,13 +217,24 @@ pub enum Error {
         problem: String,
     },
 
+    /// A run that is not on this machine.
+    #[error("{0}")]
+    RunsElsewhere(String),
+    /// A directory for a run that can't be made.
+    #[error("can't make a directory for the run in {}: {source}", dir.display())]
+    RunDir {
+        /// The directory of runs.
+        dir: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// No such run has been here.
-    #[error("there is no run {run:?} in {}; there {}", runs.display(), are(.known))]
+    #[error("there is no run {run:?} in {}; there {}", list(.runs), are(.known))]
     NoRunFolder {
         /// The run asked for.
         run: String,
         /// Where runs are.
-        runs: PathBuf,
+        runs: Vec<PathBuf>,
         /// The runs there are.
         known: Vec<String>,
     },
@@ -380,6 +391,10 @@ impl Error {
             Self::Stale(_) => {
                 "run `cargo ddp vscode` with the same flags, without --check, and commit what it writes".into()
             }
+            Self::RunsElsewhere(_) => "run the command there; process ids mean nothing on another machine".into(),
+            Self::RunDir { .. } => {
+                "choose another directory with --log-dir DIR, or with log-dir in [package.metadata.ddp]".into()
+            }
             Self::NoRunFolder { .. } => "give a run's number, its folder, or the folder of runs with --log-dir".into(),
             Self::NoMetrics(_) => {
                 "a run writes them with `ddp_runtime::metrics::Metrics`; a `Trainer` does by itself with `.metrics(&metrics)`"
@@ -474,6 +489,7 @@ impl Error {
             | Self::JoinTaken(_)
             | Self::NoRun { .. }
             | Self::ManyRuns(_)
+            | Self::RunsElsewhere(_)
             | Self::NoRunFolder { .. }
             | Self::NoMetrics(_)
             | Self::NoMetric { .. }
@@ -506,6 +522,7 @@ impl Error {
             | Self::Start { .. }
             | Self::System { .. }
             | Self::Output(_)
+            | Self::RunDir { .. }
             | Self::Template { .. } => exit::SYSTEM,
         }
     }

@@ -17,7 +17,8 @@
 //! | [`plot`] | draws what runs have measured |
 //! | [`debug`] | debug sessions for workers |
 //! | [`exit`] | exit codes |
-//! | [`output`] | stdout: what is lost when it is closed or full |
+//! | [`output`] | files that users name for results |
+//! | [`stdout`] | stdout: what is lost when it is closed or full |
 //!
 //! It never links libtorch: that is `ddp-runtime`'s part, inside the workers. What the two agree on is `ddp-contract`.
 
@@ -36,9 +37,11 @@ pub mod plot;
 pub mod scaffold;
 pub mod settings;
 pub mod snapshot;
+pub mod stdout;
 pub mod torch;
 pub mod vscode;
 
+mod aside;
 mod child;
 mod error;
 mod ui;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use cargo_ddp::cli::Cli;
-use cargo_ddp::{Error, Ui, commands, exit, output};
+use cargo_ddp::{Error, Ui, commands, exit, stdout};
 use clap::Parser;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         Err(err) if err.use_stderr() => err.exit(),
         // `--help` and `--version`.
         Err(text) => {
-            output::note(text.print());
+            stdout::note(text.print());
             return end(exit::SUCCESS, &ui);
         }
     };
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         .with_target(false)
         .init();
 
-    output::survive_file_size_limit();
+    stdout::survive_file_size_limit();
     match commands::run(cli.command, &ui) {
         Ok(code) => end(code, &ui),
         Err(err) => ui.report(&err),
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
 
 /// A command that has done its work, but whose output is lost, has failed.
 fn end(code: u8, ui: &Ui) -> ExitCode {
-    match output::failure() {
+    match stdout::failure() {
         Ok(()) => ExitCode::from(code),
         Err(source) if code == exit::SUCCESS => ui.report(&Error::Output(source)),
         Err(source) => {

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::launch::Prefixer;
-use crate::{Error, output};
+use crate::{Error, stdout};
 
 /// One of the two streams of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,11 +105,11 @@ impl Ui {
                 let event = json!({"event": "output", "rank": rank, "stream": target.name(), "line": line});
                 events += &format!("{event}\n");
             }
-            self.warn_of_loss(output::write(events.as_bytes()));
+            self.warn_of_loss(stdout::write(events.as_bytes()));
             return;
         }
         let lost = self.live.suspend(|| match target {
-            Target::Stdout => output::write(bytes),
+            Target::Stdout => stdout::write(bytes),
             Target::Stderr => {
                 let _ = std::io::stderr().lock().write_all(bytes);
                 None
@@ -134,7 +134,7 @@ impl Ui {
     /// With `--json`, something that happened to the job.
     pub(crate) fn event(&self, event: &Value) {
         if self.json {
-            self.warn_of_loss(output::write(format!("{event}\n").as_bytes()));
+            self.warn_of_loss(stdout::write(format!("{event}\n").as_bytes()));
         }
     }
 

@@ -1,5 +1,5 @@
 //! A small classifier whose training is measured: `cargo ddp run -p ddp-runtime --example metrics --nproc 2`, then
-//! `cargo ddp plot`, or `tensorboard --logdir target/ddp/runs`. Arguments: learning rate, folder for snapshots, epochs.
+//! `cargo ddp plot`, or `tensorboard --logdir runs`. Arguments: learning rate, folder for snapshots, epochs.
 
 use std::process::ExitCode;
 

@@ -14,7 +14,7 @@ cp "$REPO/Cargo.lock" .
 
 say '~/digits' 'cargo ddp run --nproc 2'
 kill_rank_1() {
-  until cat "$CARGO_TARGET_DIR"/ddp/runs/1/attempt-0/rank-0.stdout.log 2>/dev/null | grep -q 'epoch   6 '; do sleep 0.02; done
+  until cat runs/1/attempt-0/rank-0.stdout.log 2>/dev/null | grep -q 'epoch   6 '; do sleep 0.02; done
   sleep 0.2
   kill -9 "$(cargo ddp ps --json | python3 -c 'import json, os, sys
 print(next(job["workers"][1] for job in json.load(sys.stdin) if job["folder"] == os.getcwd()))')"

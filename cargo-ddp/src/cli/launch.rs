@@ -45,7 +45,7 @@ pub struct LaunchOptions {
     /// Ranks whose output is shown: `all`, `none`, or `0,1` [default: all]
     #[arg(long, value_name = "RANKS")]
     pub show: Option<String>,
-    /// Folder for the logs of runs [default: target/ddp/runs]
+    /// Directory for runs: their logs, reports and metrics [default: runs in the project, or here]
     #[arg(long, value_name = "DIR")]
     pub log_dir: Option<PathBuf>,
     /// The rank that reads standard input [default: none]

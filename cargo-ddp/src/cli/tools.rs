@@ -6,7 +6,7 @@ use clap_complete::Shell;
 /// `cargo ddp runs`
 #[derive(Args, Debug)]
 pub struct Runs {
-    /// Folder for the logs of runs [default: target/ddp/runs]
+    /// Directory of the runs [default: runs in the project and here, and target/ddp/runs of earlier versions]
     #[arg(long, value_name = "DIR")]
     pub log_dir: Option<PathBuf>,
     /// Print JSON

@@ -5,7 +5,6 @@ use std::path::Path;
 use ddp_contract::file;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::cargo::Project;
 use crate::cli::Attach;
@@ -44,8 +43,8 @@ pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<u8> {
     let mut job = choose(run.as_deref(), launch::running())?;
     let run = job.run.clone();
     let failed = |err: Errno| Error::system(format!("can't attach to {run}"))(err.into());
-    let pid = i32::try_from(job.pid).ok().and_then(Pid::from_raw).ok_or_else(|| failed(Errno::SRCH))?;
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(failed)?;
+    let process = job.process().map_err(Error::system(format!("can't attach to {run}")))?;
+    let pidfd = process.ok_or_else(|| failed(Errno::SRCH))?;
     ui.status("Attaching", format!("to {} (pid {}): {}", job.run, job.pid, job.command.join(" ")));
     let mut open: Vec<u32> = Vec::new();
     loop {
@@ -93,7 +92,7 @@ fn choose(run: Option<&str>, mut jobs: Vec<Job>) -> Result<Job> {
         jobs.retain(|job| job.run == *run || job.pid.to_string() == *run);
     }
     let choice = match jobs.len() {
-        0 => return Err(Error::NoRun { run: run.unwrap_or_default().to_owned(), running }),
+        0 => return Err(super::stop::not_here(run, running)),
         1 => Some(0),
         _ if std::io::stdin().is_terminal() => ask(&jobs),
         _ => None,

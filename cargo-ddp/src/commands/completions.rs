@@ -2,7 +2,7 @@ use clap::CommandFactory;
 use clap_complete::{Shell, generate};
 
 use crate::cli::{Cli, Completions};
-use crate::{Result, exit, output};
+use crate::{Result, exit, stdout};
 
 /// `cargo ddp` in bash: cargo's own completion, where there is one, is asked for everything else.
 const BASH_FOR_CARGO: &str = r#"
@@ -42,6 +42,6 @@ pub(super) fn completions(args: &Completions) -> Result<u8> {
         Shell::Fish => script += FISH_FOR_CARGO,
         _ => {}
     }
-    output::write(script.as_bytes());
+    stdout::write(script.as_bytes());
     Ok(exit::SUCCESS)
 }

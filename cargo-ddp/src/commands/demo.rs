@@ -31,7 +31,8 @@ pub(super) fn demo(args: &Demo, ui: &Ui) -> Result<u8> {
     ui.status("Building", "the project (the first time takes a few minutes: libtorch's bindings are C++)");
     std::env::set_current_dir(&folder).map_err(Error::system(format!("can't go to {}", folder.display())))?;
     let nproc = job.nproc;
-    let code = run::build_and_launch(&project, &Selection::default(), job, args_of(&snapshots), ui)?;
+    let code =
+        run::build_and_launch(&project, &Selection::default(), job, args_of(&snapshots), &project.store(None), ui)?;
     if code == exit::SUCCESS {
         let dir = folder.join(&snapshots);
         let newest = snapshot::list(&dir).map_err(Error::system(format!("can't read {}", dir.display())))?;

@@ -9,7 +9,10 @@ use ddp_contract::env;
 
 use crate::cli::{LaunchOptions, Seconds};
 use crate::debug::Debug;
-use crate::launch::{self, Binding, LaunchPlan, Member, Nodes, Record, Rendezvous, Rules, Show, StorePort, Verdict};
+use crate::launch::{
+    self, Binding, LaunchPlan, Member, Nodes, Record, Rendezvous, Rules, Show, Store, StorePort, Verdict,
+};
+use crate::output::Output;
 use crate::{Error, Result, Ui, exit, gpu};
 
 /// torchrun's default.
@@ -25,8 +28,7 @@ pub(super) struct Job {
     rules: Rules,
     show: Show,
     stdin: Option<usize>,
-    log_dir: Option<PathBuf>,
-    report: Option<PathBuf>,
+    report: Option<Output>,
     dry_run: bool,
     rendezvous: Option<Rendezvous>,
     debug: Option<Debug>,
@@ -61,12 +63,10 @@ impl Job {
             ranks.iter().try_for_each(|rank| is_rank("show", *rank))?;
         }
         options.stdin.map_or(Ok(()), |rank| is_rank("stdin", rank))?;
-        if let Some(folder) = options.report.as_deref().and_then(Path::parent)
-            && !folder.as_os_str().is_empty()
-            && !folder.is_dir()
-        {
-            return Err(bad("report", format!("{} is no folder", folder.display())));
-        }
+        let report = options.report.as_deref().map(|path| {
+            Output::open(path).map_err(|err| bad("report", format!("can't write to {}: {err}", path.display())))
+        });
+        let report = report.transpose()?;
         let defaults = Rules::default();
         let rules = Rules {
             max_restarts: options.max_restarts.unwrap_or(defaults.max_restarts),
@@ -75,8 +75,8 @@ impl Job {
             stall_timeout: options.stall_timeout.map(|Seconds(time)| time),
             restart_on_stall: options.restart_on_stall,
         };
-        let (stdin, log_dir, report, dry_run) = (options.stdin, options.log_dir, options.report, options.dry_run);
-        Ok(Self { nproc, gpus, bindings, rules, show, stdin, log_dir, report, dry_run, debug: None, rendezvous })
+        let (stdin, dry_run) = (options.stdin, options.dry_run);
+        Ok(Self { nproc, gpus, bindings, rules, show, stdin, report, dry_run, debug: None, rendezvous })
     }
 
     /// Takes note of a debugger, for a job of the project in `root`.
@@ -98,20 +98,19 @@ impl Job {
         Ok(Self { debug, rules, ..self })
     }
 
-    /// Runs `program` to its end, and gives the exit code. Logs go below `target` unless the user chose a folder.
+    /// Runs `program` to its end, and gives the exit code. What it leaves goes to `store`.
     pub(super) fn launch(
         self,
         program: PathBuf,
         args: Vec<OsString>,
-        target: &Path,
+        runs: &Store,
         store: StorePort,
         ui: &Ui,
     ) -> Result<u8> {
-        let runs = self.log_dir.unwrap_or_else(|| target.join("ddp/runs"));
-        let (number, run_dir) = match self.dry_run {
-            true => (0, runs.join("N")),
-            false => launch::new_run(&runs)?,
-        };
+        // It counts as running while this is kept, also when its nodes have not come yet.
+        let kept = if self.dry_run { None } else { Some(runs.create(ui)?) };
+        let (number, run_dir) =
+            kept.as_ref().map_or_else(|| (0, runs.dir().join("N")), |run| (run.number, run.path.clone()));
         let run = format!("run-{number}-{}", std::process::id());
         let (nodes, run_id, links) = match &self.rendezvous {
             Some(at) if !self.dry_run => launch::join(at, self.nproc, self.gpus.clone(), run, ui)?,
@@ -146,7 +145,7 @@ impl Job {
         let launched = launch::launch(&plan, links, ui).inspect_err(|err| Record::keep_refused(&plan, err));
         let (verdict, mut record) = launched?;
         tell(&verdict, &record, &plan, start, ui);
-        finish(&mut record, &verdict, self.report.as_deref(), ui);
+        finish(&mut record, &verdict, self.report.as_ref(), ui);
         Ok(verdict.exit_code())
     }
 }
@@ -171,16 +170,16 @@ fn tell(verdict: &Verdict, record: &Record, plan: &LaunchPlan, start: Instant, u
     }
 }
 
-fn finish(record: &mut Record, verdict: &Verdict, report: Option<&Path>, ui: &Ui) {
+fn finish(record: &mut Record, verdict: &Verdict, report: Option<&Output>, ui: &Ui) {
     if matches!(verdict, Verdict::Failed(..)) {
         record.pass_on();
     }
     record.conclude(verdict);
     ui.event(&record.to_json());
-    if let Some(path) = report
-        && let Err(err) = record.write(path)
+    if let Some(to) = report
+        && let Err(err) = record.write(to)
     {
-        ui.warn(format!("the report could not be written to {}: {err}", path.display()));
+        ui.warn(format!("can't write the report: {err}"));
     }
 }
 

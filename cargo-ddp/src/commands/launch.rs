@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use super::job::Job;
 use crate::cli::Launch;
-use crate::launch::StorePort;
+use crate::launch::{Store, StorePort};
 use crate::{Error, Result, Ui};
 
 /// `cargo ddp launch -- PROGRAM`: as `run`, without a build.
@@ -12,8 +12,9 @@ pub(super) fn launch(args: Launch) -> Result<u8> {
     let name = PathBuf::from(words.next().unwrap_or_default());
     let program = find(&name)?;
     let here = std::env::current_dir().map_err(Error::system("can't find the current folder"))?;
+    let runs = args.options.log_dir.clone().map_or_else(Store::here, Store::only);
     let job = Job::new(args.options, &ui)?.debugged(&here, &ui)?;
-    job.launch(program, words.collect(), Path::new("target"), StorePort::Reserved, &ui)
+    job.launch(program, words.collect(), &runs, StorePort::Reserved, &ui)
 }
 
 /// The program that a shell would run.

@@ -4,7 +4,7 @@ use clap::CommandFactory;
 use clap_mangen::Man as Page;
 
 use crate::cli::{Cli, Man};
-use crate::{Error, Result, Ui, exit, output};
+use crate::{Error, Result, Ui, exit, stdout};
 
 /// `cargo ddp man`: the page, or one for every command in a folder.
 pub(super) fn man(args: &Man, ui: &Ui) -> Result<u8> {
@@ -20,7 +20,7 @@ pub(super) fn man(args: &Man, ui: &Ui) -> Result<u8> {
             let mut page = Vec::new();
             let cant = || Error::system("can't write the page");
             Page::new(command).render(&mut page).map_err(cant())?;
-            output::write(&page);
+            stdout::write(&page);
         }
     }
     Ok(exit::SUCCESS)

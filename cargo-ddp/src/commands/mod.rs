@@ -2,13 +2,13 @@
 
 /// As the standard library's, which panics when stdout is closed or full; this one does not. See [`crate::output`].
 macro_rules! println {
-    () => { crate::output::print(format_args!("\n")) };
-    ($($arg:tt)*) => { crate::output::print(format_args!("{}\n", format_args!($($arg)*))) };
+    () => { crate::stdout::print(format_args!("\n")) };
+    ($($arg:tt)*) => { crate::stdout::print(format_args!("{}\n", format_args!($($arg)*))) };
 }
 
 /// As [`println`], without a newline.
 macro_rules! print {
-    ($($arg:tt)*) => { crate::output::print(format_args!($($arg)*)) };
+    ($($arg:tt)*) => { crate::stdout::print(format_args!($($arg)*)) };
 }
 
 mod attach;
@@ -31,6 +31,7 @@ mod runs;
 mod setup;
 mod snapshot;
 mod stop;
+mod store;
 mod table;
 mod update;
 mod vscode;

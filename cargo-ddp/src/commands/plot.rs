@@ -2,19 +2,20 @@ use std::path::{Path, PathBuf};
 
 use ddp_contract::metrics::{Curves, FILE};
 
-use crate::cargo::Project;
+use super::store::store;
 use crate::cli::Plot;
+use crate::launch::{LATEST, Store};
+use crate::output::Output;
 use crate::plot::{self, Figure, Format, Options, Run};
 use crate::{Error, Result, Ui, exit};
 
-/// The newest run.
-const LATEST: &str = "latest";
-
 /// `cargo ddp plot`
 pub(super) fn plot(args: Plot, ui: &Ui) -> Result<u8> {
-    let formats = args.output.iter().map(|path| Ok((path.clone(), format(path)?))).collect::<Result<Vec<_>>>()?;
+    let outputs = args.output.iter().map(|path| output(path)).collect::<Result<Vec<_>>>()?;
     let chosen = if args.runs.is_empty() { vec![LATEST.to_owned()] } else { args.runs };
-    let folders = chosen.iter().map(|run| folder(run, args.log_dir.as_deref())).collect::<Result<Vec<_>>>()?;
+    // Folders need no project.
+    let store = chosen.iter().any(|run| is_named(run)).then(|| store(args.log_dir)).transpose()?;
+    let folders = chosen.iter().map(|run| folder(run, store.as_ref())).collect::<Result<Vec<_>>>()?;
     let runs = folders.iter().zip(&chosen).map(|(folder, run)| read(folder, run)).collect::<Result<Vec<_>>>()?;
     let options = Options { metrics: args.metric, smooth: args.smooth, log: args.log };
     let figure = Figure::new(&runs, &options).map_err(|(name, known)| Error::NoMetric { name, known })?;
@@ -22,17 +23,33 @@ pub(super) fn plot(args: Plot, ui: &Ui) -> Result<u8> {
         let (left_out, most) = (figure.left_out(), plot::MOST_PANELS);
         ui.warn(format!("{left_out} metrics are left out: a picture has room for {most}; choose with --metric"));
     }
-    let files = match formats.as_slice() {
-        [] => ["svg", "png"].map(|kind| folders[0].join("plot").with_extension(kind)).to_vec(),
-        _ => formats.into_iter().map(|(path, _)| path).collect(),
+    let outputs = match outputs.is_empty() {
+        true => {
+            let usual = ["svg", "png"].map(|kind| folders[0].join("plot").with_extension(kind));
+            usual.iter().map(|path| output(path)).collect::<Result<_>>()?
+        }
+        false => outputs,
     };
-    for path in files {
-        plot::write(&figure, &path, format(&path)?)
-            .map_err(Error::system(format!("can't write {}", path.display())))?;
+    // Not into a picture that goes to stdout.
+    let is_silent = outputs.iter().any(|(_, output, _)| output.file().is_none());
+    for (path, output, format) in outputs {
+        plot::write(&figure, &output, format).map_err(Error::system(format!("can't write {}", path.display())))?;
         ui.status("Drew", path.display().to_string());
-        println!("{}", path.display());
+        if !is_silent {
+            println!("{}", path.display());
+        }
     }
     Ok(exit::SUCCESS)
+}
+
+/// What a path that the user named leads to, and what is to be written there.
+fn output(path: &Path) -> Result<(PathBuf, Output, Format)> {
+    let output = Output::open(path);
+    // `/dev/stdout` and the like have no ending.
+    let is_special = output.as_ref().is_ok_and(|output| output.file().is_none());
+    let format = if is_special && path.extension().is_none() { Format::Svg } else { format(path)? };
+    let output = output.map_err(Error::system(format!("can't write {}", path.display())))?;
+    Ok((path.to_owned(), output, format))
 }
 
 fn format(path: &Path) -> Result<Format> {
@@ -42,24 +59,19 @@ fn format(path: &Path) -> Result<Format> {
     })
 }
 
-/// A run's folder: by its number below `log_dir`, by default the project's; or as it is.
-fn folder(run: &str, log_dir: Option<&Path>) -> Result<PathBuf> {
-    if run != LATEST && run.parse::<u64>().is_err() {
-        return Ok(run.into());
-    }
-    let runs = match log_dir {
-        Some(folder) => folder.to_owned(),
-        None => Project::find(None)?.target.join("ddp/runs"),
-    };
-    let folder = runs.join(run);
-    if folder.is_dir() {
-        return Ok(folder);
-    }
-    let entries = std::fs::read_dir(&runs).into_iter().flatten().flatten();
-    let mut known: Vec<u64> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    known.sort_unstable();
-    let known = known.iter().map(ToString::to_string).collect();
-    Err(Error::NoRunFolder { run: run.to_owned(), runs, known })
+/// A run's folder: by its number in the store, or as it is.
+fn folder(run: &str, store: Option<&Store>) -> Result<PathBuf> {
+    let Some(store) = store.filter(|_| is_named(run)) else { return Ok(run.into()) };
+    store.find(run).ok_or_else(|| {
+        let dirs = store.dirs().into_iter().map(Path::to_owned).collect();
+        let known = store.history().iter().map(|run| run.number.to_string()).collect();
+        Error::NoRunFolder { run: run.to_owned(), runs: dirs, known }
+    })
+}
+
+/// Whether it is a number or `latest`, and no path.
+fn is_named(run: &str) -> bool {
+    run == LATEST || run.parse::<u64>().is_ok()
 }
 
 fn read(folder: &Path, run: &str) -> Result<Run> {

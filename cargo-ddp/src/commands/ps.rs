@@ -3,7 +3,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::table::table;
 use crate::cli::Ps;
 use crate::launch::{self, Job};
-use crate::{Error, Result, exit};
+use crate::{Error, Result, Ui, exit};
 
 /// `cargo ddp ps`
 pub(super) fn ps(args: &Ps) -> Result<u8> {
@@ -12,6 +12,10 @@ pub(super) fn ps(args: &Ps) -> Result<u8> {
         let text = serde_json::to_string_pretty(&jobs).map_err(|err| Error::system("can't write JSON")(err.into()))?;
         println!("{text}");
         return Ok(exit::SUCCESS);
+    }
+    // Not on stdout: nobody here can do anything with them.
+    for job in launch::elsewhere() {
+        Ui::new().status("Elsewhere", job.to_string());
     }
     if jobs.is_empty() {
         println!("no job of yours runs here");

@@ -1,26 +1,22 @@
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::store::store;
 use super::table::{number, print_json, table};
-use crate::cargo::{Project, Selection};
-use crate::cli::{LaunchOptions, Runs};
-use crate::launch::{Run, history};
-use crate::{Error, Result, exit, settings};
+use crate::cli::Runs;
+use crate::launch::Run;
+use crate::{Result, exit};
 
 /// `cargo ddp runs`
 pub(super) fn runs(args: &Runs) -> Result<u8> {
-    let mut runs: Vec<Run> = Vec::new();
-    let folders = folders(args)?;
-    for folder in &folders {
-        runs.extend(history(folder));
-    }
-    runs.sort_by(|a, b| a.started.total_cmp(&b.started));
+    let store = store(args.log_dir.clone())?;
+    let runs = store.history();
     if args.json {
         print_json(&runs)?;
         return Ok(exit::SUCCESS);
     }
     if runs.is_empty() {
-        let places: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
+        let places: Vec<_> = store.dirs().iter().map(|dir| dir.display().to_string()).collect();
         println!("no run is kept in {}", places.join(" or "));
         return Ok(exit::SUCCESS);
     }
@@ -30,25 +26,6 @@ pub(super) fn runs(args: &Runs) -> Result<u8> {
         println!("{line}");
     }
     Ok(exit::SUCCESS)
-}
-
-/// Where `run` and `launch` keep their logs here.
-fn folders(args: &Runs) -> Result<Vec<PathBuf>> {
-    if let Some(dir) = &args.log_dir {
-        return Ok(vec![dir.clone()]);
-    }
-    // `launch` knows no project.
-    let here = PathBuf::from("target/ddp/runs");
-    let project = match Project::find(None) {
-        Ok(project) => project,
-        Err(Error::NoProject(_)) => return Ok(vec![here]),
-        Err(err) => return Err(err),
-    };
-    let metadata = project.package_metadata(&Selection::default());
-    let chosen = settings::with_metadata(LaunchOptions::default(), metadata)?.log_dir;
-    let of_project = chosen.unwrap_or_else(|| project.target.join("ddp/runs"));
-    let same = here.canonicalize().ok().is_none_or(|here| of_project.canonicalize().is_ok_and(|other| other == here));
-    Ok(if same { vec![of_project] } else { vec![of_project, here] })
 }
 
 fn row(run: &Run) -> [String; 9] {

@@ -245,7 +245,10 @@ fn export(args: &SnapshotExport, ui: &Ui) -> Result<u8> {
     let whole = snapshot::whole(&args.dir)?;
     let written = snapshot::export(&whole, &names(args.names.as_deref())?, &args.to)?;
     ui.status("Exported", format!("{} of {}", tensors(written), whole.folder.display()));
-    println!("{}", args.to.display());
+    // Not among what goes through a link to stdout.
+    if args.to.is_file() {
+        println!("{}", args.to.display());
+    }
     Ok(exit::SUCCESS)
 }
 

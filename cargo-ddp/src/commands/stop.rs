@@ -1,5 +1,5 @@
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::cli::Stop;
 use crate::launch::{self, Job};
@@ -15,17 +15,13 @@ pub(super) fn stop(args: &Stop, ui: &Ui) -> Result<u8> {
     }
     let job = match jobs.as_slice() {
         [job] => job,
-        [] => return Err(Error::NoRun { run: args.run.clone().unwrap_or_default(), running }),
+        [] => return Err(not_here(args.run.as_deref(), running)),
         many => return Err(Error::ManyRuns(names(many).join(", "))),
     };
     let failed = |err: rustix::io::Errno| Error::system(format!("can't stop {}", job.run))(err.into());
-    let pid = i32::try_from(job.pid).ok().and_then(Pid::from_raw).ok_or_else(|| failed(rustix::io::Errno::SRCH))?;
-    let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(pidfd) => pidfd,
-        // It has ended by itself.
-        Err(rustix::io::Errno::SRCH) => return Ok(exit::SUCCESS),
-        Err(err) => return Err(failed(err)),
-    };
+    let process = job.process().map_err(Error::system(format!("can't stop {}", job.run)))?;
+    // It has ended by itself.
+    let Some(pidfd) = process else { return Ok(exit::SUCCESS) };
     ui.status("Stopping", format!("{} (pid {})", job.run, job.pid));
     // The second signal kills; two of one kind could arrive as one. A process that is stopped hears neither until it is
     // continued.
@@ -45,4 +41,19 @@ pub(super) fn stop(args: &Stop, ui: &Ui) -> Result<u8> {
     }
     ui.status("Stopped", &job.run);
     Ok(exit::SUCCESS)
+}
+
+/// No such job runs here: perhaps it runs elsewhere.
+pub(super) fn not_here(run: Option<&str>, running: Vec<String>) -> Error {
+    let elsewhere = launch::elsewhere();
+    let found: Vec<_> = match run {
+        Some(run) => elsewhere.iter().filter(|job| job.run.as_deref() == Some(run)).collect(),
+        None if running.is_empty() => elsewhere.iter().collect(),
+        None => vec![],
+    };
+    if found.is_empty() {
+        return Error::NoRun { run: run.unwrap_or_default().to_owned(), running };
+    }
+    let places: Vec<_> = found.iter().map(ToString::to_string).collect();
+    Error::RunsElsewhere(format!("no such job runs here: {}", places.join(", ")))
 }

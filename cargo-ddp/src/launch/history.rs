@@ -1,13 +1,13 @@
 //! The runs of a folder, over or not, from what their launchers left there.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use ddp_contract::file;
 use serde::{Deserialize, Serialize};
 
 use super::record::{Outcome, RECORD_FILE, Record, Saved};
-use super::registry::{Job, RUN_FILE, is_running};
+use super::registry::{Job, RUN_FILE};
+use super::rundir::{self, Presence};
 use super::words::signal_name;
 
 /// A run, as its folder tells.
@@ -45,20 +45,23 @@ pub struct Run {
     pub folder: PathBuf,
 }
 
-/// The runs of the folder `runs`, oldest first. What is no run's folder is passed over; a folder that is not there has
-/// none.
-pub fn history(runs: &Path) -> Vec<Run> {
-    let entries = fs::read_dir(runs).into_iter().flatten().flatten();
-    let mut numbers: Vec<u64> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    numbers.sort_unstable();
-    numbers.into_iter().filter_map(|number| read(runs.join(number.to_string()), number)).collect()
+/// The runs of the folder `runs`, oldest first; only those that were started in `below` or deeper, where it is given. What is
+/// not a run's folder is skipped; a folder that is not there has none.
+pub fn history(runs: &Path, below: Option<&Path>) -> Vec<Run> {
+    let numbers = rundir::numbers(runs).into_iter();
+    numbers.filter_map(|number| read(runs.join(number.to_string()), number, below)).collect()
 }
 
-fn read(folder: PathBuf, number: u64) -> Option<Run> {
+fn read(folder: PathBuf, number: u64, below: Option<&Path>) -> Option<Run> {
     // Before the record: a run that ends in between has ended.
-    let alive = is_running(&folder);
+    let presence = rundir::presence(&folder);
     let record: Option<Record> = parse(&folder.join(RECORD_FILE));
     let job: Option<Job> = parse(&folder.join(RUN_FILE));
+    if let Some(below) = below
+        && job.as_ref().is_none_or(|job| !job.folder.starts_with(below))
+    {
+        return None;
+    }
     // A launcher of an earlier version leaves no record.
     let record = match (record, &job) {
         (Some(record), _) => record,
@@ -73,7 +76,7 @@ fn read(folder: PathBuf, number: u64) -> Option<Run> {
         (None, None) => return None,
     };
     let state = match record.outcome {
-        Outcome::Running if !alive => Outcome::Lost,
+        Outcome::Running if presence == Presence::Ended => Outcome::Lost,
         outcome => outcome,
     };
     let over = record.outcome != Outcome::Running;
@@ -81,6 +84,10 @@ fn read(folder: PathBuf, number: u64) -> Option<Run> {
     let because = match state {
         Outcome::Failed => record.error.clone().or_else(|| record.cause.as_ref().map(|cause| cause.words())),
         Outcome::Stopped => stopped.map(signal_name),
+        Outcome::Running => match presence {
+            Presence::Unknown(machine) => Some(format!("on {machine}, or lost there")),
+            _ => None,
+        },
         _ => None,
     };
     let told = record.last_step.max(record.snapshot.as_ref().map(|saved| saved.step));
@@ -104,6 +111,7 @@ fn read(folder: PathBuf, number: u64) -> Option<Run> {
     })
 }
 
-fn parse<T: for<'de> Deserialize<'de>>(path: &Path) -> Option<T> {
+/// What is in a file of JSON, if it is a file, and holds that.
+pub(super) fn parse<T: for<'de> Deserialize<'de>>(path: &Path) -> Option<T> {
     serde_json::from_slice(&file::read(path, file::SMALL).ok()?).ok()
 }

@@ -16,6 +16,9 @@
 //! | `stall` | what ranks do that make no progress |
 //! | `words`, `record` | what happened, in words and as JSON |
 //! | `registry` | the jobs that run on this machine |
+//! | `origin` | which machine, boot and container a process belongs to |
+//! | `rundir` | the directory of a run: made, marked, locked and pruned |
+//! | `store` | where the runs of a project are |
 //! | `history` | the runs of a folder, over or not |
 //! | `nodes` | launchers on other machines |
 //! | `command` | who decides: the dispatcher here, or node 0's |
@@ -34,24 +37,30 @@ mod lines;
 mod live;
 mod logs;
 mod nodes;
+mod origin;
 mod plan;
 mod progress;
 mod record;
 mod registry;
+mod rundir;
 mod signals;
 mod stall;
+mod store;
 mod watch;
 mod words;
 mod workers;
 
 pub use binding::{Binding, bind, cpus_of_node, own_cpus};
 pub use dispatch::{Exit, Failure, NoRestart, Rules, Verdict};
-pub use history::{Run, history};
+pub use history::Run;
 pub(crate) use lines::Prefixer;
 pub use nodes::{Link, Member, Nodes, Rendezvous, join};
-pub use plan::{LaunchPlan, Show, StorePort, new_run};
+pub use origin::Origin;
+pub use plan::{LaunchPlan, Show, StorePort};
 pub use record::{Outcome, Record, Saved};
-pub use registry::{Job, running};
+pub use registry::{Elsewhere, Job, elsewhere, running};
+pub use rundir::{LATEST, RunDir};
+pub use store::Store;
 pub(crate) use words::{finished, near, stopped};
 
 use crate::debug::{self, Debug};

@@ -1,8 +1,6 @@
 use std::ffi::OsString;
-use std::fs;
-use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ddp_contract::env;
@@ -11,7 +9,6 @@ use super::binding::Binding;
 use super::dispatch::Rules;
 use super::nodes::Nodes;
 use crate::debug::Debug;
-use crate::{Error, Result};
 
 const CUDA_DEVICE_ORDER: &str = "CUDA_DEVICE_ORDER";
 const GLOO_SOCKET_IFNAME: &str = "GLOO_SOCKET_IFNAME";
@@ -212,48 +209,6 @@ impl LaunchPlan {
     }
 }
 
-/// Folders of runs that are kept; the oldest beyond that are removed.
-const KEPT_RUNS: usize = 50;
-
-/// A folder of its own for a new run in `runs`: its number, and its path. The link `latest` leads to it.
-///
-/// # Errors
-/// [`Error::System`].
-pub fn new_run(runs: &Path) -> Result<(u64, PathBuf)> {
-    let cant = || Error::system(format!("can't make a folder in {}", runs.display()));
-    // A worker may go to another folder.
-    let runs = &std::path::absolute(runs).map_err(cant())?;
-    fs::create_dir_all(runs).map_err(cant())?;
-    let entries = fs::read_dir(runs).map_err(cant())?.flatten();
-    let mut numbers: Vec<u64> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    numbers.sort_unstable();
-    let mut number = numbers.last().map_or(1, |last| last + 1);
-    let path = loop {
-        let path = runs.join(number.to_string());
-        match fs::create_dir(&path) {
-            Ok(()) => break path,
-            Err(err) if err.kind() == io::ErrorKind::AlreadyExists => number += 1,
-            Err(err) => return Err(cant()(err)),
-        }
-    };
-    for old in &numbers[..(numbers.len() + 1).saturating_sub(KEPT_RUNS)] {
-        // One that is still running keeps its folder.
-        if !super::registry::is_running(&runs.join(old.to_string())) {
-            let _ = fs::remove_dir_all(runs.join(old.to_string()));
-        }
-    }
-    link_latest(runs, number).map_err(cant())?;
-    Ok((number, path))
-}
-
-/// Replaces the link at once, so that it always leads somewhere.
-fn link_latest(runs: &Path, number: u64) -> io::Result<()> {
-    let new = runs.join(format!(".latest-{number}"));
-    let _ = fs::remove_file(&new);
-    std::os::unix::fs::symlink(number.to_string(), &new)?;
-    fs::rename(new, runs.join("latest"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,7 +225,7 @@ mod tests {
             bindings: vec![],
             rules: Rules::default(),
             run_id: "run-7".into(),
-            run_dir: "target/ddp/runs/7".into(),
+            run_dir: "runs/7".into(),
             omp_num_threads: Some(4),
             stdin: None,
             show: Show::All,
@@ -297,9 +252,9 @@ mod tests {
             ("TORCHELASTIC_RUN_ID", "run-7"),
             ("TORCHELASTIC_RESTART_COUNT", "2"),
             ("TORCHELASTIC_MAX_RESTARTS", "3"),
-            ("TORCHELASTIC_ERROR_FILE", "target/ddp/runs/7/attempt-2/rank-1.error.json"),
+            ("TORCHELASTIC_ERROR_FILE", "runs/7/attempt-2/rank-1.error.json"),
             ("OMP_NUM_THREADS", "4"),
-            ("DDP_RUN_DIR", "target/ddp/runs/7"),
+            ("DDP_RUN_DIR", "runs/7"),
             ("CUDA_VISIBLE_DEVICES", "2,3"),
             ("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
         ] {
@@ -357,20 +312,6 @@ mod tests {
         let plan = LaunchPlan { gpus: None, omp_num_threads: None, ..plan() };
         let vars = plan.worker_env(0, 0, 1);
         assert!(vars.iter().all(|(name, _)| !["CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"].contains(name)));
-    }
-
-    #[test]
-    fn each_run_has_a_folder_of_its_own_and_the_oldest_go() {
-        let runs = tempfile::tempdir().unwrap();
-        assert_eq!(new_run(runs.path()).unwrap().0, 1);
-        let (number, path) = new_run(runs.path()).unwrap();
-        assert_eq!((number, path.is_dir()), (2, true));
-        assert_eq!(fs::canonicalize(runs.path().join("latest")).unwrap(), fs::canonicalize(path).unwrap());
-        for _ in 0..KEPT_RUNS {
-            new_run(runs.path()).unwrap();
-        }
-        assert!(!runs.path().join("2").exists() && runs.path().join("3").exists());
-        assert_eq!(fs::read_dir(runs.path()).unwrap().count(), KEPT_RUNS + 1);
     }
 
     #[test]

@@ -2,8 +2,7 @@
 
 use std::cell::Cell;
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,7 +12,9 @@ use serde_json::Value;
 
 use super::dispatch::{Exit, Failure, Known, Verdict};
 use super::plan::LaunchPlan;
+use super::rundir::write_run_file;
 use super::words::signal_name;
+use crate::output::Output;
 
 /// How a run ended, if it did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +54,8 @@ impl Outcome {
 
 /// How often steps alone are worth writing down.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
+/// How long the reader of a FIFO may keep the launcher from ending.
+const REPORT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The record of a run's folder.
 pub(super) const RECORD_FILE: &str = "report.json";
@@ -244,7 +247,8 @@ impl Record {
     /// the job.
     pub fn keep(&self) {
         self.kept.set(Some(Instant::now()));
-        if let Err(err) = self.write(&self.run_dir.join(RECORD_FILE)) {
+        let kept = self.to_text().and_then(|text| write_run_file(&self.run_dir.join(RECORD_FILE), &text));
+        if let Err(err) = kept {
             tracing::debug!(%err, "the record is not kept");
         }
     }
@@ -282,25 +286,25 @@ impl Record {
         record
     }
 
-    /// Writes the record to `path`, whole or not at all.
+    fn to_text(&self) -> io::Result<Vec<u8>> {
+        Ok(serde_json::to_vec_pretty(self)?)
+    }
+
+    /// Writes the record where the user wants it.
     ///
     /// # Errors
     /// The system's.
-    pub fn write(&self, path: &Path) -> io::Result<()> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let readable = fs::Permissions::from_mode(0o644);
-        let mut file = tempfile::Builder::new().permissions(readable).tempfile_in(folder)?;
-        serde_json::to_writer_pretty(&mut file, self)?;
-        file.persist(path)?;
-        Ok(())
+    pub fn write(&self, to: &Output) -> io::Result<()> {
+        to.write_within(&self.to_text()?, REPORT_PATIENCE)
     }
 
     /// Under a launcher of its own kind (a scheduler's agent) this one leaves its cause where it was told to.
     pub fn pass_on(&self) {
         let Some(path) = std::env::var_os(env::ERROR_FILE).map(PathBuf::from) else { return };
         let Some(cause) = &self.cause else { return };
-        let copy = || file::create(&path)?.write_all(&file::read(&self.error_file, file::SMALL)?);
-        if copy().is_err() {
+        let copy =
+            |from: &Path| Output::open(&path)?.write_within(&file::read(from, file::SMALL)?, REPORT_PATIENCE);
+        if copy(&self.error_file).is_err() {
             let how = cause.signal.clone().or_else(|| cause.exit_code.map(|code| format!("exit code {code}")));
             let message = format!("rank {} ended with {}", cause.rank, how.unwrap_or_default());
             let _ = ErrorFile::new(message, cause.stderr.join("\n")).of_rank(cause.rank).write(&path);

@@ -1,7 +1,6 @@
-//! Figures as files, whole or not at all.
+//! Figures as files.
 
-use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io;
 use std::path::Path;
 
 use plotters::prelude::{BitMapBackend, IntoDrawingArea, SVGBackend};
@@ -9,6 +8,7 @@ use plotters::prelude::{BitMapBackend, IntoDrawingArea, SVGBackend};
 use super::Figure;
 use super::draw::draw;
 use super::pixels::Pixels;
+use crate::output::Output;
 
 /// What kind of file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,17 +34,12 @@ impl Format {
 ///
 /// # Errors
 /// The system's.
-pub fn write(figure: &Figure, path: &Path, format: Format) -> io::Result<()> {
+pub(crate) fn write(figure: &Figure, to: &Output, format: Format) -> io::Result<()> {
     let bytes = match format {
         Format::Svg => svg(figure)?.into_bytes(),
         Format::Png => png(figure)?,
     };
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let readable = std::fs::Permissions::from_mode(0o644);
-    let mut file = tempfile::Builder::new().permissions(readable).tempfile_in(folder)?;
-    file.write_all(&bytes)?;
-    file.persist(path)?;
-    Ok(())
+    to.write(&bytes)
 }
 
 fn svg(figure: &Figure) -> io::Result<String> {
@@ -120,7 +115,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for name in ["a.svg", "b.PNG"] {
             let path = dir.path().join(name);
-            write(&figure(), &path, Format::of(&path).unwrap()).unwrap();
+            write(&figure(), &Output::open(&path).unwrap(), Format::of(&path).unwrap()).unwrap();
             assert!(std::fs::metadata(path).unwrap().len() > 1000);
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);

@@ -12,7 +12,8 @@ mod draw;
 mod file;
 mod pixels;
 
-pub use file::{Format, write};
+pub use file::Format;
+pub(crate) use file::write;
 
 use ddp_contract::metrics::{Curves, Point};
 

@@ -8,6 +8,7 @@ use safetensors::tensor::{TensorView, serialize_to_file};
 use super::names::Names;
 use super::tensors::TensorFile;
 use super::torch_file;
+use crate::output::Output;
 use crate::{Error, Result};
 
 /// What other programs read.
@@ -38,13 +39,16 @@ pub fn export(snapshot: &Whole, names: &Names, to: &Path) -> Result<usize> {
     let bad = |problem: String| Error::BadOption { option: "to", problem };
     let format =
         Format::of(to).ok_or_else(|| bad(format!("{} must end in .safetensors, .pt or .pth", to.display())))?;
-    if to.exists() {
+    // A device or a FIFO is there, and is written to.
+    if fs::metadata(to).is_ok_and(|found| found.is_file() || found.is_dir()) {
         return Err(Error::Exists(to.to_owned()));
     }
     let file = TensorFile::open(&snapshot.folder.join(format::MODEL))?;
     let tensors = renamed(&file, names)?;
     let cant = || Error::system(format!("can't write {}", to.display()));
-    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let output = Output::open(to).map_err(cant())?;
+    let folder = output.file().map(|place| place.parent().filter(|folder| !folder.as_os_str().is_empty()));
+    let folder = folder.map_or_else(std::env::temp_dir, |folder| folder.unwrap_or(Path::new(".")).to_owned());
     let place = tempfile::Builder::new().prefix(".export-").tempdir_in(folder).map_err(cant())?;
     let partial = place.path().join("file");
     let count = tensors.len();
@@ -57,7 +61,11 @@ pub fn export(snapshot: &Whole, names: &Names, to: &Path) -> Result<usize> {
         }
         Format::Torch => torch_file::write(&partial, &tensors).map_err(cant())?,
     }
-    File::open(&partial).and_then(|file| file.sync_all()).map_err(cant())?;
+    let mut written = File::open(&partial).map_err(cant())?;
+    let Some(to) = output.file() else {
+        return output.copy_from(&mut written).map(|()| count).map_err(cant());
+    };
+    written.sync_all().map_err(cant())?;
     // Unlike a rename, a link never replaces what somebody else made meanwhile.
     match fs::hard_link(&partial, to) {
         Err(err) if err.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::Exists(to.to_owned())),

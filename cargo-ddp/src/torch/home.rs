@@ -61,10 +61,10 @@ fn version(home: &Path) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn fake(version: [u32; 3]) -> tempfile::TempDir {
+    pub(in crate::torch) fn fake(version: [u32; 3]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| {
             let path = dir.path().join(name);

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use crate::output::behind_links;
 use crate::{Error, Result};
 
 /// A file as it is, and as it is to be.
@@ -55,17 +56,6 @@ fn usual_permissions(folder: &Path) -> std::io::Result<fs::Permissions> {
     let permissions = fs::OpenOptions::new().write(true).create_new(true).open(&probe)?.metadata()?.permissions();
     fs::remove_file(&probe)?;
     Ok(permissions)
-}
-
-/// The file that a path leads to, which may not be there yet.
-fn behind_links(path: &Path) -> PathBuf {
-    let mut path = path.to_owned();
-    // As many as the kernel follows.
-    for _ in 0..40 {
-        let Ok(to) = fs::read_link(&path) else { break };
-        path = path.parent().map_or(to.clone(), |folder| folder.join(&to));
-    }
-    path
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// [`log`](Self::log) hands a value over and returns. A thread of each rank collects the values of many steps, and
 /// exchanges them over a group of its own (Gloo, on the CPU): the values of about a second in one exchange. Rank 0 writes
-/// them into the run's folder: `events.out.tfevents.*` for TensorBoard (`tensorboard --logdir target/ddp/runs`), and
+/// them into the run's folder: `events.out.tfevents.*` for TensorBoard (`tensorboard --logdir runs`), and
 /// `metrics.jsonl` for `cargo ddp plot` and everybody else.
 ///
 /// **All ranks log the same names at the same steps, in the same order.** Where they do not, every rank gets
@@ -109,7 +109,7 @@ pub struct MetricsOptions {
 }
 
 impl Metrics {
-    /// Writes into the run's folder, which the launcher gives (`DDP_RUN_DIR`: `target/ddp/runs/N`); without a launcher, into
+    /// Writes into the run's folder, which the launcher gives (`DDP_RUN_DIR`: `runs/N`); without a launcher, into
     /// `metrics` in the current folder. Every rank must call it.
     ///
     /// # Errors

@@ -38,6 +38,10 @@ impl Writer {
         let path = dir.join(FILE);
         let open = || {
             let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path)?;
+            // A device or a FIFO is written to, by as many runs as want to, and has no torn lines.
+            if !file.metadata()?.is_file() {
+                return Ok(Some(file));
+            }
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
                 Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),

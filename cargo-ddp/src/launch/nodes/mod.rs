@@ -99,7 +99,7 @@ fn name(node: usize, host: &str) -> String {
     format!("node {node} ({host})")
 }
 
-fn host_name() -> String {
+pub(super) fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 

@@ -19,6 +19,7 @@ use super::dispatch::{Action, Failure, Input, Known, SIGKILL, Verdict};
 use super::guard::{self, Guard};
 use super::live::Live;
 use super::nodes::{FromCoordinator, Link};
+use super::origin::Origin;
 use super::plan::LaunchPlan;
 use super::record::Record;
 use super::registry::{Entry, Job};
@@ -88,6 +89,7 @@ impl<'a> Watch<'a> {
             first_rank: plan.ranks().start,
             workers: vec![],
             attempt: 0,
+            origin: Some(Origin::of(guard.pid())),
         };
         let (ui, bar) = ui.with_live_line();
         let mut watch = Self {
