@@ -14,6 +14,7 @@ pub mod exit;
 pub mod join;
 pub mod metrics;
 pub mod snapshot;
+pub mod text;
 
 pub use error_file::ErrorFile;
 pub use events::Event;
