@@ -46,7 +46,7 @@ pub use binding::{Binding, bind, cpus_of_node, own_cpus};
 pub use dispatch::{Exit, Failure, NoRestart, Rules, Verdict};
 pub use history::{Run, history};
 pub(crate) use lines::Prefixer;
-pub use nodes::{Link, Member, Nodes, Rendezvous, join};
+pub use nodes::{Link, Member, Nodes, Rendezvous, Secret, SecretSource, join};
 pub use plan::{LaunchPlan, Show, StorePort, new_run};
 pub use record::{Outcome, Record, Saved};
 pub use registry::{Job, running};

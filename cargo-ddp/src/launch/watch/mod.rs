@@ -18,7 +18,7 @@ use super::command::{Command, LastWords};
 use super::dispatch::{Action, Failure, Input, Known, SIGKILL, Verdict};
 use super::guard::{self, Guard};
 use super::live::Live;
-use super::nodes::{FromCoordinator, Link};
+use super::nodes::{FromCoordinator, LONGEST_ERROR_FILE, Link};
 use super::plan::LaunchPlan;
 use super::record::Record;
 use super::registry::{Entry, Job};
@@ -420,7 +420,8 @@ fn last_lines(workers: &[Worker], rank: usize) -> Vec<String> {
 
 /// What a worker has left for the report, if it failed.
 fn last_words(workers: &[Worker], plan: &LaunchPlan, attempt: u32, rank: usize) -> LastWords {
-    let error_file = fs::read(plan.error_file(rank, attempt)).ok();
-    let error_file = error_file.and_then(|text| serde_json::from_slice(&text).ok());
+    // One that is too long for a message would be of no use in part.
+    let error_file = fs::read_to_string(plan.error_file(rank, attempt)).ok();
+    let error_file = error_file.filter(|text| text.len() <= LONGEST_ERROR_FILE);
     LastWords { lines: last_lines(workers, rank), error_file }
 }
