@@ -11,7 +11,7 @@ use super::binding::Binding;
 use super::dispatch::Rules;
 use super::nodes::Nodes;
 use crate::debug::Debug;
-use crate::{Error, Result};
+use crate::{Error, Result, private};
 
 const CUDA_DEVICE_ORDER: &str = "CUDA_DEVICE_ORDER";
 const GLOO_SOCKET_IFNAME: &str = "GLOO_SOCKET_IFNAME";
@@ -230,7 +230,8 @@ pub fn new_run(runs: &Path) -> Result<(u64, PathBuf)> {
     let mut number = numbers.last().map_or(1, |last| last + 1);
     let path = loop {
         let path = runs.join(number.to_string());
-        match fs::create_dir(&path) {
+        // Logs and records hold the program's arguments.
+        match private::create_dir(&path) {
             Ok(()) => break path,
             Err(err) if err.kind() == io::ErrorKind::AlreadyExists => number += 1,
             Err(err) => return Err(cant()(err)),

@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::dispatch::{Exit, Failure, Known, Verdict};
 use super::plan::LaunchPlan;
 use super::words::signal_name;
+use crate::private;
 
 /// How a run ended, if it did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +54,9 @@ impl Outcome {
 
 /// How often steps alone are worth writing down.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
+
+/// Of a file that the user asked for: as the umask allows.
+const READABLE: u32 = 0o666;
 
 /// The record of a run's folder.
 pub(super) const RECORD_FILE: &str = "report.json";
@@ -244,7 +248,7 @@ impl Record {
     /// the job.
     pub fn keep(&self) {
         self.kept.set(Some(Instant::now()));
-        if let Err(err) = self.write(&self.run_dir.join(RECORD_FILE)) {
+        if let Err(err) = self.write_with(&self.run_dir.join(RECORD_FILE), private::FILE) {
             tracing::debug!(%err, "the record is not kept");
         }
     }
@@ -287,9 +291,13 @@ impl Record {
     /// # Errors
     /// The system's.
     pub fn write(&self, path: &Path) -> io::Result<()> {
+        self.write_with(path, READABLE)
+    }
+
+    fn write_with(&self, path: &Path, mode: u32) -> io::Result<()> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let readable = fs::Permissions::from_mode(0o644);
-        let mut file = tempfile::Builder::new().permissions(readable).tempfile_in(folder)?;
+        let permissions = fs::Permissions::from_mode(mode);
+        let mut file = tempfile::Builder::new().permissions(permissions).tempfile_in(folder)?;
         serde_json::to_writer_pretty(&mut file, self)?;
         file.persist(path)?;
         Ok(())

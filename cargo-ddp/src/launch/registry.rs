@@ -4,12 +4,13 @@
 //! word is no job any more; the user's cache has a link to each such folder.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use crate::private;
 use crate::torch::cache_dir;
 
 pub(super) const RUN_FILE: &str = "run.json";
@@ -53,14 +54,14 @@ impl Entry {
     /// Writes the job down.
     pub(super) fn new(job: &Job) -> io::Result<Self> {
         let path = job.run_dir.join(RUN_FILE);
-        let lock = File::create(job.run_dir.join(".lock"))?;
+        let lock = private::open_lock(&job.run_dir.join(".lock"))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         // A user without a cache has no list of jobs, but a job.
         let link = cache_dir().ok().map(|cache| cache.join("jobs").join(job.pid.to_string()));
         let entry = Self { path, link, _lock: lock };
         entry.update(job)?;
         if let Some(link) = &entry.link {
-            let _ = link.parent().map(fs::create_dir_all);
+            let _ = link.parent().map(private::create_dir_all);
             let _ = fs::remove_file(link);
             let _ = std::os::unix::fs::symlink(fs::canonicalize(&job.run_dir)?, link);
         }
@@ -70,7 +71,7 @@ impl Entry {
     /// Replaces what is written.
     pub(super) fn update(&self, job: &Job) -> io::Result<()> {
         let partial = self.path.with_extension("partial");
-        fs::write(&partial, serde_json::to_vec_pretty(job)?)?;
+        private::create(&partial)?.write_all(&serde_json::to_vec_pretty(job)?)?;
         fs::rename(partial, &self.path)
     }
 }
