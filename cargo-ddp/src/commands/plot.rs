@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 
 use ddp_contract::metrics::{Curves, FILE};
 
+use super::table;
 use crate::cargo::Project;
 use crate::cli::Plot;
 use crate::plot::{self, Figure, Format, Options, Run};
@@ -26,7 +27,7 @@ pub(super) fn plot(args: Plot, ui: &Ui) -> Result<u8> {
         plot::write(&figure, &path, format(&path)?)
             .map_err(Error::system(format!("can't write {}", path.display())))?;
         ui.status("Drew", path.display().to_string());
-        println!("{}", path.display());
+        println!("{}", table::path(&path));
     }
     Ok(exit::SUCCESS)
 }

@@ -1,15 +1,15 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::table::{print_json, table};
 use crate::cli::Ps;
 use crate::launch::{self, Job};
-use crate::{Error, Result, exit};
+use crate::{Result, exit};
 
 /// `cargo ddp ps`
 pub(super) fn ps(args: &Ps) -> Result<u8> {
     let jobs = launch::running();
     if args.json {
-        let text = serde_json::to_string_pretty(&jobs).map_err(|err| Error::system("can't write JSON")(err.into()))?;
-        println!("{text}");
+        print_json(&jobs)?;
         return Ok(exit::SUCCESS);
     }
     if jobs.is_empty() {
@@ -20,11 +20,8 @@ pub(super) fn ps(args: &Ps) -> Result<u8> {
         std::iter::once(["RUN", "PID", "WORKERS", "GPUS", "TIME", "COMMAND"].map(str::to_owned))
             .chain(jobs.iter().map(row))
             .collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<_> = (0..5).map(width).collect();
-    for [run, pid, workers, gpus, time, command] in &rows {
-        let [a, b, c, d, e] = widths[..] else { continue };
-        println!("{run:<a$}  {pid:>b$}  {workers:>c$}  {gpus:<d$}  {time:>e$}  {command}");
+    for line in table(&rows, &[1, 2, 4]) {
+        println!("{line}");
     }
     Ok(exit::SUCCESS)
 }

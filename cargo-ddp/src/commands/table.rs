@@ -1,8 +1,16 @@
 //! What commands print for people.
 
+use std::path::Path;
+
+use ddp_contract::text::{printable_json, printable_line};
+
 /// Lines of columns that are as wide as their widest cell. Those of `right` are aligned to the right; the last column is
 /// as long as it is.
+///
+/// Cells may hold text of files: what a terminal would obey is escaped.
 pub(super) fn table<const N: usize>(rows: &[[String; N]], right: &[usize]) -> Vec<String> {
+    let rows = rows.iter().map(|row| row.each_ref().map(|cell| printable_line(cell).into_owned()));
+    let rows: Vec<[String; N]> = rows.collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<_> = (0..N).map(width).collect();
     let cell = |column: usize, text: &String| match widths[column] {
@@ -15,6 +23,11 @@ pub(super) fn table<const N: usize>(rows: &[[String; N]], right: &[usize]) -> Ve
         cells.join("  ").trim_end().to_owned()
     };
     rows.iter().map(line).collect()
+}
+
+/// A path on one line, with what a terminal would obey escaped.
+pub(super) fn path(path: &Path) -> String {
+    printable_line(&path.to_string_lossy()).into_owned()
 }
 
 /// `1.2 GB`, with the unit that fits.
@@ -49,7 +62,7 @@ pub(super) fn end_with_reader() {
 pub(super) fn print_json(value: &impl serde::Serialize) -> crate::Result<()> {
     let text =
         serde_json::to_string_pretty(value).map_err(|err| crate::Error::system("can't write JSON")(err.into()))?;
-    println!("{text}");
+    println!("{}", printable_json(&text));
     Ok(())
 }
 
@@ -60,6 +73,8 @@ mod tests {
     #[test]
     fn columns_are_aligned_and_numbers_short() {
         let rows = [["A", "B", "C"], ["long", "1", "the rest"], ["x", "12", ""]].map(|row| row.map(str::to_owned));
+        let tensor = [["\u{1b}[2J\n".to_owned(), "x".to_owned()]];
+        assert_eq!(table(&tensor, &[]), [r"\u{1b}[2J\n  x"]);
         assert_eq!(table(&rows, &[1]), ["A      B  C", "long   1  the rest", "x     12"]);
         let numbers = [0.25, 12.0, 0.0, 1.0 / 3.0, -2.5e-5, 1e15, f64::NAN].map(number);
         assert_eq!(numbers, ["0.25", "12", "0", "0.333333", "-2.500e-5", "1.000e15", "NaN"]);

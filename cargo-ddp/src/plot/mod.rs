@@ -15,6 +15,7 @@ mod pixels;
 pub use file::{Format, write};
 
 use ddp_contract::metrics::{Curves, Point};
+use ddp_contract::text::printable_line;
 
 /// What the curves of some runs are to look like.
 #[derive(Clone, Debug, Default)]
@@ -101,7 +102,7 @@ impl Figure {
         let mut seen = std::collections::BTreeSet::new();
         names.retain(|name| seen.insert(*name));
         let panels = names.into_iter().map(|name| panel(name, runs, options)).collect();
-        let runs = runs.iter().map(|run| run.name.clone()).collect();
+        let runs = runs.iter().map(|run| printable_line(&run.name).into_owned()).collect();
         Ok(Self { runs, panels, log: options.log })
     }
 
@@ -124,6 +125,8 @@ fn panel(name: &str, runs: &[Run], options: &Options) -> Panel {
         let restarts = data.curves.sessions.iter().skip(1).map(|session| session.step as f64).collect();
         Some(Line { run, raw: drawn(raw), smooth: smooth.map(drawn), restarts })
     };
+    // Control characters are not allowed in an SVG, and nothing in a PNG.
+    let label = printable_line(&label).into_owned();
     Panel { label, lines: runs.iter().enumerate().filter_map(line).collect() }
 }
 
