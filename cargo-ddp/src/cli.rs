@@ -387,13 +387,13 @@ mod tests {
                 "init: path workspace",
                 "update: path yes check",
                 "run: gpus nproc max_restarts backoff grace bind stall_timeout restart_on_stall show log_dir stdin report \
-                 json quiet dry_run nnodes node_rank master_addr master_port join_timeout package bin example release profile features all_features no_default_features \
+                 json quiet dry_run nnodes node_rank master_addr master_port join_timeout secret_file package bin example release profile features all_features no_default_features \
                  target_dir manifest_path jobs locked offline frozen args",
                 "build: package bin example release profile features all_features no_default_features target_dir \
                  manifest_path jobs locked offline frozen",
                 "attach: run choose",
                 "launch: gpus nproc max_restarts backoff grace bind stall_timeout restart_on_stall show log_dir stdin report \
-                 json quiet dry_run nnodes node_rank master_addr master_port join_timeout command",
+                 json quiet dry_run nnodes node_rank master_addr master_port join_timeout secret_file command",
                 "gpus: json",
                 "ps: json",
                 "stop: run now",

@@ -111,6 +111,9 @@ pub enum Error {
     /// DDP_DEBUG has no such value.
     #[error("DDP_DEBUG={0:?} is neither lldb-dap, codelldb nor compound")]
     BadDebug(String),
+    /// DDP_JOB_SECRET is not fit to be a secret.
+    #[error("DDP_JOB_SECRET: {0}")]
+    BadSecret(String),
     /// `cargo ddp attach` without a debugger.
     #[error("no debugger watches this process, so there is nobody to open debug sessions")]
     NotDebugged,
@@ -308,6 +311,14 @@ pub enum Error {
     /// There is no home to cache in.
     #[error("neither XDG_CACHE_HOME nor HOME is set, so there is no place to keep libtorch in")]
     NoCache,
+    /// Others can put things into the cache.
+    #[error("the cache {} can't be trusted: {problem}", path.display())]
+    UnsafeCache {
+        /// The folder.
+        path: PathBuf,
+        /// Who can.
+        problem: String,
+    },
 
     // --- other nodes ----------------------------------------------------------------------------------------------
     /// The launchers of all nodes could not meet.
@@ -361,6 +372,8 @@ pub enum PipFault {
     Disk,
     /// The index has no such version for this Python.
     NoWheel,
+    /// A package is not the one that was published.
+    Hash,
     /// Anything else.
     Other,
 }
@@ -403,6 +416,7 @@ impl Error {
             Self::BadMetrics { .. } => {
                 "the file was changed, or is from a newer version: update with `cargo install cargo-ddp`".into()
             }
+            Self::BadSecret(_) => "`openssl rand -hex 32` makes one; all nodes need the same".into(),
             Self::BadDebug(_) => "`cargo ddp vscode` writes launch configurations that set it".into(),
             Self::NotDebugged => {
                 "start it through the launch configuration that `cargo ddp vscode` writes (ddp: attach to a running job)"
@@ -442,6 +456,11 @@ impl Error {
                     "torch {NEEDED} has no package for this Python or platform: give another Python with --python \
                      (3.10 to 3.14), or set LIBTORCH to a libtorch {NEEDED}"
                 ),
+                PipFault::Hash => {
+                    "a package differs from the published one: the download was damaged, or the package index or a proxy \
+                     changed it; try again, or set LIBTORCH to a libtorch that you trust"
+                        .into()
+                }
                 PipFault::Other => "see pip's lines above; `-v` shows the whole command".into(),
             },
             Self::NoSnapshot(_) => {
@@ -456,6 +475,9 @@ impl Error {
                     .into()
             }
             Self::NoCache => "set XDG_CACHE_HOME".into(),
+            Self::UnsafeCache { .. } => {
+                "set XDG_CACHE_HOME to a folder of your own (under sudo, HOME may still be another user's)".into()
+            }
             Self::Rendezvous { .. } => {
                 "start `cargo ddp` on every node with the same --nnodes, --master-addr (an address of node 0 that all can \
                  reach) and --master-port, and with a --node-rank of its own; --join-timeout gives them more time"
@@ -485,6 +507,7 @@ impl Error {
             | Self::BadSetting { .. }
             | Self::BadOption { .. }
             | Self::BadDebug(_)
+            | Self::BadSecret(_)
             | Self::NotDebugged
             | Self::JoinTaken(_)
             | Self::NoRun { .. }
@@ -513,7 +536,8 @@ impl Error {
             | Self::NoSpace { .. }
             | Self::Pip { .. }
             | Self::Incomplete(_)
-            | Self::NoCache => exit::SETUP_FAILED,
+            | Self::NoCache
+            | Self::UnsafeCache { .. } => exit::SETUP_FAILED,
             Self::Rendezvous { .. } => exit::NODE_LOST,
             Self::Build(_) => exit::BUILD_FAILED,
             Self::NoProgram(_) => exit::COMMAND_NOT_FOUND,

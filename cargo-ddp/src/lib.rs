@@ -44,6 +44,7 @@ pub mod vscode;
 mod aside;
 mod child;
 mod error;
+mod private;
 mod ui;
 
 pub use error::{Error, PipFault, Result};

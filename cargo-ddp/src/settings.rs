@@ -62,6 +62,7 @@ pub fn with_metadata(flags: LaunchOptions, metadata: &Value) -> Result<LaunchOpt
         master_addr: flags.master_addr.or(file.master_addr),
         master_port: flags.master_port.or(file.master_port),
         join_timeout: flags.join_timeout.or(file.join_timeout),
+        secret_file: flags.secret_file.or(file.secret_file),
     })
 }
 

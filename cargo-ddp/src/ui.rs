@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use ddp_contract::Event;
+use ddp_contract::text::{printable, printable_json, printable_line};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -127,13 +128,14 @@ impl Ui {
     /// Names the terminal, if there is one.
     pub(crate) fn title(&self, title: &str) {
         if self.terminal && !self.json {
-            let _ = write!(std::io::stderr(), "\x1b]0;{title}\x07");
+            let _ = write!(std::io::stderr(), "\x1b]0;{}\x07", printable_line(title));
         }
     }
 
     /// With `--json`, something that happened to the job.
     pub(crate) fn event(&self, event: &Value) {
         if self.json {
+            let event = printable_json(&event.to_string()).into_owned();
             self.warn_of_loss(stdout::write(format!("{event}\n").as_bytes()));
         }
     }
@@ -152,27 +154,35 @@ impl Ui {
             return;
         }
         let verb = format!("{verb:>12}");
-        self.line(&format!("{} {}", self.paint("1;32", &verb), message.as_ref()));
+        self.print(&self.paint("1;32", &verb), message.as_ref());
     }
 
     /// Something that may surprise.
     pub fn warn(&self, message: impl AsRef<str>) {
-        self.line(&format!("{} {}", self.paint("1;33", "warning:"), message.as_ref()));
+        self.print(&self.paint("1;33", "warning:"), message.as_ref());
     }
 
     /// What went wrong.
     pub fn error(&self, message: impl AsRef<str>) {
-        self.line(&format!("{} {}", self.paint("1;31", "error:"), message.as_ref()));
+        self.print(&self.paint("1;31", "error:"), message.as_ref());
     }
 
     /// The way out.
     pub fn hint(&self, message: impl AsRef<str>) {
-        self.line(&format!("{} {}", self.paint("1;36", "hint:"), message.as_ref()));
+        self.print(&self.paint("1;36", "hint:"), message.as_ref());
     }
 
-    /// A line as it is. A terminal that is gone is no reason to stop.
+    /// A line without a label.
     pub fn line(&self, line: &str) {
+        let line = printable(line);
         let _ = self.live.suspend(|| writeln!(std::io::stderr().lock(), "{line}"));
+    }
+
+    /// Messages hold names and texts of files and of other machines: a terminal must not obey them. One that is gone is no
+    /// reason to stop.
+    fn print(&self, label: &str, message: &str) {
+        let message = printable(message);
+        let _ = self.live.suspend(|| writeln!(std::io::stderr().lock(), "{label} {message}"));
     }
 
     /// Prints an error with its hint, and picks the exit code.

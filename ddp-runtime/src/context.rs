@@ -8,7 +8,7 @@ use crate::error::check;
 use crate::events::Events;
 use crate::process_group::{Backend, ProcessGroup, Settings};
 use crate::store::{Store, to_i32};
-use crate::{Error, Result, StepReport, World, debug, entry, inherited, memory, sys};
+use crate::{Error, Result, StepReport, World, debug, entry, inherited, listen, memory, sys};
 
 /// How long a rank waits for the others to appear (c10d's store default).
 const STORE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -95,7 +95,8 @@ impl ContextBuilder {
             None => Store::local()?,
             Some(master) => {
                 let serves = world.rank == 0 && !master.agent_store;
-                let socket = serves.then(|| inherited::listening_socket(master.port)).flatten();
+                let socket = || inherited::listening_socket(master.port).or_else(|| listen::where_ranks_look(master));
+                let socket = serves.then(socket).flatten();
                 Store::tcp(&world, master, socket, debug::patience(STORE_TIMEOUT))?
             }
         };

@@ -86,6 +86,7 @@ mod entry;
 mod error;
 mod events;
 mod inherited;
+mod listen;
 mod memory;
 mod params;
 mod process_group;

@@ -78,6 +78,10 @@ pub struct LaunchOptions {
     /// Time for all nodes to come [default: 600]
     #[arg(long, value_name = "SECONDS", help_heading = "Several nodes")]
     pub join_timeout: Option<Seconds>,
+    /// File with the secret that all nodes of the job share; node 0 creates it if it does not exist [default: the
+    /// secret in DDP_JOB_SECRET, or the file in DDP_JOB_SECRET_FILE]
+    #[arg(long, value_name = "FILE", help_heading = "Several nodes")]
+    pub secret_file: Option<PathBuf>,
 }
 
 /// More seconds than this mean the same: moments further away are beyond the clock's range.

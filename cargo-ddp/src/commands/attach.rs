@@ -3,6 +3,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
 
 use ddp_contract::file;
+use ddp_contract::text::printable_line;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -106,7 +107,8 @@ fn choose(run: Option<&str>, mut jobs: Vec<Job>) -> Result<Job> {
 fn ask(jobs: &[Job]) -> Option<usize> {
     let mut stderr = std::io::stderr();
     for (number, job) in jobs.iter().enumerate() {
-        let _ = writeln!(stderr, "{:>3}  {} ({} workers): {}", number + 1, job.run, job.nproc, job.command.join(" "));
+        let line = format!("{} ({} workers): {}", job.run, job.nproc, job.command.join(" "));
+        let _ = writeln!(stderr, "{:>3}  {}", number + 1, printable_line(&line));
     }
     let _ = write!(stderr, "Number of the job: ");
     let mut line = String::new();

@@ -1,3 +1,5 @@
+use ddp_contract::text::printable_line;
+
 use super::table::print_json;
 use crate::cli::Doctor;
 use crate::doctor::{Level, Machine, examine};
@@ -12,9 +14,9 @@ pub(super) fn doctor(args: &Doctor) -> Result<u8> {
         print_json(&serde_json::json!({ "errors": errors, "warnings": warnings, "lines": &lines }))?;
     } else {
         for line in &lines {
-            println!("{:<8} {:<17} {}", line.level.name(), line.check, line.says);
+            println!("{:<8} {:<17} {}", line.level.name(), line.check, printable_line(&line.says));
             if let Some(hint) = &line.hint {
-                println!("{:26} -> {hint}", "");
+                println!("{:26} -> {}", "", printable_line(hint));
             }
         }
         let some = |n: usize, what: &str| if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") };

@@ -1,13 +1,15 @@
+use ddp_contract::text::printable_line;
+
+use super::table::print_json;
 use crate::cli::GpusArgs;
 use crate::gpu::{self, Gpu, gigabytes};
-use crate::{Error, Result, exit};
+use crate::{Result, exit};
 
 /// `cargo ddp gpus`
 pub(super) fn gpus(args: &GpusArgs) -> Result<u8> {
     let gpus = gpu::list()?;
     if args.json {
-        let text = serde_json::to_string_pretty(&gpus).map_err(|err| Error::system("can't write JSON")(err.into()))?;
-        println!("{text}");
+        print_json(&gpus)?;
         return Ok(exit::SUCCESS);
     }
     if gpus.is_empty() {
@@ -22,7 +24,9 @@ pub(super) fn gpus(args: &GpusArgs) -> Result<u8> {
             .map_or_else(unknown, |memory| format!("{} of {} in use", gigabytes(memory.used), gigabytes(memory.total)));
         let node = gpu.numa_node.map_or(String::new(), |node| format!("  NUMA node {node}"));
         let granted = if is_among(gpu, &allowed) { "" } else { "  (not among CUDA_VISIBLE_DEVICES)" };
-        let text = |value: &Option<String>| value.clone().unwrap_or_else(unknown);
+        // A process, maybe another user's, has chosen its name itself.
+        let text =
+            |value: &Option<String>| value.as_deref().map_or_else(unknown, |text| printable_line(text).into_owned());
         println!("{:>2}  {}  {}  {memory}{node}{granted}", gpu.index, text(&gpu.name), text(&gpu.uuid));
         for mig in &gpu.mig {
             println!("      {mig}");

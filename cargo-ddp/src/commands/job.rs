@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ddp_contract::env;
+use ddp_contract::text::printable_line;
 
 use crate::cli::{LaunchOptions, Seconds};
 use crate::debug::Debug;
 use crate::launch::{
-    self, Binding, LaunchPlan, Member, Nodes, Record, Rendezvous, Rules, Show, Store, StorePort, Verdict,
+    self, Binding, LaunchPlan, Member, Nodes, Record, Rendezvous, Rules, Secret, SecretSource, Show, Store, StorePort,
+    Verdict,
 };
 use crate::output::Output;
 use crate::{Error, Result, Ui, exit, gpu};
@@ -185,7 +187,7 @@ fn finish(record: &mut Record, verdict: &Verdict, report: Option<&Output>, ui: &
 
 /// `--dry-run`: what would be done, on stdout.
 fn print(plan: &LaunchPlan) {
-    println!("command: {}", plan.command().join(" "));
+    println!("command: {}", printable_line(&plan.command().join(" ")));
     println!("workers: {}", plan.nproc);
     if plan.nodes.are_several() {
         println!(
@@ -196,13 +198,13 @@ fn print(plan: &LaunchPlan) {
         );
     }
     println!("GPUs:    {}", plan.gpus.as_ref().map_or("none".into(), |gpus| gpus.join(", ")));
-    println!("logs:    {}", plan.run_dir.display());
+    println!("logs:    {}", printable_line(&plan.run_dir.to_string_lossy()));
     for rank in plan.ranks() {
         println!("rank {rank}:");
         // The port is whichever is free at the start.
         for (name, value) in plan.worker_env(rank, 0, 0) {
             let value = if name == env::MASTER_PORT { "(a free one)".into() } else { value.to_string_lossy() };
-            println!("  {name}={value}");
+            println!("  {name}={}", printable_line(&value));
         }
     }
 }
@@ -230,7 +232,21 @@ fn rendezvous(options: &LaunchOptions) -> Result<Option<Rendezvous>> {
         master_addr,
         master_port: options.master_port.unwrap_or(MASTER_PORT),
         timeout: options.join_timeout.map_or(JOIN_TIMEOUT, |Seconds(time)| time),
+        secret: secret(options)?,
     }))
+}
+
+/// Where the secret of a job on several nodes is: the flag wins over the environment, and there a value over a file.
+fn secret(options: &LaunchOptions) -> Result<SecretSource> {
+    let set = |name| std::env::var_os(name).filter(|value: &OsString| !value.is_empty());
+    if let Some(path) = &options.secret_file {
+        return Ok(SecretSource::File(path.clone()));
+    }
+    if let Some(value) = set(env::JOB_SECRET) {
+        let secret = value.to_str().ok_or_else(|| "the secret is not UTF-8".to_owned()).and_then(Secret::new);
+        return secret.map(SecretSource::Value).map_err(Error::BadSecret);
+    }
+    Ok(set(env::JOB_SECRET_FILE).map_or(SecretSource::None, |path| SecretSource::File(path.into())))
 }
 
 /// This node, as far as can be told without the others: they have as many workers.

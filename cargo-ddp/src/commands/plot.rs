@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use ddp_contract::metrics::{Curves, FILE};
 
 use super::store::store;
+use super::table;
 use crate::cli::Plot;
 use crate::launch::{LATEST, Store};
 use crate::output::Output;
@@ -36,7 +37,7 @@ pub(super) fn plot(args: Plot, ui: &Ui) -> Result<u8> {
         plot::write(&figure, &output, format).map_err(Error::system(format!("can't write {}", path.display())))?;
         ui.status("Drew", path.display().to_string());
         if !is_silent {
-            println!("{}", path.display());
+            println!("{}", table::path(&path));
         }
     }
     Ok(exit::SUCCESS)

@@ -1,16 +1,15 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::table::table;
+use super::table::{print_json, table};
 use crate::cli::Ps;
 use crate::launch::{self, Job};
-use crate::{Error, Result, Ui, exit};
+use crate::{Result, Ui, exit};
 
 /// `cargo ddp ps`
 pub(super) fn ps(args: &Ps) -> Result<u8> {
     let jobs = launch::running();
     if args.json {
-        let text = serde_json::to_string_pretty(&jobs).map_err(|err| Error::system("can't write JSON")(err.into()))?;
-        println!("{text}");
+        print_json(&jobs)?;
         return Ok(exit::SUCCESS);
     }
     // Not on stdout: nobody here can do anything with them.

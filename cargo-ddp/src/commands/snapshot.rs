@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ddp_contract::snapshot::{self as format, Manifest};
+use ddp_contract::text::printable_line;
 use serde_json::{Value, json};
 
-use super::table::{number, print_json, size, table};
+use super::table::{number, path, print_json, size, table};
 use crate::cli::{
     SnapshotCommand, SnapshotDiff, SnapshotExport, SnapshotImport, SnapshotList, SnapshotPrune, SnapshotShow,
 };
@@ -77,9 +78,9 @@ fn verify(args: &SnapshotList) -> Result<u8> {
         for Listed { folder, bytes, manifest, .. } in &found {
             match manifest {
                 Ok(manifest) => {
-                    println!("whole    {} ({} files, {})", folder.display(), manifest.files.len() + 1, size(*bytes));
+                    println!("whole    {} ({} files, {})", path(folder), manifest.files.len() + 1, size(*bytes));
                 }
-                Err(damage) => println!("damaged  {}: {damage}", folder.display()),
+                Err(damage) => println!("damaged  {}: {}", path(folder), printable_line(&damage.to_string())),
             }
         }
     }
@@ -104,7 +105,7 @@ fn show(args: &SnapshotShow) -> Result<u8> {
         print_json(&value)?;
         return Ok(exit::SUCCESS);
     }
-    println!("{}", folder.display());
+    println!("{}", path(folder));
     let samples = match manifest.samples_in_epoch {
         0 => String::new(),
         samples => format!(", {samples} samples into it"),
@@ -125,11 +126,12 @@ fn show(args: &SnapshotShow) -> Result<u8> {
     } else {
         println!("optimizer: {} in {}", tensors(optimizer.len()), size(bytes(&optimizer)));
         for (state, count) in by_state(&optimizer) {
-            println!("  {state} of {count} parameters");
+            println!("  {} of {count} parameters", printable_line(state));
         }
     }
     for (name, state) in &manifest.states {
-        println!("{}: {state}", name.strip_prefix("value.").map_or(name.clone(), |name| format!("value {name}")));
+        let name = name.strip_prefix("value.").map_or(name.clone(), |name| format!("value {name}"));
+        println!("{}: {}", printable_line(&name), printable_line(&state.to_string()));
     }
     Ok(exit::SUCCESS)
 }
@@ -227,7 +229,7 @@ fn prune(args: &SnapshotPrune, ui: &Ui) -> Result<u8> {
     let pruned = snapshot::prune(&args.dir, args.keep(), args.dry_run)?;
     let verb = if args.dry_run { "would remove" } else { "removed" };
     for (folder, bytes) in &pruned.removed {
-        println!("{verb} {} ({})", folder.display(), size(*bytes));
+        println!("{verb} {} ({})", path(folder), size(*bytes));
     }
     for (folder, damage) in &pruned.damaged {
         ui.warn(format!("{} is left alone: {damage}", folder.display()));
@@ -247,7 +249,7 @@ fn export(args: &SnapshotExport, ui: &Ui) -> Result<u8> {
     ui.status("Exported", format!("{} of {}", tensors(written), whole.folder.display()));
     // Not among what goes through a link to stdout.
     if args.to.is_file() {
-        println!("{}", args.to.display());
+        println!("{}", path(&args.to));
     }
     Ok(exit::SUCCESS)
 }
@@ -258,7 +260,7 @@ fn import(args: &SnapshotImport, ui: &Ui) -> Result<u8> {
         "Imported",
         format!("{} of {}; a run with these snapshots begins with them", tensors(count), args.file.display()),
     );
-    println!("{}", folder.display());
+    println!("{}", path(&folder));
     Ok(exit::SUCCESS)
 }
 

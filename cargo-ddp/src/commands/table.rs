@@ -1,11 +1,19 @@
 //! What commands print for people.
 
+use std::path::Path;
+
+use ddp_contract::text::{printable_json, printable_line};
+
 /// A cell that is wider (a metric's or a tensor's name can have any length) makes its own line longer, not all others.
 const WIDEST: usize = 120;
 
 /// Lines of columns that are as wide as their widest cell. Those of `right` are aligned to the right; the last column is
 /// as long as it is.
+///
+/// Cells may hold text of files: what a terminal would obey is escaped.
 pub(super) fn table<const N: usize>(rows: &[[String; N]], right: &[usize]) -> Vec<String> {
+    let rows = rows.iter().map(|row| row.each_ref().map(|cell| printable_line(cell).into_owned()));
+    let rows: Vec<[String; N]> = rows.collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).min(WIDEST);
     let widths: Vec<_> = (0..N).map(width).collect();
     let cell = |column: usize, text: &String| match widths[column] {
@@ -18,6 +26,11 @@ pub(super) fn table<const N: usize>(rows: &[[String; N]], right: &[usize]) -> Ve
         cells.join("  ").trim_end().to_owned()
     };
     rows.iter().map(line).collect()
+}
+
+/// A path on one line, with what a terminal would obey escaped.
+pub(super) fn path(path: &Path) -> String {
+    printable_line(&path.to_string_lossy()).into_owned()
 }
 
 /// `1.2 GB`, with the unit that fits.
@@ -45,7 +58,7 @@ pub(super) fn number(metric: f64) -> String {
 pub(super) fn print_json(value: &impl serde::Serialize) -> crate::Result<()> {
     let text =
         serde_json::to_string_pretty(value).map_err(|err| crate::Error::system("can't write JSON")(err.into()))?;
-    println!("{text}");
+    println!("{}", printable_json(&text));
     Ok(())
 }
 
@@ -56,6 +69,8 @@ mod tests {
     #[test]
     fn columns_are_aligned_and_numbers_short() {
         let rows = [["A", "B", "C"], ["long", "1", "the rest"], ["x", "12", ""]].map(|row| row.map(str::to_owned));
+        let tensor = [["\u{1b}[2J\n".to_owned(), "x".to_owned()]];
+        assert_eq!(table(&tensor, &[]), [r"\u{1b}[2J\n  x"]);
         assert_eq!(table(&rows, &[1]), ["A      B  C", "long   1  the rest", "x     12"]);
         let long = "x".repeat(70_000);
         let rows = [[long.clone(), "1".into(), "2".into()], ["y".into(), "1".into(), "2".into()]];

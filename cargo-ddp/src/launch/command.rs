@@ -2,10 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
 use super::dispatch::{Action, Dispatcher, Input, SIGKILL, Verdict, is_for_workers_alone};
-use super::nodes::{FromCoordinator, Link, Lost, ToCoordinator};
+use super::nodes::{FromCoordinator, LONGEST_TEXT, Link, Lost, ToCoordinator, shortened};
 use super::plan::LaunchPlan;
 use super::stall::Suspect;
 
@@ -28,7 +26,7 @@ pub(super) enum Command {
 /// What a worker that failed has left to say.
 pub(super) struct LastWords {
     pub(super) lines: Vec<String>,
-    pub(super) error_file: Option<Value>,
+    pub(super) error_file: Option<String>,
 }
 
 impl Command {
@@ -63,6 +61,7 @@ impl Command {
         match input {
             Input::Exited { rank, pid, exit, message, .. } => {
                 let LastWords { lines, error_file } = words(rank);
+                let message = message.map(|message| shortened(message, LONGEST_TEXT));
                 link.send(&ToCoordinator::Exited { rank, pid, exit, message, last_lines: lines, error_file });
             }
             Input::Event { rank, event } => link.send_if_it_reads(&ToCoordinator::Event { rank, event }),
@@ -154,10 +153,10 @@ impl Command {
 
     /// This launcher can't go on, and says nothing more.
     pub(super) fn give_up(&mut self, why: String) {
-        self.tell(&FromCoordinator::GivesUp(why.clone()));
+        self.tell(&FromCoordinator::GivesUp(shortened(why.clone(), LONGEST_TEXT)));
         match self {
             Self::Here { others, .. } => others.clear(),
-            Self::Elsewhere { link, .. } => link.send_last(&ToCoordinator::GivesUp(why)),
+            Self::Elsewhere { link, .. } => link.send_last(&ToCoordinator::GivesUp(shortened(why, LONGEST_TEXT))),
         }
     }
 

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -18,6 +19,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
     SocketType, accept_with, bind, connect, listen, recv, send, sendmsg, socket_with, sockopt,
 };
+use rustix::process::geteuid;
 
 use super::dispatch::Exit;
 use super::guard::Guard;
@@ -122,6 +124,9 @@ impl Socket {
         let fd = new().map_err(cant)?;
         bind(&fd, &address(path).map_err(cant)?.1).map_err(cant)?;
         let socket = Self { fd, path: path.to_owned() };
+        // Before it listens: whoever joins is told this process's environment and can end the job.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+            .map_err(Error::system(format!("can't protect {}", path.display())))?;
         listen(&socket.fd, 128).map_err(cant)?;
         Ok(socket)
     }
@@ -139,6 +144,14 @@ impl Socket {
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => return Ok(None),
             Err(err) => return Err(Error::system("can't meet a worker")(err.into())),
         };
+        match sockopt::socket_peercred(&connection) {
+            Ok(peer) if peer.uid == geteuid() => {}
+            Ok(peer) => {
+                ui.warn(format!("a process of another user was refused (pid {}, uid {})", peer.pid, peer.uid.as_raw()));
+                return Ok(None);
+            }
+            Err(_) => return Ok(None),
+        }
         // One that connects and says nothing was another launcher that looked whether we are here, or is none of ours.
         let Some(hello) = hear(&connection) else { return Ok(None) };
         let rank = hello.rank;

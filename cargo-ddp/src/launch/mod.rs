@@ -54,7 +54,7 @@ pub use binding::{Binding, bind, cpus_of_node, own_cpus};
 pub use dispatch::{Exit, Failure, NoRestart, Rules, Verdict};
 pub use history::Run;
 pub(crate) use lines::Prefixer;
-pub use nodes::{Link, Member, Nodes, Rendezvous, join};
+pub use nodes::{Link, Member, Nodes, Rendezvous, Secret, SecretSource, join};
 pub use origin::Origin;
 pub use plan::{LaunchPlan, Show, StorePort};
 pub use record::{Outcome, Record, Saved};

@@ -135,11 +135,13 @@ impl LaunchPlan {
                 vars.push((CUDA_DEVICE_ORDER, "PCI_BUS_ID".into()));
             }
         }
-        if nodes.are_several()
+        // (On one node ddp-runtime chooses the loopback interface itself.)
+        if (nodes.are_several() || self.store == StorePort::Reserved)
             && std::env::var_os(GLOO_SOCKET_IFNAME).is_none()
             && let Some(interface) = nodes.interface()
         {
-            // Alone, Gloo takes whatever the machine's name leads to, which is often its loopback address.
+            // By itself, Gloo takes whatever the machine's name leads to: its loopback address where the others can't reach
+            // it, or an address that strangers can reach.
             vars.push((GLOO_SOCKET_IFNAME, interface.into()));
         }
         if let Some(threads) = self.omp_num_threads {
@@ -284,6 +286,16 @@ mod tests {
         }
         assert_eq!((plan.gpu_of(4), plan.gpu_of(0)), (Some("3"), None));
         assert_eq!((plan.ranks(), plan.node_of(1).as_deref()), (3..5, Some("node 0 (h)")));
+    }
+
+    #[test]
+    fn gloo_stays_on_the_loopback_interface_of_a_single_node() {
+        let interface = |store| {
+            let vars = LaunchPlan { store, ..plan() }.worker_env(0, 0, 1);
+            vars.into_iter().find(|(name, _)| *name == "GLOO_SOCKET_IFNAME").map(|(_, value)| value)
+        };
+        assert_eq!(interface(StorePort::Reserved), Some("lo".into()));
+        assert_eq!(interface(StorePort::Inherited), None);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::history::parse;
 use super::origin::{self, Origin};
 use super::rundir::{self, Lock};
+use crate::private;
 use crate::torch::cache_dir;
 
 pub(super) const RUN_FILE: &str = "run.json";
@@ -113,7 +114,7 @@ impl Entry {
         let entry = Self { path, link };
         entry.update(job)?;
         if let Some(link) = &entry.link {
-            let _ = link.parent().map(fs::create_dir_all);
+            let _ = link.parent().map(private::create_dir_all);
             let _ = fs::remove_file(link);
             let _ = std::os::unix::fs::symlink(fs::canonicalize(&job.run_dir)?, link);
         }

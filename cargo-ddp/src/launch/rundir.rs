@@ -19,7 +19,7 @@ use super::origin::Origin;
 use super::record::RECORD_FILE;
 use super::registry::{Job, RUN_FILE};
 use crate::aside::move_aside;
-use crate::{Error, Result, Ui};
+use crate::{Error, Result, Ui, private};
 
 /// The newest runs that keep their logs.
 const KEPT_RUNS: usize = 50;
@@ -61,7 +61,7 @@ impl RunDir {
         let path = loop {
             number = number.checked_add(1).ok_or_else(|| cant(ErrorKind::StorageFull.into()))?;
             let path = runs.join(number.to_string());
-            match fs::create_dir(&path) {
+            match private::create_dir(&path) {
                 Ok(()) => break path,
                 Err(err) if err.kind() == ErrorKind::AlreadyExists => {}
                 Err(err) => return Err(cant(err)),
@@ -98,7 +98,7 @@ fn create_runs(runs: &Path) -> io::Result<()> {
 }
 
 fn lock(path: &Path) -> io::Result<Option<File>> {
-    let lock = File::create(path.join(LOCK))?;
+    let lock = private::open_lock(&path.join(LOCK))?;
     for _ in 0..LOCK_TRIES {
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(Some(lock)),
@@ -115,7 +115,7 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
 pub(super) fn write_run_file(path: &Path, content: &[u8]) -> io::Result<()> {
     let partial = path.with_extension(PARTIAL);
     let _ = fs::remove_file(&partial);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
+    let mut file = private::create(&partial)?;
     file.write_all(content)?;
     fs::rename(partial, path)
 }

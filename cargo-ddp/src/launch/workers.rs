@@ -140,6 +140,8 @@ impl Worker {
         command.env(env::EVENT_FD, event_writer.as_raw_fd().to_string()).env_remove(env::STORE_FD);
         // What a worker starts in turn is no part of the debug session.
         command.env_remove(env::DEBUG);
+        // The launchers' alone: a program may print its environment.
+        command.env_remove(env::JOB_SECRET).env_remove(env::JOB_SECRET_FILE);
         let mut inherited = vec![event_writer.as_raw_fd()];
         if let Some(socket) = port.listener.as_ref().filter(|_| rank == 0) {
             command.env(env::STORE_FD, socket.as_raw_fd().to_string());

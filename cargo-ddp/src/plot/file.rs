@@ -82,7 +82,8 @@ mod tests {
         let points = (1..=50u64).map(|step| Point { step, value: 1.0 / step as f64, time: 0.0 }).collect();
         let session = |step| Session { format: 1, step, attempt: 0, world_size: 1, time: 0.0 };
         let sessions = vec![session(0), session(20)];
-        let curves = Curves { scalars: [("loss <&".to_owned(), points)].into(), sessions, ..Curves::default() };
+        let curves =
+            Curves { scalars: [("loss <&\x1b\0\u{9b}".to_owned(), points)].into(), sessions, ..Curves::default() };
         Figure::new(
             &[Run { name: "run 1".into(), curves }],
             &Options { log: true, smooth: Some(0.5), ..Options::default() },
@@ -93,7 +94,8 @@ mod tests {
     #[test]
     fn an_svg_holds_what_the_figure_says() {
         let text = svg(&figure()).unwrap();
-        for words in ["<svg", "loss &lt;&amp;", "run 1", "restart", "step", "#0072B2"] {
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'));
+        for words in ["<svg", r"loss &lt;&amp;\u{1b}\u{0}\u{9b}", "run 1", "restart", "step", "#0072B2"] {
             assert!(text.contains(words), "{words} is not in {text}");
         }
     }

@@ -16,6 +16,7 @@ pub use file::Format;
 pub(crate) use file::write;
 
 use ddp_contract::metrics::{Curves, Point};
+use ddp_contract::text::printable_line;
 
 /// What the curves of some runs are to look like.
 #[derive(Clone, Debug, Default)]
@@ -105,7 +106,7 @@ impl Figure {
         let left_out = names.len().saturating_sub(MOST_PANELS);
         names.truncate(MOST_PANELS);
         let panels = names.into_iter().map(|name| panel(name, runs, options)).collect();
-        let runs = runs.iter().map(|run| shortened(&run.name)).collect();
+        let runs = runs.iter().map(|run| printable_line(&shortened(&run.name)).into_owned()).collect();
         Ok(Self { runs, panels, log: options.log, left_out })
     }
 
@@ -153,6 +154,8 @@ fn panel(name: &str, runs: &[Run], options: &Options) -> Panel {
         let restarts = restarts.into_iter().step_by(every).collect();
         Some(Line { run, raw: drawn(raw), smooth: smooth.map(drawn), restarts })
     };
+    // Control characters are not allowed in an SVG, and nothing in a PNG.
+    let label = printable_line(&label).into_owned();
     Panel { label, lines: runs.iter().enumerate().filter_map(line).collect() }
 }
 

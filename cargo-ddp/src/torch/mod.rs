@@ -8,6 +8,7 @@ mod python;
 mod view;
 
 use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 pub use home::Home;
@@ -175,7 +176,25 @@ pub(crate) fn cache_dir() -> Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value: &std::ffi::OsString| !value.is_empty()).map(PathBuf::from);
     let base = set("XDG_CACHE_HOME").filter(|path| path.is_absolute());
     let base = base.or_else(|| set("HOME").map(|home| home.join(".cache"))).ok_or(Error::NoCache)?;
-    Ok(base.join("cargo-ddp"))
+    let cache = base.join("cargo-ddp");
+    // One that does not exist is created when it is needed.
+    if let Ok(metadata) = std::fs::metadata(&cache) {
+        refuse_foreign(&cache, &metadata)?;
+    }
+    Ok(cache)
+}
+
+/// What is in the cache is linked into programs: only its user may put things there.
+fn refuse_foreign(cache: &Path, metadata: &std::fs::Metadata) -> Result<()> {
+    let own = rustix::process::geteuid().as_raw();
+    let problem = if metadata.uid() != own {
+        format!("it belongs to another user (uid {}; this is uid {own})", metadata.uid())
+    } else if metadata.mode() & 0o002 != 0 {
+        "every user of this machine can write to it".into()
+    } else {
+        return Ok(());
+    };
+    Err(Error::UnsafeCache { path: cache.to_owned(), problem })
 }
 
 fn is_shared_library(name: &OsStr) -> bool {

@@ -13,24 +13,21 @@ use std::time::{Duration, Instant};
 use super::python::Python;
 use super::{Flavor, Home, VERSION, cache_dir, view};
 use crate::error::PipFault;
-use crate::{Error, Result, Ui, child};
+use crate::{Error, Result, Ui, child, private};
 
 /// Where the provisioned libtorch of a flavor is, or will be.
 pub(super) fn folder(flavor: Flavor) -> Result<PathBuf> {
     Ok(cache_dir()?.join(format!("libtorch-{VERSION}-{}", flavor.name())))
 }
 
-/// pip's arguments: exactly what the flavor needs. (Versions as in torch 2.13.0's own requirements.)
-fn requirements(flavor: Flavor) -> Vec<String> {
-    let torch = format!("torch=={VERSION}");
-    let list: &[&str] = match flavor {
-        // The CUDA runtime and CUPTI are linked by libtorch_cpu.so itself.
-        Flavor::Cpu => &["--no-deps", &torch, "nvidia-cuda-runtime==13.0.96", "nvidia-cuda-cupti==13.0.85"],
-        // The last two hold headers that cuda_runtime.h includes. NumPy and safetensors make its Python of use for
-        // comparing with PyTorch.
-        Flavor::Cuda => &[&torch, "numpy", "safetensors", "nvidia-cuda-crt==13.0.*", "nvidia-cuda-cccl==13.0.*"],
-    };
-    list.iter().map(|&item| item.to_owned()).collect()
+/// What pip is to install, with the hash of every file: no index and no proxy can slip in something else. (Versions as in
+/// torch 2.13.0's own requirements; `requirements.py` writes them.)
+fn requirements(flavor: Flavor) -> &'static str {
+    match flavor {
+        Flavor::Cpu => include_str!("requirements-cpu.txt"),
+        // NumPy and safetensors make its Python of use for comparing with PyTorch.
+        Flavor::Cuda => include_str!("requirements-cuda.txt"),
+    }
 }
 
 /// Room needed while fetching and unpacking, in 10^9 bytes (measured: 1.2 and 4.7 GB installed, plus the packages).
@@ -44,7 +41,7 @@ pub(crate) fn space_needed_gb(flavor: Flavor) -> f64 {
 pub(super) fn provision(flavor: Flavor, pythons: &[Python], ui: &Ui) -> Result<Home> {
     let cache = cache_dir()?;
     let folder = folder(flavor)?;
-    fs::create_dir_all(&cache).map_err(Error::system(format!("can't make {}", cache.display())))?;
+    private::create_dir_all(&cache).map_err(Error::system(format!("can't make {}", cache.display())))?;
     let _lock = lock(&cache, ui)?;
     if let Ok(home) = Home::inspect(&folder) {
         return Ok(home); // another set-up was quicker
@@ -78,8 +75,12 @@ fn fetch(staging: &Path, flavor: Flavor, pythons: &[Python], ui: &Ui) -> Result<
         "--no-compile",
         "--disable-pip-version-check",
     ]);
-    install.args(["--root-user-action=ignore", "--no-warn-script-location", "--progress-bar=off", "--target"]);
-    install.arg(&site).args(requirements(flavor));
+    install.args(["--root-user-action=ignore", "--no-warn-script-location", "--progress-bar=off"]);
+    // A source package would run its own code to be built. The list is complete, so dependencies need no look-up.
+    install.args(["--require-hashes", "--only-binary=:all:", "--no-deps", "--target"]).arg(&site);
+    let list = staging.join("requirements.txt");
+    fs::write(&list, requirements(flavor)).map_err(Error::system(format!("can't write {}", list.display())))?;
+    install.arg("--requirement").arg(&list);
     // So that the whole download lies in the staging folder, and nothing is left in /tmp.
     install.env("TMPDIR", &scratch).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     child::dies_with_parent(&mut install);
@@ -87,6 +88,7 @@ fn fetch(staging: &Path, flavor: Flavor, pythons: &[Python], ui: &Ui) -> Result<
     run_pip(install, staging, ui)?;
 
     let _ = fs::remove_dir_all(&scratch);
+    let _ = fs::remove_file(&list);
     let _ = fs::remove_dir_all(staging.join("venv"));
     view::missing_for(&site, flavor).map_err(Error::Incomplete)?;
     view::fill(staging, &site, flavor).map_err(Error::system("can't link libtorch"))?;
@@ -163,6 +165,8 @@ fn classify(text: &str) -> PipFault {
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
     if has(&["No space left on device"]) {
         PipFault::Disk
+    } else if has(&["DO NOT MATCH THE HASHES"]) {
+        PipFault::Hash
     } else if has(&["Retrying", "Connection", "Max retries", "timed out", "Temporary failure", "SSLError"]) {
         PipFault::Network
     } else if has(&["No matching distribution", "Could not find a version"]) {
@@ -189,7 +193,7 @@ fn publish(staging: &Path, folder: &Path) -> Result<Home> {
 fn lock(cache: &Path, ui: &Ui) -> Result<File> {
     let path = cache.join("lock");
     let cant = || Error::system(format!("can't lock {}", path.display()));
-    let file = File::create(&path).map_err(cant())?;
+    let file = private::open_lock(&path).map_err(cant())?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
@@ -238,6 +242,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_package_has_a_version_and_hashes() {
+        for flavor in [Flavor::Cpu, Flavor::Cuda] {
+            let text = requirements(flavor).replace("\\\n", "");
+            let packages: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+            assert!(packages.iter().all(|line| line.contains("==") && line.contains("--hash=sha256:")), "{text}");
+            assert!(packages.iter().any(|line| line.starts_with(&format!("torch=={VERSION} "))));
+        }
+    }
+
+    #[test]
     fn pips_words_are_told_apart() {
         for (text, fault) in [
             ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", PipFault::Disk),
@@ -248,6 +262,10 @@ mod tests {
             (
                 "ERROR: Could not find a version that satisfies the requirement torch==2.13.0 (from versions: 2.2.0)",
                 PipFault::NoWheel,
+            ),
+            (
+                "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE. If you have updated …",
+                PipFault::Hash,
             ),
             ("ERROR: something else", PipFault::Other),
         ] {

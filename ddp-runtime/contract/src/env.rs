@@ -54,3 +54,8 @@ pub const TIMEOUT: &str = "DDP_TIMEOUT";
 pub const JOIN: &str = "DDP_JOIN";
 /// The rank that a worker with [`JOIN`] wants to be.
 pub const JOIN_RANK: &str = "DDP_JOIN_RANK";
+
+/// The secret that the launchers of a job on several nodes share. Workers never see it.
+pub const JOB_SECRET: &str = "DDP_JOB_SECRET";
+/// A file that holds the secret, in place of [`JOB_SECRET`].
+pub const JOB_SECRET_FILE: &str = "DDP_JOB_SECRET_FILE";

@@ -15,6 +15,7 @@ pub mod file;
 pub mod join;
 pub mod metrics;
 pub mod snapshot;
+pub mod text;
 
 pub use error_file::ErrorFile;
 pub use events::Event;

@@ -14,8 +14,9 @@ use ddp_contract::join::{Goodbye, Hello, LARGEST, VERSION, Welcome};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags,
-    SocketType, connect, recvmsg, send, socket_with,
+    SocketType, connect, recvmsg, send, socket_with, sockopt::socket_peercred,
 };
+use rustix::process::geteuid;
 
 use super::start::say;
 
@@ -78,7 +79,12 @@ fn meet(path: &Path, rank: usize) -> OwnedFd {
     let mut told = false;
     loop {
         match try_connect(path) {
-            Ok(socket) => return socket,
+            Ok(socket) => match socket_peercred(&socket) {
+                // What answers there decides about this process's environment.
+                Ok(peer) if peer.uid == geteuid() || peer.uid.is_root() => return socket,
+                Ok(_) => give_up(REFUSED, &format!("another user's process listens at {}", path.display())),
+                Err(err) => give_up(NO_LAUNCHER, &format!("can't tell who listens at {}: {err}", path.display())),
+            },
             Err(Errno::NOENT | Errno::CONNREFUSED | Errno::AGAIN) => {}
             Err(err) => give_up(NO_LAUNCHER, &format!("can't reach a launcher at {}: {err}", path.display())),
         }

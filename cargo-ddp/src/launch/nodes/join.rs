@@ -1,21 +1,22 @@
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::link::Link;
-use super::message::{FromCoordinator, ToCoordinator};
-use super::{Member, Nodes, host_name, name};
+use super::handshake::{Answer, Greeting, Join, LONGEST_GREETING, Version};
+use super::link::{Link, Lost};
+use super::secret::{self, Secret, SecretSource, Side};
+use super::{Member, Nodes, accept, bounds, host_name};
 use crate::launch::words::seconds;
 use crate::{Error, Result, Ui};
 
-/// How long a caller may take to say who it is; a stranger must not keep the others waiting.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long one side may take for its part of joining.
+pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Time between two attempts to reach node 0.
 const RETRY: Duration = Duration::from_millis(300);
-const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Where the launchers of all nodes meet: torchrun's `--nnodes`, `--node-rank`, `--master-addr` and `--master-port`.
 #[derive(Clone, Debug)]
@@ -30,6 +31,8 @@ pub struct Rendezvous {
     pub master_port: u16,
     /// How long to wait for all to come.
     pub timeout: Duration,
+    /// What a launcher must know to join.
+    pub secret: SecretSource,
 }
 
 /// Meets the launchers of the other nodes. Gives who has which ranks, the name of the job, and the connections: node 0's
@@ -45,173 +48,152 @@ pub fn join(
     ui: &Ui,
 ) -> Result<(Nodes, String, Vec<Link>)> {
     let own = Member { host: host_name(), first_rank: 0, nproc, gpus };
-    if at.node_rank == 0 { gather(at, own, run, ui) } else { report(at, own, ui) }
+    let (secret, warning) =
+        at.secret.get(at.node_rank == 0, Instant::now() + at.timeout).map_err(|problem| at.failed(problem))?;
+    if let Some(warning) = warning {
+        ui.warn(warning);
+    }
+    if at.node_rank == 0 {
+        accept::accept_nodes(at, own, run, secret.as_ref(), ui)
+    } else {
+        join_node_0(at, &own, secret.as_ref(), ui)
+    }
 }
 
 impl Rendezvous {
-    fn place(&self) -> String {
+    pub(super) fn place(&self) -> String {
         format!("{}:{}", self.master_addr, self.master_port)
     }
 
-    fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+    pub(super) fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
         Ok((self.master_addr.as_str(), self.master_port).to_socket_addrs()?.collect())
     }
 
-    fn failed(&self, problem: impl Into<String>) -> Error {
+    pub(super) fn failed(&self, problem: impl Into<String>) -> Error {
         Error::Rendezvous { place: self.place(), problem: problem.into() }
     }
 }
 
-/// Node 0's part.
-fn gather(at: &Rendezvous, own: Member, run: String, ui: &Ui) -> Result<(Nodes, String, Vec<Link>)> {
-    let listen = || TcpListener::bind(at.addresses()?.as_slice());
-    let listener = listen().map_err(|err| {
-        at.failed(match err.kind() {
-            io::ErrorKind::AddrNotAvailable => "this is node 0, and has no such address".into(),
-            io::ErrorKind::AddrInUse => "something listens there already".into(),
-            _ => format!("node 0 can't listen there: {err}"),
-        })
-    })?;
-    let address = listener.local_addr().map_err(|err| at.failed(err.to_string()))?.ip();
-    let end = Instant::now() + at.timeout;
-    let mut members = vec![own];
-    members.resize_with(at.nnodes, || Member { host: String::new(), first_rank: 0, nproc: 0, gpus: None });
-    let mut links: Vec<Option<Link>> = (1..at.nnodes).map(|_| None).collect();
-    loop {
-        let missing: Vec<_> =
-            (1..at.nnodes).filter(|&node| links[node - 1].is_none()).map(|node| node.to_string()).collect();
-        if missing.is_empty() {
-            break;
-        }
-        let nodes = if missing.len() == 1 { "node" } else { "nodes" };
-        let missing = format!("{nodes} {}", missing.join(", "));
-        ui.status("Waiting", format!("for {missing} of {} at {}", at.nnodes, at.place()));
-        let (node, member, link) = loop {
-            let Some(stream) = accept(&listener, end).map_err(|err| at.failed(err.to_string()))? else {
-                return Err(at.failed(format!(
-                    "{missing} of {} did not come within {}",
-                    at.nnodes,
-                    seconds(at.timeout)
-                )));
-            };
-            // Those that have come and gone are waited for again.
-            for link in &mut links {
-                if link.as_mut().is_some_and(|link| link.read::<ToCoordinator>().is_err()) {
-                    *link = None;
-                }
-            }
-            match greet(stream, at, &links) {
-                Ok(Some(met)) => break met,
-                Ok(None) => {}
-                Err(why) => ui.warn(why),
-            }
-        };
-        ui.status("Joined", name(node, &member.host));
-        members[node] = member;
-        links[node - 1] = Some(link);
-    }
-    let mut first_rank = 0;
-    for member in &mut members {
-        member.first_rank = first_rank;
-        first_rank += member.nproc;
-    }
-    let mut links: Vec<_> = links.into_iter().flatten().collect();
-    for link in &mut links {
-        link.begin();
-        link.send(&FromCoordinator::Welcome { members: members.clone(), run: run.clone() });
-    }
-    Ok((Nodes { members, own: 0, master_addr: at.master_addr.clone(), address }, run, links))
-}
-
-/// The next caller; `None` once the time is over.
-fn accept(listener: &TcpListener, end: Instant) -> io::Result<Option<TcpStream>> {
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(None);
-        }
-        if wait(listener, left)? {
-            return Ok(Some(listener.accept()?.0));
-        }
-    }
-}
-
-fn wait(fd: &impl std::os::fd::AsFd, time: Duration) -> io::Result<bool> {
+fn wait(fd: &impl std::os::fd::AsFd, time: Duration) -> io::Result<()> {
     let mut fds = [PollFd::new(fd, PollFlags::IN)];
     let timeout =
         Timespec { tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() };
     match poll(&mut fds, Some(&timeout)) {
-        Ok(ready) => Ok(ready > 0),
-        Err(rustix::io::Errno::INTR) => Ok(false),
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
         Err(err) => Err(err.into()),
     }
 }
 
-/// Hears who calls. `None` for somebody who is not of the job; an error for a launcher that can't be, which is told so.
-fn greet(stream: TcpStream, at: &Rendezvous, links: &[Option<Link>]) -> Result<Option<(usize, Member, Link)>, String> {
-    let Ok(mut link) = Link::new(stream) else { return Ok(None) };
-    let Some(ToCoordinator::Hello { version, node_rank, nnodes, host, nproc, gpus }) =
-        first(&mut link, HELLO_TIMEOUT).ok().flatten()
-    else {
-        return Ok(None);
-    };
-    let problem = if version != VERSION {
-        format!("node 0 runs cargo-ddp {VERSION}, and this is {version}: all nodes need the same")
-    } else if nnodes != at.nnodes {
-        format!("node 0 was started with --nnodes {}, and this with --nnodes {nnodes}", at.nnodes)
-    } else if node_rank == 0 || node_rank >= nnodes {
-        format!("there is no node {node_rank} beside node 0; there are {nnodes}, from 0")
-    } else if links[node_rank - 1].is_some() {
-        format!("there is a node {node_rank} already: each needs a --node-rank of its own")
-    } else {
-        return Ok(Some((node_rank, Member { host, first_rank: 0, nproc, gpus }, link)));
-    };
-    link.send_last(&FromCoordinator::Refused(problem.clone()));
-    Err(format!("a launcher on {host} was sent away: {problem}"))
-}
-
-/// The first message of a connection, if it comes in time.
-fn first<M: DeserializeOwned>(link: &mut Link, time: Duration) -> Result<Option<M>, super::Lost> {
+/// The next message of a connection, if it comes in time.
+fn receive<M: DeserializeOwned>(link: &mut Link, time: Duration) -> Result<Option<M>, Lost> {
     let end = Instant::now() + time;
     loop {
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() || !wait(&link.fd(), left)? && Instant::now() >= end {
-            return Ok(None);
-        }
-        if let Some(message) = link.read()?.into_iter().next() {
+        if let Some(message) = link.receive()? {
             return Ok(Some(message));
         }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(None);
+        }
+        wait(&link.fd(), left)?;
     }
 }
 
 /// The others' part.
-fn report(at: &Rendezvous, own: Member, ui: &Ui) -> Result<(Nodes, String, Vec<Link>)> {
+fn join_node_0(at: &Rendezvous, own: &Member, secret: Option<&Secret>, ui: &Ui) -> Result<(Nodes, String, Vec<Link>)> {
     ui.status("Joining", format!("node 0 at {}, as node {} of {}", at.place(), at.node_rank, at.nnodes));
     let end = Instant::now() + at.timeout;
     loop {
         let (mut link, address) = call(at, end)?;
-        link.send(&ToCoordinator::Hello {
-            version: VERSION.into(),
-            node_rank: at.node_rank,
-            nnodes: at.nnodes,
-            host: own.host.clone(),
-            nproc: own.nproc,
-            gpus: own.gpus.clone(),
-        });
-        match first(&mut link, end.saturating_duration_since(Instant::now())) {
-            Ok(Some(FromCoordinator::Welcome { members, run })) => {
+        match introduce(&mut link, at, own, secret, end) {
+            Ok(Some((members, run))) => {
                 let nodes = Nodes { members, own: at.node_rank, master_addr: at.master_addr.clone(), address };
                 return Ok((nodes, run, vec![link]));
             }
-            Ok(Some(FromCoordinator::Refused(problem))) => return Err(at.failed(problem)),
-            // A node 0 that ended before all had come may be started again.
-            Err(_) if Instant::now() < end => std::thread::sleep(RETRY),
-            Ok(Some(_)) => return Err(at.failed("who answers there is no cargo-ddp of this version")),
-            Ok(None) | Err(_) => {
+            Err(NotJoined::Refused(problem)) => return Err(at.failed(problem)),
+            // A node 0 that ended before all had joined may be started again.
+            Err(NotJoined::Lost) if Instant::now() < end => std::thread::sleep(RETRY),
+            Ok(None) | Err(NotJoined::Lost) => {
                 return Err(at.failed(format!("the job did not begin within {}", seconds(at.timeout))));
             }
         }
     }
+}
+
+enum NotJoined {
+    /// It makes no sense to try again.
+    Refused(String),
+    /// The connection ended.
+    Lost,
+}
+
+impl From<Lost> for NotJoined {
+    fn from(_: Lost) -> Self {
+        Self::Lost
+    }
+}
+
+/// Talks to node 0 as [`handshake`](super::handshake) describes. `None` if the others did not join in time.
+fn introduce(
+    link: &mut Link,
+    at: &Rendezvous,
+    own: &Member,
+    secret: Option<&Secret>,
+    end: Instant,
+) -> Result<Option<(Vec<Member>, String)>, NotJoined> {
+    let refused = |problem: &str| Err(NotJoined::Refused(problem.into()));
+    let nonce = secret::nonce().map_err(|err| NotJoined::Refused(format!("no random numbers: {err}")))?;
+    link.send(&Greeting::Hello(Version::own(&nonce)));
+    let theirs = match answer(link)? {
+        Answer::Challenge { version, secret: has_secret } => {
+            let theirs = version.check().map_err(NotJoined::Refused)?;
+            match (secret.is_some(), has_secret) {
+                (false, true) => {
+                    return refused(
+                        "the job has a secret, and this node does not know it: set DDP_JOB_SECRET or --secret-file as \
+                         on node 0",
+                    );
+                }
+                (true, false) => return refused("this node has a job secret, and what answers there has none"),
+                _ => theirs,
+            }
+        }
+        Answer::Refused(problem) => return Err(NotJoined::Refused(problem)),
+        Answer::Proof(_) => return refused("what answers there is not a cargo-ddp of this version"),
+    };
+    if let Some(secret) = secret {
+        link.send(&Greeting::Proof(secret.proof(Side::Member, &nonce, &theirs)));
+        match answer(link)? {
+            Answer::Proof(proof) if secret.verifies(&proof, Side::Coordinator, &nonce, &theirs) => {}
+            Answer::Refused(problem) => return Err(NotJoined::Refused(problem)),
+            _ => return refused("what answers there does not know the job's secret"),
+        }
+    }
+    let Member { host, nproc, gpus, .. } = own.clone();
+    link.joined();
+    link.send(&Greeting::Join(Join { node_rank: at.node_rank, nnodes: at.nnodes, host, nproc, gpus }));
+    match receive(link, end.saturating_duration_since(Instant::now()))? {
+        Some(Verdict::Welcome { members, run }) => {
+            bounds::check_welcome(&members, &run, at.nnodes, (at.node_rank, own))
+                .map_err(|problem| NotJoined::Refused(format!("node 0 sent an invalid list of nodes: {problem}")))?;
+            link.begin();
+            Ok(Some((members, run)))
+        }
+        Some(Verdict::Refused(problem)) => Err(NotJoined::Refused(problem)),
+        None => Ok(None),
+    }
+}
+
+/// What node 0 decides about a `Join`.
+#[derive(Deserialize)]
+enum Verdict {
+    Welcome { members: Vec<Member>, run: String },
+    Refused(String),
+}
+
+/// Node 0 answers immediately, however long it waits for others. (One that does not may be starting again.)
+fn answer(link: &mut Link) -> Result<Answer, NotJoined> {
+    receive(link, HANDSHAKE)?.ok_or(NotJoined::Lost)
 }
 
 /// A connection to node 0, and our own address on it.
@@ -224,7 +206,7 @@ fn call(at: &Rendezvous, end: Instant) -> Result<(Link, IpAddr)> {
                 match TcpStream::connect_timeout(&address, left.min(Duration::from_secs(5))) {
                     Ok(stream) => {
                         let own = stream.local_addr()?.ip();
-                        return Ok((Link::new(stream)?, own));
+                        return Ok((Link::new(stream, LONGEST_GREETING)?, own));
                     }
                     Err(err) => last = err,
                 }
@@ -243,11 +225,15 @@ fn call(at: &Rendezvous, end: Instant) -> Result<(Link, IpAddr)> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::super::message::FromCoordinator;
     use super::*;
 
     fn at(node_rank: usize, nnodes: usize, port: u16, seconds: f64) -> Rendezvous {
         let (master_addr, timeout) = ("127.0.0.1".into(), Duration::from_secs_f64(seconds));
-        Rendezvous { nnodes, node_rank, master_addr, master_port: port, timeout }
+        Rendezvous { nnodes, node_rank, master_addr, master_port: port, timeout, secret: SecretSource::None }
     }
 
     /// A port that was free a moment ago.
@@ -286,5 +272,103 @@ mod tests {
         assert!(missing.contains("nodes 1, 2 of 3 did not come"), "{missing}");
         let alone = start(at(1, 2, port(), 0.3), 1).join().unwrap().unwrap_err().to_string();
         assert!(alone.contains("node 0 could not be reached"), "{alone}");
+    }
+
+    /// Starts all nodes of a job, each with its secret.
+    fn nodes(secrets: [SecretSource; 2], seconds: f64) -> [Result<(Nodes, String, Vec<Link>)>; 2] {
+        let port = port();
+        let [zero, one] = secrets;
+        let zero = start(Rendezvous { secret: zero, ..at(0, 2, port, seconds) }, 1);
+        let one = start(Rendezvous { secret: one, ..at(1, 2, port, seconds) }, 1);
+        [zero, one].map(|node| node.join().unwrap())
+    }
+
+    fn value(text: &str) -> SecretSource {
+        SecretSource::Value(Secret::new(text).unwrap())
+    }
+
+    #[test]
+    fn nodes_with_the_same_secret_meet_and_others_are_told_why_not() {
+        for node in nodes([value("0123456789abcdef"), value("0123456789abcdef\n")], 30.0) {
+            node.unwrap();
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let file = SecretSource::File(dir.path().join("secret"));
+        for node in nodes([file.clone(), file], 30.0) {
+            node.unwrap();
+        }
+        for (secrets, problem) in [
+            ([value("0123456789abcdef"), value("0123456789abcdeg")], "secret differs from node 0's"),
+            ([value("0123456789abcdef"), SecretSource::None], "the job has a secret, and this node does not know it"),
+            ([SecretSource::None, value("0123456789abcdef")], "what answers there has none"),
+        ] {
+            let [zero, one] = nodes(secrets, 2.0);
+            let words = one.unwrap_err().to_string();
+            assert!(words.contains(problem), "{words}");
+            assert!(zero.unwrap_err().to_string().contains("node 1 of 2 did not come"));
+        }
+    }
+
+    /// Answers one connection with these lines.
+    fn impostor(lines: Vec<String>) -> (u16, std::thread::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let thread = std::thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            for line in lines {
+                let mut buffer = [0; 4096];
+                let _ = stream.read(&mut buffer);
+                let _ = stream.write_all(format!("{line}\n").as_bytes());
+            }
+            // Until the other side is gone.
+            let _ = stream.read_to_end(&mut Vec::new());
+        });
+        (port, thread)
+    }
+
+    #[test]
+    fn impostor_of_node_0_is_recognized() {
+        let challenge = |secret| {
+            let version = Version::own(&secret::nonce().unwrap());
+            serde_json::to_string(&Answer::Challenge { version, secret }).unwrap()
+        };
+        let proof = serde_json::to_string(&Answer::Proof("00".repeat(32))).unwrap();
+        let welcome = r#"{"Welcome":{"members":[{"host":"h","first_rank":0,"nproc":9223372036854775808,"gpus":null},
+            {"host":"h","first_rank":9223372036854775808,"nproc":1,"gpus":["7"]}],"run":"r"}}"#;
+        for (secret, lines, problem) in [
+            (value("0123456789abcdef"), vec![challenge(true), proof.clone()], "does not know the job's secret"),
+            (value("0123456789abcdef"), vec![challenge(false)], "what answers there has none"),
+            (SecretSource::None, vec![proof], "not a cargo-ddp of this version"),
+            (SecretSource::None, vec![challenge(false), welcome.replace('\n', "")], "invalid list of nodes"),
+        ] {
+            let (port, thread) = impostor(lines);
+            let node = start(Rendezvous { secret, ..at(1, 2, port, 30.0) }, 1).join().unwrap();
+            let words = node.unwrap_err().to_string();
+            assert!(words.contains(problem), "{words}");
+            thread.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn message_behind_the_welcome_is_not_lost() {
+        // What a fast node 0 sends in one packet.
+        let member = |host: &str, first_rank, gpus: Option<Vec<String>>| Member {
+            host: host.into(),
+            first_rank,
+            nproc: 1,
+            gpus,
+        };
+        let members = vec![member("a", 0, None), member("b", 1, Some(vec!["7".into()]))];
+        let welcome = FromCoordinator::Welcome { members, run: "run".into() };
+        let start_workers = FromCoordinator::Start { attempt: 0, port: 7 };
+        let both = [welcome, start_workers].map(|message| serde_json::to_string(&message).unwrap()).join("\n");
+        let challenge = Answer::Challenge { version: Version::own(&secret::nonce().unwrap()), secret: false };
+        let (port, thread) = impostor(vec![serde_json::to_string(&challenge).unwrap(), both]);
+        let (_, _, mut links) = start(at(1, 2, port, 30.0), 1).join().unwrap().unwrap();
+        wait(&links[0].fd(), Duration::from_millis(1)).unwrap();
+        let messages = links[0].read::<FromCoordinator>().unwrap();
+        assert!(matches!(messages.as_slice(), [FromCoordinator::Start { attempt: 0, port: 7 }]), "{messages:?}");
+        drop(links);
+        thread.join().unwrap();
     }
 }

@@ -12,14 +12,20 @@ const BEAT: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(20);
 /// What waits to be sent to a side that does not read; beyond that, what may be lost is.
 const LONGEST_QUEUE: usize = 1 << 20;
-/// A message that is longer is none of ours.
+/// The longest message of a launcher that has joined.
 const LONGEST_MESSAGE: usize = 4 << 20;
+/// What is read before messages are handled.
+const PIECE: usize = 1 << 14;
 
 /// The connection to another launcher: JSON, one message a line. Never waits.
 #[derive(Debug)]
 pub struct Link {
     stream: TcpStream,
+    /// What has come and is not handled yet; the first `scanned` bytes hold no line end.
     inbox: Vec<u8>,
+    scanned: usize,
+    /// The longest line that is accepted.
+    longest: usize,
     outbox: Vec<u8>,
     heard: Instant,
     spoke: Instant,
@@ -36,11 +42,23 @@ impl From<io::Error> for Lost {
 }
 
 impl Link {
-    pub(super) fn new(stream: TcpStream) -> io::Result<Self> {
+    /// To a side that may be a stranger: no line may be longer than `longest`.
+    pub(super) fn new(stream: TcpStream, longest: usize) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
         let now = Instant::now();
-        Ok(Self { stream, inbox: Vec::new(), outbox: Vec::new(), heard: now, spoke: now })
+        let (inbox, outbox) = (Vec::new(), Vec::new());
+        Ok(Self { stream, inbox, scanned: 0, longest, outbox, heard: now, spoke: now })
+    }
+
+    /// From now on a line may have this length.
+    pub(super) fn allow(&mut self, longest: usize) {
+        self.longest = longest;
+    }
+
+    /// The other side has joined: from now on messages may be long.
+    pub(super) fn joined(&mut self) {
+        self.longest = LONGEST_MESSAGE;
     }
 
     /// From now on both sides give signs of life.
@@ -100,40 +118,86 @@ impl Link {
         self.outbox.clear();
     }
 
-    /// The messages that have come. Those before the end of a connection are still given; the next call says it is over.
+    /// Whether a message has come that was not handled yet.
+    pub(in crate::launch) fn has_message(&self) -> bool {
+        self.inbox[self.scanned..].contains(&b'\n')
+    }
+
+    /// The next line without its end, if one has come. Further ones stay for later.
+    pub(super) fn line(&mut self) -> Result<Option<Vec<u8>>, Lost> {
+        if let Some(line) = self.take_line()? {
+            return Ok(Some(line));
+        }
+        let end = self.fill();
+        match (self.take_line()?, end) {
+            (Some(line), _) => Ok(Some(line)),
+            (None, Some(lost)) => Err(lost),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// The next message, if one has come.
+    pub(super) fn receive<M: DeserializeOwned>(&mut self) -> Result<Option<M>, Lost> {
+        self.line()?.map(|line| parse(&line)).transpose()
+    }
+
+    /// The messages that have come. Those before the end of a connection are still given; the next call reports the end.
     pub(in crate::launch) fn read<M: DeserializeOwned>(&mut self) -> Result<Vec<M>, Lost> {
-        let mut buffer = [0; 16384];
-        let mut end = None;
-        loop {
-            match self.stream.read(&mut buffer) {
-                Ok(0) => end = Some(Lost("the connection was closed".into())),
-                Ok(n) => {
-                    self.heard = Instant::now();
-                    self.inbox.extend_from_slice(&buffer[..n]);
-                    if self.inbox.len() < LONGEST_MESSAGE {
-                        continue;
-                    }
-                }
-                Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
-                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
-                Err(err) => end = Some(err.into()),
-            }
-            break;
-        }
-        let whole = self.inbox.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
-        if whole == 0 && self.inbox.len() >= LONGEST_MESSAGE {
-            return Err(Lost("it sends what is no message".into()));
-        }
-        let lines: Vec<u8> = self.inbox.drain(..whole).collect();
+        let end = self.fill();
         let mut messages = Vec::new();
-        for line in lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-            messages
-                .push(serde_json::from_slice(line).map_err(|err| Lost(format!("it sends what is no message: {err}")))?);
+        while let Some(line) = self.take_line()? {
+            if !line.is_empty() {
+                messages.push(parse(&line)?);
+            }
         }
         match end {
             Some(lost) if messages.is_empty() => Err(lost),
             _ => Ok(messages),
         }
+    }
+
+    /// Reads and forgets what comes. An error at the end.
+    pub(super) fn discard(&mut self) -> Result<(), Lost> {
+        self.inbox.clear();
+        self.scanned = 0;
+        let end = self.fill();
+        self.inbox.clear();
+        self.scanned = 0;
+        end.map_or(Ok(()), Err)
+    }
+
+    /// Reads until there is a message, or nothing more for now. Gives the end of the connection.
+    fn fill(&mut self) -> Option<Lost> {
+        let mut buffer = [0; PIECE];
+        while self.inbox.len() <= self.longest && !self.has_message() {
+            self.scanned = self.inbox.len();
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Some(Lost("the connection was closed".into())),
+                Ok(n) => {
+                    self.heard = Instant::now();
+                    self.inbox.extend_from_slice(&buffer[..n]);
+                }
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(err) => return Some(err.into()),
+            }
+        }
+        None
+    }
+
+    fn take_line(&mut self) -> Result<Option<Vec<u8>>, Lost> {
+        let end = self.inbox[self.scanned..].iter().position(|&byte| byte == b'\n').map(|end| self.scanned + end);
+        if end.unwrap_or(self.inbox.len()) > self.longest {
+            return Err(Lost("it sends what is no message".into()));
+        }
+        let Some(end) = end else {
+            self.scanned = self.inbox.len();
+            return Ok(None);
+        };
+        let mut line: Vec<u8> = self.inbox.drain(..=end).collect();
+        line.pop();
+        self.scanned = 0;
+        Ok(Some(line))
     }
 
     /// Speaks up if nothing was said for a while; an error if nothing was heard for too long.
@@ -148,6 +212,10 @@ impl Link {
     }
 }
 
+fn parse<M: DeserializeOwned>(line: &[u8]) -> Result<M, Lost> {
+    serde_json::from_slice(line).map_err(|err| Lost(format!("it sends what is no message: {err}")))
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
@@ -157,7 +225,7 @@ mod tests {
     fn pair() -> (Link, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (Link::new(listener.accept().unwrap().0).unwrap(), far)
+        (Link::new(listener.accept().unwrap().0, 1 << 10).unwrap(), far)
     }
 
     fn wait(link: &Link) {
@@ -187,6 +255,32 @@ mod tests {
         let now = Instant::now();
         assert!(link.tick(now, &"alive").is_ok());
         assert!(link.tick(now + SILENCE, &"alive").unwrap_err().0.contains("nothing was heard"));
+    }
+
+    #[test]
+    fn messages_of_one_packet_are_all_received() {
+        let (mut link, mut far) = pair();
+        far.write_all(b"[1]\n[2]\n[3]\n").unwrap();
+        wait(&link);
+        assert_eq!(link.receive::<Vec<u8>>().unwrap(), Some(vec![1]));
+        assert!(link.has_message());
+        assert_eq!(link.read::<Vec<u8>>().unwrap(), [vec![2], vec![3]]);
+        assert!(!link.has_message() && link.receive::<Vec<u8>>().unwrap().is_none());
+    }
+
+    #[test]
+    fn line_without_end_is_refused_and_fills_no_memory() {
+        let (mut link, mut far) = pair();
+        far.set_nonblocking(true).unwrap();
+        // As much as the kernel takes.
+        while far.write(&[b'x'; 4096]).is_ok() {}
+        wait(&link);
+        assert!(link.read::<Vec<u8>>().unwrap_err().0.contains("no message"));
+        assert!(
+            link.inbox.len() <= (1 << 10) + PIECE && link.inbox.capacity() <= 4 * PIECE,
+            "{}",
+            link.inbox.capacity()
+        );
     }
 
     #[test]

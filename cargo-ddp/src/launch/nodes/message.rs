@@ -2,24 +2,14 @@ use std::time::Duration;
 
 use ddp_contract::Event;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::Member;
 use crate::launch::dispatch::{Exit, Failure, Known, Verdict};
 use crate::launch::stall::Suspect;
 
-/// What a launcher tells node 0's.
+/// What a launcher that has joined tells node 0's.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::launch) enum ToCoordinator {
-    /// The first word.
-    Hello {
-        version: String,
-        node_rank: usize,
-        nnodes: usize,
-        host: String,
-        nproc: usize,
-        gpus: Option<Vec<String>>,
-    },
     /// Nothing else was said for a while.
     Alive,
     Exited {
@@ -29,7 +19,8 @@ pub(in crate::launch) enum ToCoordinator {
         message: Option<String>,
         /// Its last lines on stderr, and its error file, when it failed.
         last_lines: Vec<String>,
-        error_file: Option<Value>,
+        /// As it is in the file.
+        error_file: Option<String>,
     },
     Event {
         rank: usize,
@@ -50,8 +41,6 @@ pub(in crate::launch) enum ToCoordinator {
 /// What node 0's launcher tells the others.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::launch) enum FromCoordinator {
-    /// The answer to a hello that can't be part of the job.
-    Refused(String),
     /// All are there.
     Welcome { members: Vec<Member>, run: String },
     /// Nothing else was said for a while.

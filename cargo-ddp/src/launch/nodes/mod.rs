@@ -3,25 +3,35 @@
 //! | file | what it does |
 //! |---|---|
 //! | `join` | the launchers meet at node 0's `--master-addr` and `--master-port`, and agree on who has which ranks |
+//! | `accept` | node 0's part of that, among strangers |
+//! | `handshake` | what they say to each other until all have joined |
+//! | `secret` | what a launcher must know to join |
+//! | `bounds` | the largest numbers and the longest lists that they may send |
 //! | `link` | the connection between two launchers: messages, signs of life, its end |
 //! | `message` | what they say to each other |
 //!
 //! Node 0's dispatcher decides for all. The other launchers tell it what happens to their workers, and do what it says.
 //! Workers never see any of this: they meet at a port of its own for each attempt, which node 0 opens for its rank 0.
 
+mod accept;
+mod bounds;
+mod handshake;
 mod join;
 mod link;
 mod message;
+mod secret;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+pub(super) use bounds::{LONGEST_ERROR_FILE, LONGEST_TEXT, shortened};
 pub use join::{Rendezvous, join};
 pub use link::Link;
 pub(super) use link::Lost;
 pub(super) use message::{FromCoordinator, ToCoordinator};
+pub use secret::{Secret, SecretSource};
 
 /// One launcher's part in the job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,6 +160,9 @@ unsafe fn socket_address(address: *const libc::sockaddr) -> Option<IpAddr> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod fuzz;
 
 #[cfg(test)]
 mod tests {

@@ -18,7 +18,7 @@ use super::command::{Command, LastWords};
 use super::dispatch::{Action, Failure, Input, Known, SIGKILL, Verdict};
 use super::guard::{self, Guard};
 use super::live::Live;
-use super::nodes::{FromCoordinator, Link};
+use super::nodes::{FromCoordinator, LONGEST_ERROR_FILE, Link};
 use super::origin::Origin;
 use super::plan::LaunchPlan;
 use super::record::Record;
@@ -422,7 +422,8 @@ fn last_lines(workers: &[Worker], rank: usize) -> Vec<String> {
 
 /// What a worker has left for the report, if it failed.
 fn last_words(workers: &[Worker], plan: &LaunchPlan, attempt: u32, rank: usize) -> LastWords {
-    let error_file = file::read(&plan.error_file(rank, attempt), file::SMALL).ok();
-    let error_file = error_file.and_then(|text| serde_json::from_slice(&text).ok());
+    // One that is too long for a message would be of no use in part.
+    let error_file = file::read(&plan.error_file(rank, attempt), LONGEST_ERROR_FILE as u64).ok();
+    let error_file = error_file.and_then(|text| String::from_utf8(text).ok());
     LastWords { lines: last_lines(workers, rank), error_file }
 }

@@ -5,13 +5,12 @@ use std::io::Write;
 use std::time::Instant;
 
 use ddp_contract::file;
-use serde_json::Value;
 
 use super::Watch;
 use crate::Result;
 use crate::launch::command::Command;
 use crate::launch::dispatch::{Input, Verdict, without_numbers};
-use crate::launch::nodes::{FromCoordinator, ToCoordinator};
+use crate::launch::nodes::{FromCoordinator, Lost, ToCoordinator};
 
 impl Watch<'_> {
     /// Hears another launcher.
@@ -20,13 +19,25 @@ impl Watch<'_> {
         if let Err(lost) = link.flush() {
             return self.lost(index, &lost.0);
         }
-        if self.plan.nodes.own == 0 {
-            match link.read() {
+        let nodes = &self.plan.nodes;
+        let invalid = |problem| Lost(format!("it sent an invalid message: {problem}"));
+        if nodes.own == 0 {
+            let ranks = nodes.members[index + 1].ranks();
+            let messages = link.read::<ToCoordinator>().and_then(|messages| {
+                messages.iter().try_for_each(|message| message.check(&ranks)).map_err(invalid)?;
+                Ok(messages)
+            });
+            match messages {
                 Ok(messages) => self.hear(index, messages),
                 Err(lost) => self.lost(index, &lost.0),
             }
         } else {
-            match link.read() {
+            let world_size = nodes.world_size();
+            let orders = link.read::<FromCoordinator>().and_then(|orders| {
+                orders.iter().try_for_each(|order| order.check(world_size)).map_err(invalid)?;
+                Ok(orders)
+            });
+            match orders {
                 Ok(orders) => self.obey(orders),
                 Err(lost) => self.lost(index, &lost.0),
             }
@@ -37,7 +48,7 @@ impl Watch<'_> {
     fn hear(&mut self, index: usize, messages: Vec<ToCoordinator>) -> Result<Option<Verdict>> {
         for message in messages {
             let input = match message {
-                ToCoordinator::Hello { .. } | ToCoordinator::Alive => None,
+                ToCoordinator::Alive => None,
                 ToCoordinator::Exited { rank, pid, exit, message, last_lines, error_file } => {
                     let stderr = without_numbers(&last_lines.join("\n"));
                     self.words.insert(rank, last_lines);
@@ -63,11 +74,11 @@ impl Watch<'_> {
     }
 
     /// What a worker elsewhere left is kept as if it were ours, and reported.
-    fn keep_error_file(&self, rank: usize, error_file: Option<Value>) {
+    fn keep_error_file(&self, rank: usize, error_file: Option<String>) {
         let path = self.plan.error_file(rank, self.job.attempt);
         if let (Some(error_file), Some(folder)) = (error_file, path.parent()) {
             // Without it the report is shorter.
-            let write = || file::create(&path)?.write_all(error_file.to_string().as_bytes());
+            let write = || file::create(&path)?.write_all(error_file.as_bytes());
             let _ = fs::create_dir_all(folder).and_then(|()| write());
         }
     }
@@ -76,7 +87,7 @@ impl Watch<'_> {
     fn obey(&mut self, orders: Vec<FromCoordinator>) -> Result<Option<Verdict>> {
         for order in orders {
             match order {
-                FromCoordinator::Refused(_) | FromCoordinator::Welcome { .. } | FromCoordinator::Alive => {}
+                FromCoordinator::Welcome { .. } | FromCoordinator::Alive => {}
                 FromCoordinator::Start { attempt, port } => self.start(attempt, Some(port))?,
                 FromCoordinator::Signal(signal) => self.signal(signal),
                 FromCoordinator::Announce { after, attempt, delay, newest } => {

@@ -60,12 +60,19 @@ impl Watch<'_> {
             let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: i64::from(left.subsec_nanos()) }
         });
+        // What came together with the last message that was handled is not in the kernel any more.
+        let unread = |source: Source| match source {
+            Source::Link(index) => self.command.links().any(|(i, link)| i == index && link.has_message()),
+            _ => false,
+        };
+        let unread: Vec<bool> = watched.iter().map(|(source, _)| unread(*source)).collect();
+        let timeout = if unread.contains(&true) { Some(Timespec::default()) } else { timeout };
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(err) => return Err(Error::system("can't wait for the workers")(err.into())),
         }
-        let ready = fds.iter().zip(&watched).filter(|(fd, _)| !fd.revents().is_empty());
-        Ok(ready.map(|(_, (source, _))| *source).collect())
+        let ready = fds.iter().zip(&unread).map(|(fd, unread)| *unread || !fd.revents().is_empty());
+        Ok(ready.zip(&watched).filter(|(ready, _)| *ready).map(|(_, (source, _))| *source).collect())
     }
 
     /// Reads a source, and says what happened.

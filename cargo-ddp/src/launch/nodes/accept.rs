@@ -1,0 +1,275 @@
+//! Node 0 waits for the launchers of the other nodes. Strangers may connect as well: none of them makes the others wait.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, TcpListener};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use super::handshake::{Answer, Guest, LONGEST_GREETING, Step};
+use super::join::HANDSHAKE;
+use super::link::Link;
+use super::message::{FromCoordinator, ToCoordinator};
+use super::secret::{self, Secret};
+use super::{Member, Nodes, Rendezvous, bounds, name};
+use crate::launch::words::seconds;
+use crate::{Result, Ui};
+
+/// Connections that have not joined; beyond that, the oldest ends. Each costs a few kilobytes.
+const MOST_CALLERS: usize = 256;
+/// Missing nodes that are named.
+const MOST_NAMES: usize = 8;
+/// Refused launchers that are reported one by one.
+const MOST_REPORTS: u32 = 10;
+/// How long to let others end when there are no more descriptors.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Someone who has connected.
+struct Caller {
+    guest: Guest,
+    link: Link,
+    from: IpAddr,
+    until: Instant,
+    refused: bool,
+}
+
+/// Which connections have something to read.
+struct Ready {
+    callers: Vec<bool>,
+    joined: Vec<bool>,
+}
+
+/// What has become of the nodes, by node rank from 1.
+struct Lobby<'a> {
+    at: &'a Rendezvous,
+    secret: Option<&'a Secret>,
+    ui: &'a Ui,
+    callers: Vec<Caller>,
+    joined: Vec<Option<(Member, Link)>>,
+    refused: u32,
+}
+
+/// Waits until a launcher of each node has joined.
+pub(super) fn accept_nodes(
+    at: &Rendezvous,
+    own: Member,
+    run: String,
+    secret: Option<&Secret>,
+    ui: &Ui,
+) -> Result<(Nodes, String, Vec<Link>)> {
+    let listen = || {
+        let listener = TcpListener::bind(at.addresses()?.as_slice())?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    let listener = listen().map_err(|err: io::Error| {
+        at.failed(match err.kind() {
+            io::ErrorKind::AddrNotAvailable => "this is node 0, and has no such address".into(),
+            io::ErrorKind::AddrInUse => "something listens there already".into(),
+            _ => format!("node 0 can't listen there: {err}"),
+        })
+    })?;
+    let address = listener.local_addr().map_err(|err| at.failed(err.to_string()))?.ip();
+    if secret.is_none() && !address.is_loopback() {
+        ui.warn(format!("this job has no secret: whoever reaches {} can join it", at.place()));
+        ui.hint(
+            "set DDP_JOB_SECRET to the same random text on all nodes, or --secret-file to a file that all nodes see",
+        );
+    }
+    let joined = (1..at.nnodes).map(|_| None).collect();
+    let mut lobby = Lobby { at, secret, ui, callers: vec![], joined, refused: 0 };
+    lobby.wait_for_all(&listener)?;
+    let (others, mut links): (Vec<_>, Vec<_>) = lobby.joined.into_iter().flatten().unzip();
+    let mut members = vec![own];
+    members.extend(others);
+    let welcome = bounds::number_ranks(&mut members);
+    if let Err(problem) = welcome {
+        links.iter_mut().for_each(|link: &mut Link| link.send_last(&Answer::Refused(problem.clone())));
+        return Err(at.failed(problem));
+    }
+    let welcome = FromCoordinator::Welcome { members, run };
+    for link in &mut links {
+        link.begin();
+        link.send(&welcome);
+    }
+    let FromCoordinator::Welcome { members, run } = welcome else { unreachable!("it was made above") };
+    Ok((Nodes { members, own: 0, master_addr: at.master_addr.clone(), address }, run, links))
+}
+
+impl Lobby<'_> {
+    fn wait_for_all(&mut self, listener: &TcpListener) -> Result<()> {
+        let end = Instant::now() + self.at.timeout;
+        let mut told = String::new();
+        loop {
+            let missing = self.missing();
+            let Some(missing) = missing else { return Ok(()) };
+            if missing != told {
+                let (nnodes, place) = (self.at.nnodes, self.at.place());
+                self.ui.status("Waiting", format!("for {missing} of {nnodes} at {place}"));
+                told.clone_from(&missing);
+            }
+            let now = Instant::now();
+            if now >= end {
+                let (nnodes, time) = (self.at.nnodes, seconds(self.at.timeout));
+                return Err(self.at.failed(format!("{missing} of {nnodes} did not come within {time}")));
+            }
+            let next = self.callers.iter().map(|caller| caller.until).min().unwrap_or(end).min(end);
+            let ready = self.wait(listener, next.saturating_duration_since(now));
+            let ready = ready.map_err(|err| self.at.failed(err.to_string()))?;
+            self.hear_callers(&ready.callers);
+            self.look_after_joined(&ready.joined);
+            self.accept(listener);
+        }
+    }
+
+    /// `node 1`, `nodes 1, 2`; `None` once all are here.
+    fn missing(&self) -> Option<String> {
+        let nodes = self.joined.iter().enumerate().filter(|(_, node)| node.is_none());
+        let nodes: Vec<_> = nodes.map(|(index, _)| (index + 1).to_string()).collect();
+        match nodes.as_slice() {
+            [] => None,
+            [one] => Some(format!("node {one}")),
+            few if few.len() <= MOST_NAMES => Some(format!("nodes {}", few.join(", "))),
+            many => Some(format!("nodes {}, … ({} nodes)", many[..MOST_NAMES].join(", "), many.len())),
+        }
+    }
+
+    fn wait(&self, listener: &TcpListener, time: Duration) -> io::Result<Ready> {
+        let mut fds = vec![PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)];
+        let callers = self.callers.iter().map(|caller| caller.link.fd());
+        let joined = self.joined.iter().flatten().map(|(_, link)| link.fd());
+        fds.extend(callers.chain(joined).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        // A little late rather than a little early.
+        let time = time + Duration::from_millis(1);
+        let time =
+            Timespec { tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() };
+        match poll(&mut fds, Some(&time)) {
+            Ok(_) => {}
+            Err(Errno::INTR) => fds.iter_mut().for_each(PollFd::clear_revents),
+            Err(err) => return Err(err.into()),
+        }
+        let mut ready = fds[1..].iter().map(|fd| !fd.revents().is_empty());
+        let callers = ready.by_ref().take(self.callers.len()).collect();
+        let joined = self.joined.iter().map(|node| node.is_some() && ready.next().unwrap_or(false)).collect();
+        Ok(Ready { callers, joined })
+    }
+
+    /// Takes the connections that wait, a limited number at a time.
+    fn accept(&mut self, listener: &TcpListener) {
+        for _ in 0..MOST_CALLERS {
+            match listener.accept() {
+                Ok((stream, from)) => {
+                    let (Ok(link), Ok(nonce)) = (Link::new(stream, LONGEST_GREETING), secret::nonce()) else {
+                        continue;
+                    };
+                    if self.callers.len() >= MOST_CALLERS.max(2 * self.at.nnodes) {
+                        self.end_one();
+                    }
+                    let until = Instant::now() + HANDSHAKE;
+                    self.callers.push(Caller {
+                        guest: Guest::new(nonce),
+                        link,
+                        from: from.ip(),
+                        until,
+                        refused: false,
+                    });
+                }
+                // A caller that is gone again, or a signal.
+                Err(err) if [io::ErrorKind::Interrupted, io::ErrorKind::ConnectionAborted].contains(&err.kind()) => {}
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => return,
+                // No descriptors are left, or the network reports an error here (`man accept`): that passes.
+                Err(err) => {
+                    tracing::debug!(%err, "a connection was not accepted");
+                    self.end_one();
+                    std::thread::sleep(PAUSE);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Ends the oldest connection of the address that has most of them, so that one stranger does not displace the nodes.
+    fn end_one(&mut self) {
+        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+        for caller in &self.callers {
+            *counts.entry(caller.from).or_default() += 1;
+        }
+        let most = counts.into_iter().max_by_key(|(_, count)| *count).map(|(from, _)| from);
+        if let Some(index) = self.callers.iter().position(|caller| Some(caller.from) == most) {
+            self.callers.remove(index);
+        }
+    }
+
+    /// Nodes that have joined and left are waited for again.
+    fn look_after_joined(&mut self, ready: &[bool]) {
+        for (index, slot) in self.joined.iter_mut().enumerate().filter(|(index, _)| ready[*index]) {
+            if let Some((member, link)) = slot
+                && link.read::<ToCoordinator>().is_err()
+            {
+                self.ui.status("Left", name(index + 1, &member.host));
+                *slot = None;
+            }
+        }
+    }
+
+    fn hear_callers(&mut self, ready: &[bool]) {
+        let now = Instant::now();
+        for (index, caller) in std::mem::take(&mut self.callers).into_iter().enumerate() {
+            let caller = if ready[index] { self.hear(caller) } else { Some(caller) };
+            self.callers.extend(caller.filter(|caller| caller.until > now));
+        }
+    }
+
+    /// Handles what a caller sends. Gives it back if more is to come.
+    fn hear(&mut self, mut caller: Caller) -> Option<Caller> {
+        loop {
+            if caller.refused {
+                // Until it has read the reason and is gone.
+                return caller.link.discard().is_ok().then_some(caller);
+            }
+            let line = match caller.link.line() {
+                Ok(Some(line)) => line,
+                Ok(None) => return Some(caller),
+                Err(lost) => {
+                    tracing::debug!(from = %caller.from, why = lost.0, "a stranger");
+                    return None;
+                }
+            };
+            match caller.guest.hear(&line, self.secret, self.at.nnodes) {
+                Step::Answer(answer) => {
+                    caller.link.allow(caller.guest.longest_line());
+                    caller.link.send(&answer);
+                }
+                Step::Join(node, member) if self.joined[node - 1].is_none() => {
+                    self.ui.status("Joined", name(node, &member.host));
+                    caller.link.joined();
+                    self.joined[node - 1] = Some((member, caller.link));
+                    return None;
+                }
+                Step::Join(node, _) => {
+                    let problem = format!("there is a node {node} already: each needs a --node-rank of its own");
+                    self.refuse(&mut caller, problem);
+                }
+                Step::Refuse(problem) => self.refuse(&mut caller, problem),
+                Step::Leave => {
+                    tracing::debug!(from = %caller.from, "a stranger");
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn refuse(&mut self, caller: &mut Caller, problem: String) {
+        self.refused += 1;
+        match self.refused {
+            ..=MOST_REPORTS => self.ui.warn(format!("a launcher at {} was refused: {problem}", caller.from)),
+            n if n == MOST_REPORTS + 1 => self.ui.warn("more launchers were refused, and are not reported"),
+            _ => {}
+        }
+        caller.link.send(&Answer::Refused(problem));
+        caller.refused = true;
+    }
+}

@@ -1,0 +1,260 @@
+//! The largest numbers and the longest lists that another launcher may send. What is beyond is a fault or an attack.
+
+use std::ops::Range;
+
+use ddp_contract::Event;
+
+use super::Member;
+use super::message::{FromCoordinator, ToCoordinator};
+use crate::launch::dispatch::{Exit, Failure, Verdict};
+
+/// Workers of one node: what `--nproc` takes.
+pub(super) const LARGEST_NPROC: usize = 4096;
+/// Ranks of a job.
+pub(super) const LARGEST_WORLD: usize = 1 << 17;
+/// A UUID of a MIG instance has 40 bytes.
+const LONGEST_GPU: usize = 80;
+/// Bytes of an error message, and of the lines that a worker wrote last.
+pub(in crate::launch) const LONGEST_TEXT: usize = 128 << 10;
+/// Bytes of an error file.
+pub(in crate::launch) const LONGEST_ERROR_FILE: usize = 256 << 10;
+const LONGEST_PATH: usize = 16 << 10;
+const MOST_LINES: usize = 100;
+const LARGEST_ATTEMPT: u32 = 1 << 24;
+/// The signals that a launcher passes on, and the one that it kills with.
+const SIGNALS: [i32; 7] =
+    [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2, libc::SIGKILL];
+
+/// What is out of bounds.
+type Checked = Result<(), String>;
+
+pub(super) fn check_gpus(gpus: Option<&[String]>, nproc: usize) -> Checked {
+    let Some(gpus) = gpus else { return Ok(()) };
+    if gpus.len() != nproc {
+        return Err(format!("it has {nproc} workers and {} GPUs", gpus.len()));
+    }
+    let is_name = |gpu: &String| gpu.len() <= LONGEST_GPU && gpu.bytes().all(|byte| byte.is_ascii_graphic());
+    if gpus.iter().all(is_name) { Ok(()) } else { Err("the name of a GPU is not one".into()) }
+}
+
+/// Gives the nodes their ranks, one after the other.
+pub(super) fn number_ranks(members: &mut [Member]) -> Checked {
+    let mut first_rank = 0;
+    for member in members {
+        // Before they are added: the sum of two such numbers overflows.
+        if member.nproc > LARGEST_NPROC || first_rank + member.nproc > LARGEST_WORLD {
+            return Err(format!("a job has at most {LARGEST_WORLD} ranks, and a node {LARGEST_NPROC}"));
+        }
+        member.first_rank = first_rank;
+        first_rank += member.nproc;
+    }
+    Ok(())
+}
+
+/// What node 0 says about all nodes, to one that knows its own part.
+pub(super) fn check_welcome(members: &[Member], run: &str, nnodes: usize, own: (usize, &Member)) -> Checked {
+    if members.len() != nnodes {
+        return Err(format!("it lists {} nodes instead of {nnodes}", members.len()));
+    }
+    let mut numbered = members.to_owned();
+    number_ranks(&mut numbered)?;
+    if numbered != members || members.iter().any(|member| member.nproc == 0) {
+        return Err("its ranks are not in the order of the nodes".into());
+    }
+    for member in members {
+        check_gpus(member.gpus.as_deref(), member.nproc)?;
+        check_text(&member.host, 2 << 10)?;
+    }
+    let (node, own) = own;
+    if (members[node].nproc, &members[node].gpus) != (own.nproc, &own.gpus) {
+        return Err("it has other workers for this node than this node has".into());
+    }
+    let is_name = run.len() <= 200 && run.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_name { Ok(()) } else { Err("the name of its run is not one".into()) }
+}
+
+impl ToCoordinator {
+    /// A node may speak of its own ranks alone.
+    pub(in crate::launch) fn check(&self, ranks: &Range<usize>) -> Checked {
+        match self {
+            Self::Alive => Ok(()),
+            Self::Exited { rank, pid: _, exit, message, last_lines, error_file } => {
+                check_rank(*rank, ranks)?;
+                check_exit(*exit)?;
+                check_text(message.as_deref().unwrap_or_default(), LONGEST_TEXT)?;
+                let bytes: usize = last_lines.iter().map(String::len).sum();
+                if last_lines.len() > MOST_LINES || bytes > LONGEST_TEXT {
+                    return Err("the last lines of a worker are too long".into());
+                }
+                check_text(error_file.as_deref().unwrap_or_default(), LONGEST_ERROR_FILE)
+            }
+            Self::Event { rank, event } => {
+                check_rank(*rank, ranks)?;
+                match event {
+                    Event::Resumed { snapshot, .. } | Event::SnapshotSaved { snapshot, .. } => {
+                        check_text(&snapshot.to_string_lossy(), LONGEST_PATH)
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Self::Output { rank } => check_rank(*rank, ranks),
+            Self::Signal(signal) => check_signal(*signal),
+            Self::Traced(suspect) => suspect.as_ref().map_or(Ok(()), |suspect| check_rank(suspect.rank, ranks)),
+            Self::GivesUp(why) => check_text(why, LONGEST_TEXT),
+        }
+    }
+}
+
+impl FromCoordinator {
+    pub(in crate::launch) fn check(&self, world_size: usize) -> Checked {
+        match self {
+            Self::Welcome { .. } => Err("all nodes have joined already".into()),
+            Self::Alive => Ok(()),
+            Self::Start { attempt, port } => {
+                check_attempt(*attempt)?;
+                if *port == 0 { Err("there is no port 0".into()) } else { Ok(()) }
+            }
+            Self::Signal(signal) => check_signal(*signal),
+            Self::Announce { after, attempt, delay: _, newest } => {
+                check_attempt(*attempt)?;
+                check_text(
+                    &newest.as_ref().map_or_else(Default::default, |known| known.snapshot.to_string_lossy()),
+                    LONGEST_PATH,
+                )?;
+                check_failure(after, world_size)
+            }
+            Self::Trace { idle: _, steps } => {
+                if steps.len() > world_size {
+                    Err("it lists too many ranks".into())
+                } else {
+                    Ok(())
+                }
+            }
+            Self::Finish(Verdict::Failed(failure, _)) => check_failure(failure, world_size),
+            Self::Finish(Verdict::Stopped(signal)) => check_signal(*signal),
+            Self::Finish(Verdict::Done { .. } | Verdict::Preempted { .. }) => Ok(()),
+            Self::Finish(Verdict::NodeLost(why)) | Self::GivesUp(why) => check_text(why, LONGEST_TEXT),
+        }
+    }
+}
+
+fn check_failure(failure: &Failure, world_size: usize) -> Checked {
+    let ranks = 0..world_size;
+    check_rank(failure.rank, &ranks)?;
+    check_exit(failure.exit)?;
+    check_attempt(failure.attempt)?;
+    check_text(failure.message.as_deref().unwrap_or_default(), LONGEST_TEXT)?;
+    if failure.consequences.len() > world_size {
+        return Err("it lists too many ranks".into());
+    }
+    failure.consequences.iter().try_for_each(|(rank, exit)| check_rank(*rank, &ranks).and_then(|()| check_exit(*exit)))
+}
+
+fn check_rank(rank: usize, ranks: &Range<usize>) -> Checked {
+    if ranks.contains(&rank) { Ok(()) } else { Err(format!("rank {rank} is not one of its ranks")) }
+}
+
+fn check_exit(exit: Exit) -> Checked {
+    match exit {
+        // Real-time signals end processes, too.
+        Exit::Signal(signal) if !(1..=64).contains(&signal) => Err(format!("{signal} is not a signal")),
+        Exit::Signal(_) | Exit::Code(_) => Ok(()),
+    }
+}
+
+fn check_signal(signal: i32) -> Checked {
+    if SIGNALS.contains(&signal) { Ok(()) } else { Err(format!("{signal} is not a signal that is passed on")) }
+}
+
+fn check_attempt(attempt: u32) -> Checked {
+    if attempt <= LARGEST_ATTEMPT { Ok(()) } else { Err(format!("there is no attempt {attempt}")) }
+}
+
+fn check_text(text: &str, longest: usize) -> Checked {
+    if text.len() <= longest { Ok(()) } else { Err(format!("a text of {} bytes is too long", text.len())) }
+}
+
+/// The beginning of `text`, in at most `longest` bytes.
+pub(in crate::launch) fn shortened(mut text: String, longest: usize) -> String {
+    if text.len() > longest {
+        text.truncate(text.floor_char_boundary(longest - "…".len()));
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::launch::dispatch::NoRestart;
+
+    fn exited(rank: usize) -> ToCoordinator {
+        let (exit, message, last_lines, error_file) = (Exit::Code(1), None, vec![], None);
+        ToCoordinator::Exited { rank, pid: 1, exit, message, last_lines, error_file }
+    }
+
+    #[test]
+    fn node_speaks_of_its_own_ranks_alone() {
+        let ranks = 2..4;
+        assert_eq!(exited(2).check(&ranks), Ok(()));
+        for rank in [0, 1, 4, usize::MAX] {
+            assert!(exited(rank).check(&ranks).unwrap_err().contains("not one of its ranks"));
+            assert!(ToCoordinator::Output { rank }.check(&ranks).is_err());
+            assert!(ToCoordinator::Event { rank, event: Event::Started }.check(&ranks).is_err());
+        }
+        for signal in [0, -1, 64, i32::MAX, libc::SIGSTOP] {
+            assert!(ToCoordinator::Signal(signal).check(&ranks).is_err(), "{signal}");
+        }
+        assert!(ToCoordinator::GivesUp("x".repeat(LONGEST_TEXT + 1)).check(&ranks).is_err());
+    }
+
+    #[test]
+    fn node_0_is_not_believed_everything_either() {
+        let failure = |rank| Failure {
+            rank,
+            pid: 1,
+            exit: Exit::Code(1),
+            step: None,
+            message: None,
+            stderr: String::new(),
+            at_startup: false,
+            attempt: 0,
+            stalled: None,
+            consequences: vec![],
+        };
+        let finish = |failure| FromCoordinator::Finish(Verdict::Failed(failure, NoRestart::Never)).check(4);
+        assert_eq!(finish(failure(3)), Ok(()));
+        assert!(finish(failure(4)).is_err());
+        assert!(finish(Failure { exit: Exit::Signal(i32::MAX), ..failure(0) }).is_err());
+        assert!(finish(Failure { consequences: vec![(9, Exit::Code(0))], ..failure(0) }).is_err());
+        assert!(FromCoordinator::Start { attempt: 0, port: 0 }.check(4).is_err());
+        assert!(FromCoordinator::Start { attempt: u32::MAX, port: 1 }.check(4).is_err());
+        assert!(FromCoordinator::Finish(Verdict::Stopped(i32::MAX)).check(4).is_err());
+        assert!(FromCoordinator::Trace { idle: std::time::Duration::ZERO, steps: vec![None; 5] }.check(4).is_err());
+    }
+
+    #[test]
+    fn welcome_fits_what_this_node_knows() {
+        let member = |first_rank, nproc| Member { host: "h".into(), first_rank, nproc, gpus: None };
+        let own = member(0, 2);
+        let check = |members: &[Member]| check_welcome(members, "run-1-2", 2, (1, &own));
+        assert_eq!(check(&[member(0, 1), member(1, 2)]), Ok(()));
+        for wrong in [
+            vec![member(0, 1)],
+            vec![member(0, 1), member(1, 3)],
+            vec![member(0, 1), member(2, 2)],
+            vec![member(0, 0), member(0, 2)],
+            vec![member(0, 1 << 63), member(1 << 63, 2)],
+        ] {
+            assert!(check(&wrong).is_err(), "{wrong:?}");
+        }
+        assert!(check_welcome(&[member(0, 1), member(1, 2)], "a\nb", 2, (1, &own)).is_err());
+    }
+
+    #[test]
+    fn text_is_shortened_between_characters() {
+        assert_eq!(shortened("short".into(), 10), "short");
+        let long = shortened("é".repeat(100), 20);
+        assert!(long.len() <= 20 && long.ends_with('…'), "{long}");
+    }
+}
