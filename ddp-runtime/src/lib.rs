@@ -96,6 +96,7 @@ mod store;
 mod sys;
 mod trainer;
 mod values;
+mod variables;
 mod work;
 mod world;
 
