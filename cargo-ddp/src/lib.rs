@@ -37,6 +37,7 @@ pub mod vscode;
 
 mod child;
 mod error;
+mod shell;
 mod ui;
 
 pub use error::{Error, PipFault, Result};

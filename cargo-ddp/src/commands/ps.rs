@@ -2,7 +2,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::cli::Ps;
 use crate::launch::{self, Job};
-use crate::{Error, Result, exit};
+use crate::{Error, Result, exit, shell};
 
 /// `cargo ddp ps`
 pub(super) fn ps(args: &Ps) -> Result<u8> {
@@ -39,6 +39,6 @@ fn row(job: &Job) -> [String; 6] {
         job.nproc.to_string(),
         job.gpus.as_ref().map_or("none".into(), |gpus| gpus.join(",")),
         format!("{hours}:{minutes:02}:{seconds:02}"),
-        job.command.join(" "),
+        shell::join(&job.command),
     ]
 }

@@ -7,6 +7,9 @@
 //! | `watch` | the loop between the system and the dispatcher |
 //! | `workers` | processes, their pipes and their port |
 //! | `binding` | which cores a worker runs on |
+//! | `descriptors` | the limit of open files |
+//! | `interpreter` | what a script or a program needs to run |
+//! | `loopback` | this machine's address for itself |
 //! | `guard` | the second process, which sees to it that nothing outlives the first |
 //! | `join` | workers that a debugger starts |
 //! | `signals` | signals as descriptors |
@@ -23,14 +26,17 @@
 
 mod binding;
 mod command;
+mod descriptors;
 mod dispatch;
 mod guard;
 mod history;
+mod interpreter;
 mod join;
 mod keys;
 mod lines;
 mod live;
 mod logs;
+mod loopback;
 mod nodes;
 mod plan;
 mod progress;
@@ -43,8 +49,10 @@ mod words;
 mod workers;
 
 pub use binding::{Binding, bind, cpus_of_node, own_cpus};
+pub(crate) use descriptors::{hint as open_files_hint, raise_limit};
 pub use dispatch::{Exit, Failure, NoRestart, Rules, Verdict};
 pub use history::{Run, history};
+pub(crate) use interpreter::{Missing, missing as missing_interpreter};
 pub(crate) use lines::Prefixer;
 pub use nodes::{Link, Member, Nodes, Rendezvous, join};
 pub use plan::{LaunchPlan, Show, StorePort, new_run};

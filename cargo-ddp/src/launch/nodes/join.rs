@@ -50,7 +50,10 @@ pub fn join(
 
 impl Rendezvous {
     fn place(&self) -> String {
-        format!("{}:{}", self.master_addr, self.master_port)
+        match self.master_addr.contains(':') {
+            true => format!("[{}]:{}", self.master_addr, self.master_port),
+            false => format!("{}:{}", self.master_addr, self.master_port),
+        }
     }
 
     fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
