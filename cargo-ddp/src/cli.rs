@@ -72,7 +72,7 @@ pub enum Command {
     /// Workers get torchrun's environment variables; with `--gpus 2,3` all see CUDA_VISIBLE_DEVICES=2,3, and LOCAL_RANK 0
     /// and 1 are their device indices. Their lines come with their rank before them. When one fails, all are stopped and
     /// started again, and go on from the newest snapshot. No worker outlives the launcher, however that ends.
-    Run(Run),
+    Run(Box<Run>),
     /// Build a project as `run` does, and launch nothing: for editors
     Build(BuildArgs),
     /// Open a debug session for each worker of a job that runs
@@ -388,8 +388,8 @@ mod tests {
                 "update: path yes check",
                 "run: gpus nproc max_restarts backoff grace bind stall_timeout restart_on_stall show log_dir stdin report \
                  json quiet dry_run nnodes node_rank master_addr master_port join_timeout secret_file package bin example release profile features all_features no_default_features \
-                 target_dir manifest_path jobs locked offline frozen args",
-                "build: package bin example release profile features all_features no_default_features target_dir \
+                 target target_dir manifest_path jobs locked offline frozen args",
+                "build: package bin example release profile features all_features no_default_features target target_dir \
                  manifest_path jobs locked offline frozen",
                 "attach: run choose",
                 "launch: gpus nproc max_restarts backoff grace bind stall_timeout restart_on_stall show log_dir stdin report \

@@ -5,6 +5,8 @@ use std::process::ExitStatus;
 use ddp_contract::snapshot::Damage;
 
 use crate::exit;
+use crate::launch::{Missing, missing_interpreter};
+use crate::shell::quote_path;
 
 /// The result of what can fail in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -27,6 +29,14 @@ pub enum Error {
         name: String,
         /// What is wrong with it.
         problem: String,
+    },
+    /// A folder that cargo can't build in.
+    #[error("cargo can't build in {}: {problem}", path.display())]
+    BadFolder {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: &'static str,
     },
     /// A template that does not exist.
     #[error("there is no template {name:?}; there is: {known}")]
@@ -97,6 +107,26 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A program whose interpreter, or dynamic loader, does not exist.
+    #[error("{} can't be run: it needs {interpreter}, {}", program.display(), if *windows { "and names it with a carriage return (CRLF)" } else { "which does not exist" })]
+    NoInterpreter {
+        /// Which program.
+        program: PathBuf,
+        /// What it names.
+        interpreter: String,
+        /// Its lines end as on Windows.
+        windows: bool,
+    },
+    /// A variable that holds what it can't.
+    #[error("environment variable {name}={value:?}: {problem}")]
+    BadVariable {
+        /// The variable.
+        name: &'static str,
+        /// What it holds.
+        value: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// No such run.
     #[error("{}", no_run(.run, .running))]
     NoRun {
@@ -131,12 +161,26 @@ pub enum Error {
     /// cargo finds no project.
     #[error("no cargo project here: {0}")]
     NoProject(String),
+    /// A project that cargo can't read.
+    #[error("cargo can't read this project: {0}")]
+    BadProject(String),
     /// Nothing that could be trained was built.
     #[error("the selection has no binary to run")]
     NoBinary,
-    /// Several binaries were built, and none was chosen.
+    /// Several binaries could be meant, and none was chosen.
     #[error("there are several binaries, and none was chosen: {0}")]
     ManyBinaries(String),
+    /// `build.target` in cargo's configuration lists several, and a program is built for one.
+    #[error("cargo's configuration builds for several targets: {0}")]
+    ManyPlatforms(String),
+    /// launch.json starts another program than cargo has built.
+    #[error("cargo built {}, and .vscode/launch.json starts {}", built.display(), started.display())]
+    StartsAnother {
+        /// What cargo has built.
+        built: PathBuf,
+        /// What a configuration starts.
+        started: PathBuf,
+    },
     /// A list of GPUs that is not one.
     #[error("--gpus {list:?}: {problem}")]
     BadGpuList {
@@ -383,7 +427,10 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Exists(_) => "choose another path, or remove it first; nothing was changed".into(),
-            Self::BadName { .. } => "give another name with --name".into(),
+            Self::BadName { name, .. } => {
+                format!("give another name with --name, for example `--name {}`", crate::scaffold::suggestion(name))
+            }
+            Self::BadFolder { .. } => "choose another folder: cargo needs a path of UTF-8, without `:`".into(),
             Self::NoProject(_) => "go into a project, or make one with `cargo ddp new my-model`".into(),
             Self::CantJoin { .. } => "without --workspace it stays outside of one".into(),
             Self::NoRecord(_) => "only projects of `cargo ddp new` have one; go into such a project's folder".into(),
@@ -391,11 +438,31 @@ impl Error {
             Self::MadeByNewer { .. } => "use that version, or a newer one: `cargo install cargo-ddp`".into(),
             Self::Unconfirmed => "--yes applies them, --check only shows them".into(),
             Self::NoBinary => "training needs a binary (src/main.rs, or --bin, --example)".into(),
-            Self::ManyBinaries(_) => "choose one with --bin NAME".into(),
+            Self::ManyBinaries(_) => {
+                "choose one with --bin NAME, and its package with -p NAME; `default-run` in Cargo.toml makes one the default"
+                    .into()
+            }
+            Self::BadProject(_) => "correct the file that cargo names; `cargo metadata` shows the same error".into(),
+            Self::ManyPlatforms(_) => "choose one with --target TRIPLE".into(),
+            Self::StartsAnother { .. } => "run `cargo ddp vscode` to update .vscode/".into(),
             Self::BadSetting { .. } => "`cargo ddp run --help` lists the options and what they take".into(),
             Self::NoProgram(_) => "give its path, or the name of one on PATH".into(),
             Self::NotExecutable { .. } => {
                 "a script needs `chmod +x` and a first line like `#!/usr/bin/env python3`".into()
+            }
+            Self::NoInterpreter { program, windows: true, .. } => {
+                format!("convert its line ends: sed -i 's/\\r$//' {}", quote_path(program))
+            }
+            Self::NoInterpreter { .. } => {
+                "install it, or name another in the first line of a script (`#!/usr/bin/env python3`); a program must be built \
+                 for this system"
+                    .into()
+            }
+            Self::BadVariable { name, .. } => format!("unset {name}, or give it another value"),
+            Self::System { source, .. } | Self::Start { source, .. }
+                if source.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) =>
+            {
+                crate::launch::open_files_hint()
             }
             Self::NoRun { .. } | Self::ManyRuns(_) => "`cargo ddp ps` lists them".into(),
             Self::BadJson { .. } => "correct it there, or move the file away; nothing was changed".into(),
@@ -494,6 +561,7 @@ impl Error {
         match self {
             Self::Exists(_)
             | Self::BadName { .. }
+            | Self::BadFolder { .. }
             | Self::NoTemplate { .. }
             | Self::NoProject(_)
             | Self::BadManifest { .. }
@@ -502,12 +570,15 @@ impl Error {
             | Self::BadRecord { .. }
             | Self::MadeByNewer { .. }
             | Self::Unconfirmed
+            | Self::BadProject(_)
             | Self::NoBinary
             | Self::ManyBinaries(_)
+            | Self::ManyPlatforms(_)
             | Self::BadSetting { .. }
             | Self::BadOption { .. }
             | Self::BadDebug(_)
             | Self::BadSecret(_)
+            | Self::BadVariable { .. }
             | Self::NotDebugged
             | Self::JoinTaken(_)
             | Self::NoRun { .. }
@@ -527,7 +598,7 @@ impl Error {
             | Self::BadTensorFile { .. }
             | Self::BadNames { .. }
             | Self::GpuNotVisible { .. } => exit::USAGE,
-            Self::Stale(_) => exit::STALE,
+            Self::Stale(_) | Self::StartsAnother { .. } => exit::STALE,
             Self::Damaged { .. } => exit::FOUND,
             Self::BadLibtorch { .. }
             | Self::NoPython
@@ -541,7 +612,7 @@ impl Error {
             Self::Rendezvous { .. } => exit::NODE_LOST,
             Self::Build(_) => exit::BUILD_FAILED,
             Self::NoProgram(_) => exit::COMMAND_NOT_FOUND,
-            Self::NotExecutable { .. } => exit::NOT_EXECUTABLE,
+            Self::NotExecutable { .. } | Self::NoInterpreter { .. } => exit::NOT_EXECUTABLE,
             Self::NotJoined { .. }
             | Self::Start { .. }
             | Self::System { .. }
@@ -553,16 +624,25 @@ impl Error {
 
     /// What starting a program failed with.
     pub(crate) fn start(program: &Path, source: io::Error) -> Self {
-        let program = program.to_owned();
+        let program = which::which(program).unwrap_or_else(|_| program.to_owned());
         match source.kind() {
-            // Of a script, it may be the interpreter that is missing.
             io::ErrorKind::NotFound if !program.exists() => Self::NoProgram(program),
+            // Of a script, it may be the interpreter that is missing.
+            io::ErrorKind::NotFound => match missing_interpreter(&program) {
+                Some(missing) => Self::no_interpreter(program, missing),
+                None => Self::Start { program, source },
+            },
             io::ErrorKind::PermissionDenied => Self::NotExecutable { program, source },
             _ if source.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
                 Self::NotExecutable { program, source }
             }
             _ => Self::Start { program, source },
         }
+    }
+
+    pub(crate) fn no_interpreter(program: PathBuf, missing: Missing) -> Self {
+        let Missing { interpreter, windows } = missing;
+        Self::NoInterpreter { program, interpreter, windows }
     }
 
     pub(crate) fn system(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {

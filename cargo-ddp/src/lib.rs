@@ -45,6 +45,7 @@ mod aside;
 mod child;
 mod error;
 mod private;
+mod shell;
 mod ui;
 
 pub use error::{Error, PipFault, Result};

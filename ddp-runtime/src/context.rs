@@ -76,6 +76,7 @@ impl ContextBuilder {
     pub fn init(self) -> Result<Context> {
         debug::started();
         let world = World::from_env()?;
+        inherited::check()?;
         let events = Events::to(inherited::event_pipe());
         events.send(&Event::Started);
 
@@ -97,13 +98,13 @@ impl ContextBuilder {
                 let serves = world.rank == 0 && !master.agent_store;
                 let socket = || inherited::listening_socket(master.port).or_else(|| listen::where_ranks_look(master));
                 let socket = serves.then(socket).flatten();
-                Store::tcp(&world, master, socket, debug::patience(STORE_TIMEOUT))?
+                Store::tcp(&world, master, socket, debug::patience(STORE_TIMEOUT)?)?
             }
         };
         let timeout = debug::patience(self.timeout.unwrap_or(match backend {
             Backend::Gloo => GLOO_TIMEOUT,
             Backend::Nccl => NCCL_TIMEOUT,
-        }));
+        }))?;
         let check_collectives = self.check_collectives.unwrap_or(true);
         let settings = Settings { backend, timeout, gloo_host: gloo_host(&world), cuda_device, check_collectives };
         let group = ProcessGroup::new(store, settings, world.rank, world.world_size)?;
@@ -215,5 +216,11 @@ fn cuda_device(world: &World) -> Result<Device> {
 /// the user named an interface (GLOO_SOCKET_IFNAME, PyTorch's variable), c10d's choice.
 fn gloo_host(world: &World) -> Option<String> {
     let one_node = world.local_world_size == world.world_size;
-    (one_node && std::env::var_os("GLOO_SOCKET_IFNAME").is_none()).then(|| "127.0.0.1".to_owned())
+    if !one_node || std::env::var_os("GLOO_SOCKET_IFNAME").is_some() {
+        return None;
+    }
+    // A host without IPv4 has ::1 alone.
+    let both = ["127.0.0.1", "::1"];
+    let usable = both.into_iter().find(|address| std::net::UdpSocket::bind((*address, 0)).is_ok());
+    usable.or(Some(both[0])).map(str::to_owned)
 }

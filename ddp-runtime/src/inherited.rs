@@ -7,6 +7,8 @@ use rustix::fs::{FileType, OFlags, fcntl_setfl, fstat};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::net::{getsockname, sockopt};
 
+use crate::variables;
+
 /// The socket that `MASTER_PORT` is already listening on, for the rank that serves the store.
 ///
 /// A descriptor that is anything else (the variable was inherited, the descriptor was not) is left alone.
@@ -35,6 +37,14 @@ pub(crate) fn event_pipe() -> Option<OwnedFd> {
     // A launcher that does not keep up must not stall the training.
     fcntl_setfl(fd, OFlags::NONBLOCK).ok()?;
     fcntl_dupfd_cloexec(fd, 3).ok()
+}
+
+/// Sees that the variables hold numbers.
+///
+/// # Errors
+/// [`Error::BadVariable`](crate::Error::BadVariable).
+pub(crate) fn check() -> crate::Result<()> {
+    [env::STORE_FD, env::EVENT_FD].into_iter().try_for_each(|name| variables::number::<RawFd>(name).map(drop))
 }
 
 fn number_in(variable: &str) -> Option<RawFd> {

@@ -97,6 +97,7 @@ mod store;
 mod sys;
 mod trainer;
 mod values;
+mod variables;
 mod work;
 mod world;
 

@@ -1,3 +1,4 @@
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use ddp_contract::env;
@@ -80,6 +81,8 @@ impl World {
             return Err(vars.bad(env::LOCAL_WORLD_SIZE, format!("it is larger than {}={world_size}", env::WORLD_SIZE)));
         }
         let addr: String = vars.required(env::MASTER_ADDR, present)?;
+        let bare = addr.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let addr = bare.filter(|address| address.parse::<Ipv6Addr>().is_ok()).map_or(addr.clone(), str::to_owned);
         if addr.is_empty() {
             return Err(vars.bad(env::MASTER_ADDR, "it must be a host name or an address"));
         }
@@ -142,6 +145,12 @@ mod tests {
         assert_eq!((world.rank, world.local_rank, world.world_size, world.local_world_size), (1, 1, 2, 2));
         assert_eq!(world.restart_count, 3);
         assert_eq!(world.master, Some(Master { addr: "localhost".into(), port: 29500, agent_store: true }));
+    }
+
+    #[test]
+    fn an_ipv6_address_may_stand_in_brackets() {
+        let addr = |text| read(&[("MASTER_ADDR", text)]).unwrap().master.unwrap().addr;
+        assert_eq!([addr("[::1]"), addr("fe80::1"), addr("[host]")], ["::1", "fe80::1", "[host]"]);
     }
 
     #[test]

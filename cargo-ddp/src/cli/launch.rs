@@ -139,6 +139,9 @@ pub struct Build {
     /// Do not turn the `default` feature on
     #[arg(long)]
     no_default_features: bool,
+    /// Platform to build for
+    #[arg(long, value_name = "TRIPLE")]
+    target: Option<String>,
     /// Folder for what is built
     #[arg(long, value_name = "DIRECTORY")]
     target_dir: Option<PathBuf>,
@@ -174,6 +177,7 @@ impl Build {
         valued("--example", text(&self.example).as_deref());
         valued("--profile", text(&self.profile).as_deref());
         valued("--jobs", text(&self.jobs).as_deref());
+        valued("--target", text(&self.target).as_deref());
         valued("--target-dir", self.target_dir.as_ref().map(|path| path.as_os_str()));
         for features in &self.features {
             valued("--features", Some(features.as_ref()));
@@ -188,7 +192,16 @@ impl Build {
         ] {
             flags.extend(on.then(|| flag.into()));
         }
-        let target = self.bin.clone().or_else(|| self.example.clone());
-        Selection { manifest_path: self.manifest_path.clone(), flags, target, package: self.package.clone() }
+        Selection {
+            manifest_path: self.manifest_path.clone(),
+            flags,
+            target: self.bin.clone().or_else(|| self.example.clone()),
+            example: self.example.is_some(),
+            package: self.package.clone(),
+            platform: self.target.clone(),
+            profile: self.profile.clone().or_else(|| self.release.then(|| "release".to_owned())),
+            elsewhere: self.target_dir.is_some(),
+            quiet: false,
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::cargo::Project;
 use crate::cli::Attach;
 use crate::debug::{self, Debug, Sessions};
 use crate::launch::{self, Job};
-use crate::{Error, Result, Ui, exit};
+use crate::{Error, Result, Ui, exit, shell};
 
 /// How often to look whether the job has started its workers again.
 const PERIOD: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
@@ -32,7 +32,7 @@ pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<u8> {
         debug::prepare(&root)?;
         debug::replace(&chosen, |fresh| fs::write(fresh, &job.run))
             .map_err(Error::system(format!("can't write {}", chosen.display())))?;
-        ui.status("Chosen", format!("{} (pid {}): {}", job.run, job.pid, job.command.join(" ")));
+        ui.status("Chosen", format!("{} (pid {}): {}", job.run, job.pid, shell::join(&job.command)));
         return Ok(exit::SUCCESS);
     }
     let sessions = match sessions(&root, ui)? {
@@ -46,7 +46,7 @@ pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<u8> {
     let failed = |err: Errno| Error::system(format!("can't attach to {run}"))(err.into());
     let process = job.process().map_err(Error::system(format!("can't attach to {run}")))?;
     let pidfd = process.ok_or_else(|| failed(Errno::SRCH))?;
-    ui.status("Attaching", format!("to {} (pid {}): {}", job.run, job.pid, job.command.join(" ")));
+    ui.status("Attaching", format!("to {} (pid {}): {}", job.run, job.pid, shell::join(&job.command)));
     let mut open: Vec<u32> = Vec::new();
     loop {
         // A job whose launcher is just starting its workers has none yet.
@@ -107,7 +107,7 @@ fn choose(run: Option<&str>, mut jobs: Vec<Job>) -> Result<Job> {
 fn ask(jobs: &[Job]) -> Option<usize> {
     let mut stderr = std::io::stderr();
     for (number, job) in jobs.iter().enumerate() {
-        let line = format!("{} ({} workers): {}", job.run, job.nproc, job.command.join(" "));
+        let line = format!("{} ({} workers): {}", job.run, job.nproc, shell::join(&job.command));
         let _ = writeln!(stderr, "{:>3}  {}", number + 1, printable_line(&line));
     }
     let _ = write!(stderr, "Number of the job: ");

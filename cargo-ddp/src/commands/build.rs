@@ -1,14 +1,43 @@
-use crate::cargo::Project;
+use std::fs;
+use std::path::Path;
+
+use crate::cargo::{Project, Selection, TARGET_DIR_VARIABLES, TARGET_VARIABLE};
 use crate::cli::BuildArgs;
-use crate::{Result, Ui, debug, exit};
+use crate::vscode::{self, Place};
+use crate::{Error, Result, Ui, debug, exit};
 
 /// `cargo ddp build`: what `run` does before it launches.
 pub(super) fn build(args: &BuildArgs, ui: &Ui) -> Result<u8> {
     let selection = args.build.selection();
     let project = Project::find(selection.manifest_path.as_deref())?;
+    project.check(&selection)?;
     super::ensure_libtorch(&project.root, ui)?;
     debug::prepare(&project.root)?;
     let program = project.build(&selection)?;
     println!("{}", program.display());
+    serve_configurations(&project, &selection, &program)?;
     Ok(exit::SUCCESS)
+}
+
+/// Sees that the project's debug configurations start `program`, which was just built: an editor would start an old one
+/// without a word. Where a variable of this shell has moved it, it is linked to the place that they name.
+fn serve_configurations(project: &Project, selection: &Selection, program: &Path) -> Result<()> {
+    if selection.platform.is_some() || selection.elsewhere {
+        return Ok(());
+    }
+    let Some(started) = vscode::starts_another(&project.root, program, selection.profile.as_deref()) else {
+        return Ok(());
+    };
+    let variables = [TARGET_VARIABLE].into_iter().chain(TARGET_DIR_VARIABLES);
+    let moved = variables.into_iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
+    let usual = Place::of_files(&project.root)?.folder;
+    if !moved || !started.starts_with(&usual) {
+        return Err(Error::StartsAnother { built: program.to_owned(), started });
+    }
+    // As cargo itself does for what it builds in `deps/`.
+    let linked = started.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| {
+        let _ = fs::remove_file(&started);
+        fs::hard_link(program, &started).or_else(|_| fs::copy(program, &started).map(drop))
+    });
+    linked.map_err(Error::system(format!("can't link {}", started.display())))
 }

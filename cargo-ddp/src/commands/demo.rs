@@ -8,7 +8,7 @@ use super::run;
 use crate::cargo::{Project, Selection};
 use crate::cli::{Demo, LaunchOptions};
 use crate::scaffold::{self, Plan};
-use crate::{Error, Result, Ui, exit, gpu};
+use crate::{Error, Result, Ui, exit, gpu, shell};
 
 /// `cargo ddp demo`: everything once.
 pub(super) fn demo(args: &Demo, ui: &Ui) -> Result<u8> {
@@ -38,7 +38,8 @@ pub(super) fn demo(args: &Demo, ui: &Ui) -> Result<u8> {
         let newest = snapshot::list(&dir).map_err(Error::system(format!("can't read {}", dir.display())))?;
         let newest = newest.first().map_or("none".into(), |path| path.display().to_string());
         println!("snapshot: {newest}");
-        println!("next:     cd {} && cargo ddp run --nproc {nproc} -- --total-epochs 40", args.path.display());
+        let folder = shell::quote_path(&args.path);
+        println!("next:     cd {folder} && cargo ddp run --nproc {nproc} -- --total-epochs 40");
     }
     Ok(code)
 }

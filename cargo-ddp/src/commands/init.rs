@@ -30,11 +30,12 @@ pub(super) fn init(args: &cli::Init, ui: &Ui) -> Result<u8> {
 /// `.vscode/` for the crate's binaries, and for the example to begin with. Gives the files that were written.
 fn editor(folder: &Path, ui: &Ui) -> Result<Vec<PathBuf>> {
     let project = Project::find(Some(&folder.join("Cargo.toml")))?;
-    let trainable: Vec<_> = project.trainable().into_iter().map(|(_, target)| target).collect();
+    let trainable: Vec<_> = super::vscode::trainable(&project)?.into_iter().map(|(_, target)| target).collect();
     let wanted = trainable.iter().filter(|target| !target.on_request || target.example && target.name == EXAMPLE);
-    let only = wanted.map(|target| target.name.clone()).collect();
+    let only = wanted.map(|target| target.label.clone()).collect();
     let request = vscode::Request { only, ..vscode::Request::new(super::vscode::default_workers()) };
-    let plan = vscode::Project { target: super::vscode::target(&project, ui), trainable };
+    let place = super::vscode::place(&project, ui)?;
+    let plan = vscode::Project { target: place.target, platform: place.platform, trainable };
     let files = vscode::plan(&project.root, &plan, &request)?.files;
     let stale: Vec<_> = files.into_iter().filter(vscode::File::is_stale).collect();
     stale.iter().try_for_each(vscode::File::write)?;

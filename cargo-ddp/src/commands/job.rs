@@ -1,6 +1,7 @@
 //! What `run`, `launch` and `demo` share: from options to a plan, and from its verdict to an exit code.
 
 use std::ffi::OsString;
+use std::net::Ipv6Addr;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use crate::launch::{
     Verdict,
 };
 use crate::output::Output;
-use crate::{Error, Result, Ui, exit, gpu};
+use crate::{Error, Result, Ui, exit, gpu, shell};
 
 /// torchrun's default.
 const MASTER_PORT: u16 = 29500;
@@ -39,6 +40,8 @@ pub(super) struct Job {
 impl Job {
     /// Checks the options, so that what is wrong is found before a build, which may take minutes.
     pub(super) fn new(options: LaunchOptions, ui: &Ui) -> Result<Self> {
+        check_variables()?;
+        launch::raise_limit();
         let Places { gpus, nodes } = workers(options.gpus.as_deref(), options.nproc, ui)?;
         let nproc = nodes.len();
         let bindings = match options.bind {
@@ -152,6 +155,16 @@ impl Job {
     }
 }
 
+/// Variables that workers read: one that means nothing is refused here, once, rather than by every rank.
+fn check_variables() -> Result<()> {
+    for name in [env::TIMEOUT, env::WAIT_DEBUGGER] {
+        let value = std::env::var_os(name).unwrap_or_default();
+        let value = value.to_string_lossy().into_owned();
+        env::seconds(&value).map_err(|problem| Error::BadVariable { name, value, problem })?;
+    }
+    Ok(())
+}
+
 fn tell(verdict: &Verdict, record: &Record, plan: &LaunchPlan, start: Instant, ui: &Ui) {
     match verdict {
         Verdict::Done { restarts } => {
@@ -187,7 +200,7 @@ fn finish(record: &mut Record, verdict: &Verdict, report: Option<&Output>, ui: &
 
 /// `--dry-run`: what would be done, on stdout.
 fn print(plan: &LaunchPlan) {
-    println!("command: {}", printable_line(&plan.command().join(" ")));
+    println!("command: {}", printable_line(&shell::join(&plan.command())));
     println!("workers: {}", plan.nproc);
     if plan.nodes.are_several() {
         println!(
@@ -225,6 +238,11 @@ fn rendezvous(options: &LaunchOptions) -> Result<Option<Rendezvous>> {
     }
     let Some(master_addr) = options.master_addr.clone() else {
         return bad("master-addr", "several nodes need an address of node 0 that all can reach".into());
+    };
+    // An IPv6 address stands in brackets where a port can follow it.
+    let master_addr = match master_addr.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) if address.parse::<Ipv6Addr>().is_ok() => address.to_owned(),
+        _ => master_addr,
     };
     Ok(Some(Rendezvous {
         nnodes: nnodes.into(),

@@ -52,7 +52,7 @@ pub fn run(command: Command, ui: &Ui) -> Result<u8> {
         Command::New(args) => new::new(&args, ui),
         Command::Init(args) => init::init(&args, ui),
         Command::Update(args) => update::update(&args, ui),
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(*args),
         Command::Build(args) => build::build(&args, ui),
         Command::Attach(args) => attach::attach(&args, ui),
         Command::Launch(args) => launch::launch(args),

@@ -1,6 +1,6 @@
 use crate::cli::New;
 use crate::scaffold::{self, Plan};
-use crate::{Result, Ui, exit};
+use crate::{Result, Ui, exit, shell};
 
 /// `cargo ddp new PATH`, `cargo ddp new --list`
 pub(super) fn new(args: &New, ui: &Ui) -> Result<u8> {
@@ -16,6 +16,6 @@ pub(super) fn new(args: &New, ui: &Ui) -> Result<u8> {
     if made.standalone {
         ui.status("Note", "it lies inside another workspace, and is one of its own (see the end of its Cargo.toml)");
     }
-    ui.status("Next", format!("cd {} && cargo ddp run --nproc 2", path.display()));
+    ui.status("Next", format!("cd {} && cargo ddp run --nproc 2", shell::quote_path(path)));
     Ok(exit::SUCCESS)
 }

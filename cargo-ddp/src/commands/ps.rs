@@ -3,7 +3,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::table::{print_json, table};
 use crate::cli::Ps;
 use crate::launch::{self, Job};
-use crate::{Result, Ui, exit};
+use crate::{Result, Ui, exit, shell};
 
 /// `cargo ddp ps`
 pub(super) fn ps(args: &Ps) -> Result<u8> {
@@ -40,6 +40,6 @@ fn row(job: &Job) -> [String; 6] {
         job.nproc.to_string(),
         job.gpus.as_ref().map_or("none".into(), |gpus| gpus.join(",")),
         format!("{hours}:{minutes:02}:{seconds:02}"),
-        job.command.join(" "),
+        shell::join(&job.command),
     ]
 }

@@ -8,7 +8,7 @@ use crate::{Result, Ui, settings};
 
 /// `cargo ddp run`
 pub(super) fn run(args: Run) -> Result<u8> {
-    let selection = args.build.selection();
+    let mut selection = args.build.selection();
     let project = Project::find(selection.manifest_path.as_deref())?;
     let metadata = project.package_metadata(&selection);
     let options = settings::with_metadata(args.options.clone(), metadata)?;
@@ -16,8 +16,10 @@ pub(super) fn run(args: Run) -> Result<u8> {
         Some(dir) => Store::only(dir),
         None => project.store(project.log_dir_of(metadata)),
     };
+    selection.quiet = options.quiet;
     let ui = Ui::new().quiet(options.quiet).json(options.json);
     let job = Job::new(options, &ui)?;
+    project.check(&selection)?;
     super::ensure_libtorch(&project.root, &ui)?;
     let job = job.debugged(&project.root, &ui)?;
     build_and_launch(&project, &selection, job, args.args.into_iter().collect(), &runs, &ui)

@@ -1,14 +1,12 @@
-use std::path::Path;
-
-use crate::cargo::{Project, Selection};
+use crate::cargo::{Project, TARGET_DIR_VARIABLES};
 use crate::cli::{LaunchOptions, Vscode};
-use crate::vscode::{self, File, Request, Workers};
+use crate::vscode::{self, File, Place, Request, Trainable, Workers};
 use crate::{Error, Result, Ui, debug, exit, gpu, settings};
 
 /// `cargo ddp vscode`
 pub(super) fn vscode(args: &Vscode, ui: &Ui) -> Result<u8> {
     let project = Project::find(args.manifest_path.as_deref())?;
-    let mut trainable = project.trainable();
+    let mut trainable = trainable(&project)?;
     let mut only = args.bin.clone();
     if let Some(package) = &args.package {
         // Of a name that is there twice, this package's.
@@ -19,25 +17,28 @@ pub(super) fn vscode(args: &Vscode, ui: &Ui) -> Result<u8> {
             return Err(Error::NoTarget { name: package.clone(), known });
         }
         if only.is_empty() {
-            only.extend(chosen.iter().filter(|(_, target)| !target.on_request).map(|(_, target)| target.name.clone()));
+            only.extend(chosen.iter().filter(|(_, target)| !target.on_request).map(|(_, target)| target.label.clone()));
             if only.is_empty() {
                 return Err(Error::NothingToDebug);
             }
         }
+        for name in &mut only {
+            if let Some((_, target)) = chosen.iter().find(|(_, target)| target.name == *name) {
+                name.clone_from(&target.label);
+            }
+        }
         trainable = chosen.into_iter().chain(others).collect();
     }
-    let selection =
-        Selection { manifest_path: args.manifest_path.clone(), package: args.package.clone(), ..Selection::default() };
-    let given = settings::with_metadata(LaunchOptions::default(), project.package_metadata(&selection))?;
     let request = Request {
         debugger: args.debugger,
         workers: workers(args.gpus.as_deref(), args.nproc)?,
-        default_workers: workers(given.gpus.as_deref(), given.nproc)?.unwrap_or_else(default_workers),
+        default_workers: default_workers(),
         only,
         release: args.release,
     };
     let trainable = trainable.into_iter().map(|(_, target)| target).collect();
-    let plan = vscode::plan(&project.root, &vscode::Project { target: target(&project, ui), trainable }, &request)?;
+    let Place { target, platform, .. } = place(&project, ui)?;
+    let plan = vscode::plan(&project.root, &vscode::Project { target, platform, trainable }, &request)?;
 
     let stale: Vec<&File> = plan.files.iter().filter(|file| file.is_stale()).collect();
     let shown = |file: &File| file.path.strip_prefix(&project.root).unwrap_or(&file.path).to_owned();
@@ -87,19 +88,26 @@ fn workers(gpus: Option<&str>, nproc: Option<u16>) -> Result<Option<Workers>> {
     }
 }
 
-/// The folder for what is built, as configurations name it. A colleague's clone doesn't have this shell's variables.
-pub(super) fn target(project: &Project, ui: &Ui) -> String {
-    let usual = project.root.join("target");
-    let own = ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR"].into_iter().find(|name| std::env::var_os(name).is_some());
-    let folder: &Path = match own {
-        Some(name) if project.target != usual => {
-            ui.status(
-                "Note",
-                format!("{name} is set here, and left out: the configurations name target/ in the project"),
-            );
-            &usual
-        }
-        _ => &project.target,
-    };
-    vscode::target_folder(&project.root, folder)
+/// What trains in the project, with the number of workers that its package sets in Cargo.toml.
+pub(super) fn trainable(project: &Project) -> Result<Vec<(String, Trainable)>> {
+    let mut all = project.trainable();
+    for (package, target) in &mut all {
+        let given = settings::with_metadata(LaunchOptions::default(), project.metadata_of(package))?;
+        target.workers = workers(given.gpus.as_deref(), given.nproc)?;
+    }
+    Ok(all)
+}
+
+/// Where a task builds. A colleague's clone doesn't have this shell's variables, so they don't name the folder.
+pub(super) fn place(project: &Project, ui: &Ui) -> Result<Place> {
+    let place = Place::of(&project.root)?;
+    let own = TARGET_DIR_VARIABLES.into_iter().find(|name| std::env::var_os(name).is_some());
+    if let Some(name) = own.filter(|_| !place.folder.starts_with(&project.target)) {
+        let target = &place.target;
+        ui.status("Note", format!("{name} is set here, and left out: the configurations name {target}"));
+    }
+    if let Some(note) = &place.note {
+        ui.status("Note", note);
+    }
+    Ok(place)
 }

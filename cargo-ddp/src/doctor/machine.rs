@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::cargo::Project;
-use crate::child;
+use crate::{Error, child};
 
 /// Longer than any program that is asked for its version takes; one that hangs is a finding.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -19,16 +19,24 @@ pub struct Machine {
     pub(super) root: PathBuf,
     pub(super) here: PathBuf,
     pub(super) project: Option<Project>,
+    /// Why cargo can't read the project that is here.
+    pub(super) broken: Option<String>,
 }
 
 impl Machine {
     /// This machine, this process' environment, and the project in this folder.
     pub fn here() -> Self {
+        let (project, broken) = match Project::find(None) {
+            Ok(project) => (Some(project), None),
+            Err(Error::BadProject(problem)) => (None, Some(problem)),
+            Err(_) => (None, None),
+        };
         Self {
             variables: std::env::vars_os().collect(),
             root: "/".into(),
             here: std::env::current_dir().unwrap_or_default(),
-            project: Project::find(None).ok(),
+            project,
+            broken,
         }
     }
 
@@ -127,6 +135,7 @@ pub(super) mod tests {
                 root: dir.path().to_owned(),
                 here: dir.path().join("here"),
                 project: None,
+                broken: None,
             };
             Self { dir, machine }
         }

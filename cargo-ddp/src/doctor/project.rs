@@ -12,13 +12,23 @@ pub(super) fn examine(machine: &Machine) -> Vec<Line> {
 /// Whether what was built last starts: it finds libtorch through its run path, without LD_LIBRARY_PATH.
 fn binary(machine: &Machine) -> Line {
     let check = "built binary";
+    if let Some(problem) = &machine.broken {
+        let first = problem.lines().next().unwrap_or_default();
+        return Line::error(
+            check,
+            format!("cargo can't read this project: {first}"),
+            "`cargo metadata` shows all of the error",
+        );
+    }
     let Some(project) = &machine.project else {
         let says = "there is no cargo project here";
         return Line::warning(check, says, "go into a project, or make one with `cargo ddp new my-model`");
     };
     let mut built: Vec<(SystemTime, PathBuf)> = Vec::new();
     for profile in ["debug", "release"] {
-        let files = project.binaries().into_iter().map(|name| project.target.join(profile).join(name));
+        let folders = project.output_folders();
+        let names = project.binaries();
+        let files = folders.iter().flat_map(|folder| names.iter().map(move |name| folder.join(profile).join(name)));
         built.extend(files.filter_map(|file| Some((fs::metadata(&file).ok()?.modified().ok()?, file))));
     }
     built.sort();

@@ -8,6 +8,9 @@
 //! | `workers` | processes, their pipes and their port |
 //! | `events` | what a worker tells through its event pipe |
 //! | `binding` | which cores a worker runs on |
+//! | `descriptors` | the limit of open files |
+//! | `interpreter` | what a script or a program needs to run |
+//! | `loopback` | this machine's address for itself |
 //! | `guard` | the second process, which sees to it that nothing outlives the first |
 //! | `join` | workers that a debugger starts |
 //! | `signals` | signals as descriptors |
@@ -27,15 +30,18 @@
 
 mod binding;
 mod command;
+mod descriptors;
 mod dispatch;
 mod events;
 mod guard;
 mod history;
+mod interpreter;
 mod join;
 mod keys;
 mod lines;
 mod live;
 mod logs;
+mod loopback;
 mod nodes;
 mod origin;
 mod plan;
@@ -51,8 +57,10 @@ mod words;
 mod workers;
 
 pub use binding::{Binding, bind, cpus_of_node, own_cpus};
+pub(crate) use descriptors::{hint as open_files_hint, raise_limit};
 pub use dispatch::{Exit, Failure, NoRestart, Rules, Verdict};
 pub use history::Run;
+pub(crate) use interpreter::{Missing, missing as missing_interpreter};
 pub(crate) use lines::Prefixer;
 pub use nodes::{Link, Member, Nodes, Rendezvous, Secret, SecretSource, join};
 pub use origin::Origin;

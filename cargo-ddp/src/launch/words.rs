@@ -110,6 +110,9 @@ fn usual_cause(exit: Exit, text: &str, out_of_memory: Option<u64>) -> Option<&'s
         _ if says(&["address already in use", "Address already in use", "EADDRINUSE"]) => {
             "a port is taken: another job, or what is left of one; `cargo ddp ps` lists the jobs of yours that run here"
         }
+        _ if says(&["Too many open files"]) => {
+            "the limit of open files is reached: raise it (`ulimit -n`; the hard limit is `ulimit -Hn`)"
+        }
         _ if says(&["CUDA out of memory", "CUDA error: out of memory"]) => {
             "the GPU's memory is full: use a smaller batch; `cargo ddp gpus` says who uses it"
         }

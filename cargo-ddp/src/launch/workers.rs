@@ -15,8 +15,8 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::sockopt;
 use rustix::process::{
-    PTracer, Pid, PidfdFlags, Resource, Rlimit, Signal, getpid, getrlimit, kill_process, kill_process_group,
-    pidfd_open, pidfd_send_signal, set_ptracer, setrlimit,
+    PTracer, Pid, PidfdFlags, Resource, Rlimit, Signal, getpid, kill_process, kill_process_group, pidfd_open,
+    pidfd_send_signal, set_ptracer, setrlimit,
 };
 
 use super::binding::Binding;
@@ -271,14 +271,6 @@ impl Parts {
             events: EventStream::new(Pipe::new(Some(events))?),
         })
     }
-}
-
-/// Room for the descriptors of many workers: six each. Gives the limit that was in force, which workers get back.
-pub(super) fn raise_descriptor_limit() -> Rlimit {
-    let before = getrlimit(Resource::Nofile);
-    // One that can't be raised is met when it is reached.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: before.maximum, maximum: before.maximum });
-    before
 }
 
 /// What happens in the child before exec: a session (and with it a process group) of its own, so that the terminal's

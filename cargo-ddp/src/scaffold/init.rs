@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use ddp_contract::file;
 use toml_edit::{DocumentMut, InlineTable, Item, Table, Value};
 
-use super::files;
 use super::source::RuntimeSource;
+use super::{files, lines};
 use crate::cargo::Project;
 use crate::{Error, Result, torch};
 
@@ -49,6 +49,11 @@ impl Plan {
     fn write(&mut self, path: PathBuf, content: impl Into<Vec<u8>>, what: impl Into<String>) {
         self.writes.push((path, content.into(), what.into()));
     }
+
+    /// A file that was parsed and edited: its line ends and its byte order mark stay.
+    fn edit(&mut self, path: PathBuf, before: &[u8], after: &str, what: impl Into<String>) {
+        self.write(path, lines::as_before(&String::from_utf8_lossy(before), after), what);
+    }
 }
 
 /// Makes the crate trainable. Run again, it finds nothing to do.
@@ -63,7 +68,11 @@ pub fn init(init: &Init) -> Result<Done> {
     let mut manifest = parse(&path, &text)?;
     let package = manifest.get("package").and_then(|package| package.get("name")).and_then(Item::as_str);
     let problem = || "it is of no package; go into the folder of the crate that is to be trained".into();
-    package.ok_or_else(|| Error::BadManifest { path: path.clone(), problem: problem() })?;
+    let package = package.ok_or_else(|| Error::BadManifest { path: path.clone(), problem: problem() })?;
+    if ["ddp-runtime", "tch"].contains(&package) {
+        let problem = format!("a package named {package} can't depend on its namesake; give it another name");
+        return Err(Error::BadManifest { path, problem });
+    }
 
     let mut plan = Plan::default();
     let mut done = Vec::new();
@@ -71,7 +80,7 @@ pub fn init(init: &Init) -> Result<Done> {
     let source = RuntimeSource::of_this_program();
     add_dependencies(&mut manifest, &path, &source, &mut plan, &mut done)?;
     if !done.is_empty() {
-        plan.write(path, manifest.to_string(), done.join(", "));
+        plan.edit(path, &text, &manifest.to_string(), done.join(", "));
     }
     build_script(&folder, &manifest, &mut plan)?;
     cargo_config(&root, &source, &mut plan)?;
@@ -89,7 +98,21 @@ pub fn init(init: &Init) -> Result<Done> {
 fn parse(path: &Path, text: &[u8]) -> Result<DocumentMut> {
     let bad = |problem: String| Error::BadManifest { path: path.to_owned(), problem };
     let text = str::from_utf8(text).map_err(|err| bad(err.to_string()))?;
-    text.parse().map_err(|err: toml_edit::TomlError| bad(err.message().to_owned()))
+    lines::plain(text).parse().map_err(|err: toml_edit::TomlError| bad(err.message().to_owned()))
+}
+
+/// What is there under a key, or a new table at the end of the file: after comments that stand there.
+fn table_in<'a>(document: &'a mut DocumentMut, key: &str) -> &'a mut Item {
+    if !document.contains_key(key) {
+        let mut table = Table::new();
+        let trailing = document.trailing().as_str().unwrap_or_default().trim_end_matches('\n').to_owned();
+        if !trailing.trim().is_empty() {
+            table.decor_mut().set_prefix(format!("{trailing}\n\n"));
+            document.set_trailing("");
+        }
+        document.insert(key, Item::Table(table));
+    }
+    &mut document[key]
 }
 
 /// The folder that cargo builds the crate in: a workspace's, if it is a member, or its own.
@@ -103,7 +126,7 @@ fn workspace(
 ) -> Result<PathBuf> {
     let cant = |problem: &str| Err(Error::CantJoin { folder: folder.to_owned(), problem: problem.to_owned() });
     let around = if manifest.contains_key("workspace") { None } else { enclosing_workspace(folder)? };
-    let Some((root, mut around)) = around else {
+    let Some((root, around_text, mut around)) = around else {
         return match (init.join_workspace, manifest.contains_key("workspace")) {
             (false, _) => Ok(folder.to_owned()),
             (true, true) => cant("it is a workspace of its own ([workspace] in its Cargo.toml)"),
@@ -114,6 +137,8 @@ fn workspace(
         Ok(project) if project.root == root => Ok(root), // it is a member already
         Ok(project) if init.join_workspace => cant(&format!("cargo takes it for part of {}", project.root.display())),
         Ok(project) => Ok(project.root),
+        // What cargo can't read for another reason may well be a member.
+        Err(err) if !is_no_member(&err) => Err(err),
         Err(_) if !init.join_workspace => {
             // As text: what stands last in the file stays before it.
             let text = format!("{}\n{OWN_WORKSPACE}", manifest.to_string().trim_end().to_owned() + "\n");
@@ -128,19 +153,29 @@ fn workspace(
             let members = around["workspace"]["members"].or_insert(Item::Value(Value::Array(Default::default())));
             let Some(members) = members.as_array_mut() else { return cant("the workspace's `members` are no list") };
             members.push(member.as_str());
-            plan.write(root.join("Cargo.toml"), around.to_string(), format!("{member} is a member of the workspace"));
+            plan.edit(
+                root.join("Cargo.toml"),
+                &around_text,
+                &around.to_string(),
+                format!("{member} is a member of the workspace"),
+            );
             Ok(root)
         }
     }
 }
 
-fn enclosing_workspace(folder: &Path) -> Result<Option<(PathBuf, DocumentMut)>> {
+/// cargo finds a workspace around the package that does not list it.
+fn is_no_member(err: &Error) -> bool {
+    matches!(err, Error::BadProject(problem) if problem.contains("believes it's in a workspace when it's not"))
+}
+
+fn enclosing_workspace(folder: &Path) -> Result<Option<(PathBuf, Vec<u8>, DocumentMut)>> {
     for above in folder.ancestors().skip(1) {
         let path = above.join("Cargo.toml");
         if let Some(text) = files::read(&path)? {
             let manifest = parse(&path, &text)?;
             if manifest.contains_key("workspace") {
-                return Ok(Some((above.to_owned(), manifest)));
+                return Ok(Some((above.to_owned(), text, manifest)));
             }
         }
     }
@@ -154,7 +189,7 @@ fn add_dependencies(
     plan: &mut Plan,
     done: &mut Vec<String>,
 ) -> Result<()> {
-    let dependencies = manifest.entry("dependencies").or_insert(Item::Table(Table::new()));
+    let dependencies = table_in(manifest, "dependencies");
     let problem = || "its `dependencies` are no table".into();
     let Some(dependencies) = dependencies.as_table_like_mut() else {
         return Err(Error::BadManifest { path: path.to_owned(), problem: problem() });
@@ -202,15 +237,12 @@ fn cargo_config(root: &Path, source: &RuntimeSource, plan: &mut Plan) -> Result<
     let text = files::read(&path)?.unwrap_or_default();
     let mut config = parse(&path, &text)?;
     let mut done = Vec::new();
-    let mut add = |table: &str, key: &str, value: Value| {
-        let table = config.entry(table).or_insert(Item::Table(Table::new()));
-        match table.as_table_like_mut() {
-            Some(table) if !table.contains_key(key) => {
-                table.insert(key, Item::Value(value));
-                true
-            }
-            _ => false,
+    let mut add = |table: &str, key: &str, value: Value| match table_in(&mut config, table).as_table_like_mut() {
+        Some(table) if !table.contains_key(key) => {
+            table.insert(key, Item::Value(value));
+            true
         }
+        _ => false,
     };
     let mut libtorch = InlineTable::new();
     libtorch.insert("value", torch::LINK.into());
@@ -224,23 +256,26 @@ fn cargo_config(root: &Path, source: &RuntimeSource, plan: &mut Plan) -> Result<
         done.push("`cargo ddp` is the clone's");
     }
     if !done.is_empty() {
-        plan.write(path, config.to_string(), done.join(", "));
+        plan.edit(path, &text, &config.to_string(), done.join(", "));
     }
     Ok(())
 }
 
 fn gitignore(root: &Path, plan: &mut Plan) -> Result<()> {
     let path = root.join(".gitignore");
-    let mut text = String::from_utf8_lossy(&files::read(&path)?.unwrap_or_default()).into_owned();
-    let has = |text: &str, name: &str| text.lines().any(|line| line.trim().trim_matches('/') == name);
-    let missing: Vec<_> = [".ddp", "snapshots"].into_iter().filter(|name| !has(&text, name)).collect();
+    // Its lines may be of any encoding: they are added to, not read.
+    let mut text = files::read(&path)?.unwrap_or_default();
+    let before = String::from_utf8_lossy(&text).into_owned();
+    let has = |name: &&str| lines::plain(&before).lines().any(|line| line.trim().trim_matches('/') == *name);
+    let missing: Vec<_> = [".ddp", "snapshots"].into_iter().filter(|name| !has(name)).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    if !text.is_empty() && !text.ends_with('\n') {
-        text.push('\n');
+    let ending = lines::ending(&before);
+    if !text.is_empty() && !text.ends_with(b"\n") {
+        text.extend_from_slice(ending.as_bytes());
     }
-    missing.iter().for_each(|name| text += &format!("/{name}\n"));
+    missing.iter().for_each(|name| text.extend_from_slice(format!("/{name}{ending}").as_bytes()));
     plan.write(path, text, format!("ignores {}", missing.join(" and ")));
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod files;
 mod init;
+mod lines;
 mod name;
 mod record;
 mod source;
@@ -18,6 +19,8 @@ use source::RuntimeSource;
 
 use crate::vscode::{self, Trainable, Workers};
 use crate::{Error, Result, torch};
+
+pub(crate) use name::suggestion;
 
 pub use init::{Done, EXAMPLE, Init, init};
 pub use template::{TEMPLATES, Template};
@@ -44,7 +47,7 @@ impl Plan {
     /// Checks the path, the name (`None`: the folder's) and the template.
     ///
     /// # Errors
-    /// [`Error::Exists`], [`Error::BadName`], [`Error::NoTemplate`].
+    /// [`Error::Exists`], [`Error::BadFolder`], [`Error::BadName`], [`Error::NoTemplate`].
     pub fn new(path: &Path, name: Option<&str>, template: &str) -> Result<Self> {
         let path = std::path::absolute(path).map_err(Error::system("can't find the current folder"))?;
         let template = template::find(template)?;
@@ -52,7 +55,8 @@ impl Plan {
             Some(name) => name.to_owned(),
             None => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         };
-        name::check(&name)?;
+        name::check_folder(&path)?;
+        name::check(&name, template)?;
         if path.symlink_metadata().is_ok() {
             return Err(Error::Exists(path));
         }
@@ -86,7 +90,9 @@ fn render_beside(plan: &Plan, parent: &Path, workers: Workers) -> Result<Made> {
     for (path, content) in &generated {
         files::write(&staging.path().join(path), content)?;
     }
-    let project = vscode::Project { target: "${workspaceFolder}/target".into(), trainable: binaries(plan) };
+    // cargo's configuration is that of the place, once the project is there.
+    let place = vscode::Place::of(&plan.path)?;
+    let project = vscode::Project { target: place.target, platform: place.platform, trainable: binaries(plan) };
     for file in vscode::plan(staging.path(), &project, &vscode::Request::new(workers))?.files {
         file.write()?;
     }
@@ -112,9 +118,18 @@ fn render_beside(plan: &Plan, parent: &Path, workers: Workers) -> Result<Made> {
 
 /// The project's binaries, as cargo finds them.
 fn binaries(plan: &Plan) -> Vec<Trainable> {
-    let others = plan.template.files.iter().filter_map(|file| file.path.strip_prefix("src/bin/")?.strip_suffix(".rs"));
+    let others: Vec<&str> = plan.template.other_binaries().collect();
     let names = std::iter::once(plan.name.as_str()).chain(others);
-    names.map(|name| Trainable { name: name.to_owned(), example: false, on_request: false, package: None }).collect()
+    let binary = |name: &str| Trainable {
+        name: name.to_owned(),
+        label: name.to_owned(),
+        example: false,
+        on_request: false,
+        package: None,
+        features: vec![],
+        workers: None,
+    };
+    names.map(binary).collect()
 }
 
 /// All files that a template makes and that can be renewed, by their path in the project. (`.vscode/` is kept up to date by

@@ -1,3 +1,6 @@
+use std::path::Path;
+
+use super::template::Template;
 use crate::{Error, Result};
 
 /// Words that cargo refuses as the name of a binary package: Rust's keywords, names of its crates, and of folders of
@@ -10,13 +13,16 @@ const REFUSED: &[&str] = &[
 ];
 const TAKEN: &[&str] =
     &["test", "core", "std", "alloc", "proc_macro", "proc-macro", "deps", "examples", "build", "incremental"];
-/// Dependencies of every template: cargo refuses a package that depends on its namesake.
-const DEPENDENCIES: &[&str] = &["anyhow", "clap", "ddp-runtime", "tch"];
+/// Packages behind every template's dependencies, whose crates a debugger and cargo's flags would confuse with the project's.
+const BEHIND: &[&str] = &["ddp-contract", "torch-sys"];
 
-/// Refuses what `cargo new --bin` refuses, before anything is written.
-pub(super) fn check(name: &str) -> Result<()> {
+/// Refuses what `cargo new --bin` refuses or warns of, before anything is written.
+pub(super) fn check(name: &str, template: &Template) -> Result<()> {
     let bad = |problem: &str| Err(Error::BadName { name: name.to_owned(), problem: problem.to_owned() });
     let Some(first) = name.chars().next() else { return bad("it is empty") };
+    if name.chars().any(|c| c.is_alphanumeric() && !c.is_ascii()) {
+        return bad("it has letters beyond ASCII, which a Rust crate's name can't have");
+    }
     if first.is_ascii_digit() {
         return bad("it starts with a digit");
     }
@@ -26,7 +32,7 @@ pub(super) fn check(name: &str) -> Result<()> {
     if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
         return bad("only letters, digits, - and _ can be in it");
     }
-    if name.chars().all(|c| c == '_') {
+    if name.chars().all(|c| c == '_' || c == '-') {
         return bad("it has no letter");
     }
     if REFUSED.contains(&name) {
@@ -35,23 +41,105 @@ pub(super) fn check(name: &str) -> Result<()> {
     if TAKEN.contains(&name) {
         return bad("cargo keeps it for itself");
     }
-    if DEPENDENCIES.contains(&name) {
+    // To Rust, `-` and `_` are the same.
+    let is = |other: &str| other.replace('-', "_") == name.replace('-', "_");
+    if BEHIND.iter().copied().chain(template.dependencies()).any(is) {
         return bad("the project depends on a package of that name");
     }
+    if template.other_binaries().any(|other| other == name) {
+        return bad("the template has another binary of that name");
+    }
     Ok(())
+}
+
+/// A name like this one that [`check`] takes.
+pub(crate) fn suggestion(name: &str) -> String {
+    const PLAIN: [(&str, char); 9] = [
+        ("àáâãäåÀÁÂÃÄÅ", 'a'),
+        ("çÇ", 'c'),
+        ("èéêëÈÉÊË", 'e'),
+        ("ìíîïÌÍÎÏ", 'i'),
+        ("ñÑ", 'n'),
+        ("òóôõöøÒÓÔÕÖØ", 'o'),
+        ("ùúûüÙÚÛÜ", 'u'),
+        ("ýÿÝ", 'y'),
+        ("ßẞ", 's'),
+    ];
+    let plain = |c: char| PLAIN.iter().find(|(letters, _)| letters.contains(c)).map_or(c, |(_, plain)| *plain);
+    let word =
+        |c: char| if c.is_ascii_alphanumeric() || c == '_' { Some(c) } else { (!c.is_alphabetic()).then_some('-') };
+    let text: String = name.chars().map(plain).filter_map(word).collect();
+    let text = text.trim_matches('-');
+    // What has no letter of these left says nothing, and a word that is taken needs another beside it.
+    match text.chars().next() {
+        Some(first) if text != name && first.is_ascii_alphabetic() && text.len() > 1 => text.to_owned(),
+        Some(_) if text.len() > 1 && text.chars().any(|c| c.is_ascii_alphabetic()) => format!("my-{text}"),
+        _ => "my-model".to_owned(),
+    }
+}
+
+/// Refuses a folder that cargo can't build in.
+pub(super) fn check_folder(path: &Path) -> Result<()> {
+    let bad = |problem| Err(Error::BadFolder { path: path.to_owned(), problem });
+    match path.to_str() {
+        None => bad("its path is not valid UTF-8"),
+        // rustc and build scripts get its subfolders in LD_LIBRARY_PATH, which colons divide.
+        Some(text) if text.contains(':') => bad("its path has a `:`"),
+        Some(_) => Ok(()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scaffold::template::{TEMPLATES, find};
 
     #[test]
     fn cargos_rules_hold() {
-        for good in ["my-model", "mlp_2", "_x", "Net"] {
-            assert!(check(good).is_ok(), "{good}");
+        for template in TEMPLATES {
+            for good in ["my-model", "mlp_2", "_x", "Net"] {
+                assert!(check(good, template).is_ok(), "{good}");
+            }
+            for bad in [
+                "",
+                "2fast",
+                "a b",
+                "a/b",
+                "a:b",
+                "modèle",
+                "-x",
+                ".",
+                "..",
+                "fn",
+                "test",
+                "std",
+                "core",
+                "tch",
+                "torch-sys",
+                "torch_sys",
+                "ddp-runtime",
+                "ddp_runtime",
+                "ddp-contract",
+                "_",
+                "模型",
+            ] {
+                let err = check(bad, template).unwrap_err();
+                assert!(check(&suggestion(bad), template).is_ok(), "{err}: {}", suggestion(bad));
+            }
         }
-        for bad in ["", "2fast", "a b", "a/b", "modèle", "-x", ".", "..", "fn", "test", "tch", "ddp-runtime", "_"] {
-            assert!(check(bad).is_err(), "{bad}");
+    }
+
+    #[test]
+    fn what_a_template_brings_along_is_taken() {
+        let problem = |name, template| check(name, find(template).unwrap()).unwrap_err().to_string();
+        for name in ["anyhow", "clap", "toml", "serde"] {
+            assert!(problem(name, "mingpt").contains("depends on a package of that name"), "{name}");
         }
+        assert!(problem("sample", "mingpt").contains("another binary of that name"));
+        assert!(check("sample", find("linear").unwrap()).is_ok());
+        assert!(problem("émile", "linear").contains("beyond ASCII"));
+        assert_eq!(suggestion("modèle"), "modele");
+        assert_eq!(suggestion("2fast"), "my-2fast");
+        assert_eq!(suggestion("模型"), "my-model");
     }
 }

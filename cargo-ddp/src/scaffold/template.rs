@@ -102,6 +102,22 @@ pub const TEMPLATES: &[Template] = &[
     },
 ];
 
+impl Template {
+    /// The packages that its Cargo.toml depends on.
+    pub(super) fn dependencies(&self) -> impl Iterator<Item = &'static str> {
+        let manifest = self.files.iter().find(|file| file.path == "Cargo.toml").map_or(&[][..], |file| file.bytes);
+        let lines = str::from_utf8(manifest).unwrap_or_default().lines();
+        let section =
+            lines.skip_while(|line| *line != "[dependencies]").skip(1).take_while(|line| !line.starts_with('['));
+        section.filter_map(|line| Some(line.split_once('=')?.0.trim()))
+    }
+
+    /// Its binaries beside `src/main.rs`.
+    pub(super) fn other_binaries(&self) -> impl Iterator<Item = &'static str> {
+        self.files.iter().filter_map(|file| file.path.strip_prefix("src/bin/")?.strip_suffix(".rs"))
+    }
+}
+
 pub(super) fn find(name: &str) -> Result<&'static Template> {
     TEMPLATES.iter().find(|template| template.name == name).ok_or_else(|| {
         let known: Vec<_> = TEMPLATES.iter().map(|template| template.name).collect();

@@ -21,7 +21,7 @@ const RUST_PRINTERS: &str = "python import subprocess, sys; etc = subprocess.run
                              gdb.execute('directory ' + etc)";
 
 /// A profile of its own, made by cargo's environment variables, so that no Cargo.toml must name it.
-const RELEASE_PROFILE: &str = "release-with-debug";
+pub(super) const RELEASE_PROFILE: &str = "release-with-debug";
 const RELEASE_ENV: [(&str, &str); 2] =
     [("CARGO_PROFILE_RELEASE_WITH_DEBUG_INHERITS", "release"), ("CARGO_PROFILE_RELEASE_WITH_DEBUG_DEBUG", "true")];
 
@@ -59,11 +59,13 @@ pub(super) struct Variant<'a> {
     pub(super) release: bool,
     /// The folder for what is built.
     pub(super) folder: &'a str,
+    /// The platform that it is built for, if cargo is to be told.
+    pub(super) platform: Option<&'a str>,
 }
 
 impl Variant<'_> {
     fn entry(&self, role: Role) -> Entry {
-        Entry::new(role, &self.target.name, self.release)
+        Entry::new(role, &self.target.label, self.release)
     }
 
     fn name(&self, role: Role) -> String {
@@ -113,7 +115,9 @@ impl Variant<'_> {
     }
 
     fn profile_args(&self) -> Vec<String> {
-        if self.release { vec!["--profile".into(), RELEASE_PROFILE.into()] } else { vec![] }
+        let profile = self.release.then_some(["--profile", RELEASE_PROFILE]);
+        let platform = self.platform.map(|platform| ["--target", platform]);
+        profile.into_iter().chain(platform).flatten().map(str::to_owned).collect()
     }
 
     pub(super) fn compound(&self) -> (Entry, Json) {

@@ -42,12 +42,13 @@ const OF_ONE_DEBUGGER: [&str; 16] = [
 /// What an attach does not take.
 const OF_A_LAUNCH: [&str; 5] = ["args", "cwd", "env", "runInTerminal", "terminal"];
 /// Options of ours, and whether they have a value.
-const OUR_OPTIONS: [(&str, bool); 9] = [
+const OUR_OPTIONS: [(&str, bool); 10] = [
     ("--bin", true),
     ("--example", true),
     ("--package", true),
     ("-p", true),
     ("--profile", true),
+    ("--target", true),
     ("--nproc", true),
     ("--gpus", true),
     ("--release", false),
@@ -131,6 +132,7 @@ fn merge_args(old: &Json, wanted: &Json) -> Json {
     if wanted.list().is_empty() {
         return old.clone();
     }
+    let needed = wanted.list().iter().skip_while(|arg| arg.text() != Some("--features")).nth(1);
     let split = old.list().iter().position(|arg| arg.text() == Some("--")).unwrap_or(old.list().len());
     let (options, rest) = old.list().split_at(split);
     let mut theirs = vec![];
@@ -138,6 +140,11 @@ fn merge_args(old: &Json, wanted: &Json) -> Json {
     let mut args = options.iter().skip(2).peekable();
     while let Some(arg) = args.next() {
         let text = arg.text().unwrap_or_default();
+        // Features that a target needs are ours, all others the user's.
+        if ["--features", "-F"].contains(&text) && args.peek().is_some_and(|value| Some(*value) == needed) {
+            args.next();
+            continue;
+        }
         match OUR_OPTIONS.iter().find(|(option, _)| *option == text) {
             Some((_, true)) => drop(args.next()),
             Some((_, false)) => {}
@@ -222,6 +229,14 @@ mod tests {
         let merged = merge_args(&old, &wanted);
         assert_eq!(texts(&merged).join(" "), "ddp run --bin m --nproc 2 --grace 3 -- --epochs --bin");
         assert_eq!(merge_args(&merged, &wanted), merged);
+        // Features of the user's own stay, beside those that the target needs.
+        let needy = Json::texts(["ddp", "run", "--bin", "m", "--features", "cuda"]);
+        let old = Json::texts(["ddp", "run", "--bin", "m", "--features", "cuda", "--features", "mine"]);
+        assert_eq!(merge_args(&old, &needy), old);
+        assert_eq!(
+            texts(&merge_args(&merged, &needy)).join(" "),
+            "ddp run --bin m --features cuda --grace 3 -- --epochs --bin"
+        );
         let worker = Json::texts(["--epochs", "3"]);
         assert_eq!(merge_args(&worker, &Json::List(vec![])), worker);
     }

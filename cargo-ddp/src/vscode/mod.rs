@@ -11,6 +11,7 @@ mod file;
 mod files;
 mod json;
 mod merge;
+mod place;
 mod project;
 mod source;
 
@@ -21,10 +22,12 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 pub use debugger::Debugger;
 pub use file::File;
+pub use place::Place;
 pub use project::{Project, Trainable, Workers, target_folder};
 
 use config::Variant;
@@ -92,16 +95,17 @@ pub fn plan(root: &Path, project: &Project, request: &Request) -> Result<Plan> {
     let debugger = request.debugger.or(present.debugger).unwrap_or(Debugger::ALL[0]);
     let workers: Vec<Workers> = targets.iter().map(|target| present.workers_of(target, request)).collect();
     let profiles = |target: &Trainable| {
-        let release = request.release || present.has_release(&target.name);
+        let release = request.release || present.has_release(&target.label);
         [Some(false), release.then_some(true)].into_iter().flatten()
     };
-    let variant = |target, workers, release| Variant { debugger, target, workers, release, folder: &project.target };
+    let (folder, platform) = (project.target.as_str(), project.platform.as_deref());
+    let variant = |target, workers, release| Variant { debugger, target, workers, release, folder, platform };
     let variants = targets
         .iter()
         .zip(&workers)
         .flat_map(|(&target, workers)| profiles(target).map(move |release| variant(target, workers, release)));
-    let is_chosen = |name: &str| targets.iter().any(|target| target.name == name);
-    let names = project.trainable.iter().map(|target| target.name.as_str());
+    let is_chosen = |label: &str| targets.iter().any(|target| target.label == label);
+    let names = project.trainable.iter().map(|target| target.label.as_str());
     let untouched = names.filter(|name| !is_chosen(name)).collect();
     let wanted = Wanted { debugger, variants: variants.collect(), untouched };
 
@@ -115,7 +119,7 @@ pub fn plan(root: &Path, project: &Project, request: &Request) -> Result<Plan> {
         after.push(files::extensions(extensions, before(2), debugger, former)?);
         after.push(files::settings(settings, before(3))?);
     }
-    let targets = targets.iter().map(|target| target.name.clone()).collect();
+    let targets = targets.iter().map(|target| target.label.clone()).collect();
     let files = paths.iter().zip(texts).zip(after);
     let files = files.map(|((path, before), after)| File { path: path.clone(), before, after }).collect();
     Ok(Plan { debugger, targets, files })
@@ -125,17 +129,22 @@ pub fn plan(root: &Path, project: &Project, request: &Request) -> Result<Plan> {
 fn chosen<'a>(project: &'a Project, request: &Request, present: &Present) -> Result<Vec<&'a Trainable>> {
     let mut targets: Vec<&Trainable> = vec![];
     for name in &request.only {
-        let found = project.trainable.iter().find(|target| target.name == *name);
-        let target = found.ok_or_else(|| Error::NoTarget {
-            name: name.clone(),
-            known: project.trainable.iter().map(|target| target.name.clone()).collect(),
-        })?;
-        if !targets.contains(&target) {
-            targets.push(target);
+        // A label is of one alone; several can have a name.
+        let found = project.trainable.iter().filter(|target| target.label == *name || target.name == *name);
+        let before = targets.len();
+        for target in found {
+            if !targets.contains(&target) {
+                targets.push(target);
+            }
+        }
+        let is_known = || targets.iter().any(|target| target.label == *name || target.name == *name);
+        if targets.len() == before && !is_known() {
+            let known = project.trainable.iter().map(|target| target.label.clone()).collect();
+            return Err(Error::NoTarget { name: name.clone(), known });
         }
     }
     if request.only.is_empty() {
-        let is_there = |target: &Trainable| present.entries.iter().any(|(entry, _)| entry.target == target.name);
+        let is_there = |target: &Trainable| present.entries.iter().any(|(entry, _)| entry.target == target.label);
         targets.extend(project.trainable.iter().filter(|target| !target.on_request || is_there(target)));
     }
     Ok(targets)
@@ -175,14 +184,41 @@ impl Present {
     }
 
     fn workers_of(&self, target: &Trainable, request: &Request) -> Workers {
-        let of_target = || self.entries.iter().filter(|(entry, _)| entry.target == target.name);
+        let of_target = || self.entries.iter().filter(|(entry, _)| entry.target == target.label);
         let present = || {
             let run = of_target().filter(|(entry, _)| matches!(entry.role, Role::Run | Role::Launcher));
             let ranks = of_target().find_map(|(entry, _)| entry.ranks).filter(|ranks| *ranks > 0);
             run.filter_map(|(_, value)| given_workers(value, ranks)).next().or(ranks.map(Workers::nproc))
         };
-        request.workers.clone().or_else(present).unwrap_or_else(|| request.default_workers.clone())
+        let usual = || target.workers.clone().unwrap_or_else(|| request.default_workers.clone());
+        request.workers.clone().or_else(present).unwrap_or_else(usual)
     }
+}
+
+/// What one of our configurations starts in place of `built`, a program of this workspace.
+pub fn starts_another(root: &Path, built: &Path, profile: Option<&str>) -> Option<PathBuf> {
+    let release = match profile {
+        None | Some("dev") => false,
+        Some(config::RELEASE_PROFILE) => true,
+        Some(_) => return None,
+    };
+    let path = root.join(".vscode/launch.json");
+    // What can't be read, `cargo ddp vscode` says.
+    let text = source::read(&path).ok().flatten()?;
+    let source = Source::parse(&path, &text).ok()?;
+    let is_example = |path: &Path| path.parent().is_some_and(|folder| folder.ends_with("examples"));
+    let same =
+        |path: &Path| fs::canonicalize(path).ok().is_some_and(|path| fs::canonicalize(built).is_ok_and(|b| b == path));
+    let configurations = source.list("configurations").ok()??.elements.iter().map(Json::of);
+    let started = configurations.filter_map(|configuration| {
+        let entry = configuration.get("name").and_then(Json::text).and_then(Entry::parse)?;
+        let ours = matches!(entry.role, Role::Alone | Role::Rank(_)) && entry.release == release;
+        let program = configuration.get("program")?.text()?;
+        ours.then(|| root.join(program.strip_prefix("${workspaceFolder}/").unwrap_or(program)))
+    });
+    let mut namesakes =
+        started.filter(|path| path.file_name() == built.file_name() && is_example(path) == is_example(built));
+    namesakes.find(|path| path != built && !same(path))
 }
 
 /// What the arguments of a launcher's configuration say.

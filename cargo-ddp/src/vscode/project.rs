@@ -5,8 +5,10 @@ use std::path::Path;
 /// A binary, or an example, that trains: its package depends on ddp-runtime.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trainable {
-    /// Its name.
+    /// Its name, as cargo has it.
     pub name: String,
+    /// What its entries call it: its name, unless another binary or example has the same.
+    pub label: String,
     /// It is an example.
     pub example: bool,
     /// It gets configurations only once it was asked for: an example, or of a package with `vscode = false` in
@@ -14,6 +16,10 @@ pub struct Trainable {
     pub on_request: bool,
     /// Its package, where cargo must be told.
     pub package: Option<String>,
+    /// Features that it needs, and that are not on by default.
+    pub features: Vec<String>,
+    /// How many workers its package has in `[package.metadata.ddp]`.
+    pub workers: Option<Workers>,
 }
 
 /// What to generate for.
@@ -21,6 +27,8 @@ pub struct Trainable {
 pub struct Project {
     /// What is built, as a configuration names it: `${workspaceFolder}/target`.
     pub target: String,
+    /// The platform that it is built for, if cargo is to be told.
+    pub platform: Option<String>,
     /// Everything that could be debugged.
     pub trainable: Vec<Trainable>,
 }
@@ -53,7 +61,8 @@ impl Trainable {
     pub(super) fn selection(&self) -> Vec<String> {
         let package = self.package.iter().flat_map(|name| ["--package".to_owned(), name.clone()]);
         let flag = if self.example { "--example" } else { "--bin" };
-        package.chain([flag.to_owned(), self.name.clone()]).collect()
+        let features = (!self.features.is_empty()).then(|| ["--features".to_owned(), self.features.join(",")]);
+        package.chain([flag.to_owned(), self.name.clone()]).chain(features.into_iter().flatten()).collect()
     }
 
     /// The program, below a folder of a profile.
@@ -85,8 +94,19 @@ mod tests {
 
     #[test]
     fn cargo_is_told_what_it_can_not_know() {
-        let one = Trainable { name: "m".into(), example: true, on_request: true, package: Some("p".into()) };
+        let one = Trainable {
+            name: "m".into(),
+            label: "m (example)".into(),
+            example: true,
+            on_request: true,
+            package: Some("p".into()),
+            features: vec![],
+            workers: None,
+        };
         assert_eq!(one.selection().join(" "), "--package p --example m");
+        let features = vec!["a".to_owned(), "b/c".to_owned()];
+        let needy = Trainable { features, ..one.clone() };
+        assert_eq!(needy.selection().join(" "), "--package p --example m --features a,b/c");
         assert_eq!(one.program("t", "debug"), "t/debug/examples/m");
     }
 }

@@ -6,12 +6,13 @@ use std::path::Path;
 use super::*;
 
 fn target(name: &str, example: bool) -> Trainable {
-    Trainable { name: name.into(), example, on_request: example, package: None }
+    let (name, label) = (name.to_owned(), name.to_owned());
+    Trainable { name, label, example, on_request: example, package: None, features: vec![], workers: None }
 }
 
 pub(super) fn project() -> Project {
     let trainable = vec![target("train", false), target("eval", false), target("show", true)];
-    Project { target: "${workspaceFolder}/target".into(), trainable }
+    Project { target: "${workspaceFolder}/target".into(), platform: None, trainable }
 }
 
 fn only(names: &[&str]) -> Project {

@@ -3,6 +3,38 @@
 //! The first group is torchrun's, with its meanings (see `torch/distributed/run.py`), so that workers also run under
 //! torchrun. The `DDP_*` ones are set by `cargo ddp run` alone, and a worker does without them.
 
+use std::time::Duration;
+
+/// The longest time that a variable can set: C++ clocks end not far beyond 290 years.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// The time in a variable that holds seconds, such as [`TIMEOUT`]; `None` for an empty one, which is as good as unset.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use ddp_contract::env::seconds;
+///
+/// assert_eq!(seconds(" 1800 "), Ok(Some(Duration::from_secs(1800))));
+/// assert_eq!(seconds(""), Ok(None));
+/// assert!(seconds("abc").is_err() && seconds("0").is_err() && seconds("-1").is_err() && seconds("1e19").is_err());
+/// ```
+///
+/// # Errors
+/// What is wrong with the value.
+pub fn seconds(value: &str) -> Result<Option<Duration>, String> {
+    let value = value.trim();
+    if value.is_empty() {
+        return Ok(None);
+    }
+    let time = value.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    match time {
+        Some(Duration::ZERO) => Err("expected more than 0 seconds".into()),
+        Some(time) if time <= LONGEST => Ok(Some(time)),
+        _ => Err(format!("expected a number of seconds, at most {}", LONGEST.as_secs())),
+    }
+}
+
 /// Number of this worker in the whole job, from 0.
 pub const RANK: &str = "RANK";
 /// Number of this worker on its node, from 0: the index of its GPU among those in `CUDA_VISIBLE_DEVICES`.

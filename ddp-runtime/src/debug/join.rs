@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 const PERIOD: Duration = Duration::from_millis(50);
 const QUIET: Duration = Duration::from_secs(3);
 /// Wrong use, in `cargo ddp`'s terms.
-const REFUSED: i32 = 2;
+pub(super) const REFUSED: i32 = 2;
 const NO_LAUNCHER: i32 = 4;
 
 /// The connection to the launcher, for the end; -1 without one.
@@ -172,7 +172,7 @@ pub(super) fn apply_threads() {
     }
 }
 
-fn give_up(code: i32, why: &str) -> ! {
+pub(super) fn give_up(code: i32, why: &str) -> ! {
     say(&format!("error: {why}"));
     exit(code)
 }

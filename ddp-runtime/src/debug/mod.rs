@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use ddp_contract::env;
 
+use crate::variables;
+
 /// Stops in the debugger, if there is one and this worker's rank (from `RANK`; without a launcher, 0) is `rank`. Else it
 /// does nothing. Each call reads a small file in /proc, so a place that is reached a million times wants a condition
 /// before it.
@@ -66,9 +68,11 @@ fn trap() {
 }
 
 /// How long ranks wait for each other: `usual`, unless the launcher says otherwise because people look at breakpoints.
-pub(crate) fn patience(usual: Duration) -> Duration {
-    let seconds = std::env::var(env::TIMEOUT).ok().and_then(|seconds| seconds.trim().parse().ok());
-    seconds.filter(|seconds| *seconds > 0).map_or(usual, Duration::from_secs)
+///
+/// # Errors
+/// [`Error::BadVariable`](crate::Error::BadVariable).
+pub(crate) fn patience(usual: Duration) -> crate::Result<Duration> {
+    Ok(variables::seconds(env::TIMEOUT)?.unwrap_or(usual))
 }
 
 /// What is left to do once the program runs: what could not be done before its `main`.

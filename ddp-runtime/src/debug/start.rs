@@ -8,6 +8,7 @@ use ddp_contract::env;
 use rustix::process::{PTracer, set_ptracer};
 
 use super::{is_attached, join};
+use crate::variables;
 
 /// How often to look for a debugger: the kernel gives no notice of one.
 const PERIOD: Duration = Duration::from_millis(10);
@@ -26,9 +27,12 @@ pub(super) fn keep() {
 }
 
 extern "C" fn before_main() {
-    let seconds = std::env::var(env::WAIT_DEBUGGER).ok().and_then(|seconds| seconds.trim().parse::<u64>().ok());
-    let joins = std::env::var_os(env::JOIN);
-    if seconds.is_none() && joins.is_none() {
+    let limit = match variables::seconds(env::WAIT_DEBUGGER) {
+        Ok(limit) => limit,
+        Err(err) => join::give_up(join::REFUSED, &err.to_string()),
+    };
+    let joins = std::env::var_os(env::JOIN).filter(|socket| !socket.is_empty());
+    if limit.is_none() && joins.is_none() {
         if cfg!(debug_assertions) {
             // A worker that was built for debugging lets its user's debuggers in, where only a parent may (Yama). A kernel
             // without Yama knows no such call.
@@ -39,8 +43,8 @@ extern "C" fn before_main() {
     let _ = set_ptracer(PTracer::Any);
     if let Some(socket) = joins {
         join::join(socket.as_ref());
-    } else if let Some(seconds) = seconds {
-        wait(Duration::from_secs(seconds));
+    } else if let Some(limit) = limit {
+        wait(limit);
     }
     // Programs that this one starts neither wait nor join.
     for name in [env::WAIT_DEBUGGER, env::JOIN, env::JOIN_RANK] {

@@ -62,7 +62,10 @@ pub fn join(
 
 impl Rendezvous {
     pub(super) fn place(&self) -> String {
-        format!("{}:{}", self.master_addr, self.master_port)
+        match self.master_addr.contains(':') {
+            true => format!("[{}]:{}", self.master_addr, self.master_port),
+            false => format!("{}:{}", self.master_addr, self.master_port),
+        }
     }
 
     pub(super) fn addresses(&self) -> io::Result<Vec<SocketAddr>> {

@@ -21,7 +21,7 @@ mod link;
 mod message;
 mod secret;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -70,7 +70,7 @@ impl Nodes {
     /// This machine alone.
     pub fn one(nproc: usize, gpus: Option<Vec<String>>) -> Self {
         let member = Member { host: host_name(), first_rank: 0, nproc, gpus };
-        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let address = super::loopback::address();
         Self { members: vec![member], own: 0, master_addr: address.to_string(), address }
     }
 
@@ -166,6 +166,8 @@ mod fuzz;
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]

@@ -15,6 +15,7 @@ use signal_hook::consts::SIGCHLD;
 
 use self::sources::Source;
 use super::command::{Command, LastWords};
+use super::descriptors::raise_limit;
 use super::dispatch::{Action, Failure, Input, Known, SIGKILL, Verdict};
 use super::guard::{self, Guard};
 use super::live::Live;
@@ -26,7 +27,7 @@ use super::registry::{Entry, Job};
 use super::signals::Signals;
 use super::stall::Tracing;
 use super::words;
-use super::workers::{Port, Worker, raise_descriptor_limit, start_all};
+use super::workers::{Port, Worker, start_all};
 use crate::debug::{self, Debug};
 use crate::{Error, Result, Ui};
 
@@ -111,7 +112,7 @@ impl<'a> Watch<'a> {
             job,
             entry: None,
             record: Record::new(plan),
-            descriptors: raise_descriptor_limit(),
+            descriptors: raise_limit(),
             buffer: vec![0; 1 << 16],
             out: Vec::new(),
         };

@@ -1,0 +1,140 @@
+//! Which binary a selection means, known before anything is built: by the rules of `cargo run`.
+
+use std::path::Path;
+
+use cargo_metadata::{CrateType, Package, PackageId, Target, TargetKind};
+use serde_json::Value;
+
+use super::{Project, Selection};
+use crate::{Error, Result};
+
+/// The one program of a selection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Chosen {
+    pub(super) package: PackageId,
+    pub(super) name: String,
+    pub(super) example: bool,
+}
+
+impl Project {
+    /// What `cargo run` would run. `None` for a package, binary or example that does not exist: cargo says so best.
+    ///
+    /// # Errors
+    /// [`Error::NoBinary`], and [`Error::ManyBinaries`] with all that could be meant.
+    pub(super) fn choose(&self, selection: &Selection) -> Result<Option<Chosen>> {
+        let packages = self.selected(selection);
+        if packages.is_empty() {
+            return Ok(None);
+        }
+        let of = |wanted: &dyn Fn(&Package, &Target) -> bool| -> Vec<(&Package, &Target)> {
+            let targets =
+                packages.iter().flat_map(|&package| package.targets.iter().map(move |target| (package, target)));
+            targets.filter(|(package, target)| wanted(package, target)).collect()
+        };
+        let kind = if selection.example { TargetKind::Example } else { TargetKind::Bin };
+        let found = match &selection.target {
+            Some(name) => of(&|_, target| target.name == *name && target.is_kind(kind.clone())),
+            None => {
+                let defaults =
+                    of(&|package, target| target.is_bin() && package.default_run.as_ref() == Some(&target.name));
+                if defaults.len() == 1 { defaults } else { of(&|_, target| target.is_bin()) }
+            }
+        };
+        match found.as_slice() {
+            [] if selection.target.is_some() => Ok(None),
+            [] => Err(Error::NoBinary),
+            [(package, target)] => Ok(Some(Chosen {
+                package: package.id.clone(),
+                name: target.name.clone(),
+                example: target.is_example(),
+            })),
+            many => {
+                let is_unique = |name: &str| many.iter().filter(|(_, target)| target.name == name).count() == 1;
+                let mut names: Vec<_> = many
+                    .iter()
+                    .map(|(package, target)| match is_unique(&target.name) {
+                        true => target.name.clone(),
+                        false => format!("{} (package {})", target.name, package.name),
+                    })
+                    .collect();
+                names.sort_unstable();
+                Err(Error::ManyBinaries(names.join(", ")))
+            }
+        }
+    }
+
+    /// The packages that cargo builds for a selection: the one of `-p`; else the one of the manifest, or the workspace's
+    /// default members.
+    fn selected(&self, selection: &Selection) -> Vec<&Package> {
+        let members = self.metadata.workspace_packages();
+        match &selection.package {
+            Some(spec) => members.into_iter().filter(|package| is_meant(package, spec)).collect(),
+            None if self.metadata.workspace_default_members.is_available() => {
+                self.metadata.workspace_default_packages()
+            }
+            None => members,
+        }
+    }
+
+    /// `package.metadata` of the package that the selection runs. Where that is not clear: of the only package that could be
+    /// meant; null, if there are several.
+    pub fn package_metadata(&self, selection: &Selection) -> &Value {
+        if let Ok(Some(chosen)) = self.choose(selection)
+            && let Some(package) = self.metadata.packages.iter().find(|package| package.id == chosen.package)
+        {
+            return &package.metadata;
+        }
+        match self.selected(selection).as_slice() {
+            [one] => &one.metadata,
+            _ => &Value::Null,
+        }
+    }
+
+    /// `package.metadata` of the workspace's package with this name.
+    pub fn metadata_of(&self, package: &str) -> &Value {
+        let packages = self.metadata.workspace_packages();
+        packages.into_iter().find(|other| other.name == package).map_or(&Value::Null, |package| &package.metadata)
+    }
+}
+
+/// Whether a package ID specification (`name`, `name@1.2`, `path+file:///folder#name@1.2.3`) is this package's:
+/// <https://doc.rust-lang.org/cargo/reference/pkgid-spec.html>
+fn is_meant(package: &Package, spec: &str) -> bool {
+    if let Some((url, fragment)) = spec.split_once("://").map(|(_, url)| url.split_once('#').unwrap_or((url, ""))) {
+        let folder = package.manifest_path.parent().map_or(Path::new("/"), |folder| folder.as_std_path());
+        return folder == Path::new(url) && (fragment.is_empty() || is_named(package, fragment));
+    }
+    is_named(package, spec)
+}
+
+/// `name`, `name@version` or `version`; the version may be a part of it.
+fn is_named(package: &Package, spec: &str) -> bool {
+    let version = package.version.to_string();
+    let is_version =
+        |part: &str| version == part || version.strip_prefix(part).is_some_and(|rest| rest.starts_with('.'));
+    match spec.split_once(['@', ':']) {
+        Some((name, part)) => package.name == name && is_version(part),
+        None if spec.starts_with(|c: char| c.is_ascii_digit()) => is_version(spec),
+        None => package.name == spec,
+    }
+}
+
+/// The features that a target needs and that its package does not turn on by default.
+pub(super) fn features_to_turn_on(package: &Package, target: &Target) -> Vec<String> {
+    let mut on = vec!["default".to_owned()];
+    let mut at = 0;
+    while let Some(feature) = on.get(at).cloned() {
+        for other in package.features.get(&feature).into_iter().flatten() {
+            if !on.contains(other) {
+                on.push(other.clone());
+            }
+        }
+        at += 1;
+    }
+    target.required_features.iter().filter(|feature| !on.contains(feature)).cloned().collect()
+}
+
+/// Whether a target is a program: an example can be a library, too.
+pub(super) fn is_program(target: &Target) -> bool {
+    (target.is_bin() || target.is_example()) && target.crate_types.contains(&CrateType::Bin)
+}

@@ -1,0 +1,129 @@
+//! Files and names as people have them: broken manifests, line ends of Windows, blanks, colons, accents.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use ddp_tests::stdout_of;
+use tempfile::tempdir;
+
+use super::*;
+
+#[test]
+fn a_broken_manifest_is_not_the_absence_of_one() {
+    let dir = project(&["train"], "");
+    let manifest = dir.path().join("Cargo.toml");
+    let good = fs::read_to_string(&manifest).unwrap();
+    let broken = [
+        (good.replace("[dependencies]", "[dependencies"), "[dependencies"),
+        (good.replace("version = \"0.1.0\"", "version = \"one\""), "version"),
+        (good.replace("edition = \"2024\"", "edition = \"2124\""), "2124"),
+        (good.replace("[workspace]", "[workspace]\nmembers = [\"gone\"]"), "gone"),
+    ];
+    for (text, word) in broken {
+        fs::write(&manifest, text).unwrap();
+        for args in
+            [&["run"][..], &["build"], &["vscode"], &["vscode", "--check"], &["exec", "true"], &["runs"], &["setup"]]
+        {
+            let done =
+                ddp(dir.path(), args).run().ends_with(2).says(&["cargo can't read this project: ", word, "hint: "]);
+            assert!(!done.stderr.contains("no cargo project here"), "{args:?}: {}", done.stderr);
+        }
+        let doctor = ddp(dir.path(), &["doctor"]).run();
+        assert!(doctor.stdout.contains("cargo can't read this project"), "{}", doctor.stdout);
+    }
+    let nowhere = tempdir().unwrap();
+    ddp(nowhere.path(), &["run"]).run().ends_with(2).says(&["no cargo project here"]);
+    ddp(nowhere.path(), &["run", "--manifest-path", "Cargo.toml"]).run().ends_with(2).says(&["no cargo project here"]);
+}
+
+#[test]
+fn init_takes_no_broken_crate_for_one_outside_of_its_workspace() {
+    let dir = workspace("", ("train", ""), ("eval", ""));
+    let manifest = dir.path().join("second/Cargo.toml");
+    let broken = fs::read_to_string(&manifest).unwrap().replace("edition = \"2024\"", "edition = \"2124\"");
+    fs::write(&manifest, &broken).unwrap();
+    ddp(&dir.path().join("second"), &["init"]).run().ends_with(2).says(&["cargo can't read this project", "2124"]);
+    assert_eq!(fs::read_to_string(&manifest).unwrap(), broken);
+}
+
+#[test]
+fn init_keeps_line_ends_and_a_byte_order_mark() {
+    let dir = tempdir().unwrap();
+    let manifest = "\u{feff}# mine\r\n[package]\r\nname = \"m\"\r\nversion = \"0.1.0\"\r\nedition = \"2024\"\r\n\r\n[dependencies]\r\n";
+    write(dir.path().join("Cargo.toml"), manifest);
+    write(dir.path().join(".cargo/config.toml"), "[build]\r\njobs = 2\n# mixed\r\n");
+    let ignored = [b"/target\r\n/caf\xe9\r\n".as_slice(), b"/last"].concat();
+    fs::write(dir.path().join(".gitignore"), &ignored).unwrap();
+    write(dir.path().join("src/main.rs"), "fn main() {}\r\n");
+    ddp(dir.path(), &["init"]).run().succeeds();
+    let text = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+    let now = text("Cargo.toml");
+    assert!(now.starts_with(manifest) && now.contains("tch = \"0.26\"\r\n"), "{now:?}");
+    assert_eq!(now.matches('\n').count(), now.matches("\r\n").count(), "{now:?}");
+    let config = text(".cargo/config.toml");
+    assert!(
+        config.starts_with("[build]\r\njobs = 2\n# mixed\r\n") && config.contains("relative = true }\r\n"),
+        "{config:?}"
+    );
+    let gitignore = fs::read(dir.path().join(".gitignore")).unwrap();
+    assert_eq!(gitignore, [&ignored[..], b"\r\n/.ddp\r\n/snapshots\r\n"].concat());
+    // cargo reads it, and a second call changes nothing.
+    ddp(dir.path(), &["init"]).run().succeeds().says(&["Unchanged"]);
+    assert_eq!(text("Cargo.toml"), now);
+    // A package can't depend on its namesake.
+    write(dir.path().join("Cargo.toml"), &manifest.replace("\"m\"", "\"tch\""));
+    ddp(dir.path(), &["init"]).run().ends_with(2).says(&["a package named tch can't depend on its namesake"]);
+}
+
+#[test]
+fn new_refuses_what_could_not_be_built() {
+    let dir = tempdir().unwrap();
+    for (path, name) in [("a:b", None), ("a:b", Some("fine")), ("a:b/c", None)] {
+        let name: Vec<&str> = name.into_iter().flat_map(|name| ["--name", name]).collect();
+        ddp(dir.path(), &[&["new", path], &name[..]].concat()).run().ends_with(2).says(&[
+            "cargo can't build in ",
+            "its path has a `:`",
+            "hint: choose another folder",
+        ]);
+    }
+    for (name, problem) in [
+        ("torch-sys", "depends on a package of that name"),
+        ("torch_sys", "depends on a package of that name"),
+        ("ddp_runtime", "depends on a package of that name"),
+        ("toml", "depends on a package of that name"),
+        ("std", "cargo keeps it for itself"),
+        ("async", "keyword"),
+        ("émile", "letters beyond ASCII"),
+        ("模型", "letters beyond ASCII"),
+    ] {
+        ddp(dir.path(), &["new", name]).run().ends_with(2).says(&[problem, "hint: give another name with --name"]);
+    }
+    ddp(dir.path(), &["new", "modèle"]).run().ends_with(2).says(&["--name modele"]);
+    ddp(dir.path(), &["new", "sample", "--template", "mingpt"])
+        .run()
+        .ends_with(2)
+        .says(&["another binary of that name"]);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    // The folder may be called as it likes.
+    ddp(dir.path(), &["new", "modèle", "--name", "modele"]).run().succeeds();
+    ddp(&dir.path().join("modèle"), &["vscode", "--check"]).run().succeeds();
+}
+
+#[test]
+fn printed_commands_can_be_copied_into_a_shell() {
+    let dir = tempdir().unwrap();
+    for (at, name) in ["with blank", "it's", "$HOME", "a;b", "-n", "a&b \"c\""].into_iter().enumerate() {
+        let path = dir.path().join(at.to_string());
+        fs::create_dir(&path).unwrap();
+        let done = ddp(&path, &["new", "--name", "m", "--", name]).run().succeeds();
+        let next = done.stderr.lines().find_map(|line| line.trim().strip_prefix("Next ")).unwrap();
+        let cd = next.split(" && ").next().unwrap();
+        let went = stdout_of(Command::new("sh").args(["-c", &format!("{cd} && pwd -P")]).current_dir(&path));
+        assert_eq!(Path::new(went.trim_end()), path.join(name).canonicalize().unwrap(), "{cd}");
+    }
+    let args = ["launch", "--nproc", "1", "--dry-run", "--", "printf", "%s|", "two words", "it's", "$x"];
+    let done = ddp(dir.path(), &args).run().succeeds();
+    let command = done.stdout.lines().find_map(|line| line.strip_prefix("command: ")).unwrap();
+    assert_eq!(stdout_of(Command::new("sh").args(["-c", command])), "two words|it's|$x|");
+}

@@ -1,0 +1,199 @@
+//! F5 and `run` start what cargo builds, wherever that is, and take the settings of the package that it belongs to.
+
+use std::fs;
+
+use tempfile::tempdir;
+
+use super::*;
+
+const TRAIN: &str = "ddp: train, one process";
+
+#[test]
+fn the_platform_and_the_folder_of_cargos_configuration_are_where_f5_looks() {
+    let host = host();
+    let by_target = format!("[build]\ntarget = {host:?}\n");
+    for config in [
+        by_target.clone(),
+        format!("[build]\ntarget = [{host:?}]\ntarget-dir = \"out\"\n"),
+        "[build]\ntarget = \"host-tuple\"\n".to_owned(),
+        "[build]\ntarget-dir = \"../elsewhere\"\n".to_owned(),
+    ] {
+        let dir = tempdir().unwrap();
+        let root = dir.path().join("project");
+        package(&root, ".", "model", &["train"], "[workspace]\n");
+        ddp(&root, &["vscode", "--nproc", "2"]).run().succeeds();
+        assert_eq!(press_f5(&root, TRAIN, &[]), "this is train of model\n");
+        // A configuration that comes later is noticed, by the check and by the task: an old program is there to be started.
+        write(root.join(".cargo/config.toml"), &config);
+        ddp(&root, &["vscode", "--check"]).run().ends_with(1).says(&[".vscode/launch.json"]);
+        ddp(&root, &["build", "--bin", "train"]).run().ends_with(1).says(&[
+            "cargo built ",
+            ".vscode/launch.json starts ",
+            "hint: run `cargo ddp vscode`",
+        ]);
+        ddp(&root, &["vscode"]).run().succeeds();
+        write(root.join("src/bin/train.rs"), "fn main() { println!(\"new\"); }\n");
+        assert_eq!(press_f5(&root, TRAIN, &[]), "new\n", "{config}");
+        ddp(&root, &["vscode", "--check"]).run().succeeds();
+        let ran = ddp(&root, &["run", "--nproc", "1"]).run().succeeds().stdout;
+        assert!(ran.contains("new"), "{ran}");
+    }
+    // A file further up decides as well, also for a project that is new.
+    let dir = tempdir().unwrap();
+    write(dir.path().join(".cargo/config.toml"), &by_target);
+    ddp(dir.path(), &["new", "m"]).run().succeeds();
+    let program = configuration(&dir.path().join("m"), "ddp: m, one process")["program"].clone();
+    assert_eq!(program, format!("${{workspaceFolder}}/target/{host}/debug/m"));
+}
+
+#[test]
+fn variables_of_one_shell_do_not_make_f5_start_an_old_program() {
+    let (dir, host, other) = (project(&["train"], ""), host(), tempdir().unwrap());
+    let root = dir.path();
+    let target = [("CARGO_BUILD_TARGET", host.as_str())];
+    ddp(root, &["vscode", "--nproc", "2"]).run().succeeds();
+    press_f5(root, TRAIN, &[]);
+    write(root.join("src/bin/train.rs"), "fn main() { println!(\"second\"); }\n");
+    assert_eq!(press_f5(root, TRAIN, &target), "second\n");
+    write(root.join("src/bin/train.rs"), "fn main() { println!(\"third\"); }\n");
+    let folder = [("CARGO_TARGET_DIR", other.path().to_str().unwrap())];
+    assert_eq!(press_f5(root, TRAIN, &folder), "third\n");
+    // cargo goes on with its own folder afterwards.
+    write(root.join("src/bin/train.rs"), "fn main() { println!(\"fourth\"); }\n");
+    assert_eq!(press_f5(root, TRAIN, &[]), "fourth\n");
+
+    ddp(root, &["vscode", "--check"]).env("CARGO_BUILD_TARGET", &host).run().ends_with(1);
+    ddp(root, &["vscode"])
+        .env("CARGO_BUILD_TARGET", &host)
+        .run()
+        .succeeds()
+        .says(&["CARGO_BUILD_TARGET sets the target"]);
+    let program = configuration(root, TRAIN)["program"].clone();
+    assert_eq!(program, format!("${{workspaceFolder}}/target/{host}/debug/train"));
+    // What it names is built without the variable, too.
+    assert_eq!(press_f5(root, TRAIN, &[]), "fourth\n");
+}
+
+#[test]
+fn several_platforms_are_refused_before_the_build() {
+    let (dir, host) = (project(&["train"], ""), host());
+    write(dir.path().join(".cargo/config.toml"), &format!("[build]\ntarget = [{host:?}, \"wasm32-wasip1\"]\n"));
+    ddp(dir.path(), &["run", "--nproc", "1"])
+        .run()
+        .ends_with(2)
+        .says(&["several targets", "hint: choose one with --target"]);
+    assert!(!dir.path().join("target").exists());
+    let ran = ddp(dir.path(), &["run", "--nproc", "1", "--target", &host]).run().succeeds().stdout;
+    assert!(ran.contains("this is train"), "{ran}");
+    ddp(dir.path(), &["vscode"]).run().succeeds().says(&["2 targets"]);
+    assert_eq!(press_f5(dir.path(), TRAIN, &[]), "this is train of model\n");
+}
+
+#[test]
+fn a_target_that_needs_features_gets_them() {
+    let bin = |features: &str| format!("[[bin]]\nname = \"train\"\nrequired-features = {features}\n");
+    let features = "[features]\ndefault = [\"base\"]\nbase = []\ncuda = []\nfast = []\n";
+    let manifest = |features_of_train: &str| format!("{}{features}", bin(features_of_train));
+    let dir = project(&["train", "eval"], &manifest("[\"base\"]"));
+    let root = dir.path();
+    ddp(root, &["vscode", "--nproc", "2"]).run().succeeds();
+    assert_eq!(press_f5(root, TRAIN, &[]), "this is train of model\n");
+    let before = fs::read_to_string(root.join(".vscode/tasks.json")).unwrap();
+    assert!(!before.contains("--features"), "{before}");
+
+    package(root, ".", "model", &["train", "eval"], &format!("{}\n[workspace]\n", manifest("[\"cuda\", \"fast\"]")));
+    ddp(root, &["vscode", "--check"]).run().ends_with(1).says(&["launch.json", "tasks.json"]);
+    ddp(root, &["vscode"]).run().succeeds();
+    let run = configuration(root, "ddp: run train on 2 ranks");
+    assert_eq!(words(&run["args"])[..6], ["ddp", "run", "--bin", "train", "--features", "cuda,fast"]);
+    assert_eq!(press_f5(root, TRAIN, &[]), "this is train of model\n");
+    ddp(root, &["vscode", "--check"]).run().succeeds();
+    // A selection that does not name it is as ambiguous as for cargo, which would silently build the other one.
+    ddp(root, &["run", "--nproc", "1"]).run().ends_with(2).says(&["several binaries", "eval, train"]);
+    ddp(root, &["run", "--nproc", "1", "--bin", "train"]).run().ends_with(101).says(&["requires the features"]);
+}
+
+#[test]
+fn an_ambiguous_binary_is_refused_before_the_build() {
+    let dir = project(&["train", "eval"], "");
+    ddp(dir.path(), &["run", "--nproc", "1"])
+        .run()
+        .ends_with(2)
+        .says(&["there are several binaries, and none was chosen: eval, train", "--bin NAME"]);
+    ddp(dir.path(), &["build"]).run().ends_with(2);
+    assert!(!dir.path().join("target").exists(), "something was built");
+    // Before anything is set up, too.
+    let ambiguous = ddp(dir.path(), &["run", "--nproc", "1"]).env("LIBTORCH", "/nowhere").run();
+    ambiguous.ends_with(2).says(&["several binaries"]);
+    let dir = project(&["train", "eval"], "default-run = \"eval\"");
+    let ran = ddp(dir.path(), &["run", "--nproc", "1"]).run().succeeds().stdout;
+    assert!(ran.contains("this is eval"), "{ran}");
+    let dir = workspace("", ("train", ""), ("train", ""));
+    ddp(dir.path(), &["run", "--bin", "train"])
+        .run()
+        .ends_with(2)
+        .says(&["train (package first), train (package second)"]);
+    let ran = ddp(dir.path(), &["run", "--nproc", "1", "-p", "second"]).run().succeeds().stdout;
+    assert!(ran.contains("this is train of second"), "{ran}");
+}
+
+#[test]
+fn the_settings_are_those_of_the_package_that_runs() {
+    let settings = |nproc| format!("[package.metadata.ddp]\nnproc = {nproc}\n");
+    let dir = workspace("", ("one", &settings(1)), ("two", &settings(3)));
+    let root = dir.path();
+    let workers = |args: &[&str]| {
+        let done = ddp(root, &[&["run", "--dry-run"], args].concat()).run().succeeds();
+        let line = done.stdout.lines().find(|line| line.starts_with("workers:")).unwrap().to_owned();
+        line.rsplit(' ').next().unwrap().parse::<usize>().unwrap()
+    };
+    for (args, expected) in [
+        (&["--bin", "two"][..], 3),
+        (&["--bin", "one"], 1),
+        (&["-p", "second"], 3),
+        (&["-p", "second@0.1.0"], 3),
+        (&["--manifest-path", "second/Cargo.toml"], 3),
+        (&["--bin", "two", "--nproc", "2"], 2),
+    ] {
+        assert_eq!(workers(args), expected, "{args:?}");
+    }
+    let members = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    write(root.join("Cargo.toml"), &format!("{members}default-members = [\"second\"]\n"));
+    assert_eq!(workers(&[]), 3);
+
+    ddp(root, &["vscode"]).run().succeeds();
+    configuration(root, "ddp: run one on 1 rank");
+    configuration(root, "ddp: run two on 3 ranks");
+}
+
+#[test]
+fn namesakes_have_entries_of_their_own() {
+    let dir = workspace("", ("train", ""), ("train", ""));
+    let root = dir.path();
+    write(root.join("first/examples/train.rs"), "fn main() { println!(\"the example\"); }\n");
+    ddp(root, &["vscode", "--nproc", "2"]).run().succeeds().says(&["F5 debugs train (first), train (second)"]);
+    for name in ["first", "second", "first"] {
+        let said = press_f5(root, &format!("ddp: train ({name}), one process"), &[]);
+        assert_eq!(said, format!("this is train of {name}\n"));
+    }
+    ddp(root, &["vscode", "--bin", "train", "-p", "second"]).run().succeeds().says(&["up to date"]);
+    ddp(root, &["vscode", "--bin", "train"]).run().succeeds();
+    assert_eq!(press_f5(root, "ddp: train (first example), one process", &[]), "the example\n");
+    ddp(root, &["vscode", "--check"]).run().succeeds();
+}
+
+#[test]
+fn a_root_package_is_named_where_cargo_builds_others_by_default() {
+    let dir = tempdir().unwrap();
+    package(dir.path(), "inner", "inner", &["eval"], "");
+    package(
+        dir.path(),
+        ".",
+        "model",
+        &["train"],
+        "[workspace]\nmembers = [\"inner\"]\ndefault-members = [\"inner\"]\n",
+    );
+    ddp(dir.path(), &["vscode", "--nproc", "2"]).run().succeeds();
+    assert_eq!(press_f5(dir.path(), TRAIN, &[]), "this is train of model\n");
+    assert_eq!(press_f5(dir.path(), "ddp: eval, one process", &[]), "this is eval of inner\n");
+}
