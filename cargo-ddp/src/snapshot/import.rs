@@ -42,6 +42,8 @@ pub fn import(file: &Path, names: &Names, dir: &Path) -> Result<(PathBuf, usize)
         samples_in_epoch: 0,
         metric: None,
         states: BTreeMap::from([("imported".into(), file.display().to_string().into())]),
+        non_finite: BTreeMap::new(),
+        non_finite_since: None,
         files: BTreeMap::from([(format::MODEL.to_owned(), FileInfo::of(&model).map_err(cant())?)]),
     };
     let path = partial.join(format::MANIFEST);

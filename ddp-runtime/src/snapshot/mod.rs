@@ -379,6 +379,8 @@ impl Snapshots {
             samples_in_epoch: samples,
             metric: state.metric,
             states,
+            non_finite: Default::default(),
+            non_finite_since: None,
             files: Default::default(),
         };
         if let Preparing::Running(thread) = std::mem::replace(&mut self.preparing, Preparing::Done) {
