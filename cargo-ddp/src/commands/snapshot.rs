@@ -233,9 +233,15 @@ fn prune(args: &SnapshotPrune, ui: &Ui) -> Result<u8> {
     for (folder, damage) in &pruned.damaged {
         ui.warn(format!("{} is left alone: {damage}", folder.display()));
     }
+    for link in &pruned.links {
+        ui.warn(format!("{} is left alone: it is a link", link.display()));
+    }
+    for (folder, err) in &pruned.stuck {
+        ui.warn(format!("can't remove {}: {err}", folder.display()));
+    }
     let bytes = pruned.removed.iter().map(|(_, bytes)| bytes).sum();
     println!("{verb} {}, {}; {} stay", count(pruned.removed.len()), size(bytes), pruned.kept.len());
-    Ok(exit::SUCCESS)
+    Ok(if pruned.stuck.is_empty() { exit::SUCCESS } else { exit::SYSTEM })
 }
 
 fn count(snapshots: usize) -> String {
