@@ -22,6 +22,11 @@ pub(super) fn choose(dir: &Path) -> Result<Option<Whole>> {
     Ok(whole)
 }
 
+/// Where strings in the state of this name stand for numbers.
+pub(super) fn non_finite<'a>(manifest: &'a Manifest, name: &str) -> &'a [String] {
+    manifest.non_finite.get(name).map_or(&[], Vec::as_slice)
+}
+
 /// Loads the snapshot `folder`, which was found whole.
 pub(super) fn load(folder: &Path, state: StateMut<'_>, rank: usize, device: Device) -> Result<Progress> {
     let manifest = read(folder, format::read_manifest)?;
@@ -57,7 +62,7 @@ pub(super) fn load(folder: &Path, state: StateMut<'_>, rank: usize, device: Devi
         scaler.load_state(needed(SCALER)?)?;
     }
     for (name, load) in values {
-        saved(&name).map_or(Ok(()), |value: &Value| load(value))?;
+        saved(&name).map_or(Ok(()), |value: &Value| load(value, non_finite(&manifest, &name)))?;
     }
     if manifest.files.contains_key(format::RNG) {
         let restored = |saved| rng::restore(&saved, rank, device, manifest.step);

@@ -1,6 +1,7 @@
 //! Snapshots of a run: saved whole or not at all, resumed from the newest whole one.
 
 mod due;
+mod floats;
 mod keep;
 mod load;
 mod preempt;
@@ -14,6 +15,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -370,7 +372,14 @@ impl Snapshots {
 
     /// What there is to write, copied.
     fn job(&mut self, state: &State<'_>, Progress { epoch, step, samples }: Progress) -> Result<Job> {
-        let states = state.parts.iter().map(|(name, save)| Ok((name.clone(), save()?))).collect::<Result<_>>()?;
+        let (mut states, mut non_finite) = (BTreeMap::new(), BTreeMap::new());
+        for (name, save) in &state.parts {
+            let (value, places) = save()?;
+            if !places.is_empty() {
+                non_finite.insert(name.clone(), places);
+            }
+            states.insert(name.clone(), value);
+        }
         let manifest = Manifest {
             format_version: format::FORMAT_VERSION,
             epoch,
@@ -379,7 +388,7 @@ impl Snapshots {
             samples_in_epoch: samples,
             metric: state.metric,
             states,
-            non_finite: Default::default(),
+            non_finite,
             non_finite_since: None,
             files: Default::default(),
         };
