@@ -30,20 +30,17 @@ impl Health {
     }
 
     /// A weight at `step` is not finite.
-    #[expect(dead_code, reason = "snapshots will")]
     pub(crate) fn see_weights(&self, step: u64, name: &str) {
         self.lock().since.get_or_insert(step);
         self.report(&format!("{name} holds values that are not finite numbers at step {step}; training continues"));
     }
 
     /// A run goes on from a snapshot that was saved in this state.
-    #[expect(dead_code, reason = "snapshots will")]
     pub(crate) fn resumed(&self, since: Option<u64>) {
         self.lock().since = since;
     }
 
     /// The step since which the loss or the weights are not finite.
-    #[allow(dead_code, reason = "snapshots will")]
     pub(crate) fn non_finite_since(&self) -> Option<u64> {
         self.lock().since
     }

@@ -199,7 +199,7 @@ impl<'a> Trainer<'a> {
 
     /// Goes on from the newest snapshot, saves when these say so, and when the run is told to stop or is through.
     pub fn snapshots(mut self, snapshots: Snapshots) -> Self {
-        self.snapshots = Some(snapshots);
+        self.snapshots = Some(snapshots.saves());
         self
     }
 
