@@ -295,6 +295,8 @@ fn a_loss_that_is_no_number_is_reported_once_and_healthy_snapshots_stay() {
             done.says(&["was saved after the loss or a weight was not a finite number (step 5)"]);
             assert_eq!(steps(dir.path()), [12, 4]);
         }
+        let listed = Ddp::new(["snapshot", "ls", dir.path().to_str().unwrap()]).run().succeeds().stdout;
+        assert!(listed.contains("whole (loss not finite since step 5)"), "{listed}");
         Ddp::new(["snapshot", "prune", dir.path().to_str().unwrap(), "--keep-last", "1"]).run().succeeds();
         assert_eq!(steps(dir.path()).last(), Some(&4));
     }

@@ -50,6 +50,7 @@ fn row(listed: &Listed) -> [String; 6] {
         of(|manifest| manifest.metric.map_or_else(|| "-".to_owned(), number)),
         match &listed.manifest {
             Ok(manifest) if is_model_only(manifest) => "whole (a model only)".into(),
+            Ok(Manifest { non_finite_since: Some(step), .. }) => format!("whole (loss not finite since step {step})"),
             Ok(_) => "whole".into(),
             Err(damage) => format!("damaged: {damage}"),
         },
@@ -66,7 +67,7 @@ fn listed_json(listed: &Listed) -> Value {
         "folder": listed.folder, "step": listed.step, "bytes": listed.bytes, "whole": manifest.is_some(),
         "damage": listed.manifest.as_ref().err().map(ToString::to_string),
         "epoch": manifest.map(|m| m.epoch), "world_size": manifest.map(|m| m.world_size),
-        "metric": manifest.and_then(|m| m.metric),
+        "metric": manifest.and_then(|m| m.metric), "non_finite_since": manifest.and_then(|m| m.non_finite_since),
     })
 }
 

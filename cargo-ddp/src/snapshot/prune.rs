@@ -1,9 +1,11 @@
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ddp_contract::lock::Lock;
 pub use ddp_contract::retention::Best;
 use ddp_contract::retention::{self, Candidate, Retention};
-use ddp_contract::snapshot::Damage;
+use ddp_contract::snapshot::{Damage, MANIFEST};
 
 use super::find::{Listed, list};
 use crate::Result;
@@ -49,8 +51,15 @@ pub fn prune(dir: &Path, keep: Keep, dry_run: bool) -> Result<Pruned> {
             Err(damage) => pruned.damaged.push((folder, damage)),
         }
     }
+    // The run that writes there may have begun again at lower steps.
+    let newest_in_time = Lock::holder(dir).and_then(|_| {
+        let written = |candidate: &Candidate| fs::metadata(candidate.folder.join(MANIFEST)).and_then(|m| m.modified());
+        let times = valid.iter().filter_map(|(candidate, _)| Some((written(candidate).ok()?, &candidate.folder)));
+        times.max().map(|(_, folder)| folder.clone())
+    });
+    let needed: Vec<PathBuf> = newest_in_time.into_iter().collect();
     let (candidates, bytes): (Vec<_>, Vec<_>) = valid.into_iter().unzip();
-    let stays = Retention { last: keep.last, best: keep.best }.stays(dir, &candidates, &[], |_| true);
+    let stays = Retention { last: keep.last, best: keep.best }.stays(dir, &candidates, &needed, |_| true);
     // Oldest first, as they are listed.
     for ((Candidate { folder, .. }, bytes), stays) in candidates.into_iter().zip(bytes).zip(stays).rev() {
         if stays {
