@@ -247,6 +247,14 @@ pub enum Error {
         /// Why.
         damage: Damage,
     },
+    /// A program writes to the same directory of snapshots.
+    #[error("{} can't be used: {problem}", dir.display())]
+    SnapshotsInUse {
+        /// The directory.
+        dir: PathBuf,
+        /// Who uses it.
+        problem: String,
+    },
     /// A file that holds no tensors.
     #[error("{} is no safetensors file: {problem}", path.display())]
     BadTensorFile {
@@ -533,6 +541,7 @@ impl Error {
             Self::NoSnapshot(_) => {
                 "give a folder that has `step-…` folders, or one of these; without a path it is `snapshots`".into()
             }
+            Self::SnapshotsInUse { .. } => "wait for that program to end, stop it, or give another directory".into(),
             Self::Damaged { .. } => "`cargo ddp snapshot ls DIR` says which snapshots are whole".into(),
             Self::BadTensorFile { .. } => {
                 "in Python: `safetensors.torch.save_file(model.state_dict(), \"model.safetensors\")` writes one".into()
@@ -595,6 +604,7 @@ impl Error {
             | Self::NoTarget { .. }
             | Self::NothingToDebug
             | Self::NoSnapshot(_)
+            | Self::SnapshotsInUse { .. }
             | Self::BadTensorFile { .. }
             | Self::BadNames { .. }
             | Self::GpuNotVisible { .. } => exit::USAGE,

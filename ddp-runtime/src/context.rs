@@ -6,6 +6,7 @@ use tch::{Cuda, Device};
 
 use crate::error::check;
 use crate::events::Events;
+use crate::health::Health;
 use crate::process_group::{Backend, ProcessGroup, Settings};
 use crate::store::{Store, to_i32};
 use crate::{Error, Result, StepReport, World, debug, entry, inherited, listen, memory, sys};
@@ -33,6 +34,7 @@ pub struct Context {
     device: Device,
     group: ProcessGroup,
     events: Events,
+    health: Health,
     /// Steps that were reported.
     reports: AtomicU64,
 }
@@ -109,7 +111,8 @@ impl ContextBuilder {
         let settings = Settings { backend, timeout, gloo_host: gloo_host(&world), cuda_device, check_collectives };
         let group = ProcessGroup::new(store, settings, world.rank, world.world_size)?;
         entry::keep(&group);
-        Ok(Context { world, device, group, events, reports: AtomicU64::new(0) })
+        let health = Health::new(world.rank);
+        Ok(Context { world, device, group, events, health, reports: AtomicU64::new(0) })
     }
 }
 
@@ -170,6 +173,7 @@ impl Context {
 
     /// As [`report_step`](Self::report_step), with what the launcher shows beside it: the loss, samples per second, the
     /// time left, the learning rate, the norm of the gradients. Memory in use is added now and then, unless you give it.
+    /// A loss that is not a finite number is reported once; see [`LossGuard`](crate::LossGuard) for other policies.
     ///
     /// ```
     /// use ddp_runtime::{Context, StepReport};
@@ -183,11 +187,23 @@ impl Context {
     /// # }
     /// ```
     pub fn report(&self, report: StepReport) {
+        if let Some(loss) = report.loss {
+            self.health.see_loss(report.step, loss);
+        }
+        self.send(report);
+    }
+
+    /// As [`report`](Self::report), for a loss that was looked at already.
+    pub(crate) fn send(&self, report: StepReport) {
         let StepReport { epoch, step, loss, steps, samples, learning_rate, grad_norm, memory } = report;
         entry::note_step(step);
         let looks = self.reports.fetch_add(1, Ordering::Relaxed).is_multiple_of(MEMORY_EVERY);
         let memory = memory.or_else(|| looks.then(|| memory::in_use(self.device)).flatten());
         self.events.send(&Event::Step { epoch, step, loss, steps, samples, learning_rate, grad_norm, memory });
+    }
+
+    pub(crate) fn health(&self) -> &Health {
+        &self.health
     }
 
     pub(crate) fn events(&self) -> &Events {

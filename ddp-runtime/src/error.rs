@@ -117,6 +117,28 @@ pub enum Error {
         /// What was being written.
         path: PathBuf,
     },
+    /// Another program writes snapshots to the same directory.
+    #[error(
+        "{} can't be used: {problem}. Wait for that program to end, stop it, or give this one another directory",
+        dir.display()
+    )]
+    SnapshotsInUse {
+        /// The directory.
+        dir: PathBuf,
+        /// Who uses it.
+        problem: String,
+    },
+    /// The loss is not a finite number, and the [policy](crate::NonFinite) is to end then.
+    #[error("the loss of rank {rank} is not a finite number at step {step}{}",
+        if *weights { ", and neither are the model's weights" } else { "" })]
+    NonFiniteLoss {
+        /// The first rank with such a loss.
+        rank: usize,
+        /// The number of the optimizer step, over all epochs, which was not taken.
+        step: u64,
+        /// Whether the weights hold such values, too.
+        weights: bool,
+    },
     /// The run was told to stop, has saved a snapshot on all ranks, and goes on from it when it is started again.
     #[error("told to stop: saved step {step} to {}", snapshot.display())]
     Preempted {
@@ -207,6 +229,9 @@ impl Error {
             Self::NoWholeSnapshot { dir, .. } => {
                 format!("move the damaged folders out of {} to start anew", dir.display())
             }
+            Self::NonFiniteLoss { .. } => "lower the learning rate, clip the gradients, or look for bad samples; \
+                 move the snapshots after that step away to resume from an earlier one"
+                .into(),
             Self::DiskFull { .. } => "make space, or keep fewer snapshots (`keep_last`)".into(),
             Self::StateMismatch { .. } => {
                 "give another folder for snapshots, or load into the model that wrote it".into()

@@ -86,6 +86,22 @@ impl ProcessGroup {
         Ok(outputs)
     }
 
+    /// The largest of the ranks' numbers, each by itself; without comparing calls first.
+    pub(crate) fn largest<const N: usize>(&self, operation: &'static str, numbers: [i64; N]) -> Result<[i64; N]> {
+        const MAX: i32 = crate::ReduceOp::Max as i32;
+        if self.world_size() == 1 {
+            return Ok(numbers);
+        }
+        let mut tensor = Tensor::from_slice(&numbers);
+        let (group, raw) = (self.as_ptr(), tensor.as_mut_ptr());
+        // SAFETY: both are live until the work is done.
+        Work::start(operation, (), |work, error| unsafe { sys::ddp_all_reduce(group, raw, MAX, work, error) })?
+            .wait()?;
+        let mut out = [0; N];
+        tensor.f_copy_data(&mut out, N).map_err(Error::tch(operation))?;
+        Ok(out)
+    }
+
     fn broadcast_raw(&self, tensor: &mut Tensor, src: usize) -> Result<()> {
         let (group, tensor) = (self.as_ptr(), tensor.as_mut_ptr());
         // SAFETY: `group` and `tensor` are live for the call.

@@ -1,1 +1,331 @@
 //! Snapshots: retention, sharing, damage, and values that are not finite.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use ddp_contract::snapshot;
+use ddp_tests::{Ddp, Done, SIGKILL, SIGTERM, cargo_ddp, repo, signal_process, snapshots, worker};
+use serde_json::Value;
+use tempfile::{TempDir, tempdir};
+
+/// The worker `keeper` on two ranks.
+fn keeper(dir: &Path, settings: &[&str]) -> Ddp {
+    let run = ["run", "-p", "ddp-tests", "--bin", "keeper", "--nproc", "2", "--max-restarts", "0", "--"];
+    Ddp::new(run.iter().copied().chain([dir.to_str().unwrap()]).chain(settings.iter().copied()))
+}
+
+/// The steps of the snapshots in `dir`, newest first.
+fn steps(dir: &Path) -> Vec<u64> {
+    snapshots(dir).iter().map(|folder| snapshot::step_of(folder).unwrap()).collect()
+}
+
+fn newest_valid(dir: &Path) -> u64 {
+    snapshot::newest_whole(dir).unwrap().whole.expect("a valid snapshot is left").manifest.step
+}
+
+fn flip(file: &Path) {
+    let mut bytes = fs::read(file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(file, bytes).unwrap();
+}
+
+/// What each rank printed at its end, without the rank.
+fn ends(done: &Done) -> Vec<&str> {
+    let ends: Vec<_> =
+        done.stdout.lines().filter_map(|line| line.split_once(" ends with ")).map(|(_, end)| end).collect();
+    assert_eq!(ends.len(), 2, "{}", done.stdout);
+    ends
+}
+
+/// `keep_last(1)` counted a damaged snapshot as the newest, and removed the valid one just written.
+#[test]
+fn keep_last_with_a_damaged_newest_snapshot_leaves_a_valid_one() {
+    let dir = tempdir().unwrap();
+    keeper(dir.path(), &["steps=4", "every=2"]).run().succeeds();
+    flip(&dir.path().join("step-00000004/model.safetensors"));
+    let done = keeper(dir.path(), &["steps=3", "every=1", "keep=1"]).run().succeeds();
+    assert!(done.stdout.contains("begins after step 2"), "{}", done.stdout);
+    assert_eq!((steps(dir.path()), newest_valid(dir.path())), (vec![4, 3], 3));
+    // The next run goes on from there, and replaces the damaged one.
+    let done = keeper(dir.path(), &["steps=4", "every=1", "keep=1"]).run().succeeds();
+    assert!(done.stdout.contains("begins after step 3"), "{}", done.stdout);
+    assert_eq!((steps(dir.path()), newest_valid(dir.path())), (vec![4], 4));
+}
+
+/// `prune` kept a link as the newest snapshot, and removed what it points to.
+#[test]
+fn prune_removes_nothing_that_a_link_points_to() {
+    let dir = tempdir().unwrap();
+    keeper(dir.path(), &["steps=3", "every=1"]).run().succeeds();
+    let prune = |flags: &[&str]| {
+        let args = ["snapshot", "prune", dir.path().to_str().unwrap(), "--keep-last", "1"];
+        Ddp::new(args.iter().chain(flags)).run()
+    };
+    // A link to a snapshot, in the place of the newest.
+    fs::remove_dir_all(dir.path().join("step-00000003")).unwrap();
+    fs::rename(dir.path().join("step-00000002"), dir.path().join("step-00000000")).unwrap();
+    symlink("step-00000001", dir.path().join("step-00000002")).unwrap();
+    prune(&[]).succeeds().says(&["step-00000002 is left alone: it is a link"]);
+    assert_eq!(steps(dir.path()), [2, 1]);
+    assert_eq!(newest_valid(dir.path()), 1);
+
+    // Links to older ones: of any name, and in a snapshot that stays.
+    fs::remove_file(dir.path().join("step-00000002")).unwrap();
+    keeper(dir.path(), &["steps=5", "every=1"]).run().succeeds();
+    assert_eq!(steps(dir.path()), [5, 4, 3, 2, 1]);
+    symlink("step-00000002", dir.path().join("best")).unwrap();
+    let (model, target) =
+        (dir.path().join("step-00000005/model.safetensors"), dir.path().join("step-00000003/model.safetensors"));
+    fs::rename(&model, &target).unwrap();
+    symlink("../step-00000003/model.safetensors", &model).unwrap();
+    prune(&["--dry-run"]).succeeds();
+    prune(&[]).succeeds();
+    // 3 is damaged by that, and left alone.
+    assert_eq!((steps(dir.path()), newest_valid(dir.path())), (vec![5, 3, 2], 5));
+}
+
+/// Two programs removed each other's partial snapshots, and resumed from each other's.
+#[test]
+fn a_second_program_in_a_snapshot_directory_is_refused_before_it_trains() {
+    let dir = tempdir().unwrap();
+    let first = keeper(dir.path(), &["steps=1000000", "every=2", "keep=2", "pause=20"]).start();
+    first.wait_for("step 0 4");
+    let holder = fs::read_to_string(dir.path().join(".lock")).unwrap();
+    let holder: Value = serde_json::from_str(&holder).unwrap();
+    assert_eq!(holder["pid"].as_u64().map(|pid| pid as u32), Some(first.workers()[0]));
+    for settings in [&["steps=9", "every=1"][..], &["steps=9", "trainer=1"]] {
+        let second = keeper(dir.path(), settings).run().ends_with(1).leaves_no_process();
+        assert!(!second.stdout.contains("step 0 "), "{}", second.stdout);
+        let process = format!("another program writes there: process {} on ", holder["pid"]);
+        second.says(&[&process, "(run ", "give this one another directory"]);
+    }
+    // One that saves at its end only, by itself, can know of it only then, but is told before.
+    let late = keeper(dir.path(), &["late=2", "steps=0"]).run().ends_with(1);
+    late.says(&["note: process ", "another program writes there"]);
+
+    // Readers are welcome, and change nothing.
+    let partial = dir.path().join(".step-99999999.partial");
+    fs::create_dir(&partial).unwrap();
+    let reader = keeper(dir.path(), &["read=1"]).run().succeeds();
+    assert!(reader.stdout.contains("begins after step "), "{}", reader.stdout);
+    assert!(partial.exists());
+
+    first.signal(SIGTERM);
+    first.wait().ends_with(75).leaves_no_process();
+    let done = keeper(dir.path(), &["steps=1", "every=1"]).run().succeeds();
+    assert!(done.stdout.contains("begins after step "), "{}", done.stdout);
+    assert!(!dir.path().join(".lock").exists());
+}
+
+/// Partial snapshots are removed by a program that saves, and by no other.
+#[test]
+fn a_reader_leaves_the_partial_snapshots_of_a_run_that_was_killed() {
+    let dir = tempdir().unwrap();
+    keeper(dir.path(), &["steps=2", "every=2"]).run().succeeds();
+    let partial = dir.path().join(".step-00000003.partial");
+    fs::create_dir(&partial).unwrap();
+    keeper(dir.path(), &["read=1"]).run().succeeds();
+    assert!(partial.exists());
+    keeper(dir.path(), &["steps=4", "every=2"]).run().succeeds();
+    assert!(!partial.exists());
+}
+
+#[test]
+fn of_two_programs_that_start_together_one_trains() {
+    let dir = tempdir().unwrap();
+    keeper(dir.path(), &["read=1"]).run().succeeds(); // builds it
+    // The winner trains until both are there.
+    let start = || keeper(dir.path(), &["steps=1000000", "every=50", "keep=1", "pause=1"]).start();
+    let mut jobs = vec![start(), start()];
+    let end = Instant::now() + Duration::from_secs(300);
+    let refused = loop {
+        if let Some(refused) = jobs.iter().position(|job| job.printed().contains("another program writes there")) {
+            break refused;
+        }
+        assert!(Instant::now() < end, "neither was refused");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    jobs.remove(refused).wait().ends_with(1);
+    let winner = jobs.remove(0);
+    winner.wait_for("step 0 60");
+    winner.signal(SIGTERM);
+    winner.wait().ends_with(75);
+}
+
+#[test]
+fn the_lock_of_a_killed_program_holds_nobody_up() {
+    let dir = tempdir().unwrap();
+    let first = keeper(dir.path(), &["steps=1000000", "every=2", "pause=20"]).start();
+    first.wait_for("step 0 4");
+    first.workers().into_iter().chain([first.pid()]).for_each(|pid| signal_process(pid, SIGKILL));
+    // At once: the other processes may still be dying.
+    let done = keeper(dir.path(), &["steps=1", "every=1"]).run().succeeds();
+    assert!(
+        done.stdout.contains("begins after step ") && !done.stdout.contains("begins after step 0"),
+        "{}",
+        done.stdout
+    );
+    drop(first);
+    // A restart by the launcher is the same run, and the process before is dead.
+    let run = ["run", "-p", "ddp-tests", "--bin", "keeper", "--nproc", "2", "--max-restarts", "1", "--"];
+    let dir = tempdir().unwrap();
+    let settings = [dir.path().to_str().unwrap(), "steps=40", "every=2", "pause=10"];
+    let job = Ddp::new(run.iter().chain(&settings)).start();
+    job.wait_for("step 0 4");
+    signal_process(job.workers()[0], SIGKILL);
+    job.wait().succeeds();
+    assert_eq!(newest_valid(dir.path()), 40);
+}
+
+/// Runs a script where it may mount file systems, in a directory that is its own.
+fn with_mounts(script: &str) -> Option<(TempDir, Output)> {
+    let place = tempdir().unwrap();
+    let within = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-ec"]);
+        command.arg(format!("mount -t tmpfs none {}\n{script}", place.path().display()));
+        command.env("place", place.path()).env("keeper", worker("keeper")).env("ddp", cargo_ddp()).current_dir(repo());
+        command
+    };
+    if !within("true").stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: needs a user namespace in which tmpfs can be mounted");
+        return None;
+    }
+    let output = within(script).output().unwrap();
+    Some((place, output))
+}
+
+/// A snapshot that could not be removed ended the run, and each later start.
+#[test]
+fn what_cannot_be_removed_is_left_with_a_warning() {
+    let script = r#"
+        mkdir "$place/s"; cd "$place/s"
+        "$keeper" . steps=2 every=1 keep=9
+        # A mount in a directory keeps it from being removed, for root, too.
+        mkdir -p .step-00000003.partial/x step-00000001/x
+        mount --bind /proc .step-00000003.partial/x
+        mount --bind /proc step-00000001/x
+        "$keeper" . steps=5 every=1 keep=1
+        "$ddp" ddp snapshot ls .
+        "$keeper" . steps=6 every=1 keep=1
+        "$ddp" ddp snapshot verify .
+        mkdir step-00000006/x; mount --bind /proc step-00000006/x
+        "$keeper" . steps=7 every=1
+        "$ddp" ddp snapshot prune . --keep-last 1 || echo "prune ends with $?"
+    "#;
+    let Some((_place, output)) = with_mounts(script) else { return };
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{stdout}{stderr}");
+    assert!(stdout.contains("ends with step 5") && stdout.contains("ends with step 7"), "{stdout}{stderr}");
+    assert!(
+        stderr.contains("warning: can't remove ./.step-00000003.partial")
+            || stderr.contains(".step-00000003.partial: "),
+        "{stderr}"
+    );
+    assert!(stderr.contains("it stays, and training continues"), "{stderr}");
+    assert!(
+        stdout.contains("prune ends with 4") && stderr.contains("can't remove ./step-00000006"),
+        "{stdout}{stderr}"
+    );
+}
+
+/// overlayfs does not rename a directory of a lower layer (EXDEV): <https://docs.kernel.org/filesystems/overlayfs.html>
+#[test]
+fn snapshots_in_a_lower_layer_are_removed_and_replaced() {
+    // Without user.overlay.* attributes, it renames no directory at all.
+    for options in ["", "userxattr,"] {
+        let script = r#"
+            cd "$place"; mkdir lower upper work merged
+            "$keeper" lower steps=3 every=1 keep=9
+            printf x >> lower/step-00000003/model.safetensors
+            printf x >> lower/step-00000002/model.safetensors
+            mount -t overlay overlay -o OPTIONSlowerdir=lower,upperdir=upper,workdir=work merged || { echo "no overlay"; exit 0; }
+            "$keeper" merged steps=4 every=1 keep=1
+            "$keeper" merged steps=5 every=1 keep=1
+            "$ddp" ddp snapshot verify merged || true
+            ls -A merged
+        "#;
+        let Some((_place, output)) = with_mounts(&script.replace("OPTIONS", options)) else { return };
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{stdout}{stderr}");
+        if stdout.contains("no overlay") {
+            eprintln!("SKIPPED: needs overlayfs in a user namespace");
+            return;
+        }
+        assert!(stdout.contains("begins after step 1,") && stdout.contains("begins after step 4,"), "{stdout}{stderr}");
+        assert!(stdout.contains("whole    merged/step-00000005 "), "{stdout}{stderr}");
+        // Without the attributes, it does not even remove all directories, and the empty ones stay.
+        if !options.is_empty() {
+            assert_eq!(stdout.lines().next_back(), Some("step-00000005"), "{stdout}{stderr}");
+        }
+    }
+}
+
+/// `best = f64::INFINITY` was saved as null: the snapshot was valid, and could never be resumed.
+#[test]
+fn a_value_that_is_not_finite_comes_back() {
+    let dir = tempdir().unwrap();
+    keeper(dir.path(), &["steps=1", "every=1"]).run().succeeds();
+    let state = fs::read_to_string(dir.path().join("step-00000001/state.json")).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&state).unwrap()["states"]["value.best"], "inf");
+    let done = keeper(dir.path(), &["steps=2", "every=1"]).run().succeeds();
+    assert_eq!(done.stdout.matches("begins after step 1, best inf").count(), 2, "{}", done.stdout);
+    let show = ["snapshot", "show", dir.path().to_str().unwrap()];
+    let shown = Ddp::new(show).run().succeeds().stdout;
+    assert!(shown.contains("value best: \"inf\""), "{shown}");
+}
+
+/// A run whose loss became NaN ended with code 0, and had replaced all healthy snapshots.
+#[test]
+fn a_loss_that_is_no_number_is_reported_once_and_healthy_snapshots_stay() {
+    for policy in ["policy=0", "policy=1", "trainer=1"] {
+        let dir = tempdir().unwrap();
+        let settings = [policy, "steps=9", "every=1", "keep=2", "nan=5", "rank=0"];
+        let done = keeper(dir.path(), &settings).run().succeeds();
+        assert_eq!(done.stderr.matches("warning: the loss is NaN at step 5").count(), 1, "{}", done.stderr);
+        assert_eq!(steps(dir.path()), [9, 8, 4], "{policy}");
+        let manifest = |step: &str| snapshot::verify(&dir.path().join(step)).unwrap();
+        assert_eq!(manifest("step-00000009").non_finite_since, Some(5));
+        // Neither does a restart lose it, nor `prune`.
+        if policy == "policy=0" {
+            let done = keeper(dir.path(), &[policy, "steps=12", "every=1", "keep=1"]).run().succeeds();
+            done.says(&["was saved after the loss or a weight was not a finite number (step 5)"]);
+            assert_eq!(steps(dir.path()), [12, 4]);
+        }
+        let listed = Ddp::new(["snapshot", "ls", dir.path().to_str().unwrap()]).run().succeeds().stdout;
+        assert!(listed.contains("whole (loss not finite since step 5)"), "{listed}");
+        Ddp::new(["snapshot", "prune", dir.path().to_str().unwrap(), "--keep-last", "1"]).run().succeeds();
+        assert_eq!(steps(dir.path()).last(), Some(&4));
+    }
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_the_run_if_it_is_told_to() {
+    for way in ["trainer=0", "trainer=1"] {
+        let dir = tempdir().unwrap();
+        let settings = [way, "policy=2", "steps=9", "every=1", "keep=1", "nan=5", "rank=1"];
+        let done = keeper(dir.path(), &settings).run().ends_with(1).leaves_no_process();
+        done.says(&["the loss of rank 1 is not a finite number at step 5"]);
+        assert_eq!(steps(dir.path()), [4], "{way}");
+    }
+}
+
+#[test]
+fn a_loss_that_is_no_number_on_one_rank_skips_the_step_on_all() {
+    for way in ["trainer=0", "trainer=1"] {
+        for rank in ["rank=0", "rank=1"] {
+            let dir = tempdir().unwrap();
+            let settings = [way, rank, "policy=3", "steps=9", "every=1", "keep=1", "nan=5"];
+            let done = keeper(dir.path(), &settings).run().succeeds();
+            let ends = ends(&done);
+            assert_eq!(ends[0], ends[1], "{way} {rank}: the ranks' weights differ");
+            assert!(ends[0].starts_with("step 9, finite true, skipped 1, "), "{way} {rank}: {}", ends[0]);
+            assert_eq!(done.stderr.matches("all ranks skip this step").count(), 1, "{}", done.stderr);
+            assert_eq!(steps(dir.path()), [9]);
+            assert_eq!(snapshot::verify(&snapshots(dir.path())[0]).unwrap().non_finite_since, None);
+        }
+    }
+}

@@ -257,7 +257,7 @@ impl Job {
     }
 
     /// All of stderr, then all of stdout, until now.
-    fn printed(&self) -> String {
+    pub fn printed(&self) -> String {
         [&self.stderr, &self.stdout].into_iter().flatten().map(Collector::now).collect()
     }
 

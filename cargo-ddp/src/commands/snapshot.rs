@@ -50,6 +50,7 @@ fn row(listed: &Listed) -> [String; 6] {
         of(|manifest| manifest.metric.map_or_else(|| "-".to_owned(), number)),
         match &listed.manifest {
             Ok(manifest) if is_model_only(manifest) => "whole (a model only)".into(),
+            Ok(Manifest { non_finite_since: Some(step), .. }) => format!("whole (loss not finite since step {step})"),
             Ok(_) => "whole".into(),
             Err(damage) => format!("damaged: {damage}"),
         },
@@ -66,7 +67,7 @@ fn listed_json(listed: &Listed) -> Value {
         "folder": listed.folder, "step": listed.step, "bytes": listed.bytes, "whole": manifest.is_some(),
         "damage": listed.manifest.as_ref().err().map(ToString::to_string),
         "epoch": manifest.map(|m| m.epoch), "world_size": manifest.map(|m| m.world_size),
-        "metric": manifest.and_then(|m| m.metric),
+        "metric": manifest.and_then(|m| m.metric), "non_finite_since": manifest.and_then(|m| m.non_finite_since),
     })
 }
 
@@ -234,9 +235,15 @@ fn prune(args: &SnapshotPrune, ui: &Ui) -> Result<u8> {
     for (folder, damage) in &pruned.damaged {
         ui.warn(format!("{} is left alone: {damage}", folder.display()));
     }
+    for link in &pruned.links {
+        ui.warn(format!("{} is left alone: it is a link", link.display()));
+    }
+    for (folder, err) in &pruned.stuck {
+        ui.warn(format!("can't remove {}: {err}", folder.display()));
+    }
     let bytes = pruned.removed.iter().map(|(_, bytes)| bytes).sum();
     println!("{verb} {}, {}; {} stay", count(pruned.removed.len()), size(bytes), pruned.kept.len());
-    Ok(exit::SUCCESS)
+    Ok(if pruned.stuck.is_empty() { exit::SUCCESS } else { exit::SYSTEM })
 }
 
 fn count(snapshots: usize) -> String {

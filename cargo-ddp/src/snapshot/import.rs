@@ -3,6 +3,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ddp_contract::lock::{Lock, LockError};
 use ddp_contract::snapshot::{self as format, FileInfo, Manifest};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use safetensors::tensor::serialize_to_file;
@@ -16,7 +17,7 @@ use crate::{Error, Result};
 /// folder and the number of tensors. A run that resumes from it begins at step 0 with these weights.
 ///
 /// # Errors
-/// [`Error::Exists`] when `dir` has snapshots, [`Error::BadTensorFile`], [`Error::BadOption`] for names that do not fit,
+/// [`Error::Exists`] when `dir` has snapshots, [`Error::SnapshotsInUse`], [`Error::BadTensorFile`], [`Error::BadOption`] for names that do not fit,
 /// [`Error::System`].
 pub fn import(file: &Path, names: &Names, dir: &Path) -> Result<(PathBuf, usize)> {
     let source = TensorFile::open(file)?;
@@ -25,6 +26,11 @@ pub fn import(file: &Path, names: &Names, dir: &Path) -> Result<(PathBuf, usize)
     let folder = dir.join(format::folder_name(0));
     let cant = || Error::system(format!("can't write {}", folder.display()));
     fs::create_dir_all(dir).map_err(cant())?;
+    // A run that starts meanwhile would remove what is not complete yet.
+    let _lock = Lock::acquire(dir, None).map_err(|err| match err {
+        LockError::Io(err) => cant()(err),
+        held => Error::SnapshotsInUse { dir: dir.to_owned(), problem: held.to_string() },
+    })?;
     // A run would resume from the newest one, and not from this.
     if let Some(newest) = format::list(dir).map_err(cant())?.into_iter().next() {
         return Err(Error::Exists(newest));
@@ -42,6 +48,8 @@ pub fn import(file: &Path, names: &Names, dir: &Path) -> Result<(PathBuf, usize)
         samples_in_epoch: 0,
         metric: None,
         states: BTreeMap::from([("imported".into(), file.display().to_string().into())]),
+        non_finite: BTreeMap::new(),
+        non_finite_since: None,
         files: BTreeMap::from([(format::MODEL.to_owned(), FileInfo::of(&model).map_err(cant())?)]),
     };
     let path = partial.join(format::MANIFEST);

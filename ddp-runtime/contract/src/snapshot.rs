@@ -27,6 +27,9 @@ pub const RNG: &str = "rng.safetensors";
 /// The format that this version writes, and the newest that it reads.
 pub const FORMAT_VERSION: u32 = 1;
 
+/// The end of the name of a folder that is being written, replaced or removed: `.step-00001200.partial`.
+pub const PARTIAL: &str = ".partial";
+
 const PREFIX: &str = "step-";
 /// More than any manifest has, in bytes.
 const LARGEST_MANIFEST: u64 = 1 << 30;
@@ -51,6 +54,13 @@ pub struct Manifest {
     /// States that are no tensors, by name: `scheduler`, `scaler`, and the program's own as `value.<name>`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub states: BTreeMap<String, Value>,
+    /// Where strings in [`states`](Self::states) stand for numbers that JSON lacks (`"NaN"`, `"inf"`, `"-inf"`), as JSON
+    /// pointers (RFC 6901), by the state's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub non_finite: BTreeMap<String, Vec<String>>,
+    /// The step since which the run's loss or weights were not finite numbers, if they were not when it was saved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub non_finite_since: Option<u64>,
     /// Every other file of the folder.
     pub files: BTreeMap<String, FileInfo>,
 }

@@ -224,7 +224,8 @@ impl GradScaler {
             ..self.options
         };
         options.check().map_err(|err| mismatch(err.to_string()))?;
-        if !(state.scale.is_finite() && state.scale > 0.0) || state.growth_tracker < 0 {
+        // After many steps that overflowed, it has become 0.
+        if !(fits(state.scale) && state.scale >= 0.0) || state.growth_tracker < 0 {
             return Err(mismatch(format!("a scale of {} after {} steps", state.scale, state.growth_tracker)));
         }
         fill(&mut self.scale, state.scale)?;
@@ -239,8 +240,8 @@ impl GradScaler {
 impl GradScalerOptions {
     fn check(&self) -> Result<()> {
         let Self { init_scale, growth_factor, backoff_factor, growth_interval, .. } = *self;
-        let problem = if !(init_scale.is_finite() && init_scale > 0.0) {
-            format!("init_scale must be above 0, not {init_scale}")
+        let problem = if !(fits(init_scale) && init_scale > 0.0) {
+            format!("init_scale must be above 0 and a 32-bit number, not {init_scale}")
         } else if !(growth_factor.is_finite() && growth_factor > 1.0) {
             format!("growth_factor must be above 1, not {growth_factor}")
         } else if !(0.0 < backoff_factor && backoff_factor < 1.0) {
@@ -256,6 +257,11 @@ impl GradScalerOptions {
 
 fn fill(tensor: &mut Tensor, value: f64) -> Result<()> {
     tch::no_grad(|| tensor.f_fill_(value)).map(drop).map_err(failed)
+}
+
+/// Whether the scale's tensor can hold the number.
+fn fits(scale: f64) -> bool {
+    (scale as f32).is_finite()
 }
 
 fn misused(problem: &str) -> Error {

@@ -2,11 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use tch::Tensor;
-
 use super::Progress;
-use crate::work::Work;
-use crate::{Error, ProcessGroup, Result, sys};
+use crate::{ProcessGroup, Result};
 
 /// What was asked for; nothing is due if nothing was.
 #[derive(Debug)]
@@ -91,7 +88,7 @@ impl Agreement {
         let proposed = if group.rank() == 0 { next_interval(self.interval, self.since.elapsed()) } else { 0 };
         self.since = Instant::now();
         let mine = [i64::from(wish.save), i64::from(wish.stop), i64::try_from(proposed).unwrap_or(i64::MAX)];
-        let [save, stop, interval] = largest(group, mine)?;
+        let [save, stop, interval] = group.largest("agreeing on snapshots", mine)?;
         self.interval = interval.max(1).unsigned_abs();
         self.calls_left = self.interval;
         Ok(Wish { save: save != 0, stop: stop != 0 })
@@ -102,21 +99,6 @@ impl Agreement {
 fn next_interval(interval: u64, elapsed: Duration) -> u64 {
     let fitting = interval as f64 * PERIOD.as_secs_f64() / elapsed.as_secs_f64().max(1e-9);
     fitting.clamp(1.0, (interval * 2) as f64) as u64
-}
-
-/// The largest of the ranks' numbers, each by itself; without comparing calls first.
-fn largest(group: &ProcessGroup, numbers: [i64; 3]) -> Result<[i64; 3]> {
-    const MAX: i32 = crate::ReduceOp::Max as i32;
-    let mut tensor = Tensor::from_slice(&numbers);
-    let (group, raw) = (group.as_ptr(), tensor.as_mut_ptr());
-    // SAFETY: both are live until the work is done.
-    Work::start("agreeing on snapshots", (), |work, error| unsafe {
-        sys::ddp_all_reduce(group, raw, MAX, work, error)
-    })?
-    .wait()?;
-    let mut out = [0; 3];
-    tensor.f_copy_data(&mut out, 3).map_err(Error::tch("agreeing on snapshots"))?;
-    Ok(out)
 }
 
 #[cfg(test)]

@@ -1,21 +1,14 @@
-//! Which snapshots are removed when a new one is there.
+//! Which snapshots are removed when a new one is there, and what this process knows of those that stay.
 
+use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use ddp_contract::snapshot as format;
-
-use super::write::PARTIAL;
-use crate::{Error, Result};
-
-/// Which metrics are better; see [`Snapshots::keep_best`](super::Snapshots::keep_best).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Best {
-    /// Small ones, such as a loss.
-    Min,
-    /// Large ones, such as an accuracy.
-    Max,
-}
+pub use ddp_contract::retention::Best;
+use ddp_contract::retention::{self, Candidate, Retention};
+use ddp_contract::snapshot::{self as format, MANIFEST};
 
 /// What stays; all, unless something is said.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,55 +17,135 @@ pub(super) struct Keep {
     pub(super) best: Option<(usize, Best)>,
 }
 
-impl Keep {
-    /// Removes what need not stay. Folders that can't be read are left alone, and count for nothing.
-    pub(super) fn prune(self, dir: &Path) -> Result<()> {
-        let Some(last) = self.last else { return Ok(()) };
-        let folders = format::list(dir).map_err(Error::io("can't read", dir))?;
-        let found: Vec<(PathBuf, Option<f64>)> = folders
-            .into_iter()
-            .filter_map(|folder| format::read_manifest(&folder).ok().map(|manifest| (folder, manifest.metric)))
-            .collect();
-        for index in self.superfluous(last, &found.iter().map(|(_, metric)| *metric).collect::<Vec<_>>()) {
-            remove(&found[index].0)?;
+/// What this process knows of the snapshots in its directory. Clones share it.
+///
+/// To verify a snapshot, all of it is read. Each is verified once: afterwards it is valid for as long as none of its files
+/// was touched, which a look at their sizes and times shows.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// What was written or verified by this process, and whether it was valid.
+    verified: HashMap<PathBuf, (Vec<Stamp>, bool)>,
+    /// The snapshot that the run goes on from.
+    resumed: Option<PathBuf>,
+    /// What could not be removed: it is said once.
+    stuck: HashSet<PathBuf>,
+    cleaned: bool,
+}
+
+/// What changes when somebody writes to a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stamp {
+    name: String,
+    place: (u64, u64),
+    bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Known {
+    /// The snapshot in `folder` is valid: this process wrote or verified it just now.
+    pub(super) fn is_valid(&self, folder: &Path) {
+        if let Some(stamps) = stamps(folder) {
+            self.lock().verified.insert(folder.to_owned(), (stamps, true));
         }
-        Ok(())
     }
 
-    /// Of snapshots with these metrics, newest first, the ones that go. The newest always stays.
-    fn superfluous(self, last: usize, metrics: &[Option<f64>]) -> Vec<usize> {
-        let mut stays: Vec<bool> = (0..metrics.len()).map(|index| index < last.max(1)).collect();
-        if let Some((count, best)) = self.best {
-            let mut judged: Vec<(usize, f64)> =
-                metrics.iter().enumerate().filter_map(|(i, metric)| metric.map(|metric| (i, metric))).collect();
-            judged.sort_by(|(_, a), (_, b)| if best == Best::Min { a.total_cmp(b) } else { b.total_cmp(a) });
-            judged.iter().take(count).for_each(|&(index, _)| stays[index] = true);
+    /// The run goes on from the snapshot in `folder`, which is valid.
+    pub(super) fn resumed(&self, folder: &Path) {
+        self.is_valid(folder);
+        self.lock().resumed = Some(folder.to_owned());
+    }
+
+    /// Removes what interrupted saves have left in `dir`, once. What can't be removed stays, with a warning.
+    pub(super) fn clean(&self, dir: &Path) {
+        if std::mem::replace(&mut self.lock().cleaned, true) {
+            return;
         }
-        (0..metrics.len()).filter(|&index| !stays[index]).collect()
+        for leftover in retention::leftovers(dir).unwrap_or_default() {
+            self.discard(&leftover);
+        }
+    }
+
+    /// Removes a directory or a link that is no snapshot (any more).
+    pub(super) fn discard(&self, path: &Path) {
+        match fs::remove_dir_all(path) {
+            Err(err) if err.kind() != std::io::ErrorKind::NotFound => self.lock().warn(path, &err),
+            _ => {}
+        }
+    }
+
+    /// Removes what need not stay, now that the snapshot in `written` is there. What can't be removed stays.
+    pub(super) fn prune(&self, keep: Keep, dir: &Path, written: &Path) {
+        let Some(last) = keep.last else { return };
+        let folders = match format::list(dir) {
+            Ok(folders) => folders,
+            Err(err) => return eprintln!("warning: can't read {}: {err}; no snapshot is removed", dir.display()),
+        };
+        let candidate = |folder: PathBuf| {
+            let manifest = format::read_manifest(&folder).ok()?;
+            Candidate::new(folder, &manifest)
+        };
+        let snapshots: Vec<Candidate> = folders.into_iter().filter_map(candidate).collect();
+        let mut inner = self.lock();
+        inner.verified.retain(|folder, _| snapshots.iter().any(|snapshot| snapshot.folder == *folder));
+        // One from before a later one, which this run did not go on from, is not the newest by its number.
+        let mut needed = vec![written.to_owned()];
+        needed.extend(inner.resumed.clone().filter(|resumed| format::step_of(resumed) > format::step_of(written)));
+        let retention = Retention { last, best: keep.best };
+        let stays = retention.stays(dir, &snapshots, &needed, |folder| inner.verify(folder));
+        for (snapshot, _) in snapshots.iter().zip(stays).filter(|(_, stays)| !stays) {
+            if let Err(err) = retention::remove(&snapshot.folder) {
+                inner.warn(&snapshot.folder, &err);
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Removes a folder such that it is never half there under its name.
-fn remove(folder: &Path) -> Result<()> {
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let aside = folder.with_file_name(format!(".{name}.removed{PARTIAL}"));
-    fs::rename(folder, &aside).map_err(Error::io("can't remove", folder))?;
-    fs::remove_dir_all(&aside).map_err(Error::io("can't remove", &aside))
+impl Inner {
+    /// Whether the snapshot in `folder` is valid.
+    fn verify(&mut self, folder: &Path) -> bool {
+        let Some(now) = stamps(folder) else { return false };
+        if let Some((then, valid)) = self.verified.get(folder)
+            && *then == now
+        {
+            return *valid;
+        }
+        let damage = format::verify(folder).err();
+        if let Some(damage) = &damage {
+            let folder = folder.display();
+            eprintln!("warning: snapshot {folder} is left alone, and does not count as one: {damage}");
+        }
+        self.verified.insert(folder.to_owned(), (now, damage.is_none()));
+        damage.is_none()
+    }
+
+    fn warn(&mut self, path: &Path, err: &std::io::Error) {
+        if self.stuck.insert(path.to_owned()) {
+            eprintln!("warning: can't remove {}: {err}; it stays, and training continues", path.display());
+        }
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_and_the_best_stay() {
-        let metrics = [Some(0.5), None, Some(0.2), Some(0.9), Some(0.1), None];
-        let goes = |last, best| Keep { last: Some(last), best }.superfluous(last, &metrics);
-        assert_eq!(goes(2, None), [2, 3, 4, 5]);
-        assert_eq!(goes(2, Some((1, Best::Min))), [2, 3, 5]);
-        assert_eq!(goes(1, Some((2, Best::Min))), [1, 3, 5]);
-        assert_eq!(goes(1, Some((1, Best::Max))), [1, 2, 4, 5]);
-        assert_eq!(goes(0, None), [1, 2, 3, 4, 5], "the newest stays in any case");
-        assert_eq!(goes(9, None), [0; 0]);
-    }
+/// The stamps of a snapshot's files; `None` if one can't be looked at.
+fn stamps(folder: &Path) -> Option<Vec<Stamp>> {
+    let manifest = format::read_manifest(folder).ok()?;
+    let names = manifest.files.into_keys().chain([MANIFEST.to_owned()]);
+    let stamp = |name: String| {
+        let found = fs::metadata(folder.join(&name)).ok()?;
+        Some(Stamp {
+            name,
+            place: (found.dev(), found.ino()),
+            bytes: found.len(),
+            modified: (found.mtime(), found.mtime_nsec()),
+            changed: (found.ctime(), found.ctime_nsec()),
+        })
+    };
+    names.map(stamp).collect()
 }

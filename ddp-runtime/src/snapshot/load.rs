@@ -19,12 +19,26 @@ pub(super) fn choose(dir: &Path) -> Result<Option<Whole>> {
     for (folder, damage) in skipped {
         eprintln!("warning: snapshot {} is passed over: {damage}", folder.display());
     }
+    if let Some(Whole { folder, manifest: Manifest { non_finite_since: Some(step), .. } }) = &whole {
+        let folder = folder.display();
+        eprintln!("warning: {folder} was saved after the loss or a weight was not a finite number (step {step})");
+    }
     Ok(whole)
 }
 
-/// Loads the snapshot `folder`, which was found whole.
-pub(super) fn load(folder: &Path, state: StateMut<'_>, rank: usize, device: Device) -> Result<Progress> {
-    let manifest = read(folder, format::read_manifest)?;
+/// Where strings in the state of this name stand for numbers.
+pub(super) fn non_finite<'a>(manifest: &'a Manifest, name: &str) -> &'a [String] {
+    manifest.non_finite.get(name).map_or(&[], Vec::as_slice)
+}
+
+/// Loads the snapshot `folder`, which was found whole and has this manifest.
+pub(super) fn load(
+    folder: &Path,
+    manifest: &Manifest,
+    state: StateMut<'_>,
+    rank: usize,
+    device: Device,
+) -> Result<Progress> {
     let StateMut { model, optimizer, scheduler, plateau, scaler, values } = state;
     let mismatch = |what: &str, problem: &str| mismatch(what, folder, problem);
     // A snapshot that `cargo ddp snapshot import` made of a model from elsewhere holds nothing but that: all else of the
@@ -57,7 +71,7 @@ pub(super) fn load(folder: &Path, state: StateMut<'_>, rank: usize, device: Devi
         scaler.load_state(needed(SCALER)?)?;
     }
     for (name, load) in values {
-        saved(&name).map_or(Ok(()), |value: &Value| load(value))?;
+        saved(&name).map_or(Ok(()), |value: &Value| load(value, non_finite(manifest, &name)))?;
     }
     if manifest.files.contains_key(format::RNG) {
         let restored = |saved| rng::restore(&saved, rank, device, manifest.step);

@@ -1,6 +1,7 @@
 //! Snapshots of a run: saved whole or not at all, resumed from the newest whole one.
 
 mod due;
+mod floats;
 mod keep;
 mod load;
 mod preempt;
@@ -14,12 +15,15 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use ddp_contract::Event;
+use ddp_contract::lock::{Lock, LockError};
 use ddp_contract::snapshot::{self as format, Manifest, Whole};
+use ddp_contract::{Event, env};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
@@ -28,9 +32,10 @@ pub use saved::SavedModel;
 pub use state::{State, StateMut};
 
 use crate::events::Events;
+use crate::health::Health;
 use crate::{Context, Error, ProcessGroup, Result, entry, params};
 use due::{Agreement, Due, Wish};
-use keep::Keep;
+use keep::{Keep, Known};
 use rng::RngState;
 use stage::Stage;
 use write::{Job, Writing};
@@ -53,6 +58,10 @@ pub struct Progress {
 /// All ranks make the calls; rank 0 writes (`step-00001200/` with `model.safetensors`, `optimizer.safetensors`,
 /// `rng.safetensors` and `state.json`), in a thread of its own: the loop pays for a copy of the tensors, whose memory is
 /// kept for the next snapshot. All ranks load. A run may go on with another number of ranks.
+///
+/// One program at a time writes to a folder: rank 0 locks it (`.lock`) when the program is going to save, which is when it
+/// [resumes](Self::resume) if it was told when to save, else when it first saves; or when it [asks](Self::lock). A second
+/// program then ends with [`Error::SnapshotsInUse`]. A program that only reads changes nothing in the folder.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -113,6 +122,14 @@ pub struct Snapshots {
     agreement: Agreement,
     preemption: bool,
     keep: Keep,
+    known: Known,
+    health: Health,
+    /// Rank 0's, once it was needed.
+    lock: Option<Arc<Lock>>,
+    /// Whether all ranks know that rank 0 has the lock.
+    locked: bool,
+    /// Whether the program has said that it will save.
+    saves: bool,
     blocking: bool,
     durable: bool,
     /// What the newest snapshot holds, if this run made or loaded it.
@@ -132,7 +149,7 @@ enum Preparing {
 }
 
 impl Snapshots {
-    /// The snapshots in `dir`, which is made if it is missing. What an interrupted save left there is removed.
+    /// The snapshots in `dir`, which is made if it is missing.
     ///
     /// Every rank must call it, with the same folder.
     ///
@@ -141,7 +158,7 @@ impl Snapshots {
     pub fn open(context: &Context, dir: impl AsRef<Path>) -> Result<Self> {
         let group = context.group().clone();
         let dir = std::path::absolute(dir.as_ref()).map_err(Error::io("can't find", dir.as_ref()))?;
-        let prepared = if group.rank() == 0 { write::prepare(&dir) } else { Ok(()) };
+        let prepared = if group.rank() == 0 { prepare(&dir) } else { Ok(()) };
         group.agree("opening the snapshot folder", prepared)?;
         Ok(Self {
             dir,
@@ -152,6 +169,11 @@ impl Snapshots {
             agreement: Agreement::default(),
             preemption: true,
             keep: Keep::default(),
+            known: Known::default(),
+            health: context.health().clone(),
+            lock: None,
+            locked: false,
+            saves: false,
             blocking: false,
             durable: true,
             saved_at: None,
@@ -164,12 +186,14 @@ impl Snapshots {
     /// [`save_if_due`](Self::save_if_due) saves every so many steps; 0 is never, as before this is called.
     pub fn every_steps(mut self, steps: u64) -> Self {
         self.due.every_steps = Some(steps);
+        self.saves |= steps > 0;
         self
     }
 
     /// [`save_if_due`](Self::save_if_due) saves after every so many epochs; 0 is never, as before this is called.
     pub fn every_epochs(mut self, epochs: u64) -> Self {
         self.due.every_epochs = Some(epochs);
+        self.saves |= epochs > 0;
         self
     }
 
@@ -177,11 +201,20 @@ impl Snapshots {
     /// 0's clock.
     pub fn every(mut self, period: Duration) -> Self {
         self.due.every = Some(period);
+        self.saves = true;
         self
     }
 
-    /// Removes all but the newest `count` snapshots (at least 1) after each that is saved. Without this, all stay.
+    /// Removes all but the newest `count` valid snapshots (at least 1) after each that is saved. Without this, all stay.
+    ///
+    /// These always stay, too: the one just saved; the one that the run was resumed from, until a newer one is valid; when
+    /// the loss or the weights are no longer finite numbers, the newest from before; what a link points to; and damaged
+    /// ones that are newer than those, which do not count. What can't be removed stays, with a warning.
+    ///
+    /// A snapshot that this process has not written is read and verified once, in the background. Later looks compare
+    /// sizes and times of its files.
     pub fn keep_last(mut self, count: usize) -> Self {
+        self.saves = true;
         self.keep.last = Some(count.max(1));
         self
     }
@@ -189,6 +222,7 @@ impl Snapshots {
     /// Of those that [`keep_last`](Self::keep_last) would remove, the `count` with the best
     /// [metric](State::metric) of all stay.
     pub fn keep_best(mut self, count: usize, best: Best) -> Self {
+        self.saves = true;
         self.keep.best = Some((count, best));
         self.keep.last = self.keep.last.or(Some(1));
         self
@@ -232,24 +266,77 @@ impl Snapshots {
     /// Every rank must call it. Rank 0 chooses, so that all load the same; when one rank can't, none goes on.
     ///
     /// # Errors
-    /// [`Error::NoWholeSnapshot`] when there are folders but none is whole; [`Error::StateMismatch`] when the model, the
-    /// optimizer or another part is another, or was not saved; [`Error::Io`].
+    /// [`Error::SnapshotsInUse`] when this program is going to save, and another one does; [`Error::NoWholeSnapshot`] when
+    /// there are folders but none is whole; [`Error::StateMismatch`] when the model, the optimizer or another part is
+    /// another, or was not saved; [`Error::Io`].
     pub fn resume(&mut self, state: StateMut<'_>) -> Result<Option<Progress>> {
-        let found = if self.group.rank() == 0 { load::choose(&self.dir) } else { Ok(None) };
+        let found = if self.group.rank() == 0 { self.choose() } else { Ok(None) };
         let found = self.group.agree("looking for a snapshot", found)?;
+        self.locked |= self.saves;
+        if let Some(Whole { folder, .. }) = &found {
+            self.known.resumed(folder);
+        }
         let name = found.and_then(|Whole { folder, .. }| folder.file_name().map(|name| name.to_owned()));
         let name = self.group.broadcast_bytes(name.unwrap_or_default().as_encoded_bytes(), 0)?;
         if name.is_empty() {
             return Ok(None);
         }
         let folder = self.dir.join(String::from_utf8_lossy(&name).as_ref());
-        let loaded = load::load(&folder, state, self.group.rank(), self.device);
+        let manifest = load::read(&folder, format::read_manifest);
+        let since = manifest.as_ref().ok().and_then(|manifest| manifest.non_finite_since);
+        let loaded =
+            manifest.and_then(|manifest| load::load(&folder, &manifest, state, self.group.rank(), self.device));
         let progress = self.group.agree("loading a snapshot", loaded)?;
         let Progress { epoch, step, .. } = progress;
+        self.health.resumed(since);
         self.due.resumed(progress);
         self.saved_at = Some(progress);
         self.events.send(&Event::Resumed { snapshot: folder, epoch, step });
         Ok(Some(progress))
+    }
+
+    /// Locks the folder for this program, which is otherwise done when the program first saves. Call it before training if
+    /// the program [saves](Self::save) only when it decides so itself. Every rank must call it.
+    ///
+    /// # Errors
+    /// [`Error::SnapshotsInUse`] when another program has locked it; [`Error::Io`] when the folder can't be written to.
+    pub fn lock(&mut self) -> Result<()> {
+        self.saves = true;
+        let locked = if self.group.rank() == 0 { self.lock_here() } else { Ok(()) };
+        self.group.agree("locking the snapshot folder", locked)?;
+        self.locked = true;
+        Ok(())
+    }
+
+    /// This program is going to save.
+    pub(crate) fn saves(mut self) -> Self {
+        self.saves = true;
+        self
+    }
+
+    /// Rank 0's part of it.
+    fn lock_here(&mut self) -> Result<()> {
+        if self.lock.as_ref().is_some_and(|lock| lock.is_held()) {
+            return Ok(());
+        }
+        let run = std::env::var(env::RUN_ID).ok();
+        // torchrun's name for every run that was given none is "none".
+        let run = run.as_deref().filter(|run| !run.is_empty() && *run != "none");
+        self.lock = Some(Lock::acquire(&self.dir, run).map_err(|err| match err {
+            LockError::Io(source) => Error::writing(&self.dir.join(ddp_contract::lock::FILE))(source),
+            held => Error::SnapshotsInUse { dir: self.dir.clone(), problem: held.to_string() },
+        })?);
+        Ok(())
+    }
+
+    /// The snapshot to go on from, if there is any; before that, the lock if this program is going to save.
+    fn choose(&mut self) -> Result<Option<Whole>> {
+        if self.saves {
+            self.lock_here()?;
+        } else if let Some(holder) = Lock::holder(&self.dir) {
+            eprintln!("note: {holder} writes to {}; this program can only read there", self.dir.display());
+        }
+        load::choose(&self.dir)
     }
 
     /// Saves `state` and `progress` as `step-<progress.step>`. Every rank must call it.
@@ -260,10 +347,16 @@ impl Snapshots {
     /// # Errors
     /// On every rank: [`Error::DiskFull`] and [`Error::Io`] of the snapshot *before* (of this one, too, when
     /// [`blocking`](Self::blocking)); older snapshots are untouched. [`Error::Invalid`] for what can't be saved.
+    /// [`Error::SnapshotsInUse`] when another program writes there.
     pub fn save(&mut self, state: &State<'_>, progress: Progress) -> Result<()> {
         let flushed = self.events.saving();
         let mine = self.wait().and(flushed).and_then(|()| {
-            let job = if self.group.rank() == 0 { Some(self.job(state, progress)?) } else { None };
+            let job = if self.group.rank() == 0 {
+                self.lock_here()?;
+                Some(self.job(state, progress)?)
+            } else {
+                None
+            };
             Ok((job, RngState::now(self.device)?))
         });
         let (job, rng) = match mine {
@@ -271,6 +364,7 @@ impl Snapshots {
             Err(err) => (None, Err(err)),
         };
         let ranks = self.gather(rng)?;
+        self.locked = true;
         if let Some(mut job) = job {
             job.tensors.push((format::RNG, rng::to_tensors(&ranks)?));
             self.writing = Some(job.start(std::mem::take(&mut self.stage))?);
@@ -292,6 +386,9 @@ impl Snapshots {
     /// [`ddp_runtime::main`](crate::main) ends the process with code 75. Those of [`save`](Self::save).
     pub fn save_if_due(&mut self, state: &State<'_>, progress: Progress) -> Result<bool> {
         entry::note_step(progress.step);
+        if !self.locked {
+            self.lock()?;
+        }
         self.prepare(state);
         let mut due = self.due.passed(progress);
         let wish = self.agree_on_wishes()?;
@@ -370,7 +467,14 @@ impl Snapshots {
 
     /// What there is to write, copied.
     fn job(&mut self, state: &State<'_>, Progress { epoch, step, samples }: Progress) -> Result<Job> {
-        let states = state.parts.iter().map(|(name, save)| Ok((name.clone(), save()?))).collect::<Result<_>>()?;
+        let (mut states, mut non_finite) = (BTreeMap::new(), BTreeMap::new());
+        for (name, save) in &state.parts {
+            let (value, places) = save()?;
+            if !places.is_empty() {
+                non_finite.insert(name.clone(), places);
+            }
+            states.insert(name.clone(), value);
+        }
         let manifest = Manifest {
             format_version: format::FORMAT_VERSION,
             epoch,
@@ -379,15 +483,26 @@ impl Snapshots {
             samples_in_epoch: samples,
             metric: state.metric,
             states,
-            files: Default::default(),
+            non_finite,
+            non_finite_since: None, // known when the weights were looked at
+            files: BTreeMap::new(),
         };
         if let Preparing::Running(thread) = std::mem::replace(&mut self.preparing, Preparing::Done) {
             self.stage = thread.join().unwrap_or_default();
         }
         let copy = |(file, tensors)| Ok((file, self.stage.copy(file, tensors)?));
         let tensors = tensors_of(state).into_iter().map(copy).collect::<Result<_>>()?;
-        let (dir, events) = (self.dir.clone(), self.events.clone());
-        Ok(Job { dir, manifest, tensors, keep: self.keep, durable: self.durable, events })
+        Ok(Job {
+            dir: self.dir.clone(),
+            manifest,
+            tensors,
+            trained: params::trained(state.model).into_iter().map(|(name, _)| name).collect(),
+            keep: self.keep,
+            known: self.known.clone(),
+            health: self.health.clone(),
+            durable: self.durable,
+            events: self.events.clone(),
+        })
     }
 
     /// Every rank's generators, on every rank; or the first error, on every rank.
@@ -405,6 +520,11 @@ impl Snapshots {
         });
         ranks.collect()
     }
+}
+
+/// Makes the folder.
+fn prepare(dir: &Path) -> Result<()> {
+    std::fs::create_dir_all(dir).map_err(Error::io("can't make", dir))
 }
 
 /// What goes into which file.

@@ -4,9 +4,9 @@ use ddp_contract::snapshot::{self as format, Manifest, Whole};
 use serde::de::DeserializeOwned;
 use tch::nn::VarStore;
 
-use super::load::{choose, fit, mismatch, read};
+use super::load::{choose, fit, mismatch, non_finite, read};
 use super::state::value_name;
-use super::{Best, Progress, tensors};
+use super::{Best, Progress, floats, tensors};
 use crate::{Error, Result, params};
 
 /// A snapshot to read a trained model from, without a job: for inference.
@@ -97,7 +97,8 @@ impl SavedModel {
     /// [`Error::StateMismatch`] for a value of another type.
     pub fn value<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         let name = value_name(name);
-        let value = self.manifest.states.get(&name).map(T::deserialize).transpose();
+        let decode = |value| floats::decode(value, non_finite(&self.manifest, &name));
+        let value = self.manifest.states.get(&name).map(decode).transpose();
         value.map_err(|err| mismatch(&name, &self.folder, &err.to_string()))
     }
 

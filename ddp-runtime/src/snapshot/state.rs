@@ -3,6 +3,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tch::nn::VarStore;
 
+use super::floats::{self, Encoded};
 use crate::amp::GradScaler;
 use crate::lr_scheduler::{LrScheduler, ReduceLrOnPlateau};
 use crate::optim::Optimizer;
@@ -28,7 +29,7 @@ pub struct State<'a> {
     pub(super) parts: Vec<(String, Save<'a>)>,
 }
 
-type Save<'a> = Box<dyn Fn() -> Result<Value> + 'a>;
+type Save<'a> = Box<dyn Fn() -> Result<Encoded> + 'a>;
 
 impl<'a> State<'a> {
     /// The variables of a model, and the optimizer's state.
@@ -38,24 +39,24 @@ impl<'a> State<'a> {
 
     /// And a learning rate scheduler's.
     pub fn scheduler(self, scheduler: &'a dyn LrScheduler) -> Self {
-        self.part(SCHEDULER.into(), || Ok(scheduler.state()))
+        self.part(SCHEDULER.into(), || Ok((scheduler.state(), Vec::new())))
     }
 
     /// And that of a [`ReduceLrOnPlateau`].
     pub fn plateau(self, scheduler: &'a ReduceLrOnPlateau) -> Self {
-        self.part(PLATEAU.into(), || Ok(scheduler.state()))
+        self.part(PLATEAU.into(), || Ok((scheduler.state(), Vec::new())))
     }
 
     /// And a gradient scaler's.
     pub fn scaler(self, scaler: &'a GradScaler) -> Self {
-        self.part(SCALER.into(), || scaler.state())
+        self.part(SCALER.into(), || Ok((scaler.state()?, Vec::new())))
     }
 
-    /// And a value of the program's own, as JSON (a NaN becomes `null`). Rank 0's is saved.
+    /// And a value of the program's own, as JSON; NaN and infinite numbers come back as they were. Rank 0's is saved.
     pub fn value(self, name: &str, value: &'a impl Serialize) -> Self {
         let named = value_name(name);
         self.part(named.clone(), move || {
-            serde_json::to_value(value).map_err(|err| Error::Invalid(format!("{named} can't be saved: {err}")))
+            floats::encode(value).map_err(|err| Error::Invalid(format!("{named} can't be saved: {err}")))
         })
     }
 
@@ -66,7 +67,7 @@ impl<'a> State<'a> {
         self
     }
 
-    fn part(mut self, name: String, save: impl Fn() -> Result<Value> + 'a) -> Self {
+    fn part(mut self, name: String, save: impl Fn() -> Result<Encoded> + 'a) -> Self {
         self.parts.push((name, Box::new(save)));
         self
     }
@@ -82,7 +83,7 @@ pub struct StateMut<'a> {
     pub(super) values: Vec<(String, Load<'a>)>,
 }
 
-type Load<'a> = Box<dyn FnOnce(&Value) -> Result<()> + 'a>;
+type Load<'a> = Box<dyn FnOnce(&Value, &[String]) -> Result<()> + 'a>;
 
 impl<'a> StateMut<'a> {
     /// The variables of a model, and an optimizer.
@@ -109,9 +110,9 @@ impl<'a> StateMut<'a> {
     pub fn value<T: DeserializeOwned>(mut self, name: &str, value: &'a mut T) -> Self {
         let named = value_name(name);
         let what = named.clone();
-        let load = move |json: &Value| {
+        let load = move |json: &Value, pointers: &[String]| {
             let mismatch = |err: serde_json::Error| Error::StateMismatch { what, problem: err.to_string() };
-            *value = T::deserialize(json).map_err(mismatch)?;
+            *value = floats::decode(json, pointers).map_err(mismatch)?;
             Ok(())
         };
         self.values.push((named, Box::new(load)));

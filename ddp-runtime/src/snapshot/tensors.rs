@@ -38,6 +38,18 @@ impl HostTensor {
         &self.name
     }
 
+    /// Whether all of its elements are finite numbers.
+    pub(super) fn is_finite(&self) -> bool {
+        let is_float = matches!(self.tensor.kind(), Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16);
+        if !is_float || self.tensor.numel() == 0 {
+            return true;
+        }
+        // In one pass, without memory for its outcome; a NaN is both.
+        let extremes = tch::no_grad(|| self.tensor.f_aminmax(None, false));
+        let finite = |extreme: &Tensor| extreme.f_double_value(&[]).is_ok_and(f64::is_finite);
+        extremes.map_or(true, |(least, most)| finite(&least) && finite(&most))
+    }
+
     pub(super) fn into_tensor(self) -> Tensor {
         self.tensor
     }

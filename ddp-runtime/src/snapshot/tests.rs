@@ -144,16 +144,17 @@ fn a_snapshot_of_the_same_step_takes_the_place_of_the_one_before() {
 fn a_write_that_fails_is_said_at_the_next_call_and_older_ones_stay() {
     let (run, dir) = saved();
     let mut snapshots = run.open(dir.path());
-    // A file where the new snapshot's folder should be made.
-    fs::create_dir(dir.path().join("step-00000042")).unwrap();
-    fs::write(dir.path().join("step-00000042/lost+found"), "").unwrap();
-    let blocked = dir.path().join(".step-00000042.partial");
-    fs::write(&blocked, "").unwrap();
+    // Files where the new snapshot's folder should be made: under each name that is tried.
+    let blocked: Vec<_> = (0..9)
+        .map(|number| if number == 0 { String::new() } else { format!(".{number}") })
+        .map(|number| dir.path().join(format!(".step-00000042{number}.partial")))
+        .collect();
+    blocked.iter().for_each(|file| fs::write(file, "").unwrap());
     let next = Progress { step: 42, ..AT };
     snapshots.save(&run.state(), next).unwrap();
     let err = snapshots.finish().unwrap_err().to_string();
-    assert!(err.contains("step-00000042.partial"), "{err}");
-    fs::remove_file(&blocked).unwrap();
+    assert!(err.contains("step-00000042.8.partial"), "{err}");
+    blocked.iter().for_each(|file| fs::remove_file(file).unwrap());
     snapshots.finish_at(&run.state(), AT).unwrap();
     assert_eq!(Run::new().resume(dir.path()).unwrap(), Some(AT));
 }
@@ -181,6 +182,163 @@ fn a_snapshot_of_nothing_but_a_model_gives_its_weights_and_leaves_all_else() {
         "the optimizer is as it was"
     );
     assert_eq!((other.optimizer.learning_rate(), other.names), (rate, names));
+}
+
+fn flip(file: &Path) {
+    let mut bytes = fs::read(file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(file, bytes).unwrap();
+}
+
+fn steps(dir: &Path) -> Vec<u64> {
+    format::list(dir).unwrap().iter().filter_map(|folder| format::step_of(folder)).collect()
+}
+
+#[test]
+fn keep_last_counts_valid_snapshots_only() {
+    let (mut run, dir) = saved();
+    let save = |snapshots: &mut Snapshots, run: &Run, step| {
+        snapshots.save(&run.state(), Progress { step, ..AT }).unwrap();
+        snapshots.finish().unwrap();
+    };
+    save(&mut run.open(dir.path()), &run, 64);
+    flip(&dir.path().join("step-00000064").join(format::MODEL));
+    let mut snapshots = run.open(dir.path()).keep_last(1);
+    let Run { vs, optimizer, .. } = &mut run;
+    assert_eq!(snapshots.resume(StateMut::new(vs, optimizer)).unwrap(), Some(AT));
+    save(&mut snapshots, &run, 50);
+    assert_eq!(steps(dir.path()), [64, 50], "the damaged one is left alone, and does not count");
+    save(&mut snapshots, &run, 60);
+    assert_eq!(steps(dir.path()), [64, 60]);
+    // Damaged after this process has written it.
+    flip(&dir.path().join("step-00000060").join(format::OPTIMIZER));
+    save(&mut snapshots, &run, 61);
+    flip(&dir.path().join("step-00000061").join(format::MODEL));
+    save(&mut snapshots, &run, 62);
+    assert_eq!(steps(dir.path()), [64, 62], "older than what stays");
+    flip(&dir.path().join("step-00000062").join(format::MODEL));
+    save(&mut snapshots, &run, 61);
+    assert_eq!(steps(dir.path()), [64, 62, 61], "62 was looked at again");
+    save(&mut snapshots, &run, 64);
+    assert_eq!(steps(dir.path()), [64], "the damaged one is replaced, and older than it is the other");
+}
+
+#[test]
+fn keep_last_keeps_what_is_newest_in_time_or_pointed_to() {
+    let (run, dir) = saved(); // step 41
+    let mut snapshots = run.open(dir.path()).keep_last(1).blocking(true);
+    let mut save = |step| snapshots.save(&run.state(), Progress { step, ..AT }).unwrap();
+    // A run that has not resumed begins at lower steps.
+    save(1);
+    assert_eq!(steps(dir.path()), [41, 1]);
+    save(2);
+    assert_eq!(steps(dir.path()), [41, 2]);
+    let link = |target: &str, name: &str| std::os::unix::fs::symlink(target, dir.path().join(name)).unwrap();
+    link("step-00000041", "best");
+    link("step-00000002", "step-00000099");
+    save(50);
+    assert_eq!(steps(dir.path()), [99, 50, 41, 2], "a link does not count, and its target stays");
+    let model = dir.path().join("step-00000050").join(format::MODEL);
+    fs::remove_file(dir.path().join("best")).unwrap();
+    fs::remove_file(&model).unwrap();
+    link("../step-00000041/model.safetensors", "step-00000050/model.safetensors");
+    snapshots = run.open(dir.path()).keep_last(2).blocking(true);
+    snapshots.save(&run.state(), Progress { step: 51, ..AT }).unwrap();
+    assert_eq!(steps(dir.path()), [99, 51, 50, 41, 2], "50 needs a file of 41");
+}
+
+#[test]
+fn what_has_the_name_of_a_snapshot_and_is_none_is_not_replaced() {
+    let (run, dir) = saved();
+    let mut snapshots = run.open(dir.path()).keep_last(1).blocking(true);
+    let precious = dir.path().join("step-00000042/precious");
+    fs::create_dir(precious.parent().unwrap()).unwrap();
+    fs::write(&precious, "data").unwrap();
+    fs::write(dir.path().join("step-00000043"), "data").unwrap();
+    for step in [42, 43] {
+        let at = Progress { step, ..AT };
+        snapshots.save(&run.state(), at).unwrap();
+        assert_eq!(format::newest_whole(dir.path()).unwrap().whole.unwrap().manifest.step, step);
+        assert_eq!(Run::new().resume(dir.path()).unwrap(), Some(at));
+    }
+    assert_eq!(fs::read(precious).unwrap(), b"data");
+    assert_eq!(fs::read(dir.path().join("step-00000043")).unwrap(), b"data");
+}
+
+#[test]
+fn a_program_that_only_reads_changes_nothing() {
+    let (_, dir) = saved();
+    let partial = dir.path().join(".step-00000050.partial");
+    fs::create_dir(&partial).unwrap();
+    assert_eq!(Run::new().resume(dir.path()).unwrap(), Some(AT));
+    assert!(partial.exists() && fs::read_dir(dir.path()).unwrap().count() == 2);
+    // One that saves removes it, and leaves no lock.
+    let run = Run::new();
+    run.open(dir.path()).blocking(true).save(&run.state(), AT).unwrap();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn values_that_are_not_finite_come_back() {
+    let (mut run, dir) = saved();
+    let (best, worst) = (f64::INFINITY, vec![f64::NEG_INFINITY, 1.0]);
+    let state = State::new(&run.vs, &run.optimizer).value("best", &best).value("worst", &worst).metric(f64::NAN);
+    run.open(dir.path()).blocking(true).save(&state, AT).unwrap();
+    drop(state);
+    let (mut best, mut worst) = (0.0, Vec::<f64>::new());
+    let state = StateMut::new(&run.vs, &mut run.optimizer).value("best", &mut best).value("worst", &mut worst);
+    assert_eq!(Snapshots::open(&run.context, dir.path()).unwrap().resume(state).unwrap(), Some(AT));
+    assert_eq!((best, worst), (f64::INFINITY, vec![f64::NEG_INFINITY, 1.0]));
+    let saved = SavedModel::newest(dir.path()).unwrap().unwrap();
+    assert_eq!((saved.value("best").unwrap(), saved.metric()), (Some(f64::INFINITY), None));
+}
+
+#[test]
+fn the_state_of_a_run_that_overflows_comes_back() {
+    let mut run = Run::new();
+    let dir = tempdir().unwrap();
+    let options = ReduceLrOnPlateauOptions::default();
+    run.plateau = ReduceLrOnPlateau::new(&run.optimizer, options).unwrap(); // its best is infinite
+    run.plateau.step_with(f64::NAN, &mut run.optimizer).unwrap();
+    for _ in 0..200 {
+        run.optimizer.zero_grad().unwrap();
+        let loss: Tensor = run.vs.trainable_variables().iter().map(|v| v.sum(Kind::Float) * f64::NAN).sum();
+        run.scaler.scale(&loss).unwrap().backward();
+        assert!(!run.scaler.step(&mut run.optimizer).unwrap());
+        run.scaler.update().unwrap();
+    }
+    assert_eq!(run.scaler.get_scale().unwrap(), 0.0);
+    run.optimizer.set_learning_rate(f64::INFINITY);
+    run.open(dir.path()).blocking(true).save(&run.state(), AT).unwrap();
+    let mut other = Run::new();
+    assert_eq!(other.resume(dir.path()).unwrap(), Some(AT));
+    assert_eq!((other.scaler.get_scale().unwrap(), other.plateau.state()), (0.0, run.plateau.state()));
+    let options = GradScalerOptions { init_scale: 1e39, ..Default::default() };
+    assert!(GradScaler::new(run.context.device(), options).is_err(), "a scale that its tensor can't hold");
+}
+
+#[test]
+fn keep_last_keeps_the_newest_from_before_a_nan() {
+    let (run, dir) = saved();
+    let mut snapshots = run.open(dir.path()).keep_last(1).blocking(true);
+    let mut save = |step| snapshots.save(&run.state(), Progress { step, ..AT }).unwrap();
+    run.context.report(crate::StepReport::new(0, 42).loss(1.0));
+    save(42);
+    run.context.report(crate::StepReport::new(0, 43).loss(f64::NAN));
+    save(43);
+    save(44);
+    assert_eq!(steps(dir.path()), [44, 42]);
+    run.context.report(crate::StepReport::new(0, 45).loss(1.0));
+    save(45);
+    assert_eq!(steps(dir.path()), [45], "the loss is finite again");
+    // Weights are looked at without a loss. A later process knows from the snapshots.
+    let _ = tch::no_grad(|| run.vs.trainable_variables()[0].fill_(f64::NAN));
+    save(46);
+    let mut later = Run::new();
+    assert_eq!(later.resume(dir.path()).unwrap().unwrap().step, 46);
+    let mut snapshots = later.open(dir.path()).keep_last(1).blocking(true);
+    snapshots.save(&later.state(), Progress { step: 47, ..AT }).unwrap();
+    assert_eq!(steps(dir.path()), [47, 45]);
 }
 
 /// What can happen to a file.

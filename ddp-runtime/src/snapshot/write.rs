@@ -1,35 +1,22 @@
 //! A snapshot's way to the disk: whole or absent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 
 use ddp_contract::Event;
-use ddp_contract::snapshot::{self as format, FileInfo, Manifest};
+use ddp_contract::retention::{self, Best, is_taken};
+use ddp_contract::snapshot::{self as format, FileInfo, Manifest, PARTIAL};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::keep::{Best, Keep};
+use super::keep::{Keep, Known};
 use super::stage::Stage;
 use super::tensors::{self, HostTensor};
 use crate::events::Events;
+use crate::health::Health;
 use crate::{Error, Result};
-
-/// Folders that are being written, replaced or removed: `.step-00001200.partial`.
-pub(super) const PARTIAL: &str = ".partial";
-
-/// Makes the folder, and removes what an interrupted save left in it.
-pub(super) fn prepare(dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).map_err(Error::io("can't make", dir))?;
-    for entry in fs::read_dir(dir).map_err(Error::io("can't read", dir))? {
-        let path = entry.map_err(Error::io("can't read", dir))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with(".step-") && name.ends_with(PARTIAL) {
-            fs::remove_dir_all(&path).map_err(Error::io("can't remove", &path))?;
-        }
-    }
-    Ok(())
-}
 
 /// Everything that a snapshot holds, apart from the run.
 pub(super) struct Job {
@@ -37,7 +24,11 @@ pub(super) struct Job {
     /// All but the files.
     pub(super) manifest: Manifest,
     pub(super) tensors: Vec<(&'static str, Vec<HostTensor>)>,
+    /// The parameters that are trained: they should be finite numbers.
+    pub(super) trained: HashSet<String>,
     pub(super) keep: Keep,
+    pub(super) known: Known,
+    pub(super) health: Health,
     /// Wait for the disk before the snapshot gets its name.
     pub(super) durable: bool,
     pub(super) events: Events,
@@ -53,13 +44,14 @@ impl Job {
         spawned.map(Writing).map_err(Error::io("can't start a thread to write to", dir))
     }
 
-    fn run(self, mut stage: Stage) -> (Stage, Result<()>) {
-        let written = self.write();
-        let result = written.and_then(|folder| {
+    fn run(mut self, mut stage: Stage) -> (Stage, Result<()>) {
+        self.manifest.non_finite_since = self.non_finite_since();
+        let result = self.write().map(|folder| {
             let Manifest { epoch, step, metric, .. } = self.manifest;
             let lower_is_better = self.keep.best.map(|(_, best)| best == Best::Min);
-            self.events.send(&Event::SnapshotSaved { snapshot: folder, epoch, step, metric, lower_is_better });
-            self.keep.prune(&self.dir)
+            self.known.is_valid(&folder);
+            self.events.send(&Event::SnapshotSaved { snapshot: folder.clone(), epoch, step, metric, lower_is_better });
+            self.known.prune(self.keep, &self.dir, &folder);
         });
         for (file, tensors) in self.tensors {
             stage.recycle(file, tensors);
@@ -67,24 +59,50 @@ impl Job {
         (stage, result)
     }
 
+    /// The step since which the loss or the weights are not finite numbers.
+    fn non_finite_since(&self) -> Option<u64> {
+        let model = self.tensors.iter().filter(|(file, _)| *file == format::MODEL).flat_map(|(_, tensors)| tensors);
+        let mut weights = model.filter(|tensor| self.trained.contains(tensor.name()));
+        if let Some(tensor) = weights.find(|tensor| !tensor.is_finite()) {
+            self.health.see_weights(self.manifest.step, tensor.name());
+        }
+        self.health.non_finite_since()
+    }
+
     /// Writes the snapshot, and gives its folder.
     fn write(&self) -> Result<PathBuf> {
-        let name = format::folder_name(self.manifest.step);
-        let partial = self.dir.join(format!(".{name}{PARTIAL}"));
-        remove_dir_if_there(&partial)?;
+        self.known.clean(&self.dir);
+        let partial = self.new_partial()?;
         if let Err(err) = self.write_files(&partial) {
-            // A disk that is full gets its space back; if that fails too, the next start removes it.
+            // A disk that is full gets its space back; if that fails too, the next run removes it.
             let _ = fs::remove_dir_all(&partial);
             return Err(err);
         }
-        let folder = self.dir.join(name);
-        publish(&partial, &folder)?;
+        let folder = self.publish(&partial)?;
         self.sync(&self.dir)?;
         Ok(folder)
     }
 
+    /// A new folder to write to. What can't be removed from an earlier save may have the first name.
+    fn new_partial(&self) -> Result<PathBuf> {
+        let name = format::folder_name(self.manifest.step);
+        let mut number = 0;
+        loop {
+            let dots = if number == 0 { String::new() } else { format!(".{number}") };
+            let partial = self.dir.join(format!(".{name}{dots}{PARTIAL}"));
+            let made = fs::create_dir(&partial);
+            match made {
+                Err(err) if err.kind() == io::ErrorKind::AlreadyExists && number < 8 => {
+                    self.known.discard(&partial);
+                    // Once more under this name if it is free now.
+                    number += u32::from(partial.symlink_metadata().is_ok());
+                }
+                made => return made.map(|()| partial.clone()).map_err(Error::writing(&partial)),
+            }
+        }
+    }
+
     fn write_files(&self, partial: &Path) -> Result<()> {
-        fs::create_dir(partial).map_err(Error::writing(partial))?;
         let mut files: BTreeMap<String, FileInfo> = BTreeMap::new();
         for (file, tensors) in &self.tensors {
             files.insert((*file).to_owned(), tensors::write(&partial.join(file), tensors, self.durable)?);
@@ -96,6 +114,73 @@ impl Job {
             self.sync(&partial.join(file))?;
         }
         self.sync(partial)
+    }
+
+    /// Gives the complete snapshot in `partial` its name. A snapshot of that name (of a run that took another turn,
+    /// damaged, or saved twice at one step) is exchanged for it, so that at every moment one of them is there. Where that
+    /// can't be, or where something else has the name, this one gets a name with more zeros.
+    fn publish(&self, partial: &Path) -> Result<PathBuf> {
+        let step = self.manifest.step;
+        let folder = self.dir.join(format::folder_name(step));
+        match self.rename(partial, &folder) {
+            Ok(()) => return Ok(folder),
+            Err(err) if is_taken(&err) => {}
+            Err(err) => return Err(Error::writing(&folder)(err)),
+        }
+        let is_link = fs::symlink_metadata(&folder).is_ok_and(|found| found.is_symlink());
+        let is_ours = is_link || folder.join(format::MANIFEST).exists();
+        if is_ours {
+            if renameat_with(CWD, partial, CWD, &folder, RenameFlags::EXCHANGE).is_ok() {
+                self.known.discard(partial);
+                return Ok(folder);
+            }
+            // A file system that can't exchange: the old one goes first.
+            let aside = partial.with_extension(format!("old{PARTIAL}"));
+            if fs::rename(&folder, &aside).is_ok() {
+                fs::rename(partial, &folder).map_err(Error::writing(&folder))?;
+                self.known.discard(&aside);
+                return Ok(folder);
+            }
+        }
+        for width in 9..=24 {
+            let other = self.dir.join(format!("step-{step:0width$}"));
+            if other == folder {
+                continue;
+            }
+            match self.rename(partial, &other) {
+                Ok(()) if is_ours && retention::remove(&folder).is_ok() => return Ok(other),
+                Ok(()) => {
+                    let (folder, name) = (folder.display(), other.display());
+                    eprintln!("warning: {folder} can't be replaced; the snapshot of this step is {name}");
+                    return Ok(other);
+                }
+                Err(err) if is_taken(&err) => {}
+                Err(err) => return Err(Error::writing(&other)(err)),
+            }
+        }
+        Err(Error::writing(&folder)(io::ErrorKind::AlreadyExists.into()))
+    }
+
+    /// Renames a complete snapshot, unless there is something under the new name. Where directories can't be renamed (some
+    /// overlayfs), its files are, one after the other: it is a snapshot when its manifest is there.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        match fs::rename(from, to) {
+            Err(err) if err.kind() == io::ErrorKind::CrossesDevices => {}
+            renamed => return renamed,
+        }
+        fs::create_dir(to)?;
+        for (file, _) in &self.tensors {
+            fs::rename(from.join(file), to.join(file))?;
+        }
+        if self.durable {
+            fs::File::open(to)?.sync_all()?;
+        }
+        fs::rename(from.join(format::MANIFEST), to.join(format::MANIFEST))?;
+        if self.durable {
+            fs::File::open(to)?.sync_all()?;
+        }
+        self.known.discard(from);
+        Ok(())
     }
 
     /// Makes what was written to `path` (a file's content, a folder's entries) survive a power cut.
@@ -118,35 +203,5 @@ impl Writing {
 impl std::fmt::Debug for Writing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Writing")
-    }
-}
-
-/// Gives `partial` the name `folder`. A folder of that name (of a run that took another turn, damaged, or saved twice at
-/// one step) is exchanged for it, so that at every moment one of them is there.
-fn publish(partial: &Path, folder: &Path) -> Result<()> {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    let can_not = |err: rustix::io::Errno| Error::io("can't write", folder)(err.into());
-    match fs::rename(partial, folder) {
-        Ok(()) => return Ok(()),
-        Err(err) if err.kind() == io::ErrorKind::DirectoryNotEmpty || err.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(err) => return Err(Error::writing(folder)(err)),
-    }
-    match renameat_with(CWD, partial, CWD, folder, RenameFlags::EXCHANGE) {
-        Ok(()) => {}
-        // A file system that can't: the old one goes first.
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
-            let aside = partial.with_extension(format!("old{PARTIAL}"));
-            fs::rename(folder, &aside).and_then(|()| fs::rename(partial, folder)).map_err(Error::writing(folder))?;
-            return remove_dir_if_there(&aside);
-        }
-        Err(err) => return Err(can_not(err)),
-    }
-    remove_dir_if_there(partial)
-}
-
-fn remove_dir_if_there(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(err) if err.kind() != io::ErrorKind::NotFound => Err(Error::io("can't remove", path)(err)),
-        _ => Ok(()),
     }
 }

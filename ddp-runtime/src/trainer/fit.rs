@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use super::report::Metrics;
 use super::{EpochReport, Learner, Outcome, Per, Trainer};
 use crate::data::{BatchDataset, DataLoader, EvalSampler, mean_over_ranks};
-use crate::{Error, Progress, Result, State, StateMut, StepReport, optim};
+use crate::{Error, LossGuard, Progress, Result, State, StateMut, StepReport, optim};
 
 /// The name of [`Metrics`] among a snapshot's values.
 const METRICS: &str = "trainer";
@@ -71,12 +71,14 @@ impl Trainer<'_> {
         let mut metrics = Metrics::default();
         let mut progress = self.resume(&mut metrics)?.unwrap_or_default();
         train.resume_at(progress.epoch, progress.samples);
+        let mut guard = LossGuard::new(self.context, self.vs, self.non_finite);
         let mut stopped_early = self.is_through(&metrics);
         while progress.epoch < epochs && !stopped_early {
             let start = Instant::now();
             let samples = progress.samples;
-            let epoch = self.train_epoch(learner, train, epochs, &mut progress, &metrics)?;
+            let epoch = self.train_epoch(learner, train, epochs, &mut progress, &metrics, &mut guard)?;
             let duration = start.elapsed();
+            guard.look()?;
             let loss = mean_over_ranks(self.context.group(), &epoch.loss, epoch.batches)?;
 
             let learning_rate = self.optimizer.learning_rate();
@@ -104,7 +106,7 @@ impl Trainer<'_> {
             (self.on_epoch)(&report);
             self.log_epoch(&report)?;
             if let Some(loss) = report.loss {
-                self.context.report(StepReport::new(progress.epoch, progress.step).loss(loss));
+                self.context.send(StepReport::new(progress.epoch, progress.step).loss(loss));
             }
 
             (progress.epoch, progress.samples) = (progress.epoch + 1, 0);
@@ -126,6 +128,7 @@ impl Trainer<'_> {
         epochs: u64,
         progress: &mut Progress,
         metrics: &Metrics,
+        guard: &mut LossGuard,
     ) -> Result<Epoch>
     where
         L: Learner,
@@ -153,17 +156,21 @@ impl Trainer<'_> {
                 let batch = batch?;
                 let backward = || self.backward(learner, &batch, count);
                 let loss = if i + 1 < count { self.ddp.no_sync(backward)? } else { backward()? };
-                epoch.loss += &loss;
-                epoch.batches += 1;
                 losses.push(loss);
             }
             let learning_rate = self.optimizer.learning_rate();
-            self.step(&mut epoch)?;
+            if guard.check(&mean(&losses)?, progress.step + 1)? {
+                losses.iter().for_each(|loss| epoch.loss += loss);
+                epoch.batches += losses.len() as i64;
+                self.step(&mut epoch)?;
+            } else {
+                epoch.skipped_steps += 1;
+            }
             progress.step += 1;
             let before = progress.samples;
             progress.samples = train.position().samples;
             let step = Step { number: progress.step, losses, learning_rate, samples: progress.samples - before };
-            self.context.report(step.report(progress.epoch, &epoch).of(all_steps));
+            self.context.send(step.report(progress.epoch, &epoch).of(all_steps));
             self.log_step(&step, &epoch)?;
             self.save_if_due(*progress, metrics)?;
         }
@@ -171,13 +178,7 @@ impl Trainer<'_> {
 
     fn log_step(&self, step: &Step, sums: &Epoch) -> Result<()> {
         let Some(metrics) = self.metrics else { return Ok(()) };
-        let loss = match step.losses.as_slice() {
-            [loss] => loss.shallow_clone(),
-            losses => Tensor::f_stack(losses, 0)
-                .and_then(|losses| losses.f_mean(Kind::Double))
-                .map_err(Error::tch("training"))?,
-        };
-        metrics.log("train/loss", &loss, step.number)?;
+        metrics.log("train/loss", &mean(&step.losses)?, step.number)?;
         metrics.log_rank0("train/learning_rate", step.learning_rate, step.number)?;
         metrics.throughput(step.samples, step.number)?;
         match &sums.grad_norm {
@@ -319,6 +320,16 @@ impl Trainer<'_> {
             // Inside of an epoch, these are other weights than those that were evaluated.
             Some(metric) if progress.samples == 0 => state.metric(metric),
             _ => state,
+        }
+    }
+}
+
+/// The mean loss of a step's batches.
+fn mean(losses: &[Tensor]) -> Result<Tensor> {
+    match losses {
+        [loss] => Ok(loss.shallow_clone()),
+        losses => {
+            Tensor::f_stack(losses, 0).and_then(|losses| losses.f_mean(Kind::Double)).map_err(Error::tch("training"))
         }
     }
 }

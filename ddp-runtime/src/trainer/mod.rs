@@ -14,7 +14,7 @@ use crate::amp::{Autocast, GradScaler};
 use crate::lr_scheduler::{LrScheduler, ReduceLrOnPlateau};
 use crate::metrics::Metrics;
 use crate::optim::Optimizer;
-use crate::{Best, Context, Ddp, Result, Snapshots};
+use crate::{Best, Context, Ddp, NonFinite, Result, Snapshots};
 
 /// What a [`Trainer`] needs to know of a model: what it makes of a batch.
 pub trait Learner {
@@ -107,6 +107,7 @@ pub struct Trainer<'a> {
     best: Best,
     on_epoch: Box<dyn FnMut(&EpochReport) + 'a>,
     metrics: Option<&'a Metrics>,
+    non_finite: NonFinite,
     /// What evaluations are logged as.
     metric_name: String,
 }
@@ -145,6 +146,7 @@ impl<'a> Trainer<'a> {
             best: Best::Min,
             on_epoch: Box::new(print),
             metrics: None,
+            non_finite: NonFinite::Warn,
             metric_name: "eval/metric".into(),
         }
     }
@@ -197,7 +199,7 @@ impl<'a> Trainer<'a> {
 
     /// Goes on from the newest snapshot, saves when these say so, and when the run is told to stop or is through.
     pub fn snapshots(mut self, snapshots: Snapshots) -> Self {
-        self.snapshots = Some(snapshots);
+        self.snapshots = Some(snapshots.saves());
         self
     }
 
@@ -206,6 +208,13 @@ impl<'a> Trainer<'a> {
     pub fn early_stopping(mut self, patience: u64, best: Best) -> Self {
         self.patience = Some(patience);
         self.best = best;
+        self
+    }
+
+    /// What is done about a loss that is not a finite number: by default, rank 0 warns once. Steps that are skipped count as
+    /// [left out](EpochReport::skipped_steps), and their losses do not count in the mean of the epoch.
+    pub fn non_finite(mut self, policy: NonFinite) -> Self {
+        self.non_finite = policy;
         self
     }
 

@@ -26,7 +26,7 @@ pub struct EpochReport {
     pub learning_rate: f64,
     /// The norm of the gradients in the last step, before they were clipped, if they were.
     pub grad_norm: Option<f64>,
-    /// Steps that were left out because a gradient was not finite.
+    /// Steps that were left out because a gradient was not finite, or the loss ([`NonFinite::Skip`](crate::NonFinite::Skip)).
     pub skipped_steps: u64,
     /// How long training took, without the evaluation.
     pub duration: Duration,

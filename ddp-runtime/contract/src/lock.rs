@@ -1,0 +1,381 @@
+//! The lock of a snapshot directory: one program at a time writes there.
+//!
+//! The writer holds `flock` on the file `.lock`, which the kernel releases when the process ends, however it ends, and
+//! which NFS passes on to other hosts. The file says who holds it. Some file systems keep `flock` to one host or do not
+//! know it, so the holder also touches the file every few seconds: a lock that another host left behind counts as stale
+//! when it is no longer touched. Readers need no lock.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, OFlags, Timespec, Timestamps, UTIME_NOW, flock, futimens};
+use serde::{Deserialize, Serialize};
+
+/// The lock's file name.
+pub const FILE: &str = ".lock";
+
+/// How long a process that holds the lock is waited for: it may be about to end.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The same, for a process of the same run: a restart comes after the death of the process that it replaces.
+const PATIENCE_WITH_OWN_RUN: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(50);
+/// Time between two touches of the file.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// A file that was not touched for so long has no holder.
+const SILENCE: Duration = Duration::from_secs(20);
+
+/// Who holds a lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its process id.
+    pub pid: u32,
+    /// When the process started, in the kernel's ticks since the boot: process ids are used again.
+    #[serde(default)]
+    pub started: u64,
+    /// The host's name.
+    pub host: String,
+    /// The kernel's boot id: what tells hosts apart.
+    #[serde(default)]
+    pub boot_id: String,
+    /// The namespace that the process id is of.
+    #[serde(default)]
+    pub pid_namespace: u64,
+    /// The run, where a launcher named it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
+}
+
+impl Holder {
+    fn this_process(run: Option<&str>) -> Self {
+        Self {
+            pid: std::process::id(),
+            started: started(std::process::id()).unwrap_or(0),
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned(),
+            pid_namespace: fs::metadata("/proc/self/ns/pid").map_or(0, |namespace| namespace.ino()),
+            run: run.map(str::to_owned),
+        }
+    }
+
+    fn is_on_the_host_of(&self, other: &Self) -> bool {
+        !self.boot_id.is_empty() && self.boot_id == other.boot_id
+    }
+
+    /// Whether `self` is known to have ended, by a process on the same host.
+    fn has_ended(&self, here: &Self) -> bool {
+        self.is_on_the_host_of(here)
+            && self.pid_namespace == here.pid_namespace
+            && started(self.pid).is_none_or(|started| started != self.started)
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A name from a file, which may come from anybody.
+        let plain = |text: &str| text.chars().filter(|c| !c.is_control()).take(100).collect::<String>();
+        write!(f, "process {} on {}", self.pid, plain(&self.host))?;
+        self.run.as_ref().map_or(Ok(()), |run| write!(f, " (run {})", plain(run)))
+    }
+}
+
+/// When a process started; `None` if there is none.
+fn started(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The program's name, in parentheses, may hold anything.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// Why a lock was not given.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another program holds it.
+    #[error("another program writes there: {}", .0.as_ref().map_or_else(|| "its lock does not say which".into(), Holder::to_string))]
+    Held(Option<Holder>),
+    /// The file could not be made, read or locked.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// The right to write to a snapshot directory, until it is dropped or the process ends.
+#[derive(Debug)]
+pub struct Lock {
+    path: PathBuf,
+    file: Arc<File>,
+    heart: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+/// The locks that this process holds: whatever it does in one directory, it does under one lock.
+static HELD: Mutex<Vec<(PathBuf, Weak<Lock>)>> = Mutex::new(Vec::new());
+
+impl Lock {
+    /// Takes the lock of `dir` for a process of `run`. Waits a little for a holder that may be about to end.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] when another program holds it.
+    pub fn acquire(dir: &Path, run: Option<&str>) -> Result<Arc<Self>, LockError> {
+        let dir = fs::canonicalize(dir)?;
+        let (me, start) = (Holder::this_process(run), Instant::now());
+        loop {
+            let holder = match Self::shared_or_new(&dir, &me)? {
+                Ok(lock) => return Ok(lock),
+                Err(holder) => holder,
+            };
+            let same_run = me.run.is_some() && holder.as_ref().is_some_and(|holder| holder.run == me.run);
+            if start.elapsed() >= if same_run { PATIENCE_WITH_OWN_RUN } else { PATIENCE } {
+                return Err(LockError::Held(holder));
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    /// This process's lock of `dir`, or who holds it.
+    fn shared_or_new(dir: &Path, me: &Holder) -> Result<Result<Arc<Self>, Option<Holder>>, LockError> {
+        let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|(_, lock)| lock.strong_count() > 0);
+        let mut ours = held.iter().filter(|(path, _)| path == dir).filter_map(|(_, lock)| lock.upgrade());
+        if let Some(lock) = ours.find(|lock| lock.is_held()) {
+            return Ok(Ok(lock));
+        }
+        let path = dir.join(FILE);
+        Ok(Self::attempt(&path, me)?.map(|file| {
+            let lock = Arc::new(Self::held(path, file));
+            held.push((dir.to_owned(), Arc::downgrade(&lock)));
+            lock
+        }))
+    }
+
+    /// Who holds the lock of `dir`, if a process does that this one can know of.
+    pub fn holder(dir: &Path) -> Option<Holder> {
+        let mut file = OpenOptions::new().read(true).custom_flags(NONBLOCK).open(dir.join(FILE)).ok()?;
+        let held = matches!(flock(&file, FlockOperation::NonBlockingLockShared), Err(rustix::io::Errno::WOULDBLOCK));
+        let holder = read(&mut file)?;
+        (held && holder.pid != std::process::id()).then_some(holder)
+    }
+
+    /// Whether the lock is still that of the directory: nobody has removed or replaced its file.
+    pub fn is_held(&self) -> bool {
+        is_at(&self.file, &self.path)
+    }
+
+    /// The locked file with this process's name in it, or whose name is there.
+    fn attempt(path: &Path, me: &Holder) -> Result<Result<File, Option<Holder>>, LockError> {
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(NONBLOCK | NOFOLLOW);
+        let (mut file, is_ours) = match options.clone().write(true).create(true).truncate(false).open(path) {
+            // Another user's, who may have left it.
+            Err(err) if err.kind() == io::ErrorKind::PermissionDenied => (options.open(path).map_err(|_| err)?, false),
+            opened => (opened?, true),
+        };
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other(format!("{} is not a regular file", path.display())).into());
+        }
+        let proves = match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => true,
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(Err(read(&mut file))),
+            // A file system without locks: what the file says must do.
+            Err(rustix::io::Errno::NOLCK | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => false,
+            Err(err) => return Err(io::Error::from(err).into()),
+        };
+        // Its holder may have removed it between the two calls.
+        if !is_at(&file, path) {
+            return Ok(Err(None));
+        }
+        if let Some(before) = read(&mut file) {
+            let is_same_run = me.run.is_some() && before.run == me.run;
+            let is_stale = before.has_ended(me) || before.is_on_the_host_of(me) && proves || is_same_run && proves;
+            if !is_stale && (before.is_on_the_host_of(me) || is_touched(path, SILENCE)?) {
+                return Ok(Err(Some(before)));
+            }
+        }
+        if !is_ours && fs::remove_file(path).is_ok() {
+            return Ok(Err(None)); // a new one can be made
+        }
+        // The lock holds without a name in it, too: on a full disk, for example.
+        let _ = write(&mut file, me);
+        Ok(Ok(file))
+    }
+
+    fn held(path: PathBuf, file: File) -> Self {
+        let file = Arc::new(file);
+        let (stop, stopped) = mpsc::channel();
+        let touched = file.clone();
+        let beat = move || {
+            while matches!(stopped.recv_timeout(HEARTBEAT), Err(RecvTimeoutError::Timeout)) {
+                let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+                let _ = futimens(&*touched, &Timestamps { last_access: now, last_modification: now });
+            }
+        };
+        let heart = thread::Builder::new().name("ddp-lock".into()).spawn(beat).ok();
+        Self { path, file, heart: heart.map(|heart| (stop, heart)) }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // While it is still locked, so that nobody else's is removed.
+        if self.is_held() {
+            let _ = fs::remove_file(&self.path);
+        }
+        if let Some((stop, heart)) = self.heart.take() {
+            drop(stop);
+            let _ = heart.join();
+        }
+    }
+}
+
+const NONBLOCK: i32 = OFlags::NONBLOCK.bits().cast_signed();
+const NOFOLLOW: i32 = OFlags::NOFOLLOW.bits().cast_signed();
+
+/// Whether `file` is what `path` names.
+fn is_at(file: &File, path: &Path) -> bool {
+    let (Ok(open), Ok(named)) = (file.metadata(), fs::symlink_metadata(path)) else { return false };
+    (open.dev(), open.ino()) == (named.dev(), named.ino())
+}
+
+/// Whether somebody touches the file within this time.
+fn is_touched(path: &Path, within: Duration) -> io::Result<bool> {
+    // Opened each time: only then NFS asks its server.
+    let modified = || File::open(path)?.metadata()?.modified();
+    let (start, first) = (Instant::now(), modified()?);
+    while start.elapsed() < within {
+        thread::sleep(Duration::from_millis(500));
+        if modified()? != first {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// At most this much of the file is read, in bytes.
+const LONGEST: u64 = 64 << 10;
+
+fn read(file: &mut File) -> Option<Holder> {
+    let mut text = Vec::new();
+    file.seek(SeekFrom::Start(0)).ok()?;
+    file.take(LONGEST).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+fn write(file: &mut File, holder: &Holder) -> io::Result<()> {
+    file.set_len(0)?;
+    file.seek(SeekFrom::Start(0))?;
+    let mut text = serde_json::to_vec(holder)?;
+    text.push(b'\n');
+    file.write_all(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("ddp-contract-lock-{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).expect("a temporary folder");
+            Self(path)
+        }
+
+        fn left(&self) -> usize {
+            fs::read_dir(&self.0).expect("it is there").count()
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn leave(dir: &Dir, change: impl FnOnce(&mut Holder)) -> Holder {
+        let mut holder = Holder::this_process(Some("before"));
+        change(&mut holder);
+        fs::write(dir.0.join(FILE), serde_json::to_vec(&holder).expect("plain data")).expect("a temporary file");
+        holder
+    }
+
+    #[test]
+    fn lock_is_shared_in_a_process_and_leaves_no_file() {
+        let dir = Dir::new("shared");
+        let first = Lock::acquire(&dir.0, Some("a")).expect("it is free");
+        let second = Lock::acquire(&dir.0, Some("b")).expect("it is this process's");
+        assert!(Arc::ptr_eq(&first, &second) && first.is_held());
+        assert_eq!(Lock::holder(&dir.0), None, "a process does not wait for itself");
+        drop(first);
+        assert_eq!(dir.left(), 1);
+        drop(second);
+        assert_eq!(dir.left(), 0);
+    }
+
+    #[test]
+    fn lock_held_by_another_is_refused_with_its_name() {
+        let dir = Dir::new("held");
+        let holder = leave(&dir, |holder| holder.pid = 1);
+        let file = File::open(dir.0.join(FILE)).expect("it is there");
+        flock(&file, FlockOperation::NonBlockingLockExclusive).expect("it is free");
+        assert_eq!(Lock::holder(&dir.0).as_ref(), Some(&holder));
+        let err = Lock::acquire(&dir.0, Some("after")).expect_err("it is held");
+        assert!(matches!(&err, LockError::Held(Some(by)) if *by == holder), "{err}");
+        assert!(err.to_string().contains("process 1 on ") && err.to_string().ends_with("(run before)"), "{err}");
+    }
+
+    #[test]
+    fn lock_of_a_dead_process_is_taken_over() {
+        let dir = Dir::new("stale");
+        for change in [|holder: &mut Holder| holder.pid = 4_190_000, |holder: &mut Holder| holder.started += 1] {
+            leave(&dir, change);
+            drop(Lock::acquire(&dir.0, Some("after")).expect("its holder has ended"));
+        }
+        // Another run's file that says nothing, and one of the same run on another host.
+        fs::write(dir.0.join(FILE), "{").expect("a temporary file");
+        drop(Lock::acquire(&dir.0, Some("after")).expect("nobody holds it"));
+        leave(&dir, |holder| holder.boot_id = "another".into());
+        drop(Lock::acquire(&dir.0, Some("before")).expect("it is this run's"));
+    }
+
+    #[test]
+    fn lock_of_another_host_counts_while_it_is_touched() {
+        let dir = Dir::new("foreign");
+        let holder = leave(&dir, |holder| (holder.host, holder.boot_id) = ("elsewhere".into(), "another".into()));
+        let path = dir.0.join(FILE);
+        let (stop, stopped) = mpsc::channel::<()>();
+        let touch = thread::spawn(move || {
+            while matches!(stopped.recv_timeout(Duration::from_millis(200)), Err(RecvTimeoutError::Timeout)) {
+                let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+                let file = File::open(&path).expect("it is there");
+                futimens(&file, &Timestamps { last_access: now, last_modification: now }).expect("it is ours");
+            }
+        });
+        let err = Lock::acquire(&dir.0, Some("after")).expect_err("it is touched");
+        assert!(matches!(&err, LockError::Held(Some(by)) if *by == holder), "{err}");
+        drop(stop);
+        touch.join().expect("it does not panic");
+        assert!(!is_touched(&dir.0.join(FILE), Duration::from_secs(1)).expect("it is there"));
+    }
+
+    #[test]
+    fn lock_that_is_removed_or_not_a_file_is_noticed() {
+        let dir = Dir::new("odd");
+        let lock = Lock::acquire(&dir.0, None).expect("it is free");
+        fs::remove_file(dir.0.join(FILE)).expect("it is there");
+        assert!(!lock.is_held());
+        let again = Lock::acquire(&dir.0, None).expect("nobody holds it");
+        assert!(again.is_held() && !Arc::ptr_eq(&lock, &again));
+        drop(lock);
+        assert!(again.is_held(), "only its own file is removed");
+        drop(again);
+        fs::create_dir(dir.0.join(FILE)).expect("a temporary folder");
+        assert!(matches!(Lock::acquire(&dir.0, None), Err(LockError::Io(_))));
+        fs::remove_dir(dir.0.join(FILE)).expect("it is there");
+        std::os::unix::fs::symlink("/nowhere", dir.0.join(FILE)).expect("a link");
+        assert!(matches!(Lock::acquire(&dir.0, None), Err(LockError::Io(_))));
+    }
+}

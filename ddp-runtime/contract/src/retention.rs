@@ -1,0 +1,214 @@
+//! Which snapshots stay when old ones are removed: by the run that writes them, and by `cargo ddp snapshot prune`.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::snapshot::{MANIFEST, Manifest, PARTIAL};
+
+/// Which metrics are better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Best {
+    /// Small ones, such as a loss.
+    Min,
+    /// Large ones, such as an accuracy.
+    Max,
+}
+
+/// How many snapshots stay.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// The newest valid ones; 0 counts as 1.
+    pub last: usize,
+    /// And the valid ones with the best metric.
+    pub best: Option<(usize, Best)>,
+}
+
+/// A snapshot that may be removed.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// Its directory: a real one, not a link.
+    pub folder: PathBuf,
+    /// What the run was judged by.
+    pub metric: Option<f64>,
+    /// Whether the run's loss and weights were finite numbers.
+    pub finite: bool,
+}
+
+impl Candidate {
+    /// The snapshot in `folder`, of this manifest; `None` for a link to a directory.
+    pub fn new(folder: PathBuf, manifest: &Manifest) -> Option<Self> {
+        let is_directory = fs::symlink_metadata(&folder).is_ok_and(|metadata| metadata.is_dir());
+        let finite = manifest.non_finite_since.is_none();
+        is_directory.then_some(Self { folder, metric: manifest.metric, finite })
+    }
+}
+
+impl Retention {
+    /// Of `snapshots`, newest first, whether each stays:
+    /// - the newest `last` valid ones, and the newest valid one from before the loss was no finite number,
+    /// - the `best` valid ones by metric, of equals the newest,
+    /// - those that `needed` names, and those that a link in `dir` or in a snapshot that stays points to,
+    /// - damaged ones that are newer than these: they may be all that is left of something.
+    ///
+    /// `is_valid` is asked about as few snapshots as possible, and about each at most once.
+    pub fn stays(
+        &self,
+        dir: &Path,
+        snapshots: &[Candidate],
+        needed: &[PathBuf],
+        mut is_valid: impl FnMut(&Path) -> bool,
+    ) -> Vec<bool> {
+        let mut known: Vec<Option<bool>> = vec![None; snapshots.len()];
+        let mut valid = |index: usize| *known[index].get_or_insert_with(|| is_valid(&snapshots[index].folder));
+        let mut stays: Vec<bool> = snapshots.iter().map(|snapshot| needed.contains(&snapshot.folder)).collect();
+
+        let newest: Vec<usize> = (0..snapshots.len()).filter(|&index| valid(index)).take(self.last.max(1)).collect();
+        newest.iter().for_each(|&index| stays[index] = true);
+        if !newest.iter().any(|&index| snapshots[index].finite) {
+            let before = (0..snapshots.len()).find(|&index| snapshots[index].finite && valid(index));
+            before.into_iter().for_each(|index| stays[index] = true);
+        }
+        if let Some((count, best)) = self.best {
+            let metric = |index: usize| snapshots[index].metric.filter(|metric| !metric.is_nan());
+            let mut judged: Vec<(usize, f64)> =
+                (0..snapshots.len()).filter_map(|index| Some((index, metric(index)?))).collect();
+            // Stable: of equals, the newest comes first.
+            judged.sort_by(|(_, a), (_, b)| if best == Best::Min { a.total_cmp(b) } else { b.total_cmp(a) });
+            let judged = judged.into_iter().map(|(index, _)| index).filter(|&index| valid(index));
+            judged.take(count).for_each(|index| stays[index] = true);
+        }
+        for (index, known) in known.iter().enumerate() {
+            stays[index] |= *known == Some(false);
+        }
+        keep_targets(dir, snapshots, &mut stays);
+        stays
+    }
+}
+
+/// Keeps what links point to: those in `dir`, and those in each snapshot that stays.
+fn keep_targets(dir: &Path, snapshots: &[Candidate], stays: &mut [bool]) {
+    let places: Vec<Option<PathBuf>> =
+        snapshots.iter().map(|snapshot| fs::canonicalize(&snapshot.folder).ok()).collect();
+    let mut targets = links(dir);
+    let mut looked = vec![false; snapshots.len()];
+    loop {
+        for (index, place) in places.iter().enumerate() {
+            stays[index] |= place.as_ref().is_some_and(|place| targets.iter().any(|target| target.starts_with(place)));
+        }
+        let Some(next) = (0..snapshots.len()).find(|&index| stays[index] && !looked[index]) else { return };
+        looked[next] = true;
+        targets.extend(links(&snapshots[next].folder));
+    }
+}
+
+/// Where the links in `folder` lead.
+fn links(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let links = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
+    links.filter_map(|entry| fs::canonicalize(entry.path()).ok()).collect()
+}
+
+/// Removes a snapshot such that no part of it is ever left under its name. One that is gone already is no error.
+///
+/// # Errors
+/// Those of moving and removing it; what is left has a name that the next run's cleanup looks for, or is under its old
+/// name, without a manifest or unchanged.
+pub fn remove(folder: &Path) -> io::Result<()> {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let mut moved = Ok(());
+    // What an earlier removal could not finish may have the first name.
+    for number in 0..8 {
+        let aside = folder.with_file_name(format!(".{name}.removed{number}{PARTIAL}"));
+        moved = match fs::rename(folder, &aside) {
+            Ok(()) => return ignore_missing(fs::remove_dir_all(&aside)),
+            Err(err) => Err(err),
+        };
+        if !matches!(&moved, Err(err) if is_taken(err)) {
+            break;
+        }
+    }
+    match moved {
+        // overlayfs does not rename a directory of a lower layer. Without its manifest, a snapshot is none.
+        Err(err) if err.kind() == io::ErrorKind::CrossesDevices => {
+            ignore_missing(fs::remove_file(folder.join(MANIFEST)))?;
+            ignore_missing(fs::remove_dir_all(folder))
+        }
+        moved => ignore_missing(moved),
+    }
+}
+
+/// Whether a rename failed because there is something under the new name.
+pub fn is_taken(err: &io::Error) -> bool {
+    use io::ErrorKind::{AlreadyExists, DirectoryNotEmpty, NotADirectory};
+    matches!(err.kind(), AlreadyExists | DirectoryNotEmpty | NotADirectory)
+}
+
+fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// What interrupted saves, removals and imports have left in `dir`.
+pub fn leftovers(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let is_directory = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir());
+        if name.starts_with(".step-") && name.ends_with(PARTIAL) && is_directory {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidates(metrics: &[Option<f64>]) -> Vec<Candidate> {
+        let candidate = |(i, metric): (usize, &Option<f64>)| Candidate {
+            folder: i.to_string().into(),
+            metric: *metric,
+            finite: true,
+        };
+        metrics.iter().enumerate().map(candidate).collect()
+    }
+
+    /// Which of them stay if `damaged` are, by their index.
+    fn kept(retention: Retention, candidates: &[Candidate], damaged: &[usize]) -> Vec<usize> {
+        let is_valid = |folder: &Path| !damaged.iter().any(|index| folder == Path::new(&index.to_string()));
+        let stays = retention.stays(Path::new("/nowhere"), candidates, &[], is_valid);
+        (0..stays.len()).filter(|&index| stays[index]).collect()
+    }
+
+    #[test]
+    fn retention_keeps_the_last_and_the_best_valid_ones() {
+        // Newest first.
+        let all = candidates(&[Some(0.5), None, Some(f64::NAN), Some(0.9), Some(0.1), Some(0.9), None]);
+        let kept = |last, best, damaged: &[usize]| kept(Retention { last, best }, &all, damaged);
+        assert_eq!(kept(2, None, &[]), [0, 1]);
+        assert_eq!(kept(2, Some((1, Best::Min)), &[]), [0, 1, 4]);
+        assert_eq!(kept(1, Some((2, Best::Min)), &[]), [0, 4]);
+        assert_eq!(kept(1, Some((1, Best::Max)), &[]), [0, 3], "of equals, the newest");
+        assert_eq!(kept(0, None, &[]), [0], "the newest stays in any case");
+        assert_eq!(kept(9, None, &[]), [0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(kept(1, None, &[0, 1]), [0, 1, 2], "damaged ones do not count, and are left alone");
+        assert_eq!(kept(1, Some((1, Best::Min)), &[4]), [0, 4], "0 is the best of the valid ones");
+        assert_eq!(kept(1, None, &[0, 1, 2, 3, 4, 5, 6]), [0, 1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn retention_keeps_the_last_finite_one() {
+        let mut all = candidates(&[None; 5]);
+        all[0].finite = false;
+        all[1].finite = false;
+        let last = |last| Retention { last, best: None };
+        assert_eq!(kept(last(1), &all, &[]), [0, 2]);
+        assert_eq!(kept(last(3), &all, &[]), [0, 1, 2]);
+        assert_eq!(kept(last(1), &all, &[2]), [0, 2, 3], "the newest valid one of them");
+    }
+}
