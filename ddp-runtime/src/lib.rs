@@ -79,6 +79,7 @@ mod guide {
 }
 
 pub mod amp;
+mod carriable;
 mod collectives;
 mod context;
 mod ddp;
@@ -86,6 +87,7 @@ mod entry;
 mod error;
 mod events;
 mod inherited;
+mod known_parameters;
 mod memory;
 mod params;
 mod process_group;
