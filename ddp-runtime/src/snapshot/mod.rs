@@ -1,6 +1,7 @@
 //! Snapshots of a run: saved whole or not at all, resumed from the newest whole one.
 
 mod due;
+mod fit;
 mod keep;
 mod load;
 mod preempt;
@@ -28,7 +29,7 @@ pub use saved::SavedModel;
 pub use state::{State, StateMut};
 
 use crate::events::Events;
-use crate::{Context, Error, ProcessGroup, Result, entry, params};
+use crate::{Context, Error, ProcessGroup, Result, carriable, entry, params};
 use due::{Agreement, Due, Wish};
 use keep::Keep;
 use rng::RngState;
@@ -233,8 +234,14 @@ impl Snapshots {
     ///
     /// # Errors
     /// [`Error::NoWholeSnapshot`] when there are folders but none is whole; [`Error::StateMismatch`] when the model, the
-    /// optimizer or another part is another, or was not saved; [`Error::Io`].
+    /// optimizer or another part is another, or was not saved; [`Error::Invalid`] for tensors that no snapshot can hold, by
+    /// name; [`Error::Io`], also when [`every_steps`](Self::every_steps) or its like asks for snapshots and the folder can't
+    /// be written to.
     pub fn resume(&mut self, state: StateMut<'_>) -> Result<Option<Progress>> {
+        carriable::check_saved(state.model, &tensors::kinds())?;
+        if self.due.is_asked_for() {
+            self.check_writable()?;
+        }
         let found = if self.group.rank() == 0 { load::choose(&self.dir) } else { Ok(None) };
         let found = self.group.agree("looking for a snapshot", found)?;
         let name = found.and_then(|Whole { folder, .. }| folder.file_name().map(|name| name.to_owned()));
@@ -352,6 +359,12 @@ impl Snapshots {
         self.finish()
     }
 
+    /// Whether snapshots can be saved here, before a step is taken in vain. Every rank must call it.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        let written = if self.group.rank() == 0 { write::try_out(&self.dir) } else { Ok(()) };
+        self.group.agree("trying to write to the snapshot folder", written)
+    }
+
     /// The newest snapshot's folder, whole or not, if there is any.
     ///
     /// # Errors
@@ -387,7 +400,8 @@ impl Snapshots {
         let copy = |(file, tensors)| Ok((file, self.stage.copy(file, tensors)?));
         let tensors = tensors_of(state).into_iter().map(copy).collect::<Result<_>>()?;
         let (dir, events) = (self.dir.clone(), self.events.clone());
-        Ok(Job { dir, manifest, tensors, keep: self.keep, durable: self.durable, events })
+        let aliases = params::aliases(state.model);
+        Ok(Job { dir, manifest, tensors, aliases, keep: self.keep, durable: self.durable, events })
     }
 
     /// Every rank's generators, on every rank; or the first error, on every rank.

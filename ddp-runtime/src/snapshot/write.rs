@@ -31,12 +31,20 @@ pub(super) fn prepare(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether a folder can be made in `dir`.
+pub(super) fn try_out(dir: &Path) -> Result<()> {
+    let probe = dir.join(format!(".step-probe-{}{PARTIAL}", std::process::id()));
+    fs::create_dir(&probe).and_then(|()| fs::remove_dir(&probe)).map_err(Error::io("can't save snapshots in", dir))
+}
+
 /// Everything that a snapshot holds, apart from the run.
 pub(super) struct Job {
     pub(super) dir: PathBuf,
     /// All but the files.
     pub(super) manifest: Manifest,
     pub(super) tensors: Vec<(&'static str, Vec<HostTensor>)>,
+    /// Further names of the model's tensors.
+    pub(super) aliases: BTreeMap<String, String>,
     pub(super) keep: Keep,
     /// Wait for the disk before the snapshot gets its name.
     pub(super) durable: bool,
@@ -87,7 +95,8 @@ impl Job {
         fs::create_dir(partial).map_err(Error::writing(partial))?;
         let mut files: BTreeMap<String, FileInfo> = BTreeMap::new();
         for (file, tensors) in &self.tensors {
-            files.insert((*file).to_owned(), tensors::write(&partial.join(file), tensors, self.durable)?);
+            let aliases = if *file == format::MODEL { &self.aliases } else { &BTreeMap::new() };
+            files.insert((*file).to_owned(), tensors::write(&partial.join(file), tensors, aliases, self.durable)?);
         }
         let path = partial.join(format::MANIFEST);
         let text = format::manifest_text(&Manifest { files, ..self.manifest.clone() });
