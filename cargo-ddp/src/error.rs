@@ -207,6 +207,8 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it.
         problem: String,
+        /// What to do, if it is not what is usual.
+        help: Option<String>,
     },
     /// A table of names that is none.
     #[error("the names in {}: {problem}", path.display())]
@@ -430,7 +432,8 @@ impl Error {
                 "give a folder that has `step-…` folders, or one of these; without a path it is `snapshots`".into()
             }
             Self::Damaged { .. } => "`cargo ddp snapshot ls DIR` says which snapshots are whole".into(),
-            Self::BadTensorFile { .. } => {
+            Self::BadTensorFile { help: Some(help), .. } => help.clone(),
+            Self::BadTensorFile { help: None, .. } => {
                 "in Python: `safetensors.torch.save_file(model.state_dict(), \"model.safetensors\")` writes one".into()
             }
             Self::BadNames { .. } => {
