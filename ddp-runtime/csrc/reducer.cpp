@@ -6,12 +6,15 @@
 #include <ATen/ops/full.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/engine.h>
+#include <torch/csrc/autograd/utils/lambda_post_hook.h>
 #include <torch/csrc/autograd/variable.h>
 #include <torch/csrc/distributed/c10d/comm.hpp>
 #include <torch/csrc/distributed/c10d/logger.hpp>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 
 #include <algorithm>
+#include <atomic>
+#include <cstdio>
 #include <limits>
 #include <string>
 
@@ -48,6 +51,16 @@ class Reducer : public c10d::Reducer {
     return indices;
   }
 
+  // Adds a hook to the first parameter's node in graphs: it runs when the parameter got its gradient.
+  void add_hook(std::function<void()> hook) {
+    using torch::autograd::variable_list;
+    grad_accumulators_[0]->add_post_hook(std::make_unique<torch::autograd::utils::LambdaPostHook>(
+        [hook = std::move(hook)](const variable_list& outputs, const variable_list&) { return hook(), outputs; }));
+  }
+
+  // The last forward pass with a graph was not to be synchronised.
+  std::atomic<bool> accumulating{false};
+
   // The first parameter from `index` on that backward passes reach no more: a change of dtype or device has given it
   // another node in their graph, without the hook.
   int64_t find_lost(size_t index) const {
@@ -81,8 +94,6 @@ struct ddp_reducer {
   // require_forward_param_sync: buffers are broadcast again only after a step that was synchronised.
   bool forward_sync = true;
   bool delay_enqueued = false;
-  // The last forward pass with a graph was not to be synchronised.
-  bool accumulating = false;
   // Inside of ddp_reducer_join_begin and _end.
   bool joining = false;
   bool divide_by_initial_world_size = true;
@@ -177,6 +188,20 @@ void check_backward_of(const at::Tensor& loss, const ddp_reducer* self) {
   });
 }
 
+// A loss that never went through a forward pass can't be refused: its gradients may be meant to be cleared (a generator's
+// loss has some for the discriminator). It is told of once, on rank 0.
+void tell_of_local_gradients(const std::shared_ptr<Reducer>& reducer, const std::string& name) {
+  reducer->add_hook([weak = std::weak_ptr<Reducer>(reducer), name, told = false]() mutable {
+    const auto reducer = weak.lock();
+    if (told || !reducer || reducer->is_waiting() || reducer->accumulating) return;
+    told = true;
+    std::fprintf(stderr,
+                 "warning: a gradient of %s was computed without Ddp::forward, and is not averaged over the ranks: they "
+                 "differ from now on, unless it is cleared before the optimizer's step\n",
+                 name.c_str());
+  });
+}
+
 // torch/distributed/algorithms/ddp_comm_hooks/default_hooks.py, bf16_compress_hook: gradients travel as bfloat16.
 class BF16CompressHook : public c10d::CppCommHookInterface<c10::intrusive_ptr<c10d::ProcessGroup>> {
  public:
@@ -245,6 +270,8 @@ int32_t ddp_reducer_new(ddp_group* group, const ddp_reducer_tensors* tensors, co
         params, buckets, group->group, expect_sparse, options->bucket_cap_bytes, options->find_unused_parameters,
         options->gradient_as_bucket_view, names_by_index, options->first_bucket_bytes,
         /*skip_all_reduce_unused_params=*/false, /*use_python_reducer=*/false, std::vector<int64_t>{});
+
+    if (group->group->getRank() == 0 && group->group->getSize() > 1) tell_of_local_gradients(reducer, names->front());
 
     auto logger = std::make_shared<c10d::Logger>(reducer);
     reducer->set_logger(logger);
@@ -327,7 +354,7 @@ int32_t ddp_reducer_after_forward(ddp_reducer* self, bool sync, ddp_tensor* outp
     at::Tensor result = *output;
     const bool search = self->find_unused_parameters && !self->static_graph;
     self->forward_sync = at::GradMode::is_enabled() && sync;
-    if (at::GradMode::is_enabled()) self->accumulating = !sync;
+    if (at::GradMode::is_enabled()) self->reducer->accumulating = !sync;
     // The graph is searched for unused parameters only when asked for, as it costs a walk of it.
     if (self->forward_sync) {
       self->reducer->forget_ready();
@@ -352,7 +379,7 @@ int32_t ddp_reducer_logging_data(ddp_reducer* self, void (*take)(void* context, 
 int32_t ddp_reducer_backward(ddp_reducer* self, bool sync, ddp_tensor* loss, ddp_error* error) noexcept {
   return guarded(error, [&] {
     const bool averages = self->reducer->is_waiting();
-    TORCH_CHECK(averages || !sync || self->accumulating, kNotAveraged);
+    TORCH_CHECK(averages || !sync || self->reducer->accumulating, kNotAveraged);
     loss->backward();
     // No parameter at all: a loss with a graph of other tensors.
     if (averages && self->reducer->is_waiting()) throw_unused(*self->reducer, *self->names);

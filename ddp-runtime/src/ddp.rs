@@ -18,6 +18,9 @@ const MIB: i64 = 1024 * 1024;
 /// Each step: [`Ddp::forward`], [`Ddp::backward`], then the optimizer on every rank. As all ranks start from rank 0's
 /// parameters and apply the same averaged gradients, they stay equal.
 ///
+/// A loss that does not go through both has gradients of this rank alone, and ranks that step with them differ: the first
+/// such gradient is told of on stderr.
+///
 /// Gradients are views of the reducer's buckets, which saves a copy; clear them with this crate's optimizers (tch's
 /// own `zero_grad` can't).
 ///

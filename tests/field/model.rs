@@ -78,6 +78,9 @@ fn a_loss_that_is_not_of_a_forward_pass_is_refused() {
     refused("no-forward", &words, None);
     refused("second-loss", &words, None);
     refused("second-loss-by-plain-backward", &words, None);
+    let told = model("without-ddp", tempdir().unwrap().path()).succeeds().stderr;
+    let words = "warning: a gradient of first.bias was computed without Ddp::forward, and is not averaged";
+    assert_eq!(told.matches(words).count(), 1, "{told}");
 }
 
 #[test]

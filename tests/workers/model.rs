@@ -98,6 +98,9 @@ fn train(context: &Context, scenario: &str, dir: &Path) -> Result<()> {
         };
         match scenario {
             "no-forward" => ddp.backward(&second.forward(&first.forward(&batch(context, step))).sum(Kind::Float))?,
+            "without-ddp" => {
+                second.forward(&first.forward(&batch(context, step))).square().mean(Kind::Float).f_backward()?;
+            }
             "skipped-by-plain-backward" => ddp.forward(loss)?.f_backward()?,
             "second-loss" | "second-loss-by-plain-backward" => {
                 let mut loss = loss;
