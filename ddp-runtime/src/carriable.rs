@@ -5,8 +5,8 @@ use tch::{Kind, Tensor};
 
 use crate::{Backend, Error, Result, params, sys};
 
-/// What c10d's backends send (`ProcessGroupGloo.cpp`, `NCCLUtils.cpp`).
-const SENT: [Kind; 9] = [
+/// What c10d's backends send (`ProcessGroupGloo.cpp`, `NCCLUtils.cpp`); complex numbers go as pairs.
+const SENT: [Kind; 12] = [
     Kind::Float,
     Kind::Double,
     Kind::Half,
@@ -16,14 +16,21 @@ const SENT: [Kind; 9] = [
     Kind::Int8,
     Kind::Uint8,
     Kind::Bool,
+    Kind::ComplexHalf,
+    Kind::ComplexFloat,
+    Kind::ComplexDouble,
 ];
+
+/// What NCCL alone sends.
+const SENT_BY_NCCL: [Kind; 4] = [Kind::Float8e5m2, Kind::Float8e4m3fn, Kind::Float8e5m2fnuz, Kind::Float8e4m3fnuz];
 
 /// Whether all ranks can get rank 0's parameters and buffers.
 ///
 /// # Errors
 /// [`Error::Invalid`] with the tensors that `backend` can't send.
 pub(crate) fn check_sent(vs: &VarStore, backend: Backend) -> Result<()> {
-    check(vs, &SENT, &format!("sent between ranks by {backend:?}"))
+    let more: &[Kind] = if backend == Backend::Nccl { &SENT_BY_NCCL } else { &[] };
+    check(vs, &[&SENT, more].concat(), &format!("sent between ranks by {backend:?}"))
 }
 
 /// Whether a snapshot can hold the model: `kinds` are those of its files.
@@ -76,7 +83,6 @@ mod tests {
         SENT.iter().for_each(|kind| drop(vs.root().add(&format!("{kind:?}"), ones(*kind), false)));
         assert!(check_sent(&vs, Backend::Gloo).is_ok());
         for (name, tensor) in [
-            ("complex", ones(Kind::ComplexFloat)),
             ("short", ones(Kind::Int16)),
             ("sparse", ones(Kind::Float).to_sparse_sparse_dim(1)),
             ("quantized", ones(Kind::Float).quantize_per_tensor(0.1, 0, Kind::QInt8)),
@@ -88,9 +94,8 @@ mod tests {
         let err = check_sent(&vs, Backend::Gloo).unwrap_err().to_string();
         assert_eq!(
             err,
-            "tensors of the model can't be sent between ranks by Gloo: complex (ComplexFloat), none (undefined), \
-             quantized (quantized), short (Int16), sparse (sparse), twice (computed from other parameters: detach it); keep \
-             them out of its VarStore, or in another form"
+            "tensors of the model can't be sent between ranks by Gloo: none (undefined), quantized (quantized), \
+             short (Int16), sparse (sparse), twice (computed from other parameters: detach it); keep them out of its VarStore, or in another form"
         );
     }
 }

@@ -85,10 +85,10 @@ fn a_loss_that_is_not_of_a_forward_pass_is_refused() {
 
 #[test]
 fn tensors_that_can_not_be_carried_are_named_at_the_start() {
-    for kind in ["ComplexFloat", "Int16"] {
-        refused(kind, &["can't be sent between ranks by Gloo", &format!("mask ({kind})")], None);
+    for (scenario, form) in [("Int16", "Int16"), ("sparse", "sparse"), ("quantized", "quantized")] {
+        refused(scenario, &["can't be sent between ranks by Gloo", &format!("mask ({form})")], None);
     }
-    refused("sparse", &["mask (sparse)"], None);
+    refused("ComplexFloat", &["can't be saved in a snapshot's safetensors file", "mask (ComplexFloat)"], None);
     trained("Bool");
     trained("Int8");
 }

@@ -51,9 +51,11 @@ fn train(context: &Context, scenario: &str, dir: &Path) -> Result<()> {
             let _ = vs.root().add("mask", Tensor::zeros([2], (kind, context.device())), false);
         }
     }
-    if scenario == "sparse" {
-        let _ =
-            vs.root().add("mask", Tensor::ones([2], (Kind::Float, context.device())).to_sparse_sparse_dim(1), false);
+    let ones = || Tensor::ones([2], (Kind::Float, context.device()));
+    match scenario {
+        "sparse" => drop(vs.root().add("mask", ones().to_sparse_sparse_dim(1), false)),
+        "quantized" => drop(vs.root().add("mask", ones().quantize_per_tensor(0.1, 0, Kind::QInt8), false)),
+        _ => {}
     }
 
     let mut options = DdpOptions::default();
