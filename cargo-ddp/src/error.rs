@@ -262,6 +262,8 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it.
         problem: String,
+        /// What to do, if it is not what is usual.
+        help: Option<String>,
     },
     /// A table of names that is none.
     #[error("the names in {}: {problem}", path.display())]
@@ -543,7 +545,8 @@ impl Error {
             }
             Self::SnapshotsInUse { .. } => "wait for that program to end, stop it, or give another directory".into(),
             Self::Damaged { .. } => "`cargo ddp snapshot ls DIR` says which snapshots are whole".into(),
-            Self::BadTensorFile { .. } => {
+            Self::BadTensorFile { help: Some(help), .. } => help.clone(),
+            Self::BadTensorFile { help: None, .. } => {
                 "in Python: `safetensors.torch.save_file(model.state_dict(), \"model.safetensors\")` writes one".into()
             }
             Self::BadNames { .. } => {

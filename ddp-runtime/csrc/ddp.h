@@ -1,8 +1,8 @@
 // The C ABI of ddp-runtime over PyTorch's c10d, DDP Reducer and fused optimizer kernels.
 //
-// Every function that can fail returns a status (DDP_OK, DDP_ERROR or DDP_TIMEOUT), is noexcept, and fills `error` when
-// it fails; results come back through `out` parameters, which are written on success only. A `ddp_tensor` is what tch
-// calls `C_tensor`: a `torch::Tensor` on the heap. Its Rust mirror is src/sys.rs: keep the two alike.
+// Every function that can fail returns a `ddp_status`, is noexcept, and fills `error` when it fails; results come back
+// through `out` parameters, which are written on success only. A `ddp_tensor` is what tch calls `C_tensor`: a
+// `torch::Tensor` on the heap. Its Rust mirror is src/sys.rs: keep the two alike.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -14,7 +14,7 @@ using ddp_tensor = at::Tensor;
 
 extern "C" {
 
-enum ddp_status : int32_t { DDP_OK = 0, DDP_ERROR = 1, DDP_TIMEOUT = 2 };
+enum ddp_status : int32_t { DDP_OK = 0, DDP_ERROR = 1, DDP_TIMEOUT = 2, DDP_UNUSED = 3 };
 enum ddp_backend : int32_t { DDP_GLOO = 0, DDP_NCCL = 1 };
 enum ddp_reduce_op : int32_t {
   DDP_SUM = 0, DDP_AVG = 1, DDP_PRODUCT = 2, DDP_MIN = 3, DDP_MAX = 4, DDP_BAND = 5, DDP_BOR = 6, DDP_BXOR = 7
@@ -127,6 +127,8 @@ void ddp_reducer_free(ddp_reducer* reducer) noexcept;
 int32_t ddp_reducer_before_forward(ddp_reducer* reducer, bool sync, ddp_error* error) noexcept;
 int32_t ddp_reducer_after_forward(ddp_reducer* reducer, bool sync, ddp_tensor* output, ddp_tensor** out,
                                   ddp_error* error) noexcept;
+// The first parameter from `index` on whose gradients the reducer gets no more, or -1.
+int64_t ddp_reducer_find_lost(const ddp_reducer* reducer, size_t index) noexcept;
 // Uneven inputs (torch/nn/parallel: DistributedDataParallel.join): between the two, ranks may take different numbers of
 // steps. The end takes part in the others' steps until no rank has inputs, and gives all of them the model of the one that
 // came last; without `shadow` it only leaves the mode, after an error.
@@ -135,7 +137,9 @@ int32_t ddp_reducer_join_end(ddp_reducer* reducer, bool shadow, ddp_error* error
 // c10d's logging data (torch/nn/parallel: _get_ddp_logging_data): `take` is called with each name and value.
 int32_t ddp_reducer_logging_data(ddp_reducer* reducer, void (*take)(void* context, const char* name, const char* value),
                                  void* context, ddp_error* error) noexcept;
-int32_t ddp_backward(ddp_tensor* loss, ddp_error* error) noexcept;
+// Backward of what the forward pass gave; `sync` as there. DDP_UNUSED when parameters got no gradient, so that the others'
+// were not averaged: then the message is the names, one per line.
+int32_t ddp_reducer_backward(ddp_reducer* reducer, bool sync, ddp_tensor* loss, ddp_error* error) noexcept;
 
 // --- optim.cpp: fused optimizer kernels ----------------------------------------------------------------------------
 // State tensors come in arrays of `n` pointers, null where there is none yet. A step skips parameters without a
@@ -184,6 +188,14 @@ int32_t ddp_rng_state(int32_t cuda_device, ddp_tensor** out, ddp_error* error) n
 int32_t ddp_set_rng_state(int32_t cuda_device, const ddp_tensor* state, ddp_error* error) noexcept;
 // Two handles of the same tensor have the same id.
 size_t ddp_tensor_id(const ddp_tensor* tensor) noexcept;
+enum ddp_form : int32_t {
+  DDP_ORDINARY = 0, DDP_UNDEFINED = 1, DDP_SPARSE = 2, DDP_QUANTIZED = 3, DDP_META = 4, DDP_COMPUTED = 5
+};
+// What keeps a tensor from being an ordinary parameter or buffer; DDP_SPARSE is each layout but the strided one, and
+// DDP_COMPUTED a result that a gradient is passed on through.
+ddp_form ddp_tensor_form(const ddp_tensor* tensor) noexcept;
+// The index of the first tensor whose requires_grad is `requires_grad`, or -1.
+int64_t ddp_find_requires_grad(ddp_tensor* const* tensors, size_t n, bool requires_grad) noexcept;
 // A copy in page-locked memory. (tch passes the argument `device`, which PyTorch deprecates with a warning each time.)
 int32_t ddp_pin_memory(const ddp_tensor* tensor, ddp_tensor** out, ddp_error* error) noexcept;
 

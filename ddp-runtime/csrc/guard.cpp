@@ -52,6 +52,9 @@ extern "C" void ddp_error_clear(ddp_error* error) noexcept {
 int32_t ddp_catch(ddp_error* error) noexcept {
   try {
     throw;
+  } catch (const UnusedParameters& e) {
+    ddp_fill_error(error, e.lines());
+    return DDP_UNUSED;
   } catch (const c10::Error& e) {
     return record(error, wants_backtrace() ? e.what() : e.what_without_backtrace());
   } catch (const std::exception& e) {

@@ -6,21 +6,88 @@
 #include <ATen/ops/full.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/engine.h>
+#include <torch/csrc/autograd/utils/lambda_post_hook.h>
+#include <torch/csrc/autograd/variable.h>
 #include <torch/csrc/distributed/c10d/comm.hpp>
 #include <torch/csrc/distributed/c10d/logger.hpp>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 
 #include <algorithm>
+#include <atomic>
+#include <cstdio>
 #include <limits>
 #include <string>
 
+namespace {
+// c10d's reducer, asked what it does not tell: whether a backward pass is done, and which parameters it still waits for.
+class Reducer : public c10d::Reducer {
+ public:
+  using c10d::Reducer::Reducer;
+
+  // For a new forward pass: no parameter has its gradient yet.
+  void forget_ready() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::fill(backward_stats_.begin(), backward_stats_.end(), kNotReady);
+  }
+
+  // Between a forward pass and the end of its backward pass.
+  bool is_waiting() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return expect_autograd_hooks_;
+  }
+
+  // Some parameters have their gradients, and some do not.
+  bool is_partial() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return expect_autograd_hooks_ && require_finalize_;
+  }
+
+  // The parameters that it waits for.
+  std::vector<size_t> missing() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<size_t> indices;
+    for (size_t i = 0; i < backward_stats_.size(); ++i)
+      if (backward_stats_[i] == kNotReady) indices.push_back(i);
+    return indices;
+  }
+
+  // Adds a hook to the first parameter's node in graphs: it runs when the parameter got its gradient.
+  void add_hook(std::function<void()> hook) {
+    using torch::autograd::variable_list;
+    grad_accumulators_[0]->add_post_hook(std::make_unique<torch::autograd::utils::LambdaPostHook>(
+        [hook = std::move(hook)](const variable_list& outputs, const variable_list&) { return hook(), outputs; }));
+  }
+
+  // The last forward pass with a graph was not to be synchronised.
+  std::atomic<bool> accumulating{false};
+
+  // The first parameter from `index` on that backward passes reach no more: a change of dtype or device has given it
+  // another node in their graph, without the hook.
+  int64_t find_lost(size_t index) const {
+    for (; index < params_.size(); ++index)
+      if (torch::autograd::impl::try_get_grad_accumulator(params_[index]) != grad_accumulators_[index])
+        return static_cast<int64_t>(index);
+    return -1;
+  }
+
+ private:
+  static constexpr int64_t kNotReady = -1;
+};
+
+constexpr const char* kNotAveraged =
+    "the gradients of this loss would not be averaged: run each loss through Ddp::forward, and its backward pass before "
+    "the next forward pass";
+}  // namespace
+
 struct ddp_reducer {
   c10::intrusive_ptr<c10d::ProcessGroup> group;
-  std::shared_ptr<c10d::Reducer> reducer;
+  std::shared_ptr<Reducer> reducer;
   std::shared_ptr<c10d::Logger> logger;
   // Parameters (also frozen ones) and buffers: what all ranks hold alike.
   std::vector<at::Tensor> states;
   std::vector<at::Tensor> buffers;
+  // The parameters', shared with the hooks of losses, which may outlive this.
+  std::shared_ptr<const std::vector<std::string>> names;
   bool find_unused_parameters;
   bool static_graph;
   bool broadcast_buffers;
@@ -92,6 +159,49 @@ void shadow_step(ddp_reducer* self) {
   self->reducer->push_rebuilt_params_for_all_indices();
 }
 
+[[noreturn]] void throw_unused(const Reducer& reducer, const std::vector<std::string>& names) {
+  std::string list, lines;
+  for (const size_t i : reducer.missing()) {
+    list += (list.empty() ? "" : ", ") + names[i];
+    lines += (lines.empty() ? "" : "\n") + names[i];
+  }
+  throw UnusedParameters("the loss of this step does not depend on " + list +
+                             ", so gradients were not averaged; if steps may skip parameters, set "
+                             "`find_unused_parameters` in `DdpOptions`",
+                         lines);
+}
+
+// Has the backward pass of `loss`, whoever calls it, end with an error unless the reducer averaged its gradients.
+void check_backward_of(const at::Tensor& loss, const ddp_reducer* self) {
+  if (!loss.grad_fn()) return;
+  loss.register_hook([weak = std::weak_ptr<Reducer>(self->reducer), names = self->names](const at::TensorBase&) {
+    const auto reducer = weak.lock();
+    if (!reducer) return;
+    TORCH_CHECK(reducer->is_waiting(), kNotAveraged);
+    auto& engine = torch::autograd::Engine::get_default_engine();
+    // The reducer's own callback comes after this one, and before one that this one adds.
+    engine.queue_callback([reducer, names] {
+      torch::autograd::Engine::get_default_engine().queue_callback([reducer, names] {
+        if (reducer->is_partial()) throw_unused(*reducer, *names);
+      });
+    });
+  });
+}
+
+// A loss that never went through a forward pass can't be refused: its gradients may be meant to be cleared (a generator's
+// loss has some for the discriminator). It is told of once, on rank 0.
+void tell_of_local_gradients(const std::shared_ptr<Reducer>& reducer, const std::string& name) {
+  reducer->add_hook([weak = std::weak_ptr<Reducer>(reducer), name, told = false]() mutable {
+    const auto reducer = weak.lock();
+    if (told || !reducer || reducer->is_waiting() || reducer->accumulating) return;
+    told = true;
+    std::fprintf(stderr,
+                 "warning: a gradient of %s was computed without Ddp::forward, and is not averaged over the ranks: they "
+                 "differ from now on, unless it is cleared before the optimizer's step\n",
+                 name.c_str());
+  });
+}
+
 // torch/distributed/algorithms/ddp_comm_hooks/default_hooks.py, bf16_compress_hook: gradients travel as bfloat16.
 class BF16CompressHook : public c10d::CppCommHookInterface<c10::intrusive_ptr<c10d::ProcessGroup>> {
  public:
@@ -153,12 +263,15 @@ int32_t ddp_reducer_new(ddp_group* group, const ddp_reducer_tensors* tensors, co
     auto [buckets, bucket_limits] = c10d::compute_bucket_assignment_by_size(params, limits, expect_sparse);
     // Gradients appear roughly in the reverse of the order in which the parameters are used.
     std::reverse(buckets.begin(), buckets.end());
-    std::unordered_map<size_t, std::string> names;
-    for (size_t i = 0; i < params.size(); ++i) names[i] = tensors->names[i];
-    auto reducer = std::make_shared<c10d::Reducer>(
+    const auto names = std::make_shared<const std::vector<std::string>>(tensors->names, tensors->names + params.size());
+    std::unordered_map<size_t, std::string> names_by_index;
+    for (size_t i = 0; i < params.size(); ++i) names_by_index[i] = (*names)[i];
+    auto reducer = std::make_shared<Reducer>(
         params, buckets, group->group, expect_sparse, options->bucket_cap_bytes, options->find_unused_parameters,
-        options->gradient_as_bucket_view, names, options->first_bucket_bytes,
+        options->gradient_as_bucket_view, names_by_index, options->first_bucket_bytes,
         /*skip_all_reduce_unused_params=*/false, /*use_python_reducer=*/false, std::vector<int64_t>{});
+
+    if (group->group->getRank() == 0 && group->group->getSize() > 1) tell_of_local_gradients(reducer, names->front());
 
     auto logger = std::make_shared<c10d::Logger>(reducer);
     reducer->set_logger(logger);
@@ -175,7 +288,7 @@ int32_t ddp_reducer_new(ddp_group* group, const ddp_reducer_tensors* tensors, co
     if (options->comm_hook == DDP_BF16_COMPRESS)
       reducer->register_comm_hook(std::make_unique<BF16CompressHook>(group->group));
     *out = new ddp_reducer{group->group, std::move(reducer), std::move(logger), std::move(states), buffers,
-                           options->find_unused_parameters, options->static_graph, options->broadcast_buffers};
+                           names, options->find_unused_parameters, options->static_graph, options->broadcast_buffers};
   });
 }
 
@@ -187,6 +300,8 @@ void ddp_reducer_free(ddp_reducer* reducer) noexcept {
 int32_t ddp_reducer_before_forward(ddp_reducer* self, bool sync, ddp_error* error) noexcept {
   return guarded(error, [&] {
     const bool grad = at::GradMode::is_enabled();
+    TORCH_CHECK(!self->reducer->is_partial(),
+                "the backward pass before this step failed or skipped parameters, so its gradients were not averaged");
     if (grad && sync) {
       self->logger->set_runtime_stats_and_log();
       self->reducer->prepare_for_forward();
@@ -202,6 +317,8 @@ int32_t ddp_reducer_before_forward(ddp_reducer* self, bool sync, ddp_error* erro
     if (self->joining) all_reduce(self, number(self, sync ? 1 : 0));
   });
 }
+
+int64_t ddp_reducer_find_lost(const ddp_reducer* self, size_t index) noexcept { return self->reducer->find_lost(index); }
 
 int32_t ddp_reducer_join_begin(ddp_reducer* self, bool divide_by_initial_world_size, ddp_error* error) noexcept {
   return guarded(error, [&] {
@@ -237,10 +354,15 @@ int32_t ddp_reducer_after_forward(ddp_reducer* self, bool sync, ddp_tensor* outp
     at::Tensor result = *output;
     const bool search = self->find_unused_parameters && !self->static_graph;
     self->forward_sync = at::GradMode::is_enabled() && sync;
+    if (at::GradMode::is_enabled()) self->reducer->accumulating = !sync;
     // The graph is searched for unused parameters only when asked for, as it costs a walk of it.
-    if (self->forward_sync) self->reducer->prepare_for_backward(search ? std::vector<at::Tensor>{result} : std::vector<at::Tensor>{});
+    if (self->forward_sync) {
+      self->reducer->forget_ready();
+      self->reducer->prepare_for_backward(search ? std::vector<at::Tensor>{result} : std::vector<at::Tensor>{});
+    }
     if ((search || (self->static_graph && !self->delay_enqueued)) && result.requires_grad())
       result = Sink::apply(result, reinterpret_cast<int64_t>(self));
+    if (self->forward_sync) check_backward_of(result, self);
     *out = new at::Tensor(std::move(result));
   });
 }
@@ -254,7 +376,13 @@ int32_t ddp_reducer_logging_data(ddp_reducer* self, void (*take)(void* context, 
   });
 }
 
-int32_t ddp_backward(ddp_tensor* loss, ddp_error* error) noexcept {
-  return guarded(error, [&] { loss->backward(); });
+int32_t ddp_reducer_backward(ddp_reducer* self, bool sync, ddp_tensor* loss, ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    const bool averages = self->reducer->is_waiting();
+    TORCH_CHECK(averages || !sync || self->reducer->accumulating, kNotAveraged);
+    loss->backward();
+    // No parameter at all: a loss with a graph of other tensors.
+    if (averages && self->reducer->is_waiting()) throw_unused(*self->reducer, *self->names);
+  });
 }
 }

@@ -46,6 +46,21 @@ size_t ddp_tensor_id(const ddp_tensor* tensor) noexcept {
   return reinterpret_cast<size_t>(tensor->unsafeGetTensorImpl());
 }
 
+ddp_form ddp_tensor_form(const ddp_tensor* tensor) noexcept {
+  if (!tensor->defined()) return DDP_UNDEFINED;
+  if (tensor->layout() != at::kStrided) return DDP_SPARSE;
+  if (tensor->is_quantized()) return DDP_QUANTIZED;
+  if (tensor->is_meta()) return DDP_META;
+  if (!tensor->is_leaf()) return DDP_COMPUTED;
+  return DDP_ORDINARY;
+}
+
+int64_t ddp_find_requires_grad(ddp_tensor* const* tensors, size_t n, bool requires_grad) noexcept {
+  for (size_t i = 0; i < n; ++i)
+    if (tensors[i]->requires_grad() == requires_grad) return static_cast<int64_t>(i);
+  return -1;
+}
+
 int32_t ddp_pin_memory(const ddp_tensor* tensor, ddp_tensor** out, ddp_error* error) noexcept {
   return guarded(error, [&] { *out = new at::Tensor(tensor->pin_memory()); });
 }

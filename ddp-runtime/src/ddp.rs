@@ -7,7 +7,8 @@ use tch::Tensor;
 use tch::nn::VarStore;
 
 use crate::error::check;
-use crate::{Error, ProcessGroup, Result, params, sys};
+use crate::known_parameters::KnownParameters;
+use crate::{Error, ProcessGroup, Result, carriable, params, sys};
 
 const MIB: i64 = 1024 * 1024;
 
@@ -16,6 +17,9 @@ const MIB: i64 = 1024 * 1024;
 ///
 /// Each step: [`Ddp::forward`], [`Ddp::backward`], then the optimizer on every rank. As all ranks start from rank 0's
 /// parameters and apply the same averaged gradients, they stay equal.
+///
+/// A loss that does not go through both has gradients of this rank alone, and ranks that step with them differ: the first
+/// such gradient is told of on stderr.
 ///
 /// Gradients are views of the reducer's buckets, which saves a copy; clear them with this crate's optimizers (tch's
 /// own `zero_grad` can't).
@@ -48,8 +52,8 @@ const MIB: i64 = 1024 * 1024;
 #[derive(Debug)]
 pub struct Ddp {
     raw: NonNull<sys::ddp_reducer>,
-    // The reducer holds references of its own to the parameters and to the group; these keep the ranks' view of them.
-    parameters: Vec<(String, Tensor)>,
+    // The reducer holds references of its own to the parameters and to the group.
+    parameters: KnownParameters,
     /// Off inside of `no_sync`.
     sync: Cell<bool>,
 }
@@ -118,9 +122,11 @@ impl Ddp {
     /// Wraps the model whose variables are in `vs`: checks that it is the same on all ranks of `group`, and makes every
     /// rank's parameters and buffers equal to rank 0's.
     ///
+    /// A tensor with several names (tied weights) is one parameter, under the first of them in the alphabet.
+    ///
     /// # Errors
-    /// [`Error::NoParameters`]; [`Error::ModelsDiffer`], on every rank, naming the first parameter whose name, shape or
-    /// dtype is another elsewhere; [`Error::Torch`] and [`Error::Timeout`] from the group.
+    /// [`Error::Invalid`] for tensors that the group can't send, by name; [`Error::NoParameters`];
+    /// [`Error::ModelsDiffer`], on every rank, naming the first parameter whose name, shape or dtype is another elsewhere; [`Error::Torch`] and [`Error::Timeout`] from the group.
     pub fn new(group: &ProcessGroup, vs: &VarStore) -> Result<Self> {
         Self::with_options(group, vs, &DdpOptions::default())
     }
@@ -130,6 +136,7 @@ impl Ddp {
     /// # Errors
     /// As [`Ddp::new`].
     pub fn with_options(group: &ProcessGroup, vs: &VarStore, options: &DdpOptions) -> Result<Self> {
+        carriable::check_sent(vs, group.backend())?;
         let parameters = params::trained(vs);
         verify(group, &parameters)?;
         if parameters.is_empty() {
@@ -165,6 +172,8 @@ impl Ddp {
             sys::ddp_reducer_new(group.as_ptr(), &tensors, &raw_options, &mut raw, error)
         })?;
         let raw = NonNull::new(raw).expect("a reducer that was made is not null");
+        let may_freeze = options.find_unused_parameters && !options.static_graph;
+        let parameters = KnownParameters::new(vs, parameters, may_freeze);
         Ok(Self { raw, parameters, sync: Cell::new(true) })
     }
 
@@ -174,13 +183,17 @@ impl Ddp {
     /// made equal, so every rank must call it.
     ///
     /// # Errors
-    /// [`Error::Torch`], for example when the last step's backward pass did not reach all parameters (then set
-    /// [`find_unused_parameters`](DdpOptions::find_unused_parameters)).
+    /// [`Error::ModelChanged`] when parameters were added, frozen, unfrozen or converted since [`Ddp::new`], whose
+    /// gradients would not be averaged; with [`find_unused_parameters`](DdpOptions::find_unused_parameters) they may be frozen and unfrozen
+    /// again. [`Error::Torch`].
     pub fn forward(&self, f: impl FnOnce() -> Tensor) -> Result<Tensor> {
         let (reducer, sync) = (self.raw.as_ptr(), self.sync.get());
         // SAFETY: `reducer` is live, and used by this thread only.
         check("forward", |error| unsafe { sys::ddp_reducer_before_forward(reducer, sync, error) })?;
         let mut output = f();
+        if output.requires_grad() {
+            self.check_parameters()?; // after `f`, which may have added some
+        }
         let output = output.as_mut_ptr();
         let mut result = std::ptr::null_mut();
         // SAFETY: as above; `output` outlives the call; `result` is written on success only.
@@ -193,10 +206,19 @@ impl Ddp {
     /// all ranks (inside of [`no_sync`](Ddp::no_sync): this rank's own, added to what was there).
     ///
     /// # Errors
-    /// [`Error::Torch`] when `loss` has no graph or another rank is gone; [`Error::Timeout`] when other ranks do not come.
+    /// [`Error::UnusedParameters`], before any gradient is used, when the loss skips a parameter and
+    /// [`find_unused_parameters`](DdpOptions::find_unused_parameters) is off. (A rank that skips none waits for those that
+    /// do, until they are gone.) [`Error::Torch`] for a loss that is not of a [`forward`](Ddp::forward) since the last
+    /// backward pass, as its gradients would not be averaged, and when another rank is gone; [`Error::Timeout`] when other
+    /// ranks do not come.
     pub fn backward(&self, loss: &Tensor) -> Result<()> {
-        // SAFETY: `loss` is a live tensor.
-        check("backward", |error| unsafe { sys::ddp_backward(loss.as_ptr().cast_mut(), error) })
+        if !loss.requires_grad() {
+            self.check_parameters()?;
+            return Err(Error::UnusedParameters { parameters: self.parameter_names().map(str::to_owned).collect() });
+        }
+        let (reducer, sync, loss) = (self.raw.as_ptr(), self.sync.get(), loss.as_ptr().cast_mut());
+        // SAFETY: `reducer` is live, and used by this thread only; `loss` is a live tensor.
+        check("backward", |error| unsafe { sys::ddp_reducer_backward(reducer, sync, loss, error) })
     }
 
     /// Runs `f` without communication: the forward and backward passes in it accumulate this rank's gradients. The next
@@ -281,9 +303,15 @@ impl Ddp {
         Ok(data)
     }
 
+    fn check_parameters(&self) -> Result<()> {
+        // SAFETY: the reducer is live, and only looked at.
+        let find_lost = |index| unsafe { sys::ddp_reducer_find_lost(self.raw.as_ptr(), index) };
+        self.parameters.check(|index| usize::try_from(find_lost(index)).ok())
+    }
+
     /// Names of the parameters that are trained, in the model's order.
     pub fn parameter_names(&self) -> impl Iterator<Item = &str> {
-        self.parameters.iter().map(|(name, _)| name.as_str())
+        self.parameters.trained().iter().map(|(name, _)| name.as_str())
     }
 }
 

@@ -77,6 +77,24 @@ pub enum Error {
         /// Name, shape and dtype on rank 0.
         here: String,
     },
+    /// Parameters were added, frozen, unfrozen or converted after [`Ddp::new`](crate::Ddp::new).
+    #[error(
+        "the model changed after `Ddp::new`: {changes}, so gradients would not be averaged; make such changes before it, or make a new `Ddp` and optimizer"
+    )]
+    ModelChanged {
+        /// Which parameters, and how.
+        changes: String,
+    },
+    /// A loss that does not depend on all parameters, so that no gradient was averaged.
+    #[error(
+        "the loss of this step does not depend on {}, so gradients were not averaged; if steps may skip parameters, set \
+         `find_unused_parameters` in `DdpOptions`",
+        parameters.join(", ")
+    )]
+    UnusedParameters {
+        /// The parameters that got no gradient, in the model's order.
+        parameters: Vec<String>,
+    },
     /// Ranks log different metrics.
     #[error("ranks log different metrics: rank {rank} {there}, rank 0 {here}")]
     MetricsDiffer {
@@ -220,6 +238,15 @@ impl Error {
                 format!("NCCL needs a GPU: check `nvidia-smi` and {}", env::CUDA_VISIBLE_DEVICES)
             }
             Self::Timeout { .. } => "a rank is missing or busy: look at the other ranks' last lines".into(),
+            Self::ModelChanged { .. } => {
+                "with `find_unused_parameters` in `DdpOptions`, parameters that are trained may be frozen for a while"
+                    .into()
+            }
+            Self::UnusedParameters { .. } => {
+                "use every parameter in each step's loss, freeze the others before `Ddp::new`, or set \
+                 `find_unused_parameters` in `DdpOptions`"
+                    .into()
+            }
             Self::MetricsDiffer { .. } => {
                 "log the same names at the same steps on every rank; `log_rank0` takes what only rank 0 has".into()
             }
@@ -288,6 +315,7 @@ pub(crate) fn check(operation: &'static str, call: impl FnOnce(*mut sys::ddp_err
     unsafe { sys::ddp_error_clear(&mut slot) };
     Err(match status {
         sys::DDP_TIMEOUT => Error::Timeout { operation, message },
+        sys::DDP_UNUSED => Error::UnusedParameters { parameters: message.lines().map(str::to_owned).collect() },
         _ => Error::Torch { operation, message },
     })
 }

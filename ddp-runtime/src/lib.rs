@@ -79,6 +79,7 @@ mod guide {
 }
 
 pub mod amp;
+mod carriable;
 mod collectives;
 mod context;
 mod ddp;
@@ -87,6 +88,7 @@ mod error;
 mod events;
 mod health;
 mod inherited;
+mod known_parameters;
 mod listen;
 mod loss_guard;
 mod memory;

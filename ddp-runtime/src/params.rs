@@ -1,6 +1,7 @@
 //! Names and order of a model's tensors.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tch::Tensor;
 use tch::nn::VarStore;
@@ -11,13 +12,19 @@ use crate::sys;
 ///
 /// A `VarStore` keeps that order without names, and the names without order: they are brought together by identity.
 pub(crate) fn trained(vs: &VarStore) -> Vec<(String, Tensor)> {
-    let mut names: HashMap<usize, String> = vs.variables().iter().map(|(name, t)| (id(t), name.clone())).collect();
-    vs.trainable_variables()
-        .into_iter()
-        .filter(Tensor::requires_grad)
-        .enumerate()
-        .map(|(i, tensor)| (names.remove(&id(&tensor)).unwrap_or_else(|| format!("parameter {i}")), tensor))
-        .collect()
+    let names: HashMap<usize, String> = all(vs).into_iter().map(|(name, tensor)| (id(&tensor), name)).collect();
+    let named = |(i, tensor): (usize, Tensor)| {
+        (names.get(&id(&tensor)).cloned().unwrap_or_else(|| format!("parameter {i}")), tensor)
+    };
+    trained_tensors(vs).into_iter().enumerate().map(named).collect()
+}
+
+/// The parameters that are trained, without their names.
+pub(crate) fn trained_tensors(vs: &VarStore) -> Vec<Tensor> {
+    let mut seen = HashSet::new();
+    let mut trained = vs.trainable_variables();
+    trained.retain(|tensor| tensor.requires_grad() && seen.insert(id(tensor)));
+    trained
 }
 
 /// Parameters that were frozen, by name.
@@ -36,11 +43,41 @@ fn parameter_ids(vs: &VarStore) -> HashSet<usize> {
     vs.trainable_variables().iter().map(id).collect()
 }
 
-/// Every tensor of the model, by name.
+/// Every tensor of the model, once, by name. One that has several names (tied weights) has the first of them, as in a file
+/// that safetensors' `save_model` writes.
 pub(crate) fn all(vs: &VarStore) -> Vec<(String, Tensor)> {
+    with_aliases(vs).0
+}
+
+/// The further names of the model's tensors, each with the name that [`all`] has.
+pub(crate) fn aliases(vs: &VarStore) -> BTreeMap<String, String> {
+    with_aliases(vs).1
+}
+
+/// All names of each tensor that has several, by the first.
+pub(crate) fn names(vs: &VarStore) -> BTreeMap<String, Vec<String>> {
+    let mut names: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (alias, name) in aliases(vs) {
+        names.entry(name.clone()).or_insert_with(|| vec![name]).push(alias);
+    }
+    names
+}
+
+fn with_aliases(vs: &VarStore) -> (Vec<(String, Tensor)>, BTreeMap<String, String>) {
     let mut all: Vec<_> = vs.variables().into_iter().collect();
     all.sort_by(|a, b| a.0.cmp(&b.0));
-    all
+    let (mut names, mut aliases) = (HashMap::new(), BTreeMap::new());
+    all.retain(|(name, tensor)| match names.entry(id(tensor)) {
+        Entry::Vacant(entry) => {
+            entry.insert(name.clone());
+            true
+        }
+        Entry::Occupied(entry) => {
+            aliases.insert(name.clone(), entry.get().clone());
+            false
+        }
+    });
+    (all, aliases)
 }
 
 /// Pointers to the tensors, for as long as these live.
@@ -48,7 +85,36 @@ pub(crate) fn pointers<'a>(tensors: impl IntoIterator<Item = &'a (String, Tensor
     tensors.into_iter().map(|(_, tensor)| tensor.as_ptr().cast_mut()).collect()
 }
 
-fn id(tensor: &Tensor) -> usize {
+/// Two handles of one tensor have the same.
+pub(crate) fn id(tensor: &Tensor) -> usize {
     // SAFETY: `tensor` is a live tensor, which the call only looks at.
     unsafe { sys::ddp_tensor_id(tensor.as_ptr()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind};
+
+    /// One tensor under several names, added in any order: `HashMap`s have another order in each run.
+    #[test]
+    fn tied_weights_have_one_name_the_first_and_are_trained_once() {
+        for order in [["wte", "head", "out"], ["out", "wte", "head"], ["head", "out", "wte"]] {
+            let vs = VarStore::new(Device::Cpu);
+            let first = vs.root().var("bias", &[2], tch::nn::Init::Const(0.0));
+            let tied = Tensor::ones([2, 3], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+            for name in order {
+                let _ = vs.root().add(name, tied.shallow_clone(), true);
+            }
+            let names = |tensors: Vec<(String, Tensor)>| tensors.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+            assert_eq!(names(trained(&vs)), ["bias", "head"]);
+            assert_eq!(names(all(&vs)), ["bias", "head"]);
+            let aliases = aliases(&vs).into_iter().collect::<Vec<_>>();
+            assert_eq!(aliases, [("out", "head"), ("wte", "head")].map(|(a, b)| (a.to_owned(), b.to_owned())));
+            assert_eq!(trained_tensors(&vs).iter().map(id).collect::<Vec<_>>(), [id(&first), id(&tied)]);
+            let _ = tied.set_requires_grad(false);
+            assert_eq!(names(frozen(&vs)), ["head"]);
+            assert_eq!(names(buffers(&vs)), Vec::<String>::new());
+        }
+    }
 }

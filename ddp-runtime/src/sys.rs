@@ -7,6 +7,7 @@ pub(crate) use torch_sys::C_tensor;
 
 pub(crate) const DDP_OK: i32 = 0;
 pub(crate) const DDP_TIMEOUT: i32 = 2;
+pub(crate) const DDP_UNUSED: i32 = 3;
 
 #[repr(C)]
 pub(crate) struct ddp_error {
@@ -253,7 +254,13 @@ unsafe extern "C" {
         context: *mut c_void,
         error: *mut ddp_error,
     ) -> i32;
-    pub(crate) fn ddp_backward(loss: *mut C_tensor, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_reducer_find_lost(reducer: *const ddp_reducer, index: usize) -> i64;
+    pub(crate) fn ddp_reducer_backward(
+        reducer: *mut ddp_reducer,
+        sync: bool,
+        loss: *mut C_tensor,
+        error: *mut ddp_error,
+    ) -> i32;
 
     pub(crate) fn ddp_sgd_step(
         parameters: *const *mut C_tensor,
@@ -304,6 +311,8 @@ unsafe extern "C" {
     pub(crate) fn ddp_rng_state(cuda_device: i32, out: *mut *mut C_tensor, error: *mut ddp_error) -> i32;
     pub(crate) fn ddp_set_rng_state(cuda_device: i32, state: *const C_tensor, error: *mut ddp_error) -> i32;
     pub(crate) fn ddp_tensor_id(tensor: *const C_tensor) -> usize;
+    pub(crate) fn ddp_tensor_form(tensor: *const C_tensor) -> i32;
+    pub(crate) fn ddp_find_requires_grad(tensors: *const *mut C_tensor, n: usize, requires_grad: bool) -> i64;
     pub(crate) fn ddp_pin_memory(tensor: *const C_tensor, out: *mut *mut C_tensor, error: *mut ddp_error) -> i32;
     pub(crate) fn ddp_randperm(n: i64, seed: u64, out: *mut i64, error: *mut ddp_error) -> i32;
     /// Read by debuggers, never here.

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use ddp_runtime::optim::{Optimizer, Sgd, SgdOptions};
-use ddp_runtime::{CommHook, Context, Ddp, DdpOptions, ReduceOp};
+use ddp_runtime::{CommHook, Context, Ddp, DdpOptions, Error, ReduceOp};
 use tch::nn::{self, Module, ModuleT, VarStore};
 use tch::{Device, Kind, Tensor};
 
@@ -71,7 +71,7 @@ fn accumulation(context: &Context) -> Result<()> {
 
 /// A layer that one rank alone uses.
 fn unused_parameters(context: &Context) -> Result<()> {
-    let train = |find_unused_parameters| -> Result<Option<Tensor>, ddp_runtime::Error> {
+    let train = |find_unused_parameters| -> Result<Option<Tensor>, Error> {
         let vs = VarStore::new(context.device());
         let common = nn::linear(vs.root() / "common", 3, 3, Default::default());
         let rare = nn::linear(vs.root() / "rare", 3, 3, Default::default());
@@ -92,12 +92,11 @@ fn unused_parameters(context: &Context) -> Result<()> {
         }
         Ok(Some(rare.ws.grad()))
     };
-    // PyTorch's reason, naming nothing but the way out; without the flag it is an error, not a hang.
-    let refused = train(false).err().map(|err| err.to_string()).unwrap_or_default();
-    ensure!(
-        refused.contains("Expected to have finished reduction"),
-        "a parameter without a gradient gives {refused:?}"
-    );
+    // Without the flag it is an error, not a hang.
+    let Err(Error::UnusedParameters { parameters }) = train(false) else {
+        bail!("a parameter without a gradient gives no error")
+    };
+    ensure!(parameters == ["rare.bias", "rare.weight"], "{parameters:?}");
     let mut gradient = train(true)?.expect("there is a gradient");
     let before = gradient.copy();
     context.group().all_reduce(&mut gradient, ReduceOp::Avg)?;

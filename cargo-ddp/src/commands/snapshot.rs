@@ -97,10 +97,12 @@ fn show(args: &SnapshotShow) -> Result<u8> {
         false => Ok(vec![]),
     };
     let (model, optimizer) = (infos(format::MODEL)?, infos(format::OPTIMIZER)?);
+    let aliases = TensorFile::open(&folder.join(format::MODEL))?.aliases()?;
     if args.json {
         let value = json!({
             "folder": folder, "epoch": manifest.epoch, "step": manifest.step, "world_size": manifest.world_size,
             "samples_in_epoch": manifest.samples_in_epoch, "metric": manifest.metric, "model": model,
+            "aliases": aliases,
             "optimizer": optimizer, "states": manifest.states, "files": manifest.files,
         });
         print_json(&value)?;
@@ -121,6 +123,9 @@ fn show(args: &SnapshotShow) -> Result<u8> {
     let rows: Vec<_> = model.iter().map(tensor_row).collect();
     for line in table(&rows, &[3]) {
         println!("  {line}");
+    }
+    for (alias, name) in &aliases {
+        println!("  {alias}: the same tensor as {name}");
     }
     if is_model_only(manifest) {
         println!("no optimizer: a run that resumes from it gets the model's weights only");
@@ -262,12 +267,21 @@ fn export(args: &SnapshotExport, ui: &Ui) -> Result<u8> {
 }
 
 fn import(args: &SnapshotImport, ui: &Ui) -> Result<u8> {
-    let (folder, count) = snapshot::import(&args.file, &names(args.names.as_deref())?, &args.to)?;
-    ui.status(
-        "Imported",
-        format!("{} of {}; a run with these snapshots begins with them", tensors(count), args.file.display()),
-    );
-    println!("{}", path(&folder));
+    let imported = snapshot::import(&args.file, &names(args.names.as_deref())?, &args.to)?;
+    let (count, file) = (tensors(imported.tensors), args.file.display());
+    if let Some(files) = imported.shard_of {
+        ui.warn(format!(
+            "{file} is one of {files} files of a model, by its name: a run needs the tensors of all of them"
+        ));
+    }
+    let counters = "counters of PyTorch's BatchNorm, which tch's does not have";
+    match imported.left_out.as_slice() {
+        [] => {}
+        [name] => ui.status("Left out", format!("{name}: {counters}")),
+        [first, ..] => ui.status("Left out", format!("{first} and {} more: {counters}", imported.left_out.len() - 1)),
+    }
+    ui.status("Imported", format!("{count} of {file}; a run with these snapshots begins with them"));
+    println!("{}", path(&imported.folder));
     Ok(exit::SUCCESS)
 }
 

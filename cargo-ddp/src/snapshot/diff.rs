@@ -56,10 +56,11 @@ pub struct Comparison {
 pub fn compare(a: &TensorFile, b: &TensorFile) -> Result<Comparison> {
     type Pair<'data> = (Option<TensorView<'data>>, Option<TensorView<'data>>);
     let mut pairs: BTreeMap<Vec<(u64, String)>, (String, Pair<'_>)> = BTreeMap::new();
-    for (name, view) in a.sorted()? {
+    let (aliases_a, aliases_b) = (a.aliases()?, b.aliases()?);
+    for (name, view) in with_aliases(a, &aliases_a, &aliases_b)? {
         pairs.insert(natural_key(&name), (name, (Some(view), None)));
     }
-    for (name, view) in b.sorted()? {
+    for (name, view) in with_aliases(b, &aliases_b, &aliases_a)? {
         pairs.entry(natural_key(&name)).or_insert((name, (None, None))).1.1 = Some(view);
     }
     let mut comparison = Comparison { equal: 0, changes: Vec::new() };
@@ -76,6 +77,20 @@ pub fn compare(a: &TensorFile, b: &TensorFile) -> Result<Comparison> {
         }
     }
     Ok(comparison)
+}
+
+/// A file's tensors, also under further names that the other file does not have for the same: tied weights are equal to
+/// those under another of their names, and to copies.
+fn with_aliases<'file>(
+    file: &'file TensorFile,
+    aliases: &BTreeMap<String, String>,
+    other: &BTreeMap<String, String>,
+) -> Result<Vec<(String, TensorView<'file>)>> {
+    let mut tensors = file.sorted()?;
+    let parsed = file.parse()?;
+    let more = aliases.iter().filter(|(alias, name)| other.get(*alias) != Some(*name));
+    tensors.extend(more.filter_map(|(alias, name)| Some((alias.clone(), parsed.tensor(name).ok()?))));
+    Ok(tensors)
 }
 
 fn form(view: &TensorView<'_>) -> String {

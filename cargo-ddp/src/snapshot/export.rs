@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::path::Path;
 
@@ -44,7 +44,7 @@ pub fn export(snapshot: &Whole, names: &Names, to: &Path) -> Result<usize> {
         return Err(Error::Exists(to.to_owned()));
     }
     let file = TensorFile::open(&snapshot.folder.join(format::MODEL))?;
-    let tensors = renamed(&file, names)?;
+    let Renamed { tensors, aliases } = renamed(&file, names)?;
     let cant = || Error::system(format!("can't write {}", to.display()));
     let output = Output::open(to).map_err(cant())?;
     let folder = output.file().map(|place| place.parent().filter(|folder| !folder.as_os_str().is_empty()));
@@ -56,10 +56,11 @@ pub fn export(snapshot: &Whole, names: &Names, to: &Path) -> Result<usize> {
         Format::Safetensors => {
             // What Hugging Face's programs ask for, and where it comes from.
             let metadata = [("format", "pt".to_owned()), ("step", snapshot.manifest.step.to_string())];
-            let metadata: HashMap<_, _> = metadata.map(|(key, value)| (key.to_owned(), value)).into();
+            let mut metadata: HashMap<_, _> = metadata.map(|(key, value)| (key.to_owned(), value)).into();
+            metadata.extend(aliases);
             serialize_to_file(tensors, Some(metadata), &partial).map_err(|err| cant()(std::io::Error::other(err)))?;
         }
-        Format::Torch => torch_file::write(&partial, &tensors).map_err(cant())?,
+        Format::Torch => torch_file::write(&partial, &tensors, &aliases).map_err(cant())?,
     }
     let mut written = File::open(&partial).map_err(cant())?;
     let Some(to) = output.file() else {
@@ -75,10 +76,33 @@ pub fn export(snapshot: &Whole, names: &Names, to: &Path) -> Result<usize> {
     }
 }
 
-/// The file's tensors under their new names.
-pub(super) fn renamed<'file>(file: &'file TensorFile, names: &Names) -> Result<Vec<(String, TensorView<'file>)>> {
-    let tensors = file.sorted()?;
+/// A file's tensors under their new names.
+pub(super) struct Renamed<'file> {
+    pub(super) tensors: Vec<(String, TensorView<'file>)>,
+    /// Further names (tied weights), each with the one that the tensor is under.
+    pub(super) aliases: BTreeMap<String, String>,
+}
+
+pub(super) fn renamed<'file>(file: &'file TensorFile, names: &Names) -> Result<Renamed<'file>> {
+    let (tensors, aliases) = (file.sorted()?, file.aliases()?);
     let bad = |problem| Error::BadOption { option: "names", problem };
-    let new = names.apply(tensors.iter().map(|(name, _)| name.as_str())).map_err(bad)?;
-    Ok(new.into_iter().zip(tensors).filter_map(|(new, (_, view))| Some((new?, view))).collect())
+    let old: Vec<&str> =
+        tensors.iter().map(|(name, _)| name.as_str()).chain(aliases.keys().map(String::as_str)).collect();
+    let new = names.apply(old.iter().copied()).map_err(bad)?;
+    let mut new_of: BTreeMap<&str, String> =
+        old.iter().copied().zip(new).filter_map(|(old, new)| Some((old, new?))).collect();
+    let mut renamed = Renamed { tensors: Vec::new(), aliases: BTreeMap::new() };
+    for (old, view) in &tensors {
+        let further =
+            aliases.iter().filter(|(_, name)| *name == old).filter_map(|(alias, _)| new_of.remove(alias.as_str()));
+        let mut further: Vec<String> = further.collect();
+        // The first one that is left names the tensor.
+        let Some(name) = new_of.remove(old.as_str()).or_else(|| (!further.is_empty()).then(|| further.remove(0)))
+        else {
+            continue;
+        };
+        renamed.aliases.extend(further.into_iter().map(|alias| (alias, name.clone())));
+        renamed.tensors.push((name, view.clone()));
+    }
+    Ok(renamed)
 }

@@ -8,20 +8,49 @@ use ddp_contract::snapshot::{self as format, FileInfo, Manifest};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use safetensors::tensor::serialize_to_file;
 
-use super::export::renamed;
+use super::export::{Renamed, renamed};
 use super::names::Names;
 use super::tensors::TensorFile;
 use crate::{Error, Result};
 
-/// Makes `dir/step-00000000`, a snapshot of nothing but a model, from another program's safetensors file, and gives its
-/// folder and the number of tensors. A run that resumes from it begins at step 0 with these weights.
+/// What [`import`] made.
+#[derive(Debug)]
+pub struct Imported {
+    /// The snapshot's folder.
+    pub folder: PathBuf,
+    /// The number of its tensors.
+    pub tensors: usize,
+    /// Tensors that were left out, as tch's models have none like them: the counters of PyTorch's BatchNorm.
+    pub left_out: Vec<String>,
+    /// Of how many files of a model the file is one, going by its name.
+    pub shard_of: Option<u32>,
+}
+
+/// A count of batches that each of PyTorch's BatchNorms has, and none of tch's.
+const NUM_BATCHES_TRACKED: &str = "num_batches_tracked";
+
+/// Makes `dir/step-00000000`, a snapshot of nothing but a model, from another program's safetensors file. A run that
+/// resumes from it begins at step 0 with these weights.
 ///
 /// # Errors
 /// [`Error::Exists`] when `dir` has snapshots, [`Error::SnapshotsInUse`], [`Error::BadTensorFile`], [`Error::BadOption`] for names that do not fit,
 /// [`Error::System`].
-pub fn import(file: &Path, names: &Names, dir: &Path) -> Result<(PathBuf, usize)> {
+pub fn import(file: &Path, names: &Names, dir: &Path) -> Result<Imported> {
     let source = TensorFile::open(file)?;
-    let tensors = renamed(&source, names)?;
+    let Renamed { mut tensors, aliases } = renamed(&source, names)?;
+    let mut left_out = Vec::new();
+    tensors.retain(|(name, _)| {
+        let is_counter = name.rsplit('.').next() == Some(NUM_BATCHES_TRACKED) && !names.mention(NUM_BATCHES_TRACKED);
+        left_out.extend(is_counter.then(|| name.clone()));
+        !is_counter
+    });
+    let bad = |problem: &str| Error::BadTensorFile { path: file.to_owned(), problem: problem.into(), help: None };
+    if source.parse()?.tensor("").is_ok() {
+        return Err(bad("one of its tensors has an empty name"));
+    }
+    if tensors.is_empty() {
+        return Err(bad("it has no tensor to import"));
+    }
     let count = tensors.len();
     let folder = dir.join(format::folder_name(0));
     let cant = || Error::system(format!("can't write {}", folder.display()));
@@ -39,7 +68,8 @@ pub fn import(file: &Path, names: &Names, dir: &Path) -> Result<(PathBuf, usize)
     let partial = place.path().join("snapshot");
     fs::create_dir(&partial).map_err(cant())?;
     let model = partial.join(format::MODEL);
-    serialize_to_file(tensors, None, &model).map_err(|err| cant()(io::Error::other(err)))?;
+    let aliases = (!aliases.is_empty()).then(|| aliases.into_iter().collect());
+    serialize_to_file(tensors, aliases, &model).map_err(|err| cant()(io::Error::other(err)))?;
     let manifest = Manifest {
         format_version: format::FORMAT_VERSION,
         epoch: 0,
@@ -65,5 +95,31 @@ pub fn import(file: &Path, names: &Names, dir: &Path) -> Result<(PathBuf, usize)
         Err(_) => fs::rename(&partial, &folder).map_err(cant())?,
     }
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(cant())?;
-    Ok((folder, count))
+    Ok(Imported { folder, tensors: count, left_out, shard_of: shard_of(file) })
+}
+
+/// `model-00001-of-00003.safetensors` is one of 3.
+fn shard_of(file: &Path) -> Option<u32> {
+    let (before, count) = file.file_stem()?.to_str()?.rsplit_once("-of-")?;
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let index = before.rsplit('-').next()?;
+    (is_number(index) && is_number(count)).then(|| count.parse().ok())?.filter(|count| *count > 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_model_is_known_by_its_name() {
+        for (name, count) in [
+            ("model-00001-of-00003.safetensors", Some(3)),
+            ("model-00001-of-00001.safetensors", None),
+            ("model.safetensors", None),
+            ("best-of-2.safetensors", None),
+            ("1-of-2.safetensors", Some(2)),
+        ] {
+            assert_eq!(shard_of(Path::new(name)), count, "{name}");
+        }
+    }
 }

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `find` | which snapshot a path means, and all there are |
 //! | `tensors` | safetensors files, read where they lie |
+//! | `foreign` | what a file is that is no safetensors file |
 //! | `diff` | how two sets of tensors differ |
 //! | `prune` | which snapshots go |
 //! | `names` | from one program's names of tensors to another's |
@@ -15,6 +16,7 @@
 mod diff;
 mod export;
 mod find;
+mod foreign;
 mod import;
 mod names;
 mod prune;
@@ -24,7 +26,7 @@ mod torch_file;
 pub use diff::{Change, Comparison, compare};
 pub use export::{Format, export};
 pub use find::{Listed, list, whole};
-pub use import::import;
+pub use import::{Imported, import};
 pub use names::Names;
 pub use prune::{Best, Keep, Pruned, prune};
 pub use tensors::{TensorFile, TensorInfo};

@@ -70,6 +70,11 @@ impl Names {
         }
     }
 
+    /// Whether a rule is about tensors whose names have this in them.
+    pub fn mention(&self, part: &str) -> bool {
+        self.rules.keys().any(|from| from.contains(part))
+    }
+
     /// The rule that fits best, and what it makes of the name: the name itself, or the longest pattern.
     fn rule_for(&self, name: &str) -> Option<(&str, String)> {
         if let Some((rule, new)) = self.rules.get_key_value(name) {

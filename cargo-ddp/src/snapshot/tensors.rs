@@ -1,12 +1,14 @@
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ddp_contract::file;
+use ddp_contract::{file, snapshot as format};
 use memmap2::{Mmap, MmapOptions};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::Serialize;
 
+use super::foreign;
 use crate::{Error, Result};
 
 /// A safetensors file, mapped: nothing of it is read before it is asked for.
@@ -37,14 +39,18 @@ impl TensorFile {
     pub fn open(path: &Path) -> Result<Self> {
         let cant = || Error::system(format!("can't read {}", path.display()));
         let file = file::open(path).map_err(|err| match err.kind() {
-            io::ErrorKind::InvalidInput => Error::BadTensorFile { path: path.to_owned(), problem: err.to_string() },
+            io::ErrorKind::InvalidInput => bad(path, err.to_string()),
             _ => cant()(err),
         })?;
         // SAFETY: files of tensors are replaced, not changed in place. If somebody shortens one meanwhile, this process is
         // ended by SIGBUS, and nothing is lost: what it writes gets its name when it is whole.
         let map = unsafe { MmapOptions::new().map(&file) }.map_err(cant())?;
         let opened = Self { path: path.to_owned(), map };
-        opened.parse()?;
+        if let Err(err) = opened.parse() {
+            let explain =
+                |foreign::Foreign { problem, help }| Error::BadTensorFile { path: opened.path.clone(), problem, help };
+            return Err(foreign::explain(&opened.map).map_or(err, explain));
+        }
         Ok(opened)
     }
 
@@ -53,11 +59,18 @@ impl TensorFile {
     /// # Errors
     /// [`Error::BadTensorFile`].
     pub fn parse(&self) -> Result<SafeTensors<'_>> {
-        let bad = |err: safetensors::SafeTensorError| Error::BadTensorFile {
-            path: self.path.clone(),
-            problem: err.to_string(),
-        };
-        SafeTensors::deserialize(&self.map).map_err(bad)
+        SafeTensors::deserialize(&self.map).map_err(|err| bad(&self.path, err.to_string()))
+    }
+
+    /// Further names of tensors (tied weights), each with the name that the file has.
+    ///
+    /// # Errors
+    /// [`Error::BadTensorFile`].
+    pub fn aliases(&self) -> Result<BTreeMap<String, String>> {
+        let tensors = self.parse()?;
+        let header = SafeTensors::read_metadata(&self.map);
+        let (_, header) = header.map_err(|err| bad(&self.path, err.to_string()))?;
+        Ok(format::aliases(header.metadata().iter().flatten(), |name| tensors.tensor(name).is_ok()))
     }
 
     /// Every tensor with its view, by name in the order of text with numbers in it: `h.2` before `h.10`.
@@ -85,6 +98,10 @@ impl TensorFile {
     }
 }
 
+fn bad(path: &Path, problem: String) -> Error {
+    Error::BadTensorFile { path: path.to_owned(), problem, help: None }
+}
+
 pub(super) fn dtype_name(dtype: Dtype) -> String {
     format!("{dtype:?}")
 }
@@ -108,6 +125,7 @@ pub(super) fn natural_key(name: &str) -> Vec<(u64, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn numbers_in_names_are_sorted_as_numbers() {
@@ -121,7 +139,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.safetensors");
         for content in ["", "short", "\u{8}\0\0\0\0\0\0\0{\"a\": 1}"] {
-            std::fs::write(&path, content).unwrap();
+            fs::write(&path, content).unwrap();
             assert!(matches!(TensorFile::open(&path), Err(Error::BadTensorFile { .. })), "{content:?}");
         }
         assert!(matches!(TensorFile::open(dir.path()), Err(Error::BadTensorFile { .. })));

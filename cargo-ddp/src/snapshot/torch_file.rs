@@ -4,6 +4,7 @@
 //! `torch.load(path, weights_only=True)`, which runs nothing else, reads it. The layout is that of `torch.save` since 1.6
 //! (torch/serialization.py, `_save`).
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -15,7 +16,12 @@ use zip::{CompressionMethod, ZipWriter};
 /// Where PyTorch puts the bytes of tensors, so that they can be mapped.
 const ALIGNMENT: u16 = 64;
 
-pub(super) fn write(path: &Path, tensors: &[(String, TensorView<'_>)]) -> io::Result<()> {
+/// `aliases`: further names, each with the one that its tensor is under; both share the bytes, as in PyTorch's own files.
+pub(super) fn write(
+    path: &Path,
+    tensors: &[(String, TensorView<'_>)],
+    aliases: &BTreeMap<String, String>,
+) -> io::Result<()> {
     let mut zip = ZipWriter::new(BufWriter::new(File::create(path)?));
     let plain = SimpleFileOptions::default()
         .compression_method(CompressionMethod::Stored)
@@ -25,7 +31,7 @@ pub(super) fn write(path: &Path, tensors: &[(String, TensorView<'_>)]) -> io::Re
         zip.start_file(name, plain.large_file(bytes.len() > u32::MAX as usize)).map_err(io::Error::other)?;
         zip.write_all(bytes)
     };
-    put("archive/data.pkl".into(), &pickle(tensors)?)?;
+    put("archive/data.pkl".into(), &pickle(tensors, aliases)?)?;
     put("archive/byteorder".into(), b"little")?;
     for (key, (_, view)) in tensors.iter().enumerate() {
         put(format!("archive/data/{key}"), view.data())?;
@@ -36,10 +42,14 @@ pub(super) fn write(path: &Path, tensors: &[(String, TensorView<'_>)]) -> io::Re
 }
 
 /// `{name: _rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict()), …}`
-fn pickle(tensors: &[(String, TensorView<'_>)]) -> io::Result<Vec<u8>> {
+fn pickle(tensors: &[(String, TensorView<'_>)], aliases: &BTreeMap<String, String>) -> io::Result<Vec<u8>> {
     // Protocol 2, as PyTorch's.
     let mut out = b"\x80\x02}(".to_vec();
-    for (key, (name, view)) in tensors.iter().enumerate() {
+    let names = tensors.iter().enumerate().flat_map(|(key, (name, view))| {
+        let further = aliases.iter().filter(move |(_, of)| *of == name).map(|(alias, _)| alias);
+        std::iter::once(name).chain(further).map(move |name| (key, name, view))
+    });
+    for (key, name, view) in names {
         text(&mut out, name);
         out.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
         text(&mut out, "storage");

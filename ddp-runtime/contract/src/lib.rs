@@ -5,6 +5,7 @@
 //! [error file](ErrorFile), the [snapshot folder](snapshot) with its [lock] and its [retention], and the [file of metrics](metrics). Whatever is written to disk or to a pipe may be read
 //! by another version, so readers ignore what they do not know.
 
+mod aliases;
 mod checksum;
 mod error_file;
 mod events;

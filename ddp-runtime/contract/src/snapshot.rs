@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use crate::aliases::aliases;
 pub use crate::checksum::FileInfo;
 use crate::checksum::hex;
 use crate::file;

@@ -51,6 +51,8 @@ pub struct DataLoader<D: BatchDataset, S = DistributedSampler> {
     transfer: Option<Transfer<D::Batch>>,
     position: Cell<Position>,
     resume: Cell<Option<Position>>,
+    /// Whether an epoch without batches is still to be told of: by rank 0, once.
+    tells_if_empty: Cell<bool>,
 }
 
 impl<D: BatchDataset> DataLoader<D> {
@@ -61,7 +63,9 @@ impl<D: BatchDataset> DataLoader<D> {
     /// [`Error::Invalid`] when `batch_size` is 0.
     pub fn new(context: &Context, dataset: D, batch_size: usize) -> Result<Self> {
         let sampler = DistributedSampler::new(dataset.len(), context.world_size(), context.rank())?;
-        Self::with_sampler(dataset, sampler, batch_size)
+        let loader = Self::with_sampler(dataset, sampler, batch_size)?;
+        loader.tells_if_empty.set(context.is_rank0());
+        Ok(loader)
     }
 
     /// Whether samples are permuted, differently in each epoch: on by default.
@@ -128,7 +132,9 @@ impl<D: BatchDataset> DataLoader<D, EvalSampler> {
     /// [`Error::Invalid`] when `batch_size` is 0.
     pub fn eval(context: &Context, dataset: D, batch_size: usize) -> Result<Self> {
         let sampler = EvalSampler::new(dataset.len(), context.world_size(), context.rank())?;
-        Self::with_sampler(dataset, sampler, batch_size)
+        let loader = Self::with_sampler(dataset, sampler, batch_size)?;
+        loader.tells_if_empty.set(context.is_rank0());
+        Ok(loader)
     }
 }
 
@@ -151,6 +157,7 @@ impl<D: BatchDataset, S: Sampler> DataLoader<D, S> {
             transfer: None,
             position: Cell::default(),
             resume: Cell::default(),
+            tells_if_empty: Cell::new(true),
         })
     }
 
@@ -197,11 +204,20 @@ impl<D: BatchDataset, S: Sampler> DataLoader<D, S> {
     /// This rank's batches of epoch number `epoch` (from 0), or what is left of it after
     /// [`resume_at`](DataLoader::resume_at). Its worker threads start at once.
     ///
+    /// An epoch that is empty as a whole, such as one of a dataset with fewer samples than a batch with
+    /// [`drop_last_batch`](Self::drop_last_batch), is told of on stderr, once.
+    ///
     /// A batch's item is an [`Error::Sample`] or [`Error::Batch`] when the dataset gives an error or panics.
     ///
     /// # Errors
     /// The sampler's; [`Error::Invalid`] when no thread can be started.
     pub fn epoch(&self, epoch: u64) -> Result<Batches<'_, D::Batch>> {
+        if self.batches_per_epoch() == 0 && self.tells_if_empty.take() {
+            let (samples, ranks, batch) = (self.dataset.len(), self.sampler.num_replicas(), self.batch_size);
+            let full = if self.drop_last_batch { "full " } else { "" };
+            let (samples, ranks) = (count(samples, "sample"), count(ranks, "rank"));
+            eprintln!("warning: an epoch has no batch: {samples} for {ranks}, in {full}batches of {batch}");
+        }
         let resumed = self.resume.get().filter(|position| position.epoch == epoch);
         let start = resumed.unwrap_or(Position { epoch, samples: 0 });
         let seen = usize::try_from(start.samples).unwrap_or(usize::MAX);
@@ -251,6 +267,10 @@ impl<D: BatchDataset, S: Sampler> DataLoader<D, S> {
             }
         })
     }
+}
+
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 impl<D: BatchDataset, S: fmt::Debug> fmt::Debug for DataLoader<D, S> {

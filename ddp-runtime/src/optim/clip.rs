@@ -15,7 +15,7 @@ pub trait Gradients {
 
 impl Gradients for VarStore {
     fn gradients(&self) -> Result<Vec<Tensor>> {
-        params::trained(self).iter().map(|(_, parameter)| gradient(parameter)).filter_map(Result::transpose).collect()
+        params::trained_tensors(self).iter().map(gradient).filter_map(Result::transpose).collect()
     }
 }
 

@@ -34,6 +34,11 @@ impl Due {
         passed(self.every_steps, now.step, seen.step) || passed(self.every_epochs, now.epoch, seen.epoch)
     }
 
+    /// Whether the run asked for snapshots in its course.
+    pub(super) fn is_asked_for(&self) -> bool {
+        [self.every_steps, self.every_epochs].into_iter().flatten().any(|every| every > 0) || self.every.is_some()
+    }
+
     /// Whether the time is up, by this rank's clock.
     pub(super) fn is_time(&self) -> bool {
         self.every.is_some_and(|every| self.saved.elapsed() >= every)

@@ -1,13 +1,13 @@
-use std::collections::HashMap;
 use std::path::Path;
 
 use ddp_contract::snapshot::{self as format, Damage, Manifest, Search, Whole};
 use serde_json::Value;
-use tch::{Device, Tensor};
+use tch::Device;
 
+use super::fit::{self, copy};
 use super::state::{PLATEAU, SCALER, SCHEDULER, StateMut};
 use super::{Progress, rng, tensors};
-use crate::{Error, Result, params};
+use crate::{Error, Result};
 
 /// The newest whole snapshot below `dir`. Warns of those passed over.
 pub(super) fn choose(dir: &Path) -> Result<Option<Whole>> {
@@ -47,15 +47,15 @@ pub(super) fn load(
     let saved = |name: &str| manifest.states.get(name);
     let needed = |name: &str| saved(name).ok_or_else(|| mismatch(&format!("the {name}"), "it was saved without one"));
 
-    let variables = params::all(model);
     // Whether the model fits is known before anything is changed.
-    tensors::with_tensors(&folder.join(format::MODEL), |saved| {
-        let pairs = fit(&variables, saved).map_err(|problem| mismatch("the model", &problem))?;
+    tensors::with_model(&folder.join(format::MODEL), |saved, aliases| {
+        let pairs = fit::pairs(model, &saved, &aliases).map_err(|problem| mismatch("the model", &problem))?;
         if !model_only {
-            tensors::with_tensors(&folder.join(format::OPTIMIZER), |saved| optimizer.load_state_dict(saved))?;
+            tensors::with_tensors(&folder.join(format::OPTIMIZER), |saved| {
+                optimizer.load_state_dict(fit::rename_states(model, saved, &aliases))
+            })?;
         }
-        tch::no_grad(|| pairs.into_iter().try_for_each(|(mut to, from)| to.f_copy_(&from)))
-            .map_err(Error::tch("loading the model"))
+        copy(pairs)
     })?;
     let progress = Progress { epoch: manifest.epoch, step: manifest.step, samples: manifest.samples_in_epoch };
     if model_only {
@@ -91,24 +91,4 @@ pub(super) fn read(folder: &Path, by: impl FnOnce(&Path) -> std::result::Result<
 
 pub(super) fn mismatch(what: &str, folder: &Path, problem: &str) -> Error {
     Error::StateMismatch { what: format!("{what} in {}", folder.display()), problem: problem.to_owned() }
-}
-
-/// Pairs each variable of the model with its tensor in the snapshot: all of them, or what does not fit.
-pub(super) fn fit(
-    variables: &[(String, Tensor)],
-    mut saved: HashMap<String, Tensor>,
-) -> std::result::Result<Vec<(Tensor, Tensor)>, String> {
-    let mut pairs = Vec::new();
-    for (name, variable) in variables {
-        let tensor = saved.remove(name).ok_or_else(|| format!("it has no {name}"))?;
-        if tensor.size() != variable.size() || tensor.kind() != variable.kind() {
-            let shape = |t: &Tensor| format!("{:?} {:?}", t.size(), t.kind());
-            return Err(format!("{name} is {} there and {} here", shape(&tensor), shape(variable)));
-        }
-        pairs.push((variable.shallow_clone(), tensor));
-    }
-    match saved.keys().min() {
-        Some(name) => Err(format!("its {name} is no variable of this model")),
-        None => Ok(pairs),
-    }
 }

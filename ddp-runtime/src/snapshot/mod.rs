@@ -1,6 +1,7 @@
 //! Snapshots of a run: saved whole or not at all, resumed from the newest whole one.
 
 mod due;
+mod fit;
 mod floats;
 mod keep;
 mod load;
@@ -33,7 +34,7 @@ pub use state::{State, StateMut};
 
 use crate::events::Events;
 use crate::health::Health;
-use crate::{Context, Error, ProcessGroup, Result, entry, params};
+use crate::{Context, Error, ProcessGroup, Result, carriable, entry, params};
 use due::{Agreement, Due, Wish};
 use keep::{Keep, Known};
 use rng::RngState;
@@ -268,8 +269,13 @@ impl Snapshots {
     /// # Errors
     /// [`Error::SnapshotsInUse`] when this program is going to save, and another one does; [`Error::NoWholeSnapshot`] when
     /// there are folders but none is whole; [`Error::StateMismatch`] when the model, the optimizer or another part is
-    /// another, or was not saved; [`Error::Io`].
+    /// another, or was not saved; [`Error::Invalid`] for tensors that no snapshot can hold, by name; [`Error::Io`], also
+    /// when [`every_steps`](Self::every_steps) or its like asks for snapshots and the folder can't be written to.
     pub fn resume(&mut self, state: StateMut<'_>) -> Result<Option<Progress>> {
+        carriable::check_saved(state.model, &tensors::kinds())?;
+        if self.due.is_asked_for() {
+            self.check_writable()?;
+        }
         let found = if self.group.rank() == 0 { self.choose() } else { Ok(None) };
         let found = self.group.agree("looking for a snapshot", found)?;
         self.locked |= self.saves;
@@ -449,6 +455,12 @@ impl Snapshots {
         self.finish()
     }
 
+    /// Whether snapshots can be saved here, before a step is taken in vain. Every rank must call it.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        let written = if self.group.rank() == 0 { write::try_out(&self.dir) } else { Ok(()) };
+        self.group.agree("trying to write to the snapshot folder", written)
+    }
+
     /// The newest snapshot's folder, whole or not, if there is any.
     ///
     /// # Errors
@@ -497,6 +509,7 @@ impl Snapshots {
             manifest,
             tensors,
             trained: params::trained(state.model).into_iter().map(|(name, _)| name).collect(),
+            aliases: params::aliases(state.model),
             keep: self.keep,
             known: self.known.clone(),
             health: self.health.clone(),

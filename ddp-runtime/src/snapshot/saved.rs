@@ -4,10 +4,11 @@ use ddp_contract::snapshot::{self as format, Manifest, Whole};
 use serde::de::DeserializeOwned;
 use tch::nn::VarStore;
 
-use super::load::{choose, fit, mismatch, non_finite, read};
+use super::fit::{copy, pairs};
+use super::load::{choose, mismatch, non_finite, read};
 use super::state::value_name;
 use super::{Best, Progress, floats, tensors};
-use crate::{Error, Result, params};
+use crate::{Error, Result};
 
 /// A snapshot to read a trained model from, without a job: for inference.
 ///
@@ -107,11 +108,9 @@ impl SavedModel {
     /// # Errors
     /// [`Error::StateMismatch`] when the model is another one, which then is as it was; [`Error::Io`].
     pub fn load(&self, model: &VarStore) -> Result<()> {
-        let variables = params::all(model);
-        tensors::with_tensors(&self.folder.join(format::MODEL), |saved| {
-            let pairs = fit(&variables, saved).map_err(|problem| mismatch("the model", &self.folder, &problem))?;
-            tch::no_grad(|| pairs.into_iter().try_for_each(|(mut to, from)| to.f_copy_(&from)))
-                .map_err(Error::tch("loading the model"))
+        tensors::with_model(&self.folder.join(format::MODEL), |saved, aliases| {
+            let mismatch = |problem: String| mismatch("the model", &self.folder, &problem);
+            copy(pairs(model, &saved, &aliases).map_err(mismatch)?)
         })
     }
 }

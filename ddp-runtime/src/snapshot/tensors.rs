@@ -1,11 +1,11 @@
 //! safetensors files of named tensors: written from memory in one pass, read where they lie.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use ddp_contract::snapshot::FileInfo;
+use ddp_contract::snapshot::{FileInfo, aliases as aliases_in};
 use memmap2::MmapOptions;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 use tch::{Device, Kind, Tensor};
@@ -64,9 +64,14 @@ impl HostTensor {
     }
 }
 
-/// Writes `tensors` to `path`, row-major, with plain names. Nothing is waited for: if it is to be `durable`, the file is
-/// still to be synced.
-pub(super) fn write(path: &Path, tensors: &[HostTensor], durable: bool) -> Result<FileInfo> {
+/// Writes `tensors` to `path`, row-major, with plain names, and their further names (`aliases`). Nothing is waited for: if
+/// it is to be `durable`, the file is still to be synced.
+pub(super) fn write(
+    path: &Path,
+    tensors: &[HostTensor],
+    aliases: &BTreeMap<String, String>,
+    durable: bool,
+) -> Result<FileInfo> {
     // Wide elements first, so that all are aligned, as the safetensors crate does it.
     let mut order: Vec<&HostTensor> = tensors.iter().collect();
     order.sort_by_key(|t| (std::cmp::Reverse(t.tensor.kind().elt_size_in_bytes()), &t.name));
@@ -77,7 +82,8 @@ pub(super) fn write(path: &Path, tensors: &[HostTensor], durable: bool) -> Resul
         let shape = t.tensor.size().into_iter().map(|n| n.unsigned_abs() as usize).collect();
         (t.name.clone(), TensorInfo { dtype: t.dtype, shape, data_offsets: (start, end) })
     });
-    let header = Metadata::new(None, infos.collect()).map_err(io::Error::other);
+    let aliases = (!aliases.is_empty()).then(|| aliases.clone().into_iter().collect());
+    let header = Metadata::new(aliases, infos.collect()).map_err(io::Error::other);
     let header = header.and_then(|metadata| serde_json::to_vec(&metadata).map_err(io::Error::other));
 
     let written = header.and_then(|mut header| {
@@ -143,6 +149,14 @@ impl Out {
 /// Gives `read` the tensors of the file at `path`, on the CPU. They lie in the file, which is mapped: they must not be
 /// written to, nor kept.
 pub(super) fn with_tensors<T>(path: &Path, read: impl FnOnce(HashMap<String, Tensor>) -> Result<T>) -> Result<T> {
+    with_model(path, |tensors, _| read(tensors))
+}
+
+/// As [`with_tensors`], with their further names, too.
+pub(super) fn with_model<T>(
+    path: &Path,
+    read: impl FnOnce(HashMap<String, Tensor>, BTreeMap<String, String>) -> Result<T>,
+) -> Result<T> {
     let bad = |problem: String| Error::BadFile { path: path.to_owned(), problem };
     let file = File::open(path).map_err(Error::io("can't read", path))?;
     let bytes = if fs::metadata(path).is_ok_and(|metadata| metadata.len() == 0) {
@@ -167,7 +181,9 @@ pub(super) fn with_tensors<T>(path: &Path, read: impl FnOnce(HashMap<String, Ten
         };
         tensors.insert(name.to_owned(), tensor.map_err(Error::tch("reading a snapshot"))?);
     }
-    read(tensors)
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|err| bad(err.to_string()))?;
+    let aliases = aliases_in(header.metadata().iter().flatten(), |name| tensors.contains_key(name));
+    read(tensors, aliases)
 }
 
 /// Of a contiguous tensor.
@@ -190,6 +206,11 @@ const KINDS: [(Kind, Dtype); 10] = [
     (Kind::Uint8, Dtype::U8),
     (Kind::Bool, Dtype::BOOL),
 ];
+
+/// The dtypes that a file can hold.
+pub(super) fn kinds() -> [Kind; KINDS.len()] {
+    KINDS.map(|(kind, _)| kind)
+}
 
 fn dtype_of(kind: Kind) -> Option<Dtype> {
     KINDS.iter().find(|(k, _)| *k == kind).map(|(_, dtype)| *dtype)
@@ -217,7 +238,7 @@ mod tests {
         tensors.push(("empty".into(), Tensor::zeros([0, 3], (Kind::Float, Device::Cpu))));
         tensors.push(("large".into(), Tensor::arange(1 << 20, (Kind::Int64, Device::Cpu)).view([1 << 10, 1 << 10])));
         let host = tensors.iter().map(|(name, t)| HostTensor::new(name.clone(), t.shallow_clone()).unwrap());
-        let info = write(&path, &host.collect::<Vec<_>>(), true).unwrap();
+        let info = write(&path, &host.collect::<Vec<_>>(), &BTreeMap::new(), true).unwrap();
         assert_eq!(info, FileInfo::of(&path).unwrap());
         with_tensors(&path, |read| {
             assert_eq!(read.len(), tensors.len());

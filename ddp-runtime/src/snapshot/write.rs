@@ -18,6 +18,12 @@ use crate::events::Events;
 use crate::health::Health;
 use crate::{Error, Result};
 
+/// Whether a folder can be made in `dir`.
+pub(super) fn try_out(dir: &Path) -> Result<()> {
+    let probe = dir.join(format!(".step-probe-{}{PARTIAL}", std::process::id()));
+    fs::create_dir(&probe).and_then(|()| fs::remove_dir(&probe)).map_err(Error::io("can't save snapshots in", dir))
+}
+
 /// Everything that a snapshot holds, apart from the run.
 pub(super) struct Job {
     pub(super) dir: PathBuf,
@@ -26,6 +32,8 @@ pub(super) struct Job {
     pub(super) tensors: Vec<(&'static str, Vec<HostTensor>)>,
     /// The parameters that are trained: they should be finite numbers.
     pub(super) trained: HashSet<String>,
+    /// Further names of the model's tensors.
+    pub(super) aliases: BTreeMap<String, String>,
     pub(super) keep: Keep,
     pub(super) known: Known,
     pub(super) health: Health,
@@ -105,7 +113,8 @@ impl Job {
     fn write_files(&self, partial: &Path) -> Result<()> {
         let mut files: BTreeMap<String, FileInfo> = BTreeMap::new();
         for (file, tensors) in &self.tensors {
-            files.insert((*file).to_owned(), tensors::write(&partial.join(file), tensors, self.durable)?);
+            let aliases = if *file == format::MODEL { &self.aliases } else { &BTreeMap::new() };
+            files.insert((*file).to_owned(), tensors::write(&partial.join(file), tensors, aliases, self.durable)?);
         }
         let path = partial.join(format::MANIFEST);
         let text = format::manifest_text(&Manifest { files, ..self.manifest.clone() });

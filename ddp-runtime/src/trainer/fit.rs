@@ -73,6 +73,9 @@ impl Trainer<'_> {
         train.resume_at(progress.epoch, progress.samples);
         let mut guard = LossGuard::new(self.context, self.vs, self.non_finite);
         let mut stopped_early = self.is_through(&metrics);
+        if self.context.is_rank0() && (stopped_early || progress.epoch >= epochs) {
+            eprintln!("{}", nothing_to_train(progress, epochs, stopped_early));
+        }
         while progress.epoch < epochs && !stopped_early {
             let start = Instant::now();
             let samples = progress.samples;
@@ -278,6 +281,7 @@ impl Trainer<'_> {
 
     fn resume(&mut self, metrics: &mut Metrics) -> Result<Option<Progress>> {
         let Some(snapshots) = &mut self.snapshots else { return Ok(None) };
+        snapshots.check_writable()?; // it saves at its end in any case
         let mut state = StateMut::new(self.vs, &mut *self.optimizer).value(METRICS, metrics);
         if let Some((scheduler, _)) = &mut self.scheduler {
             state = state.scheduler(&mut **scheduler);
@@ -332,6 +336,16 @@ fn mean(losses: &[Tensor]) -> Result<Tensor> {
             Tensor::f_stack(losses, 0).and_then(|losses| losses.f_mean(Kind::Double)).map_err(Error::tch("training"))
         }
     }
+}
+
+fn nothing_to_train(progress: Progress, epochs: u64, stopped_early: bool) -> String {
+    let Progress { epoch, step, .. } = progress;
+    let why = match (step, stopped_early) {
+        (0, _) => format!("{epochs} epochs were asked for"),
+        (_, false) => format!("the run is finished, with {epoch} of {epochs} epochs done at step {step}"),
+        (_, true) => format!("the run stopped early, with {epoch} of {epochs} epochs done at step {step}"),
+    };
+    format!("note: nothing to train: {why}; ask for more epochs or patience, or give another folder for snapshots")
 }
 
 fn number(tensor: &Tensor) -> Result<f64> {

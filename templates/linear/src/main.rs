@@ -67,7 +67,10 @@ fn train(args: &Args) -> Result<Tensor> {
     // Go on from the newest whole snapshot, if there is one.
     let mut snapshots = Snapshots::open(&context, &args.snapshots)?.every_epochs(args.save_every);
     let mut progress = snapshots.resume(StateMut::new(&vs, &mut optimizer))?.unwrap_or_default();
-    if context.is_rank0() && progress.step > 0 {
+    if context.is_rank0() && progress.epoch >= args.total_epochs {
+        let (done, all) = (progress.epoch, args.total_epochs);
+        println!("nothing to train: {done} of {all} epochs are done; see --total-epochs and --snapshots");
+    } else if context.is_rank0() && progress.step > 0 {
         println!("going on from epoch {} of {}", progress.epoch, args.total_epochs);
     }
 

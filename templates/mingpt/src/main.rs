@@ -132,6 +132,10 @@ fn train(args: &Args) -> Result<()> {
         let weights: usize = vs.trainable_variables().iter().map(Tensor::numel).sum();
         let (step, windows) = (progress.step, train.dataset().len());
         println!("{weights} weights, {windows} windows of text, step {step} of {all_steps}");
+        if progress.epoch >= args.max_epochs {
+            let (done, all) = (progress.epoch, args.max_epochs);
+            println!("nothing to train: {done} of {all} epochs are done; see --max-epochs and --snapshots");
+        }
     }
 
     let mut test_loss = f64::NAN;
