@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::snapshot::{MANIFEST, Manifest, PARTIAL};
+use crate::snapshot::{FileInfo, MANIFEST, Manifest, PARTIAL, read_manifest};
 
 /// Which metrics are better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,8 +112,8 @@ fn links(folder: &Path) -> Vec<PathBuf> {
 /// Removes a snapshot such that no part of it is ever left under its name. One that is gone already is no error.
 ///
 /// # Errors
-/// Those of moving and removing it; what is left has a name that the next run's cleanup looks for, or is under its old
-/// name, without a manifest or unchanged.
+/// Those of moving and removing it. If nothing of it was removed, it has its old name; else what is left has a name that
+/// the next run's cleanup looks for, or no manifest.
 pub fn remove(folder: &Path) -> io::Result<()> {
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     let mut moved = Ok(());
@@ -121,7 +121,13 @@ pub fn remove(folder: &Path) -> io::Result<()> {
     for number in 0..8 {
         let aside = folder.with_file_name(format!(".{name}.removed{number}{PARTIAL}"));
         moved = match fs::rename(folder, &aside) {
-            Ok(()) => return ignore_missing(fs::remove_dir_all(&aside)),
+            Ok(()) => {
+                let removed = ignore_missing(fs::remove_dir_all(&aside));
+                if removed.is_err() && is_complete(&aside) {
+                    let _ = fs::rename(&aside, folder); // nothing is lost, so nothing is hidden
+                }
+                return removed;
+            }
             Err(err) => Err(err),
         };
         if !matches!(&moved, Err(err) if is_taken(err)) {
@@ -136,6 +142,12 @@ pub fn remove(folder: &Path) -> io::Result<()> {
         }
         moved => ignore_missing(moved),
     }
+}
+
+/// Whether every file of a snapshot is there, with its size.
+fn is_complete(folder: &Path) -> bool {
+    let has = |(name, info): (&String, &FileInfo)| fs::metadata(folder.join(name)).is_ok_and(|m| m.len() == info.bytes);
+    read_manifest(folder).is_ok_and(|manifest| manifest.files.iter().all(has))
 }
 
 /// Whether a rename failed because there is something under the new name.

@@ -97,6 +97,9 @@ impl Known {
         let retention = Retention { last, best: keep.best };
         let stays = retention.stays(dir, &snapshots, &needed, |folder| inner.verify(folder));
         for (snapshot, _) in snapshots.iter().zip(stays).filter(|(_, stays)| !stays) {
+            if inner.stuck.contains(&snapshot.folder) {
+                continue;
+            }
             if let Err(err) = retention::remove(&snapshot.folder) {
                 inner.warn(&snapshot.folder, &err);
             }

@@ -341,6 +341,44 @@ fn keep_last_keeps_the_newest_from_before_a_nan() {
     assert_eq!(steps(dir.path()), [47, 45]);
 }
 
+#[test]
+fn what_another_user_has_left_does_not_stop_the_run() {
+    // SAFETY: a number is asked for.
+    if unsafe { libc::geteuid() } != 0 {
+        eprintln!("SKIPPED: only root can make another user's files");
+        return;
+    }
+    const NOBODY: u32 = 65534;
+    let (run, dir) = saved();
+    let path = dir.path();
+    for step in [20, 30] {
+        run.open(path).save(&run.state(), Progress { step, ..AT }).unwrap();
+    }
+    std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    let partial = path.join(".step-00000050.partial");
+    fs::create_dir(&partial).unwrap();
+    fs::write(partial.join("x"), "").unwrap();
+    fs::write(path.join(".lock"), "{}").unwrap();
+    fs::set_permissions(path.join(".lock"), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let as_nobody = || {
+        // The identity that the kernel checks files against, of this thread and of those that it starts.
+        // SAFETY: plain numbers.
+        unsafe { libc::setfsuid(NOBODY) };
+        let mut run = Run::new();
+        assert!(fs::write(path.join("step-00000030/x"), "").is_err(), "it is not root any more");
+        let mut snapshots = run.open(path).keep_last(1).blocking(true);
+        let Run { vs, optimizer, .. } = &mut run;
+        assert_eq!(snapshots.resume(StateMut::new(vs, optimizer)).unwrap(), Some(AT));
+        for step in [50, 51] {
+            snapshots.save(&run.state(), Progress { step, ..AT }).unwrap();
+        }
+        assert_eq!(steps(path), [51, 41, 30, 20], "those that can't be removed are as they were");
+        format::list(path).unwrap().iter().for_each(|folder| drop(format::verify(folder).unwrap()));
+    };
+    std::thread::scope(|scope| scope.spawn(as_nobody).join()).unwrap();
+    assert!(!path.join(".lock").exists() && partial.exists());
+}
+
 /// What can happen to a file.
 #[derive(Clone, Debug)]
 enum Damage {
