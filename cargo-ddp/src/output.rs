@@ -10,7 +10,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{OFlags, fcntl_getfl};
+use rustix::fs::{Access, OFlags, access, fcntl_getfl};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 /// How often to look for the reader of a FIFO.
@@ -44,14 +44,21 @@ impl Output {
         match fs::metadata(path) {
             Ok(found) if found.is_dir() => Err(ErrorKind::IsADirectory.into()),
             Ok(found) if !found.is_file() => Ok(Self(Kind::Special(path.into()))),
-            Ok(_) => Ok(Self(Kind::File(behind_links(path)))),
+            Ok(_) => {
+                let place = behind_links(path);
+                // Replaced, or overwritten.
+                access(folder_of(&place), Access::WRITE_OK).or_else(|_| access(&place, Access::WRITE_OK))?;
+                Ok(Self(Kind::File(place)))
+            }
             Err(err) if err.kind() == ErrorKind::NotFound => {
                 let place = behind_links(path);
                 let folder = folder_of(&place);
-                if folder.is_dir() {
-                    return Ok(Self(Kind::File(place)));
+                if !folder.is_dir() {
+                    let problem = format!("{} is not a directory", folder.display());
+                    return Err(io::Error::new(ErrorKind::NotFound, problem));
                 }
-                Err(io::Error::new(ErrorKind::NotFound, format!("{} is not a directory", folder.display())))
+                access(folder, Access::WRITE_OK)?;
+                Ok(Self(Kind::File(place)))
             }
             Err(err) => Err(err),
         }

@@ -221,7 +221,7 @@ fn a_report_tells_all_as_json_and_an_outer_launcher_gets_the_cause() {
 
     let missing = dir.path().join("nowhere/report.json");
     let done = launch(dir.path(), &["--report", missing.to_str().unwrap()], "exit 0").run().ends_with(2);
-    done.says(&["error: --report: ", "is no folder"]);
+    done.says(&["error: --report: ", "is not a directory"]);
 }
 
 #[test]

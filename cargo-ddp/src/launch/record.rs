@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ddp_contract::{ErrorFile, Event, env, file};
@@ -303,12 +303,18 @@ impl Record {
     pub fn pass_on(&self) {
         let Some(path) = std::env::var_os(env::ERROR_FILE).map(PathBuf::from) else { return };
         let Some(cause) = &self.cause else { return };
-        let copy =
-            |from: &Path| Output::open(&path)?.write_within(&file::read(from, file::SMALL)?, REPORT_PATIENCE);
-        if copy(&self.error_file).is_err() {
+        let text = file::read(&self.error_file, file::SMALL).or_else(|_| {
+            if path.is_file() {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
             let how = cause.signal.clone().or_else(|| cause.exit_code.map(|code| format!("exit code {code}")));
             let message = format!("rank {} ended with {}", cause.rank, how.unwrap_or_default());
-            let _ = ErrorFile::new(message, cause.stderr.join("\n")).of_rank(cause.rank).write(&path);
+            let error = ErrorFile::new(message, cause.stderr.join("\n")).of_rank(cause.rank);
+            Ok(serde_json::to_vec(&error)?)
+        });
+        let written = text.and_then(|text| Output::open(&path)?.write_within(&text, REPORT_PATIENCE));
+        if let Err(err) = written {
+            tracing::debug!(%err, "the cause is not passed on");
         }
     }
 }

@@ -94,7 +94,9 @@ pub struct Elsewhere {
 
 impl std::fmt::Display for Elsewhere {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.run.as_deref().unwrap_or("a job"), self.place)
+        // Somebody else wrote it.
+        let run = self.run.as_deref().unwrap_or("a job").replace(char::is_control, "?");
+        write!(f, "{run} {}", self.place)
     }
 }
 
