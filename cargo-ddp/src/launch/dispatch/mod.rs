@@ -197,6 +197,10 @@ impl Dispatcher {
     }
 
     fn exited(&mut self, rank: usize, pid: u32, exit: Exit, message: Option<String>, now: Instant) -> Vec<Action> {
+        // Another node may report an end twice, or that of a worker that was not started.
+        if !self.ranks[rank].alive {
+            return vec![];
+        }
         self.ranks[rank].alive = false;
         let last = !self.ranks.iter().any(|rank| rank.alive);
         self.preempted |= exit == PREEMPTED;
