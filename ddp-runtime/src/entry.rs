@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use ddp_contract::text::printable;
 use ddp_contract::{ErrorFile, env, exit};
 
 use crate::data::catch;
@@ -46,7 +47,7 @@ pub(crate) fn note_preemption(step: u64) {
 
 /// Says what went wrong, and makes [`main`] fail if nothing else does.
 pub(crate) fn fail_at_end(message: String) {
-    eprintln!("error: {message}");
+    eprintln!("error: {}", printable(&message));
     FAILED_AT_END.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
 }
 
@@ -98,7 +99,8 @@ pub fn main<E: Display + Debug + 'static>(train: impl FnOnce() -> Result<(), E>)
         Ok(Err(err)) => {
             // `{:#}` is anyhow's whole chain on one line.
             let message = without_trace(&format!("{err:#}"));
-            eprintln!("error: {message}");
+            // It may hold names from a file.
+            eprintln!("error: {}", printable(&message));
             record(ErrorFile::new(message, without_trace(&format!("{err:?}"))));
             exit_at_once(FAILED)
         }

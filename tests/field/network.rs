@@ -195,9 +195,10 @@ fn secret_file_is_created_by_node_0_and_waited_for_by_others() {
     let path = a.path().join("secret");
     let file = path.to_str().unwrap();
     let one = node(b.path(), "1", port, &["--secret-file", file], "echo started").start();
+    one.wait_for("Waiting for the secret file ");
     let zero = node(a.path(), "0", port, &[], "echo started").env("DDP_JOB_SECRET_FILE", file);
     zero.run().succeeds();
-    one.wait().succeeds();
+    one.wait().succeeds().says(&["Waiting for the secret file ", "which node 0 creates"]);
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
     assert!(fs::read_to_string(&path).unwrap().trim().len() >= 64);
     fs::write(&path, "short").unwrap();
@@ -354,9 +355,11 @@ fn arguments_of_a_run_are_its_users_alone() {
 #[test]
 fn debug_socket_is_its_users_alone() {
     let dir = tempdir().unwrap();
-    let job = Ddp::new(["launch", "--nproc", "1", "--", "sh"]).dir(dir.path()).env("DDP_DEBUG", "compound").start();
+    let toy = worker("toy");
+    let args = ["launch", "--nproc", "1", "--", toy.to_str().unwrap(), "env"];
+    let job = Ddp::new(args).dir(dir.path()).env("DDP_DEBUG", "compound").start();
     job.wait_for("Waiting for rank 0");
-    let socket = dir.path().join(".ddp/debug/sh.sock");
+    let socket = dir.path().join(".ddp/debug/toy.sock");
     assert_eq!(fs::metadata(&socket).unwrap().mode() & 0o777, 0o600);
     if rustix::process::geteuid().is_root() {
         // Even where the mode lets others in.
@@ -369,8 +372,11 @@ fn debug_socket_is_its_users_alone() {
     } else {
         eprintln!("SKIPPED: needs root, to connect as another user");
     }
-    job.signal(SIGTERM);
-    job.wait().leaves_no_process();
+    // A worker of the same user joins.
+    let mut joining = std::process::Command::new(&toy);
+    let joined = joining.arg("env").env("DDP_JOIN", &socket).env("DDP_JOIN_RANK", "0").output().unwrap();
+    assert!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
+    job.wait().succeeds().leaves_no_process();
 }
 
 /// Changes the user of this thread alone.

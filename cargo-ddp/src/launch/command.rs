@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::dispatch::{Action, Dispatcher, Input, SIGKILL, Verdict, is_for_workers_alone};
-use super::nodes::{FromCoordinator, LONGEST_TEXT, Link, Lost, ToCoordinator, shortened};
+use super::nodes::{FromCoordinator, LONGEST_LINE, LONGEST_TEXT, Link, Lost, ToCoordinator, shortened};
 use super::plan::LaunchPlan;
 use super::stall::Suspect;
 
@@ -62,7 +62,8 @@ impl Command {
             Input::Exited { rank, pid, exit, message, .. } => {
                 let LastWords { lines, error_file } = words(rank);
                 let message = message.map(|message| shortened(message, LONGEST_TEXT));
-                link.send(&ToCoordinator::Exited { rank, pid, exit, message, last_lines: lines, error_file });
+                let last_lines = lines.into_iter().map(|line| shortened(line, LONGEST_LINE)).collect();
+                link.send(&ToCoordinator::Exited { rank, pid, exit, message, last_lines, error_file });
             }
             Input::Event { rank, event } => link.send_if_it_reads(&ToCoordinator::Event { rank, event }),
             Input::Output { rank } if now >= *told_of_output + OUTPUT_BEAT => {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use ddp_contract::env;
 use ddp_contract::join::{Goodbye, Hello, LARGEST, VERSION, Welcome};
+use ddp_contract::text::printable_line;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags,
@@ -69,7 +70,7 @@ pub(super) fn join(path: &Path) {
         let program = std::env::args_os().next().unwrap_or_default();
         let name = Path::new(&program).file_name().unwrap_or(OsStr::new("worker")).to_string_lossy().into_owned();
         // The terminal's title.
-        print!("\x1b]0;{name} rank {rank}\x07");
+        print!("\x1b]0;{} rank {rank}\x07", printable_line(&name));
     }
 }
 

@@ -218,6 +218,10 @@ impl Dispatcher {
 
     fn exited(&mut self, new: Failure, now: Instant) -> Vec<Action> {
         let (rank, exit) = (new.rank, new.exit);
+        // Another node may report an end twice, or that of a worker that was not started.
+        if !self.ranks[rank].alive {
+            return vec![];
+        }
         self.ranks[rank].alive = false;
         let last = !self.ranks.iter().any(|rank| rank.alive);
         self.preempted |= exit == PREEMPTED;

@@ -443,3 +443,18 @@ fn a_signal_during_a_restart_stops_the_job() {
     assert_eq!(job.signal(SIGTERM), [Action::Signal(SIGTERM)]);
     assert_eq!(job.exit(1, Exit::Code(0)), [Action::Finish(Verdict::Stopped(SIGTERM))]);
 }
+
+#[test]
+fn end_that_a_node_reports_again_is_ignored() {
+    let mut job = Job::new(2, 3);
+    job.exit(0, Exit::Code(3));
+    assert_eq!(job.exit(0, Exit::Code(0)), []);
+    assert!(matches!(job.exit(1, Exit::Signal(SIGTERM)).as_slice(), [Action::Announce { .. }, Action::Start { .. }]));
+    // The second restart waits, and no worker runs meanwhile.
+    job.exit(0, Exit::Code(4));
+    assert!(matches!(job.exit(1, Exit::Signal(SIGTERM)).as_slice(), [Action::Announce { .. }]));
+    for rank in [0, 1] {
+        assert_eq!(job.exit(rank, Exit::Code(0)), []);
+    }
+    assert_eq!(job.after(1), [Action::Start { attempt: 2 }]);
+}

@@ -14,12 +14,15 @@ pub(super) const LARGEST_NPROC: usize = 4096;
 pub(super) const LARGEST_WORLD: usize = 1 << 17;
 /// A UUID of a MIG instance has 40 bytes.
 const LONGEST_GPU: usize = 80;
-/// Bytes of an error message, and of the lines that a worker wrote last.
+/// Bytes of an error message.
 pub(in crate::launch) const LONGEST_TEXT: usize = 128 << 10;
+/// Bytes of a line that a worker wrote last, and of all of them: node 0 keeps them for every rank.
+pub(in crate::launch) const LONGEST_LINE: usize = 3 << 10;
+const LONGEST_LINES: usize = 32 << 10;
 /// Bytes of an error file.
 pub(in crate::launch) const LONGEST_ERROR_FILE: usize = 256 << 10;
 const LONGEST_PATH: usize = 16 << 10;
-const MOST_LINES: usize = 100;
+const MOST_LINES: usize = 10;
 const LARGEST_ATTEMPT: u32 = 1 << 24;
 /// The signals that a launcher passes on, and the one that it kills with.
 const SIGNALS: [i32; 7] =
@@ -83,7 +86,7 @@ impl ToCoordinator {
                 check_exit(*exit)?;
                 check_text(message.as_deref().unwrap_or_default(), LONGEST_TEXT)?;
                 let bytes: usize = last_lines.iter().map(String::len).sum();
-                if last_lines.len() > MOST_LINES || bytes > LONGEST_TEXT {
+                if last_lines.len() > MOST_LINES || bytes > LONGEST_LINES {
                     return Err("the last lines of a worker are too long".into());
                 }
                 check_text(error_file.as_deref().unwrap_or_default(), LONGEST_ERROR_FILE)

@@ -188,5 +188,5 @@ fn hostile_messages_cause_no_panic() {
         }
     }
     // The inputs are not all refused by the parser alone.
-    assert!(accepted > 1000 && joined > 1000, "{accepted} {joined}");
+    assert!(accepted > 1000 && joined > 100, "{accepted} {joined}");
 }

@@ -48,6 +48,12 @@ pub fn join(
     ui: &Ui,
 ) -> Result<(Nodes, String, Vec<Link>)> {
     let own = Member { host: host_name(), first_rank: 0, nproc, gpus };
+    if let SecretSource::File(path) = &at.secret
+        && at.node_rank > 0
+        && !path.exists()
+    {
+        ui.status("Waiting", format!("for the secret file {}, which node 0 creates", path.display()));
+    }
     let (secret, warning) =
         at.secret.get(at.node_rank == 0, Instant::now() + at.timeout).map_err(|problem| at.failed(problem))?;
     if let Some(warning) = warning {

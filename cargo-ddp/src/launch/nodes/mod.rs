@@ -26,7 +26,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-pub(super) use bounds::{LONGEST_ERROR_FILE, LONGEST_TEXT, shortened};
+pub(super) use bounds::{LONGEST_ERROR_FILE, LONGEST_LINE, LONGEST_TEXT, shortened};
 pub use join::{Rendezvous, join};
 pub use link::Link;
 pub(super) use link::Lost;
