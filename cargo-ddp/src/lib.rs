@@ -41,6 +41,7 @@ pub mod vscode;
 
 mod child;
 mod error;
+mod screen;
 mod ui;
 
 pub use error::{Error, PipFault, Result};
