@@ -45,6 +45,7 @@ mod aside;
 mod child;
 mod error;
 mod private;
+mod screen;
 mod shell;
 mod ui;
 

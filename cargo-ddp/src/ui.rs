@@ -1,6 +1,6 @@
 //! What users read on stderr. Results go to stdout, by the commands themselves.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::launch::Prefixer;
-use crate::{Error, stdout};
+use crate::{Error, screen};
 
 /// One of the two streams of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub struct Ui {
     stdout_colour: bool,
     quiet: bool,
     json: bool,
+    /// Whether to wait for a reader that is slow.
+    waits: bool,
     /// A line that stays below all others.
     live: ProgressBar,
 }
@@ -53,6 +55,7 @@ impl Ui {
             stdout_colour: stdout_terminal && coloured,
             quiet: false,
             json: false,
+            waits: true,
             live: ProgressBar::hidden(),
         }
     }
@@ -69,11 +72,11 @@ impl Ui {
         Self { json, ..self }
     }
 
-    /// One that keeps a line below all others: on a terminal that people look at.
+    /// One that never waits for a reader, and keeps a line below all others: on a terminal that people look at.
     pub(crate) fn with_live_line(&self) -> (Self, ProgressBar) {
         let hidden = !self.terminal || self.quiet || self.json;
         let live = if hidden { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
-        (Self { live: live.clone(), ..self.clone() }, live)
+        (Self { waits: false, live: live.clone(), ..self.clone() }, live)
     }
 
     /// What puts a worker's rank before its lines.
@@ -106,17 +109,41 @@ impl Ui {
                 let event = json!({"event": "output", "rank": rank, "stream": target.name(), "line": line});
                 events += &format!("{event}\n");
             }
-            self.warn_of_loss(stdout::write(events.as_bytes()));
+            self.put(Target::Stdout, events.as_bytes());
             return;
         }
-        let lost = self.live.suspend(|| match target {
-            Target::Stdout => stdout::write(bytes),
-            Target::Stderr => {
-                let _ = std::io::stderr().lock().write_all(bytes);
-                None
-            }
-        });
+        self.put(target, bytes);
+    }
+
+    fn put(&self, target: Target, bytes: &[u8]) {
+        let lost = if self.waits {
+            self.live.suspend(|| screen::write_and_wait(target, bytes))
+        } else if screen::is_ready(Target::Stderr) {
+            self.live.suspend(|| screen::write(target, bytes))
+        } else {
+            // The line below would wait for the terminal.
+            screen::write(target, bytes)
+        };
         self.warn_of_loss(lost);
+    }
+
+    /// Writes more of what waits for a reader.
+    pub(crate) fn flush(&self, target: Target) {
+        let lost = match screen::is_ready(Target::Stderr) {
+            true => self.live.suspend(|| screen::flush(target)),
+            false => screen::flush(target),
+        };
+        self.warn_of_loss(lost);
+    }
+
+    /// Whether what a worker writes there has to wait for a reader of ours.
+    pub(crate) fn is_held_up(&self, target: Target) -> bool {
+        screen::is_waiting(if self.json { Target::Stdout } else { target })
+    }
+
+    /// Whether what workers' libraries tell has to.
+    pub(crate) fn events_are_held_up(&self) -> bool {
+        self.json && screen::is_waiting(Target::Stdout)
     }
 
     fn warn_of_loss(&self, lost: Option<String>) {
@@ -128,7 +155,7 @@ impl Ui {
     /// Names the terminal, if there is one.
     pub(crate) fn title(&self, title: &str) {
         if self.terminal && !self.json {
-            let _ = write!(std::io::stderr(), "\x1b]0;{}\x07", printable_line(title));
+            self.put(Target::Stderr, format!("\x1b]0;{}\x07", printable_line(title)).as_bytes());
         }
     }
 
@@ -136,7 +163,7 @@ impl Ui {
     pub(crate) fn event(&self, event: &Value) {
         if self.json {
             let event = printable_json(&event.to_string()).into_owned();
-            self.warn_of_loss(stdout::write(format!("{event}\n").as_bytes()));
+            self.put(Target::Stdout, format!("{event}\n").as_bytes());
         }
     }
 
@@ -174,15 +201,14 @@ impl Ui {
 
     /// A line without a label.
     pub fn line(&self, line: &str) {
-        let line = printable(line);
-        let _ = self.live.suspend(|| writeln!(std::io::stderr().lock(), "{line}"));
+        self.put(Target::Stderr, format!("{}\n", printable(line)).as_bytes());
     }
 
     /// Messages hold names and texts of files and of other machines: a terminal must not obey them. One that is gone is no
     /// reason to stop.
     fn print(&self, label: &str, message: &str) {
         let message = printable(message);
-        let _ = self.live.suspend(|| writeln!(std::io::stderr().lock(), "{label} {message}"));
+        self.put(Target::Stderr, format!("{label} {message}\n").as_bytes());
     }
 
     /// Prints an error with its hint, and picks the exit code.

@@ -2,9 +2,9 @@
 
 use std::fs::{self, File};
 use std::io::PipeReader;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use ddp_tests::{Ddp, SIGKILL, SIGTERM, cargo_ddp, launcher_processes, signal_process, wait_until};
@@ -125,7 +125,8 @@ fn output_that_is_lost_is_an_error() {
 #[test]
 fn a_job_whose_output_is_lost_continues_and_keeps_its_logs() {
     let dir = tempdir().unwrap();
-    let script = "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i + 1)); done; echo last > done-$RANK; exit $CODE";
+    let script = "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i + 1)); done; touch done-$RANK
+        until [ -e done-0 ] && [ -e done-1 ]; do sleep 0.05; done; exit $CODE";
     for (flags, code, expected) in [(&["--quiet"][..], 0, 4), (&["--json"], 0, 4), (&["--max-restarts", "0"], 3, 3)] {
         let script = script.replace("$CODE", &code.to_string());
         let args = [&["launch", "--nproc", "2"], flags, &["--", "sh", "-c", &script]].concat();
@@ -389,20 +390,66 @@ fn a_stopped_launcher_is_woken_by_a_signal() {
     }
 }
 
-#[test]
-fn a_launcher_that_can_not_write_still_ends_by_the_second_signal() {
-    let dir = tempdir().unwrap();
-    // Nobody reads, and the pipe is full.
-    let (reader, writer) = std::io::pipe().unwrap();
+/// A job whose output goes to `stdout`, with a worker that has written more than a pipe or a terminal takes.
+fn stuck(dir: &Path, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>, script: &str) -> Child {
     let mut command = Command::new(cargo_ddp());
-    command.args(["ddp", "launch", "--nproc", "1", "--", "sh", "-c", "touch ready; exec yes"]).current_dir(dir.path());
-    command.env("XDG_CACHE_HOME", dir.path().join("cache")).stdin(Stdio::null()).stdout(writer).stderr(Stdio::null());
-    let mut job = command.spawn().unwrap();
-    wait_until("the worker", String::new, || dir.path().join("ready").exists());
-    let output = with_stdout(dir.path(), &["stop", "--now"], Stdio::piped());
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert_eq!(job.wait().unwrap().code(), Some(143));
-    drop(reader);
+    let script = format!("touch ready-$RANK; {script}");
+    command.args(["ddp", "launch", "--nproc", "2", "--grace", "2", "--", "sh", "-c", &script]).current_dir(dir);
+    command.env("XDG_CACHE_HOME", dir.join("cache")).stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+    let job = command.spawn().unwrap();
+    wait_until("the workers", String::new, || dir.join("ready-0").exists() && dir.join("ready-1").exists());
+    job
+}
+
+#[test]
+fn a_reader_that_is_paused_holds_up_no_signal() {
+    for script in ["exec yes", "trap '' TERM; yes | head -c 300000; while :; do sleep 0.1; done"] {
+        let dir = tempdir().unwrap();
+        // Nobody reads, and the pipe is full.
+        let (reader, writer) = std::io::pipe().unwrap();
+        let errors = writer.try_clone().unwrap();
+        let mut job = stuck(dir.path(), writer, errors, script);
+        let start = Instant::now();
+        signal_process(job.id(), SIGTERM);
+        assert_eq!(job.wait().unwrap().code(), Some(143));
+        assert!(start.elapsed() < BOUND, "{:?}", start.elapsed());
+        drop(reader);
+
+        let dir = tempdir().unwrap();
+        let (master, terminal) = terminal();
+        // SAFETY: a system call, on a descriptor that is ours.
+        assert_eq!(unsafe { libc::tcflow(terminal.as_raw_fd(), libc::TCOOFF) }, 0, "as Ctrl-S does");
+        let mut job = stuck(dir.path(), terminal.try_clone().unwrap(), terminal.try_clone().unwrap(), script);
+        signal_process(job.id(), SIGTERM);
+        assert_eq!(job.wait().unwrap().code(), Some(143));
+        drop((master, terminal));
+    }
+}
+
+#[test]
+fn a_launcher_that_does_not_respond_is_killed_after_the_second_signal() {
+    let dir = tempdir().unwrap();
+    let job = launch(dir.path(), &["--nproc", "2"], "setsid sleep 500 & echo ready; exec sleep 501").start();
+    job.wait_for_count("ready", 2);
+    let [.., launcher] = launcher_processes(job.pid());
+    let launcher = libc::pid_t::try_from(launcher).unwrap();
+    let null = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: a system call. In this state a process hears no signal but SIGKILL.
+    if unsafe { libc::ptrace(libc::PTRACE_ATTACH, launcher, null, null) } != 0 {
+        eprintln!("SKIPPED: needs the right to trace processes");
+        job.signal(SIGTERM);
+        job.wait().ends_with(143);
+        return;
+    }
+    let wait = |options| {
+        // SAFETY: a system call.
+        unsafe { libc::waitpid(launcher, std::ptr::null_mut(), libc::__WALL | options) }
+    };
+    assert_eq!(wait(0), launcher, "it is stopped");
+    job.signal(SIGTERM);
+    job.signal(2);
+    wait_until("end of the launcher", String::new, || wait(libc::WNOHANG) != 0);
+    job.wait().ends_with(143).says(&["error: the launcher does not respond"]).leaves_no_process();
 }
 
 #[test]

@@ -36,8 +36,8 @@ use crate::{Error, Result, exit};
 /// How long the kernel may take to end what was sent SIGKILL.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a launcher may take to end after the second signal, which ends a job at once. It waits for the kernel, and for
-/// other nodes; a terminal or a pipe that nobody reads can hold it up for ever.
+/// How long a launcher may take to end after the second signal, which ends a job immediately. It waits for the kernel, and for
+/// other nodes.
 const UNRESPONSIVE: Duration = Duration::from_secs(15);
 
 /// The guard, seen from the launcher: where signals for the job come from.

@@ -9,7 +9,8 @@ use rustix::termios::tcgetwinsize;
 use super::keys::QuietKeys;
 use super::progress::Progress;
 use super::words::near;
-use crate::Ui;
+use crate::ui::Target;
+use crate::{Ui, screen};
 
 /// The line's text changes no more often: what moves faster can't be read.
 const SHOWN_EVERY: Duration = Duration::from_millis(200);
@@ -58,7 +59,8 @@ impl Live {
             self.resumed = true;
             ui.status("Resuming", format!("from {} (epoch {}, step {step})", near(snapshot), epoch.saturating_add(1)));
         }
-        if now < self.next {
+        // A terminal that is paused would hold the launcher up.
+        if now < self.next || !self.bar.is_hidden() && !screen::is_ready(Target::Stderr) {
             return;
         }
         if self.bar.is_hidden() {

@@ -29,6 +29,7 @@ use super::stall::Tracing;
 use super::words;
 use super::workers::{Port, Worker, start_all};
 use crate::debug::{self, Debug};
+use crate::screen::{self, TARGETS};
 use crate::{Error, Result, Ui};
 
 /// How many of a failed worker's last lines are shown.
@@ -133,6 +134,7 @@ impl<'a> Watch<'a> {
         let verdict = verdict?;
         // While the job is still known to run, so that it is never taken for lost.
         self.record.conclude(&verdict);
+        self.finish_output(&verdict);
         Ok((verdict, std::mem::take(&mut self.record)))
     }
 
@@ -262,8 +264,10 @@ impl<'a> Watch<'a> {
                     self.pending.extend(next);
                 }
                 Action::Start { attempt } => self.start(attempt, None)?,
-                // Somebody looks at a breakpoint.
-                Action::Trace { .. } if self.is_debugged() => self.pending.push(Input::Debugged),
+                // Somebody looks at a breakpoint, or has paused our output.
+                Action::Trace { .. } if self.is_debugged() || TARGETS.into_iter().any(screen::is_waiting) => {
+                    self.pending.push(Input::Debugged)
+                }
                 Action::Trace { idle } => {
                     let world = 0..self.plan.nodes.world_size();
                     let step_of = |rank| self.command.dispatcher().and_then(|dispatcher| dispatcher.step_of(rank));

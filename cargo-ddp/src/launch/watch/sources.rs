@@ -7,15 +7,19 @@ use ddp_contract::{ErrorFile, Event};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
 use super::{LAST_LINES, Watch};
-use crate::launch::dispatch::{Input, without_numbers};
+use crate::launch::dispatch::{Input, Verdict, is_for_workers_alone, without_numbers};
 use crate::launch::guard::{self, Guard};
 use crate::launch::stall::Tracing;
 use crate::launch::workers::Stream;
+use crate::screen::{self, TARGETS};
 use crate::ui::Target;
 use crate::{Error, Result, Ui};
 
 /// Bytes read from one stream before the others have their turn.
 const FAIR_SHARE: usize = 256 << 10;
+
+/// How long a job that was told to stop waits for whoever reads its output.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a descriptor in the poll set belongs to.
 #[derive(Clone, Copy)]
@@ -27,6 +31,8 @@ pub(super) enum Source {
     Stderr(usize),
     Events(usize),
     Tracer,
+    /// Our own stdout or stderr takes more.
+    Screen(Target),
     Deaths,
 }
 
@@ -39,10 +45,14 @@ impl Watch<'_> {
         watched.extend(self.orphans.fds().map(|fd| (Source::Orphans, fd)));
         watched.extend(self.command.links().map(|(index, link)| (Source::Link(index), link.fd())));
         for (i, worker) in self.workers.iter().enumerate() {
-            watched.extend(worker.stdout.pipe.fd().map(|fd| (Source::Stdout(i), fd)));
-            watched.extend(worker.stderr.pipe.fd().map(|fd| (Source::Stderr(i), fd)));
-            watched.extend(worker.events.pipe.fd().map(|fd| (Source::Events(i), fd)));
+            let [stdout, stderr] = TARGETS.map(|target| !self.is_held_up(i, target));
+            let events = !self.ui.events_are_held_up();
+            watched.extend(worker.stdout.pipe.fd().filter(|_| stdout).map(|fd| (Source::Stdout(i), fd)));
+            watched.extend(worker.stderr.pipe.fd().filter(|_| stderr).map(|fd| (Source::Stderr(i), fd)));
+            watched.extend(worker.events.pipe.fd().filter(|_| events).map(|fd| (Source::Events(i), fd)));
         }
+        let waiting = TARGETS.into_iter().filter(|target| screen::is_waiting(*target));
+        watched.extend(waiting.map(|target| (Source::Screen(target), screen::fd(target))));
         if let Some(tracing) = &self.tracing {
             watched.extend(tracing.fds().map(|fd| (Source::Tracer, fd)));
         }
@@ -50,6 +60,7 @@ impl Watch<'_> {
         let has_more = |index| self.command.links().any(|(i, link)| i == index && link.has_more_to_send());
         let flags = |source| match source {
             Source::Link(index) if has_more(index) => PollFlags::IN | PollFlags::OUT,
+            Source::Screen(_) => PollFlags::OUT,
             _ => PollFlags::IN,
         };
         let mut fds: Vec<PollFd<'_>> =
@@ -99,6 +110,10 @@ impl Watch<'_> {
             }
             Source::Stdout(i) => Ok(self.output(i, Target::Stdout)),
             Source::Stderr(i) => Ok(self.output(i, Target::Stderr)),
+            Source::Screen(target) => {
+                self.ui.flush(target);
+                Ok(vec![])
+            }
             Source::Events(i) => Ok(self.events(i)),
             // Looked at after every round.
             Source::Tracer | Source::Link(_) => Ok(vec![]),
@@ -106,7 +121,15 @@ impl Watch<'_> {
         }
     }
 
+    /// Whether a worker's stream is not read, because what was read before still waits for our own reader.
+    fn is_held_up(&self, i: usize, target: Target) -> bool {
+        self.plan.show.has(self.workers[i].rank) && self.ui.is_held_up(target)
+    }
+
     fn output(&mut self, i: usize, target: Target) -> Vec<Input> {
+        if self.is_held_up(i, target) {
+            return vec![];
+        }
         let Self { workers, buffer, out, ui, .. } = self;
         let worker = &mut workers[i];
         let rank = worker.rank;
@@ -177,6 +200,36 @@ impl Watch<'_> {
         let stderr = without_numbers(&worker.stderr.prefixer.last_lines(LAST_LINES).join("\n"));
         inputs.push(Input::Exited { rank: worker.rank, pid: worker.pid(), exit, message, stderr });
         Ok(inputs)
+    }
+}
+
+impl Watch<'_> {
+    /// Waits for whoever reads our output: as long as it takes for a job that ended by itself, not for one that was told to
+    /// stop.
+    pub(super) fn finish_output(&mut self, verdict: &Verdict) {
+        let stopped = matches!(verdict, Verdict::Stopped(_) | Verdict::Preempted { .. });
+        let end = stopped.then(|| Instant::now() + PATIENCE);
+        loop {
+            TARGETS.into_iter().for_each(|target| self.ui.flush(target));
+            let waiting: Vec<_> = TARGETS.into_iter().filter(|target| screen::is_waiting(*target)).collect();
+            if waiting.is_empty() {
+                break;
+            }
+            let signals = self.guard.as_mut().map_or(Some(vec![]), Guard::take);
+            let told = signals.is_none_or(|signals| signals.into_iter().any(|signal| !is_for_workers_alone(signal)));
+            if told || end.is_some_and(|end| Instant::now() >= end) {
+                waiting.into_iter().for_each(screen::give_up);
+                break;
+            }
+            let screens = waiting.iter().map(|target| PollFd::from_borrowed_fd(screen::fd(*target), PollFlags::OUT));
+            let guard = self.guard.iter().flat_map(Guard::fds);
+            let mut fds: Vec<_> = screens.chain(guard.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))).collect();
+            let time = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+            let _ = poll(&mut fds, end.is_some().then_some(&time));
+        }
+        if stopped {
+            TARGETS.into_iter().filter(|target| !screen::is_ready(*target)).for_each(screen::give_up);
+        }
     }
 }
 
