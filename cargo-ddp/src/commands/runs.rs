@@ -5,7 +5,7 @@ use super::table::{end_with_reader, number, print_json, table};
 use crate::cargo::{Project, Selection};
 use crate::cli::{LaunchOptions, Runs};
 use crate::launch::{Run, history};
-use crate::{Error, Result, exit, settings, shell};
+use crate::{Error, Result, exit, settings};
 
 /// `cargo ddp runs`
 pub(super) fn runs(args: &Runs) -> Result<u8> {
@@ -73,7 +73,7 @@ fn row(run: &Run) -> [String; 9] {
         run.last_step.map_or_else(none, |step| step.to_string()),
         best.unwrap_or_else(none),
         run.restarts.to_string(),
-        shell::join(&words.collect::<Vec<_>>()),
+        words.collect::<Vec<_>>().join(" "),
     ]
 }
 
