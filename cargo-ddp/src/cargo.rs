@@ -208,7 +208,7 @@ fn pick(built: &[Artifact], selection: &Selection, chosen: Option<&Chosen>) -> R
             artifact.package_id == *package && artifact.target.name == *name && artifact.target.is_example() == *example
         }
         // cargo knows a name that we don't, such as a pattern.
-        None => (artifact.target.is_bin() || artifact.target.is_example()) && selection.target.is_some(),
+        None => artifact.target.is_bin() || artifact.target.is_example() && selection.target.is_some(),
     };
     let found = built.iter().filter(|artifact| is_chosen(artifact));
     let executables: BTreeMap<_, _> =

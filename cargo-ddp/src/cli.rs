@@ -22,7 +22,7 @@ pub use tools::{Completions, Doctor, Env, Man, Runs};
 const EXIT_CODES: &str = "\
 Exit codes:
   0      done
-  1      --check: files are not as they would be written
+  1      --check: files are not as they would be written; build: launch.json starts another program
   2      wrong use: flags, values, GPUs that are not there, no project
   3      no libtorch: set-up failed
   4      the system refused: a file, a process, a socket; or the output could not be written

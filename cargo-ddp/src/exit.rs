@@ -3,7 +3,7 @@
 //! | code | meaning |
 //! |---|---|
 //! | 0 | done |
-//! | 1 | `--check`: files are not as they would be written |
+//! | 1 | `--check`: files are not as they would be written; `build`: launch.json starts another program |
 //! | 2 | wrong use: flags, values, GPUs that are not there, no project |
 //! | 3 | no libtorch: set-up failed |
 //! | 4 | the system refused: a file, a process, a socket; or the output could not be written |
@@ -25,7 +25,7 @@
 
 /// Done.
 pub const SUCCESS: u8 = 0;
-/// `--check`: files are not as they would be written.
+/// `--check`: files are not as they would be written; `build`: launch.json starts another program.
 pub const STALE: u8 = 1;
 /// Wrong use.
 pub const USAGE: u8 = 2;

@@ -5,7 +5,7 @@ use super::store::store;
 use super::table::{number, print_json, table};
 use crate::cli::Runs;
 use crate::launch::Run;
-use crate::{Result, exit, shell};
+use crate::{Result, exit};
 
 /// `cargo ddp runs`
 pub(super) fn runs(args: &Runs) -> Result<u8> {
@@ -49,7 +49,7 @@ fn row(run: &Run) -> [String; 9] {
         run.last_step.map_or_else(none, |step| step.to_string()),
         best.unwrap_or_else(none),
         run.restarts.to_string(),
-        shell::join(&words.collect::<Vec<_>>()),
+        words.collect::<Vec<_>>().join(" "),
     ]
 }
 

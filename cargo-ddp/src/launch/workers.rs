@@ -22,6 +22,7 @@ use rustix::process::{
 use super::binding::Binding;
 use super::dispatch::Exit;
 use super::events::EventStream;
+use super::interpreter;
 use super::lines::Prefixer;
 use super::logs::Log;
 use super::plan::{LaunchPlan, StorePort};
@@ -56,6 +57,10 @@ pub(super) fn start_all(
     descriptors: Rlimit,
     ui: &Ui,
 ) -> Result<Vec<Worker>> {
+    // What the kernel, or `env` in every rank, would only call a missing file.
+    if let Some(missing) = interpreter::missing(&plan.program) {
+        return Err(Error::no_interpreter(plan.program.clone(), missing));
+    }
     let mut workers: Vec<Worker> = Vec::with_capacity(plan.nproc);
     for rank in plan.ranks() {
         match Worker::start(plan, attempt, rank, port, descriptors, ui) {

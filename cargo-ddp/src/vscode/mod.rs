@@ -105,7 +105,8 @@ pub fn plan(root: &Path, project: &Project, request: &Request) -> Result<Plan> {
         .zip(&workers)
         .flat_map(|(&target, workers)| profiles(target).map(move |release| variant(target, workers, release)));
     let is_chosen = |label: &str| targets.iter().any(|target| target.label == label);
-    let names = project.trainable.iter().map(|target| target.label.as_str());
+    // An entry by the name alone, from before there was a namesake, may have arguments of the user's.
+    let names = project.trainable.iter().flat_map(|target| [target.label.as_str(), target.name.as_str()]);
     let untouched = names.filter(|name| !is_chosen(name)).collect();
     let wanted = Wanted { debugger, variants: variants.collect(), untouched };
 

@@ -183,6 +183,25 @@ fn namesakes_have_entries_of_their_own() {
 }
 
 #[test]
+fn a_namesake_that_comes_later_takes_no_arguments_of_the_user() {
+    let dir = workspace("", ("train", ""), ("eval", ""));
+    let root = dir.path();
+    ddp(root, &["vscode", "--nproc", "2"]).run().succeeds();
+    let launch = root.join(".vscode/launch.json");
+    let mine = fs::read_to_string(&launch).unwrap().replacen(
+        "\"--nproc\", \"2\"]",
+        "\"--nproc\", \"2\", \"--\", \"mine\"]",
+        1,
+    );
+    assert!(mine.contains("mine"), "{mine}");
+    fs::write(&launch, mine).unwrap();
+    write(root.join("second/src/bin/train.rs"), "fn main() {}\n");
+    ddp(root, &["vscode"]).run().succeeds();
+    assert!(fs::read_to_string(&launch).unwrap().contains("mine"));
+    assert_eq!(press_f5(root, "ddp: train (first), one process", &[]), "this is train of first\n");
+}
+
+#[test]
 fn a_root_package_is_named_where_cargo_builds_others_by_default() {
     let dir = tempdir().unwrap();
     package(dir.path(), "inner", "inner", &["eval"], "");

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
-use ddp_tests::{cargo_ddp, worker};
+use ddp_tests::{cargo_ddp, repo, worker};
 use tempfile::tempdir;
 
 use super::*;
@@ -27,8 +27,7 @@ fn a_script_whose_interpreter_is_missing_says_so() {
         let path = script(dir.path(), name, text);
         let done = ddp(dir.path(), &["launch", "--nproc", "2", "--", &path]).run().ends_with(126).says(expected);
         assert!(!done.stderr.contains("restart"), "{}", done.stderr);
-        // Nobody was started, so there is nothing to log.
-        assert!(!dir.path().join("target").exists() && !dir.path().join("runs").exists());
+        assert!(!done.stderr.contains(" pid "), "a worker was started: {}", done.stderr);
     }
     let fine = script(dir.path(), "fine", "#!/usr/bin/env sh\necho fine\n");
     let done = ddp(dir.path(), &["launch", "--nproc", "1", "--log-dir", "logs", "--", &fine]).run().succeeds();
@@ -130,14 +129,14 @@ fn without_ipv4(dir: &Path, args: &[&str]) -> Option<Output> {
 fn a_host_without_ipv4_trains() {
     let dir = tempdir().unwrap();
     let toy = worker("toy");
-    let toy = toy.to_str().unwrap();
-    for more in [&[][..], &["--nnodes", "1"]] {
-        let args =
-            [&["launch", "--nproc", "2", "--max-restarts", "0", "--log-dir", "logs"], more, &["--", toy, "panic", "9"]]
-                .concat();
-        let Some(output) = without_ipv4(dir.path(), &args) else { return };
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{stderr}\n{}", String::from_utf8_lossy(&output.stdout));
+    let launched = ["launch", "--nproc", "2", "--max-restarts", "0", "--log-dir", "logs", "--", toy.to_str().unwrap()];
+    let logs = dir.path().join("logs");
+    let built = ["run", "-p", "ddp-tests", "--bin", "toy", "--nproc", "2", "--max-restarts", "0", "--log-dir"];
+    let built = [&built[..], &[logs.to_str().unwrap(), "--"]].concat();
+    for (dir, args) in [(dir.path(), &launched[..]), (repo(), &built)] {
+        let Some(output) = without_ipv4(dir, &[args, &["panic", "9"]].concat()) else { return };
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success() && stdout.contains("sees 2 ranks"), "{stderr}\n{stdout}");
     }
 }
 
