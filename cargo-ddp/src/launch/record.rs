@@ -57,7 +57,6 @@ const KEEP_EVERY: Duration = Duration::from_secs(10);
 /// How long the reader of a FIFO may keep the launcher from ending.
 const REPORT_PATIENCE: Duration = Duration::from_secs(10);
 
-
 /// The record of a run's folder.
 pub(super) const RECORD_FILE: &str = "report.json";
 

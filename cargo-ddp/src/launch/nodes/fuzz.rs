@@ -128,7 +128,9 @@ fn seeds() -> Vec<Vec<u8>> {
 /// What node 0 does with a message of node 1, which has ranks 2 and 3.
 fn decide(dispatcher: &mut Dispatcher, message: ToCoordinator, now: Instant) {
     let input = match message {
-        ToCoordinator::Exited { rank, pid, exit, message, .. } => Input::Exited { rank, pid, exit, message, stderr: String::new() },
+        ToCoordinator::Exited { rank, pid, exit, message, .. } => {
+            Input::Exited { rank, pid, exit, message, stderr: String::new() }
+        }
         ToCoordinator::Event { rank, event } => Input::Event { rank, event },
         ToCoordinator::Output { rank } => Input::Output { rank },
         ToCoordinator::Signal(signal) => Input::Signal(signal),
