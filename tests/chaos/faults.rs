@@ -27,7 +27,7 @@ pub const FAULTS: [Fault; 14] = [
     Fault { name: "a rank crashes (SIGSEGV, SIGABRT, SIGBUS, SIGILL)", run: crash },
     Fault { name: "kill -9 of two ranks at once", run: kill_two },
     Fault { name: "kill -9 of one launcher process", run: kill_launcher },
-    Fault { name: "kill -9 of both launcher processes", run: kill_both_launchers },
+    Fault { name: "kill -9 of two or all launcher processes", run: kill_launchers },
     Fault { name: "a signal asks the job to stop", run: stop_job },
     Fault { name: "SIGUSR1 to a rank", run: stop_rank },
     Fault { name: "a rank is paused for a while", run: pause },
@@ -107,10 +107,13 @@ fn kill_launcher(round: &mut Round) -> Outcome {
     Outcome::Disturbed
 }
 
-fn kill_both_launchers(round: &mut Round) -> Outcome {
+fn kill_launchers(round: &mut Round) -> Outcome {
     let job = round.start();
     round.wait_for_a_step(&job, 0);
-    for pid in launchers(&job) {
+    let pids = launchers(&job);
+    // All, or all but one.
+    let spared = round.random.below(4);
+    for (_, pid) in (0..).zip(pids).filter(|(number, _)| *number != spared) {
         signal(pid, SIGKILL);
     }
     round.is_killed(job);
@@ -156,7 +159,7 @@ fn pause_launcher(round: &mut Round) -> Outcome {
     let job = round.start();
     round.wait_for_a_step(&job, 0);
     let pids = launchers(&job);
-    let paused = round.random.pick(&[&pids[..], &pids[..1], &pids[1..]]);
+    let paused = round.random.pick(&[&pids[..], &pids[..1], &pids[1..2], &pids[2..]]);
     for pid in paused {
         signal(*pid, libc::SIGSTOP);
     }

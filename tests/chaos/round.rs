@@ -170,10 +170,11 @@ impl Round {
     }
 }
 
-/// The two processes of a launcher.
-pub fn launchers(job: &Job) -> [u32; 2] {
-    let own = job.pid();
-    [own, *children(own).first().expect("the launcher is two processes")]
+/// The three processes of a launcher: guard, keeper, and the one that workers descend from.
+pub fn launchers(job: &Job) -> [u32; 3] {
+    let child_of = |pid| *children(pid).first().expect("the launcher is three processes");
+    let keeper = child_of(job.pid());
+    [job.pid(), keeper, child_of(keeper)]
 }
 
 /// Whether the process was still there.
