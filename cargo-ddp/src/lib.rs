@@ -44,6 +44,8 @@ pub mod vscode;
 mod aside;
 mod child;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod private;
 mod screen;
 mod shell;

@@ -252,7 +252,7 @@ fn entries(text: &str, key: &str, name: &str) -> Vec<String> {
 #[test]
 fn odd_files_keep_all_that_is_the_users() {
     let debugger = || prop::sample::select(&Debugger::ALL[..]);
-    let cases = std::env::var("DDP_FUZZ_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(400);
+    let cases = crate::fuzz::cases(400);
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     let given = (file(), debugger(), debugger(), 1_usize..4);
     TestRunner::new(config).run(&given, |(text, first, second, ranks)| holds(&text, first, second, ranks)).unwrap();

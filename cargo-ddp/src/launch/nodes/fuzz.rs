@@ -7,85 +7,11 @@ use serde_json::json;
 use super::handshake::{Greeting, Guest, Join, Step, Version};
 use super::secret::{Nonce, Secret, Side};
 use super::{FromCoordinator, Member, ToCoordinator, bounds};
+use crate::fuzz::Random;
 use crate::launch::dispatch::{Dispatcher, Input, Rules};
 
 const INPUTS: u32 = 500_000;
 const WORLD: usize = 4;
-
-/// A xorshift generator: every run tries the same inputs.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound as u64).unwrap()
-    }
-
-    fn pick<'a, T: ?Sized>(&mut self, list: &[&'a T]) -> &'a T {
-        list[self.below(list.len())]
-    }
-
-    /// `seed` with some of its bytes, numbers and values changed.
-    fn mutated(&mut self, seed: &[u8]) -> Vec<u8> {
-        let mut text = seed.to_owned();
-        for _ in 0..1 + self.below(3) {
-            let at = self.below(text.len().max(1));
-            match self.below(8) {
-                0 if !text.is_empty() => text[at] ^= 1 << self.below(8),
-                1 => text.truncate(at),
-                2 => text.insert(at.min(text.len()), self.below(256) as u8),
-                3 => {
-                    let copy = text[at.min(text.len())..].to_owned();
-                    text.extend(copy.into_iter().take(200));
-                }
-                4 => {
-                    let nested = self.pick(&["[[[[[[[[", "{\"a\":{\"a\":", "null", "\"\\u001b[2J\"", "\u{202e}"]);
-                    text.splice(at.min(text.len())..at.min(text.len()), nested.bytes());
-                }
-                // A number becomes one that is at some type's end.
-                _ => {
-                    let digits: Vec<usize> = (0..text.len()).filter(|&i| text[i].is_ascii_digit()).collect();
-                    if let Some(&start) = digits.get(self.below(digits.len().max(1))) {
-                        let end = (start..text.len()).find(|&i| !text[i].is_ascii_digit()).unwrap_or(text.len());
-                        let number = self.pick(&[
-                            "0",
-                            "-1",
-                            "1",
-                            "3",
-                            "4",
-                            "5",
-                            "64",
-                            "65",
-                            "255",
-                            "4096",
-                            "4097",
-                            "65536",
-                            "2147483647",
-                            "-2147483648",
-                            "4294967295",
-                            "9223372036854775807",
-                            "9223372036854775808",
-                            "18446744073709551615",
-                            "18446744073709551616",
-                            "1e308",
-                            "1e19",
-                            "0.5",
-                            "-0",
-                        ]);
-                        text.splice(start..end, number.bytes());
-                    }
-                }
-            }
-        }
-        text
-    }
-}
 
 fn seeds() -> Vec<Vec<u8>> {
     let failure = json!({"rank": 1, "pid": 7, "exit": {"Signal": 9}, "step": 3, "message": "it failed", "attempt": 0,
