@@ -7,6 +7,7 @@
 //! | `watch` | the loop between the system and the dispatcher |
 //! | `workers` | processes, their pipes and their port |
 //! | `events` | what a worker tells through its event pipe |
+//! | `reap` | the end of a worker that is traced |
 //! | `binding` | which cores a worker runs on |
 //! | `guard` | the second process, which sees to it that nothing outlives the first |
 //! | `join` | workers that a debugger starts |
@@ -36,6 +37,7 @@ mod logs;
 mod nodes;
 mod plan;
 mod progress;
+mod reap;
 mod record;
 mod registry;
 mod signals;
