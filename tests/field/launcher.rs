@@ -236,6 +236,28 @@ fn what_a_worker_leaves_in_place_of_files_holds_nothing_up() {
 }
 
 #[test]
+fn a_tracer_that_a_worker_leaves_does_not_hold_the_launcher_up() {
+    let dir = tempdir().unwrap();
+    // PTRACE_SEIZE, and then it takes note of nothing.
+    let tracer = "import ctypes, sys, time
+failed = ctypes.CDLL(None).ptrace(0x4206, int(sys.argv[1]), None, None)
+open('traced', 'w').write(str(failed))
+time.sleep(1000)";
+    fs::write(dir.path().join("trace.py"), tracer).unwrap();
+    let script = "setsid sh -c \"python3 trace.py $$\" & while :; do sleep 0.05; done";
+    let job = launch(dir.path(), &["--nproc", "1", "--grace", "1"], script).start();
+    let traced = || fs::read_to_string(dir.path().join("traced")).unwrap_or_default();
+    wait_until("tracer", traced, || !traced().is_empty());
+    let start = Instant::now();
+    job.signal(SIGTERM);
+    job.wait().ends_with(143).leaves_no_process();
+    assert!(start.elapsed() < BOUND, "{:?}", start.elapsed());
+    if traced() != "0" {
+        eprintln!("SKIPPED: needs the right to trace processes");
+    }
+}
+
+#[test]
 fn a_fifo_in_place_of_a_file_is_refused() {
     let dir = project();
     let fifo = |path: &str| {

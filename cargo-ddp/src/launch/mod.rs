@@ -7,6 +7,7 @@
 //! | `watch` | the loop between the system and the dispatcher |
 //! | `workers` | processes, their pipes and their port |
 //! | `events` | what a worker tells through its event pipe |
+//! | `reap` | the end of a worker that is traced |
 //! | `binding` | which cores a worker runs on |
 //! | `descriptors` | the limit of open files |
 //! | `interpreter` | what a script or a program needs to run |
@@ -46,6 +47,7 @@ mod nodes;
 mod origin;
 mod plan;
 mod progress;
+mod reap;
 mod record;
 mod registry;
 mod rundir;

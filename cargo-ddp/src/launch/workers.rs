@@ -26,6 +26,7 @@ use super::interpreter;
 use super::lines::Prefixer;
 use super::logs::Log;
 use super::plan::{LaunchPlan, StorePort};
+use super::reap;
 use crate::ui::Target;
 use crate::{Error, Result, Ui, child};
 
@@ -237,7 +238,10 @@ impl Worker {
             self.ends_within(KILL_TIMEOUT);
         }
         let exit = match &mut self.process {
-            Process::Child(child) => child.wait().map_err(Error::system("can't wait for a worker"))?.into(),
+            Process::Child(child) => {
+                let status = reap::wait(child, KILL_TIMEOUT).map_err(Error::system("can't wait for a worker"))?;
+                status.map_or(Exit::Signal(Signal::KILL.as_raw()), Exit::from)
+            }
             Process::Joined(connection) => super::join::farewell(connection, &self.pidfd),
         };
         self.alive = false;
