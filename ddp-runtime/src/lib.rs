@@ -54,8 +54,8 @@
 //!
 //! # What runs where
 //! With CUDA each worker uses the GPU numbered `LOCAL_RANK` among the visible ones, and NCCL; without, the CPU and Gloo.
-//! The NCCL path is compiled whenever libtorch has CUDA. It was built and linked against libtorch 2.13.0 (CUDA 13.0) and
-//! tested up to NCCL's answer on a machine without a GPU; it has not been run on GPUs yet.
+//! The NCCL path is compiled whenever libtorch has CUDA. It has run on one NVIDIA H200, with one rank and with two ranks on
+//! that GPU; it has not run on several GPUs yet.
 //!
 //! # Building
 //! libtorch 2.13.0 and a C++20 compiler are needed; `cargo ddp setup` provides the former. The build script passes

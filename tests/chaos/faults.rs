@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use ddp_tests::{Job, SIGINT, SIGKILL, SIGTERM, snapshots};
+use ddp_tests::{Job, SIGINT, SIGKILL, SIGTERM, launcher_processes, snapshots};
 
-use crate::round::{Round, launchers, signal};
+use crate::round::{Round, signal};
 
 const PREEMPTED: i32 = 75;
 
@@ -100,7 +100,7 @@ fn kill_two(round: &mut Round) -> Outcome {
 fn kill_launcher(round: &mut Round) -> Outcome {
     let job = round.start();
     round.wait_for_a_step(&job, 0);
-    let pid = round.random.pick(&launchers(&job));
+    let pid = round.random.pick(&launcher_processes(job.pid()));
     signal(pid, SIGKILL);
     round.is_killed(job);
     round.finish();
@@ -110,7 +110,7 @@ fn kill_launcher(round: &mut Round) -> Outcome {
 fn kill_launchers(round: &mut Round) -> Outcome {
     let job = round.start();
     round.wait_for_a_step(&job, 0);
-    let pids = launchers(&job);
+    let pids = launcher_processes(job.pid());
     // All, or all but one.
     let spared = round.random.below(4);
     for (_, pid) in (0..).zip(pids).filter(|(number, _)| *number != spared) {
@@ -158,7 +158,7 @@ fn pause(round: &mut Round) -> Outcome {
 fn pause_launcher(round: &mut Round) -> Outcome {
     let job = round.start();
     round.wait_for_a_step(&job, 0);
-    let pids = launchers(&job);
+    let pids = launcher_processes(job.pid());
     let paused = round.random.pick(&[&pids[..], &pids[..1], &pids[1..2], &pids[2..]]);
     for pid in paused {
         signal(*pid, libc::SIGSTOP);
@@ -177,7 +177,7 @@ fn damage_between(round: &mut Round) -> Outcome {
     let job = round.start();
     // Past the second snapshot, so that there is one to fall back to.
     round.wait_for_a_step(&job, 10);
-    signal(launchers(&job)[0], SIGKILL);
+    signal(launcher_processes(job.pid())[0], SIGKILL);
     round.is_killed(job);
     let newest = snapshots(&round.snapshots()).into_iter().next().expect("ten steps are done, with snapshots");
     damage(round, &newest);

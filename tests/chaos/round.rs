@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use ddp_tests::{Ddp, Done, Job, children, worker};
+use ddp_tests::{Ddp, Done, Job, worker};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
@@ -168,13 +168,6 @@ impl Round {
         };
         report["restarts"].as_array().unwrap().iter().map(cause).collect()
     }
-}
-
-/// The three processes of a launcher: guard, keeper, and the one that workers descend from.
-pub fn launchers(job: &Job) -> [u32; 3] {
-    let child_of = |pid| *children(pid).first().expect("the launcher is three processes");
-    let keeper = child_of(job.pid());
-    [job.pid(), keeper, child_of(keeper)]
 }
 
 /// Whether the process was still there.
