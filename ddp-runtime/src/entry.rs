@@ -9,11 +9,11 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use ddp_contract::text::printable;
 use ddp_contract::{ErrorFile, env, exit};
 
 use crate::data::catch;
 use crate::error::without_trace;
+use crate::say::say;
 use crate::{ProcessGroup, debug};
 
 /// Exit code of a worker whose training function gave an error.
@@ -47,7 +47,7 @@ pub(crate) fn note_preemption(step: u64) {
 
 /// Says what went wrong, and makes [`main`] fail if nothing else does.
 pub(crate) fn fail_at_end(message: String) {
-    eprintln!("error: {}", printable(&message));
+    say(format_args!("error: {message}"));
     FAILED_AT_END.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
 }
 
@@ -100,7 +100,7 @@ pub fn main<E: Display + Debug + 'static>(train: impl FnOnce() -> Result<(), E>)
             // `{:#}` is anyhow's whole chain on one line.
             let message = without_trace(&format!("{err:#}"));
             // It may hold names from a file.
-            eprintln!("error: {}", printable(&message));
+            say(format_args!("error: {message}"));
             record(ErrorFile::new(message, without_trace(&format!("{err:?}"))));
             exit_at_once(FAILED)
         }
@@ -123,10 +123,10 @@ fn report_panic(info: &PanicHookInfo<'_>) {
     let becomes_an_error = catch::becomes_an_error(&location);
     if captured || !becomes_an_error {
         let thread = std::thread::current();
-        eprintln!("thread '{}' panicked at {location}:\n{message}", thread.name().unwrap_or("?"));
+        say(format_args!("thread '{}' panicked at {location}:\n{message}", thread.name().unwrap_or("?")));
     }
     if captured {
-        eprintln!("{backtrace}");
+        say(format_args!("{backtrace}"));
     }
     if becomes_an_error {
         return;
@@ -148,6 +148,6 @@ fn record(error: ErrorFile) {
         step => error.after_step(step),
     };
     if let Err(err) = error.write(&path) {
-        eprintln!("warning: can't write {}: {err}", path.display());
+        say(format_args!("warning: can't write {}: {err}", path.display()));
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::say::say;
+
 /// What was seen of a run's losses and weights. Clones share it. The first value that is not finite is reported, by rank 0.
 #[derive(Clone, Debug)]
 pub(crate) struct Health(Arc<Mutex<Inner>>);
@@ -48,7 +50,7 @@ impl Health {
     /// Prints a warning, unless there was one.
     pub(crate) fn report(&self, message: &str) {
         if std::mem::replace(&mut self.lock().reports, false) {
-            eprintln!("warning: {message}");
+            say(format_args!("warning: {message}"));
         }
     }
 

@@ -95,6 +95,7 @@ mod memory;
 mod params;
 mod process_group;
 mod sampler;
+mod say;
 mod snapshot;
 mod step_report;
 mod store;

@@ -9,6 +9,7 @@ use crate::data::batches::{Load, Progress};
 use crate::data::transfer::{self, Transfer};
 use crate::data::workers::Workers;
 use crate::data::{BatchDataset, Batches, EvalSampler, Sampler, Tensors, catch, intraop};
+use crate::say::say;
 use crate::{Context, DistributedSampler, Error, Result};
 
 /// How many batches a worker makes ahead: PyTorch's `prefetch_factor`.
@@ -216,7 +217,7 @@ impl<D: BatchDataset, S: Sampler> DataLoader<D, S> {
             let (samples, ranks, batch) = (self.dataset.len(), self.sampler.num_replicas(), self.batch_size);
             let full = if self.drop_last_batch { "full " } else { "" };
             let (samples, ranks) = (count(samples, "sample"), count(ranks, "rank"));
-            eprintln!("warning: an epoch has no batch: {samples} for {ranks}, in {full}batches of {batch}");
+            say(format_args!("warning: an epoch has no batch: {samples} for {ranks}, in {full}batches of {batch}"));
         }
         let resumed = self.resume.get().filter(|position| position.epoch == epoch);
         let start = resumed.unwrap_or(Position { epoch, samples: 0 });

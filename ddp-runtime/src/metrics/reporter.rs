@@ -12,6 +12,7 @@ use super::exchange::{self, Exchanged, Why};
 use super::histogram::Histogram;
 use super::image;
 use super::writer::Writer;
+use crate::say::say;
 use crate::{Error, ProcessGroup, Result, memory};
 
 /// About how often there are new values on disk.
@@ -207,7 +208,7 @@ impl Reporter {
         if let Some(writer) = &mut self.writer
             && let Err(err) = write(writer)
         {
-            eprintln!("warning: metrics end here: {err}; the training goes on");
+            say(format_args!("warning: metrics end here: {err}; the training goes on"));
             self.writer = None;
         }
     }

@@ -10,6 +10,8 @@ pub use ddp_contract::retention::Best;
 use ddp_contract::retention::{self, Candidate, Retention};
 use ddp_contract::snapshot::{self as format, MANIFEST};
 
+use crate::say::say;
+
 /// What stays; all, unless something is said.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Keep {
@@ -82,7 +84,9 @@ impl Known {
         let Some(last) = keep.last else { return };
         let folders = match format::list(dir) {
             Ok(folders) => folders,
-            Err(err) => return eprintln!("warning: can't read {}: {err}; no snapshot is removed", dir.display()),
+            Err(err) => {
+                return say(format_args!("warning: can't read {}: {err}; no snapshot is removed", dir.display()));
+            }
         };
         let candidate = |folder: PathBuf| {
             let manifest = format::read_manifest(&folder).ok()?;
@@ -123,7 +127,7 @@ impl Inner {
         let damage = format::verify(folder).err();
         if let Some(damage) = &damage {
             let folder = folder.display();
-            eprintln!("warning: snapshot {folder} is left alone, and does not count as one: {damage}");
+            say(format_args!("warning: snapshot {folder} is left alone, and does not count as one: {damage}"));
         }
         self.verified.insert(folder.to_owned(), (now, damage.is_none()));
         damage.is_none()
@@ -131,7 +135,7 @@ impl Inner {
 
     fn warn(&mut self, path: &Path, err: &std::io::Error) {
         if self.stuck.insert(path.to_owned()) {
-            eprintln!("warning: can't remove {}: {err}; it stays, and training continues", path.display());
+            say(format_args!("warning: can't remove {}: {err}; it stays, and training continues", path.display()));
         }
     }
 }

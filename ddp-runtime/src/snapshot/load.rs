@@ -7,6 +7,7 @@ use tch::Device;
 use super::fit::{self, copy};
 use super::state::{PLATEAU, SCALER, SCHEDULER, StateMut};
 use super::{Progress, rng, tensors};
+use crate::say::say;
 use crate::{Error, Result};
 
 /// The newest whole snapshot below `dir`. Warns of those passed over.
@@ -17,11 +18,13 @@ pub(super) fn choose(dir: &Path) -> Result<Option<Whole>> {
         return Err(Error::NoWholeSnapshot { dir: dir.to_owned(), newest, damage });
     }
     for (folder, damage) in skipped {
-        eprintln!("warning: snapshot {} is passed over: {damage}", folder.display());
+        say(format_args!("warning: snapshot {} is passed over: {damage}", folder.display()));
     }
     if let Some(Whole { folder, manifest: Manifest { non_finite_since: Some(step), .. } }) = &whole {
         let folder = folder.display();
-        eprintln!("warning: {folder} was saved after the loss or a weight was not a finite number (step {step})");
+        say(format_args!(
+            "warning: {folder} was saved after the loss or a weight was not a finite number (step {step})"
+        ));
     }
     Ok(whole)
 }

@@ -34,6 +34,7 @@ pub use state::{State, StateMut};
 
 use crate::events::Events;
 use crate::health::Health;
+use crate::say::say;
 use crate::{Context, Error, ProcessGroup, Result, carriable, entry, params};
 use due::{Agreement, Due, Wish};
 use keep::{Keep, Known};
@@ -340,7 +341,7 @@ impl Snapshots {
         if self.saves {
             self.lock_here()?;
         } else if let Some(holder) = Lock::holder(&self.dir) {
-            eprintln!("note: {holder} writes to {}; this program can only read there", self.dir.display());
+            say(format_args!("note: {holder} writes to {}; this program can only read there", self.dir.display()));
         }
         load::choose(&self.dir)
     }

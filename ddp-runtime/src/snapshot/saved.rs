@@ -8,6 +8,7 @@ use super::fit::{copy, pairs};
 use super::load::{choose, mismatch, non_finite, read};
 use super::state::value_name;
 use super::{Best, Progress, floats, tensors};
+use crate::say::say;
 use crate::{Error, Result};
 
 /// A snapshot to read a trained model from, without a job: for inference.
@@ -60,7 +61,7 @@ impl SavedModel {
         for (_, folder) in found {
             match format::verify(&folder) {
                 Ok(manifest) => return Ok(Some(Self { folder, manifest })),
-                Err(damage) => eprintln!("warning: snapshot {} is passed over: {damage}", folder.display()),
+                Err(damage) => say(format_args!("warning: snapshot {} is passed over: {damage}", folder.display())),
             }
         }
         Self::newest(dir)

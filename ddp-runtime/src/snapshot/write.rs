@@ -16,6 +16,7 @@ use super::stage::Stage;
 use super::tensors::{self, HostTensor};
 use crate::events::Events;
 use crate::health::Health;
+use crate::say::say;
 use crate::{Error, Result};
 
 /// Whether a folder can be made in `dir`.
@@ -160,7 +161,7 @@ impl Job {
                 Ok(()) if is_ours && retention::remove(&folder).is_ok() => return Ok(other),
                 Ok(()) => {
                     let (folder, name) = (folder.display(), other.display());
-                    eprintln!("warning: {folder} can't be replaced; the snapshot of this step is {name}");
+                    say(format_args!("warning: {folder} can't be replaced; the snapshot of this step is {name}"));
                     return Ok(other);
                 }
                 Err(err) if is_taken(&err) => {}

@@ -7,6 +7,7 @@ use tch::{Device, Kind, Tensor};
 use super::report::Metrics;
 use super::{EpochReport, Learner, Outcome, Per, Trainer};
 use crate::data::{BatchDataset, DataLoader, EvalSampler, mean_over_ranks};
+use crate::say::say;
 use crate::{Error, LossGuard, Progress, Result, State, StateMut, StepReport, optim};
 
 /// The name of [`Metrics`] among a snapshot's values.
@@ -74,7 +75,7 @@ impl Trainer<'_> {
         let mut guard = LossGuard::new(self.context, self.vs, self.non_finite);
         let mut stopped_early = self.is_through(&metrics);
         if self.context.is_rank0() && (stopped_early || progress.epoch >= epochs) {
-            eprintln!("{}", nothing_to_train(progress, epochs, stopped_early));
+            say(nothing_to_train(progress, epochs, stopped_early));
         }
         while progress.epoch < epochs && !stopped_early {
             let start = Instant::now();
