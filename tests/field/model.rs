@@ -232,7 +232,7 @@ fn what_is_imported_by_mistake_is_explained() {
     }
     let pipe = dir.path().join("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    import("pipe").ends_with(2).says(&["it is no file"]);
+    import("pipe").ends_with(2).says(&["it is a FIFO, not a regular file"]);
     assert!(!dir.path().join("snapshots").exists(), "nothing was imported");
 
     zeros(&dir.path().join("model-00001-of-00002.safetensors"), &["bn.weight", "bn.num_batches_tracked"]);

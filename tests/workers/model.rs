@@ -18,6 +18,8 @@ fn main() -> ExitCode {
         let args: Vec<String> = std::env::args().collect();
         let [_, scenario, dir] = args.as_slice() else { bail!("model SCENARIO DIR") };
         let context = Context::init()?;
+        // A rank that refuses its model alone may be gone before the other has joined.
+        context.group().barrier()?;
         let outcome = match scenario.as_str() {
             "tied" => tied(&context, Path::new(dir)),
             "trainer" => trainer(&context, 16, Path::new(dir)),

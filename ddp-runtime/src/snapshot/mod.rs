@@ -497,7 +497,7 @@ impl Snapshots {
             metric: state.metric,
             states,
             non_finite,
-            non_finite_since: None, // known when the weights were looked at
+            non_finite_since: self.health.non_finite_since(),
             files: BTreeMap::new(),
         };
         if let Preparing::Running(thread) = std::mem::replace(&mut self.preparing, Preparing::Done) {

@@ -54,7 +54,7 @@ impl Job {
     }
 
     fn run(mut self, mut stage: Stage) -> (Stage, Result<()>) {
-        self.manifest.non_finite_since = self.non_finite_since();
+        self.check_weights();
         let result = self.write().map(|folder| {
             let Manifest { epoch, step, metric, .. } = self.manifest;
             let lower_is_better = self.keep.best.map(|(_, best)| best == Best::Min);
@@ -68,14 +68,15 @@ impl Job {
         (stage, result)
     }
 
-    /// The step since which the loss or the weights are not finite numbers.
-    fn non_finite_since(&self) -> Option<u64> {
+    /// Notes weights that are not finite numbers. The losses are noted already: training continues meanwhile, and what it sees
+    /// now is not of this snapshot.
+    fn check_weights(&mut self) {
         let model = self.tensors.iter().filter(|(file, _)| *file == format::MODEL).flat_map(|(_, tensors)| tensors);
         let mut weights = model.filter(|tensor| self.trained.contains(tensor.name()));
         if let Some(tensor) = weights.find(|tensor| !tensor.is_finite()) {
             self.health.see_weights(self.manifest.step, tensor.name());
+            self.manifest.non_finite_since.get_or_insert(self.manifest.step);
         }
-        self.health.non_finite_since()
     }
 
     /// Writes the snapshot, and gives its folder.
