@@ -202,7 +202,7 @@ fn a_file_that_is_not_jsonc_is_left_alone_and_its_place_named() {
     let dir = project();
     fs::create_dir(dir.path().join(".vscode")).unwrap();
     assert!(Command::new("mkfifo").arg(path(dir.path(), "launch.json")).status().unwrap().success());
-    vscode(dir.path(), &[]).ends_with(4).says(&["launch.json: it is no file"]);
+    vscode(dir.path(), &[]).ends_with(4).says(&["launch.json: it is a FIFO, not a regular file"]);
     // Nor is a folder that can't be one.
     let dir = project();
     fs::write(dir.path().join(".vscode"), "").unwrap();
