@@ -38,9 +38,8 @@ impl Dataset for Numbers {
 
 /// `resume SNAPSHOTS EPOCHS EVERY_STEPS [fixed-buckets]`
 ///
-/// With `fixed-buckets` the reducer keeps its first buckets. Otherwise it rebuilds them after the first step of each
-/// attempt, and where a gradient lies in its bucket decides in which order Gloo adds up three or more ranks: then a resumed
-/// run may differ from an undisturbed one in the last bit, as in Python.
+/// With `fixed-buckets` the reducer keeps its first buckets, instead of rebuilding them after the first step of each attempt:
+/// see tests/README.md.
 fn train(args: &[String]) -> Result<()> {
     let (dir, epochs, every): (_, u64, u64) = (&args[0], args[1].parse()?, args[2].parse()?);
     let context = Context::init()?;
