@@ -12,12 +12,12 @@ from common import HERE, RANKS, launcher, python_env, arguments, seed_project, s
 
 
 def workers(launcher_pid, program):
-    """The launcher's children that run `program`, in the order of ranks. (Our launcher has two processes.)"""
+    """The launcher's children that run `program`, in the order of ranks. (Our launcher has three processes.)"""
     def children_of(pid):
         return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
     children = children_of(launcher_pid)
-    if len(children) == 1:
+    while len(children) == 1:
         children = children_of(children[0])
     ranks = {}
     for pid in children:
