@@ -1,6 +1,6 @@
 //! One file per subcommand.
 
-/// As the standard library's, which panics when stdout is closed or full; this one does not. See [`crate::output`].
+/// As the standard library's, which panics when stdout is closed or full; this one does not. See [`crate::stdout`].
 macro_rules! println {
     () => { crate::stdout::print(format_args!("\n")) };
     ($($arg:tt)*) => { crate::stdout::print(format_args!("{}\n", format_args!($($arg)*))) };

@@ -56,7 +56,7 @@ pub(super) enum Guard {
 /// # Errors
 /// [`Error::System`].
 pub(super) fn split(whole: bool) -> Result<Guard> {
-    let cant = || Error::system("can't start the launcher's second process");
+    let cant = || Error::system("can't start the launcher's processes");
     let (read, write) = UnixStream::pair().map_err(cant())?;
     read.set_nonblocking(true).map_err(cant())?;
     set_child_subreaper(Some(getpid())).map_err(|err| cant()(err.into()))?;

@@ -12,7 +12,7 @@
 //! | `descriptors` | the limit of open files |
 //! | `interpreter` | what a script or a program needs to run |
 //! | `loopback` | this machine's address for itself |
-//! | `guard` | the second process, which sees to it that nothing outlives the first |
+//! | `guard` | the processes around the launcher, which leave nothing running when it dies |
 //! | `join` | workers that a debugger starts |
 //! | `signals` | signals as descriptors |
 //! | `lines`, `logs` | workers' output on the screen and on disk |
