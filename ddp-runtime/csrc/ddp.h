@@ -61,6 +61,8 @@ bool ddp_has_nccl() noexcept;
 int32_t ddp_set_cuda_device(int32_t index, ddp_error* error) noexcept;
 int32_t ddp_cuda_memory(int32_t index, uint64_t* bytes, ddp_error* error) noexcept;
 int32_t ddp_group_new(const ddp_store* store, const ddp_group_options* options, ddp_group** out, ddp_error* error) noexcept;
+// Whether an operation of NCCL's has run longer than the group's timeout.
+bool ddp_group_is_overdue(const ddp_group* group) noexcept;
 // A normal end: waits at most `shutdown_ms` for operations in flight, then aborts what is left. With 0 nothing is waited
 // for: NCCL's operations are aborted.
 void ddp_group_free(ddp_group* group, int64_t shutdown_ms) noexcept;

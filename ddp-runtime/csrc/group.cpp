@@ -125,6 +125,15 @@ int32_t ddp_group_new(const ddp_store* store, const ddp_group_options* options, 
   });
 }
 
+bool ddp_group_is_overdue(const ddp_group* group) noexcept {
+  bool overdue = false;
+  guarded(nullptr, [&] {
+    if (group->group->getBackendType() == ProcessGroup::BackendType::NCCL)
+      overdue = group->group->getBackend(at::kCUDA)->getError() == c10d::ErrorType::TIMEOUT;
+  });
+  return overdue;
+}
+
 void ddp_group_free(ddp_group* group, int64_t shutdown_ms) noexcept {
   // Gloo has nothing to flush: each of its operations ends before its `wait` does.
   guarded(nullptr, [&] {

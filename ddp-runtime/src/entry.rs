@@ -108,8 +108,25 @@ pub fn main<E: Display + Debug + 'static>(train: impl FnOnce() -> Result<(), E>)
     }
 }
 
+/// The last step that was told of.
+pub(crate) fn last_step() -> Option<u64> {
+    Some(STEP.load(Ordering::Relaxed)).filter(|step| *step != NONE)
+}
+
+/// Ends the process with a reason, from whatever thread, while others may be blocked for ever.
+pub(crate) fn fail_now(message: &str) -> ! {
+    say(format_args!("error: {message}"));
+    record(ErrorFile::new(message, ""));
+    // Stdout is not flushed: the blocked thread may be the one that has it locked, to print a tensor.
+    end(FAILED)
+}
+
 fn exit_at_once(code: u8) -> ! {
     let _ = std::io::stdout().flush();
+    end(code)
+}
+
+fn end(code: u8) -> ! {
     debug::ends(code.into());
     // SAFETY: it ends the process, and returns nothing to anybody.
     unsafe { libc::_exit(code.into()) }
@@ -143,9 +160,9 @@ fn record(error: ErrorFile) {
         Some(rank) => error.of_rank(rank),
         None => error,
     };
-    let error = match STEP.load(Ordering::Relaxed) {
-        NONE => error,
-        step => error.after_step(step),
+    let error = match last_step() {
+        None => error,
+        Some(step) => error.after_step(step),
     };
     if let Err(err) = error.write(&path) {
         say(format_args!("warning: can't write {}: {err}", path.display()));

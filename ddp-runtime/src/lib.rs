@@ -92,6 +92,7 @@ mod known_parameters;
 mod listen;
 mod loss_guard;
 mod memory;
+mod overdue;
 mod params;
 mod process_group;
 mod sampler;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::check;
+use crate::overdue::Watch;
 use crate::store::{Store, milliseconds, to_i32};
 use crate::{Error, Result, sys};
 
@@ -61,6 +62,8 @@ pub struct ProcessGroup {
 
 #[derive(Debug)]
 struct Inner {
+    /// Goes before `raw` does.
+    watch: Option<Watch>,
     raw: NonNull<sys::ddp_group>,
     store: Store,
     settings: Settings,
@@ -109,7 +112,8 @@ impl ProcessGroup {
         check(operation, |error| unsafe { sys::ddp_group_new(store.as_ptr(), &options, &mut raw, error) })?;
         let raw = NonNull::new(raw).expect("a group that was made is not null");
         let children = AtomicU64::new(0);
-        Ok(Self { inner: Arc::new(Inner { raw, store, settings, rank, world_size, children }) })
+        let watch = Watch::begin(raw, &settings, world_size);
+        Ok(Self { inner: Arc::new(Inner { watch, raw, store, settings, rank, world_size, children }) })
     }
 
     /// A group of some of this group's ranks, numbered in the order of `ranks`; `None` on ranks that are not in it.
@@ -176,6 +180,7 @@ impl ProcessGroup {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        drop(self.watch.take());
         // After a panic the other ranks may be gone already, so nothing is waited for.
         let limit = if std::thread::panicking() { 0 } else { milliseconds(self.settings.timeout) };
         // SAFETY: `raw` came from `ddp_group_new`; only `drop` frees it. A reducer keeps its own reference.

@@ -136,6 +136,7 @@ unsafe extern "C" {
         out: *mut *mut ddp_group,
         error: *mut ddp_error,
     ) -> i32;
+    pub(crate) fn ddp_group_is_overdue(group: *const ddp_group) -> bool;
     pub(crate) fn ddp_group_free(group: *mut ddp_group, shutdown_ms: i64);
     pub(crate) fn ddp_all_reduce(
         group: *mut ddp_group,

@@ -1,0 +1,81 @@
+//! NCCL's operations that end too late: the process ends with the reason.
+//!
+//! An operation on a GPU that other ranks don't take part in blocks nothing but the GPU, so no call gives an error.
+//! NCCL's own watchdog waits for its dump, up to a minute, and then aborts the process without a word to the launcher.
+
+use std::ptr::NonNull;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::process_group::{Backend, Settings};
+use crate::{entry, sys};
+
+/// How often a group is looked at. NCCL's watchdog looks at its operations every second.
+const INTERVAL: Duration = Duration::from_millis(250);
+
+/// Looks at a group until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Group(NonNull<sys::ddp_group>);
+
+// SAFETY: the thread that it goes to only asks for the group's error, which c10d locks; see `Watch::drop`.
+unsafe impl Send for Group {}
+
+impl Watch {
+    /// Watches `group`, which must live until the watch is dropped; `None` where there is nothing to watch.
+    pub fn begin(group: NonNull<sys::ddp_group>, settings: &Settings, world_size: usize) -> Option<Self> {
+        // PyTorch's variable: with 0, its watchdog leaves the process alone.
+        let left_alone = std::env::var("TORCH_NCCL_ASYNC_ERROR_HANDLING").is_ok_and(|value| value.trim() == "0");
+        if settings.backend != Backend::Nccl || world_size == 1 || left_alone {
+            return None;
+        }
+        let (stop, stopped) = mpsc::channel();
+        let (group, limit) = (Group(group), settings.timeout);
+        let watch = move || {
+            let group = group;
+            while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                // SAFETY: the group lives until `Watch::drop` has joined this thread.
+                if unsafe { sys::ddp_group_is_overdue(group.0.as_ptr()) } {
+                    entry::fail_now(&reason(entry::last_step(), limit));
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("ddp-overdue".into()).spawn(watch).ok()?;
+        Some(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn reason(step: Option<u64>, limit: Duration) -> String {
+    let place = step.map_or_else(|| "before the first step".to_owned(), |step| format!("after step {step}"));
+    let seconds = limit.as_secs_f64();
+    format!(
+        "a collective {place} timed out after {seconds} s: a rank did not take part in it, or the ranks wait for each other"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_says_where_and_how_long() {
+        let expected = "a collective after step 50 timed out after 20 s: a rank did not take part in it, or the ranks wait for each other";
+        assert_eq!(reason(Some(50), Duration::from_secs(20)), expected);
+        let reason = reason(None, Duration::from_millis(500));
+        assert!(reason.starts_with("a collective before the first step timed out after 0.5 s: "), "{reason}");
+    }
+}
