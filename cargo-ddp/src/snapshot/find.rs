@@ -48,10 +48,8 @@ pub fn list(path: &Path) -> Result<Vec<Listed>> {
 /// [`Error::NoSnapshot`]; [`Error::Damaged`] when it, or the newest of several of which none is whole, is damaged.
 pub fn whole(path: &Path) -> Result<Whole> {
     if is_snapshot(path) {
-        return match format::verify(path) {
-            Ok(manifest) => Ok(Whole { folder: path.to_owned(), manifest }),
-            Err(damage) => Err(Error::Damaged { folder: path.to_owned(), damage }),
-        };
+        let whole = format::whole(path).map_err(|damage| Error::Damaged { folder: path.to_owned(), damage })?;
+        return whole.ok_or_else(|| Error::NoSnapshot(path.to_owned()));
     }
     below(path)?;
     let search = format::newest_whole(path).map_err(cant_read(path))?;

@@ -38,7 +38,7 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-fn regular(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+pub(crate) fn regular(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     let refused = |kind| io::Error::new(io::ErrorKind::InvalidInput, format!("{}, not a regular file", name(kind)));
     // The flags keep a FIFO from blocking, and a terminal from becoming this process's.
     match options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path) {

@@ -234,7 +234,7 @@ const NONBLOCK: i32 = OFlags::NONBLOCK.bits().cast_signed();
 const NOFOLLOW: i32 = OFlags::NOFOLLOW.bits().cast_signed();
 
 /// Whether `file` is what `path` names.
-fn is_at(file: &File, path: &Path) -> bool {
+pub(crate) fn is_at(file: &File, path: &Path) -> bool {
     let (Ok(open), Ok(named)) = (file.metadata(), fs::symlink_metadata(path)) else { return false };
     (open.dev(), open.ino()) == (named.dev(), named.ino())
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::hold;
 use crate::snapshot::{FileInfo, MANIFEST, Manifest, PARTIAL, read_manifest};
 
 /// Which metrics are better.
@@ -112,9 +113,11 @@ fn links(folder: &Path) -> Vec<PathBuf> {
 /// Removes a snapshot such that no part of it is ever left under its name. One that is gone already is no error.
 ///
 /// # Errors
-/// Those of moving and removing it. If nothing of it was removed, it has its old name; else what is left has a name that
+/// [`ResourceBusy`](io::ErrorKind::ResourceBusy) while a program [holds](crate::snapshot::Hold) it. Those of moving and
+/// removing it. If nothing of it was removed, it has its old name; else what is left has a name that
 /// the next run's cleanup looks for, or no manifest.
 pub fn remove(folder: &Path) -> io::Result<()> {
+    let _claimed = hold::claim(folder)?;
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     let mut moved = Ok(());
     // What an earlier removal could not finish may have the first name.

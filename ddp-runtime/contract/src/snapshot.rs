@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -16,6 +18,7 @@ pub use crate::aliases::aliases;
 pub use crate::checksum::FileInfo;
 use crate::checksum::hex;
 use crate::file;
+pub use crate::hold::Hold;
 
 /// The manifest's file name.
 pub const MANIFEST: &str = "state.json";
@@ -32,6 +35,8 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const PARTIAL: &str = ".partial";
 
 const PREFIX: &str = "step-";
+/// How long snapshots are looked for while others remove them.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// More than any manifest has, in bytes.
 const LARGEST_MANIFEST: u64 = 1 << 30;
 
@@ -204,13 +209,25 @@ pub fn verify(folder: &Path) -> Result<Manifest, Damage> {
     Ok(manifest)
 }
 
+/// Verifies the snapshot in `folder`, and holds it; `None` if it was removed meanwhile.
+pub fn whole(folder: &Path) -> Result<Option<Whole>, Damage> {
+    let Some(hold) = Hold::of(folder) else { return Ok(None) };
+    match verify(folder) {
+        Ok(manifest) => Ok(Some(Whole { folder: folder.to_owned(), manifest, hold })),
+        Err(_) if !folder.exists() => Ok(None),
+        Err(damage) => Err(damage),
+    }
+}
+
 /// A snapshot that can be loaded.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Whole {
     /// Its folder.
     pub folder: PathBuf,
     /// Its manifest.
     pub manifest: Manifest,
+    /// A run that goes on does not remove it until this is dropped.
+    pub hold: Hold,
 }
 
 /// What a look for the newest whole snapshot found.
@@ -224,14 +241,22 @@ pub struct Search {
 
 /// Looks for the newest whole snapshot below `dir`. A missing `dir` has none.
 pub fn newest_whole(dir: &Path) -> io::Result<Search> {
-    let mut skipped = Vec::new();
-    for folder in list(dir)? {
-        match verify(&folder) {
-            Ok(manifest) => return Ok(Search { whole: Some(Whole { folder, manifest }), skipped }),
-            Err(damage) => skipped.push((folder, damage)),
+    let start = Instant::now();
+    loop {
+        let (mut skipped, mut removed) = (Vec::new(), false);
+        for folder in list(dir)? {
+            match whole(&folder) {
+                Ok(Some(whole)) => return Ok(Search { whole: Some(whole), skipped }),
+                Ok(None) => removed = true,
+                Err(damage) => skipped.push((folder, damage)),
+            }
         }
+        // A run removes snapshots when there are newer ones.
+        if !removed || start.elapsed() > PATIENCE {
+            return Ok(Search { whole: None, skipped });
+        }
+        thread::sleep(Duration::from_millis(20));
     }
-    Ok(Search { whole: None, skipped })
 }
 
 #[cfg(test)]

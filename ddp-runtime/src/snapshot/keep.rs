@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -74,7 +75,7 @@ impl Known {
     /// Removes a directory or a link that is no snapshot (any more).
     pub(super) fn discard(&self, path: &Path) {
         match fs::remove_dir_all(path) {
-            Err(err) if err.kind() != std::io::ErrorKind::NotFound => self.lock().warn(path, &err),
+            Err(err) if err.kind() != ErrorKind::NotFound => self.lock().warn(path, &err),
             _ => {}
         }
     }
@@ -104,8 +105,10 @@ impl Known {
             if inner.stuck.contains(&snapshot.folder) {
                 continue;
             }
-            if let Err(err) = retention::remove(&snapshot.folder) {
-                inner.warn(&snapshot.folder, &err);
+            match retention::remove(&snapshot.folder) {
+                Err(err) if err.kind() == ErrorKind::ResourceBusy => {} // the next time
+                Err(err) => inner.warn(&snapshot.folder, &err),
+                Ok(()) => {}
             }
         }
     }

@@ -20,7 +20,7 @@ pub(super) fn choose(dir: &Path) -> Result<Option<Whole>> {
     for (folder, damage) in skipped {
         say(format_args!("warning: snapshot {} is passed over: {damage}", folder.display()));
     }
-    if let Some(Whole { folder, manifest: Manifest { non_finite_since: Some(step), .. } }) = &whole {
+    if let Some(Whole { folder, manifest: Manifest { non_finite_since: Some(step), .. }, .. }) = &whole {
         let folder = folder.display();
         say(format_args!(
             "warning: {folder} was saved after the loss or a weight was not a finite number (step {step})"
@@ -83,8 +83,8 @@ pub(super) fn load(
     Ok(progress)
 }
 
-/// The manifest of the snapshot `folder`, by one of the contract's functions.
-pub(super) fn read(folder: &Path, by: impl FnOnce(&Path) -> std::result::Result<Manifest, Damage>) -> Result<Manifest> {
+/// What one of the contract's functions gives for the snapshot `folder`.
+pub(super) fn read<T>(folder: &Path, by: impl FnOnce(&Path) -> std::result::Result<T, Damage>) -> Result<T> {
     by(folder).map_err(|damage| Error::Io {
         action: "can't load",
         path: folder.to_owned(),

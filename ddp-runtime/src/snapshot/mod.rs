@@ -283,7 +283,7 @@ impl Snapshots {
         if let Some(Whole { folder, .. }) = &found {
             self.known.resumed(folder);
         }
-        let name = found.and_then(|Whole { folder, .. }| folder.file_name().map(|name| name.to_owned()));
+        let name = found.as_ref().and_then(|Whole { folder, .. }| folder.file_name().map(|name| name.to_owned()));
         let name = self.group.broadcast_bytes(name.unwrap_or_default().as_encoded_bytes(), 0)?;
         if name.is_empty() {
             return Ok(None);
@@ -294,6 +294,7 @@ impl Snapshots {
         let loaded =
             manifest.and_then(|manifest| load::load(&folder, &manifest, state, self.group.rank(), self.device));
         let progress = self.group.agree("loading a snapshot", loaded)?;
+        drop(found); // until here, no other program removes it
         let Progress { epoch, step, .. } = progress;
         self.health.resumed(since);
         self.due.resumed(progress);

@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use ddp_contract::snapshot::{self as format, Manifest, Whole};
+use ddp_contract::snapshot::{self as format, Damage, MANIFEST, Manifest, Whole};
 use serde::de::DeserializeOwned;
 use tch::nn::VarStore;
 
@@ -11,7 +11,8 @@ use super::{Best, Progress, floats, tensors};
 use crate::say::say;
 use crate::{Error, Result};
 
-/// A snapshot to read a trained model from, without a job: for inference.
+/// A snapshot to read a trained model from, without a job: for inference. While it lives, a run that still trains does not
+/// remove it.
 ///
 /// ```no_run
 /// use ddp_runtime::{Best, SavedModel};
@@ -28,8 +29,7 @@ use crate::{Error, Result};
 /// ```
 #[derive(Debug)]
 pub struct SavedModel {
-    folder: PathBuf,
-    manifest: Manifest,
+    whole: Whole,
 }
 
 impl SavedModel {
@@ -38,7 +38,7 @@ impl SavedModel {
     /// # Errors
     /// [`Error::NoWholeSnapshot`] when there are folders but none is whole; [`Error::Io`].
     pub fn newest(dir: impl AsRef<Path>) -> Result<Option<Self>> {
-        Ok(choose(dir.as_ref())?.map(|Whole { folder, manifest }| Self { folder, manifest }))
+        Ok(choose(dir.as_ref())?.map(|whole| Self { whole }))
     }
 
     /// The snapshot in `dir` with the best [metric](super::State::metric), of several the newest; when none has a metric,
@@ -59,8 +59,9 @@ impl SavedModel {
             Best::Max => b.total_cmp(a),
         });
         for (_, folder) in found {
-            match format::verify(&folder) {
-                Ok(manifest) => return Ok(Some(Self { folder, manifest })),
+            match format::whole(&folder) {
+                Ok(Some(whole)) => return Ok(Some(Self { whole })),
+                Ok(None) => {} // removed meanwhile
                 Err(damage) => say(format_args!("warning: snapshot {} is passed over: {damage}", folder.display())),
             }
         }
@@ -72,25 +73,26 @@ impl SavedModel {
     /// # Errors
     /// [`Error::Io`] with what is wrong with it.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
-        let folder = folder.as_ref().to_owned();
-        let manifest = read(&folder, format::verify)?;
-        Ok(Self { folder, manifest })
+        let folder = folder.as_ref();
+        let removed = || Damage::Missing(MANIFEST.into());
+        let whole = read(folder, |folder| format::whole(folder)?.ok_or_else(removed))?;
+        Ok(Self { whole })
     }
 
     /// Where it is.
     pub fn folder(&self) -> &Path {
-        &self.folder
+        &self.whole.folder
     }
 
     /// Where its run stood.
     pub fn progress(&self) -> Progress {
-        let Manifest { epoch, step, samples_in_epoch, .. } = self.manifest;
+        let Manifest { epoch, step, samples_in_epoch, .. } = self.whole.manifest;
         Progress { epoch, step, samples: samples_in_epoch }
     }
 
     /// What it was judged by, if it was.
     pub fn metric(&self) -> Option<f64> {
-        self.manifest.metric
+        self.whole.manifest.metric
     }
 
     /// What the run saved under this name with [`State::value`](super::State::value), if it did.
@@ -99,9 +101,9 @@ impl SavedModel {
     /// [`Error::StateMismatch`] for a value of another type.
     pub fn value<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         let name = value_name(name);
-        let decode = |value| floats::decode(value, non_finite(&self.manifest, &name));
-        let value = self.manifest.states.get(&name).map(decode).transpose();
-        value.map_err(|err| mismatch(&name, &self.folder, &err.to_string()))
+        let decode = |value| floats::decode(value, non_finite(&self.whole.manifest, &name));
+        let value = self.whole.manifest.states.get(&name).map(decode).transpose();
+        value.map_err(|err| mismatch(&name, &self.whole.folder, &err.to_string()))
     }
 
     /// Loads the variables of `model`, on whatever device they are.
@@ -109,8 +111,8 @@ impl SavedModel {
     /// # Errors
     /// [`Error::StateMismatch`] when the model is another one, which then is as it was; [`Error::Io`].
     pub fn load(&self, model: &VarStore) -> Result<()> {
-        tensors::with_model(&self.folder.join(format::MODEL), |saved, aliases| {
-            let mismatch = |problem: String| mismatch("the model", &self.folder, &problem);
+        tensors::with_model(&self.whole.folder.join(format::MODEL), |saved, aliases| {
+            let mismatch = |problem: String| mismatch("the model", &self.whole.folder, &problem);
             copy(pairs(model, &saved, &aliases).map_err(mismatch)?)
         })
     }
@@ -166,5 +168,40 @@ mod tests {
             SavedModel::open(dir.path().join("step-00000001")).unwrap().folder(),
             dir.path().join("step-00000001")
         );
+    }
+
+    #[test]
+    fn reader_never_loses_a_snapshot_to_a_run_that_removes_old_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let context = Context::builder().backend(Backend::Gloo).init().unwrap();
+        let (vs, _) = model(3);
+        let optimizer = Sgd::new(&vs, SgdOptions::default());
+        let mut snapshots = Snapshots::open(&context, dir.path()).unwrap().blocking(true).durable(false).keep_last(1);
+        let mut step = 0;
+        let mut save = || {
+            step += 1;
+            snapshots.save(&State::new(&vs, &optimizer), Progress { epoch: 0, step, samples: 0 }).unwrap();
+        };
+        save();
+        let held = SavedModel::newest(dir.path()).unwrap().unwrap();
+        let reader = std::thread::spawn({
+            let dir = dir.path().to_owned();
+            move || {
+                let mut last = 0;
+                while last < 100 {
+                    let saved = SavedModel::newest(&dir).unwrap().unwrap();
+                    saved.load(&model(3).0).unwrap();
+                    last = saved.progress().step;
+                }
+            }
+        });
+        while !reader.is_finished() {
+            save();
+        }
+        reader.join().unwrap();
+        held.load(&model(3).0).unwrap();
+        drop(held);
+        save();
+        assert_eq!(format::list(dir.path()).unwrap().len(), 1, "what nobody reads is removed");
     }
 }

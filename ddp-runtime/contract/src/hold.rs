@@ -1,0 +1,79 @@
+//! A snapshot that a program is reading is not removed by another one.
+//!
+//! The reader holds a shared `flock` on the manifest, and who removes the snapshot an exclusive one. Where there is no
+//! `flock`, nothing is held.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::file;
+use crate::lock::is_at;
+use crate::snapshot::MANIFEST;
+
+/// Keeps a snapshot from being removed, until all clones are dropped.
+#[derive(Clone, Debug)]
+pub struct Hold(#[expect(dead_code, reason = "it is locked while it is open")] Option<Arc<File>>);
+
+impl Hold {
+    /// Holds the snapshot in `folder`; `None` if it is being removed, or was. What has no readable manifest can't be held,
+    /// which is no error here.
+    pub fn of(folder: &Path) -> Option<Self> {
+        let manifest = folder.join(MANIFEST);
+        let Ok(file) = file::open(&manifest) else { return folder.exists().then_some(Self(None)) };
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => is_at(&file, &manifest).then(|| Self(Some(Arc::new(file)))),
+            Err(Errno::WOULDBLOCK) => None,
+            Err(_) => Some(Self(None)),
+        }
+    }
+}
+
+/// The right to remove a snapshot, until it is dropped.
+///
+/// # Errors
+/// [`ResourceBusy`](io::ErrorKind::ResourceBusy) if it is being read.
+pub(crate) fn claim(folder: &Path) -> io::Result<Option<File>> {
+    let manifest = folder.join(MANIFEST);
+    // NFS wants a file that can be written to for an exclusive lock.
+    let opened = file::regular(OpenOptions::new().read(true).write(true), &manifest).or_else(|_| file::open(&manifest));
+    let Ok(file) = opened else { return Ok(None) };
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Err(io::Error::new(io::ErrorKind::ResourceBusy, "another program is reading it")),
+        _ => Ok(Some(file)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::retention;
+    use std::fs;
+
+    #[test]
+    fn snapshot_is_removed_when_nobody_reads_it() {
+        let dir = std::env::temp_dir().join(format!("ddp-contract-hold-{}", std::process::id()));
+        let folder = dir.join("step-00000001");
+        fs::create_dir_all(&folder).expect("a temporary folder");
+        assert!(Hold::of(&folder).is_some(), "without a manifest it is not held");
+        fs::write(folder.join(MANIFEST), "{}").expect("a temporary file");
+        let first = Hold::of(&folder).expect("nobody removes it");
+        let second = Hold::of(&folder).expect("several may read");
+        for reader in [first, second] {
+            let err = retention::remove(&folder).expect_err("it is being read");
+            assert_eq!(err.kind(), io::ErrorKind::ResourceBusy);
+            assert!(folder.join(MANIFEST).exists());
+            drop(reader);
+        }
+        let claimed = claim(&folder).expect("nobody reads it");
+        assert!(Hold::of(&folder).is_none(), "it is being removed");
+        drop(claimed);
+        retention::remove(&folder).expect("nobody reads it");
+        assert!(!folder.exists() && Hold::of(&folder).is_none());
+        fs::remove_dir(&dir).expect("nothing is left in it");
+    }
+}
