@@ -163,6 +163,44 @@ fn run_that_waits_for_its_nodes_is_not_pruned() {
     assert!(!run.exists(), "nobody waits any more");
 }
 
+/// What the list of runs says of the only one in `dir`.
+fn state(dir: &Path) -> (String, String) {
+    let runs = runs(dir, &[]);
+    assert_eq!(runs.len(), 1, "{runs:?}");
+    (runs[0]["state"].as_str().unwrap().to_owned(), runs[0]["because"].as_str().unwrap_or_default().to_owned())
+}
+
+// It was in no list, so that `stop` could not find it.
+#[test]
+fn run_that_waits_for_its_nodes_is_listed_and_can_be_stopped() {
+    let dir = tempdir().unwrap();
+    let cache = dir.path().join("cache");
+    for node in ["0", "1"] {
+        let dir = dir.path().join(node);
+        fs::create_dir(&dir).unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+        let nodes = ["--nnodes", "2", "--node-rank", node, "--master-addr", "127.0.0.1", "--master-port", &port];
+        let waiting = launch(&dir, &nodes, "true").env("XDG_CACHE_HOME", &cache).start();
+        waiting.wait_for(if node == "0" { "for node 1 of 2" } else { "Joining" });
+        let ps = Ddp::new(["ps", "--json"]).dir(&dir).env("XDG_CACHE_HOME", &cache).run().succeeds();
+        let jobs: Vec<Value> = serde_json::from_str(&ps.stdout).unwrap();
+        assert_eq!(jobs.len(), 1, "{jobs:?}");
+        assert_eq!((&jobs[0]["pid"], &jobs[0]["workers"]), (&waiting.pid().into(), &Value::Array(vec![])));
+        assert_eq!(state(&dir), ("waiting".into(), "".into()));
+        Ddp::new(["stop"]).dir(&dir).env("XDG_CACHE_HOME", &cache).run().succeeds().says(&["Stopped"]);
+        waiting.wait();
+        assert_eq!(state(&dir), ("stopped".into(), "while it waited for its nodes".into()));
+    }
+    // Nobody came.
+    let dir = dir.path().join("late");
+    fs::create_dir(&dir).unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let nodes = ["--nnodes", "2", "--node-rank", "0", "--master-addr", "127.0.0.1", "--master-port", &port];
+    launch(&dir, &[&nodes[..], &["--join-timeout", "1"]].concat(), "true").run().ends_with(5);
+    let (state, because) = state(&dir);
+    assert!(state == "node_lost" && because.contains("the nodes can't meet"), "{state}: {because}");
+}
+
 /// A failing job with `--report`; its report is what `read` gives.
 fn report(dir: &Path, to: &str, read: impl FnOnce(Done) -> Vec<u8>) {
     let done = launch(dir, &["--max-restarts", "0", "--report", to], "exit 3").run().ends_with(3);

@@ -103,6 +103,11 @@ impl Job {
         Ok(Self { debug, rules, ..self })
     }
 
+    /// Whether a debugger follows the workers.
+    pub(super) fn is_debugged(&self) -> bool {
+        self.debug.is_some()
+    }
+
     /// Runs `program` to its end, and gives the exit code. What it leaves goes to `store`.
     pub(super) fn launch(
         self,
@@ -116,21 +121,16 @@ impl Job {
         let kept = if self.dry_run { None } else { Some(runs.create(ui)?) };
         let (number, run_dir) =
             kept.as_ref().map_or_else(|| (0, runs.dir().join("N")), |run| (run.number, run.path.clone()));
-        let run = format!("run-{number}-{}", std::process::id());
-        let (nodes, run_id, links) = match &self.rendezvous {
-            Some(at) if !self.dry_run => launch::join(at, self.nproc, self.gpus.clone(), run, ui)?,
-            at => (supposed_nodes(at.as_ref(), self.nproc, self.gpus.clone()), run, vec![]),
-        };
-        let plan = LaunchPlan {
+        let mut plan = LaunchPlan {
             program,
             args,
             nproc: self.nproc,
-            nodes,
+            nodes: supposed_nodes(self.rendezvous.as_ref(), self.nproc, self.gpus.clone()),
             gpus: self.gpus,
             omp_num_threads: omp_num_threads(self.nproc, &self.bindings),
             bindings: self.bindings,
             rules: self.rules,
-            run_id,
+            run_id: format!("run-{number}-{}", std::process::id()),
             run_dir,
             stdin: self.stdin,
             show: self.show,
@@ -141,14 +141,21 @@ impl Job {
             print(&plan);
             return Ok(exit::SUCCESS);
         }
+        let refused = |plan: &LaunchPlan, err: Error| {
+            Record::keep_refused(plan, &err);
+            err
+        };
+        let links = match &self.rendezvous {
+            Some(at) => launch::meet(at, &mut plan, ui).map_err(|err| refused(&plan, err))?,
+            None => vec![],
+        };
         tracing::debug!(?plan, "launching");
         if plan.debug.is_some() {
             let name = plan.program.file_name().unwrap_or_default().to_string_lossy();
             ui.title(&format!("{name}: {} workers", plan.nproc));
         }
         let start = Instant::now();
-        let launched = launch::launch(&plan, links, ui).inspect_err(|err| Record::keep_refused(&plan, err));
-        let (verdict, mut record) = launched?;
+        let (verdict, mut record) = launch::launch(&plan, links, ui).map_err(|err| refused(&plan, err))?;
         tell(&verdict, &record, &plan, start, ui);
         finish(&mut record, &verdict, self.report.as_ref(), ui);
         Ok(verdict.exit_code())

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::store::store;
 use super::table::{number, print_json, table};
 use crate::cli::Runs;
-use crate::launch::Run;
+use crate::launch::{Outcome, Run};
 use crate::{Result, exit};
 
 /// `cargo ddp runs`
@@ -32,7 +32,7 @@ fn row(run: &Run) -> [String; 9] {
     let none = || "-".to_owned();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     let end = match run.state {
-        crate::launch::Outcome::Running => Some(now),
+        Outcome::Running | Outcome::Waiting => Some(now),
         _ => run.ended,
     };
     let because = run.because.as_ref().map(|because| format!(": {}", because.lines().next().unwrap_or_default()));

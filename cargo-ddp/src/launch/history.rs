@@ -77,14 +77,18 @@ fn read(folder: PathBuf, number: u64, below: Option<&Path>) -> Option<Run> {
     };
     let state = match record.outcome {
         Outcome::Running if presence == Presence::Ended => Outcome::Lost,
+        // A signal ends a launcher that waits, and nothing is lost with it.
+        Outcome::Waiting if presence == Presence::Ended => Outcome::Stopped,
         outcome => outcome,
     };
-    let over = record.outcome != Outcome::Running;
-    let stopped = (state == Outcome::Stopped).then(|| i32::from(record.exit_code) - 128);
+    let over = !matches!(record.outcome, Outcome::Running | Outcome::Waiting);
     let because = match state {
-        Outcome::Failed => record.error.clone().or_else(|| record.cause.as_ref().map(|cause| cause.words())),
-        Outcome::Stopped => stopped.map(signal_name),
-        Outcome::Running => match presence {
+        Outcome::Failed | Outcome::NodeLost => {
+            record.error.clone().or_else(|| record.cause.as_ref().map(|cause| cause.words()))
+        }
+        Outcome::Stopped if !over => Some("while it waited for its nodes".into()),
+        Outcome::Stopped => Some(signal_name(i32::from(record.exit_code) - 128)),
+        Outcome::Running | Outcome::Waiting => match presence {
             Presence::Unknown(machine) => Some(format!("on {machine}, or lost there")),
             _ => None,
         },

@@ -64,10 +64,11 @@ pub use dispatch::{Exit, Failure, NoRestart, Rules, Verdict};
 pub use history::Run;
 pub(crate) use interpreter::{Missing, missing as missing_interpreter};
 pub(crate) use lines::Prefixer;
-pub use nodes::{Link, Member, Nodes, Rendezvous, Secret, SecretSource, join};
+pub use nodes::{Link, Member, Nodes, Rendezvous, Secret, SecretSource};
 pub use origin::Origin;
 pub use plan::{LaunchPlan, Show, StorePort};
 pub use record::{Outcome, Record, Saved};
+use registry::Entry;
 pub use registry::{Elsewhere, Job, elsewhere, running};
 pub use rundir::{LATEST, RunDir};
 pub use store::Store;
@@ -76,10 +77,24 @@ pub(crate) use words::{finished, near, stopped};
 use crate::debug::{self, Debug};
 use crate::{Result, Ui};
 
+/// Meets the launchers of the other nodes, which may take long: `ps` and `runs` know of the job while it waits. Afterwards the
+/// plan has all nodes. Gives the connections: node 0's to all others (by node rank, from 1), the others' to node 0.
+///
+/// # Errors
+/// [`Error::Rendezvous`](crate::Error::Rendezvous), which says who is missing, or what does not fit.
+pub fn meet(at: &Rendezvous, plan: &mut LaunchPlan, ui: &Ui) -> Result<Vec<Link>> {
+    // The list of jobs is a convenience.
+    let _entry = Entry::new(&Job::new(plan, std::process::id())).ok();
+    Record::keep_waiting(plan);
+    let (nodes, run_id, links) = nodes::join(at, plan.nproc, plan.gpus.clone(), plan.run_id.clone(), ui)?;
+    (plan.nodes, plan.run_id) = (nodes, run_id);
+    Ok(links)
+}
+
 /// Runs the plan to its end, in a process of its own: this one stays behind as its guard, never returns from here, and
 /// ends with the exit code of the one that does.
 ///
-/// `links` are what [`join`] gave.
+/// `links` are what [`meet`] gave.
 ///
 /// # Errors
 /// Only when the system refuses a process, a socket or a pipe; workers that fail are a [`Verdict`].

@@ -23,6 +23,8 @@ pub enum Outcome {
     /// Not yet.
     #[default]
     Running,
+    /// Not yet: it waits for the launchers of its other nodes.
+    Waiting,
     /// All workers ended with code 0.
     Done,
     /// Told to stop, with everything saved.
@@ -42,6 +44,7 @@ impl Outcome {
     pub fn name(self) -> &'static str {
         match self {
             Self::Running => "running",
+            Self::Waiting => "waiting",
             Self::Done => "done",
             Self::Preempted => "preempted",
             Self::Failed => "failed",
@@ -56,6 +59,9 @@ impl Outcome {
 const KEEP_EVERY: Duration = Duration::from_secs(10);
 /// How long the reader of a FIFO may keep the launcher from ending.
 const REPORT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How many restarts are kept.
+const MOST_RESTARTS: usize = 1000;
 
 /// The record of a run's folder.
 pub(super) const RECORD_FILE: &str = "report.json";
@@ -84,7 +90,7 @@ pub struct Record {
     pub(super) snapshot: Option<Saved>,
     /// The snapshot with the best metric, where the run says which is better; else the newest with one.
     pub(super) best: Option<Saved>,
-    /// The failures that restarts came after.
+    /// The failures that restarts came after: the last [`MOST_RESTARTS`].
     pub(super) restarts: Vec<Restart>,
     /// The failure that ended the job.
     pub(super) cause: Option<Cause>,
@@ -200,6 +206,10 @@ impl Record {
     }
 
     pub(super) fn restarted(&mut self, after: &Failure, newest: Option<&Known>, delay: Duration) {
+        // Another node decides when there is one more.
+        if self.restarts.len() == MOST_RESTARTS {
+            self.restarts.remove(0);
+        }
         let steps_lost = newest.and_then(|known| after.step?.checked_sub(known.step));
         self.restarts.push(Restart {
             cause: self.cause.take(),
@@ -253,11 +263,19 @@ impl Record {
         }
     }
 
-    /// The record of a job that the system refused to start, kept in its folder.
+    /// The record of a job that waits for its nodes, kept in its folder.
+    pub(super) fn keep_waiting(plan: &LaunchPlan) {
+        Self { outcome: Outcome::Waiting, ..Self::new(plan) }.keep();
+    }
+
+    /// The record of a job that could not be started, kept in its folder.
     pub fn keep_refused(plan: &LaunchPlan, err: &crate::Error) {
-        let code = err.exit_code();
-        let error = Some(err.to_string());
-        Self { outcome: Outcome::Failed, exit_code: code, ended: now(), error, ..Self::new(plan) }.keep();
+        let outcome = match err {
+            crate::Error::Rendezvous { .. } => Outcome::NodeLost,
+            _ => Outcome::Failed,
+        };
+        let (exit_code, error) = (err.exit_code(), Some(err.to_string()));
+        Self { outcome, exit_code, ended: now(), error, ..Self::new(plan) }.keep();
     }
 
     /// Processes that the kernel killed for want of memory since the job started; `None` where it does not say.
@@ -361,5 +379,28 @@ mod tests {
         assert_eq!(best(Some(false), metrics), Some(3));
         assert_eq!(best(None, [Some(1.0), Some(2.0), Some(1.5), None]), Some(3), "the newest, where none is better");
         assert_eq!(best(Some(true), [None; 4]), None);
+    }
+
+    #[test]
+    fn only_the_last_restarts_are_kept() {
+        let failure = Failure {
+            rank: 0,
+            pid: 7,
+            exit: Exit::Code(1),
+            step: None,
+            message: None,
+            stderr: String::new(),
+            at_startup: false,
+            attempt: 0,
+            stalled: None,
+            consequences: vec![],
+        };
+        let mut record = Record::default();
+        for pid in 0..3000 {
+            record.cause = Some(Cause { pid, ..Cause::default() });
+            record.restarted(&failure, None, Duration::ZERO);
+        }
+        let pids: Vec<u32> = record.restarts.iter().map(|restart| restart.cause.as_ref().unwrap().pid).collect();
+        assert_eq!(pids, (2000..3000).collect::<Vec<_>>());
     }
 }

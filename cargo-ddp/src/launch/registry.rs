@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::history::parse;
 use super::origin::{self, Origin};
+use super::plan::LaunchPlan;
 use super::rundir::{self, Lock};
 use crate::private;
 use crate::torch::cache_dir;
@@ -44,7 +46,7 @@ pub struct Job {
     /// The first worker's rank: not 0 on the further ones of several nodes.
     #[serde(default)]
     pub first_rank: usize,
-    /// The workers' process ids by rank, and the attempt they belong to.
+    /// The workers' process ids by rank, and the attempt they belong to. None while the launcher waits for other nodes.
     pub workers: Vec<u32>,
     /// The attempt in progress, from 0.
     pub attempt: u32,
@@ -54,6 +56,24 @@ pub struct Job {
 }
 
 impl Job {
+    /// Of a launcher that has no workers yet.
+    pub(super) fn new(plan: &LaunchPlan, pid: u32) -> Self {
+        Self {
+            run: plan.run_id.clone(),
+            pid,
+            started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            nproc: plan.nproc,
+            gpus: plan.gpus.clone(),
+            command: plan.command(),
+            folder: std::env::current_dir().unwrap_or_default(),
+            run_dir: plan.run_dir.clone(),
+            first_rank: plan.ranks().start,
+            workers: vec![],
+            attempt: 0,
+            origin: Some(Origin::of(pid)),
+        }
+    }
+
     /// A descriptor of the launcher; `None` if it has ended, even if its process id belongs to another process by now.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ mod sources;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use ddp_contract::file;
 use rustix::event::epoll;
@@ -20,7 +20,6 @@ use super::dispatch::{Action, Failure, Input, Known, SIGKILL, Verdict};
 use super::guard::{self, Guard};
 use super::live::Live;
 use super::nodes::{FromCoordinator, LONGEST_ERROR_FILE, Link};
-use super::origin::Origin;
 use super::plan::LaunchPlan;
 use super::record::Record;
 use super::registry::{Entry, Job};
@@ -79,20 +78,7 @@ impl<'a> Watch<'a> {
         let orphans = Signals::only(SIGCHLD)?;
         let deaths = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(|err| Error::system("can't watch for the ends of workers")(err.into()))?;
-        let job = Job {
-            run: plan.run_id.clone(),
-            pid: guard.pid(),
-            started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-            nproc: plan.nproc,
-            gpus: plan.gpus.clone(),
-            command: plan.command(),
-            folder: std::env::current_dir().unwrap_or_default(),
-            run_dir: plan.run_dir.clone(),
-            first_rank: plan.ranks().start,
-            workers: vec![],
-            attempt: 0,
-            origin: Some(Origin::of(guard.pid())),
-        };
+        let job = Job::new(plan, guard.pid());
         let (ui, bar) = ui.with_live_line();
         let mut watch = Self {
             plan,
