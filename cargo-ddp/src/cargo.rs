@@ -1,6 +1,7 @@
 //! cargo: where a project is, and building it.
 
 mod config;
+mod runner;
 mod select;
 mod store;
 
@@ -155,6 +156,23 @@ impl Project {
             return Err(Error::ManyPlatforms(names.join(", ")));
         }
         Ok(())
+    }
+
+    /// What cargo runs the selection with: a program and its first arguments, or nothing.
+    ///
+    /// # Errors
+    /// [`Error::BadManifest`] when several runners apply.
+    pub fn runner(&self, selection: &Selection) -> Result<Vec<OsString>> {
+        let here = std::env::current_dir().unwrap_or_default();
+        let variable = |name: &str| std::env::var_os(name);
+        let config = BuildConfig::read(&here, variable).unwrap_or_default();
+        let asked = selection.platform.as_ref().filter(|name| *name != "host-tuple");
+        let asked = asked.map(|name| BuildTarget { name: name.clone(), source: PathBuf::new() });
+        let platform = match &selection.platform {
+            Some(_) => asked,
+            None => config.targets.into_iter().next(),
+        };
+        runner::choose(&config.runners, platform.map(|platform| platform.folder()).as_deref(), &here, variable)
     }
 
     /// Builds the selection, with cargo's own messages on stderr, and gives the executable to run.

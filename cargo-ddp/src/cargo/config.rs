@@ -1,4 +1,4 @@
-//! cargo's configuration files, for the values that decide where it builds. (`cargo config get` is unstable.)
+//! cargo's configuration files, for the values that decide where it builds and how it runs. (`cargo config get` is unstable.)
 //!
 //! cargo reads `.cargo/config.toml` in the current folder and in each one above it, then the one in CARGO_HOME. The nearest
 //! value wins, lists are joined, and variables win over all files:
@@ -11,6 +11,7 @@ use std::process::Command;
 
 use toml::{Table, Value};
 
+use super::runner::Runner;
 use crate::{Error, Result};
 
 /// Variables that name the folder for what is built, the strongest first.
@@ -27,6 +28,8 @@ pub struct BuildConfig {
     pub targets: Vec<BuildTarget>,
     /// `build.target-dir`, absolute; without it, `target` at the workspace's root.
     pub target_dir: Option<PathBuf>,
+    /// Of those for the same platforms, the nearest.
+    pub(super) runners: Vec<Runner>,
 }
 
 /// A platform to build for.
@@ -96,6 +99,11 @@ impl BuildConfig {
             && self.target_dir.is_none()
         {
             self.target_dir = Some(base.join(dir));
+        }
+        for runner in Runner::all(&file, path, base) {
+            if !self.runners.iter().any(|nearer| nearer.is_as(&runner)) {
+                self.runners.push(runner);
+            }
         }
         let target = |name: &str| {
             let name =

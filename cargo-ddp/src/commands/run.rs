@@ -4,7 +4,7 @@ use super::job::Job;
 use crate::cargo::{Project, Selection};
 use crate::cli::Run;
 use crate::launch::{Store, StorePort};
-use crate::{Result, Ui, settings};
+use crate::{Error, Result, Ui, settings, shell};
 
 /// `cargo ddp run`
 pub(super) fn run(args: Run) -> Result<u8> {
@@ -34,6 +34,20 @@ pub(super) fn build_and_launch(
     runs: &Store,
     ui: &Ui,
 ) -> Result<u8> {
-    let program: PathBuf = project.build(selection)?;
-    job.launch(program, args, runs, StorePort::Inherited, ui)
+    let mut runner = project.runner(selection)?;
+    if job.is_debugged() && !runner.is_empty() {
+        let words: Vec<_> = runner.drain(..).map(|word| word.to_string_lossy().into_owned()).collect();
+        ui.warn(format!(
+            "the workers are started without cargo's runner ({}), as they are debugged",
+            shell::join(&words)
+        ));
+    }
+    let mut command = runner.into_iter().chain([project.build(selection)?.into_os_string()]).chain(args);
+    let program = PathBuf::from(command.next().unwrap_or_default());
+    job.launch(found(program)?, command.collect(), runs, StorePort::Inherited, ui)
+}
+
+/// A runner's name is looked up once, rather than by each rank.
+fn found(program: PathBuf) -> Result<PathBuf> {
+    if program.is_absolute() { Ok(program) } else { which::which(&program).map_err(|_| Error::NoProgram(program)) }
 }

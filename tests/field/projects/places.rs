@@ -216,3 +216,46 @@ fn a_root_package_is_named_where_cargo_builds_others_by_default() {
     assert_eq!(press_f5(dir.path(), TRAIN, &[]), "this is train of model\n");
     assert_eq!(press_f5(dir.path(), "ddp: eval, one process", &[]), "this is eval of inner\n");
 }
+
+/// What `cargo run` prints, and what a worker of `cargo ddp run` does.
+fn both_print(root: &Path, variables: &[(&str, &str)]) -> (String, String) {
+    let mut cargo = Command::new("cargo");
+    for name in ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR", "CARGO_BUILD_TARGET"] {
+        cargo.env_remove(name);
+    }
+    let by_cargo = stdout_of(cargo.args(["run", "-q"]).current_dir(root).envs(variables.iter().copied()));
+    let run = variables.iter().fold(ddp(root, &["run", "--nproc", "1"]), |ddp, (name, value)| ddp.env(name, value));
+    (by_cargo, run.run().succeeds().stdout.replace("[rank 0] ", ""))
+}
+
+#[test]
+fn workers_are_started_with_cargos_runner() {
+    let (dir, host) = (project(&["train"], ""), host());
+    let root = dir.path();
+    write(root.join("tools/run"), "#!/bin/sh\necho by $0 \"$1\"\nshift\nexec \"$@\"\n");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(root.join("tools/run"), executable).unwrap();
+    let words = r#"["sh", "-c", "echo by sh; exec \"$0\" \"$@\""]"#;
+    for (config, by) in [
+        (format!("target.{host}.runner = \"tools/run fast\""), "tools/run fast"),
+        (format!("target.{host}.runner = {words}"), "by sh"),
+        (format!("target.'cfg(unix)'.runner = {words}"), "by sh"),
+        (format!("target.'cfg(all(target_os = \"linux\", not(windows)))'.runner = {words}"), "by sh"),
+        (format!("build.target = {host:?}\ntarget.{host}.runner = {words}\n"), "by sh"),
+        (format!("target.'cfg(unix)'.runner = \"false\"\ntarget.{host}.runner = {words}\n"), "by sh"),
+        ("target.'cfg(windows)'.runner = \"false\"".to_owned(), "this is train"),
+    ] {
+        write(root.join(".cargo/config.toml"), &config);
+        let (by_cargo, by_us) = both_print(root, &[]);
+        assert!(by_cargo.contains(by) && by_cargo == by_us, "{config}: {by_cargo}{by_us}");
+    }
+    let variable = format!("CARGO_TARGET_{}_RUNNER", host.to_uppercase().replace('-', "_"));
+    let (by_cargo, by_us) = both_print(root, &[(&variable, "tools/run variable")]);
+    assert!(by_cargo.contains("tools/run variable") && by_cargo == by_us, "{by_cargo}{by_us}");
+
+    let run = || ddp(root, &["run", "--nproc", "1"]).run();
+    write(root.join(".cargo/config.toml"), "target.'cfg(unix)'.runner = 'a'\ntarget.'cfg(not(windows))'.runner = 'b'");
+    run().ends_with(2).says(&[".cargo/config.toml", "target.'cfg(unix)'.runner", "both apply"]);
+    write(root.join(".cargo/config.toml"), "target.'cfg(unix)'.runner = 'no-such-runner -v'");
+    run().ends_with(127).says(&["no-such-runner"]);
+}
