@@ -9,6 +9,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 const FILE: &str = "train.toml";
+const NOT_A_FILE: &str = "it is not a regular file";
 
 /// For the end of `--help`.
 pub const HELP: &str = "\
@@ -24,7 +25,10 @@ pub fn parse<A: Parser>(config: impl Fn(&A) -> Option<PathBuf>) -> A {
         None if Path::new(FILE).exists() => FILE.into(),
         None => return args,
     };
-    let text = fs::read_to_string(&file).map_err(|err| format!("it can't be read: {err}"));
+    // Nobody may write to a FIFO that happens to lie there; one that is named (`--config <(...)`) is meant.
+    let regular = config(&args).is_some() || file.is_file();
+    let text = if regular { fs::read_to_string(&file).map_err(|err| err.to_string()) } else { Err(NOT_A_FILE.into()) };
+    let text = text.map_err(|err| format!("it can't be read: {err}"));
     text.and_then(|text| merge(&text, &flags)).unwrap_or_else(|problem| {
         A::command().error(ErrorKind::ValueValidation, format!("{}: {problem}", file.display())).exit()
     })

@@ -232,6 +232,26 @@ fn options_come_from_flags_and_from_train_toml() {
     assert!(model.contains("\"n_layer\": 1") && model.contains("\"n_embd\": 8"), "{model}");
 }
 
+/// A FIFO of that name kept every worker from starting, for ever.
+#[test]
+fn train_toml_is_a_regular_file_unless_it_is_named() {
+    let dir = tempdir().unwrap();
+    let built = Ddp::in_linear_at(&project("mingpt"), ["build", "--bin", "mingpt"]).run().succeeds().stdout;
+    let made = Command::new("mkfifo").arg(dir.path().join("train.toml")).status().unwrap();
+    assert!(made.success());
+    let run = |script: &str| {
+        let mut command = Command::new("bash");
+        command.args(["-c", script, built.trim()]).current_dir(dir.path());
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = run("exec \"$0\"");
+    assert!(said.contains("train.toml: it can't be read: it is not a regular file"), "{said}");
+    let said = run("exec \"$0\" --config <(echo 'n_layers = 3')");
+    assert!(said.contains("there is no option \"n_layers\""), "{said}");
+}
+
 #[test]
 fn mingpts_losses_are_those_of_its_python_twin() {
     let Some(torch) = CudaTorch::find() else { return };
