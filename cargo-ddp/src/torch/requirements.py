@@ -13,7 +13,8 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
+# "t" is the build without a global lock, whose packages are others.
+PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14", "3.14t"]
 PROCESSORS = ["x86_64", "aarch64"]
 NUMPY = {"3.10": "2.2.6"}
 NUMPY_LATER = "2.4.6"
@@ -29,8 +30,9 @@ def resolve(python, processor, constraints):
     tags = [f"manylinux_2_{minor}_{processor}" for minor in range(39, 4, -1)]
     tags += [f"{name}_{processor}" for name in ("manylinux2014", "manylinux2010", "manylinux1", "linux")]
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--no-input"]
-    command += ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}", "--target=unused"]
-    command += [f"--abi={abi}" for abi in ("cp" + python.replace(".", ""), "abi3", "none")]
+    command += ["--only-binary=:all:", "--implementation=cp", f"--python-version={python.rstrip('t')}", "--target=unused"]
+    abis = ["cp" + python.replace(".", ""), "none"] + ([] if python.endswith("t") else ["abi3"])
+    command += [f"--abi={abi}" for abi in abis]
     command += [f"--platform={tag}" for tag in tags]
     with tempfile.TemporaryDirectory() as folder:
         pinned = Path(folder, "constraints.txt")
