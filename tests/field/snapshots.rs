@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -230,6 +230,49 @@ fn what_cannot_be_removed_is_left_with_a_warning() {
         stdout.contains("prune ends with 4") && stderr.contains("can't remove ./step-00000006"),
         "{stdout}{stderr}"
     );
+}
+
+/// A directory in which files and directories may not even be removed by root (`chattr +i`), until this is dropped.
+struct Immutable<'a>(&'a Path);
+
+impl<'a> Immutable<'a> {
+    fn new(dir: &'a Path, paths: &[PathBuf]) -> Option<Self> {
+        let this = Self(dir);
+        let made = Command::new("chattr").arg("+i").args(paths).output();
+        made.is_ok_and(|output| output.status.success()).then_some(this)
+    }
+}
+
+impl Drop for Immutable<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("chattr").args(["-R", "-f", "-i"]).arg(self.0).output();
+    }
+}
+
+#[test]
+fn immutable_files_and_directories_are_left_with_a_warning() {
+    let dir = tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    keeper(dir.path(), &["steps=3", "every=1", "keep=9"]).run().succeeds();
+    fs::create_dir(path(".step-00000009.partial")).unwrap();
+    let odd = ["step-00000001/model.safetensors", "step-00000002", ".step-00000009.partial"].map(path);
+    let Some(immutable) = Immutable::new(dir.path(), &odd) else {
+        eprintln!("SKIPPED: needs `chattr +i`");
+        return;
+    };
+    let run = |steps: &str| keeper(dir.path(), &[steps, "every=1", "keep=1"]).run().succeeds();
+    let done = run("steps=5");
+    done.says(&["can't remove", "step-00000001", "step-00000002", ".step-00000009.partial", "training continues"]);
+    assert_eq!(newest_valid(dir.path()), 5);
+    let prune = || Ddp::new(["snapshot", "prune", dir.path().to_str().unwrap(), "--keep-last", "1"]).run();
+    prune().ends_with(4).says(&["step-00000002"]);
+    run("steps=6");
+    drop(immutable);
+    run("steps=7");
+    prune().succeeds();
+    assert_eq!(steps(dir.path()), [7]);
+    let hidden = fs::read_dir(dir.path()).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_dir()).count();
+    assert_eq!(hidden, 1, "what was left is removed once it can be");
 }
 
 /// overlayfs does not rename a directory of a lower layer (EXDEV): <https://docs.kernel.org/filesystems/overlayfs.html>
