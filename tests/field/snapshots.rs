@@ -87,6 +87,42 @@ fn prune_removes_nothing_that_a_link_points_to() {
     assert_eq!((steps(dir.path()), newest_valid(dir.path())), (vec![5, 3, 2], 5));
 }
 
+/// A file system without RENAME_EXCHANGE (NFS): the only valid snapshot had the name of a leftover for a moment, and a run
+/// that was killed then lost it.
+#[test]
+fn replaced_snapshot_is_there_at_every_moment_where_directories_cannot_be_exchanged() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        eprintln!("SKIPPED: needs strace");
+        return;
+    }
+    let mut names = Vec::new();
+    for kill_at in 1.. {
+        let dir = tempdir().unwrap();
+        let snapshots = dir.path().join("s");
+        let kill = format!("inject=rename:signal=KILL:when={kill_at}");
+        let output = Command::new("strace")
+            .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=rename,renameat2"])
+            .args(["-e", "inject=renameat2:error=EINVAL", "-e", &kill])
+            .arg(worker("keeper"))
+            .arg(&snapshots)
+            // Saved at its last step, and again at the end of its epoch.
+            .args(["trainer=1", "steps=5", "every=5", "keep=1"])
+            .output()
+            .unwrap();
+        names.push(steps(&snapshots));
+        if kill_at > 1 {
+            assert_eq!(newest_valid(&snapshots), 5, "{names:?}");
+            Command::new(worker("keeper")).arg(&snapshots).args(["steps=6", "every=1", "keep=1"]).output().unwrap();
+            assert_eq!((steps(&snapshots), newest_valid(&snapshots)), (vec![6], 6));
+        }
+        if output.status.success() {
+            break;
+        }
+    }
+    // Before, one; with the new one beside it; without the old one; under its name.
+    assert_eq!(names, [vec![], vec![5], vec![5, 5], vec![5], vec![5]]);
+}
+
 /// Two programs removed each other's partial snapshots, and resumed from each other's.
 #[test]
 fn a_second_program_in_a_snapshot_directory_is_refused_before_it_trains() {

@@ -68,11 +68,14 @@ impl Holder {
         !self.boot_id.is_empty() && self.boot_id == other.boot_id
     }
 
+    /// Whether its process would be seen by the process `here`.
+    fn can_be_seen_from(&self, here: &Self) -> bool {
+        self.is_on_the_host_of(here) && self.pid_namespace == here.pid_namespace
+    }
+
     /// Whether `self` is known to have ended, by a process on the same host.
     fn has_ended(&self, here: &Self) -> bool {
-        self.is_on_the_host_of(here)
-            && self.pid_namespace == here.pid_namespace
-            && started(self.pid).is_none_or(|started| started != self.started)
+        self.can_be_seen_from(here) && started(self.pid).is_none_or(|started| started != self.started)
     }
 }
 
@@ -190,9 +193,13 @@ impl Lock {
         if let Some(before) = read(&mut file) {
             let is_same_run = me.run.is_some() && before.run == me.run;
             let is_stale = before.has_ended(me) || before.is_on_the_host_of(me) && proves || is_same_run && proves;
-            if !is_stale && (before.is_on_the_host_of(me) || is_touched(path, SILENCE)?) {
+            if !is_stale && (before.can_be_seen_from(me) || is_touched(path, SILENCE)?) {
                 return Ok(Err(Some(before)));
             }
+        } else if is_foreign(&mut file)? {
+            return Err(
+                io::Error::other(format!("{} is not a lock of ddp-runtime; move it away", path.display())).into()
+            );
         }
         if !is_ours && fs::remove_file(path).is_ok() {
             return Ok(Err(None)); // a new one can be made
@@ -261,6 +268,13 @@ fn read(file: &mut File) -> Option<Holder> {
     file.seek(SeekFrom::Start(0)).ok()?;
     file.take(LONGEST).read_to_end(&mut text).ok()?;
     serde_json::from_slice(&text).ok()
+}
+
+/// Whether the file holds something that no holder has written, in whole or in part.
+fn is_foreign(file: &mut File) -> io::Result<bool> {
+    let mut first = [0];
+    file.seek(SeekFrom::Start(0))?;
+    Ok(file.read(&mut first)? == 1 && first != *b"{")
 }
 
 fn write(file: &mut File, holder: &Holder) -> io::Result<()> {
@@ -359,6 +373,25 @@ mod tests {
         drop(stop);
         touch.join().expect("it does not panic");
         assert!(!is_touched(&dir.0.join(FILE), Duration::from_secs(1)).expect("it is there"));
+    }
+
+    #[test]
+    fn lock_of_another_container_counts_while_it_is_touched() {
+        let dir = Dir::new("container");
+        let holder = leave(&dir, |holder| holder.pid_namespace += 1);
+        // Where `flock` proves nothing.
+        let me = Holder::this_process(Some("after"));
+        assert!(!holder.has_ended(&me) && !holder.can_be_seen_from(&me));
+        assert!(leave(&dir, |_| ()).can_be_seen_from(&me));
+    }
+
+    #[test]
+    fn file_of_the_user_is_not_taken_for_a_lock() {
+        let dir = Dir::new("foreign-file");
+        fs::write(dir.0.join(FILE), "precious").expect("a temporary file");
+        let err = Lock::acquire(&dir.0, None).expect_err("it is not ours");
+        assert!(err.to_string().ends_with(".lock is not a lock of ddp-runtime; move it away"), "{err}");
+        assert_eq!(fs::read(dir.0.join(FILE)).expect("it is there"), b"precious");
     }
 
     #[test]

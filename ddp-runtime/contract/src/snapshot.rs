@@ -35,6 +35,8 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const PARTIAL: &str = ".partial";
 
 const PREFIX: &str = "step-";
+/// Of steps, epochs and samples: what comes after them can still be counted.
+const LARGEST_NUMBER: u64 = 1 << 62;
 /// How long snapshots are looked for while others remove them.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// More than any manifest has, in bytes.
@@ -126,7 +128,8 @@ pub fn step_of(folder: &Path) -> Option<u64> {
     (digits.len() >= 8 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
 }
 
-/// The folders below `dir` that are named as snapshots, newest (by step) first. A missing `dir` has none.
+/// The folders below `dir` that are named as snapshots, newest (by step) first. Of two with one step, the one with more zeros
+/// is newer: it was saved when the other could not be replaced. A missing `dir` has none.
 pub fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -136,10 +139,11 @@ pub fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in entries {
         let path = entry?.path();
-        found.extend(step_of(&path).filter(|_| path.is_dir()).map(|step| (step, path)));
+        let length = path.as_os_str().len();
+        found.extend(step_of(&path).filter(|_| path.is_dir()).map(|step| (step, length, path)));
     }
     found.sort_by(|a, b| b.cmp(a));
-    Ok(found.into_iter().map(|(_, path)| path).collect())
+    Ok(found.into_iter().map(|(.., path)| path).collect())
 }
 
 /// The text of a manifest: JSON whose last field is the CRC-32C of all that stands before it.
@@ -183,7 +187,12 @@ pub fn read_manifest(folder: &Path) -> Result<Manifest, Damage> {
     if body.is_none_or(|body| text[body.len()..] != seal(body)) {
         return Err(Damage::ManifestChecksum);
     }
-    serde_json::from_str(text).map_err(bad)
+    let manifest: Manifest = serde_json::from_str(text).map_err(bad)?;
+    let largest = [manifest.step, manifest.epoch, manifest.samples_in_epoch].into_iter().max();
+    if largest.is_some_and(|number| number > LARGEST_NUMBER) {
+        return Err(Damage::BadManifest("a step, an epoch or a number of samples is too large".into()));
+    }
+    Ok(manifest)
 }
 
 /// Reads a snapshot's manifest and checks that every file is there, of its size and checksum.
@@ -296,6 +305,11 @@ mod tests {
 
         fs::write(folder.join(MANIFEST), text.replace("\"step\": 64", "\"step\": 65")).expect("a temporary file");
         assert!(matches!(read_manifest(&folder), Err(Damage::ManifestChecksum)));
+        for step in [u64::MAX, u64::MAX - 1] {
+            let text = manifest_text(&Manifest { step, ..manifest.clone() }).expect("plain data");
+            fs::write(folder.join(MANIFEST), text).expect("a temporary file");
+            assert!(matches!(read_manifest(&folder), Err(Damage::BadManifest(_))), "no step can follow");
+        }
         fs::remove_dir_all(&folder).expect("it is there");
     }
 }

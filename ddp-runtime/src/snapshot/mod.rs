@@ -25,6 +25,7 @@ use std::time::Duration;
 use ddp_contract::lock::{Lock, LockError};
 use ddp_contract::snapshot::{self as format, Manifest, Whole};
 use ddp_contract::{Event, env};
+use rustix::fs::Access;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
@@ -276,6 +277,11 @@ impl Snapshots {
         carriable::check_saved(state.model, &tensors::kinds())?;
         if self.due.is_asked_for() {
             self.check_writable()?;
+        } else if let Err(err) = rustix::fs::access(&self.dir, Access::WRITE_OK)
+            && self.group.rank() == 0
+        {
+            let err = std::io::Error::from(err);
+            say(format_args!("note: this program can't save snapshots in {}: {err}", self.dir.display()));
         }
         let found = if self.group.rank() == 0 { self.choose() } else { Ok(None) };
         let found = self.group.agree("looking for a snapshot", found)?;

@@ -40,14 +40,24 @@ impl HostTensor {
 
     /// Whether all of its elements are finite numbers.
     pub(super) fn is_finite(&self) -> bool {
+        self.extremes().is_none_or(|(least, most)| least.is_finite() && most.is_finite())
+    }
+
+    /// Whether one of its elements is a NaN.
+    pub(super) fn has_nan(&self) -> bool {
+        self.extremes().is_some_and(|(least, most)| least.is_nan() || most.is_nan())
+    }
+
+    /// The least and the greatest element of floating-point numbers; a NaN is both.
+    fn extremes(&self) -> Option<(f64, f64)> {
         let is_float = matches!(self.tensor.kind(), Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16);
         if !is_float || self.tensor.numel() == 0 {
-            return true;
+            return None;
         }
-        // In one pass, without memory for its outcome; a NaN is both.
-        let extremes = tch::no_grad(|| self.tensor.f_aminmax(None, false));
-        let finite = |extreme: &Tensor| extreme.f_double_value(&[]).is_ok_and(f64::is_finite);
-        extremes.map_or(true, |(least, most)| finite(&least) && finite(&most))
+        // In one pass, without memory for its outcome.
+        let (least, most) = tch::no_grad(|| self.tensor.f_aminmax(None, false)).ok()?;
+        let value = |extreme: &Tensor| extreme.f_double_value(&[]).unwrap_or(f64::NAN);
+        Some((value(&least), value(&most)))
     }
 
     pub(super) fn into_tensor(self) -> Tensor {

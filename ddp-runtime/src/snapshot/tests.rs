@@ -266,6 +266,57 @@ fn what_has_the_name_of_a_snapshot_and_is_none_is_not_replaced() {
 }
 
 #[test]
+fn what_another_version_or_another_program_has_written_is_not_replaced() {
+    let (run, dir) = saved(); // step 41
+    let mut snapshots = run.open(dir.path()).keep_last(1).blocking(true);
+    let path = |name: &str| dir.path().join(name);
+    // A later version's, something else with a file of that name, and a link.
+    let text = fs::read_to_string(path("step-00000041/state.json")).unwrap();
+    let newer = text.replace("\"format_version\": 1", "\"format_version\": 2");
+    for (step, text) in [("step-00000042", newer.as_str()), ("step-00000043", "{\"mine\": 1}")] {
+        fs::create_dir(path(step)).unwrap();
+        fs::write(path(step).join("state.json"), text).unwrap();
+        fs::write(path(step).join("precious"), "data").unwrap();
+    }
+    std::os::unix::fs::symlink("step-00000043", path("step-00000044")).unwrap();
+    for step in [42, 43, 44] {
+        let at = Progress { step, ..AT };
+        for name in [format!("step-{step:09}"), format!("step-{step:010}")] {
+            snapshots.save(&run.state(), at).unwrap();
+            let whole = format::newest_whole(dir.path()).unwrap().whole.unwrap();
+            assert_eq!((whole.manifest.step, whole.folder), (step, path(&name)), "more zeros are newer");
+        }
+        assert_eq!(Run::new().resume(dir.path()).unwrap(), Some(at));
+    }
+    assert_eq!(fs::read_to_string(path("step-00000042/state.json")).unwrap(), newer);
+    assert_eq!(fs::read(path("step-00000043/precious")).unwrap(), b"data");
+    assert!(path("step-00000044").is_symlink());
+    // Once the name is free, the snapshot has it again.
+    fs::remove_file(path("step-00000044")).unwrap();
+    snapshots.save(&run.state(), Progress { step: 44, ..AT }).unwrap();
+    assert!(path("step-00000044").is_dir() && !path("step-000000044").exists());
+}
+
+#[test]
+fn statistics_that_are_nan_are_noticed() {
+    let (run, dir) = saved();
+    let mut statistics = run.vs.root().zeros_no_train("running_var", &[2]);
+    let mut mask = run.vs.root().zeros_no_train("mask", &[2]);
+    let mut snapshots = run.open(dir.path()).keep_last(1).blocking(true);
+    let mut save = |step| {
+        run.context.report(crate::StepReport::new(0, step).loss(1.0));
+        snapshots.save(&run.state(), Progress { step, ..AT }).unwrap();
+    };
+    let _ = mask.fill_(f64::NEG_INFINITY);
+    save(42);
+    assert_eq!(steps(dir.path()), [42], "a mask may hold infinite values");
+    let _ = statistics.fill_(f64::NAN);
+    save(43);
+    save(44);
+    assert_eq!(steps(dir.path()), [44, 42]);
+}
+
+#[test]
 fn a_program_that_only_reads_changes_nothing() {
     let (_, dir) = saved();
     let partial = dir.path().join(".step-00000050.partial");

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use ddp_contract::Event;
 use ddp_contract::retention::{self, Best, is_taken};
-use ddp_contract::snapshot::{self as format, FileInfo, Manifest, PARTIAL};
+use ddp_contract::snapshot::{self as format, Damage, FileInfo, Manifest, PARTIAL};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::keep::{Keep, Known};
@@ -68,12 +68,15 @@ impl Job {
         (stage, result)
     }
 
-    /// Notes weights that are not finite numbers. The losses are noted already: training continues meanwhile, and what it sees
-    /// now is not of this snapshot.
+    /// Notes weights that are not finite numbers, and buffers with a NaN (a mask may hold infinite values). The losses are
+    /// noted already: training continues meanwhile, and what it sees now is not of this snapshot.
     fn check_weights(&mut self) {
-        let model = self.tensors.iter().filter(|(file, _)| *file == format::MODEL).flat_map(|(_, tensors)| tensors);
-        let mut weights = model.filter(|tensor| self.trained.contains(tensor.name()));
-        if let Some(tensor) = weights.find(|tensor| !tensor.is_finite()) {
+        let mut model = self.tensors.iter().filter(|(file, _)| *file == format::MODEL).flat_map(|(_, tensors)| tensors);
+        let is_bad = |tensor: &&HostTensor| match self.trained.contains(tensor.name()) {
+            true => !tensor.is_finite(),
+            false => tensor.has_nan(),
+        };
+        if let Some(tensor) = model.find(is_bad) {
             self.health.see_weights(self.manifest.step, tensor.name());
             self.manifest.non_finite_since.get_or_insert(self.manifest.step);
         }
@@ -128,38 +131,42 @@ impl Job {
     }
 
     /// Gives the complete snapshot in `partial` its name. A snapshot of that name (of a run that took another turn,
-    /// damaged, or saved twice at one step) is exchanged for it, so that at every moment one of them is there. Where that
-    /// can't be, or where something else has the name, this one gets a name with more zeros.
+    /// damaged, or saved twice at one step) is exchanged for it. Where that can't be, this one gets a name with more zeros
+    /// until the other is removed. Whatever else has the name keeps it. At every moment one of them is there, complete.
     fn publish(&self, partial: &Path) -> Result<PathBuf> {
         let step = self.manifest.step;
         let folder = self.dir.join(format::folder_name(step));
+        let others = || (9..=24).map(|width| self.dir.join(format!("step-{step:0width$}"))).filter(|o| *o != folder);
+        // Of two with one step, the one with more zeros counts as newer.
+        let remove_others = || {
+            for other in others().filter(|other| is_replaceable(other)) {
+                let _ = retention::remove(&other);
+            }
+        };
         match self.rename(partial, &folder) {
-            Ok(()) => return Ok(folder),
+            Ok(()) => {
+                remove_others();
+                return Ok(folder);
+            }
             Err(err) if is_taken(&err) => {}
             Err(err) => return Err(Error::writing(&folder)(err)),
         }
-        let is_link = fs::symlink_metadata(&folder).is_ok_and(|found| found.is_symlink());
-        let is_ours = is_link || folder.join(format::MANIFEST).exists();
-        if is_ours {
-            if renameat_with(CWD, partial, CWD, &folder, RenameFlags::EXCHANGE).is_ok() {
-                self.known.discard(partial);
-                return Ok(folder);
-            }
-            // A file system that can't exchange: the old one goes first.
-            let aside = partial.with_extension(format!("old{PARTIAL}"));
-            if fs::rename(&folder, &aside).is_ok() {
-                fs::rename(partial, &folder).map_err(Error::writing(&folder))?;
-                self.known.discard(&aside);
-                return Ok(folder);
-            }
+        let replaceable = is_replaceable(&folder);
+        if replaceable && renameat_with(CWD, partial, CWD, &folder, RenameFlags::EXCHANGE).is_ok() {
+            self.known.discard(partial);
+            remove_others();
+            return Ok(folder);
         }
-        for width in 9..=24 {
-            let other = self.dir.join(format!("step-{step:0width$}"));
-            if other == folder {
-                continue;
-            }
+        let taken: Vec<_> = others().filter(|other| fs::symlink_metadata(other).is_ok()).collect();
+        let newest = taken.last().cloned();
+        for other in
+            others().filter(|other| newest.as_ref().is_none_or(|newest| name_length(other) > name_length(newest)))
+        {
             match self.rename(partial, &other) {
-                Ok(()) if is_ours && retention::remove(&folder).is_ok() => return Ok(other),
+                Ok(()) if replaceable && retention::remove(&folder).is_ok() => {
+                    let renamed = fs::rename(&other, &folder).is_ok();
+                    return Ok(if renamed { folder } else { other });
+                }
                 Ok(()) => {
                     let (folder, name) = (folder.display(), other.display());
                     say(format_args!("warning: {folder} can't be replaced; the snapshot of this step is {name}"));
@@ -199,8 +206,27 @@ impl Job {
         if !self.durable {
             return Ok(());
         }
-        fs::File::open(path).and_then(|file| file.sync_all()).map_err(Error::io("can't sync", path))
+        match fs::File::open(path).and_then(|file| file.sync_all()) {
+            // Some file systems can't sync a directory.
+            Err(err)
+                if matches!(err.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) && path.is_dir() =>
+            {
+                Ok(())
+            }
+            synced => synced.map_err(Error::io("can't sync", path)),
+        }
     }
+}
+
+/// Whether `folder` is a snapshot of this format, whole or damaged. A link, a directory of something else, what a later
+/// version wrote and what can't be read at the moment are not.
+fn is_replaceable(folder: &Path) -> bool {
+    let is_directory = fs::symlink_metadata(folder).is_ok_and(|found| found.is_dir());
+    is_directory && matches!(format::read_manifest(folder), Ok(_) | Err(Damage::ManifestChecksum))
+}
+
+fn name_length(folder: &Path) -> usize {
+    folder.file_name().unwrap_or_default().len()
 }
 
 impl Writing {
