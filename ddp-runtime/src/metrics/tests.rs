@@ -52,6 +52,48 @@ fn a_value_that_is_no_number_and_a_folder_in_use_are_errors() {
     assert!(error.starts_with("can't make the folder /dev/null/x"), "{error}");
 }
 
+/// With a FIFO in the place of the file, training waited for ever, or the run was its own reader.
+#[test]
+fn fifo_without_a_reader_does_not_stop_training() {
+    let dir = tempfile::tempdir().unwrap();
+    let context = Context::init().unwrap();
+    let fifo = dir.path().join(FILE);
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+    let log = |count: u64| {
+        let metrics = Metrics::open_in(&context, dir.path()).unwrap();
+        (1..=count).for_each(|step| metrics.log("loss", step as f64, step).unwrap());
+        metrics.finish().unwrap();
+    };
+    log(2000); // more than a pipe holds
+    let reader = std::thread::spawn({
+        let fifo = fifo.clone();
+        move || fs::read_to_string(fifo).unwrap()
+    });
+    // Until the reader has opened it, the FIFO has none.
+    while !reader.is_finished() {
+        log(2000);
+    }
+    let text = reader.join().unwrap();
+    assert_eq!(text.matches("\"loss\"").count(), 2000, "{text}");
+    // A reader that goes away early.
+    let open = std::thread::spawn(move || drop(fs::File::open(fifo).unwrap()));
+    while !open.is_finished() {
+        log(2000);
+    }
+}
+
+#[test]
+fn event_file_of_another_time_is_no_obstacle() {
+    let dir = tempfile::tempdir().unwrap();
+    let context = Context::init().unwrap();
+    let odd = format!("events.out.tfevents.{}.x", u64::MAX);
+    fs::write(dir.path().join(&odd), "").unwrap();
+    let metrics = Metrics::open_in(&context, dir.path()).unwrap();
+    metrics.log("loss", 1.0, 1).unwrap();
+    metrics.finish().unwrap();
+    assert_eq!(steps(&curves(dir.path()), "loss"), [(1, 1.0)]);
+}
+
 #[test]
 fn what_was_logged_is_on_disk_after_a_flush_and_a_drop() {
     let dir = tempfile::tempdir().unwrap();

@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ddp_contract::metrics::{FILE, FORMAT, Line, Session};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use serde_json::json;
 
 use super::HParam;
@@ -17,11 +20,12 @@ use super::image::Png;
 use super::proto::Message;
 use super::tensorboard as tb;
 use crate::events::Events;
+use crate::say::say;
 use crate::{Context, Error, Result};
 
 pub(super) struct Writer {
     dir: PathBuf,
-    lines: File,
+    lines: Lines,
     events: File,
     /// Not on disk yet.
     new_lines: Vec<u8>,
@@ -32,16 +36,64 @@ pub(super) struct Writer {
     from_launcher: Events,
 }
 
+/// Where lines go.
+enum Lines {
+    File(File),
+    /// A FIFO or a device, which does not block.
+    Stream(File),
+    /// Nobody wants them, which was said.
+    Nowhere,
+}
+
+/// How long a reader of a FIFO is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Lines {
+    fn lost(path: &Path, why: &str) -> Self {
+        say(format_args!("warning: no metrics are written to {}: {why}", path.display()));
+        Self::Nowhere
+    }
+
+    fn write(&mut self, mut new: &[u8], path: &Path) -> io::Result<()> {
+        let stream = match self {
+            Self::File(file) => return file.write_all(new),
+            Self::Nowhere => return Ok(()),
+            Self::Stream(stream) => stream,
+        };
+        let end = Instant::now() + PATIENCE;
+        while !new.is_empty() {
+            match rustix::io::write(&*stream, new) {
+                Ok(count) => new = &new[count..],
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) if Instant::now() < end => thread::sleep(Duration::from_millis(20)),
+                Err(rustix::io::Errno::AGAIN) => {
+                    *self = Self::lost(path, "its reader does not keep up");
+                    break;
+                }
+                Err(rustix::io::Errno::PIPE) => {
+                    *self = Self::lost(path, "its reader is gone");
+                    break;
+                }
+                Err(err) => return Err(err.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Writer {
     pub(super) fn open(dir: &Path, context: &Context) -> Result<Self> {
         fs::create_dir_all(dir).map_err(Error::io("can't make the folder", dir))?;
         let path = dir.join(FILE);
+        let stream = fs::metadata(&path).is_ok_and(|found| !found.is_file());
         let open = || {
-            let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path)?;
-            // A device or a FIFO is written to, by as many runs as want to, and has no torn lines.
-            if !file.metadata()?.is_file() {
-                return Ok(Some(file));
+            // A device or a FIFO is written to, by as many runs as want to, and has no torn lines. Only written to: a process
+            // that has a FIFO open for reading, too, would be its own reader.
+            if stream {
+                let flags = OFlags::NONBLOCK.bits().cast_signed();
+                return OpenOptions::new().append(true).custom_flags(flags).open(&path).map(Some);
             }
+            let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path)?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
                 Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
@@ -50,10 +102,16 @@ impl Writer {
             cut_torn_line(&mut file)?;
             Ok(Some(file))
         };
-        let lines = open().map_err(Error::io("can't write", &path))?;
-        let lines = lines.ok_or_else(|| {
-            Error::Invalid(format!("another run writes metrics into {}: choose another folder", dir.display()))
-        })?;
+        let lines = match open() {
+            Ok(Some(file)) if stream => Lines::Stream(file),
+            Ok(Some(file)) => Lines::File(file),
+            Ok(None) => {
+                let problem = format!("another run writes metrics into {}: choose another folder", dir.display());
+                return Err(Error::Invalid(problem));
+            }
+            Err(err) if stream && err.raw_os_error() == Some(libc::ENXIO) => Lines::lost(&path, "nobody reads it"),
+            Err(err) => return Err(Error::io("can't write", &path)(err)),
+        };
         let events = new_event_file(dir).map_err(Error::io("can't write events for TensorBoard in", dir))?;
         let session = Session {
             format: FORMAT,
@@ -125,10 +183,10 @@ impl Writer {
         if !self.started {
             return Ok(());
         }
-        for (file, new) in [(&mut self.lines, &mut self.new_lines), (&mut self.events, &mut self.new_events)] {
-            file.write_all(new).map_err(Error::writing(&self.dir))?;
-            new.clear();
-        }
+        self.lines.write(&self.new_lines, &self.dir.join(FILE)).map_err(Error::writing(&self.dir))?;
+        self.new_lines.clear();
+        self.events.write_all(&self.new_events).map_err(Error::writing(&self.dir))?;
+        self.new_events.clear();
         Ok(())
     }
 
@@ -179,11 +237,13 @@ fn new_event_file(dir: &Path) -> io::Result<File> {
     const PREFIX: &str = "events.out.tfevents.";
     let second = |entry: fs::DirEntry| {
         let name = entry.file_name();
-        name.to_str()?.strip_prefix(PREFIX)?.split('.').next()?.parse::<u64>().ok()
+        let second = name.to_str()?.strip_prefix(PREFIX)?.split('.').next()?.parse::<u64>().ok()?;
+        // What is no time of this millennium is somebody else's.
+        (second < 1 << 35).then_some(second)
     };
     let newest = fs::read_dir(dir)?.flatten().filter_map(second).max().unwrap_or(0);
     let host = rustix::system::uname().nodename().to_string_lossy().replace(['/', '.'], "-");
-    let mut time = (now() as u64).max(newest + 1);
+    let mut time = (now() as u64).max(newest.saturating_add(1));
     loop {
         let path = dir.join(format!("{PREFIX}{time:010}.{host}.{}.0", std::process::id()));
         match OpenOptions::new().append(true).create_new(true).open(path) {
