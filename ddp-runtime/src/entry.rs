@@ -1,5 +1,6 @@
 //! The entry point that leaves a failure's reason where the launcher finds it.
 
+use std::any::Any;
 use std::backtrace::Backtrace;
 use std::fmt::{Debug, Display};
 use std::io::Write;
@@ -14,7 +15,7 @@ use ddp_contract::{ErrorFile, env, exit};
 use crate::data::catch;
 use crate::error::without_trace;
 use crate::say::say;
-use crate::{ProcessGroup, debug};
+use crate::{Error, ProcessGroup, debug};
 
 /// Exit code of a worker whose training function gave an error.
 const FAILED: u8 = 1;
@@ -97,15 +98,40 @@ pub fn main<E: Display + Debug + 'static>(train: impl FnOnce() -> Result<(), E>)
             ExitCode::SUCCESS
         }
         Ok(Err(err)) => {
-            // `{:#}` is anyhow's whole chain on one line.
-            let message = without_trace(&format!("{err:#}"));
+            let message = without_trace(&text_of(&err));
             // It may hold names from a file.
             say(format_args!("error: {message}"));
+            if let Some(hint) = hint_of(&err) {
+                say(format_args!("hint: {hint}"));
+            }
             record(ErrorFile::new(message, without_trace(&format!("{err:?}"))));
             exit_at_once(FAILED)
         }
         Err(_) => exit_at_once(PANICKED), // the hook has said why
     }
+}
+
+/// An error with its causes, on one line. What an error has said of its cause is not said again.
+fn text_of<E: Display + 'static>(err: &E) -> String {
+    let Some(chain) = (err as &dyn Any).downcast_ref::<anyhow::Error>() else { return format!("{err:#}") };
+    let mut text = String::new();
+    for cause in chain.chain().map(ToString::to_string).filter(|cause| !cause.is_empty()) {
+        if !text.ends_with(&cause) {
+            text += if text.is_empty() { "" } else { ": " };
+            text += &cause;
+        }
+    }
+    text
+}
+
+/// The way out, if the error or one of its causes is this crate's.
+fn hint_of<E: 'static>(err: &E) -> Option<String> {
+    let err = err as &dyn Any;
+    if let Some(err) = err.downcast_ref::<Error>() {
+        return err.hint();
+    }
+    let mut chain = err.downcast_ref::<anyhow::Error>()?.chain();
+    chain.find_map(|cause| cause.downcast_ref::<Error>()?.hint())
 }
 
 /// The last step that was told of.
@@ -166,5 +192,28 @@ fn record(error: ErrorFile) {
     };
     if let Err(err) = error.write(&path) {
         say(format_args!("warning: can't write {}: {err}", path.display()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context as _;
+
+    #[test]
+    fn error_is_said_once_with_its_causes_and_the_way_out() {
+        let source = || std::io::Error::from_raw_os_error(30);
+        let full = Error::DiskFull { path: "s".into() };
+        let hint = full.hint();
+        assert!(hint.is_some() && hint_of(&full) == hint);
+        let err = anyhow::Error::from(full).context("saving");
+        assert_eq!((text_of(&err), hint_of(&err)), (format!("saving: {}", Error::DiskFull { path: "s".into() }), hint));
+        let io = Error::Io { action: "can't write", path: "s".into(), source: source() };
+        let expected = "can't write s: Read-only file system (os error 30)";
+        assert_eq!(text_of(&io), expected);
+        assert_eq!(text_of(&anyhow::Error::from(io)), expected);
+        let plain = Err::<(), _>(source()).context("loading").unwrap_err();
+        assert_eq!((text_of(&plain), hint_of(&plain)), ("loading: Read-only file system (os error 30)".into(), None));
+        assert_eq!((text_of(&"text"), hint_of(&"text")), ("text".into(), None));
     }
 }
