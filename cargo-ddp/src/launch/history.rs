@@ -42,6 +42,7 @@ pub struct Run {
     /// How often all workers were started again.
     pub restarts: usize,
     /// Its folder.
+    #[serde(serialize_with = "ddp_contract::text::lossy")]
     pub folder: PathBuf,
 }
 

@@ -74,6 +74,7 @@ pub struct Record {
     /// The launcher's exit code.
     pub(super) exit_code: u8,
     pub(super) run: String,
+    #[serde(serialize_with = "ddp_contract::text::lossy")]
     pub(super) run_dir: PathBuf,
     pub(super) nproc: usize,
     pub(super) node_rank: usize,
@@ -108,6 +109,7 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Saved {
     /// Its folder.
+    #[serde(serialize_with = "ddp_contract::text::lossy")]
     pub snapshot: PathBuf,
     /// Its step.
     pub step: u64,
@@ -118,6 +120,7 @@ pub struct Saved {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Restart {
     cause: Option<Cause>,
+    #[serde(serialize_with = "ddp_contract::text::lossy_option")]
     snapshot: Option<PathBuf>,
     steps_lost: Option<u64>,
     delay_seconds: f64,

@@ -40,8 +40,10 @@ pub struct Job {
     /// The workers' program and its arguments.
     pub command: Vec<String>,
     /// Where it was started.
+    #[serde(serialize_with = "ddp_contract::text::lossy")]
     pub folder: PathBuf,
     /// The folder of logs.
+    #[serde(serialize_with = "ddp_contract::text::lossy")]
     pub run_dir: PathBuf,
     /// The first worker's rank: not 0 on the further ones of several nodes.
     #[serde(default)]

@@ -14,7 +14,8 @@ pub enum Event {
     Started,
     /// Training goes on from a snapshot.
     Resumed {
-        /// The snapshot's folder.
+        /// The snapshot's folder. What is not UTF-8 in it arrives as U+FFFD.
+        #[serde(serialize_with = "crate::text::lossy")]
         snapshot: PathBuf,
         /// The epoch to go on with, from 0.
         epoch: u64,
@@ -48,7 +49,8 @@ pub enum Event {
     },
     /// A snapshot is whole on disk.
     SnapshotSaved {
-        /// The snapshot's folder.
+        /// The snapshot's folder. What is not UTF-8 in it arrives as U+FFFD.
+        #[serde(serialize_with = "crate::text::lossy")]
         snapshot: PathBuf,
         /// The epoch it goes on with, from 0.
         epoch: u64,

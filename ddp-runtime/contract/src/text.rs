@@ -5,6 +5,9 @@
 
 use std::borrow::Cow;
 use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Serialize, Serializer};
 
 /// `text` with every control character escaped, as in `\u{1b}[31m`, except for line ends and tabs.
 ///
@@ -16,6 +19,22 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 /// As [`printable`], for text that belongs on one line: line ends and tabs are escaped, too.
 pub fn printable_line(text: &str) -> Cow<'_, str> {
     escaped(text, is_unsafe)
+}
+
+/// For serde: a path as text. What is not UTF-8 in it becomes U+FFFD, where JSON would refuse the path.
+///
+/// # Errors
+/// The serializer's.
+pub fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
+}
+
+/// As [`lossy`], for a path that may be missing.
+///
+/// # Errors
+/// The serializer's.
+pub fn lossy_option<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    path.as_ref().map(|path| path.to_string_lossy()).serialize(serializer)
 }
 
 /// JSON with the characters escaped that a terminal obeys and that JSON allows in strings.
