@@ -62,7 +62,8 @@ pub fn job(nproc: usize, dir: &Path, name: &str, max_restarts: &str, wrapper: &[
     let snapshots = snapshots_of(dir);
     args.extend([worker.as_os_str(), snapshots.as_os_str()]);
     args.extend([EPOCHS, EVERY, "fixed-buckets"].map(OsStr::new));
-    Ddp::new(args)
+    // Not among the user's jobs, where another program could stop it.
+    Ddp::new(args).env("XDG_CACHE_HOME", dir.join("cache"))
 }
 
 pub fn snapshots_of(dir: &Path) -> PathBuf {

@@ -263,15 +263,37 @@ impl Job {
 
     /// Waits for a line on stderr or stdout that holds `words`, and gives all that was printed so far.
     pub fn wait_for(&self, words: &str) -> String {
-        let text = || self.printed();
-        wait_until(&format!("{words:?} in the output"), text, || text().contains(words));
-        text()
+        self.wait_to_print(&format!("{words:?}"), |text| text.contains(words));
+        self.printed()
+    }
+
+    /// Waits until `done` holds for what was printed, which can't be any more once the call has ended.
+    fn wait_to_print(&self, what: &str, done: impl Fn(&str) -> bool) {
+        let mut ended = false;
+        wait_until(
+            &format!("{what} in the output"),
+            || self.printed(),
+            || {
+                let found = done(&self.printed());
+                assert!(found || !ended, "it has ended without {what} in the output:\n{}", self.printed());
+                if !found && self.has_ended() {
+                    // What it has printed last may not have been read yet.
+                    std::thread::sleep(Duration::from_millis(500));
+                    ended = true;
+                }
+                found
+            },
+        );
+    }
+
+    fn has_ended(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))
     }
 
     /// Waits until `words` were printed `count` times.
     pub fn wait_for_count(&self, words: &str, count: usize) {
-        let text = || self.printed();
-        wait_until(&format!("{count} times {words:?} in the output"), text, || text().matches(words).count() >= count);
+        self.wait_to_print(&format!("{count} times {words:?}"), |text| text.matches(words).count() >= count);
     }
 
     /// The process ids of the launcher's workers, by rank, from the launcher's last line about them.
