@@ -107,17 +107,25 @@ fn latest_that_is_not_our_link_blocks_no_run_and_stays() {
     // `plot` and `runs` do without it.
     Ddp::new(["plot"]).dir(dir.path()).run().ends_with(2).says(&["runs/3 has no metrics"]);
 
+    // Data that is numbered as runs are.
+    fs::remove_file(&latest).unwrap();
+    write(dir.path().join("runs/2024/image.png"), "pixels");
+    symlink("2024", &latest).unwrap();
+    run().says(&["it is a link to 2024, which was left unchanged"]);
+    assert_eq!(fs::read_link(&latest).unwrap(), Path::new("2024"));
+    fs::remove_dir_all(dir.path().join("runs/2024")).unwrap();
+
     // A link to a run that is gone is replaced.
     fs::remove_file(&latest).unwrap();
     symlink("77", &latest).unwrap();
     assert!(!run().stderr.contains("warning"));
-    assert_eq!(fs::read_link(&latest).unwrap(), Path::new("4"));
+    assert_eq!(fs::read_link(&latest).unwrap(), Path::new("5"));
     // What `scp -r` makes of the link: a copy of a run, which is kept.
     fs::remove_file(&latest).unwrap();
-    assert!(Command::new("cp").arg("-r").arg(dir.path().join("runs/4")).arg(&latest).status().unwrap().success());
+    assert!(Command::new("cp").arg("-r").arg(dir.path().join("runs/5")).arg(&latest).status().unwrap().success());
     write(latest.join("metrics.jsonl"), "history");
     assert!(!run().stderr.contains("warning"));
-    assert_eq!(fs::read_link(&latest).unwrap(), Path::new("5"));
+    assert_eq!(fs::read_link(&latest).unwrap(), Path::new("6"));
     assert_eq!(fs::read_to_string(dir.path().join("runs/latest.copy/metrics.jsonl")).unwrap(), "history");
 }
 

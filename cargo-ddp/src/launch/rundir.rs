@@ -267,7 +267,9 @@ fn link_latest(runs: &Path, number: u64) -> Result<(), String> {
             let to = fs::read_link(&latest).unwrap_or_default();
             let number = to.file_name().and_then(|name| name.to_str()?.parse::<u64>().ok());
             let inside = to.parent().is_some_and(|parent| parent.as_os_str().is_empty() || parent == runs);
-            if number.is_none() || !inside {
+            // The user's own directories may be numbered, too.
+            let of_run = !latest.exists() || is_run(&latest);
+            if number.is_none() || !inside || !of_run {
                 return in_the_way(&format!("a link to {}", to.display()));
             }
         }
@@ -374,6 +376,13 @@ mod tests {
             symlink(to, &latest).unwrap();
             assert!(link_latest(runs, 2).unwrap_err().contains(to), "{to}");
             assert_eq!(fs::read_link(&latest).unwrap(), Path::new(to));
+        }
+        touch(runs.join("2024/image.png"));
+        for to in [Path::new("2024"), &runs.join("2024")] {
+            fs::remove_file(&latest).unwrap();
+            symlink(to, &latest).unwrap();
+            assert!(link_latest(runs, 2).unwrap_err().contains("2024"), "a numbered directory that is not a run");
+            assert_eq!(fs::read_link(&latest).unwrap(), to);
         }
         fs::remove_file(&latest).unwrap();
         fs::write(&latest, "mine").unwrap();
