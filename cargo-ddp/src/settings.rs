@@ -31,6 +31,10 @@ pub fn with_metadata(flags: LaunchOptions, metadata: &Value) -> Result<LaunchOpt
         if key == VSCODE && !value.is_boolean() {
             return Err(bad(format!("{key}: it is true or false")));
         }
+        // As the flag does. An empty `log-dir` would be the package's own root.
+        if value.as_str() == Some("") {
+            return Err(bad(format!("{key}: it is empty; give it a value, or remove it")));
+        }
         let one: Result<LaunchOptions, _> =
             serde_json::from_value(Value::Object([(key.clone(), value.clone())].into_iter().collect()));
         one.map_err(|err| bad(format!("{key}: {err}")))?;
@@ -104,6 +108,9 @@ mod tests {
         assert!(problem(json!({ "grace": -1.0 })).contains("grace: "));
         assert!(problem(json!({ "gpus": "0", "nproc": 1 })).contains("exclude"));
         assert!(problem(json!({ "vscode": "no" })).contains("true or false"));
+        for key in ["log-dir", "report", "secret-file", "show"] {
+            assert!(problem(json!({ key: "" })).contains(&format!("{key}: it is empty")), "{key}");
+        }
         assert!(with_metadata(LaunchOptions::default(), &json!({ "ddp": { "vscode": false } })).is_ok());
         assert!(problem(json!(3)).contains("table"));
     }

@@ -480,6 +480,19 @@ fn log_dir_in_settings_is_relative_to_the_package_and_found_from_everywhere() {
     }
 }
 
+// The package's own root became the directory of runs.
+#[test]
+fn log_dir_in_settings_is_not_empty() {
+    let dir = tempdir().unwrap();
+    write(dir.path().join("src/main.rs"), "fn main() {}");
+    let manifest = "[package]\nname = \"one\"\nedition = \"2024\"\n[package.metadata.ddp]\nlog-dir = \"\"";
+    write(dir.path().join("Cargo.toml"), manifest);
+    let done = Ddp::new(["run", "--nproc", "1"]).dir(dir.path()).run().ends_with(2);
+    done.says(&["[package.metadata.ddp] in Cargo.toml: log-dir: it is empty", "hint: "]);
+    assert!(!dir.path().join("1").exists() && !dir.path().join("latest").exists());
+    assert_eq!(runs(dir.path(), &[]).len(), 0);
+}
+
 /// `cargo ddp` on another machine or in another container that has the same home: `unshare` makes one.
 fn elsewhere(flags: &[&str], home: &Path, dir: &Path, script: &str) -> Command {
     let mut command = Command::new("unshare");

@@ -1,6 +1,6 @@
 //! Where the runs of a project are.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Value;
 
@@ -22,7 +22,8 @@ impl Project {
 
     /// `log-dir` in a package's settings (its `package.metadata`), which is relative to the package.
     pub fn log_dir_of(&self, metadata: &Value) -> Option<PathBuf> {
-        let chosen = Path::new(metadata.get("ddp")?.get("log-dir")?.as_str()?);
+        // An empty one is refused where a job starts.
+        let chosen = metadata.get("ddp")?.get("log-dir")?.as_str().filter(|chosen| !chosen.is_empty())?;
         let packages = self.metadata.workspace_packages();
         let package = packages.into_iter().find(|package| std::ptr::eq(&package.metadata, metadata))?;
         Some(package.manifest_path.parent()?.as_std_path().join(chosen))
