@@ -1,9 +1,11 @@
 //! Files that users name for results (`--report`, `--output`, `--to`). A regular file is replaced, complete or not at all,
-//! where a link leads to it too. Everything else is written through: devices, FIFOs, `/dev/stdout`, `/dev/fd/N`.
+//! where a link leads to it too. Everything else is written through: devices, FIFOs, `/dev/stdout`, `/dev/fd/N`,
+//! `/proc/PID/fd/N`.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -12,6 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Access, OFlags, access, fcntl_getfl};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 /// How often to look for the reader of a FIFO.
 const PERIOD: Duration = Duration::from_millis(20);
@@ -28,7 +31,7 @@ enum Kind {
     File(PathBuf),
     /// What is there, and is not one.
     Special(PathBuf),
-    /// One of this process's descriptors.
+    /// A descriptor of this process or another.
     Descriptor(File),
 }
 
@@ -38,8 +41,13 @@ impl Output {
     /// # Errors
     /// The system's, if nothing can be written there.
     pub fn open(path: &Path) -> io::Result<Self> {
-        if let Some(fd) = descriptor(path) {
-            return Ok(Self(Kind::Descriptor(duplicate(fd)?)));
+        match descriptor(path) {
+            Some(Descriptor { process: None, fd, .. }) => return Ok(Self(Kind::Descriptor(duplicate(fd)?))),
+            // The file must not be replaced under the descriptor, and may have no name.
+            Some(Descriptor { process: Some(pid), fd, link }) if !is_special(&link) => {
+                return Ok(Self(Kind::Descriptor(of_other_process(pid, fd, &link)?)));
+            }
+            _ => {}
         }
         match fs::metadata(path) {
             Ok(found) if found.is_dir() => Err(ErrorKind::IsADirectory.into()),
@@ -53,6 +61,10 @@ impl Output {
             Err(err) if err.kind() == ErrorKind::NotFound => {
                 let place = behind_links(path);
                 let folder = folder_of(&place);
+                if names_directory(&place) {
+                    let problem = "it names a directory that does not exist; give the name of a file";
+                    return Err(io::Error::new(ErrorKind::IsADirectory, problem));
+                }
                 if !folder.is_dir() {
                     let problem = format!("{} is not a directory", folder.display());
                     return Err(io::Error::new(ErrorKind::NotFound, problem));
@@ -153,27 +165,65 @@ fn write_until(fd: BorrowedFd<'_>, content: &[u8], end: Option<Instant>) -> io::
     Ok(())
 }
 
-/// The number of the descriptor that a path like `/dev/stdout` stands for: opening it anew would begin at the start of a
-/// file that is written already, and fail for a socket.
-fn descriptor(path: &Path) -> Option<RawFd> {
+/// What a path like `/dev/stdout` stands for: opening it anew would begin at the start of a file that is written already,
+/// and fail for a socket.
+struct Descriptor {
+    /// The process that has it, unless it is this one.
+    process: Option<i32>,
+    fd: RawFd,
+    /// Its name in /proc.
+    link: PathBuf,
+}
+
+fn descriptor(path: &Path) -> Option<Descriptor> {
     let own: Vec<_> =
         ["/proc/self/fd", "/proc/thread-self/fd"].iter().filter_map(|own| fs::canonicalize(own).ok()).collect();
     let mut path = std::path::absolute(path).ok()?;
     // As many links as the kernel follows.
     for _ in 0..40 {
         let folder = path.parent().and_then(|folder| fs::canonicalize(folder).ok())?;
-        if own.contains(&folder) {
-            return path.file_name()?.to_str()?.parse().ok();
+        if let Some(process) = process_of(&folder) {
+            let name = path.file_name()?;
+            let process = (!own.contains(&folder)).then_some(process);
+            return Some(Descriptor { process, fd: name.to_str()?.parse().ok()?, link: folder.join(name) });
         }
         path = folder.join(fs::read_link(&path).ok()?);
     }
     None
 }
 
+/// The process with the descriptors in `/proc/PID/fd` or `/proc/PID/task/TID/fd`.
+fn process_of(folder: &Path) -> Option<i32> {
+    let parts: Vec<_> = folder.strip_prefix("/proc").ok()?.iter().map(|part| part.to_str()).collect::<Option<_>>()?;
+    match parts[..] {
+        [pid, "fd"] | [pid, "task", _, "fd"] => pid.parse().ok(),
+        _ => None,
+    }
+}
+
+/// Whether it is there and is not a regular file.
+fn is_special(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| !found.is_file())
+}
+
+/// The file of another process's descriptor. Where the system permits it, its position is shared, so that neither process
+/// writes over the other; else what is written is appended.
+fn of_other_process(pid: i32, fd: RawFd, link: &Path) -> io::Result<File> {
+    let shared = || -> io::Result<File> {
+        let process = pidfd_open(Pid::from_raw(pid).ok_or(Errno::SRCH)?, PidfdFlags::empty())?;
+        let file = File::from(pidfd_getfd(process, fd, PidfdGetfdFlags::empty())?);
+        writable(file)
+    };
+    shared().or_else(|_| OpenOptions::new().append(true).custom_flags(libc::O_NOCTTY).open(link))
+}
+
 fn duplicate(fd: RawFd) -> io::Result<File> {
     // SAFETY: a number of a descriptor, which the call checks; nothing here closes it meanwhile.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-    let file = File::from(fcntl_dupfd_cloexec(borrowed, 3)?);
+    writable(File::from(fcntl_dupfd_cloexec(borrowed, 3)?))
+}
+
+fn writable(file: File) -> io::Result<File> {
     if fcntl_getfl(&file)? & OFlags::ACCMODE == OFlags::RDONLY {
         return Err(io::Error::new(ErrorKind::PermissionDenied, "it is open for reading only"));
     }
@@ -216,6 +266,12 @@ fn overwrite(place: &Path, content: &mut dyn io::Read) -> io::Result<()> {
     file.flush()
 }
 
+/// Whether no file can have this name: `Path` ignores what makes it a directory's, and the system does not.
+fn names_directory(path: &Path) -> bool {
+    let name = path.as_os_str().as_bytes();
+    name.ends_with(b"/") || name.ends_with(b"/.")
+}
+
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
@@ -237,6 +293,7 @@ mod tests {
     use std::io::Read;
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::{FileTypeExt, symlink};
+    use std::process::{Command, Stdio};
 
     use rustix::fs::{CWD, FileType, Mode, mknodat};
 
@@ -263,6 +320,17 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4, "nothing is left over");
         assert!(Output::open(dir.path()).is_err());
         assert!(Output::open(&dir.path().join("nowhere/file")).unwrap_err().to_string().contains("not a directory"));
+    }
+
+    #[test]
+    fn names_of_directories_that_do_not_exist_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        symlink("new/", dir.path().join("link")).unwrap();
+        for name in ["new/", "new//", "new/.", "new/./", "link", "link/"] {
+            let err = Output::open(&dir.path().join(name)).unwrap_err();
+            assert!(err.to_string().contains("names a directory"), "{name}: {err}");
+        }
+        assert!(Output::open(&dir.path().join("new..")).is_ok());
     }
 
     #[test]
@@ -300,5 +368,28 @@ mod tests {
         let mut text = String::new();
         read_only.read_to_string(&mut text).unwrap();
         assert!(Output::open(Path::new("/dev/null")).unwrap().write(text.as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn descriptors_of_other_processes_are_written_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let file = OpenOptions::new().append(true).create(true).open(&path).unwrap();
+        let other = Command::new("cat").stdin(Stdio::piped()).stdout(file).spawn().unwrap();
+        let pid = other.id();
+        fs::write(&path, "before ").unwrap();
+        for number in [format!("/proc/{pid}/fd/1"), format!("/proc/{pid}/task/{pid}/fd/1")] {
+            let output = Output::open(Path::new(&number)).unwrap();
+            assert_eq!(output.file(), None);
+            output.write(b"one ").unwrap();
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), "before one one ");
+        fs::remove_file(&path).unwrap();
+        Output::open(Path::new(&format!("/proc/{pid}/fd/1"))).unwrap().write(b"two").unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "a deleted file gets no name");
+        assert!(Output::open(Path::new(&format!("/proc/{pid}/fd/77"))).is_err());
+        // A pipe, as before.
+        Output::open(Path::new(&format!("/proc/{pid}/fd/0"))).unwrap();
+        assert!(other.wait_with_output().unwrap().status.success());
     }
 }

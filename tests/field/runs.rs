@@ -271,6 +271,24 @@ fn report_goes_through_what_is_not_a_regular_file() {
         .ends_with(2)
         .says(&["--report: can't write to /dev/fd/77"]);
     launch(dir.path(), &["--report", "no/where"], "true").run().ends_with(2).says(&["no is not a directory"]);
+    // It was lost at the end, with a warning.
+    launch(dir.path(), &["--report", "new/"], "true")
+        .run()
+        .ends_with(2)
+        .says(&["names a directory that does not exist"]);
+}
+
+// `--report /proc/PID/fd/1` replaced the file, and what the process wrote before and after was lost.
+#[test]
+fn report_to_a_descriptor_of_another_process_replaces_no_file() {
+    let dir = tempdir().unwrap();
+    let script = r#"exec >> file; echo before; "$0" ddp launch --nproc 1 --report /proc/$$/fd/1 -- true; echo after"#;
+    let mut command = Command::new("bash");
+    command.args(["-c", script]).arg(cargo_ddp()).current_dir(dir.path()).stdin(Stdio::null()).stderr(Stdio::null());
+    assert!(command.status().unwrap().success());
+    let text = fs::read_to_string(dir.path().join("file")).unwrap();
+    assert!(text.starts_with("before\n{") && text.contains(r#""outcome": "done""#), "{text}");
+    assert!(text.ends_with("after\n"), "{text}");
 }
 
 // Under a scheduler's agent the cause goes where it wants it, which may be no file either.
