@@ -239,6 +239,14 @@ pub enum Error {
     /// A folder without snapshots.
     #[error("there is no snapshot in {}", .0.display())]
     NoSnapshot(PathBuf),
+    /// A path that can't have snapshots.
+    #[error("{} is not a folder of snapshots: {problem}", path.display())]
+    NoSnapshotFolder {
+        /// The path.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// A snapshot that can't be loaded.
     #[error("{} can't be loaded: {damage}", folder.display())]
     Damaged {
@@ -540,7 +548,7 @@ impl Error {
                 }
                 PipFault::Other => "see pip's lines above; `-v` shows the whole command".into(),
             },
-            Self::NoSnapshot(_) => {
+            Self::NoSnapshot(_) | Self::NoSnapshotFolder { .. } => {
                 "give a folder that has `step-…` folders, or one of these; without a path it is `snapshots`".into()
             }
             Self::SnapshotsInUse { .. } => "wait for that program to end, stop it, or give another directory".into(),
@@ -607,6 +615,7 @@ impl Error {
             | Self::NoTarget { .. }
             | Self::NothingToDebug
             | Self::NoSnapshot(_)
+            | Self::NoSnapshotFolder { .. }
             | Self::SnapshotsInUse { .. }
             | Self::BadTensorFile { .. }
             | Self::BadNames { .. }

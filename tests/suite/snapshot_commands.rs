@@ -87,14 +87,32 @@ fn snapshots_are_listed_and_damage_is_named() {
         .says(&["can't be loaded: optimizer.safetensors", "hint: "]);
 }
 
+// It hid all of them, and `prune` ended with 0.
+#[test]
+fn a_stray_manifest_next_to_snapshots_is_ignored() {
+    let dir = trained();
+    fs::write(dir.path().join("state.json"), "{}").unwrap();
+    let steps: Vec<_> = json(dir.path(), &["ls", "--json", "."]).as_array().unwrap().clone();
+    assert_eq!(steps.iter().map(|snapshot| snapshot["step"].as_u64().unwrap()).collect::<Vec<_>>(), [24, 40, 48]);
+    command(dir.path(), &["verify", "."]).succeeds();
+    assert!(command(dir.path(), &["show", "."]).succeeds().stdout.starts_with("./step-00000048\n"));
+    let done = command(dir.path(), &["prune", "--keep-last", "1", "--dry-run", "."]).succeeds();
+    assert!(done.stdout.contains("would remove 2 snapshots") && done.stdout.ends_with("; 1 stay\n"), "{}", done.stdout);
+}
+
 #[test]
 fn what_is_no_snapshot_is_said_so() {
     let dir = tempdir().unwrap();
     for args in [["ls", "."], ["show", "."], ["verify", "."]] {
         command(dir.path(), &args).ends_with(2).says(&["there is no snapshot in .", "hint: "]);
     }
-    command(dir.path(), &["ls"]).ends_with(4).says(&["can't read snapshots"]);
     fs::write(dir.path().join("x"), "no tensors").unwrap();
+    for subcommand in ["ls", "show", "verify"] {
+        let done = command(dir.path(), &[subcommand]).ends_with(2);
+        done.says(&["snapshots is not a folder of snapshots: it does not exist", "hint: "]);
+        let done = command(dir.path(), &[subcommand, "x"]).ends_with(2);
+        done.says(&["x is not a folder of snapshots: it is not a directory", "hint: "]);
+    }
     command(dir.path(), &["diff", "x", "x"]).ends_with(2).says(&["x is no safetensors file", "hint: "]);
     command(dir.path(), &["import", "x", "--to", "s"]).ends_with(2);
     assert!(!dir.path().join("s").exists());

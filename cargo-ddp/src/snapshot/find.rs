@@ -32,7 +32,7 @@ impl Listed {
 /// The snapshots that `path` means, oldest first, with every checksum tested: those below it, or the one that it is.
 ///
 /// # Errors
-/// [`Error::NoSnapshot`] when there is none; [`Error::System`].
+/// [`Error::NoSnapshot`] when there is none; [`Error::NoSnapshotFolder`], [`Error::System`].
 pub fn list(path: &Path) -> Result<Vec<Listed>> {
     if is_snapshot(path) {
         return Ok(vec![Listed::inspect(path.to_owned())]);
@@ -45,7 +45,8 @@ pub fn list(path: &Path) -> Result<Vec<Listed>> {
 /// The snapshot that `path` means: itself, or the newest whole one below it.
 ///
 /// # Errors
-/// [`Error::NoSnapshot`]; [`Error::Damaged`] when it, or the newest of several of which none is whole, is damaged.
+/// [`Error::NoSnapshot`], [`Error::NoSnapshotFolder`]; [`Error::Damaged`] when it, or the newest of several of which none is
+/// whole, is damaged.
 pub fn whole(path: &Path) -> Result<Whole> {
     if is_snapshot(path) {
         let whole = format::whole(path).map_err(|damage| Error::Damaged { folder: path.to_owned(), damage })?;
@@ -60,16 +61,62 @@ pub fn whole(path: &Path) -> Result<Whole> {
 }
 
 /// Below `dir`, newest first; at least one.
-pub(super) fn below(dir: &Path) -> Result<Vec<PathBuf>> {
-    let missing = || cant_read(dir)(io::ErrorKind::NotFound.into());
-    let folders = if dir.exists() { format::list(dir).map_err(cant_read(dir))? } else { return Err(missing()) };
+fn below(dir: &Path) -> Result<Vec<PathBuf>> {
+    let no_folder = |problem| Err(Error::NoSnapshotFolder { path: dir.to_owned(), problem });
+    match fs::metadata(dir) {
+        Ok(found) if found.is_dir() => {}
+        Ok(_) => return no_folder("it is not a directory"),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return no_folder("it does not exist"),
+        Err(err) => return Err(cant_read(dir)(err)),
+    }
+    let folders = format::list(dir).map_err(cant_read(dir))?;
     if folders.is_empty() { Err(Error::NoSnapshot(dir.to_owned())) } else { Ok(folders) }
 }
 
 fn is_snapshot(path: &Path) -> bool {
-    path.is_dir() && (format::step_of(path).is_some() || path.join(format::MANIFEST).exists())
+    // A manifest next to snapshots is a stray file, which must not hide them.
+    let has_manifest = || path.join(format::MANIFEST).exists() && format::list(path).is_ok_and(|list| list.is_empty());
+    path.is_dir() && (format::step_of(path).is_some() || has_manifest())
 }
 
 fn cant_read(path: &Path) -> impl FnOnce(io::Error) -> Error {
     Error::system(format!("can't read {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(folder: &Path) {
+        fs::create_dir_all(folder).unwrap();
+        fs::write(folder.join(format::MANIFEST), "{}").unwrap();
+    }
+
+    #[test]
+    fn a_stray_manifest_hides_no_snapshot() {
+        let dir = tempfile::tempdir().unwrap();
+        let steps = [1, 2].map(|step| dir.path().join(format::folder_name(step)));
+        steps.iter().for_each(|folder| snapshot(folder));
+        snapshot(dir.path());
+        let found: Vec<_> = list(dir.path()).unwrap().into_iter().map(|listed| listed.folder).collect();
+        assert_eq!(found, steps);
+        assert!(matches!(whole(dir.path()), Err(Error::Damaged { folder, .. }) if folder == steps[1]));
+        // A snapshot may have another name: by its manifest, it is one.
+        let renamed = dir.path().join("best");
+        snapshot(&renamed);
+        assert_eq!(list(&renamed).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_path_that_is_not_a_folder_is_refused_with_a_hint() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("model.safetensors");
+        fs::write(&file, "").unwrap();
+        for (path, words) in [(&file, "it is not a directory"), (&dir.path().join("none"), "it does not exist")] {
+            for err in [list(path).unwrap_err(), whole(path).unwrap_err()] {
+                assert!(err.to_string().contains(words), "{err}");
+                assert!(err.hint().unwrap().contains("`step-…` folders"));
+            }
+        }
+    }
 }

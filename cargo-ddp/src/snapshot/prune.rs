@@ -38,7 +38,7 @@ pub struct Pruned {
 /// alone, and do not count.
 ///
 /// # Errors
-/// [`Error::NoSnapshot`](crate::Error::NoSnapshot), [`Error::System`](crate::Error::System).
+/// As [`list`].
 pub fn prune(dir: &Path, keep: Keep, dry_run: bool) -> Result<Pruned> {
     let mut pruned = Pruned::default();
     let mut valid = Vec::new();
