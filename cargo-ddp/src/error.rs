@@ -273,6 +273,16 @@ pub enum Error {
         /// What to do, if it is not what is usual.
         help: Option<String>,
     },
+    /// A file that no snapshot can be made of.
+    #[error("can't import {}: {problem}", path.display())]
+    CantImport {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+        /// What to do.
+        help: String,
+    },
     /// A table of names that is none.
     #[error("the names in {}: {problem}", path.display())]
     BadNames {
@@ -557,6 +567,7 @@ impl Error {
             Self::BadTensorFile { help: None, .. } => {
                 "in Python: `safetensors.torch.save_file(model.state_dict(), \"model.safetensors\")` writes one".into()
             }
+            Self::CantImport { help, .. } => help.clone(),
             Self::BadNames { .. } => {
                 "JSON {\"from\": \"to\"} or TOML \"from\" = \"to\", with one `*` in a pattern: \"model.*\" = \"*\""
                     .into()
@@ -618,6 +629,7 @@ impl Error {
             | Self::NoSnapshotFolder { .. }
             | Self::SnapshotsInUse { .. }
             | Self::BadTensorFile { .. }
+            | Self::CantImport { .. }
             | Self::BadNames { .. }
             | Self::GpuNotVisible { .. } => exit::USAGE,
             Self::Stale(_) | Self::StartsAnother { .. } => exit::STALE,

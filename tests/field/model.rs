@@ -226,10 +226,15 @@ fn what_is_imported_by_mistake_is_explained() {
         fs::write(dir.path().join("model.safetensors"), content).unwrap();
         import("model.safetensors").ends_with(2).says(&words).says(&["hint: "]);
     }
-    for (names, words) in [(&["", "a"][..], "empty name"), (&[], "no tensor to import")] {
+    for (names, words) in [
+        (&["", "a"][..], "empty name"),
+        (&[], "no tensor to import"),
+        (&["bn.num_batches_tracked"], "BatchNorm's counters"),
+    ] {
         zeros(&dir.path().join("model.safetensors"), names);
-        import("model.safetensors").ends_with(2).says(&[words]);
+        import("model.safetensors").ends_with(2).says(&["can't import model.safetensors: ", words, "hint: "]);
     }
+    import(".").ends_with(2).says(&["can't import .: it is a directory", "give the file: ./model.safetensors"]);
     let pipe = dir.path().join("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     import("pipe").ends_with(2).says(&["it is a FIFO, not a regular file"]);

@@ -104,5 +104,29 @@ pub(super) fn renamed<'file>(file: &'file TensorFile, names: &Names) -> Result<R
         renamed.aliases.extend(further.into_iter().map(|alias| (alias, name.clone())));
         renamed.tensors.push((name, view.clone()));
     }
+    if renamed.tensors.is_empty() && !tensors.is_empty() {
+        return Err(bad("every tensor is left out; give at least one of them a name".into()));
+    }
     Ok(renamed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_leave_every_tensor_out_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let [file, rules] = ["model.safetensors", "names.json"].map(|name| dir.path().join(name));
+        let data = [0; 4];
+        let view = || TensorView::new(safetensors::Dtype::F32, vec![1], &data).unwrap();
+        serialize_to_file([("a", view()), ("b", view())], None, &file).unwrap();
+        let file = TensorFile::open(&file).unwrap();
+        let renamed = |text: &str| {
+            fs::write(&rules, text).unwrap();
+            renamed(&file, &Names::read(&rules).unwrap()).map(|renamed| renamed.tensors.len())
+        };
+        assert_eq!(renamed(r#"{"a": ""}"#).unwrap(), 1);
+        assert!(renamed(r#"{"*": ""}"#).unwrap_err().to_string().contains("every tensor is left out"));
+    }
 }

@@ -73,6 +73,11 @@ fn below(dir: &Path) -> Result<Vec<PathBuf>> {
     if folders.is_empty() { Err(Error::NoSnapshot(dir.to_owned())) } else { Ok(folders) }
 }
 
+/// The newest snapshot that `path` means, whole or not.
+pub(super) fn newest(path: &Path) -> Option<PathBuf> {
+    if is_snapshot(path) { Some(path.to_owned()) } else { below(path).ok()?.into_iter().next() }
+}
+
 fn is_snapshot(path: &Path) -> bool {
     // A manifest next to snapshots is a stray file, which must not hide them.
     let has_manifest = || path.join(format::MANIFEST).exists() && format::list(path).is_ok_and(|list| list.is_empty());

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use ddp_contract::lock::{Lock, LockError};
 use ddp_contract::snapshot::{self as format, FileInfo, Manifest};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use safetensors::tensor::serialize_to_file;
+use safetensors::tensor::{Dtype, serialize_to_file};
 
 use super::export::{Renamed, renamed};
+use super::find::newest;
+use super::foreign::JOIN;
 use super::names::Names;
-use super::tensors::TensorFile;
+use super::tensors::{TensorFile, dtype_name};
 use crate::{Error, Result};
 
 /// What [`import`] made.
@@ -29,13 +31,33 @@ pub struct Imported {
 /// A count of batches that each of PyTorch's BatchNorms has, and none of tch's.
 const NUM_BATCHES_TRACKED: &str = "num_batches_tracked";
 
+/// What a run can load: all dtypes that snapshots hold.
+const LOADABLE: [Dtype; 10] = [
+    Dtype::F64,
+    Dtype::F32,
+    Dtype::F16,
+    Dtype::BF16,
+    Dtype::I64,
+    Dtype::I32,
+    Dtype::I16,
+    Dtype::I8,
+    Dtype::U8,
+    Dtype::BOOL,
+];
+
 /// Makes `dir/step-00000000`, a snapshot of nothing but a model, from another program's safetensors file. A run that
 /// resumes from it begins at step 0 with these weights.
 ///
 /// # Errors
-/// [`Error::Exists`] when `dir` has snapshots, [`Error::SnapshotsInUse`], [`Error::BadTensorFile`], [`Error::BadOption`] for names that do not fit,
-/// [`Error::System`].
+/// [`Error::Exists`] when `dir` has snapshots, [`Error::SnapshotsInUse`], [`Error::BadTensorFile`], [`Error::CantImport`],
+/// [`Error::BadOption`] for names that do not fit, [`Error::System`].
 pub fn import(file: &Path, names: &Names, dir: &Path) -> Result<Imported> {
+    let cant_import =
+        |problem: String, help: &str| Err(Error::CantImport { path: file.to_owned(), problem, help: help.into() });
+    if file.is_dir() {
+        let (problem, help) = directory(file);
+        return cant_import(problem, &help);
+    }
     let source = TensorFile::open(file)?;
     let Renamed { mut tensors, aliases } = renamed(&source, names)?;
     let mut left_out = Vec::new();
@@ -44,12 +66,22 @@ pub fn import(file: &Path, names: &Names, dir: &Path) -> Result<Imported> {
         left_out.extend(is_counter.then(|| name.clone()));
         !is_counter
     });
-    let bad = |problem: &str| Error::BadTensorFile { path: file.to_owned(), problem: problem.into(), help: None };
-    if source.parse()?.tensor("").is_ok() {
-        return Err(bad("one of its tensors has an empty name"));
+    if tensors.is_empty() && left_out.is_empty() {
+        return cant_import("it has no tensor to import".into(), "give a file with the tensors of a model");
     }
     if tensors.is_empty() {
-        return Err(bad("it has no tensor to import"));
+        let problem = format!("it has no tensor to import but BatchNorm's counters ({NUM_BATCHES_TRACKED})");
+        return cant_import(problem, "give a file with the weights, or a table with --names that has the counters");
+    }
+    if tensors.iter().any(|(name, _)| name.is_empty()) {
+        let help = "give it a name with --names and a file like {\"\": \"NAME\"}; {\"\": \"\"} leaves the tensor out";
+        return cant_import("one of its tensors has an empty name".into(), help);
+    }
+    if let Some((name, view)) = tensors.iter().find(|(_, view)| !LOADABLE.contains(&view.dtype())) {
+        let known = LOADABLE.map(dtype_name).join(", ");
+        let problem = format!("{name} is {}, and a run loads only {known}", dtype_name(view.dtype()));
+        let help = "convert such tensors in Python, as with `tensor.to(torch.float32)`, or leave them out with --names";
+        return cant_import(problem, help);
     }
     let count = tensors.len();
     let folder = dir.join(format::folder_name(0));
@@ -98,6 +130,28 @@ pub fn import(file: &Path, names: &Names, dir: &Path) -> Result<Imported> {
     Ok(Imported { folder, tensors: count, left_out, shard_of: shard_of(file) })
 }
 
+/// Why a directory can't be imported, and which file in it can.
+fn directory(path: &Path) -> (String, String) {
+    let give = |file: &Path| format!("give the file: {}", file.display());
+    if let Some(snapshot) = newest(path) {
+        return ("it is a snapshot, or a folder of snapshots".into(), give(&snapshot.join(format::MODEL)));
+    }
+    let entries = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut files: Vec<_> = entries.filter(|path| path.extension().is_some_and(|end| end == "safetensors")).collect();
+    files.sort_unstable();
+    match files.as_slice() {
+        [] => ("it is a directory, without a safetensors file".into(), "give a safetensors file".into()),
+        [one] => ("it is a directory".into(), give(one)),
+        [first, ..] if shard_of(first).is_some() => {
+            (format!("it is a directory with a model in {} files", files.len()), format!("{JOIN}; give that file"))
+        }
+        [first, ..] => (
+            format!("it is a directory with {} safetensors files", files.len()),
+            format!("{}, or another", give(first)),
+        ),
+    }
+}
+
 /// `model-00001-of-00003.safetensors` is one of 3.
 fn shard_of(file: &Path) -> Option<u32> {
     let (before, count) = file.file_stem()?.to_str()?.rsplit_once("-of-")?;
@@ -109,6 +163,7 @@ fn shard_of(file: &Path) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use safetensors::tensor::TensorView;
 
     #[test]
     fn a_part_of_a_model_is_known_by_its_name() {
@@ -121,5 +176,59 @@ mod tests {
         ] {
             assert_eq!(shard_of(Path::new(name)), count, "{name}");
         }
+    }
+
+    fn written(path: &Path, tensors: &[(&str, Dtype)]) {
+        let data = [0; 8];
+        let view = |dtype: Dtype| TensorView::new(dtype, vec![64 / dtype.bitsize()], &data).unwrap();
+        serialize_to_file(tensors.iter().map(|(name, dtype)| (name, view(*dtype))), None, path).unwrap();
+    }
+
+    #[test]
+    fn what_no_run_can_load_is_refused_with_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, to) = (dir.path().join("model.safetensors"), dir.path().join("snapshots"));
+        for (tensors, problem, help) in [
+            (&[][..], "no tensor to import", "tensors of a model"),
+            (&[("bn.num_batches_tracked", Dtype::I64)], "but BatchNorm's counters", "--names"),
+            (&[("", Dtype::F32), ("a", Dtype::F32)], "an empty name", r#"{"": "NAME"}"#),
+            (&[("a", Dtype::F32), ("w", Dtype::U16)], "w is U16, and a run loads only F64, F32, ", "--names"),
+            (&[("w", Dtype::U32)], "w is U32", "convert"),
+            (&[("w", Dtype::U64)], "w is U64", "convert"),
+            (&[("w", Dtype::C64)], "w is C64", "convert"),
+            (&[("w", Dtype::F4)], "w is F4", "convert"),
+            (&[("w", Dtype::F8_E4M3)], "w is F8_E4M3", "convert"),
+        ] {
+            written(&file, tensors);
+            let err = import(&file, &Names::default(), &to).unwrap_err();
+            assert!(err.to_string().contains(problem) && !err.to_string().contains("safetensors file"), "{err}");
+            assert!(err.hint().unwrap().contains(help), "{problem}: {:?}", err.hint());
+        }
+        assert!(!to.exists());
+        // Names help: a name for one, and the other is left out.
+        written(&file, &[("", Dtype::F32), ("w", Dtype::U16)]);
+        let names = dir.path().join("names.json");
+        fs::write(&names, r#"{"": "bias", "w": ""}"#).unwrap();
+        assert_eq!(import(&file, &Names::read(&names).unwrap(), &to).unwrap().tensors, 1);
+    }
+
+    #[test]
+    fn a_directory_is_refused_with_the_file_to_give() {
+        let dir = tempfile::tempdir().unwrap();
+        let (run, to) = (dir.path().join("run"), dir.path().join("to"));
+        fs::create_dir(&run).unwrap();
+        let hint = || import(&run, &Names::default(), &to).unwrap_err().hint().unwrap();
+        assert_eq!(hint(), "give a safetensors file");
+        for (name, words) in [
+            ("model-00001-of-00002.safetensors", "run/model-00001-of-00002.safetensors"),
+            ("model-00002-of-00002.safetensors", "join the files"),
+            ("a.safetensors", "run/a.safetensors, or another"),
+            ("step-00000008/model.safetensors", "run/step-00000008/model.safetensors"),
+        ] {
+            fs::create_dir_all(run.join(name).parent().unwrap()).unwrap();
+            written(&run.join(name), &[("a", Dtype::F32)]);
+            assert!(hint().contains(words), "{words:?} is not in {:?}", hint());
+        }
+        assert!(!to.exists());
     }
 }

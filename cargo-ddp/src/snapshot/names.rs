@@ -29,7 +29,7 @@ impl Names {
             _ => return Err(bad("its name must end in .json or .toml".into())),
         };
         let mut rules = BTreeMap::new();
-        flatten("", &table, &mut rules).map_err(bad)?;
+        flatten(None, &table, &mut rules).map_err(bad)?;
         for (from, to) in &rules {
             let stars = |text: &str| text.matches('*').count();
             if stars(from) > 1 || stars(to) > stars(from) {
@@ -51,14 +51,14 @@ impl Names {
             let new = match self.rule_for(name) {
                 Some((rule, new)) => {
                     unused.remove(rule);
+                    if new.is_empty() {
+                        renamed.push(None);
+                        continue;
+                    }
                     new
                 }
                 None => name.to_owned(),
             };
-            if new.is_empty() {
-                renamed.push(None);
-                continue;
-            }
             if let Some(other) = taken.insert(new.clone(), name) {
                 return Err(format!("{other:?} and {name:?} would both be named {new:?}"));
             }
@@ -89,21 +89,21 @@ impl Names {
     }
 }
 
-fn flatten(prefix: &str, value: &Value, rules: &mut BTreeMap<String, String>) -> Result<(), String> {
-    match value {
-        Value::Object(table) => {
+fn flatten(prefix: Option<&str>, value: &Value, rules: &mut BTreeMap<String, String>) -> Result<(), String> {
+    match (value, prefix) {
+        (Value::Object(table), _) => {
             for (key, value) in table {
-                let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-                flatten(&name, value, rules)?;
+                let name = prefix.map_or_else(|| key.clone(), |prefix| format!("{prefix}.{key}"));
+                flatten(Some(&name), value, rules)?;
             }
             Ok(())
         }
-        Value::String(to) if !prefix.is_empty() => {
-            rules.insert(prefix.to_owned(), to.clone());
+        (Value::String(to), Some(name)) => {
+            rules.insert(name.to_owned(), to.clone());
             Ok(())
         }
-        _ if prefix.is_empty() => Err("it must be a table of names".into()),
-        _ => Err(format!("{prefix:?}: a name is text, and empty to leave the tensor out")),
+        (_, None) => Err("it must be a table of names".into()),
+        (_, Some(name)) => Err(format!("{name:?}: a name is text, and empty to leave the tensor out")),
     }
 }
 
@@ -128,6 +128,15 @@ mod tests {
             assert_eq!(renamed, [Some("x"), Some("layer.3.weight"), None, Some("b"), Some("other")]);
         }
         assert_eq!(Names::default().apply(["a"]).unwrap(), [Some("a".to_owned())]);
+    }
+
+    #[test]
+    fn a_tensor_without_a_name_can_get_one() {
+        for (ending, text) in [("json", r#"{"": "x"}"#), ("toml", "\"\" = \"x\"")] {
+            assert_eq!(names(ending, text).unwrap().apply(["", "y"]).unwrap(), ["x", "y"].map(|n| Some(n.to_owned())));
+        }
+        assert_eq!(names("json", r#"{"": ""}"#).unwrap().apply([""]).unwrap(), [None]);
+        assert_eq!(Names::default().apply([""]).unwrap(), [Some(String::new())], "only a rule leaves it out");
     }
 
     #[test]
