@@ -272,7 +272,7 @@ fn report_goes_through_what_is_not_a_regular_file() {
         .says(&["--report: can't write to /dev/fd/77"]);
     launch(dir.path(), &["--report", "no/where"], "true").run().ends_with(2).says(&["no is not a directory"]);
     // It was lost at the end, with a warning.
-    launch(dir.path(), &["--report", "new/"], "true")
+    launch(dir.path(), &["--report", "missing/"], "true")
         .run()
         .ends_with(2)
         .says(&["names a directory that does not exist"]);
