@@ -178,8 +178,8 @@ pub(super) fn with_model<T>(
     let parsed = SafeTensors::deserialize(&bytes).map_err(|err| bad(err.to_string()))?;
     let mut tensors = HashMap::new();
     for (name, view) in parsed.iter() {
-        let kind =
-            kind_of(view.dtype()).ok_or_else(|| bad(format!("{name} is {:?}, which tch lacks", view.dtype())))?;
+        let kind = kind_of(view.dtype())
+            .ok_or_else(|| bad(format!("{name} is {:?}, which no model here can have", view.dtype())))?;
         let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
         let data = view.data();
         let aligned = data.as_ptr().align_offset(kind.elt_size_in_bytes()) == 0;
