@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use safetensors::tensor::{Dtype, TensorView};
 use serde::Serialize;
 
-use super::tensors::{TensorFile, dtype_name, natural_key};
+use super::tensors::{TensorFile, dtype_name, sort_key};
 use crate::Result;
 
 /// What became of a tensor from one file to another.
@@ -55,13 +55,13 @@ pub struct Comparison {
 /// Those of reading a file.
 pub fn compare(a: &TensorFile, b: &TensorFile) -> Result<Comparison> {
     type Pair<'data> = (Option<TensorView<'data>>, Option<TensorView<'data>>);
-    let mut pairs: BTreeMap<Vec<(u64, String)>, (String, Pair<'_>)> = BTreeMap::new();
+    let mut pairs: BTreeMap<_, (String, Pair<'_>)> = BTreeMap::new();
     let (aliases_a, aliases_b) = (a.aliases()?, b.aliases()?);
     for (name, view) in with_aliases(a, &aliases_a, &aliases_b)? {
-        pairs.insert(natural_key(&name), (name, (Some(view), None)));
+        pairs.insert(sort_key(&name), (name, (Some(view), None)));
     }
     for (name, view) in with_aliases(b, &aliases_b, &aliases_a)? {
-        pairs.entry(natural_key(&name)).or_insert((name, (None, None))).1.1 = Some(view);
+        pairs.entry(sort_key(&name)).or_insert((name, (None, None))).1.1 = Some(view);
     }
     let mut comparison = Comparison { equal: 0, changes: Vec::new() };
     for (name, pair) in pairs.into_values() {
@@ -214,5 +214,27 @@ mod tests {
         found.sort_by(|(a, _), (b, _)| a.cmp(b));
         assert_eq!(found, expected);
         assert_eq!(compare(&a, &a).unwrap(), Comparison { equal: 10, changes: vec![] });
+    }
+
+    // `h.1` and `h.01` were one tensor, and so were two with numbers that no u64 holds: files that differ were equal.
+    #[test]
+    fn names_with_equal_numbers_are_different_tensors() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, tensors: &[(&str, u8)]| {
+            let tensors: Vec<_> =
+                tensors.iter().map(|(name, value)| (*name, Dtype::U8, &[1][..], vec![*value])).collect();
+            file(dir.path(), name, &tensors)
+        };
+        for [one, two] in [["h.1", "h.01"], ["t.99999999999999999999", "t.99999999999999999998"]] {
+            let a = write("a", &[(one, 1), (two, 5)]);
+            let b = write("b", &[(one, 2), (two, 5)]);
+            let c = write("c", &[(two, 5)]);
+            let changed = Change::Changed { elements: 1, of: 1, max_abs: Some(1.0) };
+            let expected = |equal, change| Comparison { equal, changes: vec![(one.to_owned(), change)] };
+            assert_eq!(compare(&a, &b).unwrap(), expected(1, changed));
+            assert_eq!(compare(&a, &c).unwrap(), expected(1, Change::Removed { was: "U8 [1]".into() }));
+            let names: Vec<_> = a.infos().unwrap().into_iter().map(|info| info.name).collect();
+            assert_eq!(names, [two, one], "the order does not depend on chance");
+        }
     }
 }

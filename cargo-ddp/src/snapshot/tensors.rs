@@ -79,7 +79,7 @@ impl TensorFile {
     /// [`Error::BadTensorFile`].
     pub fn sorted(&self) -> Result<Vec<(String, TensorView<'_>)>> {
         let mut tensors: Vec<_> = self.parse()?.iter().map(|(name, view)| (name.to_owned(), view)).collect();
-        tensors.sort_by_cached_key(|(name, _)| natural_key(name));
+        tensors.sort_by_cached_key(|(name, _)| sort_key(name));
         Ok(tensors)
     }
 
@@ -106,8 +106,12 @@ pub(super) fn dtype_name(dtype: Dtype) -> String {
     format!("{dtype:?}")
 }
 
-/// Sorts numbers in a name by their value.
-pub(super) fn natural_key(name: &str) -> Vec<(u64, String)> {
+/// Sorts names with numbers in them by the numbers' values. `h.1` and `h.01` are two names: the name itself decides.
+pub(super) fn sort_key(name: &str) -> (Vec<(u64, String)>, String) {
+    (natural_key(name), name.to_owned())
+}
+
+fn natural_key(name: &str) -> Vec<(u64, String)> {
     let mut key = Vec::new();
     let mut rest = name;
     while !rest.is_empty() {
@@ -130,7 +134,7 @@ mod tests {
     #[test]
     fn numbers_in_names_are_sorted_as_numbers() {
         let mut names = ["h.10.weight", "h.2.weight", "h.2.bias", "a", "h.2", "12"];
-        names.sort_by_cached_key(|name| natural_key(name));
+        names.sort_by_cached_key(|name| sort_key(name));
         assert_eq!(names, ["12", "a", "h.2", "h.2.bias", "h.2.weight", "h.10.weight"]);
     }
 
