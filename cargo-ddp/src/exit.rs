@@ -16,7 +16,8 @@
 //! | 128 + N | stopped by signal N (130: Ctrl-C, 143: SIGTERM), by workers that did not save |
 //!
 //! When a worker failed, and was not (or no more) restarted: the code of the first that failed, or 128 + N for signal N. A
-//! worker may use any of the codes above; `--report FILE` tells them apart.
+//! worker may use any of the codes above; `--report FILE` tells them apart. A rank that was ended because it stalled, and
+//! ended with 0, counts as one that ended with 1.
 //!
 //! A command that did its work but could not write its output (a full disk) ends with 4; one that found or reported
 //! something else keeps its code. A reader that is gone (`| head`, a closed terminal) changes no exit code.
@@ -27,6 +28,8 @@
 pub const SUCCESS: u8 = 0;
 /// `--check`: files are not as they would be written; `build`: launch.json starts another program.
 pub const STALE: u8 = 1;
+/// A worker failed, and its own exit code does not say so.
+pub const FAILED: u8 = 1;
 /// Wrong use.
 pub const USAGE: u8 = 2;
 /// No libtorch: set-up failed.

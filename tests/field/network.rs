@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::time::Duration;
@@ -208,6 +209,14 @@ fn secret_file_is_created_by_node_0_and_waited_for_by_others() {
         .says(&["too short: 5 bytes"]);
     let short = node(a.path(), "0", port, &[], "true").env("DDP_JOB_SECRET", "short").run().ends_with(2);
     short.says(&["error: DDP_JOB_SECRET: the secret is too short", "hint: `openssl rand -hex 32`"]);
+    // Node 0 created its secret behind such a link again and again, whatever --join-timeout said.
+    let link = b.path().join("link");
+    symlink("nothing", &link).unwrap();
+    node(b.path(), "0", port, &["--secret-file", link.to_str().unwrap()], "true")
+        .run()
+        .ends_with(NODE_LOST)
+        .says(&["is a link to a file that does not exist: create that file, or remove the link"]);
+    assert!(fs::read_dir(b.path()).unwrap().flatten().all(|entry| !entry.file_name().as_bytes().starts_with(b".tmp")));
 }
 
 #[test]
@@ -234,6 +243,8 @@ fn peer_that_speaks_of_ranks_it_does_not_have_is_lost() {
         // Node 0's own rank.
         exited(0, json!({"Code": 0})),
         exited(1, json!({"Signal": i32::MAX})),
+        // Its low byte is 0: the launcher ended with that.
+        exited(1, json!({"Code": 256})),
         json!({"Output": {"rank": 2}}),
         json!({"Event": {"rank": 77, "event": {"event": "step", "epoch": 0, "step": 1}}}),
         json!({"Signal": i32::MAX}),

@@ -232,7 +232,8 @@ pub(super) fn farewell(connection: &OwnedFd, pidfd: &OwnedFd) -> Exit {
     let mut text = [0; 256];
     let goodbye = recv(connection, &mut text[..], RecvFlags::DONTWAIT).ok();
     let goodbye = goodbye.and_then(|(length, _)| serde_json::from_slice::<Goodbye>(&text[..length]).ok());
-    let told = goodbye.map(|goodbye| Exit::Code(goodbye.code));
+    // Of what a program passes to `exit`, the system keeps the low 8 bits.
+    let told = goodbye.map(|goodbye| Exit::Code(goodbye.code & 0xff));
     told.or_else(|| exit_of(pidfd)).unwrap_or(Exit::Signal(libc::SIGKILL))
 }
 
@@ -282,6 +283,19 @@ mod tests {
         let exit = farewell(&ours, &pidfd);
         debugger.join().unwrap();
         exit
+    }
+
+    #[test]
+    fn exit_code_of_a_worker_that_says_it_has_eight_bits() {
+        let child = Command::new("true").spawn().unwrap();
+        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        for (code, expected) in [(3, 3), (-1, 255), (256, 0)] {
+            let (ours, theirs) =
+                socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+            let goodbye = serde_json::to_vec(&Goodbye { code }).unwrap();
+            send(&theirs, &goodbye, SendFlags::NOSIGNAL).unwrap();
+            assert_eq!(farewell(&ours, &pidfd), Exit::Code(expected));
+        }
     }
 
     #[test]

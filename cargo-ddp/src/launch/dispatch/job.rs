@@ -160,8 +160,10 @@ impl Verdict {
         match self {
             Self::Done { .. } => exit::SUCCESS,
             Self::Preempted { .. } => exit::PREEMPTED,
-            // Codes have 8 bits.
-            Self::Failed(Failure { exit: Exit::Code(code), .. }, _) => code.to_le_bytes()[0],
+            // A rank that stalled, and was asked to stop, may end with 0.
+            Self::Failed(Failure { exit: Exit::Code(code), .. }, _) => {
+                u8::try_from(*code).ok().filter(|&code| code != exit::SUCCESS).unwrap_or(exit::FAILED)
+            }
             Self::Failed(Failure { exit: Exit::Signal(signal), .. }, _) | Self::Stopped(signal) => {
                 exit::signalled(*signal)
             }

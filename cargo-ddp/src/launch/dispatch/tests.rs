@@ -350,6 +350,22 @@ fn a_stalled_job_is_restarted_by_flag_and_output_counts_without_events() {
     assert_eq!((after.rank, after.stalled, after.exit), (1, Some(Duration::from_secs(5)), Exit::Signal(SIGTERM)));
 }
 
+// The worker's own 0 was the launcher's, too.
+#[test]
+fn a_job_that_failed_never_ends_with_0() {
+    let stall_timeout = Some(Duration::from_secs(5));
+    let rules = Rules { max_restarts: 0, stall_timeout, restart_on_stall: true, ..Rules::default() };
+    let mut job = Job::with(1, rules);
+    assert_eq!(job.after(5), [Action::Trace { idle: Duration::from_secs(5) }]);
+    assert_eq!(job.dispatcher.handle(Input::Traced { rank: 0, pid: 100 }, job.now), [Action::Signal(SIGTERM)]);
+    let actions = job.exit(0, Exit::Code(0));
+    let [Action::Finish(Verdict::Failed(failure, why))] = &actions[..] else { panic!("{actions:?}") };
+    for (code, expected) in [(0, 1), (256, 1), (-1, 1), (3, 3), (255, 255)] {
+        let failure = Failure { exit: Exit::Code(code), ..failure.clone() };
+        assert_eq!(Verdict::Failed(failure, *why).exit_code(), expected, "{code}");
+    }
+}
+
 #[test]
 fn who_is_not_watched_does_not_stall() {
     let mut job = Job::with(1, Rules { stall_timeout: Some(Duration::ZERO), ..Rules::default() });

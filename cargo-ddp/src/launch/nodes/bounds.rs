@@ -145,6 +145,9 @@ fn check_failure(failure: &Failure, world_size: usize) -> Checked {
     let ranks = 0..world_size;
     check_rank(failure.rank, &ranks)?;
     check_exit(failure.exit)?;
+    if failure.exit == Exit::Code(0) && failure.stalled.is_none() {
+        return Err("exit code 0 is not a failure".into());
+    }
     check_attempt(failure.attempt)?;
     check_text(failure.message.as_deref().unwrap_or_default(), LONGEST_TEXT)?;
     if failure.consequences.len() > world_size {
@@ -161,6 +164,7 @@ fn check_exit(exit: Exit) -> Checked {
     match exit {
         // Real-time signals end processes, too.
         Exit::Signal(signal) if !(1..=64).contains(&signal) => Err(format!("{signal} is not a signal")),
+        Exit::Code(code) if u8::try_from(code).is_err() => Err(format!("{code} is not an exit code")),
         Exit::Signal(_) | Exit::Code(_) => Ok(()),
     }
 }
@@ -211,6 +215,19 @@ mod tests {
         assert!(ToCoordinator::GivesUp("x".repeat(LONGEST_TEXT + 1)).check(&ranks).is_err());
     }
 
+    // Of code 256 the launcher made exit code 0: a job that had failed was done.
+    #[test]
+    fn exit_codes_have_eight_bits() {
+        let ends = |code| {
+            let (exit, message, last_lines, error_file) = (Exit::Code(code), None, vec![], None);
+            ToCoordinator::Exited { rank: 2, pid: 1, exit, message, last_lines, error_file }.check(&(2..4))
+        };
+        assert_eq!((ends(0), ends(255)), (Ok(()), Ok(())));
+        for code in [256, -1, 1 << 16, i32::MAX, i32::MIN] {
+            assert_eq!(ends(code), Err(format!("{code} is not an exit code")));
+        }
+    }
+
     #[test]
     fn node_0_is_not_believed_everything_either() {
         let failure = |rank| Failure {
@@ -229,7 +246,12 @@ mod tests {
         assert_eq!(finish(failure(3)), Ok(()));
         assert!(finish(failure(4)).is_err());
         assert!(finish(Failure { exit: Exit::Signal(i32::MAX), ..failure(0) }).is_err());
+        assert!(finish(Failure { exit: Exit::Code(256), ..failure(0) }).is_err());
+        assert!(finish(Failure { exit: Exit::Code(0), ..failure(0) }).is_err());
+        let stalled = Some(std::time::Duration::from_secs(5));
+        assert_eq!(finish(Failure { exit: Exit::Code(0), stalled, ..failure(0) }), Ok(()), "it was asked to stop");
         assert!(finish(Failure { consequences: vec![(9, Exit::Code(0))], ..failure(0) }).is_err());
+        assert!(finish(Failure { consequences: vec![(1, Exit::Code(256))], ..failure(0) }).is_err());
         assert!(FromCoordinator::Start { attempt: 0, port: 0 }.check(4).is_err());
         assert!(FromCoordinator::Start { attempt: u32::MAX, port: 1 }.check(4).is_err());
         assert!(FromCoordinator::Finish(Verdict::Stopped(i32::MAX)).check(4).is_err());

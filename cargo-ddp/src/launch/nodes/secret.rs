@@ -128,14 +128,23 @@ impl SecretSource {
             Self::File(path) => path,
         };
         let failed = |err: io::Error| format!("can't read the secret file {}: {err}", path.display());
+        let mut created = false;
         loop {
             match read(path) {
                 Ok((text, metadata)) => {
                     let secret = Secret::new(&text).map_err(|problem| format!("{}: {problem}", path.display()))?;
                     return Ok((Some(secret), exposure(path, &metadata)));
                 }
-                Err(err) if err.kind() == io::ErrorKind::NotFound && is_node_0 => {
+                Err(err) if err.kind() == io::ErrorKind::NotFound && is_node_0 && path.is_symlink() => {
+                    let link = path.display();
+                    return Err(format!(
+                        "the secret file {link} is a link to a file that does not exist: create that file, or remove the link"
+                    ));
+                }
+                // Once: a file that is removed again and again must not keep this node from its timeout.
+                Err(err) if err.kind() == io::ErrorKind::NotFound && is_node_0 && !created => {
                     create(path).map_err(|err| format!("can't create the secret file {}: {err}", path.display()))?;
+                    created = true;
                 }
                 Err(err) if err.kind() == io::ErrorKind::NotFound && Instant::now() < end => std::thread::sleep(RETRY),
                 Err(err) => return Err(failed(err)),
@@ -227,5 +236,21 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(source.get(false, now).unwrap().1.unwrap().contains("chmod 600"));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    // Node 0 took the link for its new file, found nothing behind it, and created the next one: for ever.
+    #[test]
+    fn secret_file_that_is_a_link_to_nothing_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let source = SecretSource::File(link);
+        let now = Instant::now();
+        let problem = source.get(true, now).unwrap_err();
+        assert!(problem.contains("link is a link to a file that does not exist"), "{problem}");
+        assert!(source.get(false, now).unwrap_err().contains("can't read the secret file"));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left over");
+        create(&real).unwrap();
+        assert!(source.get(true, now).unwrap().0.is_some());
     }
 }
