@@ -1,8 +1,10 @@
 //! Closed pipes, floods, signals and hopeless restarts: the launcher ends in time, with the right exit code.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::PipeReader;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -274,6 +276,8 @@ fn a_fifo_in_place_of_a_file_is_refused() {
     };
     fifo("model.safetensors");
     said(run(&["snapshot", "import", "model.safetensors", "--to", "other"]), 2);
+    fifo("names.json");
+    said(run(&["snapshot", "export", "snapshots", "--names", "names.json", "--to", "other.safetensors"]), 4);
     fifo("run/metrics.jsonl");
     said(run(&["plot", "run", "--output", "plot.svg"]), 4);
     fifo("snapshots/step-00000000/state.json");
@@ -283,6 +287,27 @@ fn a_fifo_in_place_of_a_file_is_refused() {
     fs::create_dir(directory).unwrap();
     let (code, text) = run(&["snapshot", "verify", "snapshots"]);
     assert!(code == 6 && text.contains("it is a directory"), "{code}: {text}");
+}
+
+// JSON is text alone: `snapshot ls --json` panicked, and a run in such a folder left neither a record nor a report.
+#[test]
+fn a_folder_that_is_not_utf8_is_shown_in_json() {
+    let dir = project();
+    let folder = dir.path().join(OsStr::from_bytes(b"n\xff"));
+    fs::rename(dir.path().join("snapshots"), &folder).unwrap();
+    for command in ["ls", "show", "verify"] {
+        let args = [OsStr::new("snapshot"), OsStr::new(command), folder.as_os_str(), OsStr::new("--json")];
+        let done = Ddp::new(args).dir(dir.path()).run().succeeds();
+        assert!(done.stdout.contains("n\u{fffd}/step-00000000\""), "{}", done.stdout);
+    }
+    let flags = ["--nproc", "1", "--report", "report.json"];
+    let done = launch(&folder, &flags, "true").env("XDG_CACHE_HOME", dir.path().join("cache")).run().succeeds();
+    assert!(!done.stderr.contains("warning: "), "{}", done.stderr);
+    let report: Value = serde_json::from_slice(&fs::read(folder.join("report.json")).unwrap()).unwrap();
+    assert!(report["run_dir"].as_str().unwrap().ends_with("n\u{fffd}/runs/1"), "{report}");
+    let output = with_stdout(&folder, &["runs", "--json"], Stdio::piped());
+    let runs: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(runs[0]["state"], "done", "{}", stderr(&output));
 }
 
 #[test]

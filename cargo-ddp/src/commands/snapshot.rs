@@ -64,7 +64,7 @@ fn is_model_only(manifest: &Manifest) -> bool {
 fn listed_json(listed: &Listed) -> Value {
     let manifest = listed.manifest.as_ref().ok();
     json!({
-        "folder": listed.folder, "step": listed.step, "bytes": listed.bytes, "whole": manifest.is_some(),
+        "folder": listed.folder.to_string_lossy(), "step": listed.step, "bytes": listed.bytes, "whole": manifest.is_some(),
         "damage": listed.manifest.as_ref().err().map(ToString::to_string),
         "epoch": manifest.map(|m| m.epoch), "world_size": manifest.map(|m| m.world_size),
         "metric": manifest.and_then(|m| m.metric), "non_finite_since": manifest.and_then(|m| m.non_finite_since),
@@ -100,7 +100,7 @@ fn show(args: &SnapshotShow) -> Result<u8> {
     let aliases = TensorFile::open(&folder.join(format::MODEL))?.aliases()?;
     if args.json {
         let value = json!({
-            "folder": folder, "epoch": manifest.epoch, "step": manifest.step, "world_size": manifest.world_size,
+            "folder": folder.to_string_lossy(), "epoch": manifest.epoch, "step": manifest.step, "world_size": manifest.world_size,
             "samples_in_epoch": manifest.samples_in_epoch, "metric": manifest.metric, "model": model,
             "aliases": aliases,
             "optimizer": optimizer, "states": manifest.states, "files": manifest.files,
@@ -125,7 +125,7 @@ fn show(args: &SnapshotShow) -> Result<u8> {
         println!("  {line}");
     }
     for (alias, name) in &aliases {
-        println!("  {alias}: the same tensor as {name}");
+        println!("  {}: the same tensor as {}", printable_line(alias), printable_line(name));
     }
     if is_model_only(manifest) {
         println!("no optimizer: a run that resumes from it gets the model's weights only");

@@ -164,7 +164,7 @@ pub(super) fn system_folders(machine: &Machine) -> Vec<PathBuf> {
     let more = fs::read_dir(machine.system_path("/etc/ld.so.conf.d")).into_iter().flatten().flatten();
     configs.extend(more.map(|entry| entry.path()));
     for config in configs {
-        let text = fs::read_to_string(config).unwrap_or_default();
+        let text = torch::text_of(&config);
         folders.extend(text.lines().map(str::trim).filter(|line| line.starts_with('/')).map(PathBuf::from));
     }
     let usual = ["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"];
@@ -185,7 +185,7 @@ fn nccl(home: &Path) -> Line {
     if let Some(missing) = needed.iter().find(|name| !home.join(name).exists()) {
         return Line::error(check, format!("its headers are not whole: {missing} is missing"), way);
     }
-    match nccl_version(&fs::read_to_string(home.join(needed[0])).unwrap_or_default()) {
+    match nccl_version(&torch::text_of(&home.join(needed[0]))) {
         Some(version) => Line::ok(check, format!("{version}, with the headers that it needs")),
         None => Line::warning(check, "its headers are there, and do not tell their version", way),
     }
@@ -246,5 +246,10 @@ mod tests {
                 .unwrap();
         }
         assert_eq!(nccl(dir.path()), Line::ok("NCCL", "2.29.7, with the headers that it needs"));
+        let header = dir.path().join("nccl-include/nccl.h");
+        fs::remove_file(&header).unwrap();
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &header, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        assert_eq!(nccl(dir.path()).level, Level::Warning, "a FIFO is not waited for");
     }
 }

@@ -253,6 +253,20 @@ mod tests {
         }
     }
 
+    // A path that is not UTF-8 has no JSON of its own: nothing of such a job was written.
+    #[test]
+    fn job_in_a_folder_that_is_not_utf8_is_written_down() {
+        use std::ffi::OsStr;
+        use std::os::unix::ffi::OsStrExt;
+        let path = Path::new(OsStr::from_bytes(b"n\xff/1"));
+        let mut job = job(path, 1, None);
+        job.folder = path.into();
+        let read: Job = serde_json::from_slice(&serde_json::to_vec(&job).unwrap()).unwrap();
+        assert_eq!((read.run_dir.to_str(), read.folder.to_str()), (Some("n\u{fffd}/1"), Some("n\u{fffd}/1")));
+        let record = super::super::record::Record { run_dir: path.into(), ..Default::default() };
+        assert_eq!(record.to_json()["run_dir"], "n\u{fffd}/1");
+    }
+
     /// The link to a run's directory, and its lock.
     fn entry(dir: &Path, name: &str, job: &Job) -> (PathBuf, File) {
         let (run_dir, link) = (&job.run_dir, dir.join(name));

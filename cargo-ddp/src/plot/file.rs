@@ -49,7 +49,12 @@ fn svg(figure: &Figure) -> io::Result<String> {
         let area = SVGBackend::with_string(&mut text, (width as u32, height as u32)).into_drawing_area();
         draw(figure, &area, 1.0).map_err(io::Error::other)?;
     }
-    Ok(text)
+    Ok(text.replace(is_forbidden, "\u{fffd}"))
+}
+
+/// What XML 1.0 has no way to write.
+fn is_forbidden(c: char) -> bool {
+    !matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
 }
 
 /// Pixels of the file per pixel of a screen.
@@ -82,10 +87,13 @@ mod tests {
         let points = (1..=50u64).map(|step| Point { step, value: 1.0 / step as f64, time: 0.0 }).collect();
         let session = |step| Session { format: 1, step, attempt: 0, world_size: 1, time: 0.0 };
         let sessions = vec![session(0), session(20)];
-        let curves =
-            Curves { scalars: [("loss <&\x1b\0\u{9b}".to_owned(), points)].into(), sessions, ..Curves::default() };
+        let curves = Curves {
+            scalars: [("loss <&\x1b\0\u{9b}\u{ffff}".to_owned(), points)].into(),
+            sessions,
+            ..Curves::default()
+        };
         Figure::new(
-            &[Run { name: "run 1".into(), curves }],
+            &[Run { name: "run 1\u{fffe}".into(), curves }],
             &Options { log: true, smooth: Some(0.5), ..Options::default() },
         )
         .unwrap()
@@ -94,8 +102,9 @@ mod tests {
     #[test]
     fn an_svg_holds_what_the_figure_says() {
         let text = svg(&figure()).unwrap();
-        assert!(!text.contains(|c: char| c.is_control() && c != '\n'));
-        for words in ["<svg", r"loss &lt;&amp;\u{1b}\u{0}\u{9b}", "run 1", "restart", "step", "#0072B2"] {
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n' || is_forbidden(c)));
+        let label = r"loss &lt;&amp;\u{1b}\u{0}\u{9b}".to_owned() + "\u{fffd}";
+        for words in ["<svg", &label, "run 1\u{fffd}", "restart", "step", "#0072B2"] {
             assert!(text.contains(words), "{words} is not in {text}");
         }
     }

@@ -1,7 +1,8 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::io;
 use std::path::Path;
 
+use ddp_contract::file;
 use serde_json::Value;
 
 use crate::{Error, Result};
@@ -21,12 +22,17 @@ impl Names {
     /// # Errors
     /// [`Error::System`], [`Error::BadNames`].
     pub fn read(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).map_err(Error::system(format!("can't read {}", path.display())))?;
         let bad = |problem: String| Error::BadNames { path: path.to_owned(), problem };
-        let table: Value = match path.extension().and_then(|ending| ending.to_str()) {
-            Some("json") => serde_json::from_str(&text).map_err(|err| bad(err.to_string()))?,
-            Some("toml") => toml::from_str(&text).map_err(|err| bad(err.message().to_owned()))?,
+        let is_json = match path.extension().and_then(|ending| ending.to_str()) {
+            Some("json") => true,
+            Some("toml") => false,
             _ => return Err(bad("its name must end in .json or .toml".into())),
+        };
+        let text = file::read(path, file::SMALL).and_then(|text| String::from_utf8(text).map_err(io::Error::other));
+        let text = text.map_err(Error::system(format!("can't read {}", path.display())))?;
+        let table: Value = match is_json {
+            true => serde_json::from_str(&text).map_err(|err| bad(err.to_string()))?,
+            false => toml::from_str(&text).map_err(|err| bad(err.message().to_owned()))?,
         };
         let mut rules = BTreeMap::new();
         flatten(None, &table, &mut rules).map_err(bad)?;
@@ -114,8 +120,23 @@ mod tests {
     fn names(ending: &str, text: &str) -> Result<Names> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(format!("names.{ending}"));
-        fs::write(&path, text).unwrap();
+        std::fs::write(&path, text).unwrap();
         Names::read(&path)
+    }
+
+    #[test]
+    fn names_are_read_from_regular_files_alone() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let dir = tempfile::tempdir().unwrap();
+        let (fifo, zeros) = (dir.path().join("fifo.json"), dir.path().join("zeros.toml"));
+        mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &zeros).unwrap();
+        for (path, kind) in [(fifo, "a FIFO"), (zeros, "a device")] {
+            let problem = Names::read(&path).unwrap_err().to_string();
+            assert!(problem.ends_with(&format!("it is {kind}, not a regular file")), "{problem}");
+        }
+        // Before anything is read.
+        assert!(matches!(Names::read(Path::new("/dev/zero")), Err(Error::BadNames { .. })));
     }
 
     #[test]

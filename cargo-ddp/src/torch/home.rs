@@ -1,5 +1,6 @@
-use std::fs;
 use std::path::{Path, PathBuf};
+
+use ddp_contract::file;
 
 use super::{Flavor, VERSION};
 
@@ -49,10 +50,10 @@ impl Home {
 
 /// The version in the headers (`#define TORCH_VERSION_MAJOR 2` …).
 fn version(home: &Path) -> Option<String> {
-    let header =
-        ["include/torch/headeronly/version.h", "include/torch/csrc/api/include/torch/version.h"].iter().find_map(
-            |name| fs::read_to_string(home.join(name)).ok().filter(|text| text.contains("TORCH_VERSION_MAJOR")),
-        )?;
+    let header = ["include/torch/headeronly/version.h", "include/torch/csrc/api/include/torch/version.h"]
+        .iter()
+        .map(|name| text_of(&home.join(name)))
+        .find(|text| text.contains("TORCH_VERSION_MAJOR"))?;
     let number = |name: &str| {
         let line = header.lines().find(|line| line.starts_with(&format!("#define TORCH_VERSION_{name} ")))?;
         line.split_whitespace().nth(2)?.parse::<u32>().ok()
@@ -60,8 +61,16 @@ fn version(home: &Path) -> Option<String> {
     Some(format!("{}.{}.{}", number("MAJOR")?, number("MINOR")?, number("PATCH")?))
 }
 
+/// What is in a regular file; nothing, if it can't be read.
+pub(crate) fn text_of(path: &Path) -> String {
+    let bytes = file::read(path, file::SMALL).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 #[cfg(test)]
 pub(super) mod tests {
+    use std::fs;
+
     use super::*;
 
     pub(in crate::torch) fn fake(version: [u32; 3]) -> tempfile::TempDir {
@@ -95,5 +104,20 @@ pub(super) mod tests {
         let wrong = fake([2, 12, 1]);
         assert_eq!(Home::inspect(wrong.path()).unwrap_err(), "it is libtorch 2.12.1, and tch needs 2.13.0 exactly");
         assert!(Home::inspect(Path::new("/nonexistent/libtorch")).is_err());
+    }
+
+    // A FIFO had doctor, setup and every build wait for ever.
+    #[test]
+    fn header_that_is_a_fifo_is_not_waited_for() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let home = fake([2, 13, 0]);
+        let header = home.path().join("include/torch/headeronly/version.h");
+        fs::remove_file(&header).unwrap();
+        mknodat(CWD, &header, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        assert!(Home::inspect(home.path()).unwrap_err().contains("no torch/headeronly/version.h"));
+        let other = home.path().join("include/torch/csrc/api/include/torch/version.h");
+        fs::create_dir_all(other.parent().unwrap()).unwrap();
+        fs::write(other, "#define TORCH_VERSION_MAJOR 2\n").unwrap();
+        assert!(Home::inspect(home.path()).unwrap_err().contains("its version can't be told"));
     }
 }

@@ -12,6 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 pub use home::Home;
+pub(crate) use home::text_of;
 pub use link::{LINK, link};
 pub(crate) use provision::space_needed_gb;
 

@@ -12,7 +12,7 @@
 //! last line without its end belongs to a run that was killed, and is no line. Readers skip events they do not know.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -23,6 +23,8 @@ use crate::file;
 pub const FILE: &str = "metrics.jsonl";
 /// The format that is written.
 pub const FORMAT: u32 = 1;
+/// More than any line has, in bytes. Damage can leave a file without line ends, of any size.
+const LONGEST_LINE: u64 = file::SMALL;
 
 /// A line of the file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,12 +100,12 @@ pub struct Curves {
 }
 
 impl Curves {
-    /// Reads the file at `path`.
+    /// Reads the file at `path`, line by line.
     ///
     /// # Errors
     /// Those of reading it; `InvalidData` for a line that is no object of this format, or for a newer format.
     pub fn read(path: &Path) -> io::Result<Self> {
-        Self::parse(&file::read(path, u64::MAX)?)
+        Self::from_lines(BufReader::new(file::open(path)?))
     }
 
     /// Reads the content of a file.
@@ -111,15 +113,27 @@ impl Curves {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn parse(content: &[u8]) -> io::Result<Self> {
+        Self::from_lines(content)
+    }
+
+    fn from_lines(mut content: impl BufRead) -> io::Result<Self> {
         let bad = |message: String| io::Error::new(io::ErrorKind::InvalidData, message);
-        let whole = content.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
         let mut curves = Self::default();
-        for (number, line) in content[..whole].split(|&byte| byte == b'\n').enumerate() {
+        let mut line = Vec::new();
+        for number in 1_u64.. {
+            line.clear();
+            content.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line)?;
+            if line.len() as u64 == LONGEST_LINE {
+                return Err(bad(format!("line {number} has {LONGEST_LINE} bytes or more")));
+            }
+            // The last one, without its end.
+            if line.pop() != Some(b'\n') {
+                break;
+            }
             if line.is_empty() {
                 continue;
             }
-            let line = serde_json::from_slice(line).map_err(|err| bad(format!("line {}: {err}", number + 1)))?;
-            match line {
+            match serde_json::from_slice(&line).map_err(|err| bad(format!("line {number}: {err}")))? {
                 Line::Start(Session { format, .. }) if format > FORMAT => {
                     return Err(bad(format!("it has format {format}; this version reads up to {FORMAT}")));
                 }
@@ -227,7 +241,23 @@ mod tests {
         let newer = whole.replace("\"format\":1", "\"format\":2");
         let error = Curves::parse(newer.as_bytes()).expect_err("it is newer").to_string();
         assert_eq!(error, "it has format 2; this version reads up to 1");
-        let unknown = whole + "{\"event\":\"coffee_break\",\"minutes\":5}\n";
+        let unknown = whole + "\n{\"event\":\"coffee_break\",\"minutes\":5}\n";
         assert_eq!(Curves::parse(unknown.as_bytes()).expect("skipped").scalars["loss"].len(), 1);
+    }
+
+    // A file of any size was read into memory at once.
+    #[test]
+    fn a_line_without_an_end_is_not_read_without_bound() {
+        let whole = text(&[start(0, 0), scalar("loss", 1, 0.5)]);
+        let zeros = io::BufReader::new(io::repeat(0));
+        let error = Curves::from_lines(whole.as_bytes().chain(zeros)).expect_err("it has no end").to_string();
+        assert_eq!(error, "line 3 has 16777216 bytes or more");
+        let path = std::env::temp_dir().join(format!("ddp-contract-metrics-{}", std::process::id()));
+        std::fs::write(&path, &whole).expect("a file for the test");
+        assert_eq!(Curves::read(&path).expect("it is whole").scalars["loss"].len(), 1);
+        std::fs::File::options().write(true).open(&path).and_then(|file| file.set_len(1 << 36)).expect("a sparse file");
+        let error = Curves::read(&path).expect_err("it is too long").to_string();
+        std::fs::remove_file(path).expect("the test's file");
+        assert!(error.starts_with("line 3 has "), "{error}");
     }
 }
