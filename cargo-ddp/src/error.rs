@@ -423,8 +423,13 @@ pub enum Error {
         source: io::Error,
     },
     /// Output is lost.
-    #[error("can't write to stdout: {0}")]
-    Output(io::Error),
+    #[error("can't write to {stream}: {source}")]
+    Output {
+        /// `stdout` or `stderr`.
+        stream: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// A template that can't be rendered: a fault of ours.
     #[error("template {template}: {problem}")]
     Template {
@@ -581,7 +586,7 @@ impl Error {
                  reach) and --master-port, and with a --node-rank of its own; --join-timeout gives them more time"
                     .into()
             }
-            Self::Output(_) => "the command did its work, but a part of its output is lost: free space, or write elsewhere".into(),
+            Self::Output { .. } => "the command did its work, but a part of its output is lost: free space, or write elsewhere".into(),
             Self::Template { .. } => "this is a fault of cargo-ddp: please report it".into(),
             _ => return None,
         })
@@ -650,7 +655,7 @@ impl Error {
             Self::NotJoined { .. }
             | Self::Start { .. }
             | Self::System { .. }
-            | Self::Output(_)
+            | Self::Output { .. }
             | Self::RunDir { .. }
             | Self::Template { .. } => exit::SYSTEM,
         }

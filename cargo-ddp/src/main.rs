@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use cargo_ddp::cli::Cli;
-use cargo_ddp::{Error, Ui, commands, exit, stdout};
+use cargo_ddp::{Ui, commands, exit, stdout};
 use clap::Parser;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -43,9 +43,9 @@ fn main() -> ExitCode {
 fn end(code: u8, ui: &Ui) -> ExitCode {
     match stdout::failure() {
         Ok(()) => ExitCode::from(code),
-        Err(source) if code == exit::SUCCESS => ui.report(&Error::Output(source)),
-        Err(source) => {
-            ui.warn(Error::Output(source).to_string());
+        Err(err) if code == exit::SUCCESS => ui.report(&err),
+        Err(err) => {
+            ui.warn(err.to_string());
             ExitCode::from(code)
         }
     }

@@ -17,9 +17,17 @@ const PIECE: usize = 4096;
 struct Queue {
     bytes: Vec<u8>,
     given_up: bool,
+    /// Whether workers write there, too.
+    has_output: bool,
 }
 
-static QUEUES: Mutex<[Queue; 2]> = Mutex::new([const { Queue { bytes: Vec::new(), given_up: false } }; 2]);
+impl Queue {
+    const fn new() -> Self {
+        Self { bytes: Vec::new(), given_up: false, has_output: false }
+    }
+}
+
+static QUEUES: Mutex<[Queue; 2]> = Mutex::new([const { Queue::new() }; 2]);
 
 /// Both streams.
 pub(crate) const TARGETS: [Target; 2] = [Target::Stdout, Target::Stderr];
@@ -28,23 +36,28 @@ fn queues() -> MutexGuard<'static, [Queue; 2]> {
     QUEUES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Writes what can be written without waiting; the rest has to wait for [`flush`]. The first time that output is lost, gives
-/// the reason.
+/// What follows is workers' output: if it is lost, the command has failed.
+pub(crate) fn expect_output(target: Target) {
+    queues()[target as usize].has_output = true;
+}
+
+/// Writes what can be written without waiting; the rest has to wait for [`flush`]. The first time that output is lost, says
+/// so.
 pub(crate) fn write(target: Target, bytes: &[u8]) -> Option<String> {
     let queue = &mut queues()[target as usize];
     if queue.given_up {
         return None;
     }
     queue.bytes.extend_from_slice(bytes);
-    send(target, &mut queue.bytes)
+    send(target, queue)
 }
 
 /// Writes more of what waits.
 pub(crate) fn flush(target: Target) -> Option<String> {
-    send(target, &mut queues()[target as usize].bytes)
+    send(target, &mut queues()[target as usize])
 }
 
-fn send(target: Target, bytes: &mut Vec<u8>) -> Option<String> {
+fn send(target: Target, Queue { bytes, has_output, .. }: &mut Queue) -> Option<String> {
     let mut sent = 0;
     let mut problem = None;
     while sent < bytes.len() && is_ready(target) {
@@ -55,8 +68,9 @@ fn send(target: Target, bytes: &mut Vec<u8>) -> Option<String> {
             Err(Errno::AGAIN) => break,
             Err(err) => {
                 sent = bytes.len();
-                // Without stderr there is nobody to tell.
-                problem = (target == Target::Stdout).then(|| stdout::note(Err(err.into()))).flatten();
+                // Nobody misses a launcher's own words on stderr.
+                let is_output = target == Target::Stdout || *has_output;
+                problem = is_output.then(|| stdout::note_of(target, Err(err.into()))).flatten();
             }
         }
     }
@@ -78,7 +92,7 @@ pub(crate) fn is_ready(target: Target) -> bool {
 
 /// From now on what is written to the stream is dropped.
 pub(crate) fn give_up(target: Target) {
-    queues()[target as usize] = Queue { bytes: Vec::new(), given_up: true };
+    queues()[target as usize] = Queue { given_up: true, ..Queue::new() };
 }
 
 /// Writes even if that means to wait: for what comes before and after a job.

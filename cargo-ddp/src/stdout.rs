@@ -1,17 +1,22 @@
-//! The program's results, on stdout, and its files under `ulimit -f`.
+//! The program's results, on stdout, and what is lost of them; its files under `ulimit -f`.
 //!
 //! The standard library's `println!` panics when stdout is closed or its disk is full.
 //! Here the first failure is noted, the command finishes its work, and `main` asks [`failure`] how to end.
 
+use std::borrow::Cow;
 use std::fmt::Arguments;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{FileType, fstat};
+use ddp_contract::text::printable;
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
+
+use crate::ui::Target;
+use crate::{Error, Result, screen};
 
 /// The first failure.
-static FAILED: Mutex<Option<io::Error>> = Mutex::new(None);
+static FAILED: Mutex<Option<(Target, io::Error)>> = Mutex::new(None);
 
 /// Prints a text.
 pub(crate) fn print(text: Arguments<'_>) {
@@ -24,13 +29,31 @@ pub(crate) fn write(bytes: &[u8]) -> Option<String> {
     note(stdout.write_all(bytes).and_then(|()| stdout.flush()))
 }
 
-/// Notes what came of a write to stdout. The first time that something is lost, gives the reason.
+/// Paths and texts of files as a result: a script gets them unchanged, and a terminal does not obey them.
+pub(crate) fn shown(text: &str) -> Cow<'_, str> {
+    if io::stdout().is_terminal() { printable(text) } else { Cow::Borrowed(text) }
+}
+
+/// Notes what came of a write to stdout. The first time that something is lost, says what.
 pub fn note(result: io::Result<()>) -> Option<String> {
-    let err = result.err().filter(|err| !reader_is_gone(err))?;
+    note_of(Target::Stdout, result.and_then(|()| check_mode()))
+}
+
+/// As [`note`], of either stream.
+pub(crate) fn note_of(target: Target, result: io::Result<()>) -> Option<String> {
+    let err = result.err().filter(|err| !reader_is_gone(target, err))?;
     let mut failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner);
-    let first = failed.is_none().then(|| err.to_string());
-    failed.get_or_insert(err);
+    let first = failed.is_none().then(|| format!("can't write to {}: {err}", target.name()));
+    failed.get_or_insert((target, err));
     first
+}
+
+/// The standard library says of a stdout that is open for reading only that everything was written.
+fn check_mode() -> io::Result<()> {
+    if fcntl_getfl(io::stdout())? & OFlags::ACCMODE == OFlags::RDONLY {
+        return Err(io::Error::new(ErrorKind::PermissionDenied, "it is open for reading only"));
+    }
+    Ok(())
 }
 
 /// Writes what is still in memory, and gives the first failure. A reader that is gone (`| head`, a closed terminal) is not a
@@ -38,15 +61,17 @@ pub fn note(result: io::Result<()>) -> Option<String> {
 ///
 /// # Errors
 /// A part of the output is lost.
-pub fn failure() -> io::Result<()> {
-    note(io::stdout().lock().flush());
-    FAILED.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
+pub fn failure() -> Result<()> {
+    note_of(Target::Stdout, io::stdout().lock().flush());
+    let failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner).take();
+    failed.map_or(Ok(()), |(target, source)| Err(Error::Output { stream: target.name(), source }))
 }
 
-fn reader_is_gone(err: &io::Error) -> bool {
+fn reader_is_gone(target: Target, err: &io::Error) -> bool {
     // What a terminal says that was closed.
-    let hung_up = || fstat(io::stdout()).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_char_device());
-    err.kind() == io::ErrorKind::BrokenPipe || err.raw_os_error() == Some(libc::EIO) && hung_up()
+    let is_device = |stat: rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode).is_char_device();
+    let hung_up = || fstat(screen::fd(target)).is_ok_and(is_device);
+    err.kind() == ErrorKind::BrokenPipe || err.raw_os_error() == Some(libc::EIO) && hung_up()
 }
 
 /// A write beyond the limit of `ulimit -f` fails with EFBIG, like a write to a full disk, instead of ending this process by

@@ -20,7 +20,7 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Stdout => "stdout",
             Self::Stderr => "stderr",
@@ -107,11 +107,12 @@ impl Ui {
                 let text = String::from_utf8_lossy(line);
                 let line = text.strip_suffix('\n').unwrap_or(&text);
                 let event = json!({"event": "output", "rank": rank, "stream": target.name(), "line": line});
-                events += &format!("{event}\n");
+                events += &format!("{}\n", printable_json(&event.to_string()));
             }
             self.put(Target::Stdout, events.as_bytes());
             return;
         }
+        screen::expect_output(target);
         self.put(target, bytes);
     }
 
@@ -148,7 +149,7 @@ impl Ui {
 
     fn warn_of_loss(&self, lost: Option<String>) {
         if let Some(problem) = lost {
-            self.warn(format!("can't write to stdout: {problem}; the job continues, its logs are complete"));
+            self.warn(format!("{problem}; the job continues, its logs are complete"));
         }
     }
 

@@ -2,14 +2,14 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::PipeReader;
+use std::io::{PipeReader, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use ddp_tests::{Ddp, SIGKILL, SIGTERM, cargo_ddp, launcher_processes, signal_process, wait_until};
+use ddp_tests::{Ddp, SIGKILL, SIGTERM, cargo_ddp, launcher_processes, repo, signal_process, wait_until};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
@@ -121,7 +121,58 @@ fn output_that_is_lost_is_an_error() {
         assert_eq!(output.status.code(), Some(4), "{args:?}: {}", stderr(&output));
         let words = "error: can't write to stdout: No space left on device";
         assert!(stderr(&output).contains(words), "{args:?}: {}", stderr(&output));
+        // The standard library says that everything was written there.
+        let output = with_stdout(dir.path(), args, File::open("/dev/null").unwrap());
+        assert_eq!(output.status.code(), Some(4), "{args:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains("error: can't write to stdout: "), "{args:?}: {}", stderr(&output));
     }
+}
+
+// What workers wrote to stderr was lost with exit code 0.
+#[test]
+fn workers_stderr_that_is_lost_is_an_error() {
+    let dir = tempdir().unwrap();
+    let code = |script: &str, stderr: Stdio| {
+        let args = ["ddp", "launch", "--nproc", "1", "--max-restarts", "0", "--", "sh", "-c", script];
+        let mut command = Command::new(cargo_ddp());
+        command.args(args).current_dir(dir.path()).env("XDG_CACHE_HOME", dir.path().join("cache"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).status().unwrap().code()
+    };
+    let read_only = || File::open("/dev/null").unwrap().into();
+    assert_eq!(code("echo hi >&2", full_disk().into()), Some(4));
+    assert_eq!(code("echo hi >&2", read_only()), Some(4));
+    assert_eq!(code("echo hi >&2; exit 3", full_disk().into()), Some(3));
+    assert_eq!(code("echo hi >&2", closed_pipe()), Some(0), "a reader that is gone");
+    assert_eq!(code("echo hi", full_disk().into()), Some(0), "the launcher's own lines alone");
+}
+
+// A terminal obeyed the comments of launch.json.
+#[test]
+fn a_terminal_gets_what_files_hold_escaped_and_a_script_gets_it_unchanged() {
+    let dir = project();
+    let runtime = repo().join("ddp-runtime");
+    let manifest = format!(
+        "[package]\nname = \"plain\"\nedition = \"2024\"\n[dependencies]\nddp-runtime.path = {runtime:?}\n[workspace]\n"
+    );
+    fs::write(dir.path().join("Cargo.toml"), manifest).unwrap();
+    fs::copy(repo().join("Cargo.lock"), dir.path().join("Cargo.lock")).unwrap();
+    fs::create_dir(dir.path().join(".vscode")).unwrap();
+    let json = "{\n  // red \u{1b}[31m\n  \"version\": \"0.2.0\",\n  \"configurations\": []\n}\n";
+    fs::write(dir.path().join(".vscode/launch.json"), json).unwrap();
+    let piped = with_stdout(dir.path(), &["vscode", "--print"], Stdio::piped());
+    let text = String::from_utf8(piped.stdout.clone()).unwrap();
+    assert!(text.contains("// red \u{1b}[31m\n"), "{text}{}", stderr(&piped));
+    let (master, slave) = terminal();
+    let shown = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // A terminal ends with an error.
+        let _ = File::from(master).read_to_end(&mut bytes);
+        String::from_utf8(bytes).unwrap()
+    });
+    let output = with_stdout(dir.path(), &["vscode", "--print"], slave);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let shown = shown.join().unwrap();
+    assert!(shown.contains(r"// red \u{1b}[31m") && !shown.contains('\u{1b}'), "{shown}");
 }
 
 #[test]

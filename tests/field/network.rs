@@ -320,9 +320,17 @@ fn control_sequences_of_files_do_not_reach_the_terminal() {
     let json = Ddp::new(["runs", "--json", "--log-dir", "logs"]).dir(dir.path()).run().succeeds().stdout;
     is_clean(&json);
 
+    let empty = Ddp::new(["runs", "--log-dir", &format!("no{CLEAR}\u{9b}where")]).dir(dir.path()).run().succeeds();
+    assert_eq!(empty.stdout, "no run is kept in no\\u{1b}[2J\\u{9b}where\n");
+    let printed = r"printf 'x\302\2332J\177\342\200\256\n'";
+    let args = ["launch", "--json", "--nproc", "1", "--log-dir", "logs", "--", "sh", "-c", printed];
+    let json = Ddp::new(args).dir(dir.path()).run().succeeds().stdout;
+    assert!(json.contains(r#""line":"x\u009b2J\u007f\u202e""#), "{json}");
+
     let name = format!("weight{CLEAR}\u{9b}\u{202e}");
     let tensor = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![1], &[0; 4]).unwrap();
-    let bytes = safetensors::serialize([(name.clone(), tensor)], None).unwrap();
+    let aliases = [(format!("tied{CLEAR}"), name.clone())].into();
+    let bytes = safetensors::serialize([(name.clone(), tensor)], Some(aliases)).unwrap();
     fs::write(dir.path().join("model.safetensors"), bytes).unwrap();
     let ddp = |args: &[&str]| Ddp::new(args).dir(dir.path()).run();
     let imported = ddp(&["snapshot", "import", "model.safetensors"]);
@@ -336,7 +344,9 @@ fn control_sequences_of_files_do_not_reach_the_terminal() {
         let done = ddp(args);
         is_clean(&done.stdout);
         is_clean(&done.stderr);
-        assert!(!imported || !args.ends_with(&["show"]) || done.stdout.contains(r"weight\u{1b}[2J"), "{}", done.stdout);
+        let shown = [r"weight\u{1b}[2J", r"tied\u{1b}[2J: the same tensor as weight"];
+        let has_all = shown.iter().all(|name| done.stdout.contains(name));
+        assert!(!imported || !args.ends_with(&["show"]) || has_all, "{}", done.stdout);
     }
 
     let start = json!({"event": "start", "format": 1, "step": 0, "attempt": 0, "world_size": 1, "time": 0.0});

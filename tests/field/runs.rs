@@ -326,6 +326,16 @@ fn report_keeps_device_nodes() {
 }
 
 // Nobody reads it: the launcher ends all the same.
+// It was lost with a warning and exit code 0.
+#[test]
+fn report_that_can_not_be_written_is_an_error() {
+    let dir = tempdir().unwrap();
+    let report = |script| launch(dir.path(), &["--report", "/dev/full", "--max-restarts", "0"], script).run();
+    let words = ["error: can't write the report: No space left on device", "hint: the run's directory has it, too: "];
+    report("true").ends_with(4).says(&words);
+    report("exit 3").ends_with(3).says(&words);
+}
+
 #[test]
 fn report_to_a_fifo_that_nobody_reads_ends_with_a_warning() {
     let dir = tempdir().unwrap();

@@ -4,7 +4,7 @@ use std::path::Path;
 use crate::cargo::{Project, Selection, TARGET_DIR_VARIABLES, TARGET_VARIABLE};
 use crate::cli::BuildArgs;
 use crate::vscode::{self, Place};
-use crate::{Error, Result, Ui, debug, exit};
+use crate::{Error, Result, Ui, debug, exit, stdout};
 
 /// `cargo ddp build`: what `run` does before it launches.
 pub(super) fn build(args: &BuildArgs, ui: &Ui) -> Result<u8> {
@@ -14,7 +14,7 @@ pub(super) fn build(args: &BuildArgs, ui: &Ui) -> Result<u8> {
     super::ensure_libtorch(&project.root, ui)?;
     debug::prepare(&project.root)?;
     let program = project.build(&selection)?;
-    println!("{}", program.display());
+    println!("{}", stdout::shown(&program.to_string_lossy()));
     serve_configurations(&project, &selection, &program)?;
     Ok(exit::SUCCESS)
 }

@@ -1,10 +1,11 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use ddp_contract::text::printable_line;
 use ddp_contract::{file, snapshot};
 
 use super::job::Job;
-use super::run;
+use super::{run, table};
 use crate::cargo::{Project, Selection};
 use crate::cli::{Demo, LaunchOptions};
 use crate::scaffold::{self, Plan};
@@ -36,10 +37,10 @@ pub(super) fn demo(args: &Demo, ui: &Ui) -> Result<u8> {
     if code == exit::SUCCESS {
         let dir = folder.join(&snapshots);
         let newest = snapshot::list(&dir).map_err(Error::system(format!("can't read {}", dir.display())))?;
-        let newest = newest.first().map_or("none".into(), |path| path.display().to_string());
+        let newest = newest.first().map_or("none".into(), |newest| table::path(newest));
         println!("snapshot: {newest}");
         let folder = shell::quote_path(&args.path);
-        println!("next:     cd {folder} && cargo ddp run --nproc {nproc} -- --total-epochs 40");
+        println!("next:     cd {} && cargo ddp run --nproc {nproc} -- --total-epochs 40", printable_line(&folder));
     }
     Ok(code)
 }

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use super::exec::environment;
 use super::table::print_json;
 use crate::cli::Env;
-use crate::{Result, Ui, exit, shell};
+use crate::{Result, Ui, exit, shell, stdout};
 
 /// `cargo ddp env`: what `exec` sets.
 pub(super) fn env(args: &Env, ui: &Ui) -> Result<u8> {
@@ -12,7 +12,7 @@ pub(super) fn env(args: &Env, ui: &Ui) -> Result<u8> {
         print_json(&BTreeMap::from(variables))?;
     } else {
         for (name, value) in variables {
-            println!("export {name}={}", shell::quote(&value));
+            println!("export {name}={}", stdout::shown(&shell::quote(&value)));
         }
     }
     Ok(exit::SUCCESS)

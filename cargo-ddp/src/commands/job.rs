@@ -1,6 +1,7 @@
 //! What `run`, `launch` and `demo` share: from options to a plan, and from its verdict to an exit code.
 
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::net::Ipv6Addr;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
@@ -157,8 +158,11 @@ impl Job {
         let start = Instant::now();
         let (verdict, mut record) = launch::launch(&plan, links, ui).map_err(|err| refused(&plan, err))?;
         tell(&verdict, &record, &plan, start, ui);
-        finish(&mut record, &verdict, self.report.as_ref(), ui);
-        Ok(verdict.exit_code())
+        let reported = finish(&mut record, &verdict, self.report.as_ref(), ui);
+        Ok(match verdict.exit_code() {
+            exit::SUCCESS if !reported => exit::SYSTEM,
+            code => code,
+        })
     }
 }
 
@@ -192,17 +196,24 @@ fn tell(verdict: &Verdict, record: &Record, plan: &LaunchPlan, start: Instant, u
     }
 }
 
-fn finish(record: &mut Record, verdict: &Verdict, report: Option<&Output>, ui: &Ui) {
+/// Whether the report is where the user wants it, or nobody reads it there.
+fn finish(record: &mut Record, verdict: &Verdict, report: Option<&Output>, ui: &Ui) -> bool {
     if matches!(verdict, Verdict::Failed(..)) {
         record.pass_on();
     }
     record.conclude(verdict);
     ui.event(&record.to_json());
-    if let Some(to) = report
-        && let Err(err) = record.write(to)
-    {
-        ui.warn(format!("can't write the report: {err}"));
+    let Some(Err(err)) = report.map(|to| record.write(to)) else { return true };
+    let problem = format!("can't write the report: {err}");
+    // A FIFO without a reader, or whose reader is gone, changes no exit code.
+    let unread = matches!(err.kind(), ErrorKind::TimedOut | ErrorKind::BrokenPipe);
+    if unread || err.raw_os_error() == Some(libc::ENXIO) {
+        ui.warn(problem);
+        return true;
     }
+    ui.error(problem);
+    ui.hint(format!("the run's directory has it, too: {}", record.path().display()));
+    false
 }
 
 /// `--dry-run`: what would be done, on stdout.

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::store::store;
-use super::table::{number, print_json, table};
+use super::table::{number, path, print_json, table};
 use crate::cli::Runs;
 use crate::launch::{Outcome, Run};
 use crate::{Result, exit};
@@ -16,7 +16,7 @@ pub(super) fn runs(args: &Runs) -> Result<u8> {
         return Ok(exit::SUCCESS);
     }
     if runs.is_empty() {
-        let places: Vec<_> = store.dirs().iter().map(|dir| dir.display().to_string()).collect();
+        let places: Vec<_> = store.dirs().into_iter().map(path).collect();
         println!("no run is kept in {}", places.join(" or "));
         return Ok(exit::SUCCESS);
     }

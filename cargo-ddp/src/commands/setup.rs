@@ -1,6 +1,6 @@
 use crate::cargo::Project;
 use crate::cli::Setup;
-use crate::{Error, Result, Ui, debug, exit, torch};
+use crate::{Error, Result, Ui, debug, exit, stdout, torch};
 
 /// `cargo ddp setup`: in a project, links it; elsewhere, only fills the cache.
 pub(super) fn setup(args: &Setup, ui: &Ui) -> Result<u8> {
@@ -24,6 +24,6 @@ pub(super) fn setup(args: &Setup, ui: &Ui) -> Result<u8> {
         }
         None => ui.status("Note", "there is no cargo project here to link; run it again in one"),
     }
-    println!("{}", choice.home.path().display());
+    println!("{}", stdout::shown(&choice.home.path().to_string_lossy()));
     Ok(exit::SUCCESS)
 }

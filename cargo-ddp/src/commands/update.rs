@@ -1,6 +1,7 @@
 use std::io::{IsTerminal, Write, stderr, stdin, stdout};
 
 use crate::scaffold;
+use crate::stdout::shown;
 use crate::{Error, Result, Ui, cli, exit};
 
 /// `cargo ddp update`: the diff on stdout, all else on stderr.
@@ -8,7 +9,9 @@ pub(super) fn update(args: &cli::Update, ui: &Ui) -> Result<u8> {
     let update = scaffold::Update::find(&args.path)?;
     let coloured = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     for change in &update.changes {
-        print!("{}", if coloured { paint(&change.diff()) } else { change.diff() });
+        let diff = change.diff();
+        let diff = shown(&diff);
+        print!("{}", if coloured { paint(&diff) } else { diff.into_owned() });
     }
     for path in &update.kept {
         ui.status("Kept", format!("{path}: the template has changed it, and so have you"));

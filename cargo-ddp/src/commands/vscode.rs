@@ -1,7 +1,7 @@
 use crate::cargo::{Project, TARGET_DIR_VARIABLES};
 use crate::cli::{LaunchOptions, Vscode};
 use crate::vscode::{self, File, Place, Request, Trainable, Workers};
-use crate::{Error, Result, Ui, debug, exit, gpu, settings};
+use crate::{Error, Result, Ui, debug, exit, gpu, settings, stdout};
 
 /// `cargo ddp vscode`
 pub(super) fn vscode(args: &Vscode, ui: &Ui) -> Result<u8> {
@@ -44,7 +44,8 @@ pub(super) fn vscode(args: &Vscode, ui: &Ui) -> Result<u8> {
     let shown = |file: &File| file.path.strip_prefix(&project.root).unwrap_or(&file.path).to_owned();
     if args.print {
         for file in &plan.files {
-            print!("// {}\n{}", shown(file).display(), file.after.as_deref().unwrap_or_default());
+            let text = format!("// {}\n{}", shown(file).display(), file.after.as_deref().unwrap_or_default());
+            print!("{}", stdout::shown(&text));
         }
         return Ok(exit::SUCCESS);
     }

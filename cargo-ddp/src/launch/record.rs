@@ -256,11 +256,16 @@ impl Record {
         first || self.kept.get().is_none_or(|kept| kept.elapsed() > KEEP_EVERY)
     }
 
+    /// The record in the run's folder.
+    pub fn path(&self) -> PathBuf {
+        self.run_dir.join(RECORD_FILE)
+    }
+
     /// Keeps the record as it is in the run's folder, for `cargo ddp runs`: a convenience, whose failure is no failure of
     /// the job.
     pub fn keep(&self) {
         self.kept.set(Some(Instant::now()));
-        let kept = self.to_text().and_then(|text| write_run_file(&self.run_dir.join(RECORD_FILE), &text));
+        let kept = self.to_text().and_then(|text| write_run_file(&self.path(), &text));
         if let Err(err) = kept {
             tracing::debug!(%err, "the record is not kept");
         }
