@@ -42,16 +42,19 @@ const OF_ONE_DEBUGGER: [&str; 16] = [
 /// What an attach does not take.
 const OF_A_LAUNCH: [&str; 5] = ["args", "cwd", "env", "runInTerminal", "terminal"];
 /// Options of ours, and whether they have a value.
-const OUR_OPTIONS: [(&str, bool); 10] = [
+const OUR_OPTIONS: [(&str, bool); 13] = [
     ("--bin", true),
     ("--example", true),
     ("--package", true),
     ("-p", true),
     ("--profile", true),
     ("--target", true),
+    ("--target-dir", true),
+    ("--manifest-path", true),
     ("--nproc", true),
     ("--gpus", true),
     ("--release", false),
+    ("-r", false),
     ("--choose", false),
 ];
 
@@ -149,6 +152,8 @@ fn merge_args(old: &Json, wanted: &Json) -> Json {
             Some((_, true)) => drop(args.next()),
             Some((_, false)) => {}
             None if OUR_OPTIONS.iter().any(|(option, _)| text.starts_with(&format!("{option}="))) => {}
+            // `-pNAME`
+            None if text.starts_with("-p") => {}
             None => theirs.push(arg.clone()),
         }
     }
@@ -239,6 +244,25 @@ mod tests {
         );
         let worker = Json::texts(["--epochs", "3"]);
         assert_eq!(merge_args(&worker, &Json::List(vec![])), worker);
+    }
+
+    #[test]
+    fn options_that_decide_what_is_built_and_where_are_ours() {
+        let theirs =
+            ["features", "all-features", "no-default-features", "jobs", "locked", "offline", "frozen"].map(Some);
+        let command = <crate::cli::Build as clap::Args>::augment_args(clap::Command::new("build"));
+        for option in command.get_arguments().filter(|option| !theirs.contains(&option.get_long())) {
+            let (long, short) = (option.get_long().map(|name| format!("--{name}")), option.get_short());
+            let has_value = option.get_action().takes_values();
+            for name in [long, short.map(|letter| format!("-{letter}"))].into_iter().flatten() {
+                assert!(OUR_OPTIONS.contains(&(&name, has_value)), "{name}");
+            }
+        }
+        let wanted = Json::texts(["ddp", "build", "--bin", "m"]);
+        for more in [&["-r"][..], &["-px"], &["--target-dir", "out"], &["--target-dir=out"]] {
+            let old = [&["ddp", "build", "--bin", "m"], more].concat();
+            assert_eq!(merge_args(&Json::texts(old), &wanted), wanted, "{more:?}");
+        }
     }
 
     #[test]

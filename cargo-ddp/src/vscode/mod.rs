@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 pub use debugger::Debugger;
 pub use file::File;
 pub use place::Place;
-pub use project::{Project, Trainable, Workers, target_folder};
+pub use project::{Project, Trainable, Workers, path_named, target_folder};
 
 use config::Variant;
 use entry::{Entry, Role};
@@ -196,8 +196,9 @@ impl Present {
     }
 }
 
-/// What one of our configurations starts in place of `built`, a program of this workspace.
-pub fn starts_another(root: &Path, built: &Path, profile: Option<&str>) -> Option<PathBuf> {
+/// What one of our configurations starts in place of `built`, a program of this workspace. With `has_platform` it was built
+/// with `--target`, and only configurations for the same platform count.
+pub fn starts_another(root: &Path, built: &Path, profile: Option<&str>, has_platform: bool) -> Option<PathBuf> {
     let release = match profile {
         None | Some("dev") => false,
         Some(config::RELEASE_PROFILE) => true,
@@ -208,6 +209,11 @@ pub fn starts_another(root: &Path, built: &Path, profile: Option<&str>) -> Optio
     let text = source::read(&path).ok().flatten()?;
     let source = Source::parse(&path, &text).ok()?;
     let is_example = |path: &Path| path.parent().is_some_and(|folder| folder.ends_with("examples"));
+    // The folder of the platform lies above that of the profile.
+    let platform = |path: &Path| {
+        let folder = path.ancestors().nth(if is_example(path) { 3 } else { 2 })?;
+        folder.file_name().map(std::ffi::OsStr::to_owned)
+    };
     let same =
         |path: &Path| fs::canonicalize(path).ok().is_some_and(|path| fs::canonicalize(built).is_ok_and(|b| b == path));
     let configurations = source.list("configurations").ok()??.elements.iter().map(Json::of);
@@ -215,10 +221,13 @@ pub fn starts_another(root: &Path, built: &Path, profile: Option<&str>) -> Optio
         let entry = configuration.get("name").and_then(Json::text).and_then(Entry::parse)?;
         let ours = matches!(entry.role, Role::Alone | Role::Rank(_)) && entry.release == release;
         let program = configuration.get("program")?.text()?;
-        ours.then(|| root.join(program.strip_prefix("${workspaceFolder}/").unwrap_or(program)))
+        ours.then(|| path_named(root, program))
     });
-    let mut namesakes =
-        started.filter(|path| path.file_name() == built.file_name() && is_example(path) == is_example(built));
+    let mut namesakes = started.filter(|path| {
+        path.file_name() == built.file_name()
+            && is_example(path) == is_example(built)
+            && (!has_platform || platform(path) == platform(built))
+    });
     namesakes.find(|path| path != built && !same(path))
 }
 

@@ -1,6 +1,6 @@
 //! What there is to debug.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A binary, or an example, that trains: its package depends on ddp-runtime.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +81,14 @@ pub fn target_folder(root: &Path, target: &Path) -> String {
     std::iter::once("${workspaceFolder}".to_owned()).chain(up).chain(down).collect::<Vec<_>>().join("/")
 }
 
+/// The path that a configuration of a workspace in `root` names.
+pub fn path_named(root: &Path, name: &str) -> PathBuf {
+    match name.strip_prefix("${workspaceFolder}") {
+        Some(rest) => root.join(rest.trim_start_matches('/')),
+        None => root.join(name),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +98,8 @@ mod tests {
         let folder = |target: &str| target_folder(Path::new("/a/ws"), Path::new(target));
         assert_eq!(folder("/a/ws/target"), "${workspaceFolder}/target");
         assert_eq!(folder("/a/shared"), "${workspaceFolder}/../shared");
+        assert_eq!(path_named(Path::new("/a/ws"), &folder("/a/ws/target")), Path::new("/a/ws/target"));
+        assert_eq!(path_named(Path::new("/a/ws"), &folder("/a/ws")), Path::new("/a/ws"));
     }
 
     #[test]

@@ -291,3 +291,21 @@ fn names_that_there_are_not_are_refused() {
     assert_eq!(err.to_string(), "nothing called \"trian\" depends on ddp-runtime; there are train, eval, show");
     assert!(matches!(plan(dir.path(), &only(&[]), &request()).unwrap_err(), Error::NothingToDebug));
 }
+
+#[test]
+fn a_program_for_a_platform_is_compared_with_that_of_the_same_platform() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    let target = "${workspaceFolder}/target/a-b-c".to_owned();
+    update(root, &Project { target, ..project() }, &Request { only: vec!["train".into(), "show".into()], ..request() })
+        .unwrap();
+    let another = |built: &str, has_platform| starts_another(root, &root.join(built), None, has_platform);
+    let started = Some(root.join("target/a-b-c/debug/train"));
+    assert_eq!(another("out/a-b-c/debug/train", true), started);
+    assert_eq!(another("target/x-y-z/debug/train", true), None);
+    assert_eq!(another("target/debug/train", false), started);
+    assert_eq!(another("target/a-b-c/debug/train", true), None);
+    let example = Some(root.join("target/a-b-c/debug/examples/show"));
+    assert_eq!(another("out/a-b-c/debug/examples/show", true), example);
+    assert_eq!(another("out/x-y-z/debug/examples/show", true), None);
+}

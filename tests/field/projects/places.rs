@@ -75,6 +75,69 @@ fn variables_of_one_shell_do_not_make_f5_start_an_old_program() {
 }
 
 #[test]
+fn a_task_that_names_the_platform_does_not_make_f5_start_an_old_program() {
+    let (host, other) = (host(), tempdir().unwrap());
+    let one = format!("[build]\ntarget = {host:?}\n");
+    let several = format!("[build]\ntarget = [{host:?}, \"wasm32-wasip1\"]\n");
+    for (config, variables) in [(&one[..], vec![]), (&several, vec![]), ("", vec![("CARGO_BUILD_TARGET", &host[..])])] {
+        let dir = project(&["train"], "");
+        let root = dir.path();
+        write(root.join(".cargo/config.toml"), config);
+        let vscode = ddp(root, &["vscode", "--nproc", "2"]);
+        variables.iter().fold(vscode, |ddp, (name, value)| ddp.env(name, value)).run().succeeds();
+        assert_eq!(press_f5(root, TRAIN, &[]), "this is train of model\n");
+        for (name, said) in [("CARGO_TARGET_DIR", "second\n"), ("CARGO_BUILD_TARGET_DIR", "third\n")] {
+            write(root.join("src/bin/train.rs"), &format!("fn main() {{ println!({:?}); }}\n", said.trim()));
+            assert_eq!(press_f5(root, TRAIN, &[(name, other.path().to_str().unwrap())]), said, "{config}");
+        }
+        // A folder in cargo's configuration, which the task reads, and launch.json does not have yet.
+        let text = format!("build.target-dir = \"out\"\n{}", config.replace("[build]\ntarget", "build.target"));
+        write(root.join(".cargo/config.toml"), &text);
+        let task = ["build", "--bin", "train", "--target", &host];
+        ddp(root, &task).run().ends_with(1).says(&["cargo built ", "/out/", "hint: run `cargo ddp vscode`"]);
+        // Another platform is not what F5 starts.
+        write(root.join(".cargo/config.toml"), "");
+        ddp(root, &["vscode"]).run().succeeds();
+        ddp(root, &task).run().succeeds();
+    }
+}
+
+#[test]
+fn options_in_a_task_that_move_the_program_are_noticed() {
+    let dir = project(&["train"], "");
+    let root = dir.path();
+    ddp(root, &["vscode", "--nproc", "2"]).run().succeeds();
+    press_f5(root, TRAIN, &[]);
+    let tasks = root.join(".vscode/tasks.json");
+    let generated = fs::read_to_string(&tasks).unwrap();
+    for more in ["\"-r\"", "\"--target-dir\", \"out\"", "\"-pmodel\""] {
+        let edited = generated.replace("\"--bin\", \"train\"", &format!("\"--bin\", \"train\", {more}"));
+        assert_ne!(edited, generated);
+        fs::write(&tasks, edited).unwrap();
+        ddp(root, &["vscode", "--check"]).run().ends_with(1).says(&["tasks.json"]);
+        ddp(root, &["vscode"]).run().succeeds();
+        assert_eq!(fs::read_to_string(&tasks).unwrap(), generated);
+    }
+    write(root.join("src/bin/train.rs"), "fn main() { println!(\"new\"); }\n");
+    ddp(root, &["build", "--bin", "train", "--target-dir", "out"]).run().succeeds();
+    assert_eq!(stdout_of(&mut Command::new(root.join("target/debug/train"))), "new\n");
+}
+
+#[test]
+fn a_member_with_its_own_configuration_of_cargo_can_be_built_there() {
+    let dir = workspace("", ("one", ""), ("two", ""));
+    let (root, second) = (dir.path(), dir.path().join("second"));
+    write(second.join(".cargo/config.toml"), "[build]\ntarget-dir = \"mine\"\n");
+    ddp(root, &["vscode", "--nproc", "2"]).run().succeeds();
+    let done = ddp(&second, &["build", "--bin", "two"]).run().succeeds().says(&["Note", "target/debug/two"]);
+    assert!(done.stdout.contains("second/mine/debug/two"), "{}", done.stdout);
+    assert_eq!(press_f5(root, "ddp: two, one process", &[]), "this is two of second\n");
+    // What is stale for the task is an error here, too.
+    write(root.join(".cargo/config.toml"), "[build]\ntarget-dir = \"out\"\n");
+    ddp(&second, &["build", "--bin", "two"]).run().ends_with(1).says(&["hint: run `cargo ddp vscode`"]);
+}
+
+#[test]
 fn several_platforms_are_refused_before_the_build() {
     let (dir, host) = (project(&["train"], ""), host());
     write(dir.path().join(".cargo/config.toml"), &format!("[build]\ntarget = [{host:?}, \"wasm32-wasip1\"]\n"));
