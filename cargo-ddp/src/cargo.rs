@@ -108,6 +108,7 @@ impl Project {
                     on_request,
                     package: (!(is_root && (alone || is_default))).then(|| name.clone()),
                     features: select::features_to_turn_on(package, target),
+                    package_features: package.features.keys().cloned().collect(),
                     workers: None,
                 };
                 (name, trainable)

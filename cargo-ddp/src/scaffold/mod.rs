@@ -127,6 +127,7 @@ fn binaries(plan: &Plan) -> Vec<Trainable> {
         on_request: false,
         package: None,
         features: vec![],
+        package_features: vec![],
         workers: None,
     };
     names.map(binary).collect()

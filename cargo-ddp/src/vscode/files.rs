@@ -178,7 +178,7 @@ impl Wanted<'_> {
         let Some(name) = element.get(list.name).and_then(Json::text) else { return Change::Keep };
         match Entry::parse(name).filter(|entry| list.takes(&entry.role)) {
             Some(entry) => match self.fate(&entry, list.entries) {
-                Fate::Update(value) => Change::Set(merge(element, value)),
+                Fate::Update(value) => Change::Set(merge(element, value, self.features_of(&entry))),
                 Fate::Stay => Change::Keep,
                 Fate::Go => Change::Remove,
             },
@@ -186,6 +186,12 @@ impl Wanted<'_> {
             None if list.key == "compounds" => self.with_members_renamed(element, lists),
             None => Change::Keep,
         }
+    }
+
+    /// All features that the package of an entry's target has.
+    fn features_of(&self, entry: &Entry) -> &[String] {
+        let variant = self.variants.iter().find(|variant| variant.target.label == entry.target);
+        variant.map_or(&[], |variant| &variant.target.package_features)
     }
 
     fn with_members_renamed(&self, compound: &Json, lists: &[List]) -> Change {

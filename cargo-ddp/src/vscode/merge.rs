@@ -58,8 +58,8 @@ const OUR_OPTIONS: [(&str, bool); 13] = [
     ("--choose", false),
 ];
 
-/// `wanted`, with what is the user's in `old`.
-pub(super) fn merge(old: &Json, wanted: &Json) -> Json {
+/// `wanted`, with what is the user's in `old`. `features`: all that the target's package has.
+pub(super) fn merge(old: &Json, wanted: &Json, features: &[String]) -> Json {
     let switched = old.get("type") != wanted.get("type");
     let debugger = wanted.get("type").and_then(Json::text).and_then(Debugger::of_kind);
     let attaches_now = wanted.get("request") == Some(&"attach".into()) && old.get("request") != wanted.get("request");
@@ -101,15 +101,15 @@ pub(super) fn merge(old: &Json, wanted: &Json) -> Json {
         let slot = pairs.iter_mut().find(|(known, _)| *known == key).map(|(_, slot)| slot);
         match slot {
             None => pairs.push((key, value)),
-            Some(slot) => *slot = merged_value(&key, slot, value),
+            Some(slot) => *slot = merged_value(&key, slot, value, features),
         }
     }
     Json::Object(pairs)
 }
 
-fn merged_value(key: &str, old: &Json, wanted: Json) -> Json {
+fn merged_value(key: &str, old: &Json, wanted: Json, features: &[String]) -> Json {
     match key {
-        "args" => merge_args(old, &wanted),
+        "args" => merge_args(old, &wanted, features),
         "configurations" => {
             let theirs = |member: &&Json| member.text().and_then(Entry::parse).is_none();
             Json::List(wanted.list().iter().chain(old.list().iter().filter(theirs)).cloned().collect())
@@ -130,22 +130,29 @@ fn merged_value(key: &str, old: &Json, wanted: Json) -> Json {
     }
 }
 
-fn merge_args(old: &Json, wanted: &Json) -> Json {
+fn merge_args(old: &Json, wanted: &Json, features: &[String]) -> Json {
     // A worker's arguments: we have none.
     if wanted.list().is_empty() {
         return old.clone();
     }
-    let needed = wanted.list().iter().skip_while(|arg| arg.text() != Some("--features")).nth(1);
+    let needed = wanted.list().iter().skip_while(|arg| arg.text() != Some("--features")).nth(1).and_then(Json::text);
     let split = old.list().iter().position(|arg| arg.text() == Some("--")).unwrap_or(old.list().len());
     let (options, rest) = old.list().split_at(split);
     let mut theirs = vec![];
     // The first two are `ddp` and the subcommand.
-    let mut args = options.iter().skip(2).peekable();
+    let mut args = options.iter().skip(2);
     while let Some(arg) = args.next() {
         let text = arg.text().unwrap_or_default();
-        // Features that a target needs are ours, all others the user's.
-        if ["--features", "-F"].contains(&text) && args.peek().is_some_and(|value| Some(*value) == needed) {
-            args.next();
+        // Features that a target needs are ours, all others the user's, as long as they exist: cargo fails for one that does
+        // not, such as a needed one that was renamed.
+        let (option, joined) = text.split_once('=').map_or((text, None), |(option, value)| (option, Some(value)));
+        if ["--features", "-F"].contains(&option) {
+            let value = joined.or_else(|| args.next()?.text()).filter(|value| Some(*value) != needed);
+            match (value.and_then(|value| existing(value, features)), joined) {
+                (Some(left), None) => theirs.extend([arg.clone(), left.into()]),
+                (Some(left), Some(_)) => theirs.push(format!("{option}={left}").into()),
+                (None, _) => {}
+            }
             continue;
         }
         match OUR_OPTIONS.iter().find(|(option, _)| *option == text) {
@@ -158,6 +165,17 @@ fn merge_args(old: &Json, wanted: &Json) -> Json {
         }
     }
     Json::List(wanted.list().iter().cloned().chain(theirs).chain(rest.iter().cloned()).collect())
+}
+
+/// Those of a list of features that exist, as far as the package alone decides. `None` if no feature is left.
+fn existing(list: &str, features: &[String]) -> Option<String> {
+    let exists = |name: &&str| *name == "default" || name.contains('/') || features.iter().any(|known| known == name);
+    let names = || list.split([',', ' ']).filter(|name| !name.is_empty());
+    if names().all(|name| exists(&name)) {
+        return Some(list.to_owned());
+    }
+    let left: Vec<&str> = names().filter(exists).collect();
+    (!left.is_empty()).then(|| left.join(","))
 }
 
 fn merge_env(old: &[(String, Json)], ours: &[(String, Json)]) -> Vec<(String, Json)> {
@@ -200,6 +218,15 @@ fn is_ours(command: &Json) -> bool {
 mod tests {
     use super::*;
     use crate::vscode::config::{attach, choose, launcher};
+
+    /// For a package with the features `cuda` and `mine`.
+    fn merge(old: &Json, wanted: &Json) -> Json {
+        super::merge(old, wanted, &["cuda", "mine"].map(str::to_owned))
+    }
+
+    fn merge_args(old: &Json, wanted: &Json) -> Json {
+        super::merge_args(old, wanted, &["cuda", "mine"].map(str::to_owned))
+    }
 
     fn texts(value: &Json) -> Vec<&str> {
         value.list().iter().filter_map(Json::text).collect()
@@ -244,6 +271,23 @@ mod tests {
         );
         let worker = Json::texts(["--epochs", "3"]);
         assert_eq!(merge_args(&worker, &Json::List(vec![])), worker);
+    }
+
+    #[test]
+    fn features_that_the_package_no_longer_has_go() {
+        let merged = |old: &[&str], wanted: &[&str]| {
+            let all = |more: &[&str]| Json::texts([&["ddp", "build", "--bin", "m"], more].concat());
+            texts(&merge_args(&all(old), &all(wanted)))[4..].join(" ")
+        };
+        assert_eq!(merged(&["--features", "gpu"], &["--features", "cuda"]), "--features cuda");
+        assert_eq!(merged(&["--features", "gpu", "-F", "mine"], &[]), "-F mine");
+        assert_eq!(merged(&["--features=gpu,mine", "-v"], &[]), "--features=mine -v");
+        assert_eq!(merged(&["--features", "gpu dep/gpu", "-F=gpu"], &[]), "--features dep/gpu");
+        // As they are written, if all exist.
+        assert_eq!(
+            merged(&["--features", "mine default", "--features=cuda"], &[]),
+            "--features mine default --features=cuda"
+        );
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub struct Trainable {
     pub package: Option<String>,
     /// Features that it needs, and that are not on by default.
     pub features: Vec<String>,
+    /// All features that its package has.
+    pub package_features: Vec<String>,
     /// How many workers its package has in `[package.metadata.ddp]`.
     pub workers: Option<Workers>,
 }
@@ -111,6 +113,7 @@ mod tests {
             on_request: true,
             package: Some("p".into()),
             features: vec![],
+            package_features: vec![],
             workers: None,
         };
         assert_eq!(one.selection().join(" "), "--package p --example m");

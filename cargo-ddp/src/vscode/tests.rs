@@ -7,7 +7,8 @@ use super::*;
 
 fn target(name: &str, example: bool) -> Trainable {
     let (name, label) = (name.to_owned(), name.to_owned());
-    Trainable { name, label, example, on_request: example, package: None, features: vec![], workers: None }
+    let (features, package_features) = (vec![], vec![]);
+    Trainable { name, label, example, on_request: example, package: None, features, package_features, workers: None }
 }
 
 pub(super) fn project() -> Project {

@@ -177,6 +177,33 @@ fn a_target_that_needs_features_gets_them() {
 }
 
 #[test]
+fn a_needed_feature_that_was_renamed_leaves_the_task() {
+    let needs = |feature: &str| {
+        format!("[[bin]]\nname = \"train\"\nrequired-features = [{feature:?}]\n[features]\n{feature} = []\nmine = []\n")
+    };
+    let dir = project(&["train"], &needs("cuda"));
+    let root = dir.path();
+    ddp(root, &["vscode", "--nproc", "2"]).run().succeeds();
+    let tasks = root.join(".vscode/tasks.json");
+    let mine = fs::read_to_string(&tasks).unwrap().replace("\"cuda\"]", "\"cuda\", \"-F\", \"mine\"]");
+    fs::write(&tasks, mine).unwrap();
+    let task = || {
+        let args = json(root, "tasks.json")["tasks"][0]["args"].clone();
+        words(&args)[2..].join(" ")
+    };
+    assert_eq!(task(), "--bin train --features cuda -F mine");
+    package(root, ".", "model", &["train"], &format!("{}\n[workspace]\n", needs("gpu")));
+    ddp(root, &["vscode", "--check"]).run().ends_with(1);
+    ddp(root, &["vscode"]).run().succeeds();
+    assert_eq!(task(), "--bin train --features gpu -F mine");
+    assert_eq!(press_f5(root, TRAIN, &[]), "this is train of model\n");
+    package(root, ".", "model", &["train"], "[features]\nmine = []\n[workspace]\n");
+    ddp(root, &["vscode"]).run().succeeds();
+    assert_eq!(task(), "--bin train -F mine");
+    assert_eq!(press_f5(root, TRAIN, &[]), "this is train of model\n");
+}
+
+#[test]
 fn an_ambiguous_binary_is_refused_before_the_build() {
     let dir = project(&["train", "eval"], "");
     ddp(dir.path(), &["run", "--nproc", "1"])
