@@ -1,4 +1,4 @@
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::cargo::Project;
 use crate::scaffold::{self, EXAMPLE};
@@ -9,8 +9,7 @@ use crate::{Result, Ui, cli, exit};
 pub(super) fn init(args: &cli::Init, ui: &Ui) -> Result<u8> {
     let init = scaffold::Init { folder: args.path.clone(), join_workspace: args.workspace };
     let mut done = scaffold::init(&init)?;
-    let edited = editor(&args.path, ui)?;
-    done.changes.extend(edited.into_iter().map(|path| (path, "debugs every rank".into())));
+    editor(&args.path, &mut done, ui).inspect_err(|_| done.undo())?;
     let here = std::env::current_dir().unwrap_or_default();
     for (path, what) in &done.changes {
         let path = path.strip_prefix(&here).unwrap_or(path);
@@ -27,8 +26,8 @@ pub(super) fn init(args: &cli::Init, ui: &Ui) -> Result<u8> {
     Ok(exit::SUCCESS)
 }
 
-/// `.vscode/` for the crate's binaries, and for the example to begin with. Gives the files that were written.
-fn editor(folder: &Path, ui: &Ui) -> Result<Vec<PathBuf>> {
+/// `.vscode/` for the crate's binaries, and for the example to begin with.
+fn editor(folder: &Path, done: &mut scaffold::Done, ui: &Ui) -> Result<()> {
     let project = Project::find(Some(&folder.join("Cargo.toml")))?;
     let trainable: Vec<_> = super::vscode::trainable(&project)?.into_iter().map(|(_, target)| target).collect();
     let wanted = trainable.iter().filter(|target| !target.on_request || target.example && target.name == EXAMPLE);
@@ -37,7 +36,5 @@ fn editor(folder: &Path, ui: &Ui) -> Result<Vec<PathBuf>> {
     let place = super::vscode::place(&project, ui)?;
     let plan = vscode::Project { target: place.target, platform: place.platform, trainable };
     let files = vscode::plan(&project.root, &plan, &request)?.files;
-    let stale: Vec<_> = files.into_iter().filter(vscode::File::is_stale).collect();
-    stale.iter().try_for_each(vscode::File::write)?;
-    Ok(stale.into_iter().map(|file| file.path).collect())
+    files.iter().filter(|file| file.is_stale()).try_for_each(|file| done.write(file, "debugs every rank"))
 }

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ddp_contract::file;
 
+use crate::output::behind_links;
 use crate::{Error, Result};
 
 /// Writes `content` to `path`, making its folder. What was there is replaced at once, and keeps its permissions.
@@ -31,5 +32,58 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
         Ok(content) => Ok(Some(content)),
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(err) => Err(Error::system(format!("can't read {}", path.display()))(err)),
+    }
+}
+
+/// Files as they were, for when a later step fails.
+#[derive(Debug, Default)]
+pub(super) struct Backup {
+    files: Vec<(PathBuf, Option<Vec<u8>>)>,
+    /// Those that did not exist, the deepest first.
+    folders: Vec<PathBuf>,
+}
+
+impl Backup {
+    /// Keeps what is at `path`, which is to be written next.
+    pub(super) fn keep(&mut self, path: &Path) -> Result<()> {
+        self.files.push((behind_links(path), read(path)?));
+        let missing = path.ancestors().skip(1).take_while(|folder| !folder.exists());
+        self.folders.extend(missing.map(Path::to_owned));
+        Ok(())
+    }
+
+    /// Puts everything back, as far as the system allows it.
+    pub(super) fn restore(&self) {
+        for (path, content) in self.files.iter().rev() {
+            match content {
+                Some(content) => drop(write(path, content)),
+                None => drop(fs::remove_file(path)),
+            }
+        }
+        self.folders.iter().for_each(|folder| drop(fs::remove_dir(folder)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_backup_puts_everything_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::write(path("old"), "old").unwrap();
+        symlink("behind", path("link")).unwrap();
+        let mut backup = Backup::default();
+        for name in ["old", "link", "a/b/new", "a/c", "old"] {
+            backup.keep(&path(name)).unwrap();
+            write(&path(name), b"new").unwrap();
+        }
+        assert_eq!(fs::read(path("behind")).unwrap(), b"new");
+        backup.restore();
+        assert_eq!(fs::read(path("old")).unwrap(), b"old");
+        assert!(path("link").is_symlink());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 }

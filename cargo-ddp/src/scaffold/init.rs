@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use ddp_contract::file;
 use toml_edit::{DocumentMut, InlineTable, Item, Table, Value};
 
+use super::dependencies::{dependency, inherited};
+use super::files::Backup;
 use super::source::RuntimeSource;
-use super::{files, lines};
+use super::{files, lines, name};
 use crate::cargo::Project;
-use crate::{Error, Result, torch};
+use crate::{Error, Result, torch, vscode};
 
 const BUILD: &str = include_str!("../../templates/shared/build.rs");
 const EXAMPLE_TEXT: &str = include_str!("../../templates/shared/example.rs");
@@ -36,6 +38,34 @@ pub struct Done {
     pub changes: Vec<(PathBuf, String)>,
     /// What could not be done for the user, or should be known.
     pub notes: Vec<String>,
+    backup: Backup,
+}
+
+impl Done {
+    /// Writes a file for VS Code as well.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn write(&mut self, file: &vscode::File, what: &str) -> Result<()> {
+        self.backup.keep(&file.path)?;
+        file.write()?;
+        self.changes.push((file.path.clone(), what.to_owned()));
+        Ok(())
+    }
+
+    fn write_all(&mut self, writes: Vec<(PathBuf, Vec<u8>, String)>) -> Result<()> {
+        for (path, content, what) in writes {
+            self.backup.keep(&path)?;
+            files::write(&path, &content)?;
+            self.changes.push((path, what));
+        }
+        Ok(())
+    }
+
+    /// Makes the crate what it was before.
+    pub fn undo(&self) {
+        self.backup.restore();
+    }
 }
 
 /// Everything is thought out before anything is written.
@@ -59,7 +89,8 @@ impl Plan {
 /// Makes the crate trainable. Run again, it finds nothing to do.
 ///
 /// # Errors
-/// [`Error::NoProject`], [`Error::BadManifest`], [`Error::CantJoin`], with nothing changed; [`Error::System`].
+/// [`Error::NoProject`], [`Error::BadManifest`], [`Error::BadFolder`], [`Error::CantJoin`], [`Error::System`], all with
+/// nothing changed.
 pub fn init(init: &Init) -> Result<Done> {
     let folder = std::path::absolute(&init.folder).map_err(Error::system("can't find the current folder"))?;
     let folder = fs::canonicalize(&folder).map_err(|_| Error::NoProject(format!("no folder {}", folder.display())))?;
@@ -78,21 +109,23 @@ pub fn init(init: &Init) -> Result<Done> {
     let mut done = Vec::new();
     let root = workspace(init, &folder, &path, &mut manifest, &mut plan, &mut done)?;
     let source = RuntimeSource::of_this_program();
-    add_dependencies(&mut manifest, &path, &source, &mut plan, &mut done)?;
+    name::check_folder(&root)?;
+    let shared = match files::read(&root.join("Cargo.toml"))? {
+        Some(text) if root != folder => parse(&root.join("Cargo.toml"), &text)?,
+        _ => manifest.clone(),
+    };
+    add_dependencies(&mut manifest, &shared, &path, &source, &mut plan, &mut done)?;
     if !done.is_empty() {
         plan.edit(path, &text, &manifest.to_string(), done.join(", "));
     }
     build_script(&folder, &manifest, &mut plan)?;
     cargo_config(&root, &source, &mut plan)?;
     gitignore(&root, &mut plan)?;
-    example(&folder, &manifest, &mut plan)?;
+    example(&folder, &manifest, &shared, &mut plan)?;
 
-    let mut changes = Vec::new();
-    for (path, content, what) in plan.writes {
-        files::write(&path, &content)?;
-        changes.push((path, what));
-    }
-    Ok(Done { changes, notes: plan.notes })
+    let mut done = Done { notes: plan.notes, ..Done::default() };
+    done.write_all(plan.writes).inspect_err(|_| done.undo())?;
+    Ok(done)
 }
 
 fn parse(path: &Path, text: &[u8]) -> Result<DocumentMut> {
@@ -184,24 +217,32 @@ fn enclosing_workspace(folder: &Path) -> Result<Option<(PathBuf, Vec<u8>, Docume
 
 fn add_dependencies(
     manifest: &mut DocumentMut,
+    shared: &DocumentMut,
     path: &Path,
     source: &RuntimeSource,
     plan: &mut Plan,
     done: &mut Vec<String>,
 ) -> Result<()> {
-    let dependencies = table_in(manifest, "dependencies");
-    let problem = || "its `dependencies` are no table".into();
-    let Some(dependencies) = dependencies.as_table_like_mut() else {
-        return Err(Error::BadManifest { path: path.to_owned(), problem: problem() });
-    };
     for (name, value) in [("ddp-runtime", source.dependency()), ("tch", format!("{TCH:?}"))] {
-        if !dependencies.contains_key(name) {
-            let value: Value = value.parse().unwrap_or_else(|_| Value::from(value));
-            dependencies.insert(name, Item::Value(value));
-            done.push(format!("depends on {name}"));
+        if dependency(manifest, shared, name, &["dependencies"]).is_some() {
+            continue;
         }
+        // cargo takes one source of a package only, so that of the tests or of the build script.
+        let elsewhere = dependency(manifest, shared, name, &["dev-dependencies", "build-dependencies"]);
+        let (key, item) = match elsewhere {
+            Some((key, item)) => (key.to_owned(), item.clone()),
+            None => (name.to_owned(), Item::Value(value.parse().unwrap_or_else(|_| Value::from(value)))),
+        };
+        let Some(dependencies) = table_in(manifest, "dependencies").as_table_like_mut() else {
+            let problem = "its `dependencies` are no table".into();
+            return Err(Error::BadManifest { path: path.to_owned(), problem });
+        };
+        dependencies.insert(&key, item);
+        done.push(format!("depends on {name}"));
     }
-    let tch = dependencies.get("tch").and_then(|tch| tch.as_str().or_else(|| tch.get("version")?.as_str()));
+    let tch = dependency(manifest, shared, "tch", &["dependencies"]);
+    let tch = tch.map(|(name, item)| inherited(shared, name, item).unwrap_or(item));
+    let tch = tch.and_then(|tch| tch.as_str().or_else(|| tch.get("version")?.as_str()));
     if let Some(version) = tch.filter(|version| !version.trim_start_matches(['^', '=', '~']).starts_with(TCH)) {
         plan.notes
             .push(format!("it depends on tch {version:?}, and ddp-runtime on {TCH:?}: tensors of the two do not mix"));
@@ -281,8 +322,13 @@ fn gitignore(root: &Path, plan: &mut Plan) -> Result<()> {
 }
 
 /// A loop to begin with, unless there is one.
-fn example(folder: &Path, manifest: &DocumentMut, plan: &mut Plan) -> Result<()> {
-    if ["src", "examples"].iter().any(|name| mentions_runtime(&folder.join(name))) {
+fn example(folder: &Path, manifest: &DocumentMut, shared: &DocumentMut, plan: &mut Plan) -> Result<()> {
+    let name_of = |package: &str| {
+        let found = dependency(manifest, shared, package, &["dependencies"]);
+        found.map_or(package, |(name, _)| name).replace('-', "_")
+    };
+    let (runtime, tch) = (name_of("ddp-runtime"), name_of("tch"));
+    if ["src", "examples"].iter().any(|name| mentions_runtime(&folder.join(name), &runtime)) {
         return Ok(());
     }
     let path = folder.join("examples/train.rs");
@@ -290,7 +336,11 @@ fn example(folder: &Path, manifest: &DocumentMut, plan: &mut Plan) -> Result<()>
         plan.notes.push(format!("{} is yours and stays as it is", path.display()));
         return Ok(());
     }
-    plan.write(path, EXAMPLE_TEXT, "a training loop to begin with");
+    // Under the names that the crate gives them.
+    let renamed = [(runtime, "ddp_runtime"), (tch, "tch")].into_iter().filter(|(name, usual)| name != usual);
+    let renamed: String = renamed.map(|(name, usual)| format!("use {name} as {usual};\n")).collect();
+    let text = EXAMPLE_TEXT.replacen("\nuse ", &format!("\n{renamed}use "), 1);
+    plan.write(path, text, "a training loop to begin with");
     let package = manifest.get("package");
     if package.and_then(|package| package.get("autoexamples")).and_then(Item::as_bool) == Some(false) {
         plan.notes.push("its `autoexamples` are off: name the example in Cargo.toml to run it".into());
@@ -298,16 +348,36 @@ fn example(folder: &Path, manifest: &DocumentMut, plan: &mut Plan) -> Result<()>
     Ok(())
 }
 
-fn mentions_runtime(folder: &Path) -> bool {
+/// Whether there is Rust that uses ddp-runtime, which the crate calls `name`.
+fn mentions_runtime(folder: &Path, name: &str) -> bool {
     let Ok(entries) = fs::read_dir(folder) else { return false };
     entries.flatten().map(|entry| entry.path()).any(|path| match path.is_dir() {
-        true => mentions_runtime(&path),
+        true => mentions_runtime(&path, name),
         false => {
             let is_rust = path.extension().is_some_and(|extension| extension == "rs");
-            let words = b"ddp_runtime";
-            is_rust
-                && file::read(&path, file::SMALL)
-                    .is_ok_and(|text| text.windows(words.len()).any(|window| window == words))
+            let is_word = |c: char| c.is_alphanumeric() || c == '_';
+            let mentions = |text: &str| {
+                let path = format!("{name}::");
+                let mut paths = text.match_indices(&path);
+                text.contains("ddp_runtime") || paths.any(|(at, _)| !text[..at].ends_with(is_word))
+            };
+            is_rust && file::read(&path, file::SMALL).is_ok_and(|text| mentions(&String::from_utf8_lossy(&text)))
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loop_is_known_by_the_name_of_ddp_runtime() {
+        let dir = tempfile::tempdir().unwrap();
+        let mentions = |text: &str| {
+            fs::write(dir.path().join("x.rs"), text).unwrap();
+            mentions_runtime(dir.path(), "rt")
+        };
+        assert!(mentions("use rt::Context;") && mentions("use ddp_runtime::Context;"));
+        assert!(!mentions("use sort::by;\nlet rt = 1;"));
+    }
 }

@@ -1,5 +1,6 @@
 //! New projects from templates, and their renewal.
 
+mod dependencies;
 mod files;
 mod init;
 mod lines;

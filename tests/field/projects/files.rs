@@ -76,6 +76,69 @@ fn init_keeps_line_ends_and_a_byte_order_mark() {
     ddp(dir.path(), &["init"]).run().ends_with(2).says(&["a package named tch can't depend on its namesake"]);
 }
 
+/// All that is in a folder: names, and what is in files.
+fn everything_in(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut all = vec![];
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.push((path.clone(), vec![]));
+            all.extend(everything_in(&path));
+        } else {
+            all.push((path.clone(), fs::read(&path).unwrap()));
+        }
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn init_that_fails_changes_nothing() {
+    let manifest = |more: &str| format!("[package]\nname = \"m\"\nversion = \"0.1.0\"\nedition = \"2024\"\n{more}");
+    for (file, text, said) in [
+        ("Cargo.toml", manifest("").replace("2024", "2124"), "2124"),
+        ("Cargo.toml", manifest("[package.metadata.ddp]\nnprocs = 3\n"), "did you mean \"nproc\"?"),
+        ("Cargo.toml", manifest("[workspace]\n[dependencies]\ngone.path = \"gone\"\n"), "gone"),
+        (".vscode/launch.json", "{ \"configurations\": [ {\"name\" } ]}".to_owned(), "nothing was changed"),
+        (".vscode/tasks.json", "[".to_owned(), "nothing was changed"),
+        (".cargo/config.toml", "build.target = 5\n".to_owned(), "build.target"),
+    ] {
+        let dir = tempdir().unwrap();
+        write(dir.path().join("Cargo.toml"), &manifest(""));
+        write(dir.path().join("src/main.rs"), "fn main() {}\n");
+        write(dir.path().join(".gitignore"), "/target");
+        write(dir.path().join(file), &text);
+        let before = everything_in(dir.path());
+        ddp(dir.path(), &["init"]).run().ends_with(2).says(&[said]);
+        assert_eq!(everything_in(dir.path()), before, "{file}: {text}");
+    }
+}
+
+#[test]
+fn init_finds_dependencies_under_other_names_and_in_other_tables() {
+    let (dir, stand_in) = (tempdir().unwrap(), tempdir().unwrap());
+    package(stand_in.path(), ".", "unused", &[], "");
+    let runtime = format!("path = {:?}", stand_in.path().join("stand-in"));
+    let manifest = "[package]\nname = \"m\"\nversion = \"0.1.0\"\nedition = \"2024\"\n";
+    for (dependencies, added) in [
+        (format!("[dependencies]\nrt = {{ package = \"ddp-runtime\", {runtime} }}\n"), "tch = \"0.26\"\n"),
+        (format!("[target.'cfg(unix)'.dependencies]\nddp-runtime = {{ {runtime} }}\ntch = \"0.26\"\n"), ""),
+    ] {
+        let (path, text) = (dir.path().join("Cargo.toml"), format!("{manifest}{dependencies}"));
+        write(&path, &text);
+        write(dir.path().join("src/main.rs"), "fn main() {}\n");
+        ddp(dir.path(), &["init"]).run().succeeds();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{text}{added}"));
+        // A package that is there twice would be refused.
+        stdout_of(
+            Command::new("cargo").args(["metadata", "--no-deps", "--format-version", "1"]).current_dir(dir.path()),
+        );
+        ddp(dir.path(), &["init"]).run().succeeds().says(&["Unchanged"]);
+    }
+    let example = fs::read_to_string(dir.path().join("examples/train.rs")).unwrap();
+    assert!(example.contains("\nuse rt as ddp_runtime;\n"), "{example}");
+}
+
 #[test]
 fn new_refuses_what_could_not_be_built() {
     let dir = tempdir().unwrap();
