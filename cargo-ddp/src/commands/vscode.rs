@@ -89,12 +89,22 @@ fn workers(gpus: Option<&str>, nproc: Option<u16>) -> Result<Option<Workers>> {
     }
 }
 
+/// As a package sets them in Cargo.toml: `all` are the GPUs of the machine that runs the job, and this one may have none.
+fn workers_of_package(gpus: Option<&str>, nproc: Option<u16>) -> Result<Option<Workers>> {
+    match gpus.map(str::trim) {
+        Some(all @ "all") if gpu::list().unwrap_or_default().is_empty() => {
+            Ok(Some(Workers { gpus: Some(all.to_owned()), ..default_workers() }))
+        }
+        _ => workers(gpus, nproc),
+    }
+}
+
 /// What trains in the project, with the number of workers that its package sets in Cargo.toml.
 pub(super) fn trainable(project: &Project) -> Result<Vec<(String, Trainable)>> {
     let mut all = project.trainable();
     for (package, target) in &mut all {
         let given = settings::with_metadata(LaunchOptions::default(), project.metadata_of(package))?;
-        target.workers = workers(given.gpus.as_deref(), given.nproc)?;
+        target.workers = workers_of_package(given.gpus.as_deref(), given.nproc)?;
     }
     Ok(all)
 }

@@ -257,6 +257,15 @@ fn the_settings_are_those_of_the_package_that_runs() {
 }
 
 #[test]
+fn all_gpus_in_the_settings_need_none_here() {
+    let dir = project(&["train"], "[package.metadata.ddp]\ngpus = \"all\"\n");
+    ddp(dir.path(), &["vscode"]).run().succeeds();
+    let args = json(dir.path(), "launch.json")["configurations"][0]["args"].clone();
+    assert!(words(&args).ends_with(&["--gpus", "all"]), "{args}");
+    ddp(dir.path(), &["vscode", "--check"]).run().succeeds();
+}
+
+#[test]
 fn namesakes_have_entries_of_their_own() {
     let dir = workspace("", ("train", ""), ("train", ""));
     let root = dir.path();
