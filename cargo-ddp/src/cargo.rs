@@ -146,8 +146,9 @@ impl Project {
     /// Sees that the selection is one program, before anything is built.
     ///
     /// # Errors
-    /// [`Error::NoBinary`], [`Error::ManyBinaries`] and [`Error::ManyPlatforms`].
+    /// [`Error::BadOption`] for a pattern, [`Error::NoBinary`], [`Error::ManyBinaries`] and [`Error::ManyPlatforms`].
     pub fn check(&self, selection: &Selection) -> Result<()> {
+        selection.check_names()?;
         self.choose(selection)?;
         let here = std::env::current_dir().unwrap_or_default();
         // What can't be read here, cargo says when it builds.
@@ -226,7 +227,7 @@ fn pick(built: &[Artifact], selection: &Selection, chosen: Option<&Chosen>) -> R
         Some(Chosen { package, name, example }) => {
             artifact.package_id == *package && artifact.target.name == *name && artifact.target.is_example() == *example
         }
-        // cargo knows a name that we don't, such as a pattern.
+        // cargo knows a name that we don't.
         None => artifact.target.is_bin() || artifact.target.is_example() && selection.target.is_some(),
     };
     let found = built.iter().filter(|artifact| is_chosen(artifact));

@@ -1,5 +1,7 @@
 //! Which binary a selection means, known before anything is built: by the rules of `cargo run`.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use cargo_metadata::{CrateType, Package, PackageId, Target, TargetKind};
@@ -14,6 +16,20 @@ pub(super) struct Chosen {
     pub(super) package: PackageId,
     pub(super) name: String,
     pub(super) example: bool,
+}
+
+impl Selection {
+    /// Refuses patterns: `cargo build` takes them, but one program is run, so `cargo run` does not.
+    pub(super) fn check_names(&self) -> Result<()> {
+        let kind = if self.example { "example" } else { "bin" };
+        for (option, name) in [("package", &self.package), (kind, &self.target)] {
+            if let Some(name) = name.as_ref().filter(|name| name.contains(['*', '?', '[', ']'])) {
+                let problem = format!("{name:?} is a pattern, and one program is run: give its whole name");
+                return Err(Error::BadOption { option, problem });
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Project {
@@ -102,9 +118,21 @@ impl Project {
 fn is_meant(package: &Package, spec: &str) -> bool {
     if let Some((url, fragment)) = spec.split_once("://").map(|(_, url)| url.split_once('#').unwrap_or((url, ""))) {
         let folder = package.manifest_path.parent().map_or(Path::new("/"), |folder| folder.as_std_path());
-        return folder == Path::new(url) && (fragment.is_empty() || is_named(package, fragment));
+        return folder == Path::new(&decoded(url)) && (fragment.is_empty() || is_named(package, fragment));
     }
     is_named(package, spec)
+}
+
+/// A URL's path: a blank in it is `%20`, and so on.
+fn decoded(url: &str) -> OsString {
+    let (mut bytes, mut rest) = (Vec::new(), url.as_bytes());
+    while let Some((&first, tail)) = rest.split_first() {
+        let digits = tail.get(..2).filter(|_| first == b'%').and_then(|digits| str::from_utf8(digits).ok());
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(byte.unwrap_or(first));
+        rest = if byte.is_some() { &tail[2..] } else { tail };
+    }
+    OsString::from_vec(bytes)
 }
 
 /// `name`, `name@version` or `version`; the version may be a part of it.
@@ -137,4 +165,38 @@ pub(super) fn features_to_turn_on(package: &Package, target: &Target) -> Vec<Str
 /// Whether a target is a program: an example can be a library, too.
 pub(super) fn is_program(target: &Target) -> bool {
     (target.is_bin() || target.is_example()) && target.crate_types.contains(&CrateType::Bin)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_decoded() {
+        for (url, path) in [
+            ("/a/b", "/a/b"),
+            ("/a%20b/%C3%A9", "/a b/é"),
+            ("/%", "/%"),
+            ("/%2", "/%2"),
+            ("/%zz%41", "/%zzA"),
+            ("/é%2", "/é%2"),
+        ] {
+            assert_eq!(decoded(url), path);
+        }
+    }
+
+    #[test]
+    fn patterns_are_refused() {
+        let selection = |package: Option<&str>, target: Option<&str>, example| Selection {
+            package: package.map(str::to_owned),
+            target: target.map(str::to_owned),
+            example,
+            ..Selection::default()
+        };
+        let problem = |selection: Selection| selection.check_names().unwrap_err().to_string();
+        assert!(problem(selection(Some("sec*"), None, false)).starts_with("--package: \"sec*\" is a pattern"));
+        assert!(problem(selection(None, Some("t?"), false)).starts_with("--bin: "));
+        assert!(problem(selection(None, Some("[ab]"), true)).starts_with("--example: "));
+        assert!(selection(Some("path+file:///a%20b#0.1.0"), Some("train"), false).check_names().is_ok());
+    }
 }

@@ -257,6 +257,41 @@ fn the_settings_are_those_of_the_package_that_runs() {
 }
 
 #[test]
+fn a_package_id_with_blanks_means_its_package() {
+    let dir = tempdir().unwrap();
+    let root = dir.path().join("two é");
+    package(&root, "first", "first", &["one"], "");
+    package(&root, "second", "second", &["two", "three"], "default-run = \"two\"\n[package.metadata.ddp]\nnproc = 3\n");
+    write(
+        root.join("Cargo.toml"),
+        "[workspace]\nmembers = [\"first\", \"second\"]\nexclude = [\"stand-in\"]\nresolver = \"3\"\n",
+    );
+    let mut cargo = Command::new("cargo");
+    let metadata = stdout_of(cargo.args(["metadata", "--no-deps", "--format-version", "1"]).current_dir(&root));
+    let metadata: Value = serde_json::from_str(&metadata).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let id = packages.iter().find(|package| package["name"] == "second").unwrap()["id"].as_str().unwrap();
+    assert!(id.contains("two%20%C3%A9"), "{id}");
+    let planned = ddp(&root, &["run", "--dry-run", "-p", id]).run().succeeds().stdout;
+    assert!(planned.contains("workers: 3\n") && planned.contains("debug/two"), "{planned}");
+}
+
+#[test]
+fn patterns_are_refused_before_the_build() {
+    let dir = workspace("", ("one", ""), ("two", ""));
+    for (args, option) in [
+        (["-p", "sec*", "--bin", "two"], "--package: \"sec*\""),
+        (["-p", "second", "--bin", "t?o"], "--bin: \"t?o\""),
+        (["-p", "second", "--example", "[ab]"], "--example: \"[ab]\""),
+    ] {
+        for command in [&["run", "--nproc", "1"][..], &["build"]] {
+            ddp(dir.path(), &[command, &args].concat()).run().ends_with(2).says(&[option, "is a pattern"]);
+        }
+    }
+    assert!(!dir.path().join("target").exists(), "something was built");
+}
+
+#[test]
 fn all_gpus_in_the_settings_need_none_here() {
     let dir = project(&["train"], "[package.metadata.ddp]\ngpus = \"all\"\n");
     ddp(dir.path(), &["vscode"]).run().succeeds();
