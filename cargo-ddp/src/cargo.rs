@@ -17,7 +17,7 @@ use crate::torch::libtorch_for;
 use crate::vscode::Trainable;
 use crate::{Error, Result, child};
 
-pub use config::{BuildConfig, BuildTarget, TARGET_DIR_VARIABLES, TARGET_VARIABLE, host};
+pub use config::{BuildConfig, BuildTarget, TARGET_DIR_VARIABLES, TARGET_VARIABLE, home, host};
 use select::Chosen;
 
 /// The cargo that runs us, or the one on PATH.

@@ -59,11 +59,9 @@ impl BuildConfig {
     pub fn read(folder: &Path, variable: impl Fn(&str) -> Option<OsString>) -> Result<Self> {
         let mut config = Self::default();
         let mut strings = false;
-        let home = variable("CARGO_HOME").map(|home| folder.join(home));
-        let home = home.or_else(|| Some(std::env::home_dir()?.join(".cargo")));
         let mut seen = Vec::new();
         let above = folder.ancestors().map(|folder| folder.join(".cargo"));
-        for folder in above.chain(home) {
+        for folder in above.chain(home(folder, &variable)) {
             let files = ["config", "config.toml"].map(|name| folder.join(name));
             if let Some(path) = files.into_iter().find(|path| path.is_file() && !seen.contains(path)) {
                 config.add(&path, &mut strings, DEEPEST)?;
@@ -151,6 +149,12 @@ fn included(file: &Table) -> Vec<(String, bool)> {
     }
 }
 
+/// cargo's own folder: CARGO_HOME, as seen from `folder`, or the usual one if that is not set, or empty.
+pub fn home(folder: &Path, variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let set = variable("CARGO_HOME").filter(|home| !home.is_empty());
+    set.map(|home| folder.join(home)).or_else(|| Some(std::env::home_dir()?.join(".cargo")))
+}
+
 /// This machine's triple, as rustc names it.
 pub fn host() -> Option<String> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
@@ -197,6 +201,15 @@ mod tests {
         let set = [("CARGO_BUILD_TARGET", "mine"), ("CARGO_TARGET_DIR", "/out"), ("CARGO_BUILD_TARGET_DIR", "/no")];
         let config = read(&work, &home, &set);
         assert_eq!((names(&config), config.target_dir), (vec!["mine".to_owned()], Some("/out".into())));
+    }
+
+    #[test]
+    fn an_empty_cargo_home_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path().join("config.toml"), "build.target = \"of-the-project\"\n");
+        let config = read(dir.path(), dir.path(), &[("CARGO_HOME", "")]);
+        assert!(!names(&config).contains(&"of-the-project".to_owned()), "{config:?}");
+        assert_eq!(names(&read(dir.path(), dir.path(), &[("CARGO_HOME", ".")])), ["of-the-project"]);
     }
 
     #[test]

@@ -54,7 +54,8 @@ impl Plan {
         let template = template::find(template)?;
         let name = match name {
             Some(name) => name.to_owned(),
-            None => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            // `/` and `..`, which have no name of their own, are there.
+            None => path.file_name().ok_or_else(|| Error::Exists(path.clone()))?.to_string_lossy().into_owned(),
         };
         name::check_folder(&path)?;
         name::check(&name, template)?;

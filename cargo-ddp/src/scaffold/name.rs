@@ -1,3 +1,4 @@
+use std::fs;
 use std::path::Path;
 
 use super::template::Template;
@@ -78,15 +79,21 @@ pub(crate) fn suggestion(name: &str) -> String {
     }
 }
 
-/// Refuses a folder that cargo can't build in.
+/// Refuses a folder that cargo can't build in. It need not exist yet.
 pub(super) fn check_folder(path: &Path) -> Result<()> {
-    let bad = |problem| Err(Error::BadFolder { path: path.to_owned(), problem });
-    match path.to_str() {
-        None => bad("its path is not valid UTF-8"),
-        // rustc and build scripts get its subfolders in LD_LIBRARY_PATH, which colons divide.
-        Some(text) if text.contains(':') => bad("its path has a `:`"),
-        Some(_) => Ok(()),
+    // In a folder behind a link, cargo sees the path without links.
+    let real = |above| Some(fs::canonicalize(above).ok()?.join(path.strip_prefix(above).ok()?));
+    let real = path.ancestors().find_map(real);
+    for path in [Some(path), real.as_deref()].into_iter().flatten() {
+        let bad = |problem| Err(Error::BadFolder { path: path.to_owned(), problem });
+        match path.to_str() {
+            None => return bad("its path is not valid UTF-8"),
+            // rustc and build scripts get its subfolders in LD_LIBRARY_PATH, which colons divide.
+            Some(text) if text.contains(':') => return bad("its path has a `:`"),
+            Some(_) => {}
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -127,6 +134,19 @@ mod tests {
                 assert!(check(&suggestion(bad), template).is_ok(), "{err}: {}", suggestion(bad));
             }
         }
+    }
+
+    #[test]
+    fn a_folder_is_checked_behind_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let (colon, link) = (dir.path().join("a:b"), dir.path().join("link"));
+        fs::create_dir(&colon).unwrap();
+        std::os::unix::fs::symlink(&colon, &link).unwrap();
+        for path in [&colon, &link, &link.join("new"), &link.join("new/er"), &dir.path().join("c:d/new")] {
+            let err = check_folder(path).unwrap_err().to_string();
+            assert!(err.contains("its path has a `:`"), "{err}");
+        }
+        assert!(check_folder(&dir.path().join("new")).is_ok());
     }
 
     #[test]

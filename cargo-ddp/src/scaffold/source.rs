@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::cargo;
+
 /// Decided by how this program was built: from a clone that is still there (`cargo ddp` through its alias, or
 /// `cargo install --path cargo-ddp`), a project depends on the clone by path, as the two must be of one version; else
 /// (installed from a registry, or the clone is gone) on the release with this program's version.
@@ -34,8 +36,7 @@ impl RuntimeSource {
     /// (and warns of an alias with a command's name).
     pub(super) fn alias(&self) -> Option<String> {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-        let home = home.or_else(|| Some(std::env::home_dir()?.join(".cargo")));
+        let home = cargo::home(Path::new(""), |name| std::env::var_os(name));
         let folders = home.map(|home| home.join("bin")).into_iter().chain(std::env::split_paths(&path));
         self.alias_beside(folders)
     }

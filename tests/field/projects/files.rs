@@ -1,6 +1,7 @@
 //! Files and names as people have them: broken manifests, line ends of Windows, blanks, colons, accents.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
@@ -149,6 +150,18 @@ fn new_refuses_what_could_not_be_built() {
             "its path has a `:`",
             "hint: choose another folder",
         ]);
+    }
+    // Behind a link, too, and for a crate that is there.
+    fs::create_dir(dir.path().join("a:b")).unwrap();
+    symlink("a:b", dir.path().join("link")).unwrap();
+    ddp(dir.path(), &["new", "link/m"]).run().ends_with(2).says(&["a:b/m: its path has a `:`"]);
+    write(dir.path().join("a:b/Cargo.toml"), "[package]\nname = \"m\"\nversion = \"0.1.0\"\nedition = \"2024\"\n");
+    ddp(&dir.path().join("a:b"), &["init"]).run().ends_with(2).says(&["a:b: its path has a `:`"]);
+    assert_eq!(fs::read_dir(dir.path().join("a:b")).unwrap().count(), 1);
+    fs::remove_dir_all(dir.path().join("a:b")).unwrap();
+    fs::remove_file(dir.path().join("link")).unwrap();
+    for path in ["/", ".."] {
+        ddp(dir.path(), &["new", path]).run().ends_with(2).says(&["is there already"]);
     }
     for (name, problem) in [
         ("torch-sys", "depends on a package of that name"),
