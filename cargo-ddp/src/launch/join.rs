@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn exit_code_of_a_worker_that_says_it_has_eight_bits() {
-        let child = Command::new("true").spawn().unwrap();
+        let mut child = Command::new("true").spawn().unwrap();
         let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
         for (code, expected) in [(3, 3), (-1, 255), (256, 0)] {
             let (ours, theirs) =
@@ -296,6 +296,7 @@ mod tests {
             send(&theirs, &goodbye, SendFlags::NOSIGNAL).unwrap();
             assert_eq!(farewell(&ours, &pidfd), Exit::Code(expected));
         }
+        child.wait().unwrap();
     }
 
     #[test]

@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn a_line_without_an_end_is_not_read_without_bound() {
         let whole = text(&[start(0, 0), scalar("loss", 1, 0.5)]);
-        let zeros = io::BufReader::new(io::repeat(0));
+        let zeros = BufReader::new(io::repeat(0));
         let error = Curves::from_lines(whole.as_bytes().chain(zeros)).expect_err("it has no end").to_string();
         assert_eq!(error, "line 3 has 16777216 bytes or more");
         let path = std::env::temp_dir().join(format!("ddp-contract-metrics-{}", std::process::id()));
