@@ -65,7 +65,7 @@ fn fifo_without_a_reader_does_not_stop_training() {
         metrics.finish().unwrap();
     };
     log(2000); // more than a pipe holds
-    let reader = std::thread::spawn({
+    let reader = thread::spawn({
         let fifo = fifo.clone();
         move || fs::read_to_string(fifo).unwrap()
     });
@@ -76,7 +76,7 @@ fn fifo_without_a_reader_does_not_stop_training() {
     let text = reader.join().unwrap();
     assert_eq!(text.matches("\"loss\"").count(), 2000, "{text}");
     // A reader that goes away early.
-    let open = std::thread::spawn(move || drop(fs::File::open(fifo).unwrap()));
+    let open = thread::spawn(move || drop(fs::File::open(fifo).unwrap()));
     while !open.is_finished() {
         log(2000);
     }
