@@ -17,6 +17,7 @@
 //! | [`plot`] | draws what runs have measured |
 //! | [`debug`] | debug sessions for workers |
 //! | [`exit`] | exit codes |
+//! | [`inherited`] | what a parent may have done to signals |
 //! | [`output`] | files that users name for results |
 //! | [`stdout`] | stdout: what is lost when it is closed or full |
 //!
@@ -31,6 +32,7 @@ pub mod debug;
 pub mod doctor;
 pub mod exit;
 pub mod gpu;
+pub mod inherited;
 pub mod launch;
 pub mod output;
 pub mod plot;

@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use cargo_ddp::cli::Cli;
-use cargo_ddp::{Ui, commands, exit, stdout};
+use cargo_ddp::{Ui, commands, exit, inherited, stdout};
 use clap::Parser;
 use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> ExitCode {
+    inherited::reset_signals();
     // `cargo ddp run` starts `cargo-ddp ddp run`; the alias of a clone starts `cargo-ddp run`.
     let mut words: Vec<_> = std::env::args_os().collect();
     if words.get(1).is_some_and(|word| word == "ddp") {

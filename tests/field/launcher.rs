@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{PipeReader, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -578,6 +579,35 @@ fn any_two_processes_of_a_launcher_can_be_killed() {
         killed.iter().for_each(|index| signal_process(processes[*index], SIGKILL));
         job.wait().leaves_no_process_after(BOUND);
     }
+}
+
+#[test]
+fn a_launcher_does_not_depend_on_its_parents_signals() {
+    let dir = tempdir().unwrap();
+    let launch = |script: &str| {
+        let mut command = Command::new(cargo_ddp());
+        command.args(["ddp", "launch", "--nproc", "1", "--", "sh", "-c", script]).current_dir(dir.path());
+        command.env("XDG_CACHE_HOME", dir.path().join("cache")).stdin(Stdio::null()).stdout(Stdio::null());
+        let setup = || {
+            // SAFETY: no handler is set.
+            unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+            let mut all = std::mem::MaybeUninit::uninit();
+            // SAFETY: plain memory for the C library to fill.
+            unsafe { libc::sigfillset(all.as_mut_ptr()) };
+            // SAFETY: the call above filled it.
+            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), std::ptr::null_mut()) };
+            Ok(())
+        };
+        // SAFETY: the closure runs between fork and exec, and makes system calls only.
+        unsafe { command.pre_exec(setup) };
+        command.spawn().unwrap()
+    };
+    let mut job = launch("grep -q '^SigBlk:[[:space:]]*0*$' /proc/self/status && exit 0; exit 3");
+    assert_eq!(job.wait().unwrap().code(), Some(0));
+    let mut job = launch("touch ready; exec sleep 500");
+    wait_until("the worker", String::new, || dir.path().join("ready").exists());
+    signal_process(job.id(), SIGTERM);
+    assert_eq!(job.wait().unwrap().code(), Some(143));
 }
 
 #[test]
