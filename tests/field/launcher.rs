@@ -582,6 +582,20 @@ fn any_two_processes_of_a_launcher_can_be_killed() {
 }
 
 #[test]
+fn any_two_processes_of_a_launcher_can_be_killed_while_others_are_stopped() {
+    let dir = tempdir().unwrap();
+    let script = "setsid sleep 501 & echo ready; sleep 504";
+    for killed in [&[0][..], &[1], &[2], &[0, 1], &[0, 2], &[1, 2]] {
+        let job = launch(dir.path(), &["--nproc", "2"], script).start();
+        job.wait_for_count("ready", 2);
+        let processes = launcher_processes(job.pid());
+        processes.into_iter().for_each(|pid| signal_process(pid, SIGSTOP));
+        killed.iter().for_each(|index| signal_process(processes[*index], SIGKILL));
+        job.wait().leaves_no_process_after(BOUND);
+    }
+}
+
+#[test]
 fn a_launcher_does_not_depend_on_its_parents_signals() {
     let dir = tempdir().unwrap();
     let launch = |script: &str| {

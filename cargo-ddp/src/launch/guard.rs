@@ -5,18 +5,22 @@
 //! children of the nearest of the three that lives, wherever they have gone (another group, another session), and can be
 //! ended without searching the machine for them.
 //!
-//! - SIGKILL for the guard, or for guard and keeper: the launcher's pipe ends, and it kills all it has.
+//! - SIGKILL for the guard, the keeper or both: the launcher's connections end, and it kills all it has. A launcher that does
+//!   not end is killed by the keeper.
 //! - SIGKILL for the launcher, or for guard and launcher: its workers die with it (`PR_SET_PDEATHSIG`), and what they started
 //!   becomes the keeper's, which kills it.
 //! - SIGKILL for the keeper, or for keeper and launcher: what is left becomes the guard's, which kills it.
 //! - SIGKILL for all three at once: the workers die with the launcher; what had left their sessions stays.
+//!
+//! Each two of the three are connected by a pair of sockets. When one process dies, the kernel continues the other two, should
+//! they be stopped ([`continue_on`]).
 //!
 //! The guard also sees to it that signals reach a launcher that cannot hear them: one that is stopped is continued, and one
 //! that does not end after a second signal is killed.
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::process::exit;
 use std::time::{Duration, Instant};
@@ -40,10 +44,13 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 /// other nodes.
 const UNRESPONSIVE: Duration = Duration::from_secs(15);
 
+/// fcntl(2): the signal to send instead of SIGIO. The libc crate has no name for it.
+const F_SETSIG: libc::c_int = 10;
+
 /// The guard, seen from the launcher: where signals for the job come from.
 pub(super) enum Guard {
-    /// The process that the user started.
-    Other { pipe: UnixStream, pid: Pid },
+    /// The process that the user started. `keeper` ends when the keeper is gone.
+    Other { pipe: UnixStream, keeper: UnixStream, pid: Pid },
     /// There is none: this process catches them itself.
     None(Signals),
 }
@@ -59,6 +66,7 @@ pub(super) fn split(whole: bool) -> Result<Guard> {
     let cant = || Error::system("can't start the launcher's processes");
     let (read, write) = UnixStream::pair().map_err(cant())?;
     read.set_nonblocking(true).map_err(cant())?;
+    let (to_keeper, to_guard) = UnixStream::pair().map_err(cant())?;
     set_child_subreaper(Some(getpid())).map_err(|err| cant()(err.into()))?;
     if whole {
         return Ok(Guard::None(Signals::catch()?));
@@ -72,14 +80,16 @@ pub(super) fn split(whole: bool) -> Result<Guard> {
     match unsafe { libc::fork() } {
         -1 => Err(cant()(std::io::Error::last_os_error())),
         0 => {
-            drop(write);
+            drop((write, to_keeper));
             // From now on they do nothing here: what a terminal sends to all comes through the guard.
             drop(signals);
             as_child_of(guard).map_err(cant())?;
-            split_again(guard, read, &blocked)
+            split_again(guard, read, to_guard, &blocked)
         }
         pid => {
-            drop(read);
+            drop((read, to_guard));
+            continue_on(&to_keeper);
+            continue_on(&write);
             restore_signals(&blocked);
             let code = Pid::from_raw(pid).map_or(exit::SYSTEM.into(), |keeper| watch_over(keeper, signals, write));
             exit(code)
@@ -88,34 +98,63 @@ pub(super) fn split(whole: bool) -> Result<Guard> {
 }
 
 /// Makes the keeper of this process, and continues in its child, the launcher.
-fn split_again(guard: Pid, mut pipe: UnixStream, blocked: &libc::sigset_t) -> Result<Guard> {
+fn split_again(guard: Pid, mut pipe: UnixStream, to_guard: UnixStream, blocked: &libc::sigset_t) -> Result<Guard> {
     let cant = || Error::system("can't start the launcher's third process");
+    let (to_launcher, to_keeper) = UnixStream::pair().map_err(cant())?;
+    to_keeper.set_nonblocking(true).map_err(cant())?;
     let keeper = getpid();
     // SAFETY: as above.
     match unsafe { libc::fork() } {
         -1 => Err(cant()(std::io::Error::last_os_error())),
         0 => {
+            drop((to_guard, to_launcher));
             as_child_of(keeper).map_err(cant())?;
+            continue_on(&to_keeper);
+            continue_on(&pipe);
             restore_signals(blocked);
-            Ok(Guard::Other { pipe, pid: guard })
+            Ok(Guard::Other { pipe, keeper: to_keeper, pid: guard })
         }
         pid => {
             // Without it the guard can't wake the launcher.
             let _ = pipe.write_all(format!("{pid}\n").as_bytes());
             // The guard's death has to be seen through the launcher's copy.
-            drop(pipe);
+            drop((pipe, to_keeper));
+            continue_on(&to_launcher);
+            continue_on(&to_guard);
             restore_signals(blocked);
-            let status = Pid::from_raw(pid).and_then(|launcher| {
-                loop {
-                    match waitpid(Some(launcher), WaitOptions::empty()) {
-                        Ok(Some((_, status))) => break Some(status),
-                        Ok(None) | Err(rustix::io::Errno::INTR) => {}
-                        Err(_) => break None,
-                    }
-                }
-            });
+            let status = Pid::from_raw(pid).and_then(|launcher| await_end(launcher, &to_guard));
             end_adopted(&[]);
             exit(code(status))
+        }
+    }
+}
+
+/// What the keeper does until the launcher has ended. Once the guard is gone, the launcher ends by itself, or is killed.
+fn await_end(launcher: Pid, to_guard: &UnixStream) -> Option<WaitStatus> {
+    // Without pidfd (Linux before 5.3) the wait itself.
+    if let Ok(pidfd) = pidfd_open(launcher, PidfdFlags::empty()) {
+        let [end, guard] = [pidfd.as_fd(), to_guard.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        is_ready_within(None, &mut [end.clone(), guard]);
+        if !is_ready_within(Some(KILL_TIMEOUT), &mut [end]) {
+            let _ = kill_process(launcher, Signal::KILL);
+        }
+    }
+    loop {
+        match waitpid(Some(launcher), WaitOptions::empty()) {
+            Ok(Some((_, status))) => return Some(status),
+            Ok(None) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+fn is_ready_within(limit: Option<Duration>, fds: &mut [PollFd<'_>]) -> bool {
+    let end = limit.map(|limit| Instant::now() + limit);
+    loop {
+        let left = end.map(|end| timespec(end.saturating_duration_since(Instant::now())));
+        match poll(fds, left.as_ref()) {
+            Err(rustix::io::Errno::INTR) => {}
+            ready => return ready != Ok(0),
         }
     }
 }
@@ -169,6 +208,18 @@ fn watch_over(keeper: Pid, mut signals: Signals, mut pipe: UnixStream) -> i32 {
     code(status)
 }
 
+/// Has the kernel continue this process, should it be stopped, when something comes over `connection` or its other end is
+/// closed, however that happens. Without it (other kernels than Linux's own) a process that is stopped stays so.
+fn continue_on(connection: &UnixStream) {
+    let fd = connection.as_raw_fd();
+    // SAFETY: a system call, on a descriptor that is ours.
+    let set = |what, value: libc::c_int| unsafe { libc::fcntl(fd, what, value) };
+    set(libc::F_SETOWN, getpid().as_raw_pid());
+    // It does nothing to a process that runs.
+    set(F_SETSIG, libc::SIGCONT);
+    set(libc::F_SETFL, set(libc::F_GETFL, 0) | libc::O_ASYNC);
+}
+
 /// How long the launcher may go on after the signals that it was sent.
 #[derive(Default)]
 struct Patience {
@@ -188,14 +239,17 @@ impl Patience {
     }
 
     fn left(&self) -> Option<Timespec> {
-        let left = self.end?.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-        Some(Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() })
+        Some(timespec(self.end?.saturating_duration_since(Instant::now()) + Duration::from_millis(1)))
     }
 
     /// The signal that should have ended it.
     fn is_over(&self) -> Option<i32> {
         self.first.filter(|_| self.end.is_some_and(|end| Instant::now() >= end))
     }
+}
+
+fn timespec(time: Duration) -> Timespec {
+    Timespec { tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() }
 }
 
 /// What the guard is told: first the launcher's pid, then the debug sessions that the launcher asks for, one a line.
@@ -262,18 +316,22 @@ impl Guard {
 
     pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
         match self {
-            Self::Other { pipe, .. } => vec![pipe.as_fd()],
+            Self::Other { pipe, keeper, .. } => vec![pipe.as_fd(), keeper.as_fd()],
             Self::None(signals) => signals.fds().collect(),
         }
     }
 
-    /// The signals that came since the last look; `None` once the guard is gone.
+    /// The signals that came since the last look; `None` once the guard or the keeper is gone.
     pub(super) fn take(&mut self) -> Option<Vec<i32>> {
-        let pipe = match self {
-            Self::Other { pipe, .. } => pipe,
+        let (pipe, keeper) = match self {
+            Self::Other { pipe, keeper, .. } => (pipe, keeper),
             Self::None(signals) => return Some(signals.take()),
         };
         let mut buffer = [0; 64];
+        // The keeper writes nothing.
+        if matches!(keeper.read(&mut buffer), Ok(0)) {
+            return None;
+        }
         match pipe.read(&mut buffer) {
             Ok(0) => None,
             Ok(n) => Some(buffer[..n].iter().map(|&signal| signal.into()).collect()),
@@ -346,4 +404,41 @@ fn block_signals() -> libc::sigset_t {
 fn restore_signals(old: &libc::sigset_t) {
     // SAFETY: `old` is what was in force before.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, old, std::ptr::null_mut()) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn process_that_is_stopped_is_continued_when_the_other_end_closes() {
+        let (end, other) = UnixStream::pair().unwrap();
+        // SAFETY: the child makes system calls only.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            drop(other);
+            continue_on(&end);
+            let _ = kill_process(getpid(), Signal::STOP);
+            // SAFETY: a system call.
+            unsafe { libc::_exit(7) }
+        }
+        let pid = Pid::from_raw(pid);
+        drop(end);
+        let (_, status) = waitpid(pid, WaitOptions::UNTRACED).unwrap().unwrap();
+        assert!(status.stopped());
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(waitpid(pid, WaitOptions::NOHANG).unwrap().is_none(), "it stays stopped until then");
+        drop(other);
+        let end = Instant::now() + KILL_TIMEOUT;
+        let status = loop {
+            match waitpid(pid, WaitOptions::NOHANG).unwrap() {
+                Some((_, status)) => break status,
+                None if Instant::now() > end => {
+                    let _ = kill_process(pid.unwrap(), Signal::KILL);
+                }
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        assert_eq!(status.exit_status(), Some(7));
+    }
 }
