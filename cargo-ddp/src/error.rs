@@ -5,7 +5,7 @@ use std::process::ExitStatus;
 use ddp_contract::snapshot::Damage;
 
 use crate::exit;
-use crate::launch::{Missing, missing_interpreter};
+use crate::launch::{Fault, Missing, missing_interpreter};
 use crate::shell::quote_path;
 
 /// The result of what can fail in this crate.
@@ -107,15 +107,15 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// A program whose interpreter, or dynamic loader, does not exist.
-    #[error("{} can't be run: it needs {interpreter}, {}", program.display(), if *windows { "and names it with a carriage return (CRLF)" } else { "which does not exist" })]
+    /// A program whose interpreter, or dynamic loader, can't be used.
+    #[error("{} can't be run: it needs {interpreter}, {}", program.display(), needed(*fault))]
     NoInterpreter {
         /// Which program.
         program: PathBuf,
         /// What it names.
         interpreter: String,
-        /// Its lines end as on Windows.
-        windows: bool,
+        /// What is wrong with it.
+        fault: Fault,
     },
     /// A variable that holds what it can't.
     #[error("environment variable {name}={value:?}: {problem}")]
@@ -480,13 +480,19 @@ impl Error {
             Self::StartsAnother { .. } => "run `cargo ddp vscode` to update .vscode/".into(),
             Self::BadSetting { .. } => "`cargo ddp run --help` lists the options and what they take".into(),
             Self::NoProgram(_) => "give its path, or the name of one on PATH".into(),
+            Self::NotExecutable { source, .. } if is_not_a_program(source) => {
+                format!("a program must be built for this machine ({}); a script must be text", std::env::consts::ARCH)
+            }
             Self::NotExecutable { .. } => {
                 "a script needs `chmod +x` and a first line like `#!/usr/bin/env python3`".into()
             }
-            Self::NoInterpreter { program, windows: true, .. } => {
+            Self::NoInterpreter { program, fault: Fault::Windows, .. } => {
                 format!("convert its line ends: sed -i 's/\\r$//' {}", quote_path(program))
             }
-            Self::NoInterpreter { .. } => {
+            Self::NoInterpreter { interpreter, fault: Fault::NotExecutable, .. } => {
+                format!("make it executable: chmod +x {}", quote_path(Path::new(interpreter)))
+            }
+            Self::NoInterpreter { fault: Fault::Missing, .. } => {
                 "install it, or name another in the first line of a script (`#!/usr/bin/env python3`); a program must be built \
                  for this system"
                     .into()
@@ -666,27 +672,37 @@ impl Error {
         let program = which::which(program).unwrap_or_else(|_| program.to_owned());
         match source.kind() {
             io::ErrorKind::NotFound if !program.exists() => Self::NoProgram(program),
-            // Of a script, it may be the interpreter that is missing.
-            io::ErrorKind::NotFound => match missing_interpreter(&program) {
+            // Of a script, it may be the interpreter that is meant.
+            kind @ (io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => match missing_interpreter(&program) {
                 Some(missing) => Self::no_interpreter(program, missing),
-                None => Self::Start { program, source },
+                None if kind == io::ErrorKind::NotFound => Self::Start { program, source },
+                None => Self::NotExecutable { program, source },
             },
-            io::ErrorKind::PermissionDenied => Self::NotExecutable { program, source },
-            _ if source.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
-                Self::NotExecutable { program, source }
-            }
+            _ if is_not_a_program(&source) => Self::NotExecutable { program, source },
             _ => Self::Start { program, source },
         }
     }
 
     pub(crate) fn no_interpreter(program: PathBuf, missing: Missing) -> Self {
-        let Missing { interpreter, windows } = missing;
-        Self::NoInterpreter { program, interpreter, windows }
+        let Missing { interpreter, fault } = missing;
+        Self::NoInterpreter { program, interpreter, fault }
     }
 
     pub(crate) fn system(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let action = action.into();
         move |source| Self::System { action, source }
+    }
+}
+
+fn is_not_a_program(source: &io::Error) -> bool {
+    source.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error())
+}
+
+fn needed(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Missing => "which does not exist",
+        Fault::Windows => "and names it with a carriage return (CRLF)",
+        Fault::NotExecutable => "which is not executable",
     }
 }
 

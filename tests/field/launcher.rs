@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{PipeReader, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -622,6 +623,57 @@ fn a_launcher_does_not_depend_on_its_parents_signals() {
     wait_until("the worker", String::new, || dir.path().join("ready").exists());
     signal_process(job.id(), SIGTERM);
     assert_eq!(job.wait().unwrap().code(), Some(143));
+}
+
+/// An executable file in `dir`, by its path.
+fn executable(dir: &Path, name: &str, content: &[u8]) -> String {
+    let path = dir.join(name);
+    fs::write(&path, content).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_script_is_refused_only_if_its_interpreter_is_missing() {
+    let dir = tempdir().unwrap();
+    let launch = |program: &str| {
+        let flags = ["launch", "--nproc", "1", "--max-restarts", "0", "--", program];
+        Ddp::new(flags).dir(dir.path()).env("XDG_CACHE_HOME", dir.path().join("cache")).env("MYSH", "sh").run()
+    };
+    let bin = dir.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    executable(&bin, "my-sh", b"#!/bin/sh\nexec /bin/sh \"$@\"\n");
+    let path = format!("PATH={}:/bin my-sh", bin.display());
+    for words in ["${MYSH} -e", "'sh' -e", "\"sh\" -e", "sh\\_-e", "A=\"x y\" sh", &path] {
+        let script = executable(dir.path(), "script", format!("#!/usr/bin/env -S {words}\necho fine\n").as_bytes());
+        let done = launch(&script).succeeds();
+        assert!(done.stdout.contains("fine"), "{words}: {}", done.stdout);
+    }
+    assert!(launch(&executable(dir.path(), "empty", b"#!\necho fine\n")).succeeds().stdout.contains("fine"));
+    // One interpreter after the other.
+    let inner = executable(dir.path(), "inner", b"#!/opt/no/python3\n");
+    let outer = executable(dir.path(), "outer", format!("#!{inner}\n").as_bytes());
+    launch(&outer).ends_with(126).says(&["it needs /opt/no/python3, which does not exist"]);
+    fs::set_permissions(&inner, fs::Permissions::from_mode(0o644)).unwrap();
+    launch(&outer).ends_with(126).says(&["/inner, which is not executable", "hint: make it executable: chmod +x "]);
+}
+
+#[test]
+fn a_program_for_another_machine_is_not_read_by_a_shell() {
+    let dir = tempdir().unwrap();
+    let mut other = fs::read("/bin/true").unwrap();
+    // Its machine: one that was never built.
+    other[18..20].copy_from_slice(&[0x77, 0x77]);
+    for content in [&other[..], &[0; 300]] {
+        let program = executable(dir.path(), "program", content);
+        let done = Ddp::new(["launch", "--nproc", "2", "--", &program])
+            .dir(dir.path())
+            .env("XDG_CACHE_HOME", dir.path().join("cache"))
+            .run()
+            .ends_with(126)
+            .says(&["Exec format error", "hint: a program must be built for this machine"]);
+        assert!(!done.stderr.contains("estart"), "{}", done.stderr);
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::process::Command;
 
 use crate::cargo::Project;
 use crate::cli::Exec;
+use crate::launch::start_without_shell;
 use crate::torch::{self, Request};
 use crate::{Error, Result, Ui};
 
@@ -13,6 +14,7 @@ pub(super) fn exec(args: Exec, ui: &Ui) -> Result<u8> {
     let program = words.next().unwrap_or_default();
     let mut command = Command::new(&program);
     command.args(words).envs(environment(ui)?);
+    start_without_shell(&mut command);
     let source = command.exec();
     Err(Error::start(program.as_ref(), source))
 }

@@ -5,58 +5,95 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use rustix::fs::{Access, access};
+
 /// The kernel reads a script's first line up to here.
 const FIRST_LINE: usize = 256;
+/// An interpreter may be a script with an interpreter, and so on: the kernel follows this many.
+const DEPTH: usize = 5;
 
-/// What a program needs to run, and is not there.
+/// What a program needs to run, and does not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Missing {
     /// Its path or name.
     pub(crate) interpreter: String,
-    /// The program is a script whose lines end as on Windows, so the interpreter's name ends with a carriage return.
-    pub(crate) windows: bool,
+    /// What is wrong with it.
+    pub(crate) fault: Fault,
+}
+
+/// Why an interpreter can't be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It does not exist.
+    Missing,
+    /// The script's lines end as on Windows, so the interpreter's name ends with a carriage return.
+    Windows,
+    /// It has no permission to be executed.
+    NotExecutable,
 }
 
 /// `None` for a program that has all it needs, as far as can be told.
 pub(crate) fn missing(program: &Path) -> Option<Missing> {
-    if !program.is_file() {
+    missing_of(program, DEPTH)
+}
+
+fn missing_of(program: &Path, depth: usize) -> Option<Missing> {
+    if depth == 0 || !program.is_file() {
         return None;
     }
     let mut start = Vec::new();
     File::open(program).ok()?.take(64 << 10).read_to_end(&mut start).ok()?;
     match start.strip_prefix(b"#!") {
-        Some(line) => of_script(line),
+        Some(line) => of_script(line, depth),
         None => loader(&start)
             .filter(|path| !Path::new(path).exists())
-            .map(|interpreter| Missing { interpreter, windows: false }),
+            .map(|interpreter| Missing { interpreter, fault: Fault::Missing }),
     }
 }
 
-fn of_script(line: &[u8]) -> Option<Missing> {
+fn of_script(line: &[u8], depth: usize) -> Option<Missing> {
     let line = line[..line.len().min(FIRST_LINE)].split(|&byte| byte == b'\n').next()?;
     let line = String::from_utf8_lossy(line);
     // The kernel cuts spaces and tabs, and nothing else.
     let line = line.trim_matches([' ', '\t']);
     let (interpreter, rest) = line.split_once([' ', '\t']).unwrap_or((line, ""));
     let windows = line.ends_with('\r');
-    let missing = |name: &str| Some(Missing { interpreter: name.trim_end_matches('\r').to_owned(), windows });
-    if !Path::new(interpreter).exists() {
-        return missing(interpreter);
+    let fault = |name: &str, fault| {
+        let fault = if windows { Fault::Windows } else { fault };
+        Some(Missing { interpreter: name.trim_end_matches('\r').to_owned(), fault })
+    };
+    if interpreter.trim_end_matches('\r').is_empty() {
+        return None;
     }
-    if Path::new(interpreter).file_name().is_some_and(|name| name == "env") {
+    let path = Path::new(interpreter);
+    if !path.exists() {
+        return fault(interpreter, Fault::Missing);
+    }
+    if path.is_dir() || access(path, Access::EXEC_OK).is_err() {
+        return fault(interpreter, Fault::NotExecutable);
+    }
+    if path.file_name().is_some_and(|name| name == "env") {
         // `env` looks for the program itself; of options other than -S it is not known which take a value.
         let words = rest.trim_matches([' ', '\t']);
-        let name = match words.strip_prefix("-S") {
-            Some(words) => words.split([' ', '\t']).find(|word| !word.is_empty() && !word.contains('=')),
-            None => Some(words),
+        let name = words.strip_prefix("-S").map_or(Some(words), program_in);
+        let name = name.filter(|name| !name.is_empty() && !name.starts_with(['-', '#']) && !name.contains('='))?;
+        return match which::which(name) {
+            Ok(path) => missing_of(&path, depth - 1),
+            Err(_) if name.contains('/') && Path::new(name).exists() => fault(name, Fault::NotExecutable),
+            Err(_) => fault(name, Fault::Missing),
         };
-        let name = name.filter(|name| !name.is_empty() && !name.starts_with('-') && !name.contains('='))?;
-        if which::which(name).is_err() {
-            return missing(name);
-        }
     }
     // The interpreter is there, and gets an option that ends with a carriage return.
-    if windows { missing(interpreter) } else { None }
+    if windows { fault(interpreter, Fault::Windows) } else { missing_of(path, depth - 1) }
+}
+
+/// The program in a text that `env -S` splits. `None` if it has quotes, escapes or variables, or searches another PATH.
+fn program_in(words: &str) -> Option<&str> {
+    let unclear = |word: &str| word.starts_with("PATH=") || word.contains(['$', '\\', '\'', '"']);
+    if words.split_ascii_whitespace().any(unclear) {
+        return None;
+    }
+    words.split_ascii_whitespace().find(|word| !word.contains('='))
 }
 
 /// The dynamic loader that an ELF file of this machine's class names (`PT_INTERP`).
@@ -74,20 +111,68 @@ fn loader(file: &[u8]) -> Option<String> {
 mod tests {
     use super::*;
 
+    fn of(text: &str) -> Option<(String, Fault)> {
+        of_script(text.as_bytes(), DEPTH).map(|missing| (missing.interpreter, missing.fault))
+    }
+
     #[test]
     fn a_script_needs_its_interpreter() {
-        let of = |text: &str| of_script(text.as_bytes()).map(|missing| (missing.interpreter, missing.windows));
-        for fine in
-            ["/bin/sh\nx", " /bin/sh -e\n", "/usr/bin/env sh\n", "/usr/bin/env -S A=1 sh -e\n", "/usr/bin/env -i sh\n"]
+        for fine in ["/bin/sh\nx", " /bin/sh -e\n", "/usr/bin/env sh\n", "/usr/bin/env -i sh\n", "\n", " \t\n", "\r\n"]
         {
             assert_eq!(of(fine), None, "{fine:?}");
         }
-        let gone = |name: &str, windows| Some((name.to_owned(), windows));
-        assert_eq!(of("/opt/no/python3\n"), gone("/opt/no/python3", false));
-        assert_eq!(of("/bin/sh\r\nx\r\n"), gone("/bin/sh", true));
-        assert_eq!(of("/bin/sh -e\r\n"), gone("/bin/sh", true));
-        assert_eq!(of("/usr/bin/env sh\r\n"), gone("sh", true));
-        assert_eq!(of("/usr/bin/env no-such-program\n"), gone("no-such-program", false));
+        let gone = |name: &str, fault| Some((name.to_owned(), fault));
+        assert_eq!(of("/opt/no/python3\n"), gone("/opt/no/python3", Fault::Missing));
+        assert_eq!(of("/bin/sh\r\nx\r\n"), gone("/bin/sh", Fault::Windows));
+        assert_eq!(of("/bin/sh -e\r\n"), gone("/bin/sh", Fault::Windows));
+        assert_eq!(of("/usr/bin/env sh\r\n"), gone("sh", Fault::Windows));
+        assert_eq!(of("/usr/bin/env no-such-program\n"), gone("no-such-program", Fault::Missing));
+        assert_eq!(of("/usr/bin/env -S no-such-program -e\n"), gone("no-such-program", Fault::Missing));
+        assert_eq!(of("/\n"), gone("/", Fault::NotExecutable));
+    }
+
+    #[test]
+    fn a_text_for_env_to_split_is_judged_only_if_it_is_plain() {
+        for words in [
+            "A=1 sh -e",
+            "${MYSH} -e",
+            "'sh' -e",
+            "\"sh\" -e",
+            "sh\\_-e",
+            "A=\"x y\" sh",
+            "PATH=/tmp/dir/bin no-such-program",
+            "A=1 PATH=/tmp/dir/bin no-such-program",
+            "-u A no-such-program",
+            "#",
+            // It separates words, as a space does.
+            "sh\r",
+        ] {
+            assert_eq!(of(&format!("/usr/bin/env -S {words}\n")), None, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn an_interpreter_that_is_a_script_needs_one_too() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let script = |name: &str, interpreter: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, format!("#!{interpreter}\n")).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let inner = script("inner", "/opt/no/python3");
+        let outer = script("outer", &inner);
+        let gone = Missing { interpreter: "/opt/no/python3".into(), fault: Fault::Missing };
+        assert_eq!(missing(Path::new(&outer)), Some(gone.clone()));
+        assert_eq!(missing(Path::new(&script("by env", &format!("/usr/bin/env {inner}")))), Some(gone));
+        std::fs::set_permissions(&inner, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let denied = Missing { interpreter: inner.clone(), fault: Fault::NotExecutable };
+        assert_eq!(missing(Path::new(&outer)), Some(denied.clone()));
+        assert_eq!(missing(Path::new(&script("by env", &format!("/usr/bin/env {inner}")))), Some(denied));
+        let endless = script("endless", dir.path().join("endless").to_str().unwrap());
+        assert_eq!(missing(Path::new(&endless)), None);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! | `binding` | which cores a worker runs on |
 //! | `descriptors` | the limit of open files |
 //! | `interpreter` | what a script or a program needs to run |
+//! | `binary` | programs that no shell may read |
 //! | `loopback` | this machine's address for itself |
 //! | `guard` | the processes around the launcher, which leave nothing running when it dies |
 //! | `join` | workers that a debugger starts |
@@ -29,6 +30,7 @@
 //!
 //! The plan's environment is torchrun's, so that a worker can't tell the difference; see `ddp_contract::env`.
 
+mod binary;
 mod binding;
 mod command;
 mod descriptors;
@@ -58,10 +60,12 @@ mod watch;
 mod words;
 mod workers;
 
+pub(crate) use binary::start_without_shell;
 pub use binding::{Binding, bind, cpus_of_node, own_cpus};
 pub(crate) use descriptors::{hint as open_files_hint, raise_limit};
 pub use dispatch::{Exit, Failure, NoRestart, Rules, Verdict};
 pub use history::Run;
+pub use interpreter::Fault;
 pub(crate) use interpreter::{Missing, missing as missing_interpreter};
 pub(crate) use lines::Prefixer;
 pub use nodes::{Link, Member, Nodes, Rendezvous, Secret, SecretSource};

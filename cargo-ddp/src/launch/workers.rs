@@ -19,6 +19,7 @@ use rustix::process::{
     pidfd_send_signal, set_ptracer, setrlimit,
 };
 
+use super::binary::start_without_shell;
 use super::binding::Binding;
 use super::dispatch::Exit;
 use super::events::EventStream;
@@ -154,6 +155,7 @@ impl Worker {
             inherited.push(socket.as_raw_fd());
         }
         prepare(&mut command, inherited, descriptors, plan.binding_of(rank), plan.debug.is_some());
+        start_without_shell(&mut command);
 
         let logs = ["stdout", "stderr"].map(|stream| Log::create(plan.log_file(rank, attempt, stream)));
         let mut child = command.spawn().map_err(|source| Error::start(&plan.program, source))?;
