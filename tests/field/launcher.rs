@@ -689,6 +689,17 @@ fn a_usage_error_is_not_retried_and_an_identical_failure_at_startup_once() {
     assert_eq!(restarts(2, usage, "is a usage error, so it was not restarted"), 0);
     let same = "echo \"pid $$ of rank $RANK: no data at 0x$$\" >&2; exit 1";
     assert_eq!(restarts(1, same, "in the same way before its first step"), 1);
+    for silent in ["echo 'error: bad flag'; exit 1", "kill -SEGV $$"] {
+        let code = if silent.contains("SEGV") { 139 } else { 1 };
+        assert_eq!(restarts(code, silent, "in the same way before its first step"), 1);
+    }
+    let error_file = r#"m="can't bind 127.0.0.1:$MASTER_PORT (pid $$)"; echo "$m" >&2
+        printf '{"message":{"message":"%s","extraInfo":{"py_callstack":"","timestamp":"1"}}}' "$m" > \
+            $TORCHELASTIC_ERROR_FILE
+        exit 1"#;
+    assert_eq!(restarts(1, error_file, "in the same way before its first step"), 1);
+    let random = "echo \"no $(mktemp -u) for $(cat /proc/sys/kernel/random/uuid)\" >&2; exit 1";
+    assert_eq!(restarts(1, random, "in the same way before its first step"), 1);
     let different = "echo $TORCHELASTIC_RESTART_COUNT | tr 0123 abcd >&2; exit 1";
     assert_eq!(restarts(1, different, "`--max-restarts` allows more"), 3);
     // A program of ours that took a step is another case, even with this code.

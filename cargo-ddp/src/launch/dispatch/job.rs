@@ -8,7 +8,7 @@ use std::time::Duration;
 use ddp_contract::Event;
 use serde::{Deserialize, Serialize};
 
-use super::{PREEMPTED, SIGHUP, SIGINT, SIGKILL, SIGTERM};
+use super::{PREEMPTED, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use crate::exit;
 
 /// How a worker ended.
@@ -18,6 +18,17 @@ pub enum Exit {
     Code(i32),
     /// By this signal.
     Signal(i32),
+}
+
+impl Exit {
+    /// By a signal that programs don't send themselves, or as a shell puts that.
+    fn is_from_outside(self) -> bool {
+        let signal = match self {
+            Self::Signal(signal) => signal,
+            Self::Code(code) => code - 128,
+        };
+        matches!(signal, SIGHUP | SIGINT | SIGQUIT | SIGKILL | SIGUSR1 | SIGUSR2 | SIGTERM)
+    }
 }
 
 impl From<ExitStatus> for Exit {
@@ -43,7 +54,7 @@ pub struct Failure {
     pub step: Option<u64>,
     /// What it left in its error file.
     pub message: Option<String>,
-    /// Its last lines on stderr, without numbers. Only node 0, which decides, compares them.
+    /// Its last lines on stderr, as [`comparable`] gives them. Only node 0, which decides, compares them.
     #[serde(skip)]
     pub stderr: String,
     /// No rank had taken a step in this attempt, as far as is known.
@@ -58,19 +69,19 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// The same failure at the same place, by a program that says enough to tell. SIGKILL and the polite signals come from
-    /// outside, and are never the same.
+    /// The same failure at the same place, by a program that says enough to tell. One that comes from outside, such as SIGKILL,
+    /// is never the same.
     pub(super) fn is_again(&self, other: &Self) -> bool {
-        let from_outside = matches!(self.exit, Exit::Signal(SIGKILL | SIGTERM | SIGINT | SIGHUP));
+        let message = |failure: &Self| failure.message.as_deref().map(comparable);
+        let same_message = self.step == other.step && message(self) == message(other);
         let told = self.step.is_some() || self.message.is_some();
-        let same = told && (self.step, &self.message) == (other.step, &other.message);
-        !from_outside && self.stalled.is_none() && self.exit == other.exit && (same || self.is_same_startup(other))
-    }
-
-    /// Both failed before the first step, and said the same on stderr.
-    fn is_same_startup(&self, other: &Self) -> bool {
-        let same = !self.stderr.is_empty() && (&self.stderr, &self.message) == (&other.stderr, &other.message);
-        self.at_startup && other.at_startup && same
+        // Before the first step a program has got nowhere, even if it says nothing.
+        let same_startup = self.at_startup && other.at_startup && self.stderr == other.stderr;
+        !self.exit.is_from_outside()
+            && self.stalled.is_none()
+            && self.exit == other.exit
+            && same_message
+            && (told || same_startup)
     }
 
     /// Wrong arguments: by convention (getopt, clap, argparse) a program that can't read them ends with this code.
@@ -90,19 +101,47 @@ impl Failure {
     }
 }
 
-/// Two failures of one kind differ in pids, ports, addresses and times: a `#` stands for each.
-pub(in crate::launch) fn without_numbers(text: &str) -> String {
-    let mut words = String::new();
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        if c.is_ascii_digit() {
-            words.push('#');
-            while chars.next_if(char::is_ascii_alphanumeric).is_some() {}
-        } else {
-            words.push(c);
-        }
+/// Two failures of one kind differ in pids, ports, addresses, times, ids and names of temporary files: a `#` stands for each.
+pub(in crate::launch) fn comparable(text: &str) -> String {
+    let mut out = String::new();
+    let (mut rest, mut previous) = (text, ' ');
+    while let Some(c) = rest.chars().next() {
+        let length = match previous {
+            '/' => temporary_name(&out, rest).or_else(|| number(rest)),
+            previous if previous.is_ascii_alphanumeric() => c.is_ascii_digit().then(|| word(rest)),
+            _ => number(rest),
+        };
+        out.push(if length.is_some() { '#' } else { c });
+        let (done, left) = rest.split_at(length.unwrap_or(c.len_utf8()));
+        (rest, previous) = (left, done.chars().next_back().unwrap_or(c));
     }
-    words
+    out
+}
+
+fn word(text: &str) -> usize {
+    text.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(text.len())
+}
+
+/// The length of a number, a UUID or a hash that `text` begins with.
+fn number(text: &str) -> Option<usize> {
+    let uuid = text.get(..36).filter(|uuid| {
+        uuid.bytes()
+            .enumerate()
+            .all(|(i, byte)| if matches!(i, 8 | 13 | 18 | 23) { byte == b'-' } else { byte.is_ascii_hexdigit() })
+    });
+    let word = &text[..word(text)];
+    let is_hash = word.len() >= 8 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_hash = is_hash && word.bytes().any(|byte| byte.is_ascii_digit());
+    uuid.or_else(|| Some(word).filter(|word| is_hash || word.starts_with(|c: char| c.is_ascii_digit()))).map(str::len)
+}
+
+/// The length of the name of a temporary file that `text`, a part of a path, begins with: one directly in /tmp, or one as
+/// Python, Rust and mktemp(1) make them.
+fn temporary_name(before: &str, text: &str) -> Option<usize> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    let name = &text[..text.find(|c| !is_part(c)).unwrap_or(text.len())];
+    let random = name.trim_start_matches('.').strip_prefix("tmp").is_some_and(|rest| rest.len() >= 6);
+    (random || before.ends_with("/tmp/") && !name.is_empty()).then_some(name.len())
 }
 
 /// How a program ends that can't read its arguments.
@@ -180,7 +219,7 @@ pub(in crate::launch) enum Input {
         pid: u32,
         exit: Exit,
         message: Option<String>,
-        /// Its last lines on stderr, without numbers.
+        /// Its last lines on stderr, as [`comparable`] gives them.
         stderr: String,
     },
     Event {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ddp_contract::Event;
 
-pub(super) use job::{Action, Input, Known, without_numbers};
+pub(super) use job::{Action, Input, Known, comparable};
 pub use job::{Exit, Failure, NoRestart, Rules, Verdict};
 
 /// SIGTERM, which asks a worker to stop.
@@ -17,6 +17,7 @@ const SIGUSR1: i32 = 10;
 const SIGUSR2: i32 = 12;
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
+const SIGQUIT: i32 = 3;
 /// How a worker ends that was asked to stop, and has saved all.
 const PREEMPTED: Exit = Exit::Code(ddp_contract::exit::PREEMPTED as i32);
 /// SIGKILL.

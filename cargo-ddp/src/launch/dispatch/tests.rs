@@ -25,7 +25,7 @@ impl Job {
     }
 
     fn prints(&mut self, rank: usize, exit: Exit, message: Option<&str>, stderr: &str) -> Vec<Action> {
-        let (message, stderr) = (message.map(str::to_owned), without_numbers(stderr));
+        let (message, stderr) = (message.map(str::to_owned), comparable(stderr));
         self.dispatcher.handle(Input::Exited { rank, pid: 100 + rank as u32, exit, message, stderr }, self.now)
     }
 
@@ -169,7 +169,7 @@ fn all_restart_as_often_as_they_may() {
     job.exit(0, Exit::Code(3));
     let actions = job.exit(1, Exit::Signal(SIGTERM));
     assert!(matches!(actions[..], [Action::Announce { attempt: 1, .. }, Action::Start { attempt: 1 }]));
-    job.exit(0, Exit::Code(3));
+    job.exit(0, Exit::Code(4));
     let actions = job.exit(1, Exit::Signal(SIGTERM));
     assert!(matches!(actions[..], [Action::Finish(Verdict::Failed(_, NoRestart::UsedUp(1)))]));
 }
@@ -195,7 +195,7 @@ fn fail(job: &mut Job, message: &str) -> Result<Duration, NoRestart> {
 #[test]
 fn the_first_restart_comes_at_once_and_the_next_ones_later_and_later() {
     let mut job = Job::new(1, 4);
-    let delays: Vec<_> = (0..5).map(|i| fail(&mut job, &i.to_string())).collect();
+    let delays: Vec<_> = ["a", "b", "c", "d", "e"].map(|message| fail(&mut job, message)).into();
     let seconds = Duration::from_secs;
     assert_eq!(delays, [Ok(seconds(0)), Ok(seconds(1)), Ok(seconds(2)), Ok(seconds(4)), Err(NoRestart::UsedUp(4))]);
 }
@@ -227,9 +227,10 @@ fn the_same_failure_at_the_same_step_is_not_tried_a_third_time() {
 }
 
 #[test]
-fn what_says_nothing_and_what_comes_from_outside_is_never_the_same() {
+fn what_says_nothing_after_its_startup_and_what_comes_from_outside_is_never_the_same() {
     let mut job = Job::new(1, 3);
     for _ in 0..3 {
+        job.now += STARTUP + Duration::from_secs(1);
         assert!(matches!(job.exit(0, Exit::Code(1))[0], Action::Announce { .. }));
         job.now += Duration::from_secs(60);
         job.dispatcher.handle(Input::Tick, job.now);
@@ -278,6 +279,55 @@ fn a_usage_error_is_not_retried() {
     job.now += STARTUP + Duration::from_secs(1);
     assert_eq!(after(&mut job, 0, usage, "a"), Ok(()));
     assert_eq!(after(&mut Job::new(1, 0), 0, usage, "a"), Err(NoRestart::Never));
+}
+
+#[test]
+fn what_differs_from_one_start_to_the_next_is_not_compared() {
+    for (first, second) in [
+        ("can't bind 127.0.0.1:29500 (pid 17)", "can't bind 127.0.0.1:4711 (pid 9000)"),
+        ("job f81d4fae-7dec-11d0-a765-00a0c91e6bf6: no", "job aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee: no"),
+        ("no object deadbe1f", "no object 0123cafe"),
+        ("no /tmp/tmp.Xa0pQrsTuV", "no /tmp/tmp.qWErtyZ123"),
+        ("no /scratch/tmpab12cd_x/model", "no /scratch/tmp_zzzqqq9/model"),
+        ("no '/scratch/.tmpAbCdEf'", "no '/scratch/.tmpxYzAbC'"),
+        ("no /var/tmp/job-abc.txt", "no /var/tmp/job-xyz.txt"),
+        ("sm_90a7, über 3 µs", "sm_8, über 12 µs"),
+    ] {
+        assert_eq!(comparable(first), comparable(second));
+        assert!(comparable(first).contains('#'));
+    }
+    for (first, second) in [
+        ("no module named torch", "no module named numpy"),
+        ("no /data/train", "no /data/test"),
+        ("no /tmp/a/model", "no /tmp/a/data"),
+        ("facade", "decade"),
+        ("", "error"),
+    ] {
+        assert_ne!(comparable(first), comparable(second));
+    }
+    for text in ["the effaced facade", "/tmp/", "tmp/model", "über"] {
+        assert_eq!(comparable(text), text);
+    }
+}
+
+#[test]
+fn an_identical_failure_before_the_first_step_is_retried_once_whatever_it_says() {
+    // Nothing on stderr.
+    for exit in [Exit::Code(1), Exit::Signal(11), Exit::Code(139)] {
+        let mut job = Job::new(2, 3);
+        assert_eq!(after(&mut job, 0, exit, ""), Ok(()));
+        assert_eq!(after(&mut job, 0, exit, ""), Err(NoRestart::Again), "{exit:?}");
+    }
+    for exit in [Exit::Signal(SIGKILL), Exit::Signal(SIGQUIT), Exit::Code(128 + SIGKILL), Exit::Signal(SIGUSR1)] {
+        let mut job = Job::new(2, 3);
+        for _ in 0..3 {
+            assert_eq!(after(&mut job, 0, exit, ""), Ok(()), "{exit:?}");
+        }
+    }
+    // A number in the error file.
+    let mut job = Job::new(1, 3);
+    assert!(fail(&mut job, "can't bind 127.0.0.1:29500").is_ok());
+    assert_eq!(fail(&mut job, "can't bind 127.0.0.1:29501"), Err(NoRestart::Again));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use ddp_contract::file;
 use super::Watch;
 use crate::Result;
 use crate::launch::command::Command;
-use crate::launch::dispatch::{Input, Verdict, without_numbers};
+use crate::launch::dispatch::{Input, Verdict, comparable};
 use crate::launch::nodes::{FromCoordinator, Lost, ToCoordinator};
 
 impl Watch<'_> {
@@ -50,7 +50,7 @@ impl Watch<'_> {
             let input = match message {
                 ToCoordinator::Alive => None,
                 ToCoordinator::Exited { rank, pid, exit, message, last_lines, error_file } => {
-                    let stderr = without_numbers(&last_lines.join("\n"));
+                    let stderr = comparable(&last_lines.join("\n"));
                     self.words.insert(rank, last_lines);
                     self.keep_error_file(rank, error_file);
                     Some(Input::Exited { rank, pid, exit, message, stderr })

@@ -7,7 +7,7 @@ use ddp_contract::{ErrorFile, Event};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
 use super::{LAST_LINES, Watch};
-use crate::launch::dispatch::{Input, Verdict, is_for_workers_alone, without_numbers};
+use crate::launch::dispatch::{Input, Verdict, comparable, is_for_workers_alone};
 use crate::launch::guard::{self, Guard};
 use crate::launch::stall::Tracing;
 use crate::launch::workers::Stream;
@@ -197,7 +197,7 @@ impl Watch<'_> {
         }
         let file = ErrorFile::read(&plan.error_file(worker.rank, job.attempt));
         let message = file.map(|file| file.message().to_owned());
-        let stderr = without_numbers(&worker.stderr.prefixer.last_lines(LAST_LINES).join("\n"));
+        let stderr = comparable(&worker.stderr.prefixer.last_lines(LAST_LINES).join("\n"));
         inputs.push(Input::Exited { rank: worker.rank, pid: worker.pid(), exit, message, stderr });
         Ok(inputs)
     }
