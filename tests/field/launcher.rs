@@ -570,6 +570,22 @@ fn a_limit_on_file_sizes_ends_neither_the_launcher_nor_the_logs_of_others() {
 }
 
 #[test]
+fn an_export_beyond_a_limit_is_one_error() {
+    let dir = project();
+    for name in ["out.pt", "out.safetensors"] {
+        let script = format!("ulimit -f 0; exec \"$0\" ddp snapshot export snapshots --to {name}");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).arg(cargo_ddp()).current_dir(dir.path()).stdin(Stdio::null());
+        let output = command.output().unwrap();
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(4), "{text}");
+        assert!(text.starts_with("error: ") && text.contains("File too large"), "{text}");
+        assert!(!text.contains("ZipWriter"), "{text}");
+        assert!(!dir.path().join(name).exists());
+    }
+}
+
+#[test]
 fn any_two_processes_of_a_launcher_can_be_killed() {
     let dir = tempdir().unwrap();
     let script = "setsid sleep 501 & (setsid sh -c 'sleep 502 & sleep 503' &) ; echo ready; sleep 504";
