@@ -693,6 +693,16 @@ fn a_program_for_another_machine_is_not_read_by_a_shell() {
 }
 
 #[test]
+fn a_port_in_the_address_of_node_0_is_refused_with_the_right_option() {
+    let dir = tempdir().unwrap();
+    for (address, host) in [("[::1]:29500", "[::1]"), ("node-0:29500", "node-0")] {
+        let flags = ["--nproc", "1", "--nnodes", "2", "--node-rank", "0", "--master-addr", address];
+        let words = format!("use --master-addr '{host}' --master-port 29500");
+        launch(dir.path(), &flags, "exit 0").run().ends_with(2).says(&[&words]);
+    }
+}
+
+#[test]
 fn a_usage_error_is_not_retried_and_an_identical_failure_at_startup_once() {
     let dir = tempdir().unwrap();
     let restarts = |code: i32, script: &str, words: &str| {

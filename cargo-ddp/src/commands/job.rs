@@ -257,10 +257,9 @@ fn rendezvous(options: &LaunchOptions) -> Result<Option<Rendezvous>> {
     let Some(master_addr) = options.master_addr.clone() else {
         return bad("master-addr", "several nodes need an address of node 0 that all can reach".into());
     };
-    // An IPv6 address stands in brackets where a port can follow it.
-    let master_addr = match master_addr.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        Some(address) if address.parse::<Ipv6Addr>().is_ok() => address.to_owned(),
-        _ => master_addr,
+    let master_addr = match host(&master_addr) {
+        Ok(host) => host.to_owned(),
+        Err(problem) => return bad("master-addr", problem),
     };
     Ok(Some(Rendezvous {
         nnodes: nnodes.into(),
@@ -270,6 +269,23 @@ fn rendezvous(options: &LaunchOptions) -> Result<Option<Rendezvous>> {
         timeout: options.join_timeout.map_or(JOIN_TIMEOUT, |Seconds(time)| time),
         secret: secret(options)?,
     }))
+}
+
+/// The host that `--master-addr` names. An IPv6 address stands in brackets where a port can follow it, and a link-local one
+/// ends with its interface (`fe80::1%eth0`).
+fn host(master_addr: &str) -> std::result::Result<&str, String> {
+    let is_ipv6 = |address: &str| address.split('%').next().is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
+    if let Some(address) = master_addr.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'))
+        && is_ipv6(address)
+    {
+        return Ok(address);
+    }
+    match master_addr.rsplit_once(':') {
+        Some((host, port)) if !is_ipv6(master_addr) && port.parse::<u16>().is_ok() => {
+            Err(format!("{master_addr:?} has a port: use --master-addr '{host}' --master-port {port}"))
+        }
+        _ => Ok(master_addr),
+    }
 }
 
 /// Where the secret of a job on several nodes is: the flag wins over the environment, and there a value over a file.
@@ -353,4 +369,28 @@ fn omp_num_threads(nproc: usize, bindings: &[Binding]) -> Option<usize> {
     }
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     Some((cores / nproc).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn master_addr_is_a_name_or_an_address_without_a_port() {
+        for (text, expected) in [
+            ("node-0", "node-0"),
+            ("10.0.0.1", "10.0.0.1"),
+            ("::1", "::1"),
+            ("[::1]", "::1"),
+            ("fe80::1%eth0", "fe80::1%eth0"),
+            ("[fe80::1%eth0]", "fe80::1%eth0"),
+            ("[node-0]", "[node-0]"),
+        ] {
+            assert_eq!(host(text), Ok(expected), "{text}");
+        }
+        for (text, name) in [("[::1]:29500", "[::1]"), ("node-0:29500", "node-0"), ("10.0.0.1:29500", "10.0.0.1")] {
+            let problem = host(text).unwrap_err();
+            assert!(problem.ends_with(&format!("use --master-addr '{name}' --master-port 29500")), "{problem}");
+        }
+    }
 }

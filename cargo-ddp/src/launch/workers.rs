@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -91,11 +91,12 @@ pub(super) struct Port {
 
 impl Port {
     /// A free one, on the node that has rank 0.
-    pub(super) fn open(store: StorePort, address: IpAddr) -> Result<Self> {
-        let cant = || Error::system(format!("can't open a port on {address}"));
+    pub(super) fn open(store: StorePort, mut address: SocketAddr) -> Result<Self> {
+        address.set_port(0);
+        let cant = || Error::system(format!("can't open a port on {}", address.ip()));
         match store {
             StorePort::Inherited => {
-                let listener = TcpListener::bind((address, 0)).map_err(cant())?;
+                let listener = TcpListener::bind(address).map_err(cant())?;
                 let number = listener.local_addr().map_err(cant())?.port();
                 Ok(Self { number, listener: Some(listener), _reserved: None })
             }
@@ -125,13 +126,13 @@ impl Port {
     }
 }
 
-fn reserve(address: IpAddr) -> rustix::io::Result<(u16, OwnedFd)> {
+fn reserve(address: SocketAddr) -> rustix::io::Result<(u16, OwnedFd)> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt};
 
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
-    bind(&socket, &SocketAddr::new(address, 0))?;
+    bind(&socket, &address)?;
     let address = SocketAddr::try_from(getsockname(&socket)?)?;
     Ok((address.port(), socket))
 }
@@ -419,5 +420,30 @@ impl Stream {
 
     pub(super) fn log_path(&self) -> &Path {
         self.log.path()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv6Addr, SocketAddrV6};
+
+    use super::*;
+
+    #[test]
+    fn port_is_opened_on_a_link_local_address() {
+        // proc(5): the address, the interface's number, the prefix, the scope (0x20: link-local).
+        let list = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+        let found = list.lines().find_map(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            let [address, interface, _, "20", ..] = fields[..] else { return None };
+            let address = Ipv6Addr::from(u128::from_str_radix(address, 16).ok()?);
+            Some(SocketAddrV6::new(address, 4711, 0, u32::from_str_radix(interface, 16).ok()?))
+        });
+        // A machine without IPv6 has none.
+        let Some(address) = found else { return };
+        for store in [StorePort::Inherited, StorePort::Reserved] {
+            let port = Port::open(store, address.into()).unwrap();
+            assert!(![0, 4711].contains(&port.number()));
+        }
     }
 }

@@ -72,8 +72,8 @@ pub(super) fn accept_nodes(
             _ => format!("node 0 can't listen there: {err}"),
         })
     })?;
-    let address = listener.local_addr().map_err(|err| at.failed(err.to_string()))?.ip();
-    if secret.is_none() && !address.is_loopback() {
+    let address = listener.local_addr().map_err(|err| at.failed(err.to_string()))?;
+    if secret.is_none() && !address.ip().is_loopback() {
         ui.warn(format!("this job has no secret: whoever reaches {} can join it", at.place()));
         ui.hint(
             "set DDP_JOB_SECRET to the same random text on all nodes, or --secret-file to a file that all nodes see",

@@ -1,5 +1,5 @@
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -206,7 +206,7 @@ fn answer(link: &mut Link) -> Result<Answer, NotJoined> {
 }
 
 /// A connection to node 0, and our own address on it.
-fn call(at: &Rendezvous, end: Instant) -> Result<(Link, IpAddr)> {
+fn call(at: &Rendezvous, end: Instant) -> Result<(Link, SocketAddr)> {
     loop {
         let connect = || -> io::Result<_> {
             let mut last = io::Error::other("the name has no address");
@@ -214,7 +214,7 @@ fn call(at: &Rendezvous, end: Instant) -> Result<(Link, IpAddr)> {
                 let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
                 match TcpStream::connect_timeout(&address, left.min(Duration::from_secs(5))) {
                     Ok(stream) => {
-                        let own = stream.local_addr()?.ip();
+                        let own = stream.local_addr()?;
                         return Ok((Link::new(stream, LONGEST_GREETING)?, own));
                     }
                     Err(err) => last = err,

@@ -21,7 +21,7 @@ mod link;
 mod message;
 mod secret;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -62,8 +62,9 @@ pub struct Nodes {
     pub own: usize,
     /// Where rank 0's store is, as the workers look for it.
     pub master_addr: String,
-    /// Where the store listens, on node 0; elsewhere, where this node is reached by the others.
-    pub address: IpAddr,
+    /// Where the store listens, on node 0; elsewhere, where this node is reached by the others. The port means nothing; a
+    /// link-local IPv6 address means nothing without its interface.
+    pub address: SocketAddr,
 }
 
 impl Nodes {
@@ -71,7 +72,7 @@ impl Nodes {
     pub fn one(nproc: usize, gpus: Option<Vec<String>>) -> Self {
         let member = Member { host: host_name(), first_rank: 0, nproc, gpus };
         let address = super::loopback::address();
-        Self { members: vec![member], own: 0, master_addr: address.to_string(), address }
+        Self { members: vec![member], own: 0, master_addr: address.to_string(), address: (address, 0).into() }
     }
 
     /// Whether there are others.
@@ -114,7 +115,9 @@ pub(super) fn host_name() -> String {
 }
 
 /// The interface that has this address, as the kernel lists them.
-fn interface_of(address: IpAddr) -> Option<String> {
+fn interface_of(address: SocketAddr) -> Option<String> {
+    // The same link-local address may be on several interfaces.
+    let scope = if let SocketAddr::V6(v6) = address { v6.scope_id() } else { 0 };
     let mut list = std::ptr::null_mut();
     // SAFETY: on success `list` leads to a list that is freed below.
     if unsafe { libc::getifaddrs(&raw mut list) } != 0 {
@@ -126,9 +129,11 @@ fn interface_of(address: IpAddr) -> Option<String> {
         // SAFETY: an entry of the list, which lives until it is freed.
         let interface = unsafe { &*entry };
         // SAFETY: null, or a socket address of the kind that its family tells.
-        if unsafe { socket_address(interface.ifa_addr) } == Some(address) {
-            // SAFETY: every entry has a name that ends with a zero.
-            let name = unsafe { std::ffi::CStr::from_ptr(interface.ifa_name) };
+        let same_address = unsafe { socket_address(interface.ifa_addr) } == Some(address.ip());
+        // SAFETY: every entry has a name that ends with a zero.
+        let name = unsafe { std::ffi::CStr::from_ptr(interface.ifa_name) };
+        // SAFETY: as above.
+        if same_address && (scope == 0 || unsafe { libc::if_nametoindex(name.as_ptr()) } == scope) {
             found = Some(name.to_string_lossy().into_owned());
             break;
         }
@@ -185,7 +190,8 @@ mod tests {
 
     #[test]
     fn the_loopback_interface_is_found() {
-        assert_eq!(interface_of(Ipv4Addr::LOCALHOST.into()).as_deref(), Some("lo"));
-        assert_eq!(interface_of(Ipv4Addr::new(203, 0, 113, 7).into()), None);
+        let interface = |address: IpAddr| interface_of((address, 0).into());
+        assert_eq!(interface(Ipv4Addr::LOCALHOST.into()).as_deref(), Some("lo"));
+        assert_eq!(interface(Ipv4Addr::new(203, 0, 113, 7).into()), None);
     }
 }
