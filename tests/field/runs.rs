@@ -87,6 +87,28 @@ fn log_dir_with_numbered_directories_of_the_user_loses_nothing() {
     assert!(!data.join(".gitignore").exists(), "the directory is the user's");
 }
 
+// A worker's link in place of the next attempt's folder had a file of the user's emptied.
+#[test]
+fn link_in_place_of_an_attempt_is_not_followed() {
+    let dir = tempdir().unwrap();
+    write(dir.path().join("victim/rank-0.stdout.log"), "keep");
+    let script = "[ $TORCHELASTIC_RESTART_COUNT = 1 ] || ln -s $PWD/victim $DDP_RUN_DIR/attempt-1; echo lost; exit 3";
+    let done = launch(dir.path(), &["--max-restarts", "1", "--backoff", "0"], script).run().ends_with(3);
+    done.says(&["attempt-1 is not a directory"]);
+    assert_eq!(fs::read_to_string(dir.path().join("victim/rank-0.stdout.log")).unwrap(), "keep");
+    assert_eq!(fs::read_dir(dir.path().join("victim")).unwrap().count(), 1);
+}
+
+// Such a directory had no run start any more: "no storage space".
+#[test]
+fn run_with_the_largest_number_of_all_is_skipped() {
+    let dir = tempdir().unwrap();
+    write(dir.path().join("runs/18446744073709551615/.cargo-ddp-run"), "{}");
+    launch(dir.path(), &[], "true").run().succeeds();
+    launch(dir.path(), &[], "true").run().succeeds();
+    assert_eq!(numbers(&runs(dir.path(), &[])), [1, 2]);
+}
+
 // A real directory in place of the link, as `scp -r` leaves it, kept every run from starting.
 #[test]
 fn latest_that_is_not_our_link_blocks_no_run_and_stays() {

@@ -1,10 +1,8 @@
 //! A worker's output on disk: all of it, whatever the screen shows.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-
-use ddp_contract::file;
 
 /// A file that grows beyond this is set aside as `….log.1`, in place of an older one, and begun anew.
 const LARGEST: u64 = 64 << 20;
@@ -25,8 +23,7 @@ impl Log {
     }
 
     fn with_limit(path: PathBuf, largest: u64) -> (Self, Option<io::Error>) {
-        let folder = path.parent().map_or(Ok(()), fs::create_dir_all);
-        let (file, failed) = match folder.and_then(|()| file::create(&path)) {
+        let (file, failed) = match create(&path) {
             Ok(file) => (Some(file), None),
             Err(err) => (None, Some(err)),
         };
@@ -51,7 +48,7 @@ impl Log {
     fn append(&mut self, piece: &[u8]) -> io::Result<()> {
         if self.written > 0 && self.written + piece.len() as u64 > self.largest {
             fs::rename(&self.path, set_aside(&self.path))?;
-            self.file = Some(file::create(&self.path)?);
+            self.file = Some(create(&self.path)?);
             self.written = 0;
         }
         if let Some(file) = &mut self.file {
@@ -64,6 +61,25 @@ impl Log {
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Creates a file in an attempt's folder, which is made if it is not there. A worker of an earlier attempt may have put a
+/// link there: none is followed, and a file in the place of this one is replaced, not emptied.
+pub(super) fn create(path: &Path) -> io::Result<File> {
+    let attempt = path.parent().unwrap_or(Path::new("."));
+    attempt.parent().map_or(Ok(()), fs::create_dir_all)?;
+    match fs::create_dir(attempt) {
+        Err(err) if err.kind() != ErrorKind::AlreadyExists => return Err(err),
+        Err(_) if !fs::symlink_metadata(attempt)?.is_dir() => {
+            return Err(io::Error::new(ErrorKind::NotADirectory, format!("{} is not a directory", attempt.display())));
+        }
+        _ => {}
+    }
+    let _ = fs::remove_file(path);
+    File::create_new(path).map_err(|err| match path.is_dir() {
+        true => io::Error::new(ErrorKind::IsADirectory, "it is a directory"),
+        false => err,
+    })
 }
 
 fn set_aside(path: &Path) -> PathBuf {
@@ -103,5 +119,31 @@ mod tests {
         let (mut log, failed) = Log::with_limit(dir.path().to_owned(), 10);
         assert!(failed.unwrap().to_string().contains("a directory"));
         assert!(log.write(b"x").is_ok());
+    }
+
+    // The file behind the link was emptied, and got the worker's output.
+    #[test]
+    fn a_log_follows_no_link_and_empties_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let victim = dir.path().join("victim");
+        fs::create_dir(&victim).unwrap();
+        let kept = victim.join("rank-0.stdout.log");
+        fs::write(&kept, "keep").unwrap();
+        let link = dir.path().join("attempt-1");
+        std::os::unix::fs::symlink(&victim, &link).unwrap();
+        let (mut log, failed) = Log::with_limit(link.join("rank-0.stdout.log"), 10);
+        assert!(failed.unwrap().to_string().ends_with("attempt-1 is not a directory"));
+        log.write(b"x").unwrap();
+        let attempt = dir.path().join("attempt-2");
+        fs::create_dir(&attempt).unwrap();
+        fs::hard_link(&kept, attempt.join("hard.log")).unwrap();
+        std::os::unix::fs::symlink(&kept, attempt.join("soft.log")).unwrap();
+        for name in ["hard.log", "soft.log"] {
+            let (mut log, failed) = Log::with_limit(attempt.join(name), 10);
+            assert!(failed.is_none(), "{failed:?}");
+            log.write(b"x").unwrap();
+            assert_eq!(fs::read_to_string(attempt.join(name)).unwrap(), "x");
+        }
+        assert_eq!(fs::read_to_string(&kept).unwrap(), "keep");
     }
 }

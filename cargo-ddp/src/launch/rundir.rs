@@ -21,6 +21,8 @@ use super::registry::{Job, RUN_FILE};
 use crate::aside::move_aside;
 use crate::{Error, Result, Ui, private};
 
+/// A directory with a larger number is not of a run that a launcher numbered.
+const LARGEST_NUMBER: u64 = 1 << 53;
 /// The newest runs that keep their logs.
 const KEPT_RUNS: usize = 50;
 /// In each run's directory: says that it is one, and which process on which machine made it.
@@ -59,7 +61,7 @@ impl RunDir {
         let numbers = numbers(&runs);
         let mut number = numbers.last().copied().unwrap_or(0).max(above);
         let path = loop {
-            number = number.checked_add(1).ok_or_else(|| cant(ErrorKind::StorageFull.into()))?;
+            number += 1;
             let path = runs.join(number.to_string());
             match private::create_dir(&path) {
                 Ok(()) => break path,
@@ -126,8 +128,9 @@ pub(super) fn numbers(runs: &Path) -> Vec<u64> {
     let number = |entry: fs::DirEntry| {
         let name = entry.file_name();
         let number: u64 = name.to_str()?.parse().ok()?;
-        // `007` and `+7` are somebody else's.
-        (name.to_str()? == number.to_string() && is_run(&entry.path())).then_some(number)
+        // `007` and `+7` are somebody else's, and so is 2^64 - 1, after which there is no number for the next run.
+        let is_number = name.to_str()? == number.to_string() && number < LARGEST_NUMBER;
+        (is_number && is_run(&entry.path())).then_some(number)
     };
     let mut numbers: Vec<_> = entries.filter_map(number).collect();
     numbers.sort_unstable();
@@ -324,6 +327,18 @@ mod tests {
         assert!(!runs.join("2").exists() && !runs.join("3").exists() && runs.join("4").exists());
         assert_eq!(numbers(&runs).len(), KEPT_RUNS);
         assert_eq!(RunDir::create(&runs, 1000, &Ui::new()).unwrap().number, 1001);
+    }
+
+    // No run could be started any more: "no storage space".
+    #[test]
+    fn run_directory_with_the_largest_number_is_skipped() {
+        let dir = tempfile::tempdir().unwrap();
+        for number in [u64::MAX, u64::MAX - 1, LARGEST_NUMBER] {
+            touch(dir.path().join(number.to_string()).join(MARKER));
+        }
+        assert_eq!((create(dir.path()).number, create(dir.path()).number), (1, 2));
+        assert_eq!(numbers(dir.path()), [1, 2]);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 6, "nothing is removed");
     }
 
     #[test]

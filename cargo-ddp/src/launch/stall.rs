@@ -1,6 +1,5 @@
 //! What the ranks of a stalled job do: the stacks of all their threads, by whatever debugger there is.
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -10,6 +9,8 @@ use std::time::{Duration, Instant};
 use ddp_contract::file;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
+
+use super::logs;
 
 /// How long a debugger may take. Reading libtorch's symbols takes some seconds.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
@@ -259,10 +260,7 @@ impl Debugger {
                 command
             }
         };
-        if let Some(folder) = file.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        let out = file::create(file)?;
+        let out = logs::create(file)?;
         let err = out.try_clone()?;
         crate::child::dies_with_parent(&mut command);
         let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn()?;
@@ -273,6 +271,8 @@ impl Debugger {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const GDB: &str = "\

@@ -1,15 +1,13 @@
 //! What the launchers of other nodes say and are told.
 
-use std::fs;
 use std::io::Write;
 use std::time::Instant;
-
-use ddp_contract::file;
 
 use super::Watch;
 use crate::Result;
 use crate::launch::command::Command;
 use crate::launch::dispatch::{Input, Verdict, comparable};
+use crate::launch::logs;
 use crate::launch::nodes::{FromCoordinator, Lost, ToCoordinator};
 
 impl Watch<'_> {
@@ -76,10 +74,9 @@ impl Watch<'_> {
     /// What a worker elsewhere left is kept as if it were ours, and reported.
     fn keep_error_file(&self, rank: usize, error_file: Option<String>) {
         let path = self.plan.error_file(rank, self.job.attempt);
-        if let (Some(error_file), Some(folder)) = (error_file, path.parent()) {
+        if let Some(error_file) = error_file {
             // Without it the report is shorter.
-            let write = || file::create(&path)?.write_all(error_file.as_bytes());
-            let _ = fs::create_dir_all(folder).and_then(|()| write());
+            let _ = logs::create(&path).and_then(|mut file| file.write_all(error_file.as_bytes()));
         }
     }
 
