@@ -490,6 +490,40 @@ fn a_stopped_launcher_is_woken_by_a_signal() {
     }
 }
 
+// The launcher was continued once, and `stop` waited for ever.
+#[test]
+fn stop_now_ends_a_launcher_that_its_worker_stops_again_and_again() {
+    let dir = tempdir().unwrap();
+    let script = "trap '' TERM; P=$PPID; K=$(cut -d' ' -f4 /proc/$P/stat); G=$(cut -d' ' -f4 /proc/$K/stat)
+        echo ready; until [ -e go ]; do sleep 0.01; done; while :; do kill -STOP $P $K $G; sleep 0.02; done";
+    let job = launch(dir.path(), &["--nproc", "1", "--grace", "1000"], script).start();
+    job.wait_for("ready");
+    fs::write(dir.path().join("go"), "").unwrap();
+    let start = Instant::now();
+    let output = with_stdout(dir.path(), &["stop", "--now"], Stdio::piped());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(start.elapsed() < BOUND, "{:?}", start.elapsed());
+    job.wait().ends_with(143).leaves_no_process();
+}
+
+// A job in the background of a script ignores SIGINT, which was the second signal.
+#[test]
+fn stop_now_needs_no_sigint() {
+    let dir = tempdir().unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' INT; exec \"$@\"", "sh"]).arg(cargo_ddp());
+    command.args(["ddp", "launch", "--nproc", "1", "--grace", "1000", "--", "sh", "-c"]);
+    command.arg("trap '' TERM; touch ready; while :; do sleep 0.05; done").current_dir(dir.path());
+    command.env("XDG_CACHE_HOME", dir.path().join("cache")).stdin(Stdio::null()).stderr(Stdio::null());
+    let mut job = command.spawn().unwrap();
+    wait_until("the worker", String::new, || dir.path().join("ready").exists());
+    let start = Instant::now();
+    let output = with_stdout(dir.path(), &["stop", "--now"], Stdio::piped());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(start.elapsed() < BOUND, "{:?}", start.elapsed());
+    assert_eq!(job.wait().unwrap().code(), Some(143));
+}
+
 /// A job whose output goes to `stdout`, with a worker that has written more than a pipe or a terminal takes.
 fn stuck(dir: &Path, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>, script: &str) -> Child {
     let mut command = Command::new(cargo_ddp());

@@ -1,9 +1,17 @@
-use rustix::event::{PollFd, PollFlags, poll};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::cli::Stop;
 use crate::launch::{self, Job};
 use crate::{Error, Result, Ui, exit};
+
+/// How often a launcher is continued that may have been stopped again.
+const PERIOD: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+/// How long a launcher may take that was asked to end immediately. It gives up on its own processes sooner.
+const UNRESPONSIVE: Duration = Duration::from_secs(20);
 
 /// `cargo ddp stop [RUN]`: asks, and waits for the end.
 pub(super) fn stop(args: &Stop, ui: &Ui) -> Result<u8> {
@@ -18,25 +26,34 @@ pub(super) fn stop(args: &Stop, ui: &Ui) -> Result<u8> {
         [] => return Err(not_here(args.run.as_deref(), running)),
         many => return Err(Error::ManyRuns(names(many).join(", "))),
     };
-    let failed = |err: rustix::io::Errno| Error::system(format!("can't stop {}", job.run))(err.into());
+    let failed = |err: Errno| Error::system(format!("can't stop {}", job.run))(err.into());
     let process = job.process().map_err(Error::system(format!("can't stop {}", job.run)))?;
     // It has ended by itself.
     let Some(pidfd) = process else { return Ok(exit::SUCCESS) };
+    let send = |signals: &[Signal]| {
+        signals.iter().try_for_each(|&signal| match pidfd_send_signal(&pidfd, signal) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(err) => Err(failed(err)),
+        })
+    };
     ui.status("Stopping", format!("{} (pid {})", job.run, job.pid));
-    // The second signal kills; two of one kind could arrive as one. A process that is stopped hears neither until it is
-    // continued.
-    let signals: &[_] =
-        if args.now { &[Signal::TERM, Signal::INT, Signal::CONT] } else { &[Signal::TERM, Signal::CONT] };
-    for &signal in signals {
-        match pidfd_send_signal(&pidfd, signal) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-            Err(err) => return Err(failed(err)),
-        }
-    }
+    // The second signal kills; two of one kind could arrive as one, and a launcher in the background of a script ignores
+    // SIGINT. A process that is stopped hears none until it is continued.
+    send(&[Signal::TERM])?;
+    let again: &[_] = if args.now { &[Signal::INT, Signal::TERM, Signal::CONT] } else { &[Signal::CONT] };
+    let mut end = args.now.then(|| Instant::now() + UNRESPONSIVE);
     let mut ended = [PollFd::new(&pidfd, PollFlags::IN)];
-    while let Err(err) = poll(&mut ended, None) {
-        if err != rustix::io::Errno::INTR {
-            return Err(failed(err));
+    loop {
+        // Something may have stopped it again.
+        send(again)?;
+        if end.take_if(|end| Instant::now() >= *end).is_some() {
+            ui.warn(format!("{} does not respond: its launcher is killed", job.run));
+            send(&[Signal::KILL])?;
+        }
+        match poll(&mut ended, Some(&PERIOD)) {
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => break,
+            Err(err) => return Err(failed(err)),
         }
     }
     ui.status("Stopped", &job.run);
