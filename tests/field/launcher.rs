@@ -560,6 +560,20 @@ fn a_reader_that_is_paused_holds_up_no_signal() {
     }
 }
 
+// The other two waited for the reader to say what had happened.
+#[test]
+fn a_launcher_that_is_killed_is_no_reason_to_wait_for_the_reader_of_stderr() {
+    let dir = tempdir().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut job = stuck(dir.path(), Stdio::null(), writer, "yes >&2");
+    let [.., launcher] = launcher_processes(job.id());
+    signal_process(launcher, SIGKILL);
+    let start = Instant::now();
+    assert_eq!(job.wait().unwrap().code(), Some(137));
+    assert!(start.elapsed() < BOUND, "{:?}", start.elapsed());
+    drop(reader);
+}
+
 #[test]
 fn a_launcher_that_does_not_respond_is_killed_after_the_second_signal() {
     let dir = tempdir().unwrap();
@@ -583,7 +597,7 @@ fn a_launcher_that_does_not_respond_is_killed_after_the_second_signal() {
     job.signal(SIGTERM);
     job.signal(2);
     wait_until("end of the launcher", String::new, || wait(libc::WNOHANG) != 0);
-    job.wait().ends_with(143).says(&["error: the launcher does not respond"]).leaves_no_process();
+    job.wait().ends_with(143).says(&["error: the launcher did not respond"]).leaves_no_process();
 }
 
 #[test]

@@ -190,10 +190,10 @@ fn watch_over(keeper: Pid, mut signals: Signals, mut pipe: UnixStream) -> i32 {
             }
         }
         if let Some(signal) = patience.is_over() {
-            let _ = writeln!(std::io::stderr(), "error: the launcher does not respond; it and its workers are killed");
             let _ = kill_process(keeper, Signal::KILL);
             let _ = waitpid(Some(keeper), WaitOptions::empty());
             end_adopted(&[]);
+            complain("the launcher did not respond; it and its workers were killed");
             return exit::signalled(signal).into();
         }
         // Without pidfd (Linux before 5.3) the wait itself; signals are then late.
@@ -294,13 +294,21 @@ fn code(status: Option<WaitStatus>) -> i32 {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => code,
         (None, Some(signal)) => {
-            let _ = writeln!(
-                std::io::stderr(),
-                "error: the launcher itself was killed by signal {signal}; its workers are ended"
-            );
+            complain(&format!("the launcher itself was killed by signal {signal}; its workers are ended"));
             exit::signalled(signal).into()
         }
         _ => exit::SYSTEM.into(),
+    }
+}
+
+/// Says what went wrong, if stderr takes it: a pipe that nobody reads must not keep these processes.
+fn complain(what: &str) {
+    let stderr = std::io::stderr();
+    let mut fds = [PollFd::from_borrowed_fd(stderr.as_fd(), PollFlags::OUT)];
+    let takes = poll(&mut fds, Some(&timespec(Duration::ZERO))).is_ok() && fds[0].revents().contains(PollFlags::OUT);
+    if takes {
+        // Shorter than PIPE_BUF: what is ready takes all of it.
+        let _ = rustix::io::write(&stderr, format!("error: {what}\n").as_bytes());
     }
 }
 
