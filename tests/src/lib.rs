@@ -286,7 +286,8 @@ impl Job {
         );
     }
 
-    fn has_ended(&self) -> bool {
+    /// Whether it has ended, and was not waited for yet.
+    pub fn has_ended(&self) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
         stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))
     }
