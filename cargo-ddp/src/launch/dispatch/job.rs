@@ -54,7 +54,7 @@ pub struct Failure {
     pub step: Option<u64>,
     /// What it left in its error file.
     pub message: Option<String>,
-    /// Its last lines on stderr, as [`comparable`] gives them. Only node 0, which decides, compares them.
+    /// Its last lines on stderr, as `comparable` gives them. Only node 0, which decides, compares them.
     #[serde(skip)]
     pub stderr: String,
     /// No rank had taken a step in this attempt, as far as is known.
