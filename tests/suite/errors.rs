@@ -74,5 +74,7 @@ fn a_worker_without_its_variables_says_which_is_missing() {
     let output = worker.env("MASTER_ADDR", "127.0.0.1").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(stderr.trim(), "error: environment variable MASTER_PORT is not set, though RANK is");
+    let (error, hint) = stderr.trim().split_once('\n').unwrap();
+    assert_eq!(error, "error: environment variable MASTER_PORT is not set, though RANK is");
+    assert!(hint.starts_with("hint: start workers with `cargo ddp run` or torchrun"), "{hint}");
 }

@@ -210,7 +210,11 @@ fn watch_over(keeper: Pid, mut signals: Signals, mut pipe: UnixStream) -> i32 {
 
 /// Has the kernel continue this process, should it be stopped, when something comes over `connection` or its other end is
 /// closed, however that happens. Without it (other kernels than Linux's own) a process that is stopped stays so.
+/// (Nor with a debugger, which would stop at each signal, and which continues what it stops.)
 fn continue_on(connection: &UnixStream) {
+    if debug::is_traced() {
+        return;
+    }
     let fd = connection.as_raw_fd();
     // SAFETY: a system call, on a descriptor that is ours.
     let set = |what, value: libc::c_int| unsafe { libc::fcntl(fd, what, value) };
