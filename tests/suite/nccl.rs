@@ -19,8 +19,7 @@ fn nccl_is_built_with_a_cuda_libtorch_and_says_that_there_is_no_gpu() {
         return;
     }
     assert_eq!(output.status.code(), Some(1), "{stdout}\n{stderr}");
-    let expected =
-        "error: creating an NCCL process group: ProcessGroupNCCL is only supported with GPUs, no GPUs found!\nhint: NCCL needs a \
+    let expected = "error: creating an NCCL process group: ProcessGroupNCCL is only supported with GPUs, no GPUs found!\nhint: NCCL needs a \
          GPU: check `nvidia-smi` and CUDA_VISIBLE_DEVICES";
     assert!(stderr.trim_end().ends_with(expected), "{stderr}");
     assert!(!stderr.contains("frame #"), "{stderr}");
