@@ -165,8 +165,8 @@ fn write_until(fd: BorrowedFd<'_>, content: &[u8], end: Option<Instant>) -> io::
     Ok(())
 }
 
-/// What a path like `/dev/stdout` stands for: opening it anew would begin at the start of a file that is written already,
-/// and fail for a socket.
+/// The descriptor that a path like `/dev/stdout` names. Opening the path again would write from the start of the file, over
+/// what is already there, and it would fail for a socket.
 struct Descriptor {
     /// The process that has it, unless it is this one.
     process: Option<i32>,

@@ -111,7 +111,7 @@ pub fn main<E: Display + Debug + 'static>(train: impl FnOnce() -> Result<(), E>)
     }
 }
 
-/// An error with its causes, on one line. What an error has said of its cause is not said again.
+/// An error with its causes, on one line. A cause that is already part of the text is not repeated.
 fn text_of<E: Display + 'static>(err: &E) -> String {
     let Some(chain) = (err as &dyn Any).downcast_ref::<anyhow::Error>() else { return format!("{err:#}") };
     let mut text = String::new();
@@ -124,7 +124,7 @@ fn text_of<E: Display + 'static>(err: &E) -> String {
     text
 }
 
-/// The way out, if the error or one of its causes is this crate's.
+/// The hint, if the error or one of its causes is this crate's.
 fn hint_of<E: 'static>(err: &E) -> Option<String> {
     let err = err as &dyn Any;
     if let Some(err) = err.downcast_ref::<Error>() {
@@ -134,12 +134,12 @@ fn hint_of<E: 'static>(err: &E) -> Option<String> {
     chain.find_map(|cause| cause.downcast_ref::<Error>()?.hint())
 }
 
-/// The last step that was told of.
+/// The last step that was reported.
 pub(crate) fn last_step() -> Option<u64> {
     Some(STEP.load(Ordering::Relaxed)).filter(|step| *step != NONE)
 }
 
-/// Ends the process with a reason, from whatever thread, while others may be blocked for ever.
+/// Ends the process with a reason. Other threads may be blocked forever.
 pub(crate) fn fail_now(message: &str) -> ! {
     say(format_args!("error: {message}"));
     record(ErrorFile::new(message, ""));
@@ -201,7 +201,7 @@ mod tests {
     use anyhow::Context as _;
 
     #[test]
-    fn error_is_said_once_with_its_causes_and_the_way_out() {
+    fn error_is_printed_once_with_its_causes_and_a_hint() {
         let source = || std::io::Error::from_raw_os_error(30);
         let full = Error::DiskFull { path: "s".into() };
         let hint = full.hint();

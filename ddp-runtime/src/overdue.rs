@@ -1,7 +1,7 @@
-//! NCCL's operations that end too late: the process ends with the reason.
+//! Ends the process, with a reason, when an NCCL operation takes longer than the group's timeout.
 //!
-//! An operation on a GPU that other ranks don't take part in blocks nothing but the GPU, so no call gives an error.
-//! NCCL's own watchdog waits for its dump, up to a minute, and then aborts the process without a word to the launcher.
+//! When a rank is missing, a collective blocks only the GPU, so no call returns an error. NCCL's own watchdog waits up to a
+//! minute for its dump and then aborts the process, without a reason for the launcher.
 
 use std::ptr::NonNull;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -11,10 +11,10 @@ use std::time::Duration;
 use crate::process_group::{Backend, Settings};
 use crate::{entry, sys};
 
-/// How often a group is looked at. NCCL's watchdog looks at its operations every second.
+/// How often a group is checked. NCCL's watchdog checks its operations every second.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// Looks at a group until it is dropped.
+/// Checks a group until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Watch {
     stop: Option<Sender<()>>,
@@ -23,7 +23,7 @@ pub(crate) struct Watch {
 
 struct Group(NonNull<sys::ddp_group>);
 
-// SAFETY: the thread that it goes to only asks for the group's error, which c10d locks; see `Watch::drop`.
+// SAFETY: the thread only asks for the group's error, which c10d guards with a lock; see `Watch::drop`.
 unsafe impl Send for Group {}
 
 impl Watch {

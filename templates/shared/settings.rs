@@ -25,7 +25,7 @@ pub fn parse<A: Parser>(config: impl Fn(&A) -> Option<PathBuf>) -> A {
         None if Path::new(FILE).exists() => FILE.into(),
         None => return args,
     };
-    // Nobody may write to a FIFO that happens to lie there; one that is named (`--config <(...)`) is meant.
+    // A FIFO that happens to have this name could block forever. With --config it is intended (`--config <(...)`).
     let regular = config(&args).is_some() || file.is_file();
     let text = if regular { fs::read_to_string(&file).map_err(|err| err.to_string()) } else { Err(NOT_A_FILE.into()) };
     let text = text.map_err(|err| format!("it can't be read: {err}"));

@@ -19,12 +19,12 @@ pub(super) struct Chosen {
 }
 
 impl Selection {
-    /// Refuses patterns: `cargo build` takes them, but one program is run, so `cargo run` does not.
+    /// Refuses patterns, as `cargo run` does: only one program can run. (`cargo build` accepts them.)
     pub(super) fn check_names(&self) -> Result<()> {
         let kind = if self.example { "example" } else { "bin" };
         for (option, name) in [("package", &self.package), (kind, &self.target)] {
             if let Some(name) = name.as_ref().filter(|name| name.contains(['*', '?', '[', ']'])) {
-                let problem = format!("{name:?} is a pattern, and one program is run: give its whole name");
+                let problem = format!("{name:?} is a pattern, but only one program can run: give its full name");
                 return Err(Error::BadOption { option, problem });
             }
         }

@@ -208,9 +208,9 @@ fn watch_over(keeper: Pid, mut signals: Signals, mut pipe: UnixStream) -> i32 {
     code(status)
 }
 
-/// Has the kernel continue this process, should it be stopped, when something comes over `connection` or its other end is
-/// closed, however that happens. Without it (other kernels than Linux's own) a process that is stopped stays so.
-/// (Nor with a debugger, which would stop at each signal, and which continues what it stops.)
+/// Makes the kernel send SIGCONT to this process when data arrives on `connection` or its other end is closed, so that a
+/// stopped process resumes. Not under a debugger, which would stop at each of these signals. Where the kernel lacks F_SETSIG,
+/// a stopped process stays stopped.
 fn continue_on(connection: &UnixStream) {
     if debug::is_traced() {
         return;
@@ -305,7 +305,7 @@ fn code(status: Option<WaitStatus>) -> i32 {
     }
 }
 
-/// Says what went wrong, if stderr takes it: a pipe that nobody reads must not keep these processes.
+/// Prints an error if stderr accepts it without blocking: a pipe that nobody reads must not keep these processes alive.
 fn complain(what: &str) {
     let stderr = std::io::stderr();
     let mut fds = [PollFd::from_borrowed_fd(stderr.as_fd(), PollFlags::OUT)];
@@ -425,7 +425,7 @@ mod tests {
     #[test]
     fn process_that_is_stopped_is_continued_when_the_other_end_closes() {
         let (end, other) = UnixStream::pair().unwrap();
-        // SAFETY: the child makes system calls only.
+        // SAFETY: the child makes system calls, and uses the allocator, which glibc keeps usable after a fork.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             drop(other);

@@ -81,8 +81,8 @@ pub(crate) use words::{finished, near, stopped};
 use crate::debug::{self, Debug};
 use crate::{Result, Ui};
 
-/// Meets the launchers of the other nodes, which may take long: `ps` and `runs` know of the job while it waits. Afterwards the
-/// plan has all nodes. Gives the connections: node 0's to all others (by node rank, from 1), the others' to node 0.
+/// Waits for the launchers of the other nodes, and adds them to the plan. `ps` and `runs` list the job meanwhile. Returns the
+/// connections: node 0's to all others (by node rank, from 1), the others' to node 0.
 ///
 /// # Errors
 /// [`Error::Rendezvous`](crate::Error::Rendezvous), which says who is missing, or what does not fit.

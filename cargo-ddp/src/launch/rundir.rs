@@ -21,7 +21,7 @@ use super::registry::{Job, RUN_FILE};
 use crate::aside::move_aside;
 use crate::{Error, Result, Ui, private};
 
-/// A directory with a larger number is not of a run that a launcher numbered.
+/// A directory with this number or a larger one was not made by a launcher.
 const LARGEST_NUMBER: u64 = 1 << 53;
 /// The newest runs that keep their logs.
 const KEPT_RUNS: usize = 50;
@@ -128,7 +128,7 @@ pub(super) fn numbers(runs: &Path) -> Vec<u64> {
     let number = |entry: fs::DirEntry| {
         let name = entry.file_name();
         let number: u64 = name.to_str()?.parse().ok()?;
-        // `007` and `+7` are somebody else's, and so is 2^64 - 1, after which there is no number for the next run.
+        // `007` and `+7` are not our names. After 2^64 - 1 there is no number left for the next run.
         let is_number = name.to_str()? == number.to_string() && number < LARGEST_NUMBER;
         (is_number && is_run(&entry.path())).then_some(number)
     };

@@ -45,8 +45,8 @@ pub fn list(path: &Path) -> Result<Vec<Listed>> {
 /// The snapshot that `path` means: itself, or the newest whole one below it.
 ///
 /// # Errors
-/// [`Error::NoSnapshot`], [`Error::NoSnapshotFolder`]; [`Error::Damaged`] when it, or the newest of several of which none is
-/// whole, is damaged.
+/// [`Error::NoSnapshot`], [`Error::NoSnapshotFolder`]; [`Error::Damaged`] if `path` is a damaged snapshot, or if all
+/// snapshots below it are damaged.
 pub fn whole(path: &Path) -> Result<Whole> {
     if is_snapshot(path) {
         let whole = format::whole(path).map_err(|damage| Error::Damaged { folder: path.to_owned(), damage })?;
@@ -73,7 +73,7 @@ fn below(dir: &Path) -> Result<Vec<PathBuf>> {
     if folders.is_empty() { Err(Error::NoSnapshot(dir.to_owned())) } else { Ok(folders) }
 }
 
-/// The newest snapshot that `path` means, whole or not.
+/// The newest snapshot at `path`, valid or not.
 pub(super) fn newest(path: &Path) -> Option<PathBuf> {
     if is_snapshot(path) { Some(path.to_owned()) } else { below(path).ok()?.into_iter().next() }
 }

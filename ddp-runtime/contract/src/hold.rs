@@ -1,6 +1,6 @@
 //! A snapshot that a program is reading is not removed by another one.
 //!
-//! The reader holds a shared `flock` on the manifest, and who removes the snapshot an exclusive one. Where there is no
+//! The reader holds a shared `flock` on the manifest; removing the snapshot needs an exclusive one. On a file system without
 //! `flock`, nothing is held.
 
 use std::fs::{File, OpenOptions};
@@ -20,8 +20,8 @@ use crate::snapshot::MANIFEST;
 pub struct Hold(#[expect(dead_code, reason = "it is locked while it is open")] Option<Arc<File>>);
 
 impl Hold {
-    /// Holds the snapshot in `folder`; `None` if it is being removed, or was. What has no readable manifest can't be held,
-    /// which is no error here.
+    /// Holds the snapshot in `folder`; `None` if it was removed or is being removed. A snapshot without a readable manifest
+    /// can't be held, which is not an error here.
     pub fn of(folder: &Path) -> Option<Self> {
         let manifest = folder.join(MANIFEST);
         let Ok(file) = file::open(&manifest) else { return folder.exists().then_some(Self(None)) };

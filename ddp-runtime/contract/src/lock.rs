@@ -197,9 +197,11 @@ impl Lock {
                 return Ok(Err(Some(before)));
             }
         } else if is_foreign(&mut file)? {
-            return Err(
-                io::Error::other(format!("{} is not a lock of ddp-runtime; move it away", path.display())).into()
-            );
+            return Err(io::Error::other(format!(
+                "{} is not a lock of ddp-runtime; move the file away",
+                path.display()
+            ))
+            .into());
         }
         if !is_ours && fs::remove_file(path).is_ok() {
             return Ok(Err(None)); // a new one can be made
@@ -270,7 +272,7 @@ fn read(file: &mut File) -> Option<Holder> {
     serde_json::from_slice(&text).ok()
 }
 
-/// Whether the file holds something that no holder has written, in whole or in part.
+/// Whether the content is not a lock of ours, not even a half-written one.
 fn is_foreign(file: &mut File) -> io::Result<bool> {
     let mut first = [0];
     file.seek(SeekFrom::Start(0))?;
@@ -390,7 +392,7 @@ mod tests {
         let dir = Dir::new("foreign-file");
         fs::write(dir.0.join(FILE), "precious").expect("a temporary file");
         let err = Lock::acquire(&dir.0, None).expect_err("it is not ours");
-        assert!(err.to_string().ends_with(".lock is not a lock of ddp-runtime; move it away"), "{err}");
+        assert!(err.to_string().ends_with(".lock is not a lock of ddp-runtime; move the file away"), "{err}");
         assert_eq!(fs::read(dir.0.join(FILE)).expect("it is there"), b"precious");
     }
 

@@ -35,7 +35,7 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const PARTIAL: &str = ".partial";
 
 const PREFIX: &str = "step-";
-/// Of steps, epochs and samples: what comes after them can still be counted.
+/// The largest step, epoch or number of samples, so that adding to it never overflows.
 const LARGEST_NUMBER: u64 = 1 << 62;
 /// How long snapshots are looked for while others remove them.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -235,7 +235,7 @@ pub struct Whole {
     pub folder: PathBuf,
     /// Its manifest.
     pub manifest: Manifest,
-    /// A run that goes on does not remove it until this is dropped.
+    /// Until this is dropped, no other program removes the snapshot.
     pub hold: Hold,
 }
 

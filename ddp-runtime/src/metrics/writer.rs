@@ -41,7 +41,7 @@ enum Lines {
     File(File),
     /// A FIFO or a device, which does not block.
     Stream(File),
-    /// Nobody wants them, which was said.
+    /// The reader is gone, and a warning was printed.
     Nowhere,
 }
 
@@ -238,12 +238,12 @@ fn new_event_file(dir: &Path) -> io::Result<File> {
     let second = |entry: fs::DirEntry| {
         let name = entry.file_name();
         let second = name.to_str()?.strip_prefix(PREFIX)?.split('.').next()?.parse::<u64>().ok()?;
-        // What is no time of this millennium is somebody else's.
+        // A larger number is not a time, so another program wrote the file.
         (second < 1 << 35).then_some(second)
     };
     let newest = fs::read_dir(dir)?.flatten().filter_map(second).max().unwrap_or(0);
     let host = rustix::system::uname().nodename().to_string_lossy().replace(['/', '.'], "-");
-    let mut time = (now() as u64).max(newest.saturating_add(1));
+    let mut time = (now() as u64).max(newest + 1);
     loop {
         let path = dir.join(format!("{PREFIX}{time:010}.{host}.{}.0", std::process::id()));
         match OpenOptions::new().append(true).create_new(true).open(path) {

@@ -11,8 +11,8 @@ use super::{Best, Progress, floats, tensors};
 use crate::say::say;
 use crate::{Error, Result};
 
-/// A snapshot to read a trained model from, without a job: for inference. While it lives, a run that still trains does not
-/// remove it.
+/// A snapshot to read a trained model from, without a job: for inference. Until it is dropped, a running job does not remove
+/// the snapshot.
 ///
 /// ```no_run
 /// use ddp_runtime::{Best, SavedModel};
