@@ -122,6 +122,11 @@ pub fn folder_name(step: u64) -> String {
     format!("{PREFIX}{step:08}")
 }
 
+/// [`folder_name`], then the names with more zeros. Of two snapshots of one step, the one with more zeros is newer.
+pub fn folder_names(step: u64) -> impl Iterator<Item = String> {
+    (0..=16).map(move |zeros| format!("{PREFIX}{}{step:08}", "0".repeat(zeros)))
+}
+
 /// The step in a snapshot folder's name, if it is one.
 pub fn step_of(folder: &Path) -> Option<u64> {
     let digits = folder.file_name()?.to_str()?.strip_prefix(PREFIX)?;
@@ -285,6 +290,9 @@ mod tests {
             assert_eq!(step_of(Path::new(name)), step, "{name}");
         }
         assert_eq!(folder_name(12), "step-00000012");
+        let names: Vec<String> = folder_names(12).take(3).collect();
+        assert_eq!(names, ["step-00000012", "step-000000012", "step-0000000012"]);
+        assert!(folder_names(u64::MAX).all(|name| step_of(Path::new(&name)) == Some(u64::MAX)));
     }
 
     #[test]

@@ -281,11 +281,14 @@ fn what_another_version_or_another_program_has_written_is_not_replaced() {
     std::os::unix::fs::symlink("step-00000043", path("step-00000044")).unwrap();
     for step in [42, 43, 44] {
         let at = Progress { step, ..AT };
-        for name in [format!("step-{step:09}"), format!("step-{step:010}")] {
-            snapshots.save(&run.state(), at).unwrap();
+        // The second one replaces the first.
+        for samples in [0, 8] {
+            snapshots.save(&run.state(), Progress { samples, ..at }).unwrap();
             let whole = format::newest_whole(dir.path()).unwrap().whole.unwrap();
-            assert_eq!((whole.manifest.step, whole.folder), (step, path(&name)), "more zeros are newer");
+            assert_eq!((whole.manifest.step, whole.manifest.samples_in_epoch), (step, samples));
+            assert_eq!(whole.folder, path(&format!("step-{step:09}")), "more zeros are newer");
         }
+        snapshots.save(&run.state(), at).unwrap();
         assert_eq!(Run::new().resume(dir.path()).unwrap(), Some(at));
     }
     assert_eq!(fs::read_to_string(path("step-00000042/state.json")).unwrap(), newer);

@@ -130,53 +130,46 @@ impl Job {
         self.sync(partial)
     }
 
-    /// Gives the complete snapshot in `partial` its name. A snapshot of that name (of a run that took another turn,
-    /// damaged, or saved twice at one step) is exchanged for it. Where that can't be, this one gets a name with more zeros
-    /// until the other is removed. Whatever else has the name keeps it. At every moment one of them is there, complete.
+    /// Gives the complete snapshot in `partial` its name, and returns it. A snapshot of the same name (of a run that was
+    /// restarted at an earlier step, damaged, or saved twice at one step) is exchanged for it. Where directories can't be
+    /// exchanged, and where something else has the name, the new snapshot gets a name with more zeros, which counts as newer.
+    /// At every moment one of the two is there, complete.
     fn publish(&self, partial: &Path) -> Result<PathBuf> {
-        let step = self.manifest.step;
-        let folder = self.dir.join(format::folder_name(step));
-        let others = || (9..=24).map(|width| self.dir.join(format!("step-{step:0width$}"))).filter(|o| *o != folder);
-        // Of two with one step, the one with more zeros counts as newer.
-        let remove_others = || {
-            for other in others().filter(|other| is_replaceable(other)) {
-                let _ = retention::remove(&other);
+        let mut old = None;
+        for folder in self.names() {
+            match self.rename(partial, &folder) {
+                Ok(()) => return Ok(self.settle(folder, old)),
+                Err(err) if !is_taken(&err) => return Err(Error::writing(&folder)(err)),
+                Err(_) if !is_replaceable(&folder) => {}
+                Err(_) if renameat_with(CWD, partial, CWD, &folder, RenameFlags::EXCHANGE).is_ok() => {
+                    self.known.discard(partial);
+                    return Ok(self.settle(folder, None));
+                }
+                Err(_) => old = Some(folder),
             }
+        }
+        Err(Error::writing(partial)(io::ErrorKind::AlreadyExists.into()))
+    }
+
+    /// Removes what the snapshot in `folder` replaces: `old`, whose name it then gets, and those with more zeros.
+    fn settle(&self, folder: PathBuf, old: Option<PathBuf>) -> PathBuf {
+        let folder = match old {
+            Some(old) if retention::remove(&old).is_ok() && fs::rename(&folder, &old).is_ok() => old,
+            _ => folder,
         };
-        match self.rename(partial, &folder) {
-            Ok(()) => {
-                remove_others();
-                return Ok(folder);
-            }
-            Err(err) if is_taken(&err) => {}
-            Err(err) => return Err(Error::writing(&folder)(err)),
+        for longer in self.names().skip_while(|name| *name != folder).skip(1).filter(|name| is_replaceable(name)) {
+            let _ = retention::remove(&longer);
         }
-        let replaceable = is_replaceable(&folder);
-        if replaceable && renameat_with(CWD, partial, CWD, &folder, RenameFlags::EXCHANGE).is_ok() {
-            self.known.discard(partial);
-            remove_others();
-            return Ok(folder);
+        let usual = self.dir.join(format::folder_name(self.manifest.step));
+        if folder != usual {
+            let (usual, name) = (usual.display(), folder.display());
+            say(format_args!("warning: {usual} can't be replaced; the snapshot of this step is {name}"));
         }
-        let taken: Vec<_> = others().filter(|other| fs::symlink_metadata(other).is_ok()).collect();
-        let newest = taken.last().cloned();
-        for other in
-            others().filter(|other| newest.as_ref().is_none_or(|newest| name_length(other) > name_length(newest)))
-        {
-            match self.rename(partial, &other) {
-                Ok(()) if replaceable && retention::remove(&folder).is_ok() => {
-                    let renamed = fs::rename(&other, &folder).is_ok();
-                    return Ok(if renamed { folder } else { other });
-                }
-                Ok(()) => {
-                    let (folder, name) = (folder.display(), other.display());
-                    say(format_args!("warning: {folder} can't be replaced; the snapshot of this step is {name}"));
-                    return Ok(other);
-                }
-                Err(err) if is_taken(&err) => {}
-                Err(err) => return Err(Error::writing(&other)(err)),
-            }
-        }
-        Err(Error::writing(&folder)(io::ErrorKind::AlreadyExists.into()))
+        folder
+    }
+
+    fn names(&self) -> impl Iterator<Item = PathBuf> {
+        format::folder_names(self.manifest.step).map(|name| self.dir.join(name))
     }
 
     /// Renames a complete snapshot, unless there is something under the new name. Where directories can't be renamed (some
@@ -223,10 +216,6 @@ impl Job {
 fn is_replaceable(folder: &Path) -> bool {
     let is_directory = fs::symlink_metadata(folder).is_ok_and(|found| found.is_dir());
     is_directory && matches!(format::read_manifest(folder), Ok(_) | Err(Damage::ManifestChecksum))
-}
-
-fn name_length(folder: &Path) -> usize {
-    folder.file_name().unwrap_or_default().len()
 }
 
 impl Writing {
