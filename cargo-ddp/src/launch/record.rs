@@ -391,22 +391,10 @@ mod tests {
 
     #[test]
     fn only_the_last_restarts_are_kept() {
-        let failure = Failure {
-            rank: 0,
-            pid: 7,
-            exit: Exit::Code(1),
-            step: None,
-            message: None,
-            stderr: String::new(),
-            at_startup: false,
-            attempt: 0,
-            stalled: None,
-            consequences: vec![],
-        };
         let mut record = Record::default();
         for pid in 0..3000 {
             record.cause = Some(Cause { pid, ..Cause::default() });
-            record.restarted(&failure, None, Duration::ZERO);
+            record.restarted(&Failure::example(), None, Duration::ZERO);
         }
         let pids: Vec<u32> = record.restarts.iter().map(|restart| restart.cause.as_ref().unwrap().pid).collect();
         assert_eq!(pids, (2000..3000).collect::<Vec<_>>());

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use ddp_contract::lock::{Lock, LockError};
 use ddp_contract::snapshot::{self as format, FileInfo, Manifest};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use safetensors::tensor::{Dtype, serialize_to_file};
+use safetensors::tensor::{TensorView, serialize_to_file};
 
 use super::export::{Renamed, renamed};
 use super::find::newest;
@@ -30,20 +30,6 @@ pub struct Imported {
 
 /// A count of batches that each of PyTorch's BatchNorms has, and none of tch's.
 const NUM_BATCHES_TRACKED: &str = "num_batches_tracked";
-
-/// What a run can load: all dtypes that snapshots hold.
-const LOADABLE: [Dtype; 10] = [
-    Dtype::F64,
-    Dtype::F32,
-    Dtype::F16,
-    Dtype::BF16,
-    Dtype::I64,
-    Dtype::I32,
-    Dtype::I16,
-    Dtype::I8,
-    Dtype::U8,
-    Dtype::BOOL,
-];
 
 /// Makes `dir/step-00000000`, a snapshot of nothing but a model, from another program's safetensors file. A run that
 /// resumes from it begins at step 0 with these weights.
@@ -77,9 +63,10 @@ pub fn import(file: &Path, names: &Names, dir: &Path) -> Result<Imported> {
         let help = "give it a name with --names and a file like {\"\": \"NAME\"}; {\"\": \"\"} leaves the tensor out";
         return cant_import("one of its tensors has an empty name".into(), help);
     }
-    if let Some((name, view)) = tensors.iter().find(|(_, view)| !LOADABLE.contains(&view.dtype())) {
-        let known = LOADABLE.map(dtype_name).join(", ");
-        let problem = format!("{name} is {}, and a run loads only {known}", dtype_name(view.dtype()));
+    let is_loadable = |view: &TensorView<'_>| format::DTYPES.contains(&&*dtype_name(view.dtype()));
+    if let Some((name, view)) = tensors.iter().find(|(_, view)| !is_loadable(view)) {
+        let problem =
+            format!("{name} is {}, and a run loads only {}", dtype_name(view.dtype()), format::DTYPES.join(", "));
         let help = "convert such tensors in Python, as with `tensor.to(torch.float32)`, or leave them out with --names";
         return cant_import(problem, help);
     }
@@ -163,7 +150,7 @@ fn shard_of(file: &Path) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use safetensors::tensor::TensorView;
+    use safetensors::tensor::Dtype;
 
     #[test]
     fn a_part_of_a_model_is_known_by_its_name() {

@@ -28,6 +28,8 @@ pub const MODEL: &str = "model.safetensors";
 pub const OPTIMIZER: &str = "optimizer.safetensors";
 /// The file name of the ranks' random number generators: byte tensors `rank<R>.cpu` and, on a GPU, `rank<R>.cuda`.
 pub const RNG: &str = "rng.safetensors";
+/// The dtypes that a snapshot's tensors can have, as safetensors names them.
+pub const DTYPES: [&str; 10] = ["F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"];
 /// The format that this version writes, and the newest that it reads.
 pub const FORMAT_VERSION: u32 = 1;
 

@@ -235,6 +235,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn dtypes_are_those_of_the_contract() {
+        let mut ours = KINDS.map(|(_, dtype)| format!("{dtype:?}"));
+        let mut theirs = ddp_contract::snapshot::DTYPES.map(str::to_owned);
+        ours.sort();
+        theirs.sort();
+        assert_eq!(ours, theirs);
+    }
+
+    #[test]
     fn every_dtype_and_odd_shape_survives_a_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.safetensors");

@@ -68,6 +68,25 @@ pub struct Failure {
     pub consequences: Vec<(usize, Exit)>,
 }
 
+#[cfg(test)]
+impl Failure {
+    /// Of rank 0 in the first attempt, with exit code 1 and no message.
+    pub(in crate::launch) fn example() -> Self {
+        Self {
+            rank: 0,
+            pid: 1,
+            exit: Exit::Code(1),
+            step: None,
+            message: None,
+            stderr: String::new(),
+            at_startup: false,
+            attempt: 0,
+            stalled: None,
+            consequences: vec![],
+        }
+    }
+}
+
 impl Failure {
     /// The same failure at the same place, by a program that says enough to tell. One that comes from outside, such as SIGKILL,
     /// is never the same.

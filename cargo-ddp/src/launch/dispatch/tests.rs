@@ -106,18 +106,8 @@ fn the_first_failure_is_the_cause_and_stops_the_others() {
     assert!(matches!(&actions[..], [Action::Signal(SIGTERM), Action::Failed(Failure { rank: 1, .. })]), "{actions:?}");
     assert_eq!(job.exit(0, Exit::Code(1)), []);
     let consequences = vec![(0, Exit::Code(1)), (2, Exit::Signal(SIGTERM))];
-    let failure = Failure {
-        rank: 1,
-        pid: 101,
-        exit: Exit::Signal(SIGKILL),
-        step: Some(12),
-        message: None,
-        stderr: String::new(),
-        at_startup: false,
-        attempt: 0,
-        stalled: None,
-        consequences,
-    };
+    let exit = Exit::Signal(SIGKILL);
+    let failure = Failure { rank: 1, pid: 101, exit, step: Some(12), consequences, ..Failure::example() };
     let verdict = Verdict::Failed(failure, NoRestart::Never);
     assert_eq!(job.exit(2, Exit::Signal(SIGTERM)), [Action::Finish(verdict)]);
 }

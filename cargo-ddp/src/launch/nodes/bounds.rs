@@ -230,18 +230,7 @@ mod tests {
 
     #[test]
     fn node_0_is_not_believed_everything_either() {
-        let failure = |rank| Failure {
-            rank,
-            pid: 1,
-            exit: Exit::Code(1),
-            step: None,
-            message: None,
-            stderr: String::new(),
-            at_startup: false,
-            attempt: 0,
-            stalled: None,
-            consequences: vec![],
-        };
+        let failure = |rank| Failure { rank, ..Failure::example() };
         let finish = |failure| FromCoordinator::Finish(Verdict::Failed(failure, NoRestart::Never)).check(4);
         assert_eq!(finish(failure(3)), Ok(()));
         assert!(finish(failure(4)).is_err());
