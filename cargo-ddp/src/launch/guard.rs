@@ -18,7 +18,6 @@
 //! The guard also sees to it that signals reach a launcher that cannot hear them: one that is stopped is continued, and one
 //! that does not end after a second signal is killed.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -32,13 +31,12 @@ use rustix::process::{
 };
 use serde::Deserialize;
 
+use super::adopted::end_adopted;
 use super::dispatch::is_for_workers_alone;
+use super::reap::KILL_TIMEOUT;
 use super::signals::Signals;
 use crate::debug::{self, Session};
 use crate::{Error, Result, exit};
-
-/// How long the kernel may take to end what was sent SIGKILL.
-const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a launcher may take to end after the second signal, which ends a job immediately. It waits for the kernel, and for
 /// other nodes.
@@ -366,40 +364,6 @@ impl Guard {
             Self::None(_) => debug::start(session),
         }
     }
-}
-
-/// Takes note of the ends of processes that became ours when their parents ended.
-pub(super) fn reap_adopted(own: &[Pid]) {
-    for pid in children().into_iter().filter(|pid| !own.contains(pid)) {
-        let _ = waitpid(Some(pid), WaitOptions::NOHANG);
-    }
-}
-
-/// Kills whatever became ours when its parent ended, and what it leaves in turn.
-pub(super) fn end_adopted(own: &[Pid]) {
-    let end = Instant::now() + KILL_TIMEOUT;
-    loop {
-        let adopted: Vec<_> = children().into_iter().filter(|pid| !own.contains(pid)).collect();
-        if adopted.is_empty() || Instant::now() > end {
-            return;
-        }
-        for &pid in &adopted {
-            let _ = kill_process(pid, Signal::KILL);
-        }
-        for &pid in &adopted {
-            while matches!(waitpid(Some(pid), WaitOptions::NOHANG), Ok(None)) && Instant::now() < end {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        }
-    }
-}
-
-/// This process's children, as the kernel lists them.
-fn children() -> Vec<Pid> {
-    let Ok(tasks) = fs::read_dir("/proc/self/task") else { return Vec::new() };
-    let lists = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
-    let pids: Vec<_> = lists.flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect();
-    pids.iter().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
 }
 
 fn block_signals() -> libc::sigset_t {

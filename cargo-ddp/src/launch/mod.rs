@@ -30,6 +30,7 @@
 //!
 //! The plan's environment is torchrun's, so that a worker can't tell the difference; see `ddp_contract::env`.
 
+mod adopted;
 mod binary;
 mod binding;
 mod command;

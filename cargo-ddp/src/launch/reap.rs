@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, getpid, kill_process};
 
+/// How long the kernel may take to end what was sent SIGKILL.
+pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How long a tracer may take to take note.
 const TRACER: Duration = Duration::from_millis(500);
 

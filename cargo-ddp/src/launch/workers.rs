@@ -27,7 +27,7 @@ use super::interpreter;
 use super::lines::Prefixer;
 use super::logs::Log;
 use super::plan::{LaunchPlan, StorePort};
-use super::reap;
+use super::reap::{self, KILL_TIMEOUT};
 use crate::ui::Target;
 use crate::{Error, Result, Ui, child};
 
@@ -251,9 +251,6 @@ impl Worker {
         Ok(exit)
     }
 }
-
-/// How long the kernel may take to end what was sent SIGKILL.
-const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a worker is watched through.
 struct Parts {

@@ -14,10 +14,11 @@ use serde_json::json;
 use signal_hook::consts::SIGCHLD;
 
 use self::sources::Source;
+use super::adopted;
 use super::command::{Command, LastWords};
 use super::descriptors::raise_limit;
 use super::dispatch::{Action, Failure, Input, Known, SIGKILL, Verdict};
-use super::guard::{self, Guard};
+use super::guard::Guard;
 use super::live::Live;
 use super::nodes::{FromCoordinator, LONGEST_ERROR_FILE, Link};
 use super::plan::LaunchPlan;
@@ -300,7 +301,7 @@ impl<'a> Watch<'a> {
 
     /// Nothing that the workers started goes on.
     fn end_attempt(&mut self) {
-        guard::end_adopted(&self.own());
+        adopted::end_adopted(&self.own());
         if let Some(tracing) = self.tracing.take() {
             tracing.stop();
         }

@@ -7,8 +7,9 @@ use ddp_contract::{ErrorFile, Event};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
 use super::{LAST_LINES, Watch};
+use crate::launch::adopted;
 use crate::launch::dispatch::{Input, Verdict, comparable, is_for_workers_alone};
-use crate::launch::guard::{self, Guard};
+use crate::launch::guard::Guard;
 use crate::launch::stall::Tracing;
 use crate::launch::workers::Stream;
 use crate::screen::{self, TARGETS};
@@ -105,7 +106,7 @@ impl Watch<'_> {
             }
             Source::Orphans => {
                 self.orphans.take();
-                guard::reap_adopted(&self.own());
+                adopted::reap_adopted(&self.own());
                 Ok(vec![])
             }
             Source::Stdout(i) => Ok(self.output(i, Target::Stdout)),
