@@ -4,10 +4,16 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests fail by panicking")]
 
+mod calls;
 mod chaos;
+mod files;
 mod launcher;
 mod model;
 mod network;
+mod output;
 mod projects;
+mod registry;
 mod runs;
+mod signals;
 mod snapshots;
+mod trust;

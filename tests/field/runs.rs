@@ -1,25 +1,25 @@
-//! Run directories, logs, reports and the registry of jobs: nothing of the user is removed.
+//! Run directories and logs: nothing of the user is removed.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::{FileTypeExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use ddp_tests::{Ddp, Done, SIGKILL, SIGTERM, cargo_ddp, children, signal_process, wait_until};
+use ddp_tests::{Ddp, SIGKILL};
 use serde_json::Value;
 use tempfile::tempdir;
 
 /// Newer runs that an older one needs to lose its logs.
 const KEPT_RUNS: u64 = 50;
 
-fn launch(dir: &Path, flags: &[&str], script: &str) -> Ddp {
+pub(super) fn launch(dir: &Path, flags: &[&str], script: &str) -> Ddp {
     let args = ["launch", "--nproc", "1"];
     Ddp::new(args.iter().chain(flags).chain(&["--", "sh", "-c", script])).dir(dir)
 }
 
-fn write(path: PathBuf, text: &str) {
+pub(super) fn write(path: PathBuf, text: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, text).unwrap();
 }
@@ -33,18 +33,13 @@ fn old_run(runs: &Path, number: u64, folder: &Path) {
     write(runs.join(format!("{number}/attempt-0/rank-0.stdout.log")), "loss 1.0\n");
 }
 
-fn runs(dir: &Path, flags: &[&str]) -> Vec<Value> {
+pub(super) fn runs(dir: &Path, flags: &[&str]) -> Vec<Value> {
     let done = Ddp::new(["runs", "--json"].iter().chain(flags)).dir(dir).run().succeeds();
     serde_json::from_str(&done.stdout).unwrap()
 }
 
 fn numbers(runs: &[Value]) -> Vec<u64> {
     runs.iter().map(|run| run["number"].as_u64().unwrap()).collect()
-}
-
-fn fifo(path: &Path) {
-    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
-    rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
 }
 
 /// What is in a directory, at any depth.
@@ -231,230 +226,6 @@ fn run_that_waits_for_its_nodes_is_listed_and_can_be_stopped() {
     assert!(state == "node_lost" && because.contains("the nodes can't meet"), "{state}: {because}");
 }
 
-/// A failing job with `--report`; its report is what `read` gives.
-fn report(dir: &Path, to: &str, read: impl FnOnce(Done) -> Vec<u8>) {
-    let done = launch(dir, &["--max-restarts", "0", "--report", to], "exit 3").run().ends_with(3);
-    assert!(!done.stderr.contains("report"), "{}", done.stderr);
-    let text = read(done);
-    let report: Value = serde_json::from_slice(&text).unwrap_or_else(|err| panic!("{to}: {err}"));
-    assert_eq!((&report["outcome"], &report["exit_code"]), (&"failed".into(), &3.into()), "{to}");
-}
-
-// `--report /dev/stdout`, as root, made a regular file of the device.
-#[test]
-fn report_goes_through_what_is_not_a_regular_file() {
-    let dir = tempdir().unwrap();
-    let path = |name: &str| dir.path().join(name);
-    for stream in ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
-        report(dir.path(), stream, |done| done.stdout.into_bytes());
-    }
-    symlink("/dev/stdout", path("to-stdout")).unwrap();
-    report(dir.path(), "to-stdout", |done| done.stdout.into_bytes());
-    assert!(path("to-stdout").is_symlink());
-
-    fifo(&path("fifo"));
-    symlink("fifo", path("to-fifo")).unwrap();
-    for name in ["fifo", "to-fifo"] {
-        let fifo = path(name);
-        let reader = std::thread::spawn(move || fs::read(fifo).unwrap());
-        report(dir.path(), name, |_| reader.join().unwrap());
-    }
-    assert!(fs::symlink_metadata(path("fifo")).unwrap().file_type().is_fifo() && path("to-fifo").is_symlink());
-
-    fs::write(path("file"), "old").unwrap();
-    symlink("file", path("to-file")).unwrap();
-    symlink("new", path("dangling")).unwrap();
-    for name in ["to-file", "dangling"] {
-        report(dir.path(), name, |_| fs::read(path(name)).unwrap());
-        assert!(path(name).is_symlink());
-    }
-    // What stdout has already got stays before it.
-    let file = path("stdout.txt");
-    let mut command = Command::new(cargo_ddp());
-    command.current_dir(dir.path()).args([
-        "ddp",
-        "launch",
-        "--nproc",
-        "1",
-        "--report",
-        "/dev/stdout",
-        "--",
-        "echo",
-        "text",
-    ]);
-    let status =
-        command.stdin(Stdio::null()).stdout(File::create(&file).unwrap()).stderr(Stdio::null()).status().unwrap();
-    assert!(status.success());
-    let text = fs::read_to_string(&file).unwrap();
-    assert!(text.starts_with("[rank 0] text\n{") && text.contains(r#""outcome": "done""#), "{text}");
-
-    launch(dir.path(), &["--report", "/dev/fd/77"], "true")
-        .run()
-        .ends_with(2)
-        .says(&["--report: can't write to /dev/fd/77"]);
-    launch(dir.path(), &["--report", "no/where"], "true").run().ends_with(2).says(&["no is not a directory"]);
-    // It was lost at the end, with a warning.
-    launch(dir.path(), &["--report", "missing/"], "true")
-        .run()
-        .ends_with(2)
-        .says(&["names a directory that does not exist"]);
-}
-
-// `--report /proc/PID/fd/1` replaced the file, and what the process wrote before and after was lost.
-#[test]
-fn report_to_a_descriptor_of_another_process_replaces_no_file() {
-    let dir = tempdir().unwrap();
-    let script = r#"exec >> file; echo before; "$0" ddp launch --nproc 1 --report /proc/$$/fd/1 -- true; echo after"#;
-    let mut command = Command::new("bash");
-    command.args(["-c", script]).arg(cargo_ddp()).current_dir(dir.path()).stdin(Stdio::null()).stderr(Stdio::null());
-    assert!(command.status().unwrap().success());
-    let text = fs::read_to_string(dir.path().join("file")).unwrap();
-    assert!(text.starts_with("before\n{") && text.contains(r#""outcome": "done""#), "{text}");
-    assert!(text.ends_with("after\n"), "{text}");
-}
-
-// Under a scheduler's agent the cause goes where it wants it, which may be no file either.
-#[test]
-fn error_file_around_the_launcher_is_written_through() {
-    let dir = tempdir().unwrap();
-    let failing = |to: &Path| launch(dir.path(), &["--max-restarts", "0"], "exit 3").env("TORCHELASTIC_ERROR_FILE", to);
-    let path = dir.path().join("fifo");
-    fifo(&path);
-    let reader = std::thread::spawn({
-        let path = path.clone();
-        move || fs::read_to_string(path).unwrap()
-    });
-    failing(&path).run().ends_with(3);
-    let text = reader.join().unwrap();
-    assert!(text.contains("rank 0 ended with exit code 3"), "{text}");
-    // Nobody reads it.
-    failing(&path).run().ends_with(3);
-    assert!(fs::symlink_metadata(&path).unwrap().file_type().is_fifo());
-}
-
-#[test]
-fn report_keeps_device_nodes() {
-    let dir = tempdir().unwrap();
-    let null = dir.path().join("null");
-    let (kind, mode) = (rustix::fs::FileType::CharacterDevice, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR);
-    if rustix::fs::mknodat(rustix::fs::CWD, &null, kind, mode, rustix::fs::makedev(1, 3)).is_err()
-        || fs::write(&null, "x").is_err()
-    {
-        eprintln!("SKIPPED: needs the right to make device nodes, and to use them");
-        return;
-    }
-    launch(dir.path(), &["--report", "null"], "true").run().succeeds();
-    assert!(fs::symlink_metadata(&null).unwrap().file_type().is_char_device());
-}
-
-// Nobody reads it: the launcher ends all the same.
-// It was lost with a warning and exit code 0.
-#[test]
-fn report_that_can_not_be_written_is_an_error() {
-    let dir = tempdir().unwrap();
-    let report = |script| launch(dir.path(), &["--report", "/dev/full", "--max-restarts", "0"], script).run();
-    let words = ["error: can't write the report: No space left on device", "hint: the run's directory has it, too: "];
-    report("true").ends_with(4).says(&words);
-    report("exit 3").ends_with(3).says(&words);
-}
-
-#[test]
-fn report_to_a_fifo_that_nobody_reads_ends_with_a_warning() {
-    let dir = tempdir().unwrap();
-    fifo(&dir.path().join("fifo"));
-    launch(dir.path(), &["--report", "fifo"], "true").run().succeeds().says(&["warning: can't write the report: "]);
-}
-
-#[test]
-fn plot_goes_through_what_is_not_a_regular_file() {
-    let dir = tempdir().unwrap();
-    let lines = [
-        r#"{"event":"start","format":1,"step":0,"attempt":0,"world_size":1,"time":1700000000.5}"#,
-        r#"{"event":"scalar","name":"loss","step":1,"value":0.5,"time":1700000001.5}"#,
-        r#"{"event":"scalar","name":"loss","step":2,"value":0.25,"time":1700000002.5}"#,
-    ];
-    write(dir.path().join("run/metrics.jsonl"), &(lines.join("\n") + "\n"));
-    let plot = |to: &str| Ddp::new(["plot", "./run", "-o", to]).dir(dir.path());
-    let done = plot("/dev/stdout").run().succeeds();
-    assert!(done.stdout.starts_with("<svg") && done.stdout.trim_end().ends_with("</svg>"), "{}", done.stdout);
-    symlink("/dev/stdout", dir.path().join("out.svg")).unwrap();
-    assert_eq!(plot("out.svg").run().succeeds().stdout, done.stdout);
-    assert!(dir.path().join("out.svg").is_symlink());
-    fifo(&dir.path().join("fifo.png"));
-    let path = dir.path().join("fifo.png");
-    let reader = std::thread::spawn(move || fs::read(path).unwrap());
-    plot("fifo.png").run().succeeds();
-    assert!(reader.join().unwrap().starts_with(b"\x89PNG"));
-    fs::write(dir.path().join("real.svg"), "old").unwrap();
-    symlink("real.svg", dir.path().join("link.svg")).unwrap();
-    assert_eq!(plot("link.svg").run().succeeds().stdout, "link.svg\n");
-    assert!(dir.path().join("link.svg").is_symlink());
-    assert_eq!(fs::read_to_string(dir.path().join("real.svg")).unwrap().trim_end(), done.stdout.trim_end());
-}
-
-#[test]
-fn export_goes_through_what_is_not_a_regular_file() {
-    let dir = tempdir().unwrap();
-    let header = r#"{"weight":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
-    let mut model = (header.len() as u64).to_le_bytes().to_vec();
-    model.extend(header.as_bytes());
-    model.extend([0; 8]);
-    fs::write(dir.path().join("model.safetensors"), model).unwrap();
-    let snapshot = |args: &[&str]| Ddp::new(["snapshot"].iter().chain(args)).dir(dir.path());
-    snapshot(&["import", "model.safetensors", "--to", "snapshots"]).run().succeeds();
-    let export = |to: &str| snapshot(&["export", "snapshots", "--to", to]);
-    let file = export("plain.safetensors").run().succeeds();
-    assert_eq!(file.stdout, "plain.safetensors\n");
-    // The order of metadata differs.
-    let names = |bytes: &[u8]| {
-        let names = safetensors::SafeTensors::deserialize(bytes).unwrap().names().join(" ");
-        (bytes.len(), names)
-    };
-    let plain = names(&fs::read(dir.path().join("plain.safetensors")).unwrap());
-    assert_eq!(plain.1, "weight");
-
-    fifo(&dir.path().join("fifo.safetensors"));
-    let path = dir.path().join("fifo.safetensors");
-    let reader = std::thread::spawn(move || fs::read(path).unwrap());
-    export("fifo.safetensors").run().succeeds();
-    assert_eq!(names(&reader.join().unwrap()), plain);
-    assert!(fs::metadata(dir.path().join("fifo.safetensors")).unwrap().file_type().is_fifo());
-    symlink("/dev/null", dir.path().join("null.pt")).unwrap();
-    symlink("new.safetensors", dir.path().join("link.safetensors")).unwrap();
-    for to in ["null.pt", "link.safetensors"] {
-        export(to).run().succeeds();
-        assert!(dir.path().join(to).is_symlink());
-    }
-    assert_eq!(names(&fs::read(dir.path().join("new.safetensors")).unwrap()), plain);
-    // A file is not overwritten, nor is one behind a link.
-    export("link.safetensors").run().ends_with(2);
-}
-
-#[test]
-fn metrics_go_through_what_is_not_a_regular_file() {
-    let dir = tempdir().unwrap();
-    let train = || {
-        let logs = dir.path().join("runs");
-        let run = ["run", "-p", "ddp-tests", "--bin", "metrics", "--nproc", "2", "--max-restarts", "0", "--log-dir"];
-        let args = [logs.to_str().unwrap(), "--", "trainer", dir.path().to_str().unwrap()];
-        Ddp::new(run.iter().chain(&args)).run().succeeds()
-    };
-    let path = dir.path().join("metrics.jsonl");
-    // Another run that does the same.
-    let null = File::open("/dev/null").unwrap();
-    rustix::fs::flock(&null, rustix::fs::FlockOperation::LockExclusive).unwrap();
-    symlink("/dev/null", &path).unwrap();
-    train();
-    assert_eq!(fs::read_link(&path).unwrap(), Path::new("/dev/null"));
-    fs::remove_file(&path).unwrap();
-    fifo(&path);
-    let reader = std::thread::spawn(move || fs::read_to_string(path).unwrap());
-    train();
-    let text = reader.join().unwrap();
-    assert!(text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{text}");
-    assert!(text.contains("train/loss") && text.contains(r#""event":"end""#), "{text}");
-}
-
 /// A project that needs no libtorch.
 fn project(dir: &Path, settings: &str) {
     write(dir.join("src/main.rs"), "fn main() { println!(\"{}\", std::env::var(\"DDP_RUN_DIR\").unwrap()) }");
@@ -541,131 +312,4 @@ fn log_dir_in_settings_is_not_empty() {
     done.says(&["[package.metadata.ddp] in Cargo.toml: log-dir: it is empty", "hint: "]);
     assert!(!dir.path().join("1").exists() && !dir.path().join("latest").exists());
     assert_eq!(runs(dir.path(), &[]).len(), 0);
-}
-
-/// `cargo ddp` on another machine or in another container that has the same home: `unshare` makes one.
-fn elsewhere(flags: &[&str], home: &Path, dir: &Path, script: &str) -> Command {
-    let mut command = Command::new("unshare");
-    command.args(flags).args(["--", "sh", "-c", script, "sh"]).arg(cargo_ddp());
-    command.current_dir(dir).env("XDG_CACHE_HOME", home).stdin(Stdio::null());
-    command
-}
-
-/// Whether this user may make namespaces.
-fn may_unshare(flags: &[&str]) -> bool {
-    let may = Command::new("unshare").args(flags).args(["--", "true"]).output().is_ok_and(|done| done.status.success());
-    if !may {
-        eprintln!("SKIPPED: needs `unshare {}`", flags.join(" "));
-    }
-    may
-}
-
-fn entries(home: &Path) -> usize {
-    fs::read_dir(home.join("cargo-ddp/jobs")).map_or(0, Iterator::count)
-}
-
-// With a shared home, `ps` removed the entries of jobs elsewhere, and `stop` signaled whatever had their process ids here.
-#[test]
-fn jobs_of_other_containers_and_machines_are_named_and_left_alone() {
-    // Another process has the job's process id here: a container counts from 1.
-    let container = ["--pid", "--fork", "--mount-proc", "--uts", "--kill-child"];
-    if !may_unshare(&container) {
-        return;
-    }
-    let (dir, home) = (tempdir().unwrap(), tempdir().unwrap());
-    let here = |args: &[&str]| Ddp::new(args).dir(dir.path()).env("XDG_CACHE_HOME", home.path());
-    let job = r#"hostname trainer; exec "$1" ddp launch --nproc 1 -- sh -c 'echo here; exec sleep 1000'"#;
-    let mut container = elsewhere(&container, home.path(), dir.path(), job)
-        .stderr(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let listed = || here(&["ps"]).run().succeeds();
-    wait_until("the job of the container", || listed().stderr, || listed().stderr.contains("Elsewhere"));
-    let done = listed();
-    assert_eq!(done.stdout, "no job of yours runs here\n");
-    let line = done.stderr.lines().find(|line| line.contains("in another container (trainer)")).unwrap().to_owned();
-    let run = line.split_whitespace().find(|word| word.starts_with("run-")).unwrap();
-    assert_eq!(here(&["ps", "--json"]).run().succeeds().stdout, "[]\n");
-    for args in [&["stop"][..], &["stop", run], &["stop", run, "--now"]] {
-        let done = here(args).run().ends_with(2);
-        done.says(&["no such job runs here", run, "in another container (trainer)", "hint: "]);
-    }
-    // A job of this machine is the only one to be stopped.
-    let own = here(&["launch", "--nproc", "1", "--", "sh", "-c", "echo here; exec sleep 1000"]).start();
-    own.wait_for("here");
-    here(&["stop"]).run().succeeds();
-    own.wait().ends_with(143);
-    assert_eq!((entries(home.path()), container.try_wait().unwrap().is_none()), (1, true));
-    // All locks of this kernel are seen: without its launcher, nothing of the job is left.
-    container.kill().unwrap();
-    container.wait().unwrap();
-    wait_until("end of the job", || listed().stderr, || !listed().stderr.contains("Elsewhere"));
-    assert_eq!(entries(home.path()), 0);
-}
-
-// The same of a machine: only the kernel's id of the boot tells it from this one.
-#[test]
-fn jobs_of_other_machines_are_named_and_their_entries_stay() {
-    let machine = ["--mount", "--uts", "--propagation", "private"];
-    if !may_unshare(&machine) {
-        return;
-    }
-    let (dir, home) = (tempdir().unwrap(), tempdir().unwrap());
-    fs::write(dir.path().join("boot"), "11111111-2222-3333-4444-555555555555\n").unwrap();
-    let here = |args: &[&str]| Ddp::new(args).dir(dir.path()).env("XDG_CACHE_HOME", home.path());
-    let job = r#"hostname node7 && mount --bind boot /proc/sys/kernel/random/boot_id || exit 77
-        exec "$1" ddp launch --nproc 1 -- sh -c 'echo here; exec sleep 1000'"#;
-    let mut machine =
-        elsewhere(&machine, home.path(), dir.path(), job).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
-    let mut listed = || {
-        assert_eq!(machine.try_wait().unwrap(), None, "it may not mount");
-        here(&["ps"]).run().succeeds().stderr
-    };
-    wait_until("the job of node7", String::new, || listed().contains("on node7"));
-    here(&["stop", "--now"]).run().ends_with(2).says(&["no such job runs here", "on node7"]);
-    let run = &runs(dir.path(), &[])[0];
-    assert_eq!(run["state"], "running");
-    // Its launcher's working half dies without a word, and leaves the entry.
-    signal_process(children(machine.id())[0], SIGKILL);
-    machine.wait().unwrap();
-    let run = &runs(dir.path(), &[])[0];
-    assert!(run["state"] == "lost" || run["because"].as_str().is_some_and(|why| why.contains("on node7")), "{run}");
-    here(&["ps"]).run().succeeds();
-    assert_eq!(entries(home.path()), 1, "it is not ours to remove");
-}
-
-#[test]
-fn recycled_process_ids_are_not_signaled() {
-    let (dir, home) = (tempdir().unwrap(), tempdir().unwrap());
-    let here = |args: &[&str]| Ddp::new(args).dir(dir.path()).env("XDG_CACHE_HOME", home.path());
-    let job = here(&["launch", "--nproc", "1", "--", "sh", "-c", "echo here; exec sleep 1000"]).start();
-    job.wait_for("here");
-    let jobs: Vec<Value> = serde_json::from_str(&here(&["ps", "--json"]).run().succeeds().stdout).unwrap();
-    let origin = &jobs[0]["origin"];
-    for key in ["host", "boot_id", "pid_namespace", "pid", "start_time"] {
-        assert!(!origin[key].is_null(), "{key}: {origin}");
-    }
-    // The launcher is gone, something else has its id, and the lock says nothing (as on some network file systems).
-    let innocent = Command::new("sleep").arg("1000").spawn().unwrap();
-    let mut innocent = Innocent(innocent);
-    let file = dir.path().join("runs/1/run.json");
-    let mut entry: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
-    entry["pid"] = innocent.0.id().into();
-    entry["origin"]["pid"] = innocent.0.id().into();
-    fs::write(&file, entry.to_string()).unwrap();
-    assert_eq!(here(&["ps"]).run().succeeds().stdout, "no job of yours runs here\n");
-    here(&["stop", "--now"]).run().ends_with(2);
-    assert!(innocent.0.try_wait().unwrap().is_none(), "it was signaled");
-    job.signal(SIGTERM);
-    job.wait().ends_with(143);
-}
-
-struct Innocent(std::process::Child);
-
-impl Drop for Innocent {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
