@@ -1,4 +1,4 @@
-//! Files that the launcher writes: reports, plots, exports and metrics. What is no regular file is written through.
+//! Files that the launcher writes: reports, plots, exports and metrics. Anything but a regular file is written through.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileTypeExt, symlink};

@@ -39,7 +39,7 @@ fn a_stopped_launcher_is_woken_by_a_signal() {
     }
 }
 
-// The launcher was continued once, and `stop` waited for ever.
+// The launcher was continued once, and `stop` waited forever.
 #[test]
 fn stop_now_ends_a_launcher_that_its_worker_stops_again_and_again() {
     let dir = tempdir().unwrap();

@@ -119,7 +119,7 @@ fn replaced_snapshot_is_there_at_every_moment_where_directories_cannot_be_exchan
             break;
         }
     }
-    // Before, one; with the new one beside it; without the old one; under its name.
+    // Before, one; with the new one next to it; without the old one; under its name.
     assert_eq!(names, [vec![], vec![5], vec![5, 5], vec![5], vec![5]]);
 }
 

@@ -75,7 +75,7 @@ fn what_a_worker_started_ends_with_it() {
     let job = Ddp::toy(&["--nproc", "2", "--max-restarts", "0"], &["sleep", "1"]).start();
     job.wait_for("asleep");
     let stopped = job.workers()[0];
-    // In a process that is stopped, SIGTERM alone would wait for ever.
+    // In a process that is stopped, SIGTERM alone would wait forever.
     signal_process(stopped, 19);
     let killed = job.workers()[1];
     signal_process(killed, SIGKILL);

@@ -232,7 +232,7 @@ fn options_come_from_flags_and_from_train_toml() {
     assert!(model.contains("\"n_layer\": 1") && model.contains("\"n_embd\": 8"), "{model}");
 }
 
-/// A FIFO of that name kept every worker from starting, for ever.
+/// A FIFO of that name kept every worker from starting, forever.
 #[test]
 fn train_toml_is_a_regular_file_unless_it_is_named() {
     let dir = tempdir().unwrap();

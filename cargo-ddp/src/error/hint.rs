@@ -105,7 +105,7 @@ impl Error {
             Self::Pip { fault, .. } => match fault {
                 PipFault::Network => {
                     "check the network (pip reads PIP_INDEX_URL and HTTPS_PROXY), or set LIBTORCH to a \
-                                      libtorch fetched elsewhere; run the same command again to go on"
+                                      libtorch fetched elsewhere; run the same command again to continue"
                         .into()
                 }
                 PipFault::Disk => "make room, or set XDG_CACHE_HOME to a folder on a larger disk".into(),
@@ -124,7 +124,7 @@ impl Error {
                 "give a folder that has `step-…` folders, or one of these; without a path it is `snapshots`".into()
             }
             Self::SnapshotsInUse { .. } => "wait for that program to end, stop it, or give another directory".into(),
-            Self::Damaged { .. } => "`cargo ddp snapshot ls DIR` says which snapshots are whole".into(),
+            Self::Damaged { .. } => "`cargo ddp snapshot ls DIR` lists which snapshots are valid".into(),
             Self::BadTensorFile { help: Some(help), .. } => help.clone(),
             Self::BadTensorFile { help: None, .. } => {
                 "in Python: `safetensors.torch.save_file(model.state_dict(), \"model.safetensors\")` writes one".into()

@@ -1,5 +1,5 @@
 //! The end of a worker that a process traces. The kernel tells a tracer first, and the parent only when the tracer has
-//! taken note or is gone: a debugger that a worker started, and that does neither, would hold up the launcher for ever.
+//! taken note or is gone: a debugger that a worker started, and that does neither, would hold up the launcher forever.
 
 use std::fs;
 use std::io;

@@ -406,7 +406,7 @@ impl Stream {
     /// The worker is gone: what it wrote is read, and nobody else's writing is waited for.
     pub(super) fn close(&mut self, buffer: &mut [u8], out: &mut Vec<u8>) {
         let start = out.len();
-        // No more than it wrote: what it left running may go on writing for ever.
+        // No more than it wrote: what it left running may go on writing forever.
         self.read(buffer, self.pipe.waiting(), out);
         self.pipe.close();
         self.prefixer.finish(out);

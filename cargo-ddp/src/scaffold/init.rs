@@ -234,7 +234,7 @@ fn add_dependencies(
             None => (name.to_owned(), Item::Value(value.parse().unwrap_or_else(|_| Value::from(value)))),
         };
         let Some(dependencies) = table_in(manifest, "dependencies").as_table_like_mut() else {
-            let problem = "its `dependencies` are no table".into();
+            let problem = "its `dependencies` is not a table".into();
             return Err(Error::BadManifest { path: path.to_owned(), problem });
         };
         dependencies.insert(&key, item);

@@ -106,7 +106,7 @@ pub(super) mod tests {
         assert!(Home::inspect(Path::new("/nonexistent/libtorch")).is_err());
     }
 
-    // A FIFO had doctor, setup and every build wait for ever.
+    // A FIFO had doctor, setup and every build wait forever.
     #[test]
     fn header_that_is_a_fifo_is_not_waited_for() {
         use rustix::fs::{CWD, FileType, Mode, mknodat};

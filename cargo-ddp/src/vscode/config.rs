@@ -30,7 +30,7 @@ pub(super) const OUR_ENV: [&str; 5] = ["DDP_DEBUG", "DDP_JOIN", "DDP_JOIN_RANK",
 
 /// What gdb leaves to the program: what the launcher sends, and SIGPIPE, which a write to a rank that is gone makes and Rust
 /// ignores. `noprint`, for gdb 13 loses a process that ends while it would print one of these ("Cannot find user-level
-/// thread"), and waits for ever.
+/// thread"), and waits forever.
 const SIGNALS: &str = "handle SIGTERM SIGCONT SIGHUP SIGQUIT SIGUSR1 SIGUSR2 SIGPIPE nostop noprint pass";
 
 /// Whether a debugger command is one of ours, of any debugger.

@@ -52,7 +52,7 @@ fn a_value_that_is_no_number_and_a_folder_in_use_are_errors() {
     assert!(error.starts_with("can't make the folder /dev/null/x"), "{error}");
 }
 
-/// With a FIFO in the place of the file, training waited for ever, or the run was its own reader.
+/// With a FIFO in the place of the file, training waited forever, or the run was its own reader.
 #[test]
 fn fifo_without_a_reader_does_not_stop_training() {
     let dir = tempfile::tempdir().unwrap();

@@ -238,7 +238,7 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
-    // Node 0 took the link for its new file, found nothing behind it, and created the next one: for ever.
+    // Node 0 took the link for its new file, found nothing behind it, and created the next one: forever.
     #[test]
     fn secret_file_that_is_a_link_to_nothing_is_refused() {
         let dir = tempfile::tempdir().unwrap();
