@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use ddp_tests::{Ddp, SIGKILL, SIGTERM, cargo_ddp, children, signal_process, wait_until};
+use ddp_tests::{Ddp, SIGKILL, SIGTERM, cargo_ddp, launcher_processes, signal_process, wait_until};
 use serde_json::Value;
 use tempfile::tempdir;
 
@@ -93,8 +93,9 @@ fn jobs_of_other_machines_are_named_and_their_entries_stay() {
     here(&["stop", "--now"]).run().ends_with(2).says(&["no such job runs here", "on node7"]);
     let run = &runs(dir.path(), &[])[0];
     assert_eq!(run["state"], "running");
-    // Its launcher's working half dies without a word, and leaves the entry.
-    signal_process(children(machine.id())[0], SIGKILL);
+    // The launcher dies before it can record the end or remove its entry.
+    let [_, _, launcher] = launcher_processes(machine.id());
+    signal_process(launcher, SIGKILL);
     machine.wait().unwrap();
     let run = &runs(dir.path(), &[])[0];
     assert!(run["state"] == "lost" || run["because"].as_str().is_some_and(|why| why.contains("on node7")), "{run}");
