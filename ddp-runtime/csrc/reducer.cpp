@@ -51,6 +51,32 @@ class Reducer : public c10d::Reducer {
     return indices;
   }
 
+  // Rebuilds the buckets after the first backward pass, and after set_bucket_order.
+  void rebuild_buckets() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (is_order_known()) bucket_order_.assign(rebuilt_param_indices_.begin(), rebuilt_param_indices_.end());
+    }
+    c10d::Reducer::rebuild_buckets();
+  }
+
+  // The order in which rebuilt buckets hold the parameters; empty as long as it is not known.
+  std::vector<size_t> bucket_order() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (is_order_known()) return {rebuilt_param_indices_.begin(), rebuilt_param_indices_.end()};
+    return bucket_order_;
+  }
+
+  // As if the parameters' gradients had been ready in this order.
+  void set_bucket_order(const std::vector<size_t>& order) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (find_unused_parameters_ && !static_graph_) return;
+    has_rebuilt_bucket_ = false;
+    rebuilt_params_.clear();
+    for (const size_t index : order) rebuilt_params_.push_back(params_[index]);
+    rebuilt_param_indices_.assign(order.begin(), order.end());
+  }
+
   // Adds a hook to the first parameter's node in graphs: it runs when the parameter got its gradient.
   void add_hook(std::function<void()> hook) {
     using torch::autograd::variable_list;
@@ -72,6 +98,12 @@ class Reducer : public c10d::Reducer {
 
  private:
   static constexpr int64_t kNotReady = -1;
+
+  // Each parameter's gradient was ready once since the start or set_bucket_order, and the buckets were not rebuilt since.
+  bool is_order_known() const { return should_rebuild_buckets() && rebuilt_param_indices_.size() == params_.size(); }
+
+  // What the buckets were rebuilt by.
+  std::vector<size_t> bucket_order_;
 };
 
 constexpr const char* kNotAveraged =
@@ -316,6 +348,16 @@ int32_t ddp_reducer_before_forward(ddp_reducer* self, bool sync, ddp_error* erro
     // _check_global_requires_backward_grad_sync: ranks without inputs learn whether this step is synchronised.
     if (self->joining) all_reduce(self, number(self, sync ? 1 : 0));
   });
+}
+
+bool ddp_reducer_bucket_order(const ddp_reducer* self, size_t* order, size_t n) noexcept {
+  const auto known = self->reducer->bucket_order();
+  if (known.size() == n) std::copy(known.begin(), known.end(), order);
+  return known.size() == n;
+}
+
+void ddp_reducer_set_bucket_order(ddp_reducer* self, const size_t* order, size_t n) noexcept {
+  self->reducer->set_bucket_order({order, order + n});
 }
 
 int64_t ddp_reducer_find_lost(const ddp_reducer* self, size_t index) noexcept { return self->reducer->find_lost(index); }

@@ -8,6 +8,7 @@ use crate::error::check;
 use crate::events::Events;
 use crate::health::Health;
 use crate::process_group::{Backend, ProcessGroup, Settings};
+use crate::reducer::Reducers;
 use crate::store::{Store, to_i32};
 use crate::{Error, Result, StepReport, World, debug, entry, inherited, listen, memory, sys};
 
@@ -108,7 +109,9 @@ impl ContextBuilder {
             Backend::Nccl => NCCL_TIMEOUT,
         }))?;
         let check_collectives = self.check_collectives.unwrap_or(true);
-        let settings = Settings { backend, timeout, gloo_host: gloo_host(&world), cuda_device, check_collectives };
+        let gloo_host = gloo_host(&world);
+        let reducers = Reducers::default();
+        let settings = Settings { backend, timeout, gloo_host, cuda_device, check_collectives, reducers };
         let group = ProcessGroup::new(store, settings, world.rank, world.world_size)?;
         entry::keep(&group);
         let health = Health::new(world.rank);

@@ -2,12 +2,14 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use tch::Tensor;
 use tch::nn::VarStore;
 
 use crate::error::check;
 use crate::known_parameters::KnownParameters;
+use crate::reducer::Reducer;
 use crate::{Error, ProcessGroup, Result, carriable, params, sys};
 
 const MIB: i64 = 1024 * 1024;
@@ -51,15 +53,12 @@ const MIB: i64 = 1024 * 1024;
 /// ```
 #[derive(Debug)]
 pub struct Ddp {
-    raw: NonNull<sys::ddp_reducer>,
-    // The reducer holds references of its own to the parameters and to the group.
+    // It holds references of its own to the parameters and to the group.
+    reducer: Arc<Reducer>,
     parameters: KnownParameters,
     /// Off inside of `no_sync`.
     sync: Cell<bool>,
 }
-
-// SAFETY: the reducer may be used from another thread than the one that made it, from one at a time (`Ddp` is not Sync).
-unsafe impl Send for Ddp {}
 
 /// Settings of [`Ddp`], with PyTorch's defaults.
 #[derive(Clone, Debug)]
@@ -173,8 +172,12 @@ impl Ddp {
         })?;
         let raw = NonNull::new(raw).expect("a reducer that was made is not null");
         let may_freeze = options.find_unused_parameters && !options.static_graph;
+        let names = parameters.iter().map(|(name, _)| name.clone()).collect();
+        // SAFETY: it was made just now, for these parameters.
+        let reducer = Arc::new(unsafe { Reducer::from_raw(raw, names) });
+        group.reducers().add(vs, &reducer);
         let parameters = KnownParameters::new(vs, parameters, may_freeze);
-        Ok(Self { raw, parameters, sync: Cell::new(true) })
+        Ok(Self { reducer, parameters, sync: Cell::new(true) })
     }
 
     /// Runs the forward pass: `f` computes the loss (a scalar that requires a gradient) from this rank's batch.
@@ -187,7 +190,7 @@ impl Ddp {
     /// gradients would not be averaged; with [`find_unused_parameters`](DdpOptions::find_unused_parameters) they may be frozen and unfrozen
     /// again. [`Error::Torch`].
     pub fn forward(&self, f: impl FnOnce() -> Tensor) -> Result<Tensor> {
-        let (reducer, sync) = (self.raw.as_ptr(), self.sync.get());
+        let (reducer, sync) = (self.reducer.as_ptr(), self.sync.get());
         // SAFETY: `reducer` is live, and used by this thread only.
         check("forward", |error| unsafe { sys::ddp_reducer_before_forward(reducer, sync, error) })?;
         let mut output = f();
@@ -216,7 +219,7 @@ impl Ddp {
             self.check_parameters()?;
             return Err(Error::UnusedParameters { parameters: self.parameter_names().map(str::to_owned).collect() });
         }
-        let (reducer, sync, loss) = (self.raw.as_ptr(), self.sync.get(), loss.as_ptr().cast_mut());
+        let (reducer, sync, loss) = (self.reducer.as_ptr(), self.sync.get(), loss.as_ptr().cast_mut());
         // SAFETY: `reducer` is live, and used by this thread only; `loss` is a live tensor.
         check("backward", |error| unsafe { sys::ddp_reducer_backward(reducer, sync, loss, error) })
     }
@@ -272,7 +275,7 @@ impl Ddp {
     /// `f`'s, at once: the other ranks then wait for this one until it is gone or the group's time-out;
     /// [`Error::Torch`] and [`Error::Timeout`] when another rank is gone.
     pub fn join<T>(&self, divisor: JoinDivisor, f: impl FnOnce() -> Result<T>) -> Result<T> {
-        let (reducer, initial) = (self.raw.as_ptr(), divisor == JoinDivisor::WorldSize);
+        let (reducer, initial) = (self.reducer.as_ptr(), divisor == JoinDivisor::WorldSize);
         // SAFETY: `reducer` is live, and used by this thread only.
         check("join", |error| unsafe { sys::ddp_reducer_join_begin(reducer, initial, error) })?;
         let result = f();
@@ -297,7 +300,7 @@ impl Ddp {
             data.insert(name, value);
         }
         let mut data = BTreeMap::new();
-        let (reducer, context) = (self.raw.as_ptr(), (&raw mut data).cast());
+        let (reducer, context) = (self.reducer.as_ptr(), (&raw mut data).cast());
         // SAFETY: `reducer` is live; `take` is called with `context` before the call returns, and not after.
         check("reading logging data", |error| unsafe { sys::ddp_reducer_logging_data(reducer, take, context, error) })?;
         Ok(data)
@@ -305,20 +308,13 @@ impl Ddp {
 
     fn check_parameters(&self) -> Result<()> {
         // SAFETY: the reducer is live, and only looked at.
-        let find_lost = |index| unsafe { sys::ddp_reducer_find_lost(self.raw.as_ptr(), index) };
+        let find_lost = |index| unsafe { sys::ddp_reducer_find_lost(self.reducer.as_ptr(), index) };
         self.parameters.check(|index| usize::try_from(find_lost(index)).ok())
     }
 
     /// Names of the parameters that are trained, in the model's order.
     pub fn parameter_names(&self) -> impl Iterator<Item = &str> {
         self.parameters.trained().iter().map(|(name, _)| name.as_str())
-    }
-}
-
-impl Drop for Ddp {
-    fn drop(&mut self) {
-        // SAFETY: `raw` came from `ddp_reducer_new`; only `drop` frees it.
-        unsafe { sys::ddp_reducer_free(self.raw.as_ptr()) }
     }
 }
 

@@ -95,6 +95,7 @@ mod memory;
 mod overdue;
 mod params;
 mod process_group;
+mod reducer;
 mod sampler;
 mod say;
 mod snapshot;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::error::check;
 use crate::overdue::Watch;
+use crate::reducer::Reducers;
 use crate::store::{Store, milliseconds, to_i32};
 use crate::{Error, Result, sys};
 
@@ -83,6 +84,7 @@ pub(crate) struct Settings {
     pub cuda_device: Option<usize>,
     /// Compare what the ranks call before each collective.
     pub check_collectives: bool,
+    pub reducers: Reducers,
 }
 
 // SAFETY: c10d's process groups are used from several threads by PyTorch itself (autograd's and the watchdog's); the
@@ -171,6 +173,11 @@ impl ProcessGroup {
 
     pub(crate) fn checks_collectives(&self) -> bool {
         self.inner.settings.check_collectives && self.world_size() > 1
+    }
+
+    /// Those of all models that are trained with this group, or one that is related to it.
+    pub(crate) fn reducers(&self) -> &Reducers {
+        &self.inner.settings.reducers
     }
 
     pub(crate) fn as_ptr(&self) -> *mut sys::ddp_group {

@@ -255,6 +255,8 @@ unsafe extern "C" {
         context: *mut c_void,
         error: *mut ddp_error,
     ) -> i32;
+    pub(crate) fn ddp_reducer_bucket_order(reducer: *const ddp_reducer, order: *mut usize, n: usize) -> bool;
+    pub(crate) fn ddp_reducer_set_bucket_order(reducer: *mut ddp_reducer, order: *const usize, n: usize);
     pub(crate) fn ddp_reducer_find_lost(reducer: *const ddp_reducer, index: usize) -> i64;
     pub(crate) fn ddp_reducer_backward(
         reducer: *mut ddp_reducer,

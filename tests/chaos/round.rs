@@ -61,7 +61,7 @@ pub fn job(nproc: usize, dir: &Path, name: &str, max_restarts: &str, wrapper: &[
     args.extend(wrapper.iter().map(OsStr::new));
     let snapshots = snapshots_of(dir);
     args.extend([worker.as_os_str(), snapshots.as_os_str()]);
-    args.extend([EPOCHS, EVERY, "fixed-buckets"].map(OsStr::new));
+    args.extend([EPOCHS, EVERY].map(OsStr::new));
     // Not among the user's jobs, where another program could stop it.
     Ddp::new(args).env("XDG_CACHE_HOME", dir.join("cache"))
 }

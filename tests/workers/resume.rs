@@ -36,10 +36,9 @@ impl Dataset for Numbers {
     }
 }
 
-/// `resume SNAPSHOTS EPOCHS EVERY_STEPS [fixed-buckets]`
+/// `resume SNAPSHOTS EPOCHS EVERY_STEPS [late|static]`
 ///
-/// With `fixed-buckets` the reducer keeps its first buckets, instead of rebuilding them after the first step of each attempt:
-/// see tests/README.md.
+/// `late` wraps the model after it was loaded; `static` declares its graph static.
 fn train(args: &[String]) -> Result<()> {
     let (dir, epochs, every): (_, u64, u64) = (&args[0], args[1].parse()?, args[2].parse()?);
     let context = Context::init()?;
@@ -49,9 +48,13 @@ fn train(args: &[String]) -> Result<()> {
         .add(nn::linear(vs.root() / "in", 8, 32, Default::default()))
         .add_fn_t(|x, train| x.relu().dropout(0.2, train))
         .add(nn::linear(vs.root() / "out", 32, 1, Default::default()));
+    let how = args.get(3).map_or("", |how| how);
     let mut options = DdpOptions::default();
-    options.find_unused_parameters = args.get(3).is_some_and(|arg| arg == "fixed-buckets");
-    let ddp = Ddp::with_options(context.group(), &vs, &options)?;
+    // Several buckets, though the model is small.
+    (options.first_bucket_bytes, options.bucket_cap_bytes) = (64, 1024);
+    options.static_graph = how == "static";
+    let wrap = || Ddp::with_options(context.group(), &vs, &options);
+    let early = if how == "late" { None } else { Some(wrap()?) };
     let mut optimizer = AdamW::new(&vs, AdamWOptions { lr: 1e-2, ..Default::default() });
     let mut scheduler = CosineAnnealingLr::new(&mut optimizer, CosineAnnealing::new(100))?;
     let options = GradScalerOptions { growth_interval: 7, init_scale: 4.0, ..Default::default() };
@@ -67,6 +70,7 @@ fn train(args: &[String]) -> Result<()> {
         ensure!(optimizer.learning_rate() == scheduler.last_lr(), "the rate is the scheduler's");
         println!("resumed {} at {}", context.rank(), progress.step);
     }
+    let ddp = early.map_or_else(wrap, Ok)?;
     loader.resume_at(progress.epoch, progress.samples);
     while progress.epoch < epochs {
         for batch in loader.epoch(progress.epoch)? {

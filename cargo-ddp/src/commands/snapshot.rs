@@ -103,7 +103,7 @@ fn show(args: &SnapshotShow) -> Result<u8> {
             "folder": folder.to_string_lossy(), "epoch": manifest.epoch, "step": manifest.step, "world_size": manifest.world_size,
             "samples_in_epoch": manifest.samples_in_epoch, "metric": manifest.metric, "model": model,
             "aliases": aliases,
-            "optimizer": optimizer, "states": manifest.states, "files": manifest.files,
+            "optimizer": optimizer, "states": manifest.states, "bucket_order": manifest.bucket_order, "files": manifest.files,
         });
         print_json(&value)?;
         return Ok(exit::SUCCESS);

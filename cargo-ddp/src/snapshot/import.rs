@@ -99,6 +99,7 @@ pub fn import(file: &Path, names: &Names, dir: &Path) -> Result<Imported> {
         states: BTreeMap::from([("imported".into(), file.display().to_string().into())]),
         non_finite: BTreeMap::new(),
         non_finite_since: None,
+        bucket_order: vec![],
         files: BTreeMap::from([(format::MODEL.to_owned(), FileInfo::of(&model).map_err(cant())?)]),
     };
     let path = partial.join(format::MANIFEST);

@@ -297,8 +297,12 @@ impl Snapshots {
         let folder = self.dir.join(String::from_utf8_lossy(&name).as_ref());
         let manifest = load::read(&folder, format::read_manifest);
         let since = manifest.as_ref().ok().and_then(|manifest| manifest.non_finite_since);
-        let loaded =
-            manifest.and_then(|manifest| load::load(&folder, &manifest, state, self.group.rank(), self.device));
+        let model = state.model;
+        let loaded = manifest.and_then(|manifest| {
+            let progress = load::load(&folder, &manifest, state, self.group.rank(), self.device)?;
+            self.group.reducers().set_order(model, manifest.bucket_order);
+            Ok(progress)
+        });
         let progress = self.group.agree("loading a snapshot", loaded)?;
         drop(found); // until here, no other program removes it
         let Progress { epoch, step, .. } = progress;
@@ -505,6 +509,7 @@ impl Snapshots {
             states,
             non_finite,
             non_finite_since: self.health.non_finite_since(),
+            bucket_order: self.group.reducers().order(state.model),
             files: BTreeMap::new(),
         };
         if let Preparing::Running(thread) = std::mem::replace(&mut self.preparing, Preparing::Done) {
