@@ -41,6 +41,9 @@ pub(super) struct Dispatcher {
     used: u32,
     ranks: Vec<Rank>,
     newest: Option<Known>,
+    /// The largest step of a snapshot so far: only one beyond it is progress. A program that saves and never resumes would
+    /// otherwise be restarted without end.
+    furthest: Option<u64>,
     state: State,
     /// The failure of the attempt before, if there was no progress since.
     previous: Option<Failure>,
@@ -92,6 +95,7 @@ impl Dispatcher {
             used: 0,
             ranks,
             newest: None,
+            furthest: None,
             state: State::Running,
             previous: None,
             started: now,
@@ -391,14 +395,18 @@ impl Dispatcher {
                 self.has_trained = true;
             }
             Event::SnapshotSaved { snapshot, step, .. } => {
-                if self.newest.as_ref().is_none_or(|newest| newest.step < step) {
+                if Some(step) > self.furthest {
                     // Real progress: what went wrong before it is past.
                     self.used = 0;
                     self.previous = None;
+                    self.furthest = Some(step);
                 }
                 self.newest = Some(Known { snapshot, step });
             }
-            Event::Resumed { snapshot, step, .. } => self.newest = Some(Known { snapshot, step }),
+            Event::Resumed { snapshot, step, .. } => {
+                self.furthest = self.furthest.max(Some(step));
+                self.newest = Some(Known { snapshot, step });
+            }
             _ => {}
         }
     }

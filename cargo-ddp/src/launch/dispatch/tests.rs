@@ -204,6 +204,20 @@ fn progress_refills_the_count_and_ends_the_back_off() {
 }
 
 #[test]
+fn a_worker_that_saves_and_never_resumes_is_not_restarted_without_end() {
+    let mut job = Job::new(1, 2);
+    for (failure, delay) in ["a", "b"].iter().zip([0, 1]) {
+        for step in [10, 20, 30] {
+            job.saved(step);
+        }
+        assert_eq!(fail(&mut job, failure), Ok(Duration::from_secs(delay)));
+    }
+    job.saved(10);
+    job.saved(20);
+    assert_eq!(fail(&mut job, "c"), Err(NoRestart::UsedUp(2)));
+}
+
+#[test]
 fn the_same_failure_at_the_same_step_is_not_tried_a_third_time() {
     let mut job = Job::new(1, 100);
     job.step(0, 7);
