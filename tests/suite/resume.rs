@@ -104,7 +104,7 @@ fn assert_same_end(undisturbed: &Path, disturbed: &Path) {
 // Three or more ranks add up a gradient in an order that depends on its place in the reducer's buckets.
 #[test]
 fn a_resumed_run_on_four_ranks_ends_as_one_that_was_never_stopped() {
-    for how in ["", "late", "static"] {
+    for how in ["", "late", "static", "again"] {
         let (undisturbed, disturbed) = (tempdir().unwrap(), tempdir().unwrap());
         let train = |dir: &Path, epochs| {
             let job = run_with(dir, "4", &["--max-restarts", "0"], &[epochs, "0", how]);

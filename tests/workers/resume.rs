@@ -36,9 +36,10 @@ impl Dataset for Numbers {
     }
 }
 
-/// `resume SNAPSHOTS EPOCHS EVERY_STEPS [late|static]`
+/// `resume SNAPSHOTS EPOCHS EVERY_STEPS [late|static|again]`
 ///
-/// `late` wraps the model after it was loaded; `static` declares its graph static.
+/// `late` wraps the model after it was loaded; `static` declares its graph static; `again` takes steps after the model was
+/// loaded, and then loads it once more.
 fn train(args: &[String]) -> Result<()> {
     let (dir, epochs, every): (_, u64, u64) = (&args[0], args[1].parse()?, args[2].parse()?);
     let context = Context::init()?;
@@ -63,9 +64,18 @@ fn train(args: &[String]) -> Result<()> {
     let mut mean = 0.0f64;
 
     let mut snapshots = Snapshots::open(&context, dir)?.every_steps(every).keep_last(2).keep_best(1, Best::Min);
-    let state =
-        StateMut::new(&vs, &mut optimizer).scheduler(&mut scheduler).scaler(&mut scaler).value("mean", &mut mean);
-    let mut progress = snapshots.resume(state)?.unwrap_or_default();
+    let mut resume = || {
+        let state = StateMut::new(&vs, &mut optimizer).scheduler(&mut scheduler).scaler(&mut scaler);
+        snapshots.resume(state.value("mean", &mut mean))
+    };
+    let mut progress = resume()?.unwrap_or_default();
+    if let (true, Some(ddp)) = (how == "again" && progress.step > 0, &early) {
+        for _ in 0..3 {
+            let x = Tensor::ones([BATCH as i64, 8], (Kind::Float, context.device()));
+            ddp.backward(&ddp.forward(|| model.forward_t(&x, true).square().mean(Kind::Float))?)?;
+        }
+        progress = resume()?.unwrap_or_default();
+    }
     if progress.step > 0 {
         ensure!(optimizer.learning_rate() == scheduler.last_lr(), "the rate is the scheduler's");
         println!("resumed {} at {}", context.rank(), progress.step);
