@@ -5,7 +5,7 @@
 How long it takes to run programs that do nothing, to the first step of the seed job and from a kill to the first step
 after the restart; its memory and processor time while 32 workers sleep; 60 MB of workers' output.
 """
-import contextlib, json, os, signal, statistics, subprocess, sys, tempfile, time
+import contextlib, json, os, signal, statistics, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 
 from common import HERE, RANKS, arguments, clean_env, launcher, python_env, seed_project, spread
@@ -13,6 +13,8 @@ from common import HERE, RANKS, arguments, clean_env, launcher, python_env, seed
 TICKS = os.sysconf("SC_CLK_TCK")
 WRITER = "import sys\nline = b'x' * 99 + b'\\n'\nfor _ in range(300_000): sys.stdout.buffer.write(line)\n"
 IDLE_SECONDS = 10
+# A restart takes seconds. Under torchrun the new workers may wait for each other for ever.
+RESTART_LIMIT = 60
 
 
 def ours(n, *command):
@@ -39,17 +41,15 @@ def processes(pid, depth):
 
 
 def resident_and_cpu(pids):
-    status = [Path(f"/proc/{pid}/status").read_text() for pid in pids]
+    """(MB, seconds). What processes have in common counts once (PSS): ours are forks of one program."""
+    rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
     stat = [Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split() for pid in pids]
-    kb = lambda text, field: int(text.split(field)[1].split()[0])
-    # Our processes are of one program, whose pages they have in common: those count once.
-    shared = min(kb(text, "RssFile:") for text in status) * (len(pids) - 1)
-    resident = (sum(kb(text, "VmHWM:") for text in status) - shared) / 1000
+    resident = sum(int(text.split("Pss:")[1].split()[0]) for text in rollups) * 1024 / 1e6
     return resident, sum(int(fields[11]) + int(fields[12]) for fields in stat) / TICKS
 
 
 def idle(command, depth, env, folder):
-    """(peak resident MB, share of a core while nothing happens) with 32 workers asleep."""
+    """(resident MB, share of a core while nothing happens) with 32 workers asleep."""
     job = subprocess.Popen(command, env=env, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(4)
     pids = processes(job.pid, depth)
@@ -76,13 +76,14 @@ class SeedJob:
         raise SystemExit("the seed job ended early")
 
     def restart(self, victim, is_first):
-        """Seconds from a kill to the first step after it; None if that never came."""
+        """Seconds from a kill to the first step after it; None if that does not come."""
         start = time.perf_counter()
         os.kill(victim, signal.SIGKILL)
-        for line in self.job.stdout:
-            if is_first(line):
-                return time.perf_counter() - start
-        return None
+        timer = threading.Timer(RESTART_LIMIT, self.job.terminate)
+        timer.start()
+        found = next((time.perf_counter() - start for line in self.job.stdout if is_first(line)), None)
+        timer.cancel()
+        return found
 
     def close(self):
         self.job.terminate()
