@@ -129,10 +129,10 @@ void ddp_reducer_free(ddp_reducer* reducer) noexcept;
 int32_t ddp_reducer_before_forward(ddp_reducer* reducer, bool sync, ddp_error* error) noexcept;
 int32_t ddp_reducer_after_forward(ddp_reducer* reducer, bool sync, ddp_tensor* output, ddp_tensor** out,
                                   ddp_error* error) noexcept;
-// The order in which rebuilt buckets hold the `n` parameters, as indices; false as long as it is not known, and where
-// buckets are never rebuilt.
+// Writes the order of the `n` parameters in the rebuilt buckets, as indices. False before the first backward pass, and with
+// find_unused_parameters, which never rebuilds buckets.
 bool ddp_reducer_bucket_order(const ddp_reducer* reducer, size_t* order, size_t n) noexcept;
-// Has the next forward pass rebuild the buckets in this order, which has each of the `n` parameters once.
+// Makes the next forward pass rebuild the buckets in this order, which has each of the `n` parameters once.
 void ddp_reducer_set_bucket_order(ddp_reducer* reducer, const size_t* order, size_t n) noexcept;
 // The first parameter from `index` on whose gradients the reducer gets no more, or -1.
 int64_t ddp_reducer_find_lost(const ddp_reducer* reducer, size_t index) noexcept;

@@ -60,18 +60,18 @@ class Reducer : public c10d::Reducer {
     c10d::Reducer::rebuild_buckets();
   }
 
-  // The order in which rebuilt buckets hold the parameters; empty as long as it is not known.
+  // The order of the parameters in the rebuilt buckets; empty if it is not known yet.
   std::vector<size_t> bucket_order() const {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (is_order_known()) return {rebuilt_param_indices_.begin(), rebuilt_param_indices_.end()};
     return bucket_order_;
   }
 
-  // As if the parameters' gradients had been ready in this order.
+  // Makes the next rebuild use this order, as if the gradients had become ready in it.
   void set_bucket_order(const std::vector<size_t>& order) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (find_unused_parameters_ && !static_graph_) return;
     has_rebuilt_bucket_ = false;
+    if (!should_rebuild_buckets()) return;
     rebuilt_params_.clear();
     for (const size_t index : order) rebuilt_params_.push_back(params_[index]);
     rebuilt_param_indices_.assign(order.begin(), order.end());
@@ -99,10 +99,10 @@ class Reducer : public c10d::Reducer {
  private:
   static constexpr int64_t kNotReady = -1;
 
-  // Each parameter's gradient was ready once since the start or set_bucket_order, and the buckets were not rebuilt since.
+  // Whether every parameter has its place in the next rebuild.
   bool is_order_known() const { return should_rebuild_buckets() && rebuilt_param_indices_.size() == params_.size(); }
 
-  // What the buckets were rebuilt by.
+  // The order of the last rebuild.
   std::vector<size_t> bucket_order_;
 };
 

@@ -53,7 +53,7 @@ const MIB: i64 = 1024 * 1024;
 /// ```
 #[derive(Debug)]
 pub struct Ddp {
-    // It holds references of its own to the parameters and to the group.
+    // The reducer holds its own references to the parameters and to the group.
     reducer: Arc<Reducer>,
     parameters: KnownParameters,
     /// Off inside of `no_sync`.

@@ -175,7 +175,7 @@ impl ProcessGroup {
         self.inner.settings.check_collectives && self.world_size() > 1
     }
 
-    /// Those of all models that are trained with this group, or one that is related to it.
+    /// The reducers of this context's groups.
     pub(crate) fn reducers(&self) -> &Reducers {
         &self.inner.settings.reducers
     }

@@ -1,14 +1,13 @@
-//! The order in which a reducer's buckets hold gradients, which snapshots keep.
+//! The order of gradients in a reducer's buckets. Snapshots save it.
 //!
-//! After its first backward pass, DDP rebuilds its buckets in the order in which the gradients were ready. With three or more
-//! ranks, the place of a gradient in its bucket decides in which order the ranks' numbers are added, and so the last bit of
-//! the sum. A resumed run that used its first buckets again in its first step would not end with the numbers of an
-//! uninterrupted one.
+//! After the first backward pass, DDP rebuilds its buckets in the order in which the gradients became ready. With three or more
+//! ranks, the position of a gradient in its bucket determines in which order the ranks' values are added, and so the last bits
+//! of the sum. A resumed run is bit-identical to an uninterrupted one only if its first step uses the rebuilt buckets, too.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tch::nn::{VarStore, Variables};
 
@@ -18,13 +17,13 @@ use crate::sys;
 #[derive(Debug)]
 pub(crate) struct Reducer {
     raw: NonNull<sys::ddp_reducer>,
-    /// Of its parameters, by index.
+    /// The parameters' names, by index.
     names: Vec<String>,
 }
 
 // SAFETY: the reducer may be freed by, and used from, another thread than the one that made it.
 unsafe impl Send for Reducer {}
-// SAFETY: the methods here take the reducer's own lock. For all else there is `as_ptr`, with rules of its own.
+// SAFETY: the methods that take `&self` lock the reducer; callers of `as_ptr` use it from one thread at a time.
 unsafe impl Sync for Reducer {}
 
 impl Reducer {
@@ -34,13 +33,13 @@ impl Reducer {
         Self { raw, names }
     }
 
-    /// To be used by one thread at a time.
+    /// The raw reducer, for use by one thread at a time.
     pub(crate) fn as_ptr(&self) -> *mut sys::ddp_reducer {
         self.raw.as_ptr()
     }
 
-    /// The parameters' names as the rebuilt buckets hold their gradients. Empty before the first backward pass, and where
-    /// buckets are never rebuilt.
+    /// The parameters' names in the order of the rebuilt buckets. Empty before the first backward pass, and with
+    /// `find_unused_parameters`, which never rebuilds buckets.
     fn order(&self) -> Vec<String> {
         let mut indices = vec![0usize; self.names.len()];
         // SAFETY: the reducer is live and takes its lock; `indices` has that length.
@@ -48,8 +47,8 @@ impl Reducer {
         if known { indices.into_iter().map(|index| self.names[index].clone()).collect() } else { vec![] }
     }
 
-    /// Has the next forward pass rebuild the buckets in this order. Does nothing if these are not the names of the
-    /// parameters: then the snapshot was made with others trained.
+    /// Makes the next forward pass rebuild the buckets in this order. Does nothing if `order` does not name each parameter
+    /// once, as in a snapshot of a run that trained other parameters.
     fn set_order(&self, order: &[String]) {
         let indices: HashMap<&String, usize> = self.names.iter().zip(0..).collect();
         let Some(indices) = order.iter().map(|name| indices.get(name).copied()).collect::<Option<Vec<_>>>() else {
@@ -75,59 +74,52 @@ impl Drop for Reducer {
 #[derive(Clone, Default)]
 pub(crate) struct Reducers(Arc<Mutex<Vec<Known>>>);
 
-/// What is known of a model's gradients.
+/// A model and its reducer.
 struct Known {
     model: Weak<Mutex<Variables>>,
     reducer: Weak<Reducer>,
-    /// What a snapshot says, for a reducer that is made later.
-    order: Vec<String>,
-}
-
-impl Known {
-    fn is_of(&self, model: &VarStore) -> bool {
-        std::ptr::eq(self.model.as_ptr(), Arc::as_ptr(&model.variables_))
-    }
+    /// The order in the snapshot that the model was loaded from, until the model has a reducer.
+    pending: Vec<String>,
 }
 
 impl Reducers {
+    /// Adds a model's reducer. If the model was loaded from a snapshot before, the reducer gets the snapshot's order.
     pub(crate) fn add(&self, model: &VarStore, reducer: &Arc<Reducer>) {
-        let mut known = self.lock();
-        let order = match known.iter().position(|known| known.is_of(model)) {
-            Some(index) => known.swap_remove(index).order,
-            None => vec![],
-        };
-        reducer.set_order(&order);
-        known.retain(|known| known.model.strong_count() > 0);
-        known.push(Known { model: Arc::downgrade(&model.variables_), reducer: Arc::downgrade(reducer), order });
+        self.with(model, |known| {
+            known.reducer = Arc::downgrade(reducer);
+            reducer.set_order(&std::mem::take(&mut known.pending));
+        });
     }
 
-    /// For a snapshot of the model.
+    /// The order to save in a snapshot of the model.
     pub(crate) fn order(&self, model: &VarStore) -> Vec<String> {
-        let known = self.lock();
-        let reducer = known.iter().find(|known| known.is_of(model)).and_then(|known| known.reducer.upgrade());
+        let reducer = self.with(model, |known| known.reducer.upgrade());
         reducer.map(|reducer| reducer.order()).unwrap_or_default()
     }
 
-    /// From a snapshot that the model was loaded from.
+    /// Restores the order from the snapshot that the model was loaded from.
     pub(crate) fn set_order(&self, model: &VarStore, order: Vec<String>) {
-        let mut known = self.lock();
-        let reducer = match known.iter().position(|known| known.is_of(model)) {
-            Some(index) => known.swap_remove(index).reducer,
-            None => Weak::new(),
-        };
-        if let Some(reducer) = reducer.upgrade() {
-            reducer.set_order(&order);
-        }
-        known.push(Known { model: Arc::downgrade(&model.variables_), reducer, order });
+        self.with(model, |known| match known.reducer.upgrade() {
+            Some(reducer) => reducer.set_order(&order),
+            None => known.pending = order,
+        });
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Known>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn with<T>(&self, model: &VarStore, f: impl FnOnce(&mut Known) -> T) -> T {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|known| known.model.strong_count() > 0);
+        let is_of_model = |known: &Known| std::ptr::eq(known.model.as_ptr(), Arc::as_ptr(&model.variables_));
+        let index = all.iter().position(is_of_model).unwrap_or(all.len());
+        if index == all.len() {
+            let model = Arc::downgrade(&model.variables_);
+            all.push(Known { model, reducer: Weak::new(), pending: vec![] });
+        }
+        f(&mut all[index])
     }
 }
 
 impl fmt::Debug for Reducers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.lock().iter().map(|known| &known.reducer)).finish()
+        f.write_str("Reducers")
     }
 }

@@ -204,7 +204,7 @@ fn progress_refills_the_count_and_ends_the_back_off() {
 }
 
 #[test]
-fn a_worker_that_saves_and_never_resumes_is_not_restarted_without_end() {
+fn worker_that_saves_but_never_resumes_is_given_up() {
     let mut job = Job::new(1, 2);
     for (failure, delay) in ["a", "b"].iter().zip([0, 1]) {
         for step in [10, 20, 30] {
@@ -212,7 +212,8 @@ fn a_worker_that_saves_and_never_resumes_is_not_restarted_without_end() {
         }
         assert_eq!(fail(&mut job, failure), Ok(Duration::from_secs(delay)));
     }
-    job.saved(10);
+    // Nor is it progress if the newest snapshot was damaged.
+    job.event(0, Event::Resumed { snapshot: "snapshots/step".into(), epoch: 0, step: 10 });
     job.saved(20);
     assert_eq!(fail(&mut job, "c"), Err(NoRestart::UsedUp(2)));
 }
