@@ -13,7 +13,7 @@ from common import HERE, RANKS, arguments, clean_env, launcher, python_env, seed
 TICKS = os.sysconf("SC_CLK_TCK")
 WRITER = "import sys\nline = b'x' * 99 + b'\\n'\nfor _ in range(300_000): sys.stdout.buffer.write(line)\n"
 IDLE_SECONDS = 10
-# A restart takes seconds. Under torchrun the new workers may wait for each other for ever.
+# A restart takes seconds. Under torchrun, the new workers sometimes wait for each other forever.
 RESTART_LIMIT = 60
 
 
@@ -41,7 +41,7 @@ def processes(pid, depth):
 
 
 def resident_and_cpu(pids):
-    """(MB, seconds). What processes have in common counts once (PSS): ours are forks of one program."""
+    """(MB, seconds). Shared pages count once (PSS): our processes are forks of one program."""
     rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
     stat = [Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split() for pid in pids]
     resident = sum(int(text.split("Pss:")[1].split()[0]) for text in rollups) * 1024 / 1e6
@@ -76,7 +76,7 @@ class SeedJob:
         raise SystemExit("the seed job ended early")
 
     def restart(self, victim, is_first):
-        """Seconds from a kill to the first step after it; None if that does not come."""
+        """Seconds from a kill to the first step after it; None if it never comes."""
         start = time.perf_counter()
         os.kill(victim, signal.SIGKILL)
         timer = threading.Timer(RESTART_LIMIT, self.job.terminate)

@@ -71,8 +71,8 @@ pub struct Manifest {
     /// The step since which the run's loss or weights were not finite numbers, if they were not when it was saved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub non_finite_since: Option<u64>,
-    /// The trained parameters in the order in which DDP's buckets hold their gradients, if the buckets were rebuilt. The order
-    /// decides how the ranks' gradients are added up, and so the last bits of the sums.
+    /// The names of the trained parameters in the order of DDP's rebuilt buckets. With three or more ranks, the order determines
+    /// the last bits of the averaged gradients.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bucket_order: Vec<String>,
     /// Every other file of the folder.

@@ -41,8 +41,8 @@ pub(super) struct Dispatcher {
     used: u32,
     ranks: Vec<Rank>,
     newest: Option<Known>,
-    /// The largest step of a snapshot so far: only one beyond it is progress. A program that saves and never resumes would
-    /// otherwise be restarted without end.
+    /// The largest step of any snapshot so far. Only a snapshot of a later step is progress: otherwise, a program that saves but
+    /// never resumes would be restarted forever.
     furthest: Option<u64>,
     state: State,
     /// The failure of the attempt before, if there was no progress since.
