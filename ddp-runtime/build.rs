@@ -1,6 +1,10 @@
 //! Compiles `csrc/` against the libtorch that torch-sys found, with NCCL when that libtorch has it.
 
+#[path = "build/nccl.rs"]
+mod nccl;
+
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::exit;
 
@@ -8,7 +12,8 @@ const SOURCES: [&str; 9] = ["guard", "store", "group", "collectives", "reducer",
 
 fn main() {
     println!("cargo::rerun-if-changed=csrc");
-    println!("cargo::rustc-check-cfg=cfg(ddp_nccl)");
+    println!("cargo::rerun-if-changed=build");
+    println!("cargo::rustc-check-cfg=cfg(ddp_cuda)");
     if cfg!(feature = "doc-only") {
         return;
     }
@@ -34,10 +39,12 @@ fn main() {
         build.define(define, None);
     }
     let cuda = lib.join("libtorch_cuda.so").exists();
+    if cuda {
+        println!("cargo::rustc-cfg=ddp_cuda");
+    }
     let nccl = cuda && rerun_env("DDP_WITHOUT_NCCL").is_none();
     if nccl {
         build.includes(cuda_includes(home)).define("USE_C10D_NCCL", None);
-        println!("cargo::rustc-cfg=ddp_nccl");
     }
     build.files(SOURCES.map(|name| format!("csrc/{name}.cpp")));
     build.compile("ddp_runtime");
@@ -80,7 +87,11 @@ fn cuda_includes(home: &Path) -> Vec<PathBuf> {
 
     let mut found = Vec::new();
     for header in ["cuda_runtime.h", "crt/host_config.h", "nccl.h"] {
-        match candidates.iter().find(|dir| dir.join(header).exists()) {
+        let place = candidates.iter().find(|dir| dir.join(header).exists());
+        if let Some(path) = place.filter(|_| header == "nccl.h").map(|dir| dir.join(header)) {
+            check_nccl(&path);
+        }
+        match place {
             Some(dir) if found.contains(dir) || dir == Path::new("/usr/include") => {}
             Some(dir) => found.push(dir.clone()),
             None => fail(
@@ -96,15 +107,30 @@ fn cuda_includes(home: &Path) -> Vec<PathBuf> {
     found
 }
 
+fn check_nccl(header: &Path) {
+    println!("cargo::rerun-if-changed={}", header.display());
+    let checked = fs::read(header).map_err(|err| format!("can't be read: {err}"));
+    if let Err(problem) = checked.and_then(|text| nccl::check_header(&String::from_utf8_lossy(&text))) {
+        fail(
+            &format!("{} {problem}", header.display()),
+            &[
+                "run `cargo ddp setup --cuda`, which fetches the right header",
+                "install that version's header (pip's nvidia-nccl-cu13, libnccl-dev)",
+                "set DDP_WITHOUT_NCCL=1 to build without NCCL",
+            ],
+        );
+    }
+}
+
 fn rerun_env(name: &str) -> Option<String> {
     println!("cargo::rerun-if-env-changed={name}");
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-fn fail(problem: &str, ways_out: &[&str]) -> ! {
+fn fail(problem: &str, help: &[&str]) -> ! {
     println!("cargo::error=ddp-runtime: {problem}");
-    for way in ways_out {
-        println!("cargo::error=  way out: {way}");
+    for help in help {
+        println!("cargo::error=  help: {help}");
     }
     exit(1)
 }

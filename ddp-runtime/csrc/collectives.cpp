@@ -30,6 +30,10 @@ ReduceOp::RedOpType reduce_op(ddp_reduce_op op) {
   TORCH_CHECK(false, "unknown reduce op ", static_cast<int>(op));
 }
 
+bool is_nccl(const ddp_group* group, const at::Tensor& tensor) {
+  return tensor.is_cuda() && group->group->getBackendType() == c10d::ProcessGroup::BackendType::NCCL;
+}
+
 std::vector<at::Tensor> list(const ddp_group* group, ddp_tensor* const* tensors) {
   std::vector<at::Tensor> collected;
   if (tensors == nullptr) return collected;
@@ -43,11 +47,12 @@ std::vector<std::vector<at::Tensor>> list_of_lists(std::vector<at::Tensor> tenso
   return lists;
 }
 
-// Gloo knows no average: a sum, divided at the end on the ranks that have it.
+// Gloo has no average: it is a sum, divided at the end on the ranks that have it.
 struct Average {
   Average(const ddp_group* group, const at::Tensor& result, ddp_reduce_op op)
-      : divide(op == DDP_AVG && result.is_cpu()), sum(divide ? DDP_SUM : op), ranks(group->group->getSize()) {
-    TORCH_CHECK(!divide || result.is_floating_point() || result.is_complex(),
+      : divide(op == DDP_AVG && !is_nccl(group, result)), sum(divide ? DDP_SUM : op), ranks(group->group->getSize()) {
+    // NCCL would round it down.
+    TORCH_CHECK(op != DDP_AVG || result.is_floating_point() || result.is_complex(),
                 "the average of a tensor of integers can't be taken");
   }
   void at_the_end(ddp_work& work, const at::Tensor& result) const {
@@ -110,7 +115,7 @@ int32_t ddp_all_gather(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor*
 
 int32_t ddp_all_gather_into(ddp_group* group, ddp_tensor* output, ddp_tensor* input, ddp_work** out,
                             ddp_error* error) noexcept {
-  return guarded(error, [&] { *out = new ddp_work{group->group->_allgather_base(*output, *input), {*output, *input}}; });
+  return guarded(error, [&] { *out = new ddp_work{group->group->all_gather_single(*output, *input), {*output, *input}}; });
 }
 
 int32_t ddp_gather(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor* input, int32_t dst, ddp_work** out,

@@ -56,16 +56,27 @@ struct ddp_group_options {
   int64_t timeout_ms;
   const char* gloo_host;  // address that Gloo binds to, or nullptr for c10d's own choice
   int32_t cuda_device;    // -1 on CPU
+  bool high_priority_stream;  // NCCL's kernels go before the model's
+  // For traces.
+  const char* name;
+  const char* description;
+  const uint64_t* global_ranks;  // the ranks in the whole job: world_size numbers
 };
 bool ddp_has_nccl() noexcept;
 int32_t ddp_set_cuda_device(int32_t index, ddp_error* error) noexcept;
 int32_t ddp_cuda_memory(int32_t index, uint64_t* bytes, ddp_error* error) noexcept;
 int32_t ddp_group_new(const ddp_store* store, const ddp_group_options* options, ddp_group** out, ddp_error* error) noexcept;
-// Whether an operation of NCCL's has run longer than the group's timeout.
-bool ddp_group_is_overdue(const ddp_group* group) noexcept;
-// A normal end: waits at most `shutdown_ms` for operations in flight, then aborts what is left. With 0 nothing is waited
-// for: NCCL's operations are aborted.
-void ddp_group_free(ddp_group* group, int64_t shutdown_ms) noexcept;
+enum ddp_group_state : int32_t { DDP_GROUP_OK = 0, DDP_GROUP_TIMED_OUT = 1, DDP_GROUP_BROKEN = 2 };
+// Whether an operation of NCCL's took longer than the group's timeout, or its connections broke.
+ddp_group_state ddp_group_get_state(const ddp_group* group) noexcept;
+// A normal end: waits for operations in flight. DDP_TIMEOUT when they take longer than that.
+int32_t ddp_group_shutdown(const ddp_group* group, int64_t timeout_ms, ddp_error* error) noexcept;
+// Ends operations in flight. Their results are undefined, here and on the other ranks.
+void ddp_group_abort(const ddp_group* group) noexcept;
+// The last reference aborts the group, unless it was shut down.
+void ddp_group_free(ddp_group* group) noexcept;
+// Writes the flight recorder's trace of recent operations, as a pickle, to TORCH_FR_DUMP_TEMP_FILE plus `rank`.
+int32_t ddp_dump_collectives(int32_t rank, ddp_error* error) noexcept;
 
 // --- collectives.cpp: what ranks do together -----------------------------------------------------------------------
 // Each call starts an operation, and gives the work to wait for. The work keeps the tensors alive. Lists hold

@@ -2,7 +2,11 @@
 
 #include "guard.hpp"
 #include "store.hpp"
+#include "versions.hpp"
 
+#include <ATen/Context.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <torch/csrc/distributed/c10d/FlightRecorder.hpp>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 
@@ -12,7 +16,6 @@
 
 #include <pthread.h>
 #ifdef USE_C10D_NCCL
-#include <c10/cuda/CUDAFunctions.h>
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 #endif
 
@@ -44,6 +47,13 @@ class NoWakeupPreemption {
   bool changed_ = false;
 };
 
+// For traces: c10d's flight recorder and its log tell groups apart by these.
+void describe(c10d::Backend::Options& backend, const ddp_group_options& options) {
+  backend.group_name = options.name;
+  backend.group_desc = options.description;
+  backend.global_ranks_in_group.assign(options.global_ranks, options.global_ranks + options.world_size);
+}
+
 c10::intrusive_ptr<c10d::Backend> gloo_backend(const c10::intrusive_ptr<c10d::Store>& store, const ddp_group_options& options) {
   using c10d::ProcessGroupGloo;
   const NoWakeupPreemption for_gloos_threads;
@@ -55,13 +65,15 @@ c10::intrusive_ptr<c10d::Backend> gloo_backend(const c10::intrusive_ptr<c10d::St
   } else {
     gloo_options = ProcessGroupGloo::Options::create_default(timeout);
   }
+  describe(*gloo_options, options);
   return c10::make_intrusive<ProcessGroupGloo>(store, options.rank, options.world_size, gloo_options);
 }
 
 c10::intrusive_ptr<c10d::Backend> nccl_backend(const c10::intrusive_ptr<c10d::Store>& store, const ddp_group_options& options) {
 #ifdef USE_C10D_NCCL
-  auto nccl_options = c10d::ProcessGroupNCCL::Options::create();
+  auto nccl_options = c10d::ProcessGroupNCCL::Options::create(options.high_priority_stream);
   nccl_options->timeout = std::chrono::milliseconds(options.timeout_ms);
+  describe(*nccl_options, options);
   auto backend =
       c10::make_intrusive<c10d::ProcessGroupNCCL>(store, options.rank, options.world_size, nccl_options);
   if (options.cuda_device >= 0) backend->setBoundDeviceId(at::Device(at::kCUDA, options.cuda_device));
@@ -69,22 +81,6 @@ c10::intrusive_ptr<c10d::Backend> nccl_backend(const c10::intrusive_ptr<c10d::St
 #else
   TORCH_CHECK(false, "this build has no NCCL: its libtorch is a CPU one (set up another with `cargo ddp setup --cuda`)");
 #endif
-}
-
-// `destroy_process_group`: NCCL's destructor aborts operations in flight, which gives wrong results here and on the other
-// ranks. A shutdown waits for them, and for ever if another rank is gone: hence the limit.
-void shut_down(const c10::intrusive_ptr<ProcessGroup>& group, std::chrono::milliseconds limit) {
-  std::promise<void> promise;
-  auto done = promise.get_future();
-  std::thread([group, promise = std::move(promise)]() mutable {
-    try {
-      group->shutdown();
-    } catch (const std::exception& e) {
-      LOG(WARNING) << "shutting a process group down: " << e.what();
-    }
-    promise.set_value();
-  }).detach();
-  if (done.wait_for(limit) == std::future_status::timeout) group->abort();
 }
 }  // namespace
 
@@ -100,46 +96,87 @@ bool ddp_has_nccl() noexcept {
 
 int32_t ddp_set_cuda_device(int32_t index, ddp_error* error) noexcept {
   return guarded(error, [&] {
-#ifdef USE_C10D_NCCL
-    c10::cuda::set_device(static_cast<c10::DeviceIndex>(index));
-#else
-    TORCH_CHECK(false, "no CUDA device ", index, ": this build's libtorch is a CPU one");
-#endif
+    TORCH_CHECK(at::hasCUDA(), "no CUDA device ", index, ": this build's libtorch is a CPU one");
+    c10::impl::VirtualGuardImpl(at::kCUDA).setDevice(at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(index)));
   });
 }
 
 int32_t ddp_group_new(const ddp_store* store, const ddp_group_options* options, ddp_group** out,
                       ddp_error* error) noexcept {
   return guarded(error, [&] {
-    // As init_process_group does without a backend: Gloo for CPU tensors always, NCCL beside it for CUDA tensors.
-    auto group = c10::make_intrusive<ProcessGroup>(store->store, options->rank, options->world_size);
+    // As init_process_group does. Without a backend's name: Gloo for CPU tensors, NCCL for CUDA tensors. With "gloo": Gloo
+    // for both.
+    c10::intrusive_ptr<ProcessGroup> group =
+        c10::make_intrusive<LockedGroup>(store->store, options->rank, options->world_size);
     if (options->backend == DDP_NCCL) {
       auto nccl_store = c10::make_intrusive<c10d::PrefixStore>("cuda", store->store);
       group->setBackend(at::kCUDA, ProcessGroup::BackendType::NCCL, nccl_backend(nccl_store, *options));
     }
     auto gloo_store = c10::make_intrusive<c10d::PrefixStore>("cpu", store->store);
-    group->setBackend(at::kCPU, ProcessGroup::BackendType::GLOO, gloo_backend(gloo_store, *options));
+    const auto gloo = gloo_backend(gloo_store, *options);
+    group->setBackend(at::kCPU, ProcessGroup::BackendType::GLOO, gloo);
+    if (options->backend == DDP_GLOO && at::hasCUDA())
+      group->setBackend(at::kCUDA, ProcessGroup::BackendType::GLOO, gloo);
     group->setDefaultBackend(options->backend == DDP_NCCL ? ProcessGroup::BackendType::NCCL
                                                           : ProcessGroup::BackendType::GLOO);
+    group->setGroupName(options->name);
+    group->setGroupDesc(options->description);
     *out = new ddp_group{std::move(group)};
   });
 }
 
-bool ddp_group_is_overdue(const ddp_group* group) noexcept {
-  bool overdue = false;
+ddp_group_state ddp_group_get_state(const ddp_group* group) noexcept {
+  ddp_group_state state = DDP_GROUP_OK;
   guarded(nullptr, [&] {
-    if (group->group->getBackendType() == ProcessGroup::BackendType::NCCL)
-      overdue = group->group->getBackend(at::kCUDA)->getError() == c10d::ErrorType::TIMEOUT;
+    if (group->group->getBackendType() != ProcessGroup::BackendType::NCCL) return;
+    switch (group->group->getBackend(ProcessGroup::BackendType::NCCL)->getError()) {
+      case c10d::ErrorType::SUCCESS: break;
+      case c10d::ErrorType::TIMEOUT: state = DDP_GROUP_TIMED_OUT; break;
+      case c10d::ErrorType::COMM_ERROR:
+      case c10d::ErrorType::REMOTE_ERROR: state = DDP_GROUP_BROKEN; break;
+    }
   });
-  return overdue;
+  return state;
 }
 
-void ddp_group_free(ddp_group* group, int64_t shutdown_ms) noexcept {
-  // Gloo has nothing to flush: each of its operations ends before its `wait` does.
-  guarded(nullptr, [&] {
-    if (shutdown_ms > 0 && group->group->getBackendType() == ProcessGroup::BackendType::NCCL)
-      shut_down(group->group, std::chrono::milliseconds(shutdown_ms));
+int32_t ddp_group_shutdown(const ddp_group* group, int64_t timeout_ms, ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    // Gloo has nothing to wait for: each of its operations ends before its `wait` does.
+    if (group->group->getBackendType() != ProcessGroup::BackendType::NCCL) return;
+    // `destroy_process_group`. It waits forever if another rank is gone: hence the thread.
+    std::promise<void> promise;
+    auto done = promise.get_future();
+    std::thread([group = group->group, promise = std::move(promise)]() mutable {
+      try {
+        group->shutdown();
+        promise.set_value();
+      } catch (...) {
+        promise.set_exception(std::current_exception());
+      }
+    }).detach();
+    TORCH_CHECK(done.wait_for(std::chrono::milliseconds(timeout_ms)) == std::future_status::ready,
+                "timed out after ", timeout_ms, " ms");
+    done.get();
   });
+}
+
+void ddp_group_abort(const ddp_group* group) noexcept {
+  guarded(nullptr, [&] { group->group->abort(); });
+}
+
+void ddp_group_free(ddp_group* group) noexcept {
   guarded(nullptr, [&] { delete group; });
+}
+
+int32_t ddp_dump_collectives(int32_t rank, ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    // The trace may be large, and Python's tools for it need no C++ stacks.
+    auto& writer = c10d::DebugInfoWriter::getWriter(rank);
+#ifdef USE_C10D_NCCL
+    writer.write(c10d::dump_nccl_trace(/*includeCollectives=*/true, /*includeStackTraces=*/false, /*onlyActive=*/false));
+#else
+    writer.write(c10d::dump_fr_trace(/*includeCollectives=*/true, /*includeStackTraces=*/false, /*onlyActive=*/false));
+#endif
+  });
 }
 }

@@ -3,6 +3,65 @@
 
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
+#include <mutex>
+
+// c10d's process group, with a lock around the start of each operation: the training loop, autograd's threads (the
+// reducer) and the program's own threads may start some at the same time, and ProcessGroupNCCL's maps and counters have no
+// lock. Waiting for an operation needs none. (PyTorch's operations start under Python's global lock.)
+class LockedGroup : public c10d::ProcessGroup {
+ public:
+  using c10d::ProcessGroup::ProcessGroup;
+  using Tensors = std::vector<at::Tensor>;
+  using Lists = std::vector<Tensors>;
+  using Work = c10::intrusive_ptr<c10d::Work>;
+
+  Work broadcast(Tensors& tensors, const c10d::BroadcastOptions& options = {}) override {
+    return start([&] { return ProcessGroup::broadcast(tensors, options); });
+  }
+  Work allreduce(Tensors& tensors, const c10d::AllreduceOptions& options = {}) override {
+    return start([&] { return ProcessGroup::allreduce(tensors, options); });
+  }
+  Work reduce(Tensors& tensors, const c10d::ReduceOptions& options = {}) override {
+    return start([&] { return ProcessGroup::reduce(tensors, options); });
+  }
+  Work allgather(Lists& outputs, Tensors& inputs, const c10d::AllgatherOptions& options = {}) override {
+    return start([&] { return ProcessGroup::allgather(outputs, inputs, options); });
+  }
+  Work all_gather_single(at::Tensor& output, at::Tensor& input, const c10d::AllgatherOptions& options = {}) override {
+    return start([&] { return ProcessGroup::all_gather_single(output, input, options); });
+  }
+  Work gather(Lists& outputs, Tensors& inputs, const c10d::GatherOptions& options = {}) override {
+    return start([&] { return ProcessGroup::gather(outputs, inputs, options); });
+  }
+  Work scatter(Tensors& outputs, Lists& inputs, const c10d::ScatterOptions& options = {}) override {
+    return start([&] { return ProcessGroup::scatter(outputs, inputs, options); });
+  }
+  Work reduce_scatter(Tensors& outputs, Lists& inputs, const c10d::ReduceScatterOptions& options = {}) override {
+    return start([&] { return ProcessGroup::reduce_scatter(outputs, inputs, options); });
+  }
+  Work alltoall(Tensors& outputs, Tensors& inputs, const c10d::AllToAllOptions& options = {}) override {
+    return start([&] { return ProcessGroup::alltoall(outputs, inputs, options); });
+  }
+  Work send(Tensors& tensors, int dst, int tag) override {
+    return start([&] { return ProcessGroup::send(tensors, dst, tag); });
+  }
+  Work recv(Tensors& tensors, int src, int tag) override {
+    return start([&] { return ProcessGroup::recv(tensors, src, tag); });
+  }
+  Work barrier(const c10d::BarrierOptions& options = {}) override {
+    return start([&] { return ProcessGroup::barrier(options); });
+  }
+
+ private:
+  template <class F>
+  Work start(F&& operation) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return operation();
+  }
+
+  std::mutex mutex_;
+};
+
 struct ddp_group {
   c10::intrusive_ptr<c10d::ProcessGroup> group;
 };

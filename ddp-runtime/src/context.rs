@@ -2,15 +2,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ddp_contract::Event;
-use tch::{Cuda, Device};
+use tch::Device;
 
+#[cfg(doc)]
+use crate::Error;
 use crate::error::check;
 use crate::events::Events;
 use crate::health::Health;
-use crate::process_group::{Backend, ProcessGroup, Settings};
+use crate::process_group::{Backend, Identity, ProcessGroup, Settings};
 use crate::reducer::Reducers;
 use crate::store::{Store, to_i32};
-use crate::{Error, Result, StepReport, World, debug, entry, inherited, listen, memory, sys};
+use crate::{Result, StepReport, World, debug, device, entry, inherited, listen, memory, sys};
 
 /// How long a rank waits for the others to appear (c10d's store default).
 const STORE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -46,12 +48,41 @@ pub struct ContextBuilder {
     backend: Option<Backend>,
     timeout: Option<Duration>,
     check_collectives: Option<bool>,
+    device: Option<Device>,
+    high_priority_stream: bool,
 }
 
 impl ContextBuilder {
-    /// The backend: by default NCCL where CUDA is available, else Gloo. Gloo keeps the training on the CPU.
+    /// The backend: by default NCCL on a GPU, else Gloo. With [`Backend::Gloo`] the worker trains on the CPU, unless
+    /// [`device`](Self::device) chooses a GPU: Gloo moves CUDA tensors, too, through the CPU's memory.
     pub fn backend(mut self, backend: Backend) -> Self {
         self.backend = Some(backend);
+        self
+    }
+
+    /// The device to train on: by default the GPU of this worker's number among those in CUDA_VISIBLE_DEVICES, or the only
+    /// one; the CPU where CUDA_VISIBLE_DEVICES is empty or there is no CUDA. Two workers can share a GPU with
+    /// [`Backend::Gloo`].
+    ///
+    /// ```no_run
+    /// use ddp_runtime::{Backend, Context};
+    /// use tch::Device;
+    ///
+    /// # fn main() -> ddp_runtime::Result<()> {
+    /// // Tries a program on two ranks where there is one GPU:
+    /// let context = Context::builder().backend(Backend::Gloo).device(Device::Cuda(0)).init()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn device(mut self, device: Device) -> Self {
+        self.device = Some(device);
+        self
+    }
+
+    /// Whether NCCL's kernels run on a stream of high priority, before the model's (`is_high_priority_stream` in PyTorch's
+    /// `ProcessGroupNCCL.Options`): by default not.
+    pub fn nccl_high_priority_stream(mut self, high: bool) -> Self {
+        self.high_priority_stream = high;
         self
     }
 
@@ -74,8 +105,10 @@ impl ContextBuilder {
     /// Reads the environment, picks the device and meets the other ranks.
     ///
     /// # Errors
-    /// [`Error::MissingVariable`] and [`Error::BadVariable`] for the environment; [`Error::Timeout`] when ranks do not
-    /// come within 5 minutes; [`Error::Torch`] with PyTorch's reason when the backend can't start.
+    /// [`Error::MissingVariable`] and [`Error::BadVariable`] for the environment; [`Error::NoCuda`] when
+    /// CUDA_VISIBLE_DEVICES names GPUs but CUDA is not available; [`Error::Invalid`] for a device that does not exist;
+    /// [`Error::Timeout`] when ranks do not come within 5 minutes; [`Error::Torch`] with PyTorch's reason when the backend
+    /// can't start.
     pub fn init(self) -> Result<Context> {
         debug::started();
         let world = World::from_env()?;
@@ -83,9 +116,10 @@ impl ContextBuilder {
         let events = Events::to(inherited::event_pipe());
         events.send(&Event::Started);
 
-        let cuda = Cuda::is_available();
-        let backend = self.backend.unwrap_or(if cuda { Backend::Nccl } else { Backend::Gloo });
-        let device = if cuda && backend == Backend::Nccl { cuda_device(&world)? } else { Device::Cpu };
+        let device = device::choose(&world, self.device, self.backend)?;
+        let on_gpu = device != Device::Cpu;
+        let default_backend = if on_gpu && Backend::Nccl.is_built() { Backend::Nccl } else { Backend::Gloo };
+        let backend = self.backend.unwrap_or(default_backend);
         let cuda_device = match device {
             Device::Cuda(index) => Some(index),
             _ => None,
@@ -111,9 +145,11 @@ impl ContextBuilder {
         let check_collectives = self.check_collectives.unwrap_or(true);
         let gloo_host = gloo_host(&world);
         let reducers = Reducers::default();
-        let settings = Settings { backend, timeout, gloo_host, cuda_device, check_collectives, reducers };
-        let group = ProcessGroup::new(store, settings, world.rank, world.world_size)?;
-        entry::keep(&group);
+        let high_priority_stream = self.high_priority_stream;
+        let settings =
+            Settings { backend, timeout, gloo_host, cuda_device, high_priority_stream, check_collectives, reducers };
+        let identity = Identity::of_world(world.world_size);
+        let group = ProcessGroup::new(store, settings, identity, world.rank, world.world_size)?;
         let health = Health::new(world.rank);
         Ok(Context { world, device, group, events, health, reports: AtomicU64::new(0) })
     }
@@ -158,7 +194,7 @@ impl Context {
         self.world.restart_count
     }
 
-    /// Where to train: `Device::Cuda(local_rank)`, which is also the current CUDA device, or `Device::Cpu`.
+    /// Where to train: a GPU, which is also the current CUDA device, or `Device::Cpu`.
     pub fn device(&self) -> Device {
         self.device
     }
@@ -212,23 +248,6 @@ impl Context {
     pub(crate) fn events(&self) -> &Events {
         &self.events
     }
-}
-
-fn cuda_device(world: &World) -> Result<Device> {
-    let visible = usize::try_from(Cuda::device_count()).unwrap_or(0);
-    if world.local_rank < visible {
-        return Ok(Device::Cuda(world.local_rank));
-    }
-    // CUDA gives a process one MIG instance, so each rank has been given its own.
-    let own = std::env::var(ddp_contract::env::CUDA_VISIBLE_DEVICES).unwrap_or_default();
-    if visible == 1 && own.starts_with("MIG-") {
-        return Ok(Device::Cuda(0));
-    }
-    Err(Error::BadVariable {
-        name: ddp_contract::env::LOCAL_RANK,
-        value: world.local_rank.to_string(),
-        problem: format!("there are {visible} GPUs here: start no more workers than GPUs"),
-    })
 }
 
 /// Gloo's address: loopback when all ranks are on one node, so that nothing is reachable from outside. Else, and when

@@ -10,7 +10,7 @@ use tch::nn::VarStore;
 use crate::error::check;
 use crate::known_parameters::KnownParameters;
 use crate::reducer::Reducer;
-use crate::{Error, ProcessGroup, Result, carriable, params, sys};
+use crate::{Error, ProcessGroup, Result, carriable, collectives, params, sys};
 
 const MIB: i64 = 1024 * 1024;
 
@@ -74,7 +74,7 @@ pub struct DdpOptions {
     pub gradient_as_bucket_view: bool,
     /// The graph is the same in every step: unused parameters are found once, in the first: off.
     pub static_graph: bool,
-    /// Make the buffers (BatchNorm's statistics) equal to rank 0's before each forward pass: on.
+    /// Make the buffers (BatchNorm's statistics) equal to rank 0's in [`Ddp::new`] and before each forward pass: on.
     pub broadcast_buffers: bool,
     /// How gradients travel: as they are.
     pub comm_hook: CommHook,
@@ -125,7 +125,8 @@ impl Ddp {
     ///
     /// # Errors
     /// [`Error::Invalid`] for tensors that the group can't send, by name; [`Error::NoParameters`];
-    /// [`Error::ModelsDiffer`], on every rank, naming the first parameter whose name, shape or dtype is another elsewhere; [`Error::Torch`] and [`Error::Timeout`] from the group.
+    /// [`Error::ModelsDiffer`], on every rank, naming the first parameter or buffer whose name, shape, dtype, type of device or
+    /// strides differ; [`Error::Torch`] and [`Error::Timeout`] from the group.
     pub fn new(group: &ProcessGroup, vs: &VarStore) -> Result<Self> {
         Self::with_options(group, vs, &DdpOptions::default())
     }
@@ -136,12 +137,13 @@ impl Ddp {
     /// As [`Ddp::new`].
     pub fn with_options(group: &ProcessGroup, vs: &VarStore, options: &DdpOptions) -> Result<Self> {
         carriable::check_sent(vs, group.backend())?;
-        let parameters = params::trained(vs);
-        verify(group, &parameters)?;
+        let (parameters, frozen, buffers) = (params::trained(vs), params::frozen(vs), params::buffers(vs));
+        // Without broadcast_buffers, buffers are each rank's own.
+        let shared_buffers = if options.broadcast_buffers { buffers.as_slice() } else { &[] };
+        verify(group, [("parameter", &parameters), ("frozen parameter", &frozen), ("buffer", shared_buffers)])?;
         if parameters.is_empty() {
             return Err(Error::NoParameters);
         }
-        let (frozen, buffers) = (params::frozen(vs), params::buffers(vs));
         let names = parameters.iter().map(|(name, _)| CString::new(name.as_str())).collect::<Result<Vec<_>, _>>()?;
         let name_pointers: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
         let [parameter_pointers, frozen_pointers, buffer_pointers] =
@@ -319,10 +321,12 @@ impl Ddp {
 }
 
 /// Refuses models that differ between ranks, on all ranks alike. (c10d's own check knows no names, and hangs or crashes
-/// on some differences.)
-fn verify(group: &ProcessGroup, parameters: &[(String, Tensor)]) -> Result<()> {
+/// on some differences; what it does not check, the broadcast that follows would mix up.)
+fn verify(group: &ProcessGroup, parts: [(&str, &[(String, Tensor)]); 3]) -> Result<()> {
+    let describe =
+        |what: &str, (name, tensor): &(String, Tensor)| format!("{what} {name} {}", collectives::form(tensor));
     let mine: Vec<String> =
-        parameters.iter().map(|(name, tensor)| format!("{name} {:?} {:?}", tensor.size(), tensor.kind())).collect();
+        parts.iter().flat_map(|(what, tensors)| tensors.iter().map(move |tensor| describe(what, tensor))).collect();
     let all = group.all_gather_bytes(mine.join("\n").as_bytes())?;
     let lines = |bytes: &[u8]| -> Vec<String> { String::from_utf8_lossy(bytes).lines().map(str::to_owned).collect() };
     let first = lines(&all[0]);
@@ -330,8 +334,8 @@ fn verify(group: &ProcessGroup, parameters: &[(String, Tensor)]) -> Result<()> {
         let theirs = lines(theirs);
         let longest = first.len().max(theirs.len());
         if let Some(index) = (0..longest).find(|&i| first.get(i) != theirs.get(i)) {
-            let name = |list: &[String]| list.get(index).cloned().unwrap_or_else(|| "missing".into());
-            return Err(Error::ModelsDiffer { rank, index, there: name(&theirs), here: name(&first) });
+            let tensor = |list: &[String]| list.get(index).cloned().unwrap_or_else(|| "no more tensors".into());
+            return Err(Error::ModelsDiffer { rank, there: tensor(&theirs), here: tensor(&first) });
         }
     }
     Ok(())

@@ -8,25 +8,28 @@ use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use ddp_contract::{ErrorFile, env, exit};
 
 use crate::data::catch;
-use crate::error::without_trace;
+use crate::error::{check, without_trace};
+use crate::process_group::Open;
 use crate::say::say;
-use crate::{Error, ProcessGroup, debug};
+use crate::{Error, debug, sys};
 
 /// Exit code of a worker whose training function gave an error.
 const FAILED: u8 = 1;
 /// Exit code of a worker whose training function panicked: Rust's own.
 const PANICKED: u8 = 101;
 
-/// The groups that were made while [`main`] runs; `None` before.
+/// The groups whose last handle was dropped while [`main`] runs, and which are still open; `None` outside of it.
 ///
-/// When training fails, its groups must not go before the process does: the other ranks would see their connections
-/// close, fail too, and could even end sooner than the rank that is the cause.
-static GROUPS: Mutex<Option<Vec<ProcessGroup>>> = Mutex::new(None);
+/// When training fails, its groups must not close before the process ends: the other ranks would see their connections
+/// close, fail too, and could even end sooner than the rank that is the cause. Whether a group was dropped because of an
+/// error is known only later.
+static DROPPED: Mutex<Option<Vec<Open>>> = Mutex::new(None);
 
 /// The last step that was told of, and the one at which the run was saved in order to leave.
 static STEP: AtomicU64 = AtomicU64::new(NONE);
@@ -39,6 +42,7 @@ static FAILED_AT_END: Mutex<Option<String>> = Mutex::new(None);
 /// Optimizer step number `step` is done.
 pub(crate) fn note_step(step: u64) {
     STEP.store(step, Ordering::Relaxed);
+    close_dropped_groups();
 }
 
 /// All ranks have saved step `step`, and leave.
@@ -46,17 +50,30 @@ pub(crate) fn note_preemption(step: u64) {
     PREEMPTED_AT.store(step, Ordering::Relaxed);
 }
 
+/// The last handle of a group was dropped.
+pub(crate) fn drop_group(group: Open) {
+    match dropped().as_mut() {
+        Some(groups) => return groups.push(group),
+        None if thread::panicking() => return std::mem::forget(group),
+        None => {}
+    }
+    group.close();
+}
+
+/// Closes the groups that were dropped: the program continues, so it was not because of an error.
+pub(crate) fn close_dropped_groups() {
+    let groups = dropped().as_mut().map(std::mem::take);
+    groups.into_iter().flatten().for_each(Open::close);
+}
+
+fn dropped() -> MutexGuard<'static, Option<Vec<Open>>> {
+    DROPPED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Says what went wrong, and makes [`main`] fail if nothing else does.
 pub(crate) fn fail_at_end(message: String) {
     say(format_args!("error: {message}"));
     FAILED_AT_END.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
-}
-
-/// Keeps `group` alive until [`main`] is through.
-pub(crate) fn keep(group: &ProcessGroup) {
-    if let Some(groups) = GROUPS.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-        groups.push(group.clone());
-    }
 }
 
 /// Runs a worker's training function. When it fails or panics, in any thread, the reason goes to stderr and to the
@@ -81,16 +98,16 @@ pub(crate) fn keep(group: &ProcessGroup) {
 pub fn main<E: Display + Debug + 'static>(train: impl FnOnce() -> Result<(), E>) -> ExitCode {
     debug::started();
     panic::set_hook(Box::new(report_panic));
-    *GROUPS.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+    *dropped() = Some(Vec::new());
     let result = panic::catch_unwind(AssertUnwindSafe(train));
     if result.is_ok() && PREEMPTED_AT.load(Ordering::Relaxed) != NONE {
         // All ranks are here, or on their way: nobody's end is another's failure.
-        GROUPS.lock().unwrap_or_else(PoisonError::into_inner).take();
+        close_dropped_groups();
         return ExitCode::from(exit::PREEMPTED);
     }
     match result {
         Ok(Ok(())) => {
-            GROUPS.lock().unwrap_or_else(PoisonError::into_inner).take();
+            close_dropped_groups();
             if let Some(message) = FAILED_AT_END.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 record(ErrorFile::new(message, ""));
                 exit_at_once(FAILED)
@@ -99,6 +116,9 @@ pub fn main<E: Display + Debug + 'static>(train: impl FnOnce() -> Result<(), E>)
         }
         Ok(Err(err)) => {
             let message = without_trace(&text_of(&err));
+            if matches!(own_error(&err), Some(Error::Timeout { .. })) {
+                dump_collectives();
+            }
             // It may hold names from a file.
             say(format_args!("error: {message}"));
             if let Some(hint) = hint_of(&err) {
@@ -126,17 +146,36 @@ fn text_of<E: Display + 'static>(err: &E) -> String {
 
 /// The hint, if the error or one of its causes is this crate's.
 fn hint_of<E: 'static>(err: &E) -> Option<String> {
+    own_error(err)?.hint()
+}
+
+/// The error or the first of its causes that is this crate's.
+fn own_error<E: 'static>(err: &E) -> Option<&Error> {
     let err = err as &dyn Any;
-    if let Some(err) = err.downcast_ref::<Error>() {
-        return err.hint();
-    }
-    let mut chain = err.downcast_ref::<anyhow::Error>()?.chain();
-    chain.find_map(|cause| cause.downcast_ref::<Error>()?.hint())
+    err.downcast_ref::<Error>().or_else(|| {
+        let mut chain = err.downcast_ref::<anyhow::Error>()?.chain();
+        chain.find_map(|cause| cause.downcast_ref::<Error>())
+    })
 }
 
 /// The last step that was reported.
 pub(crate) fn last_step() -> Option<u64> {
     Some(STEP.load(Ordering::Relaxed)).filter(|step| *step != NONE)
+}
+
+/// Writes c10d's flight recorder, the list of recent collectives, into the run's folder, if the launcher gave one
+/// (`TORCH_FR_DUMP_TEMP_FILE`). `torchfrtrace` compares such files of all ranks.
+pub(crate) fn dump_collectives() {
+    if std::env::var_os(env::COLLECTIVES_FILE).is_none_or(|path| path.is_empty()) {
+        return;
+    }
+    let rank = std::env::var(env::RANK).ok().and_then(|rank| rank.parse().ok()).unwrap_or(0);
+    // SAFETY: a plain number.
+    if let Err(err) =
+        check("writing the list of collectives", |error| unsafe { sys::ddp_dump_collectives(rank, error) })
+    {
+        say(format_args!("warning: {err}"));
+    }
 }
 
 /// Ends the process with a reason. Other threads may be blocked forever.
@@ -165,7 +204,7 @@ fn report_panic(info: &PanicHookInfo<'_>) {
     let captured = backtrace.status() == std::backtrace::BacktraceStatus::Captured;
     let becomes_an_error = catch::becomes_an_error(&location);
     if captured || !becomes_an_error {
-        let thread = std::thread::current();
+        let thread = thread::current();
         say(format_args!("thread '{}' panicked at {location}:\n{message}", thread.name().unwrap_or("?")));
     }
     if captured {

@@ -31,6 +31,17 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// The job has GPUs, and this worker finds no CUDA. It would train on the CPU.
+    #[error("{}={visible} names GPUs, but {}", env::CUDA_VISIBLE_DEVICES, match is_built {
+        true => "CUDA finds none",
+        false => "this program was built with a libtorch without CUDA",
+    })]
+    NoCuda {
+        /// CUDA_VISIBLE_DEVICES.
+        visible: String,
+        /// Whether libtorch has CUDA.
+        is_built: bool,
+    },
     /// libtorch refused, or a peer is gone.
     #[error("{operation}: {message}")]
     Torch {
@@ -66,15 +77,13 @@ pub enum Error {
         here: String,
     },
     /// Models differ between ranks.
-    #[error("the model of rank {rank} differs from rank 0's: parameter {index} is {there} there and {here} on rank 0")]
+    #[error("the model of rank {rank} differs from rank 0's: rank {rank} has {there}, rank 0 has {here}")]
     ModelsDiffer {
         /// The first rank that differs.
         rank: usize,
-        /// The first position that differs.
-        index: usize,
-        /// Name, shape and dtype on that rank.
+        /// The first tensor that differs, on that rank: name, shape, dtype and, unless it is contiguous, strides.
         there: String,
-        /// Name, shape and dtype on rank 0.
+        /// What rank 0 has in its place.
         here: String,
     },
     /// Parameters were added, frozen, unfrozen or converted after [`Ddp::new`](crate::Ddp::new).
@@ -236,6 +245,13 @@ impl Error {
             }
             Self::Torch { message, .. } if message.contains("no GPUs found") => {
                 format!("NCCL needs a GPU: check `nvidia-smi` and {}", env::CUDA_VISIBLE_DEVICES)
+            }
+            Self::NoCuda { is_built, .. } => {
+                let fix = match is_built {
+                    true => "check the driver (`nvidia-smi`), and that these GPUs exist",
+                    false => "run `cargo ddp setup --cuda` and build again",
+                };
+                format!("{fix}; set {}= (empty) to train on the CPU", env::CUDA_VISIBLE_DEVICES)
             }
             Self::Timeout { .. } => "a rank is missing or busy: look at the other ranks' last lines".into(),
             Self::ModelChanged { .. } => {

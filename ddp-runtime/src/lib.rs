@@ -83,6 +83,7 @@ mod carriable;
 mod collectives;
 mod context;
 mod ddp;
+mod device;
 mod entry;
 mod error;
 mod events;

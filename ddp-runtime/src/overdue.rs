@@ -1,4 +1,4 @@
-//! Ends the process, with a reason, when an NCCL operation takes longer than the group's timeout.
+//! Ends the process, with a reason, when an NCCL operation takes longer than the group's timeout, or its connections break.
 //!
 //! When a rank is missing, a collective blocks only the GPU, so no call returns an error. NCCL's own watchdog waits up to a
 //! minute for its dump and then aborts the process, without a reason for the launcher.
@@ -40,8 +40,10 @@ impl Watch {
             let group = group;
             while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 // SAFETY: the group lives until `Watch::drop` has joined this thread.
-                if unsafe { sys::ddp_group_is_overdue(group.0.as_ptr()) } {
-                    entry::fail_now(&reason(entry::last_step(), limit));
+                let state = unsafe { sys::ddp_group_get_state(group.0.as_ptr()) };
+                if let Some(reason) = reason(state, entry::last_step(), limit) {
+                    entry::dump_collectives();
+                    entry::fail_now(&reason);
                 }
             }
         };
@@ -59,12 +61,22 @@ impl Drop for Watch {
     }
 }
 
-fn reason(step: Option<u64>, limit: Duration) -> String {
+fn reason(state: i32, step: Option<u64>, limit: Duration) -> Option<String> {
     let place = step.map_or_else(|| "before the first step".to_owned(), |step| format!("after step {step}"));
-    let seconds = limit.as_secs_f64();
-    format!(
-        "a collective {place} timed out after {seconds} s: a rank did not take part in it, or the ranks wait for each other"
-    )
+    match state {
+        sys::DDP_GROUP_TIMED_OUT => {
+            let seconds = limit.as_secs_f64();
+            Some(format!(
+                "a collective {place} timed out after {seconds} s: a rank did not take part in it, or the ranks wait for each \
+                 other"
+            ))
+        }
+        // The launcher looks for these words: see `cargo-ddp/src/launch/dispatch/job.rs`.
+        sys::DDP_GROUP_BROKEN => {
+            Some(format!("NCCL lost the connection to another rank {place}: that rank ended, or the network failed"))
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -72,10 +84,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_reason_says_where_and_how_long() {
-        let expected = "a collective after step 50 timed out after 20 s: a rank did not take part in it, or the ranks wait for each other";
-        assert_eq!(reason(Some(50), Duration::from_secs(20)), expected);
-        let reason = reason(None, Duration::from_millis(500));
-        assert!(reason.starts_with("a collective before the first step timed out after 0.5 s: "), "{reason}");
+    fn reason_says_where_and_how_long() {
+        let timed_out = |step, limit| reason(sys::DDP_GROUP_TIMED_OUT, step, limit).unwrap();
+        assert_eq!(
+            timed_out(Some(50), Duration::from_secs(20)),
+            "a collective after step 50 timed out after 20 s: a rank did not take part in it, or the ranks wait for each other"
+        );
+        let early = timed_out(None, Duration::from_millis(500));
+        assert!(early.starts_with("a collective before the first step timed out after 0.5 s: "), "{early}");
+        let broken = reason(sys::DDP_GROUP_BROKEN, Some(7), Duration::ZERO).unwrap();
+        assert!(broken.starts_with("NCCL lost the connection to another rank after step 7"), "{broken}");
+        assert_eq!(reason(0, Some(7), Duration::ZERO), None);
     }
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 use crate::error::check;
 use crate::overdue::Watch;
 use crate::reducer::Reducers;
+use crate::say::say;
 use crate::store::{Store, milliseconds, to_i32};
-use crate::{Error, Result, sys};
+use crate::{Error, Result, entry, sys};
 
 /// The library that moves tensors between ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +56,10 @@ pub enum ReduceOp {
 ///
 /// Every rank must call the same operations in the same order. Each call returns when its result can be used: at once
 /// on the CPU, in stream order on CUDA. A rank that is gone is an error on the others (at once with Gloo on one node,
-/// after the group's time-out at the latest). Clones are handles of the same group; the last one to go destroys it.
+/// after the group's time-out at the latest). Clones are handles of the same group. When the last one is dropped, the
+/// group is closed as by `destroy_process_group`: operations in flight end first. (In [`main`](crate::main) that happens at
+/// the next step that is reported, at the next new group, or at the end; after an error or a panic it does not happen at
+/// all, so that the other ranks see the process end, not its groups.)
 #[derive(Clone, Debug)]
 pub struct ProcessGroup {
     inner: Arc<Inner>,
@@ -63,11 +67,12 @@ pub struct ProcessGroup {
 
 #[derive(Debug)]
 struct Inner {
-    /// Goes before `raw` does.
-    watch: Option<Watch>,
     raw: NonNull<sys::ddp_group>,
+    /// The owner of `raw`; `None` in `drop` only.
+    open: Option<Open>,
     store: Store,
     settings: Settings,
+    identity: Identity,
     rank: usize,
     world_size: usize,
     /// Groups that were made from this one: each has a number of its own, the same on all ranks.
@@ -82,6 +87,8 @@ pub(crate) struct Settings {
     /// The address that Gloo binds to; `None` leaves the choice to c10d.
     pub gloo_host: Option<String>,
     pub cuda_device: Option<usize>,
+    /// NCCL's kernels run on a stream of high priority.
+    pub high_priority_stream: bool,
     /// Compare what the ranks call before each collective.
     pub check_collectives: bool,
     pub reducers: Reducers,
@@ -90,12 +97,66 @@ pub(crate) struct Settings {
 // SAFETY: c10d's process groups are used from several threads by PyTorch itself (autograd's and the watchdog's); the
 // handle is immutable after construction.
 unsafe impl Send for Inner {}
-// SAFETY: as above; which thread's collective comes first is the caller's affair, and no memory is at stake.
+// SAFETY: as above; operations start under a lock (csrc/group.hpp), and c10d's works and stores have their own. Which
+// thread's operation comes first is the caller's affair, and no memory is at stake.
 unsafe impl Sync for Inner {}
 
+/// What a group is called in traces.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    name: String,
+    description: &'static str,
+    /// The ranks in the whole job.
+    global_ranks: Vec<u64>,
+}
+
+impl Identity {
+    /// Of the group of all ranks, with the names that PyTorch gives it.
+    pub(crate) fn of_world(world_size: usize) -> Self {
+        Self { name: "0".into(), description: "default_pg", global_ranks: (0..world_size as u64).collect() }
+    }
+}
+
+/// A c10d group that must be closed. Dropped without that, it leaks: where a run fails, its groups must neither wait for the
+/// other ranks nor abort what they still do.
+#[derive(Debug)]
+pub(crate) struct Open {
+    raw: NonNull<sys::ddp_group>,
+    watch: Option<Watch>,
+    timeout: Duration,
+}
+
+// SAFETY: as for `Inner`.
+unsafe impl Send for Open {}
+
+impl Open {
+    /// Waits for operations in flight, at most for the group's timeout, and then closes the group.
+    pub(crate) fn close(mut self) {
+        drop(self.watch.take());
+        let (raw, limit) = (self.raw.as_ptr(), milliseconds(self.timeout));
+        // SAFETY: `raw` came from `ddp_group_new`, and is freed below only.
+        let closed = check("closing a process group", |error| unsafe { sys::ddp_group_shutdown(raw, limit, error) });
+        if let Err(err) = closed {
+            say(format_args!("warning: {err}; its operations are aborted"));
+            // SAFETY: as above.
+            unsafe { sys::ddp_group_abort(raw) }
+        }
+        // SAFETY: as above; `self` is gone afterwards. A reducer keeps its own reference.
+        unsafe { sys::ddp_group_free(raw) }
+    }
+}
+
 impl ProcessGroup {
-    pub(crate) fn new(store: Store, settings: Settings, rank: usize, world_size: usize) -> Result<Self> {
+    pub(crate) fn new(
+        store: Store,
+        settings: Settings,
+        identity: Identity,
+        rank: usize,
+        world_size: usize,
+    ) -> Result<Self> {
         let gloo_host = settings.gloo_host.as_deref().map(CString::new).transpose()?;
+        let [name, description] = [identity.name.as_str(), identity.description].map(CString::new);
+        let (name, description) = (name?, description?);
         let options = sys::ddp_group_options {
             backend: settings.backend as i32,
             rank: to_i32(rank),
@@ -103,19 +164,24 @@ impl ProcessGroup {
             timeout_ms: milliseconds(settings.timeout),
             gloo_host: gloo_host.as_ref().map_or(std::ptr::null(), |host| host.as_ptr()),
             cuda_device: settings.cuda_device.map_or(-1, to_i32),
+            high_priority_stream: settings.high_priority_stream,
+            name: name.as_ptr(),
+            description: description.as_ptr(),
+            global_ranks: identity.global_ranks.as_ptr(),
         };
         let operation = match settings.backend {
             Backend::Gloo => "creating a Gloo process group",
             Backend::Nccl => "creating an NCCL process group",
         };
         let mut raw = std::ptr::null_mut();
-        // SAFETY: the store, the options and the string in them live until the call returns; `raw` is written on success
-        // only.
+        // SAFETY: the store, the options and what they point to live until the call returns, and there are `world_size`
+        // global ranks; `raw` is written on success only.
         check(operation, |error| unsafe { sys::ddp_group_new(store.as_ptr(), &options, &mut raw, error) })?;
         let raw = NonNull::new(raw).expect("a group that was made is not null");
-        let children = AtomicU64::new(0);
         let watch = Watch::begin(raw, &settings, world_size);
-        Ok(Self { inner: Arc::new(Inner { watch, raw, store, settings, rank, world_size, children }) })
+        let open = Some(Open { raw, watch, timeout: settings.timeout });
+        let children = AtomicU64::new(0);
+        Ok(Self { inner: Arc::new(Inner { raw, open, store, settings, identity, rank, world_size, children }) })
     }
 
     /// A group of some of this group's ranks, numbered in the order of `ranks`; `None` on ranks that are not in it.
@@ -137,10 +203,24 @@ impl ProcessGroup {
             return Err(Error::Invalid(format!("rank {} is in the new group twice", ranks[twice])));
         }
         self.check_equal("new_group", &format!("new_group({ranks:?})"))?;
-        let number = self.inner.children.fetch_add(1, Ordering::Relaxed);
+        self.child(ranks, self.backend(), "undefined")
+    }
+
+    /// A group of all ranks for the exchange of CPU tensors in the background. Every rank must call it.
+    pub(crate) fn in_background(&self, description: &'static str) -> Result<Self> {
+        let all: Vec<usize> = (0..self.world_size()).collect();
+        Ok(self.child(&all, Backend::Gloo, description)?.expect("every rank is in it"))
+    }
+
+    fn child(&self, ranks: &[usize], backend: Backend, description: &'static str) -> Result<Option<Self>> {
+        entry::close_dropped_groups();
+        let Inner { children, store, settings, identity, .. } = &*self.inner;
+        let number = children.fetch_add(1, Ordering::Relaxed);
         let Some(rank) = ranks.iter().position(|rank| *rank == self.rank()) else { return Ok(None) };
-        let store = self.inner.store.prefixed(&format!("group-{number}"))?;
-        Self::new(store, self.inner.settings.clone(), rank, ranks.len()).map(Some)
+        let store = store.prefixed(&format!("group-{number}"))?;
+        let global_ranks = ranks.iter().map(|&rank| identity.global_ranks[rank]).collect();
+        let identity = Identity { name: format!("{}.{number}", identity.name), description, global_ranks };
+        Self::new(store, Settings { backend, ..settings.clone() }, identity, rank, ranks.len()).map(Some)
     }
 
     /// This process' number in the group, from 0.
@@ -187,10 +267,8 @@ impl ProcessGroup {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        drop(self.watch.take());
-        // After a panic the other ranks may be gone already, so nothing is waited for.
-        let limit = if std::thread::panicking() { 0 } else { milliseconds(self.settings.timeout) };
-        // SAFETY: `raw` came from `ddp_group_new`; only `drop` frees it. A reducer keeps its own reference.
-        unsafe { sys::ddp_group_free(self.raw.as_ptr(), limit) }
+        if let Some(open) = self.open.take() {
+            entry::drop_group(open);
+        }
     }
 }

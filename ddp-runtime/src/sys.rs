@@ -9,6 +9,10 @@ pub(crate) const DDP_OK: i32 = 0;
 pub(crate) const DDP_TIMEOUT: i32 = 2;
 pub(crate) const DDP_UNUSED: i32 = 3;
 
+/// `ddp_group_state`
+pub(crate) const DDP_GROUP_TIMED_OUT: i32 = 1;
+pub(crate) const DDP_GROUP_BROKEN: i32 = 2;
+
 #[repr(C)]
 pub(crate) struct ddp_error {
     pub message: *mut c_char,
@@ -53,6 +57,10 @@ pub(crate) struct ddp_group_options {
     pub timeout_ms: i64,
     pub gloo_host: *const c_char,
     pub cuda_device: i32,
+    pub high_priority_stream: bool,
+    pub name: *const c_char,
+    pub description: *const c_char,
+    pub global_ranks: *const u64,
 }
 
 #[repr(C)]
@@ -136,8 +144,11 @@ unsafe extern "C" {
         out: *mut *mut ddp_group,
         error: *mut ddp_error,
     ) -> i32;
-    pub(crate) fn ddp_group_is_overdue(group: *const ddp_group) -> bool;
-    pub(crate) fn ddp_group_free(group: *mut ddp_group, shutdown_ms: i64);
+    pub(crate) fn ddp_group_get_state(group: *const ddp_group) -> i32;
+    pub(crate) fn ddp_group_shutdown(group: *const ddp_group, timeout_ms: i64, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_group_abort(group: *const ddp_group);
+    pub(crate) fn ddp_group_free(group: *mut ddp_group);
+    pub(crate) fn ddp_dump_collectives(rank: i32, error: *mut ddp_error) -> i32;
     pub(crate) fn ddp_all_reduce(
         group: *mut ddp_group,
         tensor: *mut C_tensor,

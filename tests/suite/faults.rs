@@ -137,13 +137,13 @@ fn a_rank_that_does_not_come_is_a_time_out_for_the_others() {
 #[test]
 fn models_that_differ_between_ranks_are_refused_on_all_naming_the_parameter() {
     let done = Ddp::toy(&["--nproc", "2", "--max-restarts", "0", "--grace", "60"], &["differ"]).run().ends_with(1);
-    let words = "error: the model of rank 1 differs from rank 0's: parameter ";
+    let words = "error: the model of rank 1 differs from rank 0's: rank 1 has parameter ";
     let found: Vec<_> = done.stderr.lines().filter(|line| line.contains(words)).collect();
     // Whichever fails first, the other may be told to stop before it has said so.
     assert!(!found.is_empty(), "{}", done.stderr);
     let named = found.iter().all(|line| {
-        line.contains("second.bias [3] Float there and second.bias [2] Float on rank 0")
-            || line.contains("second.weight [3, 3] Float there and second.weight [2, 3] Float on rank 0")
+        line.contains("second.bias [3] Float, rank 0 has parameter second.bias [2] Float")
+            || line.contains("second.weight [3, 3] Float, rank 0 has parameter second.weight [2, 3] Float")
     });
     assert!(named, "{found:?}");
     done.leaves_no_process();

@@ -1,5 +1,8 @@
 //! The NCCL build: compiled and linked against a CUDA libtorch, and run up to its answer on a machine without GPUs.
 
+#[path = "../../ddp-runtime/build/nccl.rs"]
+mod header;
+
 use std::path::Path;
 use std::process::Command;
 
@@ -34,4 +37,21 @@ fn without_cuda_nccl_is_said_to_be_missing() {
     }
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr.contains("this build has no NCCL") && stderr.contains("cargo ddp setup --cuda"), "{stderr}");
+}
+
+#[test]
+fn nccl_header_of_another_version_is_refused() {
+    let header = |major: &str, minor: &str| {
+        format!(
+            "#ifndef NCCL_H_\n#define NCCL_H_\n#define NCCL_MAJOR {major}\n#define NCCL_MINOR {minor}\n#define NCCL_PATCH 7\n"
+        )
+    };
+    assert_eq!(header::check_header(&header("2", "29")), Ok(()));
+    for (major, minor) in [("2", "28"), ("2", "30"), ("3", "29")] {
+        let problem = header::check_header(&header(major, minor)).unwrap_err();
+        assert_eq!(problem, format!("is of NCCL {major}.{minor}, but libtorch 2.13.0 was built with NCCL 2.29"));
+    }
+    for header in ["", "#define NCCL_MAJOR 2\n", "#define NCCL_MAJOR two\n#define NCCL_MINOR 29\n"] {
+        assert!(header::check_header(header).unwrap_err().starts_with("does not tell its version"));
+    }
 }

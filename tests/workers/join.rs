@@ -26,8 +26,8 @@ fn work() -> Result<()> {
     Ok(())
 }
 
-fn batch(rank: usize, i: usize) -> Tensor {
-    (Tensor::arange(12, tch::kind::FLOAT_CPU).view([4, 3]) + (rank * 5 + i) as i64) / 10
+fn batch(context: &Context, rank: usize, i: usize) -> Tensor {
+    (Tensor::arange(12, (Kind::Float, context.device())).view([4, 3]) + (rank * 5 + i) as i64) / 10
 }
 
 fn train(ddp: &Ddp, vs: &VarStore, batches: usize, loss: impl Fn(usize) -> Tensor) -> ddp_runtime::Result<()> {
@@ -55,7 +55,7 @@ fn weights_are_those_by_hand(context: &Context, divisor: JoinDivisor, batches: &
         let mut optimizer = Sgd::new(&by_hand, SgdOptions { lr: LR, ..Default::default() });
         optimizer.zero_grad()?;
         for rank in ranks {
-            (other.forward(&batch(rank, i)).square().mean(Kind::Float) / parts).backward();
+            (other.forward(&batch(context, rank, i)).square().mean(Kind::Float) / parts).backward();
         }
         optimizer.step()?;
     }
@@ -63,12 +63,25 @@ fn weights_are_those_by_hand(context: &Context, divisor: JoinDivisor, batches: &
     let ddp = Ddp::new(context.group(), &vs)?;
     let rank = context.rank();
     ddp.join(divisor, || {
-        train(&ddp, &vs, batches[rank], |i| model.forward(&batch(rank, i)).square().mean(Kind::Float))
+        train(&ddp, &vs, batches[rank], |i| model.forward(&batch(context, rank, i)).square().mean(Kind::Float))
     })?;
     let near = model.ws.allclose(&other.ws, 1e-5, 1e-6, false);
     ensure!(near, "{divisor:?}, {batches:?}: {:?}, by hand {:?}", model.ws, other.ws);
-    // And the mode is over: plain steps work again.
-    train(&ddp, &vs, 1, |i| model.forward(&batch(rank, i)).square().mean(Kind::Float))?;
+    // And the mode is over: plain steps divide by the number of ranks again.
+    for i in 7..9 {
+        let mut optimizer = Sgd::new(&vs, SgdOptions { lr: LR, ..Default::default() });
+        optimizer.zero_grad()?;
+        (0..batches.len()).for_each(|rank| {
+            (model.forward(&batch(context, rank, i)).square().mean(Kind::Float) / batches.len() as f64).backward();
+        });
+        let expected = model.ws.grad().copy();
+        optimizer.zero_grad()?;
+        ddp.backward(&ddp.forward(|| model.forward(&batch(context, rank, i)).square().mean(Kind::Float))?)?;
+        let gradient = model.ws.grad();
+        let near = gradient.allclose(&expected, 1e-5, 1e-6, false);
+        ensure!(near, "after {divisor:?}, {batches:?}: {gradient:?}, by hand {expected:?}");
+        optimizer.step()?;
+    }
     Ok(())
 }
 
@@ -83,7 +96,7 @@ fn everything_at_once(context: &Context) -> Result<()> {
     let ddp = Ddp::with_options(context.group(), &vs, &options)?;
     let rank = context.rank();
     let loss = |i: usize| {
-        let x = norm.forward_t(&common.forward(&batch(rank, i)), true);
+        let x = norm.forward_t(&common.forward(&batch(context, rank, i)), true);
         let x = if i % 2 == rank { rare.forward(&x) } else { x };
         x.square().mean(Kind::Float)
     };

@@ -19,6 +19,10 @@ fn work() -> Result<()> {
     static_graph(&context)?;
     compression(&context)?;
     buffers(&context)?;
+    own_buffers(&context)?;
+    two_forward_passes(&context)?;
+    dropped_before_backward(&context)?;
+    differences(&context)?;
     frozen(&context)?;
     println!("the reducer is right");
     Ok(())
@@ -160,6 +164,98 @@ fn buffers(context: &Context) -> Result<()> {
     let _ = tch::no_grad(|| ddp.forward(|| norm.forward_t(&batch(context, 0), false)))?;
     let means = context.group().all_gather(&norm.running_mean)?;
     ensure!(means[0] == means[1], "buffers differ: {means:?}");
+    Ok(())
+}
+
+/// Without `broadcast_buffers`, buffers stay each rank's own from the start.
+fn own_buffers(context: &Context) -> Result<()> {
+    let vs = VarStore::new(context.device());
+    let norm = nn::batch_norm1d(vs.root(), 3, Default::default());
+    let mut mean = norm.running_mean.shallow_clone();
+    let _ = mean.fill_(context.rank() as f64 + 1.0);
+    let ddp = Ddp::with_options(context.group(), &vs, &options(|o| o.broadcast_buffers = false))?;
+    let _ = tch::no_grad(|| ddp.forward(|| norm.forward_t(&batch(context, 0), false)))?;
+    ensure!(norm.running_mean.double_value(&[0]) == context.rank() as f64 + 1.0, "{:?}", norm.running_mean);
+    Ok(())
+}
+
+/// Two forward passes of a model with BatchNorm, then one backward pass (GANs, contrastive losses): the gradients are those
+/// of both. The buffers that are made equal before the second pass were saved in the graph of the first one.
+fn two_forward_passes(context: &Context) -> Result<()> {
+    let vs = VarStore::new(context.device());
+    let linear = nn::linear(vs.root() / "linear", 3, 3, Default::default());
+    let norm = nn::batch_norm1d(vs.root() / "norm", 3, Default::default());
+    let ddp = Ddp::new(context.group(), &vs)?;
+    let loss = |i| norm.forward_t(&linear.forward(&batch(context, i)), true).pow_tensor_scalar(3).mean(Kind::Float);
+    for i in 0..3 {
+        (loss(i) + loss(i + 4)).backward();
+        let mut expected = gradients(&vs);
+        for gradient in &mut expected {
+            context.group().all_reduce(gradient, ReduceOp::Avg)?;
+        }
+        Sgd::new(&vs, SgdOptions::default()).zero_grad()?;
+        let both = ddp.forward(|| loss(i))? + ddp.forward(|| loss(i + 4))?;
+        ddp.backward(&both)?;
+        ensure!(close(&gradients(&vs), &expected, 1e-4), "{:?}, not {expected:?}", gradients(&vs));
+        Sgd::new(&vs, SgdOptions::default()).zero_grad()?;
+    }
+    Ok(())
+}
+
+/// The graph keeps what it needs of a `Ddp`: the gradients are averaged although it was dropped.
+fn dropped_before_backward(context: &Context) -> Result<()> {
+    let forms: [fn(&mut DdpOptions); 3] = [|_| {}, |o| o.find_unused_parameters = true, |o| o.static_graph = true];
+    for form in forms {
+        let vs = VarStore::new(context.device());
+        let model = nn::linear(vs.root(), 3, 2, Default::default());
+        let ddp = Ddp::with_options(context.group(), &vs, &options(form))?;
+        let loss = ddp.forward(|| model.forward(&batch(context, 0)).square().mean(Kind::Float))?;
+        drop(ddp);
+        // Memory that was freed holds something else now.
+        let _other = vec![0xa5u8; 1 << 20];
+        loss.f_backward()?;
+        let mut gradient = model.ws.grad().copy();
+        let before = gradient.copy();
+        context.group().all_reduce(&mut gradient, ReduceOp::Avg)?;
+        ensure!(gradient == before, "the gradients are not averaged: {before:?}, {gradient:?}");
+        // It averages once, and says so the next time.
+        let second = loss.f_backward();
+        ensure!(second.is_err(), "the second backward pass is an error");
+    }
+    Ok(())
+}
+
+/// Models that differ in what is not trained, or in strides only, are refused on all ranks.
+fn differences(context: &Context) -> Result<()> {
+    let first = context.rank() == 0;
+    let refused = |make: &dyn Fn(&VarStore)| {
+        let vs = VarStore::new(context.device());
+        let _ = vs.root().ones("trained", &[2]);
+        make(&vs);
+        Ddp::new(context.group(), &vs).err().map(|err| err.to_string())
+    };
+    let numbers = |size: &[i64]| Tensor::zeros(size, (Kind::Float, context.device()));
+    let buffer = refused(&|vs| {
+        let _ = vs.root().add("statistics", numbers(if first { &[3] } else { &[4] }), false);
+    });
+    let expected = "the model of rank 1 differs from rank 0's: rank 1 has buffer statistics [4] Float, rank 0 has buffer statistics [3] Float";
+    ensure!(buffer.as_deref().is_some_and(|err| err.starts_with(expected)), "{buffer:?}");
+    let frozen = refused(&|vs| {
+        let mut weight = vs.root().var("base", &[2, if first { 3 } else { 5 }], nn::Init::Const(1.0));
+        let _ = weight.requires_grad_(false);
+    });
+    ensure!(
+        frozen.as_deref().is_some_and(|err| err.contains("rank 1 has frozen parameter base [2, 5] Float")),
+        "{frozen:?}"
+    );
+    let strides = refused(&|vs| {
+        let weight = if first { numbers(&[2, 3]) } else { numbers(&[3, 2]).transpose(0, 1) };
+        let _ = vs.root().add("weight", weight.set_requires_grad(true), true);
+    });
+    let found = strides
+        .as_deref()
+        .is_some_and(|err| err.contains("rank 1 has parameter weight [2, 3] Float with strides [1, 2]"));
+    ensure!(found || context.device() != Device::Cpu, "{strides:?}");
     Ok(())
 }
 

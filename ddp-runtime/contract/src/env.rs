@@ -61,6 +61,8 @@ pub const MAX_RESTARTS: &str = "TORCHELASTIC_MAX_RESTARTS";
 pub const ERROR_FILE: &str = "TORCHELASTIC_ERROR_FILE";
 /// "True" when torchrun's agent hosts the store, so that no rank does.
 pub const USE_AGENT_STORE: &str = "TORCHELASTIC_USE_AGENT_STORE";
+/// Where a worker writes c10d's list of recent collectives when one times out; its rank is appended.
+pub const COLLECTIVES_FILE: &str = "TORCH_FR_DUMP_TEMP_FILE";
 /// Number of threads for operators on the CPU.
 pub const OMP_NUM_THREADS: &str = "OMP_NUM_THREADS";
 /// The GPUs that the job may use.

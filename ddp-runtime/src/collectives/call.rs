@@ -29,9 +29,14 @@ impl Call {
     }
 
     pub(super) fn tensor(mut self, tensor: &Tensor) -> Self {
-        self.words += &format!(" of {}{}", shape(tensor), layout(tensor));
+        self.words += &format!(" of {}", form(tensor));
         self
     }
+}
+
+/// What must be equal on all ranks, in words: shape, dtype and, where they are not the usual ones, device and strides.
+pub(crate) fn form(tensor: &Tensor) -> String {
+    shape(tensor) + &layout(tensor)
 }
 
 /// Shape and dtype in words: `[2, 3] Float`.

@@ -14,6 +14,8 @@ use crate::error::check;
 use crate::store::{milliseconds, to_i32};
 use crate::{Error, ProcessGroup, ReduceOp, Result, Work, sys};
 
+pub(crate) use call::form;
+
 use call::{Call, same_shape};
 
 impl ProcessGroup {

@@ -25,7 +25,7 @@ use tch::Tensor;
 pub use entry::{HParam, Reduce, Value};
 
 use crate::optim::{self, Gradients, Optimizer};
-use crate::{Context, Error, ProcessGroup, Result};
+use crate::{Context, Error, Result};
 
 use entry::{Entry, Scalar, now};
 use reporter::{Reporter, Shared};
@@ -140,7 +140,9 @@ impl Metrics {
             _ => Ok(None),
         };
         let writer = context.group().agree("opening metrics", checked)?;
-        let group = own_group(context.group())?;
+        // The exchanges may run at the same time as the loop's.
+        let several = context.world_size() > 1;
+        let group = several.then(|| context.group().in_background("metrics")).transpose()?;
         let shared = Arc::new(Shared::default());
         let (sender, receiver) = mpsc::channel();
         let (alive, done) = mpsc::channel();
@@ -391,14 +393,6 @@ fn flush(sender: &Sender<Entry>, shared: &Shared) -> Result<()> {
 fn flush_before_saving(context: &Context, sender: &Arc<Sender<Entry>>, shared: &Arc<Shared>) {
     let (sender, shared) = (Arc::downgrade(sender), shared.clone());
     context.events().before_saving(move || sender.upgrade().map(|sender| flush(&sender, &shared)));
-}
-
-/// A group of all ranks for the exchanges alone, which may run beside the loop's.
-fn own_group(group: &ProcessGroup) -> Result<Option<ProcessGroup>> {
-    if group.world_size() == 1 {
-        return Ok(None);
-    }
-    group.new_group(&(0..group.world_size()).collect::<Vec<_>>())
 }
 
 fn default_dir() -> PathBuf {

@@ -116,7 +116,9 @@ impl Failure {
     }
 
     fn misses_a_peer(&self) -> bool {
-        self.message.as_ref().is_some_and(|message| PEER_IS_GONE.iter().any(|words| message.contains(words)))
+        let says = |text: &str| PEER_IS_GONE.iter().any(|words| text.contains(words));
+        // NCCL's watchdog leaves no error file.
+        self.message.as_deref().is_some_and(says) || self.exit == ABORTED && says(&self.stderr)
     }
 }
 
@@ -167,13 +169,21 @@ fn temporary_name(before: &str, text: &str) -> Option<usize> {
 const USAGE: Exit = Exit::Code(2);
 /// How a shell puts that its program was ended by SIGTERM.
 const ASKED: Exit = Exit::Code(128 + SIGTERM);
-/// What Gloo, NCCL and the TCPStore say when another rank is gone.
-const PEER_IS_GONE: [&str; 5] = [
+/// How a process ends in which NCCL's watchdog, or another thread of libtorch, met an error: by SIGABRT.
+const ABORTED: Exit = Exit::Signal(6);
+/// What Gloo, NCCL, its watchdog, the TCPStore and ddp-runtime say when another rank is gone.
+const PEER_IS_GONE: [&str; 11] = [
     "Connection closed by peer",
     "Connection reset by peer",
     "Broken pipe",
     "Connection was likely closed",
     "remote process exiting prematurely",
+    "remote process exited or there was a network error",
+    "NCCL lost the connection to another rank",
+    "NCCL communicator was aborted",
+    "a rank did not take part in it",
+    "Timed out waiting",
+    "To avoid data inconsistency, we are taking the entire process down",
 ];
 
 /// Why a job was not started again.

@@ -29,6 +29,8 @@ const PAUSE_CHECK: Duration = Duration::from_millis(200);
 const STALL_TIMEOUT: Duration = Duration::from_secs(600);
 /// A peer of a dying worker sees the connection's end before the kernel tells of the death, and may itself be gone by then.
 const SIMULTANEOUS: Duration = Duration::from_secs(1);
+/// After a failure, ranks that are still there after this time are asked to stop once more.
+const REMINDER: Duration = Duration::from_secs(2);
 /// A program that reports no steps is taken to be starting for this long.
 const STARTUP: Duration = Duration::from_secs(60);
 /// The longest time between two attempts.
@@ -74,6 +76,8 @@ enum State {
         reason: Reason,
         /// When to kill those that are still there; `None` once that is done.
         deadline: Option<Instant>,
+        /// When to ask a second time.
+        reminder: Option<Instant>,
     },
     /// All workers are gone, and will be started at this time.
     Waiting(Instant),
@@ -135,7 +139,7 @@ impl Dispatcher {
     pub(super) fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Running => self.stall_deadline(),
-            State::Stopping { deadline, .. } => *deadline,
+            State::Stopping { deadline, reminder, .. } => [*deadline, *reminder].into_iter().flatten().min(),
             State::Waiting(until) => Some(*until),
         }
     }
@@ -188,8 +192,14 @@ impl Dispatcher {
                 let idle = now.duration_since(self.quietest().map_or(now, |rank| rank.sign));
                 vec![Action::Trace { idle }]
             }
-            State::Stopping { reason, deadline } => {
-                *deadline = None;
+            State::Stopping { reminder: reminder @ Some(_), deadline, .. }
+                if deadline.is_some_and(|time| time > now) =>
+            {
+                *reminder = None;
+                vec![Action::Signal(SIGTERM)]
+            }
+            State::Stopping { reason, deadline, reminder } => {
+                (*deadline, *reminder) = (None, None);
                 vec![match reason {
                     Reason::Failure(..) => Action::KillUnpaused,
                     Reason::Signal(_) | Reason::NodeLost(_) => Action::Signal(SIGKILL),
@@ -236,7 +246,7 @@ impl Dispatcher {
                 failure.exit = exit;
                 failure.message = new.message;
             }
-            State::Stopping { reason: Reason::Failure(failure, since), deadline: Some(_) }
+            State::Stopping { reason: Reason::Failure(failure, since), deadline: Some(_), .. }
                 if now.duration_since(*since) <= SIMULTANEOUS && new.explains(failure) =>
             {
                 let consequence = std::mem::replace(failure, new);
@@ -248,8 +258,7 @@ impl Dispatcher {
             State::Running if exit == Exit::Code(0) || exit == PREEMPTED => {}
             State::Running => {
                 let told = Action::Failed(new.clone());
-                self.state =
-                    State::Stopping { reason: Reason::Failure(new, now), deadline: Some(now + self.rules.grace) };
+                self.stop_after(new, now);
                 if !last {
                     return vec![Action::Signal(SIGTERM), told];
                 }
@@ -338,13 +347,13 @@ impl Dispatcher {
             State::Running if is_for_workers_alone(signal) => vec![Action::Signal(signal)],
             _ if is_for_workers_alone(signal) => vec![],
             State::Waiting(_) => vec![Action::Finish(Verdict::Stopped(signal))],
-            State::Stopping { reason: Reason::Signal(_), deadline } => {
+            State::Stopping { reason: Reason::Signal(_), deadline, .. } => {
                 *deadline = None;
                 vec![Action::Signal(SIGKILL)]
             }
             _ => {
                 let deadline = Some(now + self.rules.grace);
-                self.state = State::Stopping { reason: Reason::Signal(signal), deadline };
+                self.state = State::Stopping { reason: Reason::Signal(signal), deadline, reminder: None };
                 vec![Action::Signal(signal)]
             }
         }
@@ -354,7 +363,7 @@ impl Dispatcher {
         if let State::Waiting(_) = self.state {
             return vec![Action::Finish(Verdict::Stopped(SIGKILL))];
         }
-        self.state = State::Stopping { reason: Reason::Signal(SIGKILL), deadline: None };
+        self.state = State::Stopping { reason: Reason::Signal(SIGKILL), deadline: None, reminder: None };
         vec![Action::Signal(SIGKILL)]
     }
 
@@ -368,7 +377,7 @@ impl Dispatcher {
         // What has begun to end goes on ending, for the reason that it has.
         if matches!(self.state, State::Running | State::Waiting(_)) {
             let deadline = Some(now + self.rules.grace);
-            self.state = State::Stopping { reason: Reason::NodeLost(why), deadline };
+            self.state = State::Stopping { reason: Reason::NodeLost(why), deadline, reminder: None };
             return if others_live { vec![Action::Signal(SIGTERM)] } else { self.all_gone(now) };
         }
         if others_live { vec![] } else { self.all_gone(now) }
@@ -381,8 +390,16 @@ impl Dispatcher {
         }
         let idle = now.duration_since(self.ranks[rank].sign);
         let failure = Failure { stalled: Some(idle), ..self.failure(rank, pid) };
-        self.state = State::Stopping { reason: Reason::Failure(failure, now), deadline: Some(now + self.rules.grace) };
+        self.stop_after(failure, now);
         vec![Action::Signal(SIGTERM)]
+    }
+
+    /// The other ranks end, too. Those of ddp-runtime take a first SIGTERM for a request to save, but may wait for the failed
+    /// rank on their GPUs, and take a second one for the end.
+    fn stop_after(&mut self, failure: Failure, now: Instant) {
+        let reminder = self.ranks.iter().all(|rank| rank.speaks).then(|| now + REMINDER);
+        let deadline = Some(now + self.rules.grace);
+        self.state = State::Stopping { reason: Reason::Failure(failure, now), deadline, reminder };
     }
 
     fn note(&mut self, rank: usize, event: Event, now: Instant) {

@@ -145,6 +145,55 @@ fn a_rank_that_misses_a_peer_is_not_the_cause_when_one_died_by_itself() {
 }
 
 #[test]
+fn rank_that_times_out_or_is_aborted_by_nccl_is_not_the_cause_when_one_died_by_itself() {
+    let overdue = "a collective after step 71 timed out after 20 s: a rank did not take part in it, or the ranks wait for each other";
+    let gloo = "all_reduce timed out: [unbound_buffer.cc:81] Timed out waiting 1000ms for recv operation to complete";
+    let broken = "NCCL lost the connection to another rank after step 7: that rank ended, or the network failed";
+    for message in [overdue, gloo, broken] {
+        assert_eq!(
+            cause((Exit::Code(1), Some(message)), (Exit::Signal(SIGKILL), None), 3),
+            (2, vec![1, 0]),
+            "{message}"
+        );
+    }
+    // NCCL's watchdog leaves no error file, but its last lines.
+    let watchdog = "terminate called after throwing an instance of 'c10::DistBackendError'\n[Rank #] To avoid data inconsistency, we \
+                    are taking the entire process down.";
+    let cause_after = |stderr: &str| {
+        let mut job = Job::new(2, 0);
+        job.prints(0, Exit::Signal(6), None, stderr);
+        match &job.says(1, Exit::Code(1), Some("the loss is not finite"))[..] {
+            [Action::Finish(Verdict::Failed(failure, _))] => failure.rank,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(cause_after(watchdog), 1);
+    assert_eq!(cause_after("terminate called"), 0);
+}
+
+#[test]
+fn ranks_that_are_still_there_after_a_failure_are_asked_twice() {
+    let mut job = Job::new(3, 0);
+    (0..3).for_each(|rank| job.step(rank, 5));
+    job.exit(1, Exit::Code(1));
+    assert_eq!(job.after(1), []);
+    assert_eq!(job.after(1), [Action::Signal(SIGTERM)]);
+    assert_eq!(job.after(7), []);
+    assert_eq!(job.after(1), [Action::KillUnpaused]);
+    // A program that sends no events may take a second signal for something else.
+    let mut job = Job::new(3, 0);
+    (0..2).for_each(|rank| job.step(rank, 5));
+    job.exit(1, Exit::Code(1));
+    assert_eq!(job.after(9), []);
+    assert_eq!(job.after(1), [Action::KillUnpaused]);
+    // Ranks that are asked to save and leave have their time.
+    let mut job = Job::new(3, 0);
+    (0..3).for_each(|rank| job.step(rank, 5));
+    assert_eq!(job.signal(SIGTERM), [Action::Signal(SIGTERM)]);
+    assert_eq!(job.after(9), []);
+}
+
+#[test]
 fn who_was_killed_by_the_launcher_is_not_the_cause() {
     let mut job = Job::with(2, Rules { grace: Duration::ZERO, max_restarts: 0, ..Rules::default() });
     job.says(0, Exit::Code(1), Some(GONE));
