@@ -1,10 +1,10 @@
 // torch/nn/parallel/distributed.py's DistributedDataParallel, its C++ half: the same calls in the same order.
 #include "group.hpp"
 #include "guard.hpp"
+#include "versions.hpp"
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/full.h>
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/utils/lambda_post_hook.h>
 #include <torch/csrc/autograd/variable.h>
@@ -17,6 +17,7 @@
 #include <cstdio>
 #include <limits>
 #include <string>
+#include <utility>
 
 namespace {
 // c10d's reducer, asked what it does not tell: whether a backward pass is done, and which parameters it still waits for.
@@ -87,6 +88,9 @@ class Reducer : public c10d::Reducer {
   // The last forward pass with a graph was not to be synchronised.
   std::atomic<bool> accumulating{false};
 
+  // The first step of a static graph has its delayed all-reduce.
+  std::atomic<bool> delay_enqueued{false};
+
   // The first parameter from `index` on that backward passes reach no more: a change of dtype or device has given it
   // another node in their graph, without the hook.
   int64_t find_lost(size_t index) const {
@@ -115,7 +119,7 @@ struct ddp_reducer {
   c10::intrusive_ptr<c10d::ProcessGroup> group;
   std::shared_ptr<Reducer> reducer;
   std::shared_ptr<c10d::Logger> logger;
-  // Parameters (also frozen ones) and buffers: what all ranks hold alike.
+  // What all ranks hold alike: parameters (also frozen ones) and, with broadcast_buffers, buffers.
   std::vector<at::Tensor> states;
   std::vector<at::Tensor> buffers;
   // The parameters', shared with the hooks of losses, which may outlive this.
@@ -125,7 +129,6 @@ struct ddp_reducer {
   bool broadcast_buffers;
   // require_forward_param_sync: buffers are broadcast again only after a step that was synchronised.
   bool forward_sync = true;
-  bool delay_enqueued = false;
   // Inside of ddp_reducer_join_begin and _end.
   bool joining = false;
   bool divide_by_initial_world_size = true;
@@ -150,6 +153,14 @@ std::vector<at::Tensor> detached(const std::vector<at::Tensor>& tensors) {
   return result;
 }
 
+// The tensors with version counters of their own: graphs that saved them stay valid when they are written to, as with
+// 2.13's `_unsafe_preserve_version_counter`. (BatchNorm's running statistics are saved, but not used by backward.)
+std::vector<at::Tensor> uncounted(const std::vector<at::Tensor>& tensors) {
+  std::vector<at::Tensor> result;
+  for (const auto& tensor : tensors) result.push_back(tensor.variable_data());
+  return result;
+}
+
 c10::intrusive_ptr<c10d::Work> all_reduce(ddp_reducer* self, at::Tensor tensor, c10d::ReduceOp op = c10d::ReduceOp::SUM) {
   std::vector<at::Tensor> tensors{std::move(tensor)};
   c10d::AllreduceOptions options;
@@ -171,6 +182,7 @@ int64_t common_rank(ddp_reducer* self, bool offers) {
 
 // _sync_buffers. With uneven inputs rank 0 may have run out of them, and have stale buffers.
 void sync_buffers(ddp_reducer* self, bool has_inputs) {
+  at::NoGradGuard no_grad;
   const int64_t source = self->joining ? common_rank(self, has_inputs) : 0;
   c10d::broadcast_coalesced(self->group, self->buffers, kBroadcastBucketBytes, static_cast<int>(source));
 }
@@ -203,13 +215,14 @@ void shadow_step(ddp_reducer* self) {
                          lines);
 }
 
-// Has the backward pass of `loss`, whoever calls it, end with an error unless the reducer averaged its gradients.
+// Has the backward pass of `loss`, whoever calls it, end with an error unless the reducer averaged its gradients. Until then
+// the graph keeps the reducer alive; afterwards a loss that is kept (in a list, say) must not.
 void check_backward_of(const at::Tensor& loss, const ddp_reducer* self) {
   if (!loss.grad_fn()) return;
-  loss.register_hook([weak = std::weak_ptr<Reducer>(self->reducer), names = self->names](const at::TensorBase&) {
-    const auto reducer = weak.lock();
-    if (!reducer) return;
-    TORCH_CHECK(reducer->is_waiting(), kNotAveraged);
+  auto pending = std::make_shared<std::shared_ptr<Reducer>>(self->reducer);
+  loss.register_hook([pending, weak = std::weak_ptr<Reducer>(self->reducer), names = self->names](const at::TensorBase&) {
+    const auto reducer = *pending ? std::exchange(*pending, nullptr) : weak.lock();
+    TORCH_CHECK(reducer && reducer->is_waiting(), kNotAveraged);
     auto& engine = torch::autograd::Engine::get_default_engine();
     // The reducer's own callback comes after this one, and before one that this one adds.
     engine.queue_callback([reducer, names] {
@@ -217,6 +230,15 @@ void check_backward_of(const at::Tensor& loss, const ddp_reducer* self) {
         if (reducer->is_partial()) throw_unused(*reducer, *names);
       });
     });
+  });
+}
+
+// _DDPSink's backward: in the first step of a static graph, the reducer waits for all parameters before it sends any.
+void delay_first_all_reduce(const at::Tensor& loss, const std::shared_ptr<Reducer>& reducer) {
+  loss.register_hook([weak = std::weak_ptr<Reducer>(reducer)](const at::TensorBase&) {
+    const auto reducer = weak.lock();
+    if (!reducer || reducer->delay_enqueued.exchange(true)) return;
+    torch::autograd::Engine::get_default_engine().queue_callback([reducer] { reducer->delay_all_reduce(); });
   });
 }
 
@@ -251,24 +273,6 @@ class BF16CompressHook : public c10d::CppCommHookInterface<c10::intrusive_ptr<c1
     return future->then(decompress, future->elementType());
   }
 };
-
-// _DDPSink: the last node of the forward graph. Its backward, the first to run, has the reducer wait for all parameters
-// in the first step of a static graph.
-struct Sink : public torch::autograd::Function<Sink> {
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& output, int64_t reducer) {
-    context->saved_data["reducer"] = reducer;
-    return output.clone();
-  }
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list grads) {
-    auto* self = reinterpret_cast<ddp_reducer*>(context->saved_data["reducer"].toInt());
-    if (self->static_graph && !self->delay_enqueued) {
-      torch::autograd::Engine::get_default_engine().queue_callback([reducer = self->reducer] { reducer->delay_all_reduce(); });
-      self->delay_enqueued = true;
-    }
-    return {grads[0], at::Tensor()};
-  }
-};
 }  // namespace
 
 extern "C" {
@@ -277,12 +281,13 @@ int32_t ddp_reducer_new(ddp_group* group, const ddp_reducer_tensors* tensors, co
                         ddp_reducer** out, ddp_error* error) noexcept {
   return guarded(error, [&] {
     const auto params = collect(tensors->parameters, tensors->n_parameters);
-    const auto buffers = detached(collect(tensors->buffers, tensors->n_buffers));
+    const auto buffers = uncounted(collect(tensors->buffers, tensors->n_buffers));
     c10d::verify_params_across_processes(group->group, params, std::nullopt);
 
     auto states = detached(params);
     for (const auto& tensor : detached(collect(tensors->frozen, tensors->n_frozen))) states.push_back(tensor);
-    states.insert(states.end(), buffers.begin(), buffers.end());
+    // (Without broadcast_buffers, each rank keeps its own.)
+    if (options->broadcast_buffers) states.insert(states.end(), buffers.begin(), buffers.end());
     c10d::broadcast_coalesced(group->group, states, kBroadcastBucketBytes, 0);
 
     // Where the buckets are rebuilt after the first step, in the order in which gradients came, that step has one bucket.
@@ -383,6 +388,9 @@ int32_t ddp_reducer_join_end(ddp_reducer* self, bool shadow, ddp_error* error) n
       last = false;
     }
     self->joining = false;
+    // Ordinary steps divide by the number of ranks again. (In Python, they divide by what the last step in the mode did, which
+    // differs between ranks.)
+    self->reducer->set_forward_pass_work_handle(nullptr, /*useStaticWorldSize=*/true);
     if (!shadow) return;
     // _sync_final_model
     const int64_t source = common_rank(self, last);
@@ -402,8 +410,11 @@ int32_t ddp_reducer_after_forward(ddp_reducer* self, bool sync, ddp_tensor* outp
       self->reducer->forget_ready();
       self->reducer->prepare_for_backward(search ? std::vector<at::Tensor>{result} : std::vector<at::Tensor>{});
     }
-    if ((search || (self->static_graph && !self->delay_enqueued)) && result.requires_grad())
-      result = Sink::apply(result, reinterpret_cast<int64_t>(self));
+    const bool delays = self->static_graph && !self->reducer->delay_enqueued;
+    if ((search || delays) && result.requires_grad()) {
+      result = result.clone();  // as _DDPSink's forward
+      if (delays) delay_first_all_reduce(result, self->reducer);
+    }
     if (self->forward_sync) check_backward_of(result, self);
     *out = new at::Tensor(std::move(result));
   });

@@ -8,28 +8,20 @@ use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use ddp_contract::{ErrorFile, env, exit};
 
-use crate::data::catch;
+use crate::data::{self, catch};
 use crate::error::{check, without_trace};
-use crate::process_group::Open;
 use crate::say::say;
-use crate::{Error, debug, sys};
+use crate::{Error, debug, deferred, sys};
 
 /// Exit code of a worker whose training function gave an error.
 const FAILED: u8 = 1;
 /// Exit code of a worker whose training function panicked: Rust's own.
 const PANICKED: u8 = 101;
-
-/// The groups whose last handle was dropped while [`main`] runs, and which are still open; `None` outside of it.
-///
-/// When training fails, its groups must not close before the process ends: the other ranks would see their connections
-/// close, fail too, and could even end sooner than the rank that is the cause. Whether a group was dropped because of an
-/// error is known only later.
-static DROPPED: Mutex<Option<Vec<Open>>> = Mutex::new(None);
 
 /// The last step that was told of, and the one at which the run was saved in order to leave.
 static STEP: AtomicU64 = AtomicU64::new(NONE);
@@ -42,32 +34,12 @@ static FAILED_AT_END: Mutex<Option<String>> = Mutex::new(None);
 /// Optimizer step number `step` is done.
 pub(crate) fn note_step(step: u64) {
     STEP.store(step, Ordering::Relaxed);
-    close_dropped_groups();
+    deferred::finish();
 }
 
 /// All ranks have saved step `step`, and leave.
 pub(crate) fn note_preemption(step: u64) {
     PREEMPTED_AT.store(step, Ordering::Relaxed);
-}
-
-/// The last handle of a group was dropped.
-pub(crate) fn drop_group(group: Open) {
-    match dropped().as_mut() {
-        Some(groups) => return groups.push(group),
-        None if thread::panicking() => return std::mem::forget(group),
-        None => {}
-    }
-    group.close();
-}
-
-/// Closes the groups that were dropped: the program continues, so it was not because of an error.
-pub(crate) fn close_dropped_groups() {
-    let groups = dropped().as_mut().map(std::mem::take);
-    groups.into_iter().flatten().for_each(Open::close);
-}
-
-fn dropped() -> MutexGuard<'static, Option<Vec<Open>>> {
-    DROPPED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Says what went wrong, and makes [`main`] fail if nothing else does.
@@ -98,19 +70,22 @@ pub(crate) fn fail_at_end(message: String) {
 pub fn main<E: Display + Debug + 'static>(train: impl FnOnce() -> Result<(), E>) -> ExitCode {
     debug::started();
     panic::set_hook(Box::new(report_panic));
-    *dropped() = Some(Vec::new());
+    deferred::begin();
     let result = panic::catch_unwind(AssertUnwindSafe(train));
     if result.is_ok() && PREEMPTED_AT.load(Ordering::Relaxed) != NONE {
         // All ranks are here, or on their way: nobody's end is another's failure.
-        close_dropped_groups();
+        deferred::finish();
         return ExitCode::from(exit::PREEMPTED);
     }
     match result {
         Ok(Ok(())) => {
-            close_dropped_groups();
+            deferred::finish();
             if let Some(message) = FAILED_AT_END.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 record(ErrorFile::new(message, ""));
                 exit_at_once(FAILED)
+            }
+            if data::is_busy() {
+                exit_at_once(0) // with destructors, libtorch would go while a thread uses it
             }
             ExitCode::SUCCESS
         }
@@ -125,9 +100,14 @@ pub fn main<E: Display + Debug + 'static>(train: impl FnOnce() -> Result<(), E>)
                 say(format_args!("hint: {hint}"));
             }
             record(ErrorFile::new(message, without_trace(&format!("{err:?}"))));
+            deferred::after_failure();
             exit_at_once(FAILED)
         }
-        Err(_) => exit_at_once(PANICKED), // the hook has said why
+        Err(_) => {
+            // The hook has said why.
+            deferred::after_failure();
+            exit_at_once(PANICKED)
+        }
     }
 }
 

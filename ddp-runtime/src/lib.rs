@@ -83,6 +83,7 @@ mod carriable;
 mod collectives;
 mod context;
 mod ddp;
+mod deferred;
 mod device;
 mod entry;
 mod error;

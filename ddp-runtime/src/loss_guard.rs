@@ -1,6 +1,7 @@
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
 
+use crate::deferred::{self, Deferred};
 use crate::health::Health;
 use crate::{Context, Error, ProcessGroup, Result, params};
 
@@ -145,9 +146,28 @@ impl LossGuard {
 }
 
 impl Drop for LossGuard {
-    /// The last losses are looked at, too.
+    /// The last losses are looked at, too, unless the program has failed: a GPU may wait for a rank that is gone.
     fn drop(&mut self) {
-        let _ = self.look();
+        let pending = std::mem::take(&mut self.pending);
+        if !pending.is_empty() {
+            deferred::defer(Pending { losses: pending, health: self.health.clone() });
+        }
+    }
+}
+
+/// Losses that were not looked at.
+struct Pending {
+    losses: Vec<(u64, Tensor)>,
+    health: Health,
+}
+
+impl Deferred for Pending {
+    fn finish(self: Box<Self>) {
+        for (step, loss) in self.losses {
+            if let Ok(loss) = number(&loss) {
+                self.health.see_loss(step, loss);
+            }
+        }
     }
 }
 

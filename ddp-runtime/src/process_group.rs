@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::deferred::Deferred;
 use crate::error::check;
 use crate::overdue::Watch;
 use crate::reducer::Reducers;
 use crate::say::say;
 use crate::store::{Store, milliseconds, to_i32};
-use crate::{Error, Result, entry, sys};
+use crate::{Error, Result, deferred, sys};
 
 /// The library that moves tensors between ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,10 +118,10 @@ impl Identity {
     }
 }
 
-/// A c10d group that must be closed. Dropped without that, it leaks: where a run fails, its groups must neither wait for the
-/// other ranks nor abort what they still do.
+/// A c10d group that must be closed. Where a run fails, its groups must neither wait for the other ranks nor abort what these
+/// still do: then it leaks.
 #[derive(Debug)]
-pub(crate) struct Open {
+struct Open {
     raw: NonNull<sys::ddp_group>,
     watch: Option<Watch>,
     timeout: Duration,
@@ -129,9 +130,9 @@ pub(crate) struct Open {
 // SAFETY: as for `Inner`.
 unsafe impl Send for Open {}
 
-impl Open {
+impl Deferred for Open {
     /// Waits for operations in flight, at most for the group's timeout, and then closes the group.
-    pub(crate) fn close(mut self) {
+    fn finish(mut self: Box<Self>) {
         drop(self.watch.take());
         let (raw, limit) = (self.raw.as_ptr(), milliseconds(self.timeout));
         // SAFETY: `raw` came from `ddp_group_new`, and is freed below only.
@@ -213,7 +214,7 @@ impl ProcessGroup {
     }
 
     fn child(&self, ranks: &[usize], backend: Backend, description: &'static str) -> Result<Option<Self>> {
-        entry::close_dropped_groups();
+        deferred::finish();
         let Inner { children, store, settings, identity, .. } = &*self.inner;
         let number = children.fetch_add(1, Ordering::Relaxed);
         let Some(rank) = ranks.iter().position(|rank| *rank == self.rank()) else { return Ok(None) };
@@ -251,6 +252,11 @@ impl ProcessGroup {
         }
     }
 
+    /// How long a collective waits for the other ranks.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.inner.settings.timeout
+    }
+
     pub(crate) fn checks_collectives(&self) -> bool {
         self.inner.settings.check_collectives && self.world_size() > 1
     }
@@ -268,7 +274,7 @@ impl ProcessGroup {
 impl Drop for Inner {
     fn drop(&mut self) {
         if let Some(open) = self.open.take() {
-            entry::drop_group(open);
+            deferred::defer(open);
         }
     }
 }

@@ -29,6 +29,7 @@ mod setup;
 mod shells;
 mod snapshot_commands;
 mod snapshots;
+mod teardown;
 mod templates;
 mod train;
 mod trainer;

@@ -14,6 +14,9 @@ fn main() -> ExitCode {
 
 fn work() -> Result<()> {
     let context = Context::init()?;
+    if std::env::args().nth(1).as_deref() == Some("dropped") {
+        return dropped_before_backward(&context);
+    }
     accumulation(&context)?;
     unused_parameters(&context)?;
     static_graph(&context)?;

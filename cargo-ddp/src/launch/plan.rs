@@ -147,17 +147,16 @@ impl LaunchPlan {
         if let Some(threads) = self.omp_num_threads {
             vars.push((env::OMP_NUM_THREADS, threads.to_string().into()));
         }
-        let unless_set = |name: &'static str, value: String| {
-            let value = OsString::from(value);
-            std::env::var_os(name).is_none().then_some((name, value))
-        };
+        let unless_set =
+            |name: &'static str, value: OsString| std::env::var_os(name).is_none().then_some((name, value));
+        vars.extend(unless_set(env::COLLECTIVES_FILE, self.collectives_file(attempt).into()));
         if self.debug.is_some() {
-            vars.extend(unless_set(env::TIMEOUT, DEBUG_TIMEOUT.as_secs().to_string()));
+            vars.extend(unless_set(env::TIMEOUT, DEBUG_TIMEOUT.as_secs().to_string().into()));
             // NCCL's watchdog would end a process whose GPU waits for a peer at a breakpoint.
             vars.extend(unless_set("TORCH_NCCL_ENABLE_MONITORING", "0".into()));
         }
         if let Some(Debug::Sessions(_)) = &self.debug {
-            vars.extend(unless_set(env::WAIT_DEBUGGER, WAIT_DEBUGGER.as_secs().to_string()));
+            vars.extend(unless_set(env::WAIT_DEBUGGER, WAIT_DEBUGGER.as_secs().to_string().into()));
         }
         vars
     }
@@ -165,6 +164,12 @@ impl LaunchPlan {
     /// Where a worker leaves the reason of its failure.
     pub fn error_file(&self, rank: usize, attempt: u32) -> PathBuf {
         self.run_dir.join(format!("attempt-{attempt}/rank-{rank}.error.json"))
+    }
+
+    /// Where workers write c10d's list of recent collectives when one times out: each appends its rank. NCCL's own watchdog
+    /// does so, too, and `torchfrtrace` reads such files.
+    fn collectives_file(&self, attempt: u32) -> PathBuf {
+        self.run_dir.join(format!("attempt-{attempt}/collectives-rank-"))
     }
 
     /// Where all that a worker writes to `stream` is kept.

@@ -49,6 +49,7 @@ mod batches;
 pub(crate) mod catch;
 mod collate;
 mod dataset;
+mod ending;
 mod eval;
 pub mod idx;
 mod intraop;
@@ -65,6 +66,8 @@ mod workers;
 mod sync {
     pub use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
     pub use std::thread::{Builder, JoinHandle};
+
+    pub(crate) use super::ending::join;
 }
 
 #[cfg(test)]
@@ -77,6 +80,7 @@ mod tests;
 pub use batches::Batches;
 pub use collate::{Collate, Collated, Stacked, TensorStack};
 pub use dataset::{BatchDataset, Dataset, sample_seed};
+pub(crate) use ending::is_busy;
 pub use eval::{EvalSampler, mean_over_ranks};
 pub use loader::{DataLoader, Position};
 pub use sampler::Sampler;

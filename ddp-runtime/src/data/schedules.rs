@@ -31,6 +31,12 @@ mod sync {
         pub static THREADS_LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
     }
 
+    pub fn join(threads: Vec<JoinHandle<()>>) {
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+
     /// Shuttle's, but for the limit.
     pub struct Builder(shuttle::thread::Builder);
 

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 // `super` is another module when schedules are checked: see `schedules.rs`.
 use super::batches::Load;
-use super::sync::{Builder, JoinHandle, Receiver, SyncSender, sync_channel};
+use super::sync::{Builder, JoinHandle, Receiver, SyncSender, join, sync_channel};
 use crate::{Error, Result};
 
 /// Threads that make batches ahead of the training loop.
@@ -11,7 +11,7 @@ use crate::{Error, Result};
 /// the loop takes batch k from worker k % n: the order is kept without sorting, and as no worker ever waits for another
 /// one, nothing can lock up.
 pub(super) struct Workers<B> {
-    // Dropped before the threads are joined: a worker whose channel is gone ends.
+    // Dropped before the threads are waited for: a worker whose channel is gone ends.
     channels: Vec<Receiver<Result<B>>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -52,9 +52,7 @@ impl<B: Send + 'static> Workers<B> {
 impl<B> Drop for Workers<B> {
     fn drop(&mut self) {
         self.channels.clear();
-        for thread in self.threads.drain(..) {
-            let _ = thread.join(); // panics were caught and sent
-        }
+        join(std::mem::take(&mut self.threads));
     }
 }
 

@@ -14,7 +14,7 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -24,6 +24,7 @@ use tch::Tensor;
 
 pub use entry::{HParam, Reduce, Value};
 
+use crate::deferred::{self, Deferred};
 use crate::optim::{self, Gradients, Optimizer};
 use crate::{Context, Error, Result};
 
@@ -33,6 +34,8 @@ use writer::Writer;
 
 /// The folder without a launcher.
 const FOLDER: &str = "metrics";
+/// Entries that wait for the thread. Beyond these the loop waits, too: values on a GPU take memory there.
+const QUEUE: usize = 1 << 14;
 /// How long a dropped `Metrics` waits for the other ranks.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -76,7 +79,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Metrics {
     /// `None` while it is dropped.
-    sender: Option<Arc<Sender<Entry>>>,
+    sender: Option<Arc<SyncSender<Entry>>>,
     thread: Option<JoinHandle<()>>,
     /// Closed when the thread is through.
     done: Mutex<Receiver<()>>,
@@ -144,7 +147,7 @@ impl Metrics {
         let several = context.world_size() > 1;
         let group = several.then(|| context.group().in_background("metrics")).transpose()?;
         let shared = Arc::new(Shared::default());
-        let (sender, receiver) = mpsc::channel();
+        let (sender, receiver) = mpsc::sync_channel(QUEUE);
         let (alive, done) = mpsc::channel();
         let reporter = Reporter::new(group, writer, context.device(), every_steps, receiver, shared.clone());
         let run = move || {
@@ -328,7 +331,8 @@ impl Metrics {
     }
 
     /// Exchanges and writes what is left, and says that the run came to its end. Waits for the other ranks: every rank must
-    /// call it. Nothing can be logged after it. (Dropped without it, the same is tried, for a few seconds.)
+    /// call it. Nothing can be logged after it. (Dropped without it, the same is tried, for a few seconds. In
+    /// [`main`](crate::main) that happens when the next step is reported or the program ends, and not after an error.)
     ///
     /// # Errors
     /// As [`log`](Self::log).
@@ -365,22 +369,34 @@ impl Metrics {
 
 impl Drop for Metrics {
     fn drop(&mut self) {
-        self.sender = None;
-        let Some(running) = self.thread.take() else { return };
-        // After a panic the other ranks will not come.
-        if thread::panicking() {
-            return;
-        }
+        let (Some(sender), Some(thread)) = (self.sender.take(), self.thread.take()) else { return };
+        let (_never, nothing) = mpsc::channel();
+        let done = std::mem::replace(self.done.get_mut().unwrap_or_else(PoisonError::into_inner), nothing);
+        deferred::defer(Unfinished { sender, thread, done });
+    }
+}
+
+/// A `Metrics` that was dropped.
+struct Unfinished {
+    sender: Arc<SyncSender<Entry>>,
+    thread: JoinHandle<()>,
+    done: Receiver<()>,
+}
+
+impl Deferred for Unfinished {
+    /// As `Metrics::finish`, for at most [`PATIENCE`].
+    fn finish(self: Box<Self>) {
+        let Self { sender, thread, done } = *self;
+        drop(sender);
         // Nothing is sent: it ends when the thread does.
-        let done = self.done.get_mut().unwrap_or_else(PoisonError::into_inner);
         if done.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Disconnected) {
-            let _ = running.join();
+            let _ = thread.join();
         }
     }
 }
 
 /// Once `finish` was called there is nothing to flush.
-fn flush(sender: &Sender<Entry>, shared: &Shared) -> Result<()> {
+fn flush(sender: &SyncSender<Entry>, shared: &Shared) -> Result<()> {
     let (written, wait) = mpsc::channel();
     if sender.send(Entry::Flush(written)).is_ok() {
         // Closed without a word when the thread has failed.
@@ -390,7 +406,7 @@ fn flush(sender: &Sender<Entry>, shared: &Shared) -> Result<()> {
 }
 
 /// What a run has logged is on disk before the snapshot that it may go on from: its history has no gaps.
-fn flush_before_saving(context: &Context, sender: &Arc<Sender<Entry>>, shared: &Arc<Shared>) {
+fn flush_before_saving(context: &Context, sender: &Arc<SyncSender<Entry>>, shared: &Arc<Shared>) {
     let (sender, shared) = (Arc::downgrade(sender), shared.clone());
     context.events().before_saving(move || sender.upgrade().map(|sender| flush(&sender, &shared)));
 }

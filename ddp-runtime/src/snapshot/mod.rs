@@ -33,6 +33,7 @@ pub use keep::Best;
 pub use saved::SavedModel;
 pub use state::{State, StateMut};
 
+use crate::deferred::{self, Deferred};
 use crate::events::Events;
 use crate::health::Health;
 use crate::say::say;
@@ -159,6 +160,7 @@ impl Snapshots {
     /// # Errors
     /// [`Error::Io`] when the folder can't be made or read, on every rank.
     pub fn open(context: &Context, dir: impl AsRef<Path>) -> Result<Self> {
+        deferred::finish(); // another `Snapshots` of this program may still write
         let group = context.group().clone();
         let dir = std::path::absolute(dir.as_ref()).map_err(Error::io("can't find", dir.as_ref()))?;
         let prepared = if group.rank() == 0 { prepare(&dir) } else { Ok(()) };
@@ -368,7 +370,8 @@ impl Snapshots {
     /// [`Error::SnapshotsInUse`] when another program writes there.
     pub fn save(&mut self, state: &State<'_>, progress: Progress) -> Result<()> {
         let flushed = self.events.saving();
-        let mine = self.wait().and(flushed).and_then(|()| {
+        let written = self.wait_together()?;
+        let mine = written.and(flushed).and_then(|()| {
             let job = if self.group.rank() == 0 {
                 self.lock_here()?;
                 Some(self.job(state, progress)?)
@@ -395,8 +398,8 @@ impl Snapshots {
     /// [Saves](Self::save) if a step, an epoch or a time that asks for it was passed since the last call. Gives whether it
     /// did. Call it after each step, and after each epoch if [`every_epochs`](Self::every_epochs) was asked for.
     ///
-    /// From the first call on, SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 to any rank make all ranks save at one step and leave; a
-    /// second SIGTERM or SIGINT ends the process at once. Every rank must make the same calls: not in
+    /// From the first call on, SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 to any rank make all ranks save at one step and leave. A
+    /// second SIGINT ends the process immediately, a second SIGTERM as soon as no snapshot is being written. Every rank must make the same calls: not in
     /// [`Ddp::join`](crate::Ddp::join).
     ///
     /// # Errors
@@ -445,13 +448,13 @@ impl Snapshots {
         self.agreement.reach(&self.group, Wish { save, stop: self.preemption && preempt::asked() })
     }
 
-    /// Waits until the last snapshot is on disk. Every rank must call it. Without it, dropping this does so, and then a
-    /// failure makes [`ddp_runtime::main`](crate::main) fail.
+    /// Waits until the last snapshot is on disk, on every rank, also beyond the group's timeout. Every rank must call it.
+    /// Without it, the program's end does so, and then a failure makes [`ddp_runtime::main`](crate::main) fail.
     ///
     /// # Errors
     /// Rank 0's, on every rank: [`Error::DiskFull`] or [`Error::Io`]; older snapshots are untouched.
     pub fn finish(&mut self) -> Result<()> {
-        let written = self.wait();
+        let written = self.wait_together()?;
         self.group.agree("saving a snapshot", written)
     }
 
@@ -479,6 +482,19 @@ impl Snapshots {
     /// [`Error::Io`].
     pub fn newest(&self) -> Result<Option<PathBuf>> {
         Ok(format::list(&self.dir).map_err(Error::io("can't read", &self.dir))?.into_iter().next())
+    }
+
+    /// Waits on all ranks until rank 0 has written the last snapshot, however long that takes: the ranks exchange while they
+    /// wait, well within the group's timeout. The inner result is rank 0's; on the other ranks it is `Ok`.
+    fn wait_together(&mut self) -> Result<Result<()>> {
+        let interval = LONG.min(self.group.timeout() / 4);
+        loop {
+            let is_done = self.writing.as_ref().is_none_or(|writing| writing.is_done_within(interval));
+            let [pending] = self.group.largest("waiting for a snapshot", [i64::from(!is_done)])?;
+            if pending == 0 {
+                return Ok(self.wait());
+            }
+        }
     }
 
     /// Waits for the snapshot that is being written, if any.
@@ -560,8 +576,41 @@ fn tensors_of(state: &State<'_>) -> Vec<(&'static str, Vec<(String, Tensor)>)> {
 
 impl Drop for Snapshots {
     fn drop(&mut self) {
-        if let Err(err) = self.wait() {
+        if let Some(writing) = self.writing.take() {
+            deferred::defer(Unfinished { writing, dir: self.dir.clone(), lock: self.lock.take() });
+        }
+    }
+}
+
+/// A snapshot that was still being written when its `Snapshots` were dropped.
+struct Unfinished {
+    writing: Writing,
+    dir: PathBuf,
+    /// Until the snapshot is on disk, no other program may write there.
+    lock: Option<Arc<Lock>>,
+}
+
+/// After so long, a program that waits for its last snapshot says so.
+const LONG: Duration = Duration::from_secs(60);
+
+impl Deferred for Unfinished {
+    fn finish(self: Box<Self>) {
+        let Self { writing, dir, lock } = *self;
+        if !writing.is_done_within(LONG) {
+            say(format_args!("note: the last snapshot is still being written to {}", dir.display()));
+        }
+        if let Err(err) = writing.wait().1 {
             entry::fail_at_end(format!("the last snapshot was not saved: {err}"));
         }
+        drop(lock);
+    }
+
+    /// What the run has saved is worth a while, as the next attempt resumes from it.
+    fn after_failure(self: Box<Self>) {
+        if !self.writing.is_done_within(LONG) {
+            let (dir, seconds) = (self.dir.display(), LONG.as_secs());
+            say(format_args!("warning: the last snapshot is lost: writing it to {dir} took more than {seconds} s"));
+        }
+        std::mem::forget(self);
     }
 }

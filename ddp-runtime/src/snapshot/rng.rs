@@ -45,19 +45,24 @@ pub(super) fn to_tensors(ranks: &[RngState]) -> Result<Vec<HostTensor>> {
     Ok(tensors)
 }
 
-/// Puts the generators of `rank` back. A rank that was not there is seeded anew, the same way each time.
+/// Restores the generators of `rank`. One that the snapshot does not have (of a rank or a GPU that the run did not have) is
+/// seeded, the same way each time.
 pub(super) fn restore(
     tensors: &std::collections::HashMap<String, Tensor>,
     rank: usize,
     device: Device,
     step: u64,
 ) -> Result<()> {
-    let [cpu, cuda] = names(rank);
-    match tensors.get(&cpu) {
-        Some(state) => set(CPU, state)?,
-        None => tch::manual_seed((step.wrapping_shl(20) ^ rank as u64) as i64),
+    let [cpu, cuda] = names(rank).map(|name| tensors.get(&name));
+    let is_on_gpu = matches!(device, Device::Cuda(_));
+    if cpu.is_none() || is_on_gpu && cuda.is_none() {
+        // This seeds all generators; those that the snapshot has are set below.
+        tch::manual_seed((step.wrapping_shl(20) ^ rank as u64) as i64);
     }
-    match (device, tensors.get(&cuda)) {
+    if let Some(state) = cpu {
+        set(CPU, state)?;
+    }
+    match (device, cuda) {
         (Device::Cuda(index), Some(state)) => set(to_i32(index), state),
         _ => Ok(()),
     }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use ddp_contract::Event;
 use ddp_contract::retention::{self, Best, is_taken};
@@ -12,6 +14,7 @@ use ddp_contract::snapshot::{self as format, Damage, FileInfo, Manifest, PARTIAL
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::keep::{Keep, Known};
+use super::preempt::WritingGuard;
 use super::stage::Stage;
 use super::tensors::{self, HostTensor};
 use crate::events::Events;
@@ -43,14 +46,26 @@ pub(super) struct Job {
     pub(super) events: Events,
 }
 
-/// A snapshot that is being written in a thread of its own, and what is left of it.
-pub(super) struct Writing(JoinHandle<(Stage, Result<()>)>);
+/// A snapshot that is being written in its own thread.
+pub(super) struct Writing {
+    thread: JoinHandle<(Stage, Result<()>)>,
+    /// Closed when the thread is done.
+    done: Receiver<()>,
+}
 
 impl Job {
     pub(super) fn start(self, stage: Stage) -> Result<Writing> {
         let dir = self.dir.clone();
-        let spawned = thread::Builder::new().name("ddp-snapshot".into()).spawn(move || self.run(stage));
-        spawned.map(Writing).map_err(Error::io("can't start a thread to write to", dir))
+        let (alive, done) = mpsc::channel::<()>();
+        let guard = WritingGuard::new();
+        let run = move || {
+            let _alive = alive;
+            let _guard = guard;
+            self.run(stage)
+        };
+        let spawned = thread::Builder::new().name("ddp-snapshot".into()).spawn(run);
+        let thread = spawned.map_err(Error::io("can't start a thread to write to", dir))?;
+        Ok(Writing { thread, done })
     }
 
     fn run(mut self, mut stage: Stage) -> (Stage, Result<()>) {
@@ -222,7 +237,12 @@ impl Writing {
     /// Waits for the end.
     pub(super) fn wait(self) -> (Stage, Result<()>) {
         let panicked = |_| (Stage::default(), Err(Error::Invalid("the thread that writes snapshots panicked".into())));
-        self.0.join().unwrap_or_else(panicked)
+        self.thread.join().unwrap_or_else(panicked)
+    }
+
+    /// Waits for the end, at most this long, and returns whether it came.
+    pub(super) fn is_done_within(&self, limit: Duration) -> bool {
+        self.done.recv_timeout(limit) == Err(RecvTimeoutError::Disconnected)
     }
 }
 

@@ -81,9 +81,9 @@ impl Trainer<'_> {
             let start = Instant::now();
             let samples = progress.samples;
             let epoch = self.train_epoch(learner, train, epochs, &mut progress, &metrics, &mut guard)?;
-            let duration = start.elapsed();
             guard.look()?;
             let loss = mean_over_ranks(self.context.group(), &epoch.loss, epoch.batches)?;
+            let duration = start.elapsed(); // the loss is known when the GPU has computed it
 
             let learning_rate = self.optimizer.learning_rate();
             let metric = test.map(|test| self.evaluate(learner, test)).transpose()?;

@@ -1,0 +1,60 @@
+//! What dropped objects leave to be done.
+//!
+//! Groups, metrics, loaders and snapshots are dropped when a training function returns, also when it returns an error. Which of
+//! the two it is, [`main`](crate::main) learns afterwards. So what takes time or other ranks is done then: after a failure,
+//! first the reason is recorded, and nothing is exchanged with other ranks, which must see this process end before they see
+//! its groups close.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+/// What is left to be done.
+pub(crate) trait Deferred: Send {
+    /// The program continues, or has succeeded.
+    fn finish(self: Box<Self>);
+
+    /// The program has failed, and recorded why. The process ends next.
+    fn after_failure(self: Box<Self>) {
+        std::mem::forget(self);
+    }
+}
+
+/// What is left in the order in which it was dropped; `None` outside of [`main`](crate::main).
+static LEFT: Mutex<Option<Vec<Box<dyn Deferred>>>> = Mutex::new(None);
+
+/// From now on, what is dropped waits for `finish` or `after_failure`.
+pub(crate) fn begin() {
+    *lock() = Some(Vec::new());
+}
+
+/// Leaves `deferred` for later. Outside of [`main`](crate::main) it is done now.
+pub(crate) fn defer(deferred: impl Deferred + 'static) {
+    let deferred = Box::new(deferred);
+    match lock().as_mut() {
+        Some(left) => return left.push(deferred),
+        None if thread::panicking() => return deferred.after_failure(),
+        None => {}
+    }
+    deferred.finish();
+}
+
+/// The program continues, or has succeeded: does what is left.
+pub(crate) fn finish() {
+    loop {
+        let left = lock().as_mut().map(std::mem::take).unwrap_or_default();
+        if left.is_empty() {
+            return;
+        }
+        left.into_iter().for_each(|deferred| deferred.finish());
+    }
+}
+
+/// The program has failed, and recorded why.
+pub(crate) fn after_failure() {
+    let left = lock().as_mut().map(std::mem::take).unwrap_or_default();
+    left.into_iter().for_each(|deferred| deferred.after_failure());
+}
+
+fn lock() -> MutexGuard<'static, Option<Vec<Box<dyn Deferred>>>> {
+    LEFT.lock().unwrap_or_else(PoisonError::into_inner)
+}

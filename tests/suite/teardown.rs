@@ -1,0 +1,97 @@
+//! How runs end: with everything still open, by an error, in a time-out, next to a rank that waits forever.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ddp_contract::snapshot;
+use ddp_tests::{Ddp, Done, worker};
+use tempfile::tempdir;
+
+use crate::nvml::stand_in;
+
+fn teardown(log_dir: &Path, flags: &[&str], args: &[&str]) -> Ddp {
+    let run = ["run", "-p", "ddp-tests", "--bin", "teardown", "--nproc", "2", "--max-restarts", "0", "--log-dir"];
+    Ddp::new(run.iter().map(Path::new).chain([log_dir]).chain(flags.iter().chain(&["--"]).chain(args).map(Path::new)))
+}
+
+/// The run's own folder.
+fn run_dir(log_dir: &Path) -> PathBuf {
+    log_dir.join("1")
+}
+
+fn is_whole(snapshots: &Path) -> bool {
+    snapshot::newest_whole(snapshots).unwrap().whole.is_some_and(|found| found.manifest.step == 1)
+}
+
+fn says_the_cause(done: Done, rank: usize) -> Done {
+    let cause = format!("error: rank {rank} ended with exit code 1 (pid ");
+    done.says(&[&cause, "it said: told to fail with everything open"]).leaves_no_process()
+}
+
+#[test]
+fn failing_rank_is_the_cause_whatever_it_has_open() {
+    for rank in [0, 1] {
+        let dir = tempdir().unwrap();
+        let done = teardown(dir.path(), &[], &["fail", &rank.to_string()]).run().ends_with(1);
+        let done = says_the_cause(done, rank);
+        // Rank 0's last snapshot is complete, also when it is rank 0 that fails.
+        assert!(is_whole(&run_dir(dir.path()).join("snapshots")), "{}", done.stderr);
+        assert!(!done.stderr.contains("ranks log different metrics"), "{}", done.stderr);
+    }
+}
+
+#[test]
+fn what_is_open_at_the_end_of_a_successful_run_is_finished() {
+    let (dir, snapshots) = (tempdir().unwrap(), tempdir().unwrap());
+    let done = teardown(dir.path(), &[], &["succeed", snapshots.path().to_str().unwrap()]).run().succeeds();
+    assert!(is_whole(snapshots.path()), "{}", done.stderr);
+    let metrics = fs::read_to_string(run_dir(dir.path()).join("metrics.jsonl")).unwrap();
+    assert!(metrics.contains("0.5") && metrics.contains("\"end\""), "{metrics}");
+    done.says(&["warning: ddp-data-0 still makes a batch that nobody takes"]).leaves_no_process();
+}
+
+#[test]
+fn rank_that_waits_forever_after_a_failure_is_not_waited_for() {
+    let dir = tempdir().unwrap();
+    let done = teardown(dir.path(), &["--grace", "800"], &["stuck", "1"]).run().ends_with(1);
+    let done = says_the_cause(done, 1).says(&["then: rank 0 ended with exit code 143"]);
+    assert!(is_whole(&run_dir(dir.path()).join("snapshots")), "{}", done.stderr);
+}
+
+#[test]
+fn list_of_collectives_is_written_when_one_times_out() {
+    let dir = tempdir().unwrap();
+    let log_dir = dir.path().to_str().unwrap();
+    Ddp::toy(&["--nproc", "2", "--max-restarts", "0", "--log-dir", log_dir], &["late", "1"]).run().ends_with(1);
+    let list = fs::read(run_dir(dir.path()).join("attempt-0/collectives-rank-0")).unwrap();
+    let holds = |words: &str| list.windows(words.len()).any(|window| window == words.as_bytes());
+    // c10d's names of what the ranks compare their calls by, and of the group of all ranks.
+    assert!(holds("gloo:all_gather") && holds("default_pg"), "{}", String::from_utf8_lossy(&list));
+}
+
+#[test]
+fn worker_with_gpus_but_without_cuda_is_an_error() {
+    let nvml = stand_in();
+    let run = ["run", "-p", "ddp-tests", "--bin", "reducer", "--max-restarts", "0", "--gpus", "2,3"];
+    let done = Ddp::new(run).env("LD_LIBRARY_PATH", nvml.path()).run().ends_with(1).leaves_no_process();
+    done.says(&[
+        "CUDA_VISIBLE_DEVICES=2,3 names GPUs, but this program was built with a libtorch without CUDA",
+        "hint: run `cargo ddp setup --cuda` and build again; set CUDA_VISIBLE_DEVICES= (empty) to train on the CPU",
+    ]);
+}
+
+#[test]
+fn ddp_that_is_dropped_before_backward_leaves_no_dangling_pointer() {
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "CI runs this: valgrind must be installed");
+        eprintln!("SKIPPED: needs valgrind");
+        return;
+    }
+    // (libtorch's kernels look at bytes that they have not written, so those are not checked.)
+    let flags = ["-q", "--error-exitcode=9", "--undef-value-errors=no"];
+    let mut valgrind = Command::new("valgrind");
+    valgrind.args(flags).arg(worker("reducer")).arg("dropped").env("OMP_NUM_THREADS", "1");
+    let output = valgrind.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
