@@ -3,12 +3,15 @@
 
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
 #include <memory>
 
 using c10d::ReduceOp;
 
+using Works = std::vector<c10::intrusive_ptr<c10d::Work>>;
+
 struct ddp_work {
-  c10::intrusive_ptr<c10d::Work> work;
+  Works works;
   // What c10d does not keep itself, and Gloo's average: this tensor is divided by this number at the end.
   std::vector<at::Tensor> tensors;
   at::Tensor to_divide;
@@ -68,100 +71,114 @@ struct Average {
 
 extern "C" {
 
-int32_t ddp_all_reduce(ddp_group* group, ddp_tensor* tensor, ddp_reduce_op op, ddp_work** out,
+int32_t ddp_all_reduce(ddp_group* group, ddp_tensor* tensor, ddp_reduce_op op, bool is_async, ddp_work** out,
                        ddp_error* error) noexcept {
   return guarded(error, [&] {
     const Average average(group, *tensor, op);
     std::vector<at::Tensor> tensors{*tensor};
     c10d::AllreduceOptions options;
+    options.asyncOp = is_async;
     options.reduceOp = reduce_op(average.sum);
-    auto work = std::make_unique<ddp_work>(ddp_work{group->group->allreduce(tensors, options), tensors});
+    auto work = std::make_unique<ddp_work>(ddp_work{Works{group->group->allreduce(tensors, options)}, tensors});
     average.at_the_end(*work, *tensor);
     *out = work.release();
   });
 }
 
-int32_t ddp_reduce(ddp_group* group, ddp_tensor* tensor, int32_t dst, ddp_reduce_op op, ddp_work** out,
+int32_t ddp_reduce(ddp_group* group, ddp_tensor* tensor, int32_t dst, ddp_reduce_op op, bool is_async, ddp_work** out,
                    ddp_error* error) noexcept {
   return guarded(error, [&] {
     const Average average(group, *tensor, op);
     std::vector<at::Tensor> tensors{*tensor};
     c10d::ReduceOptions options;
+    options.asyncOp = is_async;
     options.reduceOp = reduce_op(average.sum);
     options.rootRank = dst;
-    auto work = std::make_unique<ddp_work>(ddp_work{group->group->reduce(tensors, options), tensors});
+    auto work = std::make_unique<ddp_work>(ddp_work{Works{group->group->reduce(tensors, options)}, tensors});
     if (group->group->getRank() == dst) average.at_the_end(*work, *tensor);
     *out = work.release();
   });
 }
 
-int32_t ddp_broadcast(ddp_group* group, ddp_tensor* tensor, int32_t src, ddp_work** out, ddp_error* error) noexcept {
+int32_t ddp_broadcast(ddp_group* group, ddp_tensor* tensor, int32_t src, bool is_async, ddp_work** out, ddp_error* error) noexcept {
   return guarded(error, [&] {
     std::vector<at::Tensor> tensors{*tensor};
     c10d::BroadcastOptions options;
+    options.asyncOp = is_async;
     options.rootRank = src;
-    *out = new ddp_work{group->group->broadcast(tensors, options), tensors};
+    *out = new ddp_work{Works{group->group->broadcast(tensors, options)}, tensors};
   });
 }
 
-int32_t ddp_all_gather(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor* input, ddp_work** out,
+int32_t ddp_all_gather(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor* input, bool is_async, ddp_work** out,
                        ddp_error* error) noexcept {
   return guarded(error, [&] {
     std::vector<at::Tensor> inputs{*input};
     auto gathered = list_of_lists(list(group, outputs));
-    *out = new ddp_work{group->group->allgather(gathered, inputs), inputs};
+    c10d::AllgatherOptions options;
+    options.asyncOp = is_async;
+    *out = new ddp_work{Works{group->group->allgather(gathered, inputs, options)}, inputs};
   });
 }
 
-int32_t ddp_all_gather_into(ddp_group* group, ddp_tensor* output, ddp_tensor* input, ddp_work** out,
+int32_t ddp_all_gather_into(ddp_group* group, ddp_tensor* output, ddp_tensor* input, bool is_async, ddp_work** out,
                             ddp_error* error) noexcept {
-  return guarded(error, [&] { *out = new ddp_work{group->group->all_gather_single(*output, *input), {*output, *input}}; });
+  return guarded(error, [&] {
+    c10d::AllgatherOptions options;
+    options.asyncOp = is_async;
+    *out = new ddp_work{Works{group->group->all_gather_single(*output, *input, options)}, {*output, *input}};
+  });
 }
 
-int32_t ddp_gather(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor* input, int32_t dst, ddp_work** out,
+int32_t ddp_gather(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor* input, int32_t dst, bool is_async, ddp_work** out,
                    ddp_error* error) noexcept {
   return guarded(error, [&] {
     std::vector<at::Tensor> inputs{*input};
     auto gathered = list_of_lists(list(group, outputs));
     c10d::GatherOptions options;
+    options.asyncOp = is_async;
     options.rootRank = dst;
-    *out = new ddp_work{group->group->gather(gathered, inputs, options), inputs};
+    *out = new ddp_work{Works{group->group->gather(gathered, inputs, options)}, inputs};
   });
 }
 
-int32_t ddp_scatter(ddp_group* group, ddp_tensor* output, ddp_tensor* const* inputs, int32_t src, ddp_work** out,
+int32_t ddp_scatter(ddp_group* group, ddp_tensor* output, ddp_tensor* const* inputs, int32_t src, bool is_async, ddp_work** out,
                     ddp_error* error) noexcept {
   return guarded(error, [&] {
     std::vector<at::Tensor> outputs{*output};
     auto scattered = list_of_lists(list(group, inputs));
     c10d::ScatterOptions options;
+    options.asyncOp = is_async;
     options.rootRank = src;
-    *out = new ddp_work{group->group->scatter(outputs, scattered, options), outputs};
+    *out = new ddp_work{Works{group->group->scatter(outputs, scattered, options)}, outputs};
   });
 }
 
-int32_t ddp_reduce_scatter(ddp_group* group, ddp_tensor* output, ddp_tensor* const* inputs, ddp_reduce_op op,
+int32_t ddp_reduce_scatter(ddp_group* group, ddp_tensor* output, ddp_tensor* const* inputs, ddp_reduce_op op, bool is_async,
                            ddp_work** out, ddp_error* error) noexcept {
   return guarded(error, [&] {
     const Average average(group, *output, op);
     std::vector<at::Tensor> outputs{*output};
     auto reduced = list_of_lists(list(group, inputs));
     c10d::ReduceScatterOptions options;
+    options.asyncOp = is_async;
     options.reduceOp = reduce_op(average.sum);
-    auto work = std::make_unique<ddp_work>(ddp_work{group->group->reduce_scatter(outputs, reduced, options), outputs});
+    auto work = std::make_unique<ddp_work>(ddp_work{Works{group->group->reduce_scatter(outputs, reduced, options)}, outputs});
     average.at_the_end(*work, *output);
     *out = work.release();
   });
 }
 
-int32_t ddp_all_to_all(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor* const* inputs, ddp_work** out,
+int32_t ddp_all_to_all(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor* const* inputs, bool is_async, ddp_work** out,
                        ddp_error* error) noexcept {
   return guarded(error, [&] {
     auto received = list(group, outputs);
     auto sent = list(group, inputs);
-    auto work = group->group->alltoall(received, sent);
+    c10d::AllToAllOptions options;
+    options.asyncOp = is_async;
+    auto work = group->group->alltoall(received, sent, options);
     sent.insert(sent.end(), received.begin(), received.end());
-    *out = new ddp_work{std::move(work), std::move(sent)};
+    *out = new ddp_work{Works{std::move(work)}, std::move(sent)};
   });
 }
 
@@ -169,7 +186,7 @@ int32_t ddp_send(ddp_group* group, ddp_tensor* tensor, int32_t dst, int32_t tag,
                  ddp_error* error) noexcept {
   return guarded(error, [&] {
     std::vector<at::Tensor> tensors{*tensor};
-    *out = new ddp_work{group->group->send(tensors, dst, tag), tensors};
+    *out = new ddp_work{Works{group->group->send(tensors, dst, tag)}, tensors};
   });
 }
 
@@ -177,12 +194,43 @@ int32_t ddp_recv(ddp_group* group, ddp_tensor* tensor, int32_t src, int32_t tag,
                  ddp_error* error) noexcept {
   return guarded(error, [&] {
     std::vector<at::Tensor> tensors{*tensor};
-    *out = new ddp_work{group->group->recv(tensors, src, tag), tensors};
+    *out = new ddp_work{Works{group->group->recv(tensors, src, tag)}, tensors};
   });
 }
 
-int32_t ddp_barrier(ddp_group* group, ddp_work** out, ddp_error* error) noexcept {
-  return guarded(error, [&] { *out = new ddp_work{group->group->barrier(), {}}; });
+int32_t ddp_batch_send_recv(ddp_group* group, const ddp_p2p_op* ops, size_t n, ddp_work** out, ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    // torch/distributed/distributed_c10d.py, batch_isend_irecv: NCCL runs all of them as one kernel.
+    const bool coalesced = is_nccl(group, *ops[0].tensor);
+    auto work = std::make_unique<ddp_work>();
+    for (size_t i = 0; i < n; ++i) {
+      TORCH_CHECK(ops[i].tensor->device() == ops[0].tensor->device(), "the tensors of a batch are on several devices");
+      work->tensors.push_back(*ops[i].tensor);
+    }
+    group->group->exclusively([&] {
+      if (coalesced) group->group->startCoalescing(at::kCUDA);
+      try {
+        for (size_t i = 0; i < n; ++i) {
+          std::vector<at::Tensor> tensors{*ops[i].tensor};
+          work->works.push_back(ops[i].is_send ? group->group->send(tensors, ops[i].peer, 0)
+                                               : group->group->recv(tensors, ops[i].peer, 0));
+        }
+      } catch (...) {
+        if (coalesced) group->group->endCoalescing(at::kCUDA);
+        throw;
+      }
+      if (coalesced) work->works = {group->group->endCoalescing(at::kCUDA)};
+    });
+    *out = work.release();
+  });
+}
+
+int32_t ddp_barrier(ddp_group* group, bool is_async, ddp_work** out, ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    c10d::BarrierOptions options;
+    options.asyncOp = is_async;
+    *out = new ddp_work{Works{group->group->barrier(options)}, {}};
+  });
 }
 
 int32_t ddp_monitored_barrier(ddp_group* group, int64_t timeout_ms, ddp_error* error) noexcept {
@@ -196,7 +244,7 @@ int32_t ddp_monitored_barrier(ddp_group* group, int64_t timeout_ms, ddp_error* e
 int32_t ddp_work_wait(ddp_work* work, int64_t timeout_ms, ddp_error* error) noexcept {
   return guarded(error, [&] {
     const auto timeout = timeout_ms > 0 ? std::chrono::milliseconds(timeout_ms) : kNoTimeout;
-    TORCH_CHECK(work->work->wait(timeout), "the operation was aborted");
+    for (const auto& part : work->works) TORCH_CHECK(part->wait(timeout), "the operation was aborted");
     if (work->to_divide.defined()) {
       at::NoGradGuard no_grad;
       work->to_divide.div_(work->divisor);
@@ -207,7 +255,9 @@ int32_t ddp_work_wait(ddp_work* work, int64_t timeout_ms, ddp_error* error) noex
 
 bool ddp_work_is_completed(ddp_work* work) noexcept {
   bool completed = true;
-  guarded(nullptr, [&] { completed = work->work->isCompleted(); });
+  guarded(nullptr, [&] {
+    completed = std::all_of(work->works.begin(), work->works.end(), [](const auto& part) { return part->isCompleted(); });
+  });
   return completed;
 }
 

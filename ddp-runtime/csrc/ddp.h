@@ -80,30 +80,37 @@ int32_t ddp_dump_collectives(int32_t rank, ddp_error* error) noexcept;
 
 // --- collectives.cpp: what ranks do together -----------------------------------------------------------------------
 // Each call starts an operation, and gives the work to wait for. The work keeps the tensors alive. Lists hold
-// world_size tensors, in the order of ranks.
-int32_t ddp_all_reduce(ddp_group* group, ddp_tensor* tensor, ddp_reduce_op op, ddp_work** out, ddp_error* error) noexcept;
-int32_t ddp_reduce(ddp_group* group, ddp_tensor* tensor, int32_t dst, ddp_reduce_op op, ddp_work** out,
+// world_size tensors, in the order of ranks. Unless `is_async`, NCCL runs the operation on the current stream.
+int32_t ddp_all_reduce(ddp_group* group, ddp_tensor* tensor, ddp_reduce_op op, bool is_async, ddp_work** out, ddp_error* error) noexcept;
+int32_t ddp_reduce(ddp_group* group, ddp_tensor* tensor, int32_t dst, ddp_reduce_op op, bool is_async, ddp_work** out,
                    ddp_error* error) noexcept;
-int32_t ddp_broadcast(ddp_group* group, ddp_tensor* tensor, int32_t src, ddp_work** out, ddp_error* error) noexcept;
-int32_t ddp_all_gather(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor* input, ddp_work** out,
+int32_t ddp_broadcast(ddp_group* group, ddp_tensor* tensor, int32_t src, bool is_async, ddp_work** out, ddp_error* error) noexcept;
+int32_t ddp_all_gather(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor* input, bool is_async, ddp_work** out,
                        ddp_error* error) noexcept;
-int32_t ddp_all_gather_into(ddp_group* group, ddp_tensor* output, ddp_tensor* input, ddp_work** out,
+int32_t ddp_all_gather_into(ddp_group* group, ddp_tensor* output, ddp_tensor* input, bool is_async, ddp_work** out,
                             ddp_error* error) noexcept;
 // `outputs` is null except on rank `dst`.
-int32_t ddp_gather(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor* input, int32_t dst, ddp_work** out,
+int32_t ddp_gather(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor* input, int32_t dst, bool is_async, ddp_work** out,
                    ddp_error* error) noexcept;
 // `inputs` is null except on rank `src`.
-int32_t ddp_scatter(ddp_group* group, ddp_tensor* output, ddp_tensor* const* inputs, int32_t src, ddp_work** out,
+int32_t ddp_scatter(ddp_group* group, ddp_tensor* output, ddp_tensor* const* inputs, int32_t src, bool is_async, ddp_work** out,
                     ddp_error* error) noexcept;
-int32_t ddp_reduce_scatter(ddp_group* group, ddp_tensor* output, ddp_tensor* const* inputs, ddp_reduce_op op,
+int32_t ddp_reduce_scatter(ddp_group* group, ddp_tensor* output, ddp_tensor* const* inputs, ddp_reduce_op op, bool is_async,
                            ddp_work** out, ddp_error* error) noexcept;
-int32_t ddp_all_to_all(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor* const* inputs, ddp_work** out,
+int32_t ddp_all_to_all(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor* const* inputs, bool is_async, ddp_work** out,
                        ddp_error* error) noexcept;
 int32_t ddp_send(ddp_group* group, ddp_tensor* tensor, int32_t dst, int32_t tag, ddp_work** out,
                  ddp_error* error) noexcept;
 int32_t ddp_recv(ddp_group* group, ddp_tensor* tensor, int32_t src, int32_t tag, ddp_work** out,
                  ddp_error* error) noexcept;
-int32_t ddp_barrier(ddp_group* group, ddp_work** out, ddp_error* error) noexcept;
+struct ddp_p2p_op {
+  ddp_tensor* tensor;
+  int32_t peer;
+  bool is_send;
+};
+// At least one message, all at the same time: two ranks can send to each other.
+int32_t ddp_batch_send_recv(ddp_group* group, const ddp_p2p_op* ops, size_t n, ddp_work** out, ddp_error* error) noexcept;
+int32_t ddp_barrier(ddp_group* group, bool is_async, ddp_work** out, ddp_error* error) noexcept;
 // Ends on rank 0 with an error that names the ranks that did not come (Gloo only).
 int32_t ddp_monitored_barrier(ddp_group* group, int64_t timeout_ms, ddp_error* error) noexcept;
 // `timeout_ms` 0: the group's own.

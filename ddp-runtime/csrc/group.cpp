@@ -106,8 +106,7 @@ int32_t ddp_group_new(const ddp_store* store, const ddp_group_options* options, 
   return guarded(error, [&] {
     // As init_process_group does. Without a backend's name: Gloo for CPU tensors, NCCL for CUDA tensors. With "gloo": Gloo
     // for both.
-    c10::intrusive_ptr<ProcessGroup> group =
-        c10::make_intrusive<LockedGroup>(store->store, options->rank, options->world_size);
+    auto group = c10::make_intrusive<LockedGroup>(store->store, options->rank, options->world_size);
     if (options->backend == DDP_NCCL) {
       auto nccl_store = c10::make_intrusive<c10d::PrefixStore>("cuda", store->store);
       group->setBackend(at::kCUDA, ProcessGroup::BackendType::NCCL, nccl_backend(nccl_store, *options));

@@ -52,16 +52,22 @@ class LockedGroup : public c10d::ProcessGroup {
     return start([&] { return ProcessGroup::barrier(options); });
   }
 
+  // Runs `operations`, which start several as one, before those of other threads.
+  template <class F>
+  auto exclusively(F&& operations) {
+    const std::lock_guard<std::recursive_mutex> lock(mutex_);
+    return operations();
+  }
+
  private:
   template <class F>
   Work start(F&& operation) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    return operation();
+    return exclusively(operation);
   }
 
-  std::mutex mutex_;
+  std::recursive_mutex mutex_;
 };
 
 struct ddp_group {
-  c10::intrusive_ptr<c10d::ProcessGroup> group;
+  c10::intrusive_ptr<LockedGroup> group;
 };

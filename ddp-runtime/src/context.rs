@@ -19,6 +19,8 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long a collective waits for the other ranks (PyTorch's defaults for Gloo and NCCL).
 const GLOO_TIMEOUT: Duration = Duration::from_secs(1800);
 const NCCL_TIMEOUT: Duration = Duration::from_secs(600);
+/// With NCCL, comparing calls makes the CPU wait for the other ranks, where otherwise only the GPU does.
+const NCCL_COMPARED_CALLS: u64 = 1000;
 /// Steps between looks at the memory in use.
 const MEMORY_EVERY: u64 = 50;
 
@@ -47,7 +49,7 @@ pub struct Context {
 pub struct ContextBuilder {
     backend: Option<Backend>,
     timeout: Option<Duration>,
-    check_collectives: Option<bool>,
+    compared_calls: Option<u64>,
     device: Option<Device>,
     high_priority_stream: bool,
 }
@@ -94,11 +96,17 @@ impl ContextBuilder {
     }
 
     /// Whether the ranks compare what they call (operation, shape, dtype, root) before each collective, so that a mistake
-    /// is an error on every rank at once, where c10d would hang, crash or mix data up: by default yes. It costs a small
-    /// exchange per call (about the time of an all_reduce of one number); gradients in [`Ddp`](crate::Ddp) are not
-    /// affected.
-    pub fn check_collectives(mut self, check: bool) -> Self {
-        self.check_collectives = Some(check);
+    /// is an error on every rank at once, where c10d would hang, crash or mix data up. It costs a small exchange per call
+    /// (about the time of an all_reduce of one number), for which the CPUs wait for each other. So by default all calls are
+    /// compared with Gloo, and with NCCL the first 1000 of each group; gradients in [`Ddp`](crate::Ddp) never are.
+    pub fn check_collectives(self, check: bool) -> Self {
+        self.check_first_collectives(if check { u64::MAX } else { 0 })
+    }
+
+    /// As [`check_collectives`](Self::check_collectives), for the first `count` collectives of each group, and as many
+    /// messages between two ranks.
+    pub fn check_first_collectives(mut self, count: u64) -> Self {
+        self.compared_calls = Some(count);
         self
     }
 
@@ -142,12 +150,15 @@ impl ContextBuilder {
             Backend::Gloo => GLOO_TIMEOUT,
             Backend::Nccl => NCCL_TIMEOUT,
         }))?;
-        let check_collectives = self.check_collectives.unwrap_or(true);
+        let compared_calls = self.compared_calls.unwrap_or(match backend {
+            Backend::Gloo => u64::MAX,
+            Backend::Nccl => NCCL_COMPARED_CALLS,
+        });
         let gloo_host = gloo_host(&world);
         let reducers = Reducers::default();
         let high_priority_stream = self.high_priority_stream;
         let settings =
-            Settings { backend, timeout, gloo_host, cuda_device, high_priority_stream, check_collectives, reducers };
+            Settings { backend, timeout, gloo_host, cuda_device, high_priority_stream, compared_calls, reducers };
         let identity = Identity::of_world(world.world_size);
         let group = ProcessGroup::new(store, settings, identity, world.rank, world.world_size)?;
         let health = Health::new(world.rank);

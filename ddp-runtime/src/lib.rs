@@ -116,6 +116,7 @@ pub mod lr_scheduler;
 pub mod metrics;
 pub mod optim;
 
+pub use collectives::P2pOp;
 pub use context::{Context, ContextBuilder};
 pub use ddp::{CommHook, Ddp, DdpOptions, JoinDivisor};
 pub use entry::main;

@@ -78,6 +78,9 @@ struct Inner {
     world_size: usize,
     /// Groups that were made from this one: each has a number of its own, the same on all ranks.
     children: AtomicU64,
+    /// Collectives so far, and messages to or from each rank.
+    calls: AtomicU64,
+    messages: Vec<AtomicU64>,
 }
 
 /// What a group hands on to the groups that are made from it.
@@ -90,8 +93,8 @@ pub(crate) struct Settings {
     pub cuda_device: Option<usize>,
     /// NCCL's kernels run on a stream of high priority.
     pub high_priority_stream: bool,
-    /// Compare what the ranks call before each collective.
-    pub check_collectives: bool,
+    /// Compare what the ranks call before each of the first so many collectives.
+    pub compared_calls: u64,
     pub reducers: Reducers,
 }
 
@@ -181,8 +184,10 @@ impl ProcessGroup {
         let raw = NonNull::new(raw).expect("a group that was made is not null");
         let watch = Watch::begin(raw, &settings, world_size);
         let open = Some(Open { raw, watch, timeout: settings.timeout });
-        let children = AtomicU64::new(0);
-        Ok(Self { inner: Arc::new(Inner { raw, open, store, settings, identity, rank, world_size, children }) })
+        let (children, calls) = (AtomicU64::new(0), AtomicU64::new(0));
+        let messages = (0..world_size).map(|_| AtomicU64::new(0)).collect();
+        let inner = Inner { raw, open, store, settings, identity, rank, world_size, children, calls, messages };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// A group of some of this group's ranks, numbered in the order of `ranks`; `None` on ranks that are not in it.
@@ -257,8 +262,23 @@ impl ProcessGroup {
         self.inner.settings.timeout
     }
 
-    pub(crate) fn checks_collectives(&self) -> bool {
-        self.inner.settings.check_collectives && self.world_size() > 1
+    /// Whether the ranks compare calls at all.
+    pub(crate) fn compares(&self) -> bool {
+        self.inner.settings.compared_calls > 0 && self.world_size() > 1
+    }
+
+    /// Whether the ranks compare the collective that starts now. They count alike.
+    pub(crate) fn compares_next_call(&self) -> bool {
+        self.compares() && self.counts(&self.inner.calls)
+    }
+
+    /// Whether this rank and `peer` compare the message between them that starts now.
+    pub(crate) fn compares_next_message(&self, peer: usize) -> bool {
+        self.compares() && self.counts(&self.inner.messages[peer])
+    }
+
+    fn counts(&self, calls: &AtomicU64) -> bool {
+        calls.fetch_add(1, Ordering::Relaxed) < self.inner.settings.compared_calls
     }
 
     /// The reducers of this context's groups.

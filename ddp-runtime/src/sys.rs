@@ -64,6 +64,13 @@ pub(crate) struct ddp_group_options {
 }
 
 #[repr(C)]
+pub(crate) struct ddp_p2p_op {
+    pub tensor: *mut C_tensor,
+    pub peer: i32,
+    pub is_send: bool,
+}
+
+#[repr(C)]
 pub(crate) struct ddp_reducer_options {
     pub bucket_cap_bytes: i64,
     pub first_bucket_bytes: i64,
@@ -153,6 +160,7 @@ unsafe extern "C" {
         group: *mut ddp_group,
         tensor: *mut C_tensor,
         op: i32,
+        is_async: bool,
         out: *mut *mut ddp_work,
         error: *mut ddp_error,
     ) -> i32;
@@ -161,6 +169,7 @@ unsafe extern "C" {
         tensor: *mut C_tensor,
         dst: i32,
         op: i32,
+        is_async: bool,
         out: *mut *mut ddp_work,
         error: *mut ddp_error,
     ) -> i32;
@@ -168,6 +177,7 @@ unsafe extern "C" {
         group: *mut ddp_group,
         tensor: *mut C_tensor,
         src: i32,
+        is_async: bool,
         out: *mut *mut ddp_work,
         error: *mut ddp_error,
     ) -> i32;
@@ -175,6 +185,7 @@ unsafe extern "C" {
         group: *mut ddp_group,
         outputs: *const *mut C_tensor,
         input: *mut C_tensor,
+        is_async: bool,
         out: *mut *mut ddp_work,
         error: *mut ddp_error,
     ) -> i32;
@@ -182,6 +193,7 @@ unsafe extern "C" {
         group: *mut ddp_group,
         output: *mut C_tensor,
         input: *mut C_tensor,
+        is_async: bool,
         out: *mut *mut ddp_work,
         error: *mut ddp_error,
     ) -> i32;
@@ -190,6 +202,7 @@ unsafe extern "C" {
         outputs: *const *mut C_tensor,
         input: *mut C_tensor,
         dst: i32,
+        is_async: bool,
         out: *mut *mut ddp_work,
         error: *mut ddp_error,
     ) -> i32;
@@ -198,6 +211,7 @@ unsafe extern "C" {
         output: *mut C_tensor,
         inputs: *const *mut C_tensor,
         src: i32,
+        is_async: bool,
         out: *mut *mut ddp_work,
         error: *mut ddp_error,
     ) -> i32;
@@ -206,6 +220,7 @@ unsafe extern "C" {
         output: *mut C_tensor,
         inputs: *const *mut C_tensor,
         op: i32,
+        is_async: bool,
         out: *mut *mut ddp_work,
         error: *mut ddp_error,
     ) -> i32;
@@ -213,6 +228,7 @@ unsafe extern "C" {
         group: *mut ddp_group,
         outputs: *const *mut C_tensor,
         inputs: *const *mut C_tensor,
+        is_async: bool,
         out: *mut *mut ddp_work,
         error: *mut ddp_error,
     ) -> i32;
@@ -232,7 +248,19 @@ unsafe extern "C" {
         out: *mut *mut ddp_work,
         error: *mut ddp_error,
     ) -> i32;
-    pub(crate) fn ddp_barrier(group: *mut ddp_group, out: *mut *mut ddp_work, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_batch_send_recv(
+        group: *mut ddp_group,
+        ops: *const ddp_p2p_op,
+        n: usize,
+        out: *mut *mut ddp_work,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_barrier(
+        group: *mut ddp_group,
+        is_async: bool,
+        out: *mut *mut ddp_work,
+        error: *mut ddp_error,
+    ) -> i32;
     pub(crate) fn ddp_monitored_barrier(group: *mut ddp_group, timeout_ms: i64, error: *mut ddp_error) -> i32;
     pub(crate) fn ddp_work_wait(work: *mut ddp_work, timeout_ms: i64, error: *mut ddp_error) -> i32;
     pub(crate) fn ddp_work_is_completed(work: *mut ddp_work) -> bool;

@@ -80,7 +80,7 @@ impl ProcessGroup {
         let (group, input) = (self.as_ptr(), input.as_ptr().cast_mut());
         // SAFETY: `pointers` holds world_size live tensors like `input`, all of which outlive the call.
         Work::start(operation, (), |work, error| unsafe {
-            sys::ddp_all_gather(group, pointers.as_ptr(), input, work, error)
+            sys::ddp_all_gather(group, pointers.as_ptr(), input, false, work, error)
         })?
         .wait()?;
         Ok(outputs)
@@ -95,7 +95,7 @@ impl ProcessGroup {
         let mut tensor = Tensor::from_slice(&numbers);
         let (group, raw) = (self.as_ptr(), tensor.as_mut_ptr());
         // SAFETY: both are live until the work is done.
-        Work::start(operation, (), |work, error| unsafe { sys::ddp_all_reduce(group, raw, MAX, work, error) })?
+        Work::start(operation, (), |work, error| unsafe { sys::ddp_all_reduce(group, raw, MAX, false, work, error) })?
             .wait()?;
         let mut out = [0; N];
         tensor.f_copy_data(&mut out, N).map_err(Error::tch(operation))?;
@@ -106,7 +106,7 @@ impl ProcessGroup {
         let (group, tensor) = (self.as_ptr(), tensor.as_mut_ptr());
         // SAFETY: `group` and `tensor` are live for the call.
         Work::start("exchanging values", (), |work, error| unsafe {
-            sys::ddp_broadcast(group, tensor, to_i32(src), work, error)
+            sys::ddp_broadcast(group, tensor, to_i32(src), false, work, error)
         })?
         .wait()
     }

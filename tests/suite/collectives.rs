@@ -27,6 +27,11 @@ fn every_mistake_is_an_error_on_every_rank_and_the_group_goes_on() {
 }
 
 #[test]
+fn calls_beyond_those_to_compare_are_not_compared() {
+    all_say(&run("2", "uncompared").succeeds(), 2, "two calls were compared");
+}
+
+#[test]
 fn a_monitored_barrier_names_the_missing_rank() {
     run("3", "late")
         .ends_with(1)

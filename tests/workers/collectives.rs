@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use ddp_runtime::{Context, Error, ProcessGroup, ReduceOp};
+use ddp_runtime::{Context, Error, P2pOp, ProcessGroup, ReduceOp};
 use serde_json::json;
 use tch::{Kind, Tensor};
 
@@ -14,20 +14,71 @@ fn main() -> ExitCode {
 }
 
 fn work(action: &str) -> Result<()> {
-    let context = Context::builder().timeout(Duration::from_secs(30)).init()?;
+    let builder = Context::builder().timeout(Duration::from_secs(30));
+    let builder = if action == "uncompared" { builder.check_first_collectives(2) } else { builder };
+    let context = builder.init()?;
     let group = context.group();
     match action {
         "all" => {
             all(group)?;
             all_async(group)?;
             subgroups(group)?;
+            batches(group)?;
             println!("all collectives are right");
         }
         "mistakes" => mistakes(group)?,
         "late" => late(group)?,
+        "uncompared" => uncompared(group)?,
         "gone" => gone(group)?,
         other => bail!("no such action: {other}"),
     }
+    Ok(())
+}
+
+/// Every rank sends to each other one and receives from it, twice, all at the same time.
+fn batches(group: &ProcessGroup) -> Result<()> {
+    let (rank, n) = (group.rank(), group.world_size());
+    let message = |from: usize, to: usize, i: usize| own(from * 100 + to * 10 + i);
+    let peers = || (0..n).filter(|peer| *peer != rank).flat_map(|peer| [(peer, 0), (peer, 1)]);
+    let sent: Vec<Tensor> = peers().map(|(to, i)| message(rank, to, i)).collect();
+    let mut received: Vec<Tensor> = peers().map(|_| own(0).zeros_like()).collect();
+    let sends = sent.iter().zip(peers()).map(|(tensor, (dst, _))| P2pOp::Send { tensor, dst });
+    let recvs = received.iter_mut().zip(peers()).map(|(tensor, (src, _))| P2pOp::Recv { tensor, src });
+    group.batch_send_recv(&mut sends.chain(recvs).collect::<Vec<_>>())?;
+    for (tensor, (from, i)) in received.iter().zip(peers()) {
+        ensure!(*tensor == message(from, rank, i), "from rank {from}: {tensor:?}");
+    }
+    group.batch_send_recv(&mut [])?;
+    let mut own = own(rank);
+    let to_itself = group.batch_send_recv(&mut [P2pOp::Recv { tensor: &mut own, src: rank }]);
+    ensure!(matches!(to_itself, Err(Error::Invalid(_))), "{to_itself:?}");
+    let mut columns = Tensor::zeros([2, 2], (Kind::Float, tch::Device::Cpu)).tr();
+    let into_columns = group.batch_send_recv(&mut [P2pOp::Recv { tensor: &mut columns, src: (rank + 1) % n }]);
+    ensure!(matches!(into_columns, Err(Error::Invalid(_))), "{into_columns:?}");
+    Ok(())
+}
+
+/// Two calls of each kind are compared, and no more.
+fn uncompared(group: &ProcessGroup) -> Result<()> {
+    let rank = group.rank();
+    let mut tensor = own(rank);
+    for _ in 0..2 {
+        group.all_reduce(&mut tensor, ReduceOp::Sum)?;
+    }
+    // Gloo does not notice by itself that the operations differ.
+    group.all_reduce(&mut tensor, if rank == 0 { ReduceOp::Max } else { ReduceOp::Min })?;
+    let pair = |i: i64| {
+        if rank == 0 { group.send(&own(0).slice(0, 0, i, 1), 1) } else { group.recv(&mut own(1).slice(0, 0, i, 1), 0) }
+    };
+    pair(3)?;
+    pair(2)?;
+    let mut bytes = own(1).to_kind(Kind::Int);
+    if rank == 0 {
+        group.send(&own(0), 1)?
+    } else {
+        group.recv(&mut bytes, 0)?
+    }
+    println!("two calls were compared");
     Ok(())
 }
 

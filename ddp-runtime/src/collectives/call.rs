@@ -72,7 +72,7 @@ impl ProcessGroup {
     /// As `compare`, after a check that only this rank could make: when it failed here, this rank gets its error, and the
     /// others hear of it.
     pub(super) fn compare_or(&self, checked: Result<()>, call: impl FnOnce() -> Call) -> Result<()> {
-        if !self.checks_collectives() {
+        if !self.compares_next_call() {
             return checked;
         }
         let Call { name, mut words } = call();
@@ -85,7 +85,7 @@ impl ProcessGroup {
 
     /// As `compare`, for a call in words of its own.
     pub(crate) fn check_equal(&self, name: &'static str, words: &str) -> Result<()> {
-        if self.checks_collectives() { self.compare_words(name, &format!("calls {words}")) } else { Ok(()) }
+        if self.compares() { self.compare_words(name, &format!("calls {words}")) } else { Ok(()) }
     }
 
     fn compare_words(&self, name: &'static str, words: &str) -> Result<()> {
