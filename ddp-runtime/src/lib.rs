@@ -46,6 +46,8 @@
 //! | `torch.optim`, `clip_grad_norm_` | [`optim`] |
 //! | `torch.optim.lr_scheduler` | [`lr_scheduler`] |
 //! | `torch.autocast`, `GradScaler` | [`amp`] |
+//! | `torch.cuda`: streams, events, memory | [`cuda`] |
+//! | `torch.backends`, `use_deterministic_algorithms` | [`backends`] |
 //! | `Dataset`, `DataLoader`, `DistributedSampler` | [`data`], [`DistributedSampler`] |
 //! | `torch.save`, `torch.load` | [`Snapshots`]; [`SavedModel`] for inference |
 //! | `torch.distributed.elastic`'s `record` | [`main`] |
@@ -108,6 +110,8 @@ mod variables;
 mod work;
 mod world;
 
+pub mod backends;
+pub mod cuda;
 pub mod data;
 pub mod debug;
 pub mod lr_scheduler;
