@@ -4,7 +4,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::exit;
 
-const SOURCES: [&str; 11] = [
+const SOURCES: [&str; 12] = [
     "guard",
     "store",
     "group",
@@ -12,6 +12,7 @@ const SOURCES: [&str; 11] = [
     "reducer",
     "optim",
     "amp",
+    "batch_norm",
     "backends",
     "cuda",
     "tensor",

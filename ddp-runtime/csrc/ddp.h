@@ -186,6 +186,20 @@ int32_t ddp_autocast_exit(const ddp_autocast_state* previous, ddp_error* error) 
 int32_t ddp_unscale(ddp_tensor* const* parameters, size_t n, ddp_tensor* found_inf, const ddp_tensor* inverse_scale,
                     ddp_error* error) noexcept;
 
+// --- batch_norm.cpp: batch normalization over all ranks -------------------------------------------------------------
+// `weight` and `bias` are null together, and so are the running statistics, which a call updates.
+struct ddp_batch_norm {
+  const ddp_tensor* weight;
+  const ddp_tensor* bias;
+  const ddp_tensor* running_mean;
+  const ddp_tensor* running_var;
+  double momentum;
+  double eps;
+};
+// Normalizes `input` [N, C, ...] by the statistics of all ranks' batches. The backward pass of `out` communicates, too.
+int32_t ddp_sync_batch_norm(ddp_group* group, const ddp_tensor* input, const ddp_batch_norm* norm, ddp_tensor** out,
+                            ddp_error* error) noexcept;
+
 // --- backends.cpp: settings of libtorch for the whole process -------------------------------------------------------
 enum ddp_backend_flag : int32_t { DDP_CUDNN_ALLOW_TF32 = 0, DDP_CUDNN_BENCHMARK = 1, DDP_CUDNN_DETERMINISTIC = 2 };
 enum ddp_matmul_precision : int32_t { DDP_PRECISION_HIGHEST = 0, DDP_PRECISION_HIGH = 1, DDP_PRECISION_MEDIUM = 2 };

@@ -43,6 +43,7 @@
 //! |---|---|
 //! | `init_process_group`, `dist.all_reduce` … | [`Context`], [`ProcessGroup`] |
 //! | `DistributedDataParallel`, `no_sync`, `join` | [`Ddp`] |
+//! | `SyncBatchNorm` | [`nn::SyncBatchNorm`] |
 //! | `torch.optim`, `clip_grad_norm_` | [`optim`] |
 //! | `torch.optim.lr_scheduler` | [`lr_scheduler`] |
 //! | `torch.autocast`, `GradScaler` | [`amp`] |
@@ -116,6 +117,7 @@ pub mod data;
 pub mod debug;
 pub mod lr_scheduler;
 pub mod metrics;
+pub mod nn;
 pub mod optim;
 
 pub use context::{Context, ContextBuilder};

@@ -111,6 +111,16 @@ pub(crate) struct ddp_autocast_state {
 }
 
 #[repr(C)]
+pub(crate) struct ddp_batch_norm {
+    pub weight: *const C_tensor,
+    pub bias: *const C_tensor,
+    pub running_mean: *const C_tensor,
+    pub running_var: *const C_tensor,
+    pub momentum: f64,
+    pub eps: f64,
+}
+
+#[repr(C)]
 #[derive(Default)]
 pub(crate) struct ddp_cuda_memory_stats {
     pub allocated_bytes: u64,
@@ -335,6 +345,14 @@ unsafe extern "C" {
         n: usize,
         found_inf: *mut C_tensor,
         inverse_scale: *const C_tensor,
+        error: *mut ddp_error,
+    ) -> i32;
+
+    pub(crate) fn ddp_sync_batch_norm(
+        group: *mut ddp_group,
+        input: *const C_tensor,
+        norm: *const ddp_batch_norm,
+        out: *mut *mut C_tensor,
         error: *mut ddp_error,
     ) -> i32;
 

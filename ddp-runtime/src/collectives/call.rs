@@ -80,7 +80,12 @@ impl ProcessGroup {
 
     /// As `compare`, for a call in words of its own.
     pub(crate) fn check_equal(&self, name: &'static str, words: &str) -> Result<()> {
-        if self.checks_collectives() { self.compare_words(name, &format!("calls {words}")) } else { Ok(()) }
+        self.check_equal_or(Ok(()), name, words)
+    }
+
+    /// As `compare_or`, for a call in words of its own.
+    pub(crate) fn check_equal_or(&self, checked: Result<()>, name: &'static str, words: &str) -> Result<()> {
+        self.compare_or(checked, || Call { name, words: format!("calls {words}") })
     }
 
     fn compare_words(&self, name: &'static str, words: &str) -> Result<()> {
