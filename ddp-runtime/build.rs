@@ -8,7 +8,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::exit;
 
-const SOURCES: [&str; 9] = ["guard", "store", "group", "collectives", "reducer", "optim", "amp", "tensor", "debug"];
+const SOURCES: [&str; 12] = [
+    "guard",
+    "store",
+    "group",
+    "collectives",
+    "reducer",
+    "optim",
+    "amp",
+    "batch_norm",
+    "backends",
+    "cuda",
+    "tensor",
+    "debug",
+];
 
 fn main() {
     println!("cargo::rerun-if-changed=csrc");

@@ -64,7 +64,6 @@ struct ddp_group_options {
 };
 bool ddp_has_nccl() noexcept;
 int32_t ddp_set_cuda_device(int32_t index, ddp_error* error) noexcept;
-int32_t ddp_cuda_memory(int32_t index, uint64_t* bytes, ddp_error* error) noexcept;
 int32_t ddp_group_new(const ddp_store* store, const ddp_group_options* options, ddp_group** out, ddp_error* error) noexcept;
 enum ddp_group_state : int32_t { DDP_GROUP_OK = 0, DDP_GROUP_TIMED_OUT = 1, DDP_GROUP_BROKEN = 2 };
 // Whether an operation of NCCL's took longer than the group's timeout, or its connections broke.
@@ -204,6 +203,71 @@ int32_t ddp_autocast_exit(const ddp_autocast_state* previous, ddp_error* error) 
 // of their values is not finite.
 int32_t ddp_unscale(ddp_tensor* const* parameters, size_t n, ddp_tensor* found_inf, const ddp_tensor* inverse_scale,
                     ddp_error* error) noexcept;
+
+// --- batch_norm.cpp: batch normalization over all ranks -------------------------------------------------------------
+// `weight` and `bias` are null together, and so are the running statistics, which a call updates.
+struct ddp_batch_norm {
+  const ddp_tensor* weight;
+  const ddp_tensor* bias;
+  const ddp_tensor* running_mean;
+  const ddp_tensor* running_var;
+  double momentum;
+  double eps;
+};
+// Normalizes `input` [N, C, ...] by the statistics of all ranks' batches. The backward pass of `out` communicates, too.
+int32_t ddp_sync_batch_norm(ddp_group* group, const ddp_tensor* input, const ddp_batch_norm* norm, ddp_tensor** out,
+                            ddp_error* error) noexcept;
+
+// --- backends.cpp: settings of libtorch for the whole process -------------------------------------------------------
+enum ddp_backend_flag : int32_t { DDP_CUDNN_ALLOW_TF32 = 0, DDP_CUDNN_BENCHMARK = 1, DDP_CUDNN_DETERMINISTIC = 2 };
+enum ddp_matmul_precision : int32_t { DDP_PRECISION_HIGHEST = 0, DDP_PRECISION_HIGH = 1, DDP_PRECISION_MEDIUM = 2 };
+int32_t ddp_set_backend_flag(ddp_backend_flag flag, bool value, ddp_error* error) noexcept;
+int32_t ddp_get_backend_flag(ddp_backend_flag flag, bool* out, ddp_error* error) noexcept;
+int32_t ddp_set_matmul_precision(ddp_matmul_precision precision, ddp_error* error) noexcept;
+int32_t ddp_get_matmul_precision(ddp_matmul_precision* out, ddp_error* error) noexcept;
+int32_t ddp_set_deterministic(bool enabled, bool warn_only, ddp_error* error) noexcept;
+int32_t ddp_get_deterministic(bool* enabled, bool* warn_only, ddp_error* error) noexcept;
+
+// --- cuda.cpp: streams, events and memory of GPUs -------------------------------------------------------------------
+// Without CUDA, or for a GPU that is not visible, each of these is an error.
+struct ddp_cuda_memory_stats {
+  uint64_t allocated_bytes;
+  uint64_t peak_allocated_bytes;
+  uint64_t reserved_bytes;
+  uint64_t peak_reserved_bytes;
+};
+// A value, as c10's streams are: the pools of streams live as long as the process.
+struct ddp_stream {
+  int64_t id;
+  int32_t device;
+};
+// What ddp_stream_exit puts back.
+struct ddp_stream_scope {
+  ddp_stream previous;
+  int32_t device;
+};
+struct ddp_event;
+int32_t ddp_cuda_synchronize(int32_t device, ddp_error* error) noexcept;
+int32_t ddp_cuda_memory(int32_t device, ddp_cuda_memory_stats* out, ddp_error* error) noexcept;
+int32_t ddp_cuda_reset_peak_memory(int32_t device, ddp_error* error) noexcept;
+int32_t ddp_cuda_empty_cache(ddp_error* error) noexcept;
+int32_t ddp_stream_new(int32_t device, bool high_priority, ddp_stream* out, ddp_error* error) noexcept;
+int32_t ddp_stream_current(int32_t device, ddp_stream* out, ddp_error* error) noexcept;
+// Makes the stream the calling thread's current one; `out` is for ddp_stream_exit, in the same thread.
+int32_t ddp_stream_enter(const ddp_stream* stream, ddp_stream_scope* out, ddp_error* error) noexcept;
+int32_t ddp_stream_exit(const ddp_stream_scope* scope, ddp_error* error) noexcept;
+int32_t ddp_stream_query(const ddp_stream* stream, bool* out, ddp_error* error) noexcept;
+int32_t ddp_stream_synchronize(const ddp_stream* stream, ddp_error* error) noexcept;
+// Keeps the tensor's memory from being used again before the stream is done with what it was given until then.
+int32_t ddp_stream_record(const ddp_stream* stream, ddp_tensor* tensor, ddp_error* error) noexcept;
+int32_t ddp_event_new(bool timing, ddp_event** out, ddp_error* error) noexcept;
+void ddp_event_free(ddp_event* event) noexcept;
+int32_t ddp_event_record(ddp_event* event, const ddp_stream* stream, ddp_error* error) noexcept;
+// Makes the stream wait for the event.
+int32_t ddp_event_block(const ddp_event* event, const ddp_stream* stream, ddp_error* error) noexcept;
+int32_t ddp_event_query(const ddp_event* event, bool* out, ddp_error* error) noexcept;
+int32_t ddp_event_synchronize(const ddp_event* event, ddp_error* error) noexcept;
+int32_t ddp_event_elapsed_ms(const ddp_event* start, const ddp_event* end, double* out, ddp_error* error) noexcept;
 
 // --- tensor.cpp ----------------------------------------------------------------------------------------------------
 // torch.randperm(n) from a CPU generator of its own with this seed, into `out` (n numbers).

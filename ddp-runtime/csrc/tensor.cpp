@@ -4,7 +4,6 @@
 #include <ATen/Context.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/randperm.h>
-#include <c10/core/CachingDeviceAllocator.h>
 
 #include <algorithm>
 #include <mutex>
@@ -31,14 +30,6 @@ int32_t ddp_set_rng_state(int32_t cuda_device, const ddp_tensor* state, ddp_erro
     at::Generator generator = default_generator(cuda_device);
     const std::lock_guard<std::mutex> lock(generator.mutex());
     generator.set_state(*state);
-  });
-}
-
-int32_t ddp_cuda_memory(int32_t index, uint64_t* bytes, ddp_error* error) noexcept {
-  return guarded(error, [&] {
-    const auto stats = at::getDeviceAllocator(at::kCUDA)->getDeviceStats(static_cast<at::DeviceIndex>(index));
-    const auto& reserved = stats.reserved_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)];
-    *bytes = static_cast<uint64_t>(reserved.current);
   });
 }
 

@@ -27,10 +27,9 @@ const MIB: i64 = 1024 * 1024;
 /// own `zero_grad` can't).
 ///
 /// # BatchNorm
-/// With `broadcast_buffers`, running statistics are rank 0's, as in PyTorch. There is no `SyncBatchNorm`, which computes
-/// the statistics of a batch over all ranks: PyTorch's runs on CUDA kernels alone (it refuses CPU tensors), so it could be
-/// neither run nor compared with Python's where this crate is tested. For batches too small for statistics of their
-/// own, use `nn::group_norm` or `nn::layer_norm`, which need none of another rank's.
+/// tch's `batch_norm` computes the statistics of each rank's batch alone. With `broadcast_buffers`, its running statistics are
+/// rank 0's, as in PyTorch. [`sync_batch_norm`](crate::nn::sync_batch_norm) computes them over the batches of all ranks,
+/// which matters where a rank's batch is small.
 ///
 /// ```
 /// use ddp_runtime::{Context, Ddp, optim::{Optimizer, Sgd, SgdOptions}};

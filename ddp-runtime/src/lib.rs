@@ -43,9 +43,12 @@
 //! |---|---|
 //! | `init_process_group`, `dist.all_reduce` … | [`Context`], [`ProcessGroup`] |
 //! | `DistributedDataParallel`, `no_sync`, `join` | [`Ddp`] |
+//! | `SyncBatchNorm` | [`nn::SyncBatchNorm`] |
 //! | `torch.optim`, `clip_grad_norm_` | [`optim`] |
 //! | `torch.optim.lr_scheduler` | [`lr_scheduler`] |
 //! | `torch.autocast`, `GradScaler` | [`amp`] |
+//! | `torch.cuda`: streams, events, memory | [`cuda`] |
+//! | `torch.backends`, `use_deterministic_algorithms` | [`backends`] |
 //! | `Dataset`, `DataLoader`, `DistributedSampler` | [`data`], [`DistributedSampler`] |
 //! | `torch.save`, `torch.load` | [`Snapshots`]; [`SavedModel`] for inference |
 //! | `torch.distributed.elastic`'s `record` | [`main`] |
@@ -110,10 +113,13 @@ mod variables;
 mod work;
 mod world;
 
+pub mod backends;
+pub mod cuda;
 pub mod data;
 pub mod debug;
 pub mod lr_scheduler;
 pub mod metrics;
+pub mod nn;
 pub mod optim;
 
 pub use collectives::P2pOp;

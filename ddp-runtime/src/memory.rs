@@ -2,9 +2,7 @@
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use crate::error::check;
-use crate::store::to_i32;
-use crate::sys;
+use crate::cuda;
 
 const HUGE_PAGE: usize = 2 << 20;
 
@@ -35,9 +33,9 @@ pub(crate) fn resident_bytes() -> Option<u64> {
 
 /// Memory that libtorch has reserved on this GPU (`torch.cuda.memory_reserved`).
 pub(crate) fn cuda_bytes(device: Device) -> Option<u64> {
-    let Device::Cuda(index) = device else { return None };
-    let mut bytes = 0;
-    // SAFETY: `bytes` is written on success only.
-    check("asking for CUDA memory", |error| unsafe { sys::ddp_cuda_memory(to_i32(index), &mut bytes, error) }).ok()?;
-    Some(bytes)
+    // Anything else would be an error, with a C++ exception and a message, at each step.
+    if !device.is_cuda() {
+        return None;
+    }
+    cuda::memory_stats(device).ok().map(|stats| stats.reserved_bytes)
 }

@@ -125,6 +125,44 @@ pub(crate) struct ddp_autocast_state {
     pub cache_enabled: bool,
 }
 
+#[repr(C)]
+pub(crate) struct ddp_batch_norm {
+    pub weight: *const C_tensor,
+    pub bias: *const C_tensor,
+    pub running_mean: *const C_tensor,
+    pub running_var: *const C_tensor,
+    pub momentum: f64,
+    pub eps: f64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+pub(crate) struct ddp_cuda_memory_stats {
+    pub allocated_bytes: u64,
+    pub peak_allocated_bytes: u64,
+    pub reserved_bytes: u64,
+    pub peak_reserved_bytes: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct ddp_stream {
+    pub id: i64,
+    pub device: i32,
+}
+
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(crate) struct ddp_stream_scope {
+    pub previous: ddp_stream,
+    pub device: i32,
+}
+
+#[repr(C)]
+pub(crate) struct ddp_event {
+    _private: [u8; 0],
+}
+
 unsafe extern "C" {
     pub(crate) fn ddp_error_clear(error: *mut ddp_error);
 
@@ -144,7 +182,6 @@ unsafe extern "C" {
 
     pub(crate) fn ddp_has_nccl() -> bool;
     pub(crate) fn ddp_set_cuda_device(index: i32, error: *mut ddp_error) -> i32;
-    pub(crate) fn ddp_cuda_memory(index: i32, bytes: *mut u64, error: *mut ddp_error) -> i32;
     pub(crate) fn ddp_group_new(
         store: *const ddp_store,
         options: *const ddp_group_options,
@@ -347,6 +384,46 @@ unsafe extern "C" {
         n: usize,
         found_inf: *mut C_tensor,
         inverse_scale: *const C_tensor,
+        error: *mut ddp_error,
+    ) -> i32;
+
+    pub(crate) fn ddp_sync_batch_norm(
+        group: *mut ddp_group,
+        input: *const C_tensor,
+        norm: *const ddp_batch_norm,
+        out: *mut *mut C_tensor,
+        error: *mut ddp_error,
+    ) -> i32;
+
+    pub(crate) fn ddp_set_backend_flag(flag: i32, value: bool, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_get_backend_flag(flag: i32, out: *mut bool, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_set_matmul_precision(precision: i32, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_get_matmul_precision(out: *mut i32, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_set_deterministic(enabled: bool, warn_only: bool, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_get_deterministic(enabled: *mut bool, warn_only: *mut bool, error: *mut ddp_error) -> i32;
+
+    pub(crate) fn ddp_cuda_synchronize(device: i32, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_cuda_memory(device: i32, out: *mut ddp_cuda_memory_stats, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_cuda_reset_peak_memory(device: i32, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_cuda_empty_cache(error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_stream_new(device: i32, high_priority: bool, out: *mut ddp_stream, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_stream_current(device: i32, out: *mut ddp_stream, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_stream_enter(stream: *const ddp_stream, out: *mut ddp_stream_scope, error: *mut ddp_error)
+    -> i32;
+    pub(crate) fn ddp_stream_exit(scope: *const ddp_stream_scope, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_stream_query(stream: *const ddp_stream, out: *mut bool, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_stream_synchronize(stream: *const ddp_stream, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_stream_record(stream: *const ddp_stream, tensor: *mut C_tensor, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_event_new(timing: bool, out: *mut *mut ddp_event, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_event_free(event: *mut ddp_event);
+    pub(crate) fn ddp_event_record(event: *mut ddp_event, stream: *const ddp_stream, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_event_block(event: *const ddp_event, stream: *const ddp_stream, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_event_query(event: *const ddp_event, out: *mut bool, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_event_synchronize(event: *const ddp_event, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_event_elapsed_ms(
+        start: *const ddp_event,
+        end: *const ddp_event,
+        out: *mut f64,
         error: *mut ddp_error,
     ) -> i32;
 

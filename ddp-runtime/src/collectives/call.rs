@@ -72,10 +72,11 @@ impl ProcessGroup {
     /// As `compare`, after a check that only this rank could make: when it failed here, this rank gets its error, and the
     /// others hear of it.
     pub(super) fn compare_or(&self, checked: Result<()>, call: impl FnOnce() -> Call) -> Result<()> {
-        if !self.compares_next_call() {
-            return checked;
-        }
-        let Call { name, mut words } = call();
+        if self.compares_next_call() { self.compare_now(checked, call()) } else { checked }
+    }
+
+    fn compare_now(&self, checked: Result<()>, call: Call) -> Result<()> {
+        let Call { name, mut words } = call;
         if let Err(err) = &checked {
             words = format!("fails: {err}");
         }
@@ -85,7 +86,12 @@ impl ProcessGroup {
 
     /// As `compare`, for a call in words of its own.
     pub(crate) fn check_equal(&self, name: &'static str, words: &str) -> Result<()> {
-        if self.compares() { self.compare_words(name, &format!("calls {words}")) } else { Ok(()) }
+        self.check_equal_or(Ok(()), name, words)
+    }
+
+    /// As `compare_or`, for a call in words of its own, which is compared however many calls there were.
+    pub(crate) fn check_equal_or(&self, checked: Result<()>, name: &'static str, words: &str) -> Result<()> {
+        if self.compares() { self.compare_now(checked, Call { name, words: format!("calls {words}") }) } else { checked }
     }
 
     fn compare_words(&self, name: &'static str, words: &str) -> Result<()> {

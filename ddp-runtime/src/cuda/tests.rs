@@ -1,0 +1,121 @@
+use tch::{Cuda, Device, Kind, Tensor};
+
+use super::*;
+use crate::Error;
+
+const GPU: Device = Device::Cuda(0);
+
+#[test]
+fn without_a_gpu_each_call_is_an_error_that_says_so() {
+    if Cuda::is_available() {
+        return;
+    }
+    let results = [
+        synchronize(GPU),
+        memory_stats(GPU).map(|_| ()),
+        reset_peak_memory_stats(GPU),
+        empty_cache(),
+        Stream::new(GPU).map(|_| ()),
+        Stream::with_priority(GPU, Priority::High).map(|_| ()),
+        current_stream(GPU).map(|_| ()),
+        Event::new().map(|_| ()),
+        Event::with_timing().map(|_| ()),
+    ];
+    for result in results {
+        let Err(Error::Torch { message, .. }) = result else { panic!("{result:?}") };
+        assert!(message.contains("has no CUDA") || message.contains("no GPU found"), "{message}");
+    }
+}
+
+#[test]
+fn the_cpu_is_not_a_gpu() {
+    for result in
+        [synchronize(Device::Cpu), Stream::new(Device::Cpu).map(|_| ()), memory_stats(Device::Cpu).map(|_| ())]
+    {
+        assert!(matches!(result, Err(Error::Invalid(_))), "{result:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn a_gpu_that_is_not_there_is_an_error_that_names_the_visible_ones() {
+    let Err(Error::Torch { message, .. }) = synchronize(Device::Cuda(99)) else { panic!("GPU 99 is there") };
+    assert!(message.contains("GPU 99 not found"), "{message}");
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn a_stream_is_current_inside_only() {
+    let before = current_stream(GPU).unwrap();
+    let high = Stream::with_priority(GPU, Priority::High).unwrap();
+    assert_ne!(before, high);
+    assert_eq!(high.device(), GPU);
+    let inside = with_stream(&high, || current_stream(GPU).unwrap()).unwrap();
+    assert_eq!((inside, current_stream(GPU).unwrap()), (high, before));
+    let panicked = std::panic::catch_unwind(|| with_stream(&high, || panic!("inside")));
+    assert!(panicked.is_err());
+    assert_eq!(current_stream(GPU).unwrap(), before);
+}
+
+/// Products that keep a GPU busy for many milliseconds. All values are powers of two, and add up to 4096.
+fn long_work() -> Tensor {
+    let x = Tensor::ones([4096, 4096], (Kind::Float, GPU)) / 4096;
+    (0..50).fold(x.copy(), |product, _| product.matmul(&x))
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn a_stream_waits_for_an_event_of_another() {
+    let (writer, reader) = (Stream::new(GPU).unwrap(), Stream::new(GPU).unwrap());
+    let mut written = Event::new().unwrap();
+    assert!(written.is_done().unwrap(), "an event that was never recorded is done");
+    let target = Tensor::zeros([1], (Kind::Float, GPU));
+    synchronize(GPU).unwrap();
+    with_stream(&writer, || {
+        target.shallow_clone().copy_(&long_work().sum(Kind::Float));
+        written.record(&writer).unwrap();
+    })
+    .unwrap();
+    assert!(!written.is_done().unwrap(), "the work is not done when it is queued");
+    reader.wait_event(&written).unwrap();
+    let read = with_stream(&reader, || &target * 2).unwrap();
+    reader.record_stream(&target).unwrap();
+    reader.synchronize().unwrap();
+    assert!(written.is_done().unwrap() && reader.is_idle().unwrap());
+    assert_eq!(read.double_value(&[0]), 8192.0);
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn events_time_the_work_between_them() {
+    let stream = current_stream(GPU).unwrap();
+    let (mut start, mut end) = (Event::with_timing().unwrap(), Event::with_timing().unwrap());
+    assert!(start.elapsed_ms(&end).is_err(), "events that were not recorded have no time");
+    start.record(&stream).unwrap();
+    let _product = long_work();
+    end.record(&stream).unwrap();
+    end.synchronize().unwrap();
+    assert!(start.elapsed_ms(&end).unwrap() > 0.0);
+    let mut untimed = Event::new().unwrap();
+    untimed.record(&stream).unwrap();
+    untimed.synchronize().unwrap();
+    assert!(start.elapsed_ms(&untimed).is_err(), "an event without timing has no time");
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn memory_statistics_follow_tensors() {
+    const BYTES: u64 = 64 << 20;
+    let before = memory_stats(GPU).unwrap();
+    let tensor = Tensor::zeros([BYTES as i64], (Kind::Uint8, GPU));
+    let with = memory_stats(GPU).unwrap();
+    assert!(with.allocated_bytes >= before.allocated_bytes + BYTES && with.reserved_bytes >= with.allocated_bytes);
+    drop(tensor);
+    assert!(memory_stats(GPU).unwrap().peak_allocated_bytes >= with.allocated_bytes);
+    synchronize(GPU).unwrap();
+    empty_cache().unwrap();
+    reset_peak_memory_stats(GPU).unwrap();
+    let after = memory_stats(GPU).unwrap();
+    assert!(after.allocated_bytes < with.allocated_bytes && after.reserved_bytes < with.reserved_bytes);
+    assert_eq!(after.peak_allocated_bytes, after.allocated_bytes);
+}
