@@ -64,6 +64,7 @@ pub(crate) struct ddp_reducer_options {
     pub static_graph: bool,
     pub broadcast_buffers: bool,
     pub comm_hook: i32,
+    pub batched_grad_copy: bool,
 }
 
 #[repr(C)]
@@ -97,6 +98,12 @@ pub(crate) struct ddp_adam_options {
     pub amsgrad: bool,
     pub maximize: bool,
     pub decoupled: bool,
+}
+
+#[repr(C)]
+pub(crate) struct ddp_scaling {
+    pub grad_scale: *const C_tensor,
+    pub found_inf: *const C_tensor,
 }
 
 #[repr(C)]
@@ -270,6 +277,7 @@ unsafe extern "C" {
         momentum_buffers: *mut *mut C_tensor,
         n: usize,
         options: *const ddp_sgd_options,
+        scaling: *const ddp_scaling,
         error: *mut ddp_error,
     ) -> i32;
     pub(crate) fn ddp_adam_step(
@@ -280,20 +288,35 @@ unsafe extern "C" {
         steps: *mut *mut C_tensor,
         n: usize,
         options: *const ddp_adam_options,
-        error: *mut ddp_error,
-    ) -> i32;
-    pub(crate) fn ddp_clip_grad_norm(
-        gradients: *const *mut C_tensor,
-        n: usize,
-        max_norm: f64,
-        norm_type: f64,
-        out: *mut *mut C_tensor,
+        scaling: *const ddp_scaling,
         error: *mut ddp_error,
     ) -> i32;
     pub(crate) fn ddp_zero_grad(
         parameters: *const *mut C_tensor,
         n: usize,
         set_to_none: bool,
+        error: *mut ddp_error,
+    ) -> i32;
+
+    pub(crate) fn ddp_grad_norm(
+        parameters: *const *mut C_tensor,
+        n: usize,
+        norm_type: f64,
+        out: *mut *mut C_tensor,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_clip_grad_norm(
+        parameters: *const *mut C_tensor,
+        n: usize,
+        max_norm: f64,
+        norm_type: f64,
+        out: *mut *mut C_tensor,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_clip_grad_value(
+        parameters: *const *mut C_tensor,
+        n: usize,
+        clip_value: f64,
         error: *mut ddp_error,
     ) -> i32;
 
@@ -308,6 +331,7 @@ unsafe extern "C" {
         n: usize,
         found_inf: *mut C_tensor,
         inverse_scale: *const C_tensor,
+        allow_half: bool,
         error: *mut ddp_error,
     ) -> i32;
 

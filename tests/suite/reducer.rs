@@ -10,6 +10,13 @@ fn the_reducer_does_what_pythons_does() {
 }
 
 #[test]
+fn the_reducer_does_what_pythons_does_on_three_ranks() {
+    let args = ["run", "-p", "ddp-tests", "--bin", "reducer", "--max-restarts", "0", "--nproc", "3"];
+    let done = Ddp::new(args).run().succeeds().leaves_no_process();
+    assert_eq!(done.stdout.matches("the reducer is right").count(), 3, "{}", done.stdout);
+}
+
+#[test]
 fn ranks_may_have_different_numbers_of_batches() {
     let args = ["run", "-p", "ddp-tests", "--bin", "join", "--max-restarts", "0", "--nproc", "2"];
     let done = Ddp::new(args).run().succeeds().leaves_no_process();

@@ -17,6 +17,7 @@ fn work() -> Result<()> {
     accumulation(&context)?;
     unused_parameters(&context)?;
     static_graph(&context)?;
+    batched_copies(&context)?;
     compression(&context)?;
     buffers(&context)?;
     frozen(&context)?;
@@ -133,6 +134,42 @@ fn static_graph(context: &Context) -> Result<()> {
     ensure!(plain == fixed, "{plain:?} and {fixed:?}");
     let copies = losses(context, &options(|o| o.gradient_as_bucket_view = false))?;
     ensure!(plain == copies, "{plain:?} and {copies:?}");
+    Ok(())
+}
+
+/// Gradients that are copied into their buckets together: the same sums, divided by the number of ranks instead of
+/// multiplied by its reciprocal, so the same bits with a power of two.
+fn batched_copies(context: &Context) -> Result<()> {
+    let bound = if context.world_size().is_power_of_two() { 0.0 } else { 1e-6 };
+    for set_to_none in [true, false] {
+        for change in [|_: &mut DdpOptions| {}, |o| o.static_graph = true, |o| o.gradient_as_bucket_view = false] {
+            let train = |batched| -> Result<Vec<Tensor>> {
+                let vs = VarStore::new(context.device());
+                let model = nn::linear(vs.root(), 3, 2, Default::default());
+                let _ = tch::no_grad(|| vs.trainable_variables().iter_mut().map(|p| p.fill_(0.5)).count());
+                let ddp = Ddp::with_options(
+                    context.group(),
+                    &vs,
+                    &options(|o| {
+                        change(o);
+                        o.batched_grad_copy = batched;
+                    }),
+                )?;
+                let mut optimizer = Sgd::new(&vs, SgdOptions { lr: 0.1, ..Default::default() });
+                let loss = |i| model.forward(&batch(context, i)).square().mean(Kind::Float);
+                for i in 0..4 {
+                    optimizer.zero_grad_with(set_to_none)?;
+                    ddp.no_sync(|| ddp.backward(&ddp.forward(|| loss(i))?))?;
+                    ddp.backward(&ddp.forward(|| loss(i + 1))?)?;
+                    optimizer.step()?;
+                }
+                let weights = vs.trainable_variables().iter().map(|p| p.detach().copy()).collect::<Vec<_>>();
+                Ok(weights.into_iter().chain(gradients(&vs)).collect())
+            };
+            let (single, batched) = (train(false)?, train(true)?);
+            ensure!(close(&single, &batched, bound), "set to none: {set_to_none}: {single:?} and {batched:?}");
+        }
+    }
     Ok(())
 }
 

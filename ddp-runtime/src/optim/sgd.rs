@@ -1,3 +1,4 @@
+use super::Scaling;
 use super::fused::{Algorithm, Fused, Kernel, Lists};
 use crate::error::check;
 use crate::{Error, Result, sys};
@@ -56,12 +57,14 @@ impl Kernel for SgdOptions {
         &mut self.momentum
     }
 
-    fn step(&self, lists: &mut Lists) -> Result<()> {
+    fn step(&self, lists: &mut Lists, scaling: Option<&Scaling<'_>>) -> Result<()> {
         let Self { lr, momentum, dampening, weight_decay, nesterov, maximize } = *self;
         let options = sys::ddp_sgd_options { lr, momentum, dampening, weight_decay, nesterov, maximize };
         let (parameters, n) = (lists.parameters.as_ptr(), lists.parameters.len());
         let buffers = lists.states[0].as_mut_ptr();
-        // SAFETY: `Lists` says so of its pointers; there are `n` in both.
-        check("SGD step", |error| unsafe { sys::ddp_sgd_step(parameters, buffers, n, &options, error) })
+        let scaling = scaling.map(Scaling::raw);
+        let scaling = scaling.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        // SAFETY: `Lists` says so of its pointers; there are `n` in both; the tensors of `scaling` outlive the call.
+        check("SGD step", |error| unsafe { sys::ddp_sgd_step(parameters, buffers, n, &options, scaling, error) })
     }
 }
