@@ -4,8 +4,8 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::exit;
 
-const SOURCES: [&str; 10] =
-    ["guard", "store", "group", "collectives", "reducer", "optim", "clip", "amp", "tensor", "debug"];
+const SOURCES: [&str; 11] =
+    ["guard", "store", "group", "collectives", "reducer", "optim", "clip", "amp", "side_stream", "tensor", "debug"];
 
 fn main() {
     println!("cargo::rerun-if-changed=csrc");

@@ -30,6 +30,8 @@ struct ddp_store;
 struct ddp_group;
 struct ddp_work;
 struct ddp_reducer;
+struct ddp_side_stream;
+struct ddp_copies;
 
 // --- store.cpp: where ranks meet -----------------------------------------------------------------------------------
 struct ddp_tcp_store_options {
@@ -201,6 +203,28 @@ int32_t ddp_autocast_exit(const ddp_autocast_state* previous, ddp_error* error) 
 // of their values is not finite. Half gradients are an error unless `allow_half`.
 int32_t ddp_unscale(ddp_tensor* const* parameters, size_t n, ddp_tensor* found_inf, const ddp_tensor* inverse_scale,
                     bool allow_half, ddp_error* error) noexcept;
+
+// --- side_stream.cpp: copies next to the computation ----------------------------------------------------------------
+// A stream of a GPU for copies. Each copy starts after the work that the calling thread's stream of that GPU has been given
+// so far: that is the computing stream. No call waits for the GPU but ddp_copies_wait.
+int32_t ddp_side_stream_new(int32_t cuda_device, ddp_side_stream** out, ddp_error* error) noexcept;
+void ddp_side_stream_free(ddp_side_stream* stream) noexcept;
+// Copies a tensor of pinned memory to a new one on the GPU, in the computing stream's memory: before that tensor is used or
+// freed, ddp_copies_arrive must be called.
+int32_t ddp_side_stream_to_device(ddp_side_stream* stream, const ddp_tensor* from, ddp_tensor** out,
+                                  ddp_error* error) noexcept;
+// Copies from the GPU to pinned memory, which holds the content after ddp_copies_wait.
+int32_t ddp_side_stream_to_host(ddp_side_stream* stream, const ddp_tensor* from, ddp_tensor* to,
+                                ddp_error* error) noexcept;
+// The end of the copies so far.
+int32_t ddp_side_stream_end(ddp_side_stream* stream, ddp_copies** out, ddp_error* error) noexcept;
+// Makes the computing stream wait for the copies. The host continues.
+int32_t ddp_copies_arrive(const ddp_copies* copies, ddp_error* error) noexcept;
+// Waits for the copies, in any thread.
+int32_t ddp_copies_wait(const ddp_copies* copies, ddp_error* error) noexcept;
+void ddp_copies_free(ddp_copies* copies) noexcept;
+// Page-locked memory of this computer: a tensor of bytes without content.
+int32_t ddp_pinned_bytes(int64_t bytes, ddp_tensor** out, ddp_error* error) noexcept;
 
 // --- tensor.cpp ----------------------------------------------------------------------------------------------------
 // torch.randperm(n) from a CPU generator of its own with this seed, into `out` (n numbers).

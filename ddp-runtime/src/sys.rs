@@ -35,6 +35,16 @@ pub(crate) struct ddp_reducer {
 }
 
 #[repr(C)]
+pub(crate) struct ddp_side_stream {
+    _private: [u8; 0],
+}
+
+#[repr(C)]
+pub(crate) struct ddp_copies {
+    _private: [u8; 0],
+}
+
+#[repr(C)]
 pub(crate) struct ddp_tcp_store_options {
     pub host: *const c_char,
     pub prefix: *const c_char,
@@ -334,6 +344,30 @@ unsafe extern "C" {
         allow_half: bool,
         error: *mut ddp_error,
     ) -> i32;
+
+    pub(crate) fn ddp_side_stream_new(cuda_device: i32, out: *mut *mut ddp_side_stream, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_side_stream_free(stream: *mut ddp_side_stream);
+    pub(crate) fn ddp_side_stream_to_device(
+        stream: *mut ddp_side_stream,
+        from: *const C_tensor,
+        out: *mut *mut C_tensor,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_side_stream_to_host(
+        stream: *mut ddp_side_stream,
+        from: *const C_tensor,
+        to: *mut C_tensor,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_side_stream_end(
+        stream: *mut ddp_side_stream,
+        out: *mut *mut ddp_copies,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_copies_arrive(copies: *const ddp_copies, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_copies_wait(copies: *const ddp_copies, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_copies_free(copies: *mut ddp_copies);
+    pub(crate) fn ddp_pinned_bytes(bytes: i64, out: *mut *mut C_tensor, error: *mut ddp_error) -> i32;
 
     pub(crate) fn ddp_rng_state(cuda_device: i32, out: *mut *mut C_tensor, error: *mut ddp_error) -> i32;
     pub(crate) fn ddp_set_rng_state(cuda_device: i32, state: *const C_tensor, error: *mut ddp_error) -> i32;
