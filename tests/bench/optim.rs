@@ -1,13 +1,14 @@
-//! Host time of what a step does besides forward and backward: `bench_optim [ROUNDS]` prints microseconds per call, the
-//! median of the rounds. The model has many small parameters, so that kernels take next to no time.
+//! Host time of what a step does besides forward and backward, and of gradients in `Ddp`'s buckets: `bench_optim [ROUNDS]`
+//! prints microseconds per call, the median of the rounds. The model has many small parameters, so that kernels take next to
+//! no time.
 
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
-use ddp_runtime::Context;
 use ddp_runtime::amp::{GradScaler, GradScalerOptions};
 use ddp_runtime::optim::*;
+use ddp_runtime::{Context, Ddp, DdpOptions};
 use tch::nn::{Init, VarStore};
 use tch::{Kind, Tensor};
 
@@ -43,6 +44,19 @@ fn measure(rounds: usize) -> Result<()> {
     })?;
     report("grad_norm of a VarStore", rounds, || grad_norm(&vs, 2.0).map(drop).map_err(Into::into))?;
     report("zero_grad to zero", rounds, || sgd.zero_grad_with(false).map_err(Into::into))?;
+
+    for (batched, set_to_none) in [(false, true), (false, false), (true, true), (true, false)] {
+        let mut options = DdpOptions::default();
+        options.batched_grad_copy = batched;
+        let ddp = Ddp::with_options(context.group(), &vs, &options)?;
+        let cleared = if set_to_none { "none" } else { "zero" };
+        let what = format!("clear to {cleared}, Ddp{}", if batched { " with batched copies" } else { "" });
+        report(&what, rounds, || {
+            sgd.zero_grad_with(set_to_none)?;
+            let loss = ddp.forward(|| parameters.iter().map(|p| p.sum(Kind::Float)).sum::<Tensor>())?;
+            ddp.backward(&loss).map_err(Into::into)
+        })?;
+    }
     Ok(())
 }
 
