@@ -2,6 +2,7 @@
 #include "grouping.hpp"
 #include "guard.hpp"
 
+#include <ATen/ScalarOps.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_foreach_add.h>
@@ -62,6 +63,32 @@ struct Scaling {
 bool skips_first_step(const ddp_sgd_options& options, const ddp_scaling* scaling) {
   return options.dampening != 0 && scaling != nullptr && scaling->found_inf->item<float>() != 0;
 }
+
+// torch/optim/sgd.py, _single_tensor_sgd, after what a GradScaler asks for.
+void plain_sgd(const Lists& lists, const ddp_sgd_options& options, bool first_step, const Scaling& scaling) {
+  if (scaling.found_inf && scaling.found_inf->item<float>() != 0) return;
+  for (size_t i = 0; i < lists.params.size(); ++i) {
+    const at::Tensor& param = lists.params[i];
+    if (scaling.grad_scale) lists.grads[i].div_(*scaling.grad_scale);
+    at::Tensor grad = options.maximize ? lists.grads[i].neg() : lists.grads[i];
+    if (options.weight_decay != 0) grad = grad.add(param, options.weight_decay);
+    if (options.momentum != 0) {
+      const at::Tensor& buffer = lists.states[0][i];
+      if (first_step)
+        buffer.copy_(grad);
+      else
+        // As a tensor, as Python does: the overload for a Scalar rounds it to the buffer's dtype first.
+        buffer.mul_(at::native::wrapped_scalar_tensor(options.momentum)).add_(grad, 1 - options.dampening);
+      grad = options.nesterov ? grad.add(buffer, options.momentum) : buffer;
+    }
+    param.add_(grad, -options.lr);
+  }
+}
+
+// libtorch 2.13's fused SGD kernel for the CPU does not store parameters of these dtypes, but for the last few elements.
+bool is_kernel_broken(at::Device device, at::ScalarType dtype) {
+  return device.is_cpu() && (dtype == at::kHalf || dtype == at::kBFloat16);
+}
 }  // namespace
 
 extern "C" {
@@ -96,6 +123,10 @@ int32_t ddp_sgd_step(ddp_tensor* const* parameters, ddp_tensor** momentum_buffer
     }
     for (auto& [device, dtype, first_step, lists] : groups.sorted()) {
       const Scaling here(scaling, device);
+      if (is_kernel_broken(device, dtype)) {
+        plain_sgd(lists, *options, first_step, here);
+        continue;
+      }
       at::_fused_sgd_(lists.params, lists.grads, lists.states[0], options->weight_decay, options->momentum, options->lr,
                       options->dampening, options->nesterov, options->maximize, first_step, here.grad_scale,
                       here.found_inf);

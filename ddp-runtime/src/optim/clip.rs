@@ -43,8 +43,8 @@ fn with_pointers<T>(parameters: &(impl Gradients + ?Sized), f: impl FnOnce(&[*mu
 /// [`Error::Torch`](crate::Error::Torch), such as for gradients of whole numbers.
 pub fn clip_grad_norm(parameters: &(impl Gradients + ?Sized), max_norm: f64, norm_type: f64) -> Result<Tensor> {
     let mut total = std::ptr::null_mut();
-    // SAFETY: the pointers are of tensors that outlive the call; `total` is written on success only.
     with_pointers(parameters, |all| {
+        // SAFETY: the pointers are of tensors that outlive the call; `total` is written on success only.
         check("clip_grad_norm", |error| unsafe {
             sys::ddp_clip_grad_norm(all.as_ptr(), all.len(), max_norm, norm_type, &mut total, error)
         })
@@ -60,8 +60,8 @@ pub fn clip_grad_norm(parameters: &(impl Gradients + ?Sized), max_norm: f64, nor
 /// [`Error::Torch`](crate::Error::Torch), such as for gradients of whole numbers.
 pub fn grad_norm(parameters: &(impl Gradients + ?Sized), norm_type: f64) -> Result<Tensor> {
     let mut total = std::ptr::null_mut();
-    // SAFETY: as above.
     with_pointers(parameters, |all| {
+        // SAFETY: as above.
         check("grad_norm", |error| unsafe { sys::ddp_grad_norm(all.as_ptr(), all.len(), norm_type, &mut total, error) })
     })?;
     // SAFETY: as above.
@@ -73,8 +73,8 @@ pub fn grad_norm(parameters: &(impl Gradients + ?Sized), norm_type: f64) -> Resu
 /// # Errors
 /// [`Error::Torch`](crate::Error::Torch).
 pub fn clip_grad_value(parameters: &(impl Gradients + ?Sized), clip_value: f64) -> Result<()> {
-    // SAFETY: the pointers are of tensors that outlive the call.
     with_pointers(parameters, |all| {
+        // SAFETY: the pointers are of tensors that outlive the call.
         check("clip_grad_value", |error| unsafe {
             sys::ddp_clip_grad_value(all.as_ptr(), all.len(), clip_value, error)
         })
