@@ -70,7 +70,7 @@ mod tests {
         };
         let mut pinned = Pinned::default();
         let mut take = |size: &[i64], kind| pinned.take_from(size, kind, allocate).unwrap();
-        let mut tensors = vec![
+        let mut tensors = [
             take(&[3], Kind::Uint8),
             take(&[2, 3], Kind::Double),
             take(&[], Kind::Float),
