@@ -8,17 +8,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::exit;
 
-const SOURCES: [&str; 12] = [
+const SOURCES: [&str; 14] = [
     "guard",
     "store",
     "group",
     "collectives",
     "reducer",
     "optim",
+    "clip",
     "amp",
     "batch_norm",
     "backends",
     "cuda",
+    "side_stream",
     "tensor",
     "debug",
 ];

@@ -1,4 +1,5 @@
 // torch/amp/autocast_mode.py and grad_scaler.py, their calls into libtorch.
+#include "grouping.hpp"
 #include "guard.hpp"
 
 #include <ATen/autocast_mode.h>
@@ -7,8 +8,6 @@
 #include <ATen/ops/_amp_foreach_non_finite_check_and_unscale.h>
 #include <ATen/ops/max.h>
 
-#include <map>
-#include <utility>
 #include <vector>
 
 namespace {
@@ -42,25 +41,20 @@ int32_t ddp_autocast_exit(const ddp_autocast_state* previous, ddp_error* error) 
 }
 
 int32_t ddp_unscale(ddp_tensor* const* parameters, size_t n, ddp_tensor* found_inf, const ddp_tensor* inverse_scale,
-                    ddp_error* error) noexcept {
+                    bool allow_half, ddp_error* error) noexcept {
   return guarded(error, [&] {
     at::NoGradGuard no_grad;
-    // The kernel takes tensors of one device and dtype.
-    std::map<std::pair<at::Device, at::ScalarType>, std::vector<at::Tensor>,
-             decltype([](const auto& a, const auto& b) {
-               return std::make_tuple(a.first.type(), a.first.index(), a.second) <
-                      std::make_tuple(b.first.type(), b.first.index(), b.second);
-             })>
-        gradients;
+    Groups<std::vector<at::Tensor>> gradients;
     for (size_t i = 0; i < n; ++i) {
       const at::Tensor& gradient = parameters[i]->grad();
       if (!gradient.defined()) continue;
-      TORCH_CHECK(gradient.scalar_type() != at::kHalf, "gradients of Half parameters can't be unscaled: keep the parameters in Float");
-      gradients[{gradient.device(), gradient.scalar_type()}].push_back(gradient);
+      TORCH_CHECK(allow_half || gradient.scalar_type() != at::kHalf,
+                  "gradients of Half parameters can't be unscaled: keep the parameters in Float");
+      gradients.of(gradient).push_back(gradient);
     }
-    for (auto& [key, list] : gradients) {
-      at::Tensor found = key.first == found_inf->device() ? *found_inf : found_inf->to(key.first);
-      at::_amp_foreach_non_finite_check_and_unscale_(list, found, inverse_scale->to(key.first));
+    for (auto& [device, dtype, first_step, list] : gradients.sorted()) {
+      at::Tensor found = found_inf->to(device);
+      at::_amp_foreach_non_finite_check_and_unscale_(list, found, inverse_scale->to(device));
       if (!found.is_same(*found_inf)) found_inf->copy_(at::max(*found_inf, found.to(found_inf->device())));
     }
   });

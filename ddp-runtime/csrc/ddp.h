@@ -30,6 +30,8 @@ struct ddp_store;
 struct ddp_group;
 struct ddp_work;
 struct ddp_reducer;
+struct ddp_side_stream;
+struct ddp_copies;
 
 // --- store.cpp: where ranks meet -----------------------------------------------------------------------------------
 struct ddp_tcp_store_options {
@@ -127,6 +129,7 @@ struct ddp_reducer_options {
   bool static_graph;
   bool broadcast_buffers;
   ddp_comm_hook comm_hook;
+  bool batched_grad_copy;
 };
 // Verifies that all ranks hold parameters of the same shapes, and broadcasts those, `frozen` and `buffers` from rank 0.
 struct ddp_reducer_tensors {
@@ -177,15 +180,29 @@ struct ddp_adam_options {
   bool amsgrad, maximize;
   bool decoupled;  // AdamW's weight decay instead of Adam's
 };
+// A GradScaler's tensors, both Float scalars. The kernels read them on the device.
+struct ddp_scaling {
+  const ddp_tensor* grad_scale;  // what gradients are divided by, in place; null: they are unscaled
+  const ddp_tensor* found_inf;   // 1: the step changes nothing
+};
+// `scaling` is null without a GradScaler.
 int32_t ddp_sgd_step(ddp_tensor* const* parameters, ddp_tensor** momentum_buffers, size_t n,
-                     const ddp_sgd_options* options, ddp_error* error) noexcept;
+                     const ddp_sgd_options* options, const ddp_scaling* scaling, ddp_error* error) noexcept;
 int32_t ddp_adam_step(ddp_tensor* const* parameters, ddp_tensor** exp_avgs, ddp_tensor** exp_avg_sqs,
                       ddp_tensor** max_exp_avg_sqs, ddp_tensor** steps, size_t n, const ddp_adam_options* options,
-                      ddp_error* error) noexcept;
-// torch.nn.utils.clip_grad_norm_ on gradients, at least one; `out` is the norm they had, on the first one's device.
-int32_t ddp_clip_grad_norm(ddp_tensor* const* gradients, size_t n, double max_norm, double norm_type, ddp_tensor** out,
-                           ddp_error* error) noexcept;
+                      const ddp_scaling* scaling, ddp_error* error) noexcept;
 int32_t ddp_zero_grad(ddp_tensor* const* parameters, size_t n, bool set_to_none, ddp_error* error) noexcept;
+
+// --- clip.cpp: norms of gradients, and limits for them -------------------------------------------------------------
+// Parameters without a gradient are skipped. A norm is on the first gradient's device; without gradients it is 0.
+// torch.nn.utils.get_total_norm
+int32_t ddp_grad_norm(ddp_tensor* const* parameters, size_t n, double norm_type, ddp_tensor** out,
+                      ddp_error* error) noexcept;
+// torch.nn.utils.clip_grad_norm_; `out` is the norm before.
+int32_t ddp_clip_grad_norm(ddp_tensor* const* parameters, size_t n, double max_norm, double norm_type, ddp_tensor** out,
+                           ddp_error* error) noexcept;
+// torch.nn.utils.clip_grad_value_
+int32_t ddp_clip_grad_value(ddp_tensor* const* parameters, size_t n, double clip_value, ddp_error* error) noexcept;
 
 // --- amp.cpp: mixed precision --------------------------------------------------------------------------------------
 enum ddp_device_type : int32_t { DDP_CPU = 0, DDP_CUDA = 1 };
@@ -200,9 +217,31 @@ struct ddp_autocast_state {
 int32_t ddp_autocast_enter(const ddp_autocast_state* state, ddp_autocast_state* previous, ddp_error* error) noexcept;
 int32_t ddp_autocast_exit(const ddp_autocast_state* previous, ddp_error* error) noexcept;
 // Multiplies the gradients that are there by `inverse_scale` (a Float scalar), and sets `found_inf` (likewise) to 1 if one
-// of their values is not finite.
+// of their values is not finite. Half gradients are an error unless `allow_half`.
 int32_t ddp_unscale(ddp_tensor* const* parameters, size_t n, ddp_tensor* found_inf, const ddp_tensor* inverse_scale,
-                    ddp_error* error) noexcept;
+                    bool allow_half, ddp_error* error) noexcept;
+
+// --- side_stream.cpp: copies next to the computation ----------------------------------------------------------------
+// A stream of a GPU for copies. Each copy starts after the work that the calling thread's stream of that GPU has been given
+// so far: that is the computing stream. No call waits for the GPU but ddp_copies_wait.
+int32_t ddp_side_stream_new(int32_t cuda_device, ddp_side_stream** out, ddp_error* error) noexcept;
+void ddp_side_stream_free(ddp_side_stream* stream) noexcept;
+// Copies a tensor of pinned memory to a new one on the GPU, in the computing stream's memory: before that tensor is used or
+// freed, ddp_copies_arrive must be called.
+int32_t ddp_side_stream_to_device(ddp_side_stream* stream, const ddp_tensor* from, ddp_tensor** out,
+                                  ddp_error* error) noexcept;
+// Copies from the GPU to pinned memory, which holds the content after ddp_copies_wait.
+int32_t ddp_side_stream_to_host(ddp_side_stream* stream, const ddp_tensor* from, ddp_tensor* to,
+                                ddp_error* error) noexcept;
+// The end of the copies so far.
+int32_t ddp_side_stream_end(ddp_side_stream* stream, ddp_copies** out, ddp_error* error) noexcept;
+// Makes the computing stream wait for the copies. The host continues.
+int32_t ddp_copies_arrive(const ddp_copies* copies, ddp_error* error) noexcept;
+// Waits for the copies, in any thread.
+int32_t ddp_copies_wait(const ddp_copies* copies, ddp_error* error) noexcept;
+void ddp_copies_free(ddp_copies* copies) noexcept;
+// Page-locked memory of this computer: a tensor of bytes without content.
+int32_t ddp_pinned_bytes(int64_t bytes, ddp_tensor** out, ddp_error* error) noexcept;
 
 // --- batch_norm.cpp: batch normalization over all ranks -------------------------------------------------------------
 // `weight` and `bias` are null together, and so are the running statistics, which a call updates.

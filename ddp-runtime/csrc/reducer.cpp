@@ -306,7 +306,7 @@ int32_t ddp_reducer_new(ddp_group* group, const ddp_reducer_tensors* tensors, co
     auto reducer = std::make_shared<Reducer>(
         params, buckets, group->group, expect_sparse, options->bucket_cap_bytes, options->find_unused_parameters,
         options->gradient_as_bucket_view, names_by_index, options->first_bucket_bytes,
-        /*skip_all_reduce_unused_params=*/false, /*use_python_reducer=*/false, std::vector<int64_t>{});
+        /*skip_all_reduce_unused_params=*/false, /*use_python_reducer=*/false, std::vector<int64_t>{}, options->batched_grad_copy);
 
     if (group->group->getRank() == 0 && group->group->getSize() > 1) tell_of_local_gradients(reducer, names->front());
 

@@ -77,7 +77,7 @@ fn train(folder: &str) -> Result<()> {
             scaler.unscale(&optimizer)?;
             clip_grad_value(&vs, 10.0)?;
             let _norm = clip_grad_norm(&vs, 1.0, 2.0)?;
-            if scaler.step(&mut optimizer)? {
+            if scaler.step(&mut optimizer)?.was_taken()? {
                 scheduler.step(&mut optimizer)?;
             }
             scaler.update()?;

@@ -23,8 +23,10 @@ const MIB: i64 = 1024 * 1024;
 /// A loss that does not go through both has gradients of this rank alone, and ranks that step with them differ: the first
 /// such gradient is told of on stderr.
 ///
-/// Gradients are views of the reducer's buckets, which saves a copy; clear them with this crate's optimizers (tch's
-/// own `zero_grad` can't).
+/// After a step, gradients are views of the reducer's buckets, which saves memory and the copy back from the buckets; clear
+/// them with this crate's optimizers (tch's own `zero_grad` can't). Clearing them to none, the default, ends the views: the
+/// next backward pass makes new gradients, which the reducer copies into the buckets, each with a kernel of its own, or
+/// bucket by bucket with [`batched_grad_copy`](DdpOptions::batched_grad_copy).
 ///
 /// # BatchNorm
 /// tch's `batch_norm` computes the statistics of each rank's batch alone. With `broadcast_buffers`, its running statistics are
@@ -77,6 +79,11 @@ pub struct DdpOptions {
     pub broadcast_buffers: bool,
     /// How gradients travel: as they are.
     pub comm_hook: CommHook,
+    /// Copy the gradients of a bucket with one call when the last of them is there, and divide the bucket by the number of
+    /// ranks with one more, instead of a copy or a division per parameter: fewer kernels on a GPU, for the memory of a
+    /// second set of one bucket's gradients. Unless the number of ranks is a power of two, it changes the last bits of
+    /// gradients. Off. (`torch/nn/parallel/distributed.py`)
+    pub batched_grad_copy: bool,
 }
 
 /// How gradients travel between ranks (`torch/distributed/algorithms/ddp_comm_hooks/default_hooks.py`).
@@ -112,6 +119,7 @@ impl Default for DdpOptions {
             static_graph: false,
             broadcast_buffers: true,
             comm_hook: CommHook::None,
+            batched_grad_copy: false,
         }
     }
 }
@@ -164,6 +172,7 @@ impl Ddp {
             static_graph: options.static_graph,
             broadcast_buffers: options.broadcast_buffers,
             comm_hook: options.comm_hook as i32,
+            batched_grad_copy: options.batched_grad_copy,
         };
         let mut raw = std::ptr::null_mut();
         // SAFETY: each array has the length that goes with it, and all of them, the tensors and the group outlive the

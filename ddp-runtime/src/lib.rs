@@ -103,6 +103,7 @@ mod process_group;
 mod reducer;
 mod sampler;
 mod say;
+mod side_stream;
 mod snapshot;
 mod step_report;
 mod store;

@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::PoisonError;
 
 use tch::Tensor;
 use tch::nn::VarStore;
@@ -21,10 +22,22 @@ pub(crate) fn trained(vs: &VarStore) -> Vec<(String, Tensor)> {
 
 /// The parameters that are trained, without their names.
 pub(crate) fn trained_tensors(vs: &VarStore) -> Vec<Tensor> {
-    let mut seen = HashSet::new();
-    let mut trained = vs.trainable_variables();
-    trained.retain(|tensor| tensor.requires_grad() && seen.insert(id(tensor)));
-    trained
+    with_trained(vs, |trained| trained.iter().map(|tensor| tensor.shallow_clone()).collect())
+}
+
+/// Gives `f` the parameters that are trained: no handles are made, for what is done in each step. `f` must not use the
+/// store.
+pub(crate) fn with_trained<T>(vs: &VarStore, f: impl FnOnce(&[&Tensor]) -> T) -> T {
+    let variables = vs.variables_.lock().unwrap_or_else(PoisonError::into_inner);
+    let all = variables.trainable_variables.iter().map(|variable| &variable.tensor);
+    let mut trained: Vec<&Tensor> = all.filter(|tensor| tensor.requires_grad()).collect();
+    let mut ids: Vec<usize> = trained.iter().map(|tensor| id(tensor)).collect();
+    ids.sort_unstable();
+    if ids.windows(2).any(|pair| pair[0] == pair[1]) {
+        let mut seen = HashSet::new();
+        trained.retain(|tensor| seen.insert(id(tensor)));
+    }
+    f(&trained)
 }
 
 /// Parameters that were frozen, by name.

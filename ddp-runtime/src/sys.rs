@@ -39,6 +39,16 @@ pub(crate) struct ddp_reducer {
 }
 
 #[repr(C)]
+pub(crate) struct ddp_side_stream {
+    _private: [u8; 0],
+}
+
+#[repr(C)]
+pub(crate) struct ddp_copies {
+    _private: [u8; 0],
+}
+
+#[repr(C)]
 pub(crate) struct ddp_tcp_store_options {
     pub host: *const c_char,
     pub prefix: *const c_char,
@@ -79,6 +89,7 @@ pub(crate) struct ddp_reducer_options {
     pub static_graph: bool,
     pub broadcast_buffers: bool,
     pub comm_hook: i32,
+    pub batched_grad_copy: bool,
 }
 
 #[repr(C)]
@@ -112,6 +123,12 @@ pub(crate) struct ddp_adam_options {
     pub amsgrad: bool,
     pub maximize: bool,
     pub decoupled: bool,
+}
+
+#[repr(C)]
+pub(crate) struct ddp_scaling {
+    pub grad_scale: *const C_tensor,
+    pub found_inf: *const C_tensor,
 }
 
 #[repr(C)]
@@ -346,6 +363,7 @@ unsafe extern "C" {
         momentum_buffers: *mut *mut C_tensor,
         n: usize,
         options: *const ddp_sgd_options,
+        scaling: *const ddp_scaling,
         error: *mut ddp_error,
     ) -> i32;
     pub(crate) fn ddp_adam_step(
@@ -356,20 +374,35 @@ unsafe extern "C" {
         steps: *mut *mut C_tensor,
         n: usize,
         options: *const ddp_adam_options,
-        error: *mut ddp_error,
-    ) -> i32;
-    pub(crate) fn ddp_clip_grad_norm(
-        gradients: *const *mut C_tensor,
-        n: usize,
-        max_norm: f64,
-        norm_type: f64,
-        out: *mut *mut C_tensor,
+        scaling: *const ddp_scaling,
         error: *mut ddp_error,
     ) -> i32;
     pub(crate) fn ddp_zero_grad(
         parameters: *const *mut C_tensor,
         n: usize,
         set_to_none: bool,
+        error: *mut ddp_error,
+    ) -> i32;
+
+    pub(crate) fn ddp_grad_norm(
+        parameters: *const *mut C_tensor,
+        n: usize,
+        norm_type: f64,
+        out: *mut *mut C_tensor,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_clip_grad_norm(
+        parameters: *const *mut C_tensor,
+        n: usize,
+        max_norm: f64,
+        norm_type: f64,
+        out: *mut *mut C_tensor,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_clip_grad_value(
+        parameters: *const *mut C_tensor,
+        n: usize,
+        clip_value: f64,
         error: *mut ddp_error,
     ) -> i32;
 
@@ -384,6 +417,7 @@ unsafe extern "C" {
         n: usize,
         found_inf: *mut C_tensor,
         inverse_scale: *const C_tensor,
+        allow_half: bool,
         error: *mut ddp_error,
     ) -> i32;
 
@@ -426,6 +460,30 @@ unsafe extern "C" {
         out: *mut f64,
         error: *mut ddp_error,
     ) -> i32;
+
+    pub(crate) fn ddp_side_stream_new(cuda_device: i32, out: *mut *mut ddp_side_stream, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_side_stream_free(stream: *mut ddp_side_stream);
+    pub(crate) fn ddp_side_stream_to_device(
+        stream: *mut ddp_side_stream,
+        from: *const C_tensor,
+        out: *mut *mut C_tensor,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_side_stream_to_host(
+        stream: *mut ddp_side_stream,
+        from: *const C_tensor,
+        to: *mut C_tensor,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_side_stream_end(
+        stream: *mut ddp_side_stream,
+        out: *mut *mut ddp_copies,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_copies_arrive(copies: *const ddp_copies, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_copies_wait(copies: *const ddp_copies, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_copies_free(copies: *mut ddp_copies);
+    pub(crate) fn ddp_pinned_bytes(bytes: i64, out: *mut *mut C_tensor, error: *mut ddp_error) -> i32;
 
     pub(crate) fn ddp_rng_state(cuda_device: i32, out: *mut *mut C_tensor, error: *mut ddp_error) -> i32;
     pub(crate) fn ddp_set_rng_state(cuda_device: i32, state: *const C_tensor, error: *mut ddp_error) -> i32;

@@ -71,6 +71,10 @@ def cases():
     add("mlp bfloat16", autocast="bfloat16")
     add("conv bfloat16", "conv", momentum, autocast="bfloat16")
     add("mlp scaler", optimizer=momentum, scaler=dict(init_scale=1024.0, growth_interval=9), overflow_at=[20, 21, 60])
+    # Scales that are no powers of two: gradients show how they were divided.
+    odd = dict(init_scale=1000.0, growth_factor=1.7, backoff_factor=0.6, growth_interval=9)
+    add("mlp scaler adamw", scaler=odd, overflow_at=[0, 1, 20])
+    add("mlp scaler clip norm", optimizer=momentum, scaler=odd, overflow_at=[20, 21], clip_norm=0.5, norm_type="2")
     add("mlp unused", "branch", find_unused_parameters=True)
     add("mlp static", static_graph=True)
     add("mlp fp16 compression", optimizer=momentum, hook="fp16")
@@ -149,6 +153,8 @@ def train(name, case, data):
                     loss = loss * float("inf")
                 (scaler.scale(loss) if scaler else loss).backward()
         norm = torch.zeros(())
+        if scaler and "clip_norm" in case:
+            scaler.unscale_(optimizer)
         if "clip_norm" in case:
             norm = nn.utils.clip_grad_norm_(model.parameters(), case["clip_norm"], float(case["norm_type"]))
         if "clip_value" in case:

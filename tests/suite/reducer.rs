@@ -1,4 +1,4 @@
-//! `Ddp` beyond plain steps: accumulation, unused parameters, static graphs, compression, buffers, frozen parameters.
+//! `Ddp` beyond plain steps: accumulation, batched copies, unused parameters, static graphs, compression, buffers, frozen parameters.
 
 use ddp_tests::Ddp;
 
@@ -7,6 +7,13 @@ fn the_reducer_does_what_pythons_does() {
     let args = ["run", "-p", "ddp-tests", "--bin", "reducer", "--max-restarts", "0", "--nproc", "2"];
     let done = Ddp::new(args).run().succeeds().leaves_no_process();
     assert_eq!(done.stdout.matches("the reducer is right").count(), 2, "{}", done.stdout);
+}
+
+#[test]
+fn batched_gradient_copies_give_the_same_averages_on_three_ranks() {
+    let args = ["run", "-p", "ddp-tests", "--bin", "reducer", "--max-restarts", "0", "--nproc", "3", "--", "batched"];
+    let done = Ddp::new(args).run().succeeds().leaves_no_process();
+    assert_eq!(done.stdout.matches("batched copies are right").count(), 3, "{}", done.stdout);
 }
 
 #[test]

@@ -267,13 +267,15 @@ fn train(context: &Context, data: &Data, golden: &Golden, name: &str, case: &Cas
         None => Autocast::disabled(context.device())?,
     };
     let scaling = case.scaler.clone().unwrap_or_default();
+    let setting = |name: &str, default| scaling.get(name).copied().unwrap_or(default);
     let mut scaler = GradScaler::new(
         context.device(),
         GradScalerOptions {
             enabled: case.scaler.is_some(),
-            init_scale: scaling.get("init_scale").copied().unwrap_or(1.0),
-            growth_interval: scaling.get("growth_interval").copied().unwrap_or(1.0) as i64,
-            ..Default::default()
+            init_scale: setting("init_scale", 1.0),
+            growth_factor: setting("growth_factor", 2.0),
+            backoff_factor: setting("backoff_factor", 0.5),
+            growth_interval: setting("growth_interval", 1.0) as i64,
         },
     )?;
     let (x, y) = if conv { (get("images")?, get("labels")?) } else { (get("x")?, get("y")?) };
@@ -313,6 +315,7 @@ fn train(context: &Context, data: &Data, golden: &Golden, name: &str, case: &Cas
         }
         let mut norm = 0.0;
         if let Some(max_norm) = case.clip_norm {
+            scaler.unscale(&*optimizer)?;
             let norm_type = case.norm_type.as_deref().unwrap_or("2").parse()?;
             norm = clip_grad_norm(&in_torchs_order(&vs)[..], max_norm, norm_type)?.double_value(&[]);
         }

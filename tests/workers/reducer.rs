@@ -14,12 +14,19 @@ fn main() -> ExitCode {
 
 fn work() -> Result<()> {
     let context = Context::init()?;
-    if std::env::args().nth(1).as_deref() == Some("dropped") {
-        return dropped_before_backward(&context);
+    match std::env::args().nth(1).as_deref() {
+        Some("dropped") => return dropped_before_backward(&context),
+        Some("batched") => {
+            batched_copies(&context)?;
+            println!("batched copies are right");
+            return Ok(());
+        }
+        _ => {}
     }
     accumulation(&context)?;
     unused_parameters(&context)?;
     static_graph(&context)?;
+    batched_copies(&context)?;
     compression(&context)?;
     buffers(&context)?;
     own_buffers(&context)?;
@@ -141,6 +148,50 @@ fn static_graph(context: &Context) -> Result<()> {
     let copies = losses(context, &options(|o| o.gradient_as_bucket_view = false))?;
     ensure!(plain == copies, "{plain:?} and {copies:?}");
     Ok(())
+}
+
+/// Gradients that are copied into their buckets together: the same sums, divided by the number of ranks instead of
+/// multiplied by its reciprocal, so the same bits with a power of two.
+fn batched_copies(context: &Context) -> Result<()> {
+    let bound = if context.world_size().is_power_of_two() { 0.0 } else { 1e-6 };
+    let changes: [fn(&mut DdpOptions); 4] = [
+        |_| {},
+        |o| o.static_graph = true,
+        |o| o.gradient_as_bucket_view = false,
+        |o| o.comm_hook = CommHook::Bf16Compress,
+    ];
+    for (change, set_to_none) in changes.into_iter().flat_map(|change| [(change, true), (change, false)]) {
+        let train = |batched| {
+            let options = options(|o| {
+                change(o);
+                o.batched_grad_copy = batched;
+            });
+            train_linear(context, &options, set_to_none)
+        };
+        let (single, batched) = (train(false)?, train(true)?);
+        ensure!(close(&single, &batched, bound), "set to none: {set_to_none}: {single:?} and {batched:?}");
+    }
+    Ok(())
+}
+
+/// The weights and gradients after four steps of two batches, or one with a static graph.
+fn train_linear(context: &Context, options: &DdpOptions, set_to_none: bool) -> Result<Vec<Tensor>> {
+    let vs = VarStore::new(context.device());
+    let model = nn::linear(vs.root(), 3, 2, Default::default());
+    let _ = tch::no_grad(|| vs.trainable_variables().iter_mut().map(|p| p.fill_(0.5)).count());
+    let ddp = Ddp::with_options(context.group(), &vs, options)?;
+    let mut optimizer = Sgd::new(&vs, SgdOptions { lr: 0.1, ..Default::default() });
+    let loss = |i| model.forward(&batch(context, i)).square().mean(Kind::Float);
+    for i in 0..4 {
+        optimizer.zero_grad_with(set_to_none)?;
+        if !options.static_graph {
+            ddp.no_sync(|| ddp.backward(&ddp.forward(|| loss(i))?))?;
+        }
+        ddp.backward(&ddp.forward(|| loss(i + 1))?)?;
+        optimizer.step()?;
+    }
+    let weights = vs.trainable_variables().iter().map(|p| p.detach().copy()).collect::<Vec<_>>();
+    Ok(weights.into_iter().chain(gradients(&vs)).collect())
 }
 
 fn compression(context: &Context) -> Result<()> {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail, ensure};
 use ddp_runtime::amp::{GradScaler, GradScalerOptions};
 use ddp_runtime::data::{DataLoader, EvalSampler, TensorDataset};
-use ddp_runtime::lr_scheduler::{CosineAnnealing, CosineAnnealingLr, LrScheduler};
+use ddp_runtime::lr_scheduler::{CosineAnnealing, CosineAnnealingLr, LrScheduler, Step, StepLr};
 use ddp_runtime::optim::{AdamW, AdamWOptions, Optimizer, Sgd, SgdOptions, clip_grad_norm};
 use ddp_runtime::{Best, Context, Ddp, DistributedSampler, Learner, Per, Snapshots, Trainer};
 use tch::nn::{self, ModuleT, VarStore};
@@ -111,9 +111,34 @@ fn check() -> Result<()> {
     let seen = context.group().all_gather_value(&reports.iter().map(|r| (r.loss, r.metric)).collect::<Vec<_>>())?;
     ensure!(seen.iter().all(|other| *other == seen[0]), "ranks report different things: {seen:?}");
 
+    skipped_steps(&context)?;
     early_stopping(&context)?;
     autocast(&context)?;
     println!("the trainer is right");
+    Ok(())
+}
+
+/// A scale that is too large at first: steps are skipped until it has come down, and a scheduler does not count them.
+fn skipped_steps(context: &Context) -> Result<()> {
+    for per in [Per::Step, Per::Epoch] {
+        let vs = VarStore::new(context.device());
+        let learner = Mlp::new(&vs);
+        let mut optimizer = AdamW::new(&vs, AdamWOptions { lr: 1.0, ..Default::default() });
+        let scheduler = StepLr::new(&mut optimizer, Step { gamma: 0.5, ..Step::new(1) })?;
+        let (mut train, _) = loaders(context)?;
+        let options = GradScalerOptions { init_scale: 3e38, ..Default::default() };
+        let mut reports = Vec::new();
+        let outcome = Trainer::new(context, &vs, optimizer)?
+            .scheduler(scheduler, per)
+            .scaler(GradScaler::new(context.device(), options)?)
+            .on_epoch(|report| reports.push(report.clone()))
+            .fit(&learner, 1, &mut train, None)?;
+        let [report] = &reports[..] else { bail!("one epoch: {reports:?}") };
+        let (steps, skipped) = (outcome.progress.step, report.skipped_steps);
+        ensure!((1..steps).contains(&skipped), "{per:?}: {report:?}");
+        let taken = if per == Per::Step { steps - skipped } else { 0 };
+        ensure!(report.learning_rate == 0.5f64.powi(taken as i32), "{per:?}: {report:?}");
+    }
     Ok(())
 }
 

@@ -33,6 +33,8 @@
 
 mod autocast;
 mod scaler;
+mod stepped;
 
 pub use autocast::Autocast;
 pub use scaler::{GradScaler, GradScalerOptions};
+pub use stepped::Stepped;

@@ -1,8 +1,9 @@
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
+use super::stepped::Stepped;
 use crate::error::check;
-use crate::optim::Optimizer;
+use crate::optim::{Optimizer, Scaling};
 use crate::{Error, Result, params, sys};
 
 /// Settings of [`GradScaler`], with PyTorch's names and defaults.
@@ -26,11 +27,12 @@ impl Default for GradScalerOptions {
     }
 }
 
-/// Scales the loss so that `Half` gradients neither vanish nor overflow, and leaves out steps that did:
+/// Scales the loss so that `Half` gradients neither vanish nor overflow, and skips steps that did:
 /// `torch.amp.GradScaler` (`torch/amp/grad_scaler.py`).
 ///
 /// With [`Ddp`](crate::Ddp), which averages the scaled gradients, an overflow on one rank is one on all, so that all
-/// ranks leave out the same steps and keep the same scale.
+/// ranks skip the same steps and keep the same scale. One scaler serves several optimizers: each skips its own steps, and
+/// one [`update`](Self::update) comes after all of them.
 ///
 /// ```
 /// use ddp_runtime::amp::{Autocast, GradScaler, GradScalerOptions};
@@ -49,10 +51,10 @@ impl Default for GradScalerOptions {
 /// scaler.scale(&loss)?.backward();
 /// scaler.unscale(&optimizer)?; // only to look at or clip the gradients before the step
 /// optim::clip_grad_norm(&vs, 1.0, 2.0)?;
-/// let stepped = scaler.step(&mut optimizer)?; // false: left out; then don't step the scheduler either
+/// let stepped = scaler.step(&mut optimizer)?;
 /// scaler.update()?;
-/// // The first steps may be left out, until the scale has come down to what the gradients allow.
-/// assert_eq!(scaler.get_scale()?, if stepped { 65536.0 } else { 32768.0 });
+/// // The first steps may be skipped, until the scale has come down to what the gradients allow. To ask waits for a GPU.
+/// assert_eq!(scaler.get_scale()?, if stepped.was_taken()? { 65536.0 } else { 32768.0 });
 /// # Ok(())
 /// # }
 /// ```
@@ -63,15 +65,25 @@ pub struct GradScaler {
     scale: Tensor,
     /// `Int`, one number.
     growth_tracker: Tensor,
-    /// `Float`, one number: not 0 when a gradient of this step was not finite.
-    found_inf: Tensor,
+    /// Optimizers that were unscaled or stepped since the last update.
+    optimizers: Vec<PerOptimizer>,
+}
+
+/// PyTorch's `_per_optimizer_states`.
+#[derive(Debug)]
+struct PerOptimizer {
+    /// The [id](params::id) of its first parameter; an optimizer may be moved in memory.
+    id: usize,
     phase: Phase,
+    /// `Float`, one number: 1 when a gradient of this step was not finite.
+    found_inf: Tensor,
 }
 
 /// What was done since the last update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    Ready,
+    /// Its gradients were looked at, and are still scaled.
+    Checked,
     Unscaled,
     Stepped,
 }
@@ -93,14 +105,9 @@ impl GradScaler {
     /// [`Error::Invalid`] for settings that PyTorch refuses.
     pub fn new(device: Device, options: GradScalerOptions) -> Result<Self> {
         options.check()?;
-        let number = |kind| Tensor::f_zeros([1i64; 0], (kind, device)).map_err(failed);
-        let mut scaler = Self {
-            options,
-            scale: number(Kind::Float)?,
-            growth_tracker: number(Kind::Int)?,
-            found_inf: number(Kind::Float)?,
-            phase: Phase::Ready,
-        };
+        let zero = |kind| Tensor::f_zeros([1i64; 0], (kind, device)).map_err(failed);
+        let mut scaler =
+            Self { options, scale: zero(Kind::Float)?, growth_tracker: zero(Kind::Int)?, optimizers: Vec::new() };
         fill(&mut scaler.scale, options.init_scale)?;
         Ok(scaler)
     }
@@ -116,56 +123,74 @@ impl GradScaler {
         loss.f_mul(&self.scale).map_err(failed)
     }
 
-    /// Divides the optimizer's gradients by the scale, so that they can be looked at and clipped.
-    /// [`step`](Self::step) does it if this was not called.
+    /// Divides the optimizer's gradients by the scale, so that they can be looked at and clipped: `unscale_`.
+    /// [`step`](Self::step) does it if this was not called. It does not wait for a GPU.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when it was done already in this step, or after it; [`Error::Torch`].
+    /// [`Error::Invalid`] when it was done for this optimizer since the last [`update`](Self::update), or after its step;
+    /// [`Error::Torch`], also for `Half` gradients.
     pub fn unscale(&mut self, optimizer: &(impl Optimizer + ?Sized)) -> Result<()> {
         if !self.options.enabled {
             return Ok(());
         }
-        match self.phase {
-            Phase::Ready => {}
-            Phase::Unscaled => return Err(misused("unscale was called already since the last update")),
-            Phase::Stepped => return Err(misused("unscale must come before step")),
-        }
         let parameters = optimizer.parameters();
-        let pointers = params::pointers(&parameters);
+        let id = id_of(&parameters);
+        match self.state_of(id).map(|state| state.phase) {
+            None | Some(Phase::Checked) => {}
+            Some(Phase::Unscaled) => {
+                return Err(misused("unscale was already called on this optimizer since the last update"));
+            }
+            Some(Phase::Stepped) => return Err(misused("unscale must come before step")),
+        }
+        // In Double, as PyTorch does: a Float division may be less exact.
         let inverse = tch::no_grad(|| self.scale.f_to_kind(Kind::Double)?.f_reciprocal()?.f_to_kind(Kind::Float));
-        let inverse = inverse.map_err(failed)?;
-        let found_inf = self.found_inf.as_mut_ptr();
-        // SAFETY: `pointers` are of `parameters`, which outlive the call, as do the other two.
-        check("unscaling gradients", |error| unsafe {
-            sys::ddp_unscale(pointers.as_ptr(), pointers.len(), found_inf, inverse.as_ptr(), error)
-        })?;
-        self.phase = Phase::Unscaled;
+        let found_inf = unscale(&parameters, &inverse.map_err(failed)?, false)?;
+        self.set(id, Phase::Unscaled, found_inf);
         Ok(())
     }
 
-    /// Takes the optimizer's step, unless a gradient is not finite. Gives whether it was taken. Waits for a GPU.
+    /// Takes the optimizer's step, unless one of its gradients is not finite.
+    ///
+    /// [`Sgd`](crate::optim::Sgd), [`Adam`](crate::optim::Adam) and [`AdamW`](crate::optim::AdamW) decide it on the device, so
+    /// that nothing waits for a GPU (but for `Sgd` with dampening, until its first step is taken); for other optimizers it
+    /// is read, as PyTorch does. [`Stepped`] tells whether the step was taken.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when it was called already since the last [`update`](Self::update); the optimizer's.
-    pub fn step(&mut self, optimizer: &mut (impl Optimizer + ?Sized)) -> Result<bool> {
+    /// [`Error::Invalid`] when it was called for this optimizer since the last [`update`](Self::update); the optimizer's.
+    pub fn step(&mut self, optimizer: &mut (impl Optimizer + ?Sized)) -> Result<Stepped> {
         if !self.options.enabled {
-            return optimizer.step().map(|()| true);
+            return optimizer.step().map(|()| Stepped::always());
         }
-        match self.phase {
-            Phase::Ready => self.unscale(optimizer)?,
-            Phase::Unscaled => {}
-            Phase::Stepped => return Err(misused("step was called already since the last update")),
+        let id = id_of(&optimizer.parameters());
+        match self.state_of(id).map(|state| state.phase) {
+            Some(Phase::Unscaled) => {}
+            Some(Phase::Stepped) => {
+                return Err(misused("step was already called on this optimizer since the last update"));
+            }
+            // _check_inf_per_device: the step's kernels divide by the scale.
+            _ if optimizer.as_scaled().is_some() => {
+                let one = Tensor::f_ones([1i64; 0], (Kind::Float, self.scale.device())).map_err(failed)?;
+                let found_inf = unscale(&optimizer.parameters(), &one, true)?;
+                self.set(id, Phase::Checked, found_inf);
+            }
+            _ => self.unscale(optimizer)?,
         }
-        self.phase = Phase::Stepped;
-        let finite = self.found_inf.f_double_value(&[]).map_err(failed)? == 0.0;
-        if finite {
-            optimizer.step()?;
+        let Some(state) = self.optimizers.iter_mut().find(|state| state.id == id) else {
+            return Err(misused("no gradients were looked at for this optimizer"));
+        };
+        let found_inf = state.found_inf.shallow_clone();
+        let grad_scale = (state.phase == Phase::Checked).then_some(&self.scale);
+        match optimizer.as_scaled() {
+            Some(optimizer) => optimizer.step_scaled(&Scaling { grad_scale, found_inf: &found_inf })?,
+            None if number(&found_inf)? == 0.0 => optimizer.step()?,
+            None => {}
         }
-        Ok(finite)
+        state.phase = Phase::Stepped;
+        Ok(Stepped::unless(found_inf))
     }
 
-    /// Makes the scale smaller after a step that was left out, and larger after enough that were not. Call it once per
-    /// step, at its end.
+    /// Makes the scale smaller after a step that was skipped, of any optimizer, and larger after enough that were not. Call
+    /// it once per step, at its end. It does not wait for a GPU.
     ///
     /// # Errors
     /// [`Error::Invalid`] when no gradients were unscaled since the last one.
@@ -173,18 +198,31 @@ impl GradScaler {
         if !self.options.enabled {
             return Ok(());
         }
-        if self.phase == Phase::Ready {
-            return Err(misused("update must come after step"));
-        }
-        let GradScalerOptions { growth_factor, backoff_factor, growth_interval, .. } = self.options;
         let _guard = tch::no_grad_guard();
-        let (tracker, found_inf) = (&self.growth_tracker, &self.found_inf);
-        let updated =
-            self.scale.f_internal_amp_update_scale_(tracker, found_inf, growth_factor, backoff_factor, growth_interval);
+        let mut found = self.optimizers.iter().map(|state| &state.found_inf);
+        let first = found.next().ok_or_else(|| misused("update must come after step"))?.shallow_clone();
+        let found_inf = found.try_fold(first, |sum, found_inf| sum.f_add(found_inf)).map_err(failed)?;
+        let GradScalerOptions { growth_factor, backoff_factor, growth_interval, .. } = self.options;
+        let tracker = &self.growth_tracker;
+        let updated = self.scale.f_internal_amp_update_scale_(
+            tracker,
+            &found_inf,
+            growth_factor,
+            backoff_factor,
+            growth_interval,
+        );
         let _ = updated.map_err(failed)?; // another handle of the scale
-        fill(&mut self.found_inf, 0.0)?;
-        self.phase = Phase::Ready;
+        self.optimizers.clear();
         Ok(())
+    }
+
+    fn set(&mut self, id: usize, phase: Phase, found_inf: Tensor) {
+        self.optimizers.retain(|state| state.id != id);
+        self.optimizers.push(PerOptimizer { id, phase, found_inf });
+    }
+
+    fn state_of(&self, id: usize) -> Option<&PerOptimizer> {
+        self.optimizers.iter().find(|state| state.id == id)
     }
 
     /// The scale in use; 1 when it is not enabled. Waits for a GPU.
@@ -195,7 +233,7 @@ impl GradScaler {
         if !self.options.enabled {
             return Ok(1.0);
         }
-        self.scale.f_double_value(&[]).map_err(failed)
+        number(&self.scale)
     }
 
     /// The scale, the settings and how many good steps there were in a row: PyTorch's `state_dict`.
@@ -205,7 +243,7 @@ impl GradScaler {
     pub fn state(&self) -> Result<serde_json::Value> {
         let GradScalerOptions { growth_factor, backoff_factor, growth_interval, .. } = self.options;
         let growth_tracker = self.growth_tracker.f_int64_value(&[]).map_err(failed)?;
-        let scale = self.scale.f_double_value(&[]).map_err(failed)?;
+        let scale = number(&self.scale)?;
         let state = State { scale, growth_factor, backoff_factor, growth_interval, growth_tracker };
         serde_json::to_value(state).map_err(Error::other)
     }
@@ -230,9 +268,8 @@ impl GradScaler {
         }
         fill(&mut self.scale, state.scale)?;
         fill(&mut self.growth_tracker, state.growth_tracker as f64)?;
-        fill(&mut self.found_inf, 0.0)?;
         self.options = options;
-        self.phase = Phase::Ready;
+        self.optimizers.clear();
         Ok(())
     }
 }
@@ -264,8 +301,29 @@ fn fits(scale: f64) -> bool {
     (scale as f32).is_finite()
 }
 
+/// What tells optimizers apart.
+fn id_of(parameters: &[(&str, &Tensor)]) -> usize {
+    parameters.first().map_or(0, |(_, parameter)| params::id(parameter))
+}
+
+/// Multiplies the gradients by `inverse`; 1 if one of them is not finite, else 0: `_unscale_grads_`.
+fn unscale(parameters: &[(&str, &Tensor)], inverse: &Tensor, allow_half: bool) -> Result<Tensor> {
+    let mut found_inf = Tensor::f_zeros([1i64; 0], (Kind::Float, inverse.device())).map_err(failed)?;
+    let pointers: Vec<_> = parameters.iter().map(|(_, parameter)| parameter.as_ptr().cast_mut()).collect();
+    let found = found_inf.as_mut_ptr();
+    // SAFETY: `pointers` are of `parameters`, which outlive the call, as do the other two.
+    check("unscaling gradients", |error| unsafe {
+        sys::ddp_unscale(pointers.as_ptr(), pointers.len(), found, inverse.as_ptr(), allow_half, error)
+    })?;
+    Ok(found_inf)
+}
+
 fn misused(problem: &str) -> Error {
     Error::Invalid(format!("GradScaler: {problem}"))
+}
+
+pub(super) fn number(tensor: &Tensor) -> Result<f64> {
+    tensor.f_double_value(&[]).map_err(failed)
 }
 
 fn failed(err: tch::TchError) -> Error {
@@ -273,91 +331,5 @@ fn failed(err: tch::TchError) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::optim::{Sgd, SgdOptions};
-    use tch::nn::VarStore;
-
-    struct Job {
-        vs: VarStore,
-        optimizer: Sgd,
-        scaler: GradScaler,
-    }
-
-    fn job(options: GradScalerOptions) -> Job {
-        let vs = VarStore::new(Device::Cpu);
-        let _ = vs.root().ones("w", &[1]);
-        let optimizer = Sgd::new(&vs, SgdOptions { lr: 1.0, ..Default::default() });
-        Job { vs, optimizer, scaler: GradScaler::new(Device::Cpu, options).unwrap() }
-    }
-
-    impl Job {
-        /// A step whose gradient is `gradient`: whether it was taken.
-        fn step(&mut self, gradient: f64) -> bool {
-            self.optimizer.zero_grad().unwrap();
-            let loss = (&self.vs.variables()["w"] * gradient).sum(Kind::Float);
-            self.scaler.scale(&loss).unwrap().backward();
-            let stepped = self.scaler.step(&mut self.optimizer).unwrap();
-            self.scaler.update().unwrap();
-            stepped
-        }
-
-        fn weight(&self) -> f64 {
-            self.vs.variables()["w"].double_value(&[0])
-        }
-    }
-
-    #[test]
-    fn overflows_are_left_out_and_the_scale_follows() {
-        let mut job = job(GradScalerOptions { init_scale: 8.0, growth_interval: 2, ..Default::default() });
-        assert!(job.step(0.25));
-        assert_eq!((job.weight(), job.scaler.get_scale().unwrap()), (0.75, 8.0));
-        assert!(job.step(0.25));
-        assert_eq!((job.weight(), job.scaler.get_scale().unwrap()), (0.5, 16.0));
-        assert!(!job.step(f64::INFINITY));
-        assert!(!job.step(f64::NAN));
-        assert_eq!((job.weight(), job.scaler.get_scale().unwrap()), (0.5, 4.0));
-        assert!(job.step(0.5));
-
-        let state = job.scaler.state().unwrap();
-        let mut fresh = GradScaler::new(Device::Cpu, GradScalerOptions::default()).unwrap();
-        fresh.load_state(&serde_json::from_str(&state.to_string()).unwrap()).unwrap();
-        assert_eq!(fresh.state().unwrap(), state);
-        job.scaler = fresh;
-        job.step(0.0);
-        assert_eq!(job.scaler.get_scale().unwrap(), 8.0, "the count of good steps is part of the state");
-    }
-
-    #[test]
-    fn gradients_can_be_looked_at_before_the_step() {
-        let mut job = job(GradScalerOptions::default());
-        let loss = (&job.vs.variables()["w"] * 3.0).sum(Kind::Float);
-        job.scaler.scale(&loss).unwrap().backward();
-        job.scaler.unscale(&job.optimizer).unwrap();
-        assert_eq!(job.vs.variables()["w"].grad().double_value(&[0]), 3.0);
-        let twice = job.scaler.unscale(&job.optimizer).unwrap_err().to_string();
-        assert!(twice.contains("already"), "{twice}");
-        assert!(job.scaler.step(&mut job.optimizer).unwrap());
-        assert!(job.scaler.step(&mut job.optimizer).is_err());
-        assert_eq!(job.weight(), -2.0);
-    }
-
-    #[test]
-    fn one_that_is_not_enabled_does_nothing() {
-        let mut job = job(GradScalerOptions { enabled: false, ..Default::default() });
-        assert!(job.step(0.5));
-        assert_eq!((job.weight(), job.scaler.get_scale().unwrap()), (0.5, 1.0));
-    }
-
-    #[test]
-    fn settings_and_states_that_make_no_sense_are_refused() {
-        let refused = |options| GradScaler::new(Device::Cpu, options).is_err();
-        assert!(refused(GradScalerOptions { growth_factor: 1.0, ..Default::default() }));
-        assert!(refused(GradScalerOptions { backoff_factor: 1.0, ..Default::default() }));
-        let mut scaler = GradScaler::new(Device::Cpu, GradScalerOptions::default()).unwrap();
-        let mut state = scaler.state().unwrap();
-        state["scale"] = serde_json::json!(-1.0);
-        assert!(matches!(scaler.load_state(&state), Err(Error::StateMismatch { .. })));
-        assert_eq!(scaler.get_scale().unwrap(), 65536.0);
-    }
-}
+#[path = "tests.rs"]
+mod tests;

@@ -91,7 +91,11 @@ impl ProcessGroup {
 
     /// As `compare_or`, for a call in words of its own, which is compared however many calls there were.
     pub(crate) fn check_equal_or(&self, checked: Result<()>, name: &'static str, words: &str) -> Result<()> {
-        if self.compares() { self.compare_now(checked, Call { name, words: format!("calls {words}") }) } else { checked }
+        if self.compares() {
+            self.compare_now(checked, Call { name, words: format!("calls {words}") })
+        } else {
+            checked
+        }
     }
 
     fn compare_words(&self, name: &'static str, words: &str) -> Result<()> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::workers::Workers;
 use crate::Result;
 use crate::data::Position;
-use crate::data::transfer::Transfer;
+use crate::data::transfer::{Ahead, StartCopy, Transfer};
 
 /// Makes the batch of this number.
 pub(super) type Load<B> = dyn Fn(usize) -> Result<B> + Send + Sync;
@@ -21,6 +21,10 @@ pub struct Batches<'a, B> {
     /// `None`: batches are made by the thread that asks for them.
     pub(super) workers: Option<Workers<B>>,
     pub(super) transfer: Option<Transfer<B>>,
+    /// On a GPU: how the next batch is copied while the step runs, if a worker has it ready.
+    pub(super) start_copy: Option<Box<StartCopy<B>>>,
+    /// The next batch, on its way: never more than one.
+    pub(super) ahead: Option<Result<Ahead<B>>>,
     pub(super) progress: Progress<'a>,
 }
 
@@ -48,6 +52,31 @@ impl Progress<'_> {
     }
 }
 
+impl<B: Send + 'static> Batches<'_, B> {
+    /// The batch of this number, on its device.
+    fn batch(&mut self, number: usize) -> Result<B> {
+        if let Some(ahead) = self.ahead.take() {
+            return ahead?.arrive();
+        }
+        let batch = match &self.workers {
+            Some(workers) => workers.take(number),
+            None => (self.load)(number),
+        }?;
+        match self.transfer {
+            Some(Transfer { device, send, .. }) => send(batch, device),
+            None => Ok(batch),
+        }
+    }
+
+    /// Starts the copy of the next batch if it is made.
+    fn copy_ahead(&mut self) {
+        if let (Some(start_copy), Some(workers)) = (&self.start_copy, &self.workers) {
+            let batch = workers.take_if_made(self.progress.next);
+            self.ahead = batch.map(|batch| batch.and_then(start_copy));
+        }
+    }
+}
+
 impl<B: Send + 'static> Iterator for Batches<'_, B> {
     type Item = Result<B>;
 
@@ -56,20 +85,15 @@ impl<B: Send + 'static> Iterator for Batches<'_, B> {
         if number >= self.progress.batches {
             return None;
         }
-        let batch = match &self.workers {
-            Some(workers) => workers.take(number),
-            None => (self.load)(number),
-        };
-        let batch = batch.and_then(|batch| match self.transfer {
-            Some(Transfer { device, send, .. }) => send(batch, device),
-            None => Ok(batch),
-        });
+        let batch = self.batch(number);
         match &batch {
             Ok(_) => self.progress.advance(),
             Err(_) => self.progress.batches = number,
         }
         if self.progress.next >= self.progress.batches {
             self.workers = None;
+        } else {
+            self.copy_ahead();
         }
         Some(batch)
     }

@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 use tch::Device;
 
 use crate::data::batches::{Load, Progress};
-use crate::data::transfer::{self, Transfer};
+use crate::data::transfer::Transfer;
 use crate::data::workers::Workers;
 use crate::data::{BatchDataset, Batches, EvalSampler, Sampler, Tensors, catch, intraop};
 use crate::say::say;
+use crate::side_stream;
 use crate::{Context, DistributedSampler, Error, Result};
 
 /// How many batches a worker makes ahead: PyTorch's `prefetch_factor`.
@@ -183,7 +184,8 @@ impl<D: BatchDataset, S: Sampler> DataLoader<D, S> {
     }
 
     /// Moves batches to `device`. For a GPU they are first copied to pinned memory, in the worker threads if there are
-    /// any, so that the loop does not wait for the GPU.
+    /// any, so that the loop does not wait for the GPU. With [`workers`](Self::workers), the next batch is copied on its own
+    /// stream while the step computes, so two batches are on the GPU.
     pub fn device(mut self, device: Device) -> Self
     where
         D::Batch: Tensors,
@@ -232,7 +234,7 @@ impl<D: BatchDataset, S: Sampler> DataLoader<D, S> {
                 let device = self.transfer.map(|transfer| transfer.device);
                 let set_up = move || {
                     intraop::use_one_core();
-                    transfer::use_gpu(device)
+                    side_stream::use_gpu(device)
                 };
                 Some(Workers::start(&load, batches, count, self.prefetch, set_up)?)
             }
@@ -244,7 +246,8 @@ impl<D: BatchDataset, S: Sampler> DataLoader<D, S> {
         let (batch_size, num_replicas) = (self.batch_size, self.sampler.num_replicas());
         let progress =
             Progress { next: 0, batches, batch_size, samples, num_replicas, start, position: &self.position };
-        Ok(Batches { load, workers, transfer: self.transfer, progress })
+        let start_copy = self.transfer.and_then(|transfer| transfer.start_copy());
+        Ok(Batches { load, workers, transfer: self.transfer, start_copy, ahead: None, progress })
     }
 
     /// How many batches `samples` samples make.

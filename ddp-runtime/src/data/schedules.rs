@@ -9,6 +9,7 @@ use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 
 use crate::data::Position;
+use crate::data::transfer::{Ahead, Arrive, StartCopy};
 use crate::{Error, Result};
 
 #[expect(clippy::duplicate_mod, reason = "the same code on other threads")]
@@ -80,6 +81,17 @@ fn workers_and_prefetch() -> (usize, usize) {
 struct Made {
     load: Arc<Load<usize>>,
     count: Arc<AtomicUsize>,
+    /// Copies to the device that the loop has not waited for; `None` if batches are not copied ahead.
+    under_way: Option<Arc<AtomicUsize>>,
+}
+
+struct TestCopy(Arc<AtomicUsize>);
+
+impl Arrive for TestCopy {
+    fn arrive(&self) -> Result<()> {
+        assert_eq!(self.0.fetch_sub(1, Ordering::SeqCst), 1, "a copy is waited for once");
+        Ok(())
+    }
 }
 
 impl Made {
@@ -91,7 +103,8 @@ impl Made {
             counter.fetch_add(1, Ordering::SeqCst);
             if fails(batch) { Err(Error::Invalid(batch.to_string())) } else { Ok(batch) }
         });
-        Self { load, count }
+        let under_way = thread_rng().gen_bool(0.5).then(Default::default);
+        Self { load, count, under_way }
     }
 
     fn batches<'a>(&self, workers: usize, prefetch: usize, position: &'a Cell<Position>) -> Batches<'a, usize> {
@@ -99,7 +112,22 @@ impl Made {
         let start = Position::default();
         let progress =
             Progress { next: 0, batches: BATCHES, batch_size: 1, samples: BATCHES, num_replicas: 1, start, position };
-        Batches { load: Arc::clone(&self.load), workers, transfer: None, progress }
+        let start_copy = self.under_way.clone().map(|under_way| -> Box<StartCopy<usize>> {
+            Box::new(move |batch| {
+                assert_eq!(under_way.fetch_add(1, Ordering::SeqCst), 0, "one batch ahead");
+                Ok(Ahead::new(batch, TestCopy(Arc::clone(&under_way))))
+            })
+        });
+        Batches { load: Arc::clone(&self.load), workers, transfer: None, start_copy, ahead: None, progress }
+    }
+
+    /// Batches that may be in the loop's hands already.
+    fn ahead(&self) -> usize {
+        usize::from(self.under_way.is_some())
+    }
+
+    fn copies_under_way(&self) -> usize {
+        self.under_way.as_ref().map_or(0, |under_way| under_way.load(Ordering::SeqCst))
     }
 
     fn count(&self) -> usize {
@@ -121,8 +149,9 @@ fn batches_come_in_order_and_the_last_one_ends_the_threads() {
         let mut batches = made.batches(workers, prefetch, &position);
         for number in 0..BATCHES {
             assert_eq!(batches.next().unwrap().unwrap(), number);
-            assert!(made.count() <= number + 1 + workers * prefetch, "made too far ahead");
+            assert!(made.count() <= number + 1 + made.ahead() + workers * prefetch, "made too far ahead");
         }
+        assert_eq!(made.copies_under_way(), 0);
         assert_eq!((made.users(), made.count()), (1, BATCHES));
         assert!(batches.next().is_none());
     });
@@ -139,7 +168,8 @@ fn dropping_the_batches_at_any_point_ends_all_threads() {
         assert!(batches.by_ref().take(taken).map(Result::unwrap).eq(0..taken));
         drop(batches);
         assert_eq!(made.users(), 0, "threads are left");
-        assert!(made.count() <= taken + workers * prefetch, "{} made, {taken} taken", made.count());
+        assert_eq!(made.copies_under_way(), 0, "memory is freed while it is written to");
+        assert!(made.count() <= taken + made.ahead() + workers * prefetch, "{} made, {taken} taken", made.count());
     });
 }
 

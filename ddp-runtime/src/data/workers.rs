@@ -47,6 +47,11 @@ impl<B: Send + 'static> Workers<B> {
         let gone = |_| Err(Error::Panicked { message: format!("data worker {worker} is gone"), location: None });
         self.channels[worker].recv().unwrap_or_else(gone)
     }
+
+    /// The same batch as [`take`](Self::take) if it is made.
+    pub(super) fn take_if_made(&self, batch: usize) -> Option<Result<B>> {
+        self.channels[batch % self.channels.len()].try_recv().ok()
+    }
 }
 
 impl<B> Drop for Workers<B> {

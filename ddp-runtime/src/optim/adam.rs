@@ -1,3 +1,4 @@
+use super::Scaling;
 use super::fused::{Algorithm, Fused, Kernel, Lists};
 use crate::{Error, Result, sys};
 
@@ -74,12 +75,19 @@ fn check(name: &str, lr: f64, (beta1, beta2): (f64, f64), eps: f64, weight_decay
     Ok(())
 }
 
-fn step(operation: &'static str, options: &sys::ddp_adam_options, lists: &mut Lists) -> Result<()> {
+fn step(
+    operation: &'static str,
+    options: &sys::ddp_adam_options,
+    lists: &mut Lists,
+    scaling: Option<&Scaling<'_>>,
+) -> Result<()> {
     let (parameters, n) = (lists.parameters.as_ptr(), lists.parameters.len());
     let [exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps] = [0, 1, 2, 3].map(|state| lists.states[state].as_mut_ptr());
-    // SAFETY: `Lists` says so of its pointers; there are `n` in each list.
+    let scaling = scaling.map(Scaling::raw);
+    let scaling = scaling.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: `Lists` says so of its pointers; there are `n` in each list; the tensors of `scaling` outlive the call.
     crate::error::check(operation, |error| unsafe {
-        sys::ddp_adam_step(parameters, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps, n, options, error)
+        sys::ddp_adam_step(parameters, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps, n, options, scaling, error)
     })
 }
 
@@ -103,12 +111,12 @@ macro_rules! adam_kernel {
                 &mut self.betas.0
             }
 
-            fn step(&self, lists: &mut Lists) -> Result<()> {
+            fn step(&self, lists: &mut Lists, scaling: Option<&Scaling<'_>>) -> Result<()> {
                 let Self { lr, betas: (beta1, beta2), eps, weight_decay, amsgrad, maximize } = *self;
                 let decoupled = $decoupled;
                 let options =
                     sys::ddp_adam_options { lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, decoupled };
-                step(concat!($name, " step"), &options, lists)
+                step(concat!($name, " step"), &options, lists, scaling)
             }
         }
     };

@@ -1,33 +1,33 @@
+use tch::Tensor;
 use tch::nn::VarStore;
-use tch::{Device, Kind, Tensor};
 
 use crate::error::check;
-use crate::{Error, Result, params, sys};
+use crate::{Result, params, sys};
 
 /// Parameters whose gradients are clipped: those of a `VarStore`, or any list of tensors.
 pub trait Gradients {
-    /// The gradients that are there, in the order of the parameters. They are handles, not copies.
-    ///
-    /// # Errors
-    /// [`Error::Torch`].
-    fn gradients(&self) -> Result<Vec<Tensor>>;
+    /// Gives `f` the parameters that are trained, in their order, each once.
+    fn with_parameters<T>(&self, f: impl FnOnce(&[&Tensor]) -> T) -> T;
 }
 
+/// Those of its variables that require a gradient. `f` must not use the store.
 impl Gradients for VarStore {
-    fn gradients(&self) -> Result<Vec<Tensor>> {
-        params::trained_tensors(self).iter().map(gradient).filter_map(Result::transpose).collect()
+    fn with_parameters<T>(&self, f: impl FnOnce(&[&Tensor]) -> T) -> T {
+        params::with_trained(self, f)
     }
 }
 
 impl Gradients for [Tensor] {
-    fn gradients(&self) -> Result<Vec<Tensor>> {
-        self.iter().map(gradient).filter_map(Result::transpose).collect()
+    fn with_parameters<T>(&self, f: impl FnOnce(&[&Tensor]) -> T) -> T {
+        f(&self.iter().collect::<Vec<_>>())
     }
 }
 
-fn gradient(parameter: &Tensor) -> Result<Option<Tensor>> {
-    let gradient = parameter.f_grad().map_err(Error::tch("reading a gradient"))?;
-    Ok(gradient.defined().then_some(gradient))
+/// Gives `f` pointers to the parameters.
+fn with_pointers<T>(parameters: &(impl Gradients + ?Sized), f: impl FnOnce(&[*mut sys::C_tensor]) -> T) -> T {
+    parameters.with_parameters(|parameters| {
+        f(&parameters.iter().map(|parameter| parameter.as_ptr().cast_mut()).collect::<Vec<_>>())
+    })
 }
 
 /// Scales all gradients so that their norm, as one vector, is at most `max_norm`; gives the norm they had, a scalar on
@@ -40,57 +40,62 @@ fn gradient(parameter: &Tensor) -> Result<Option<Tensor>> {
 /// PyTorch does.
 ///
 /// # Errors
-/// [`Error::Torch`], such as for gradients of whole numbers.
+/// [`Error::Torch`](crate::Error::Torch), such as for gradients of whole numbers.
 pub fn clip_grad_norm(parameters: &(impl Gradients + ?Sized), max_norm: f64, norm_type: f64) -> Result<Tensor> {
-    let gradients = parameters.gradients()?;
-    if gradients.is_empty() {
-        return Tensor::f_zeros([0i64; 0], (Kind::Float, Device::Cpu)).map_err(Error::tch("clip_grad_norm"));
-    }
-    let pointers: Vec<_> = gradients.iter().map(|gradient| gradient.as_ptr().cast_mut()).collect();
     let mut total = std::ptr::null_mut();
-    // SAFETY: the pointers are of `gradients`, which outlive the call; `total` is written on success only.
-    check("clip_grad_norm", |error| unsafe {
-        sys::ddp_clip_grad_norm(pointers.as_ptr(), pointers.len(), max_norm, norm_type, &mut total, error)
+    with_pointers(parameters, |all| {
+        // SAFETY: the pointers are of tensors that outlive the call; `total` is written on success only.
+        check("clip_grad_norm", |error| unsafe {
+            sys::ddp_clip_grad_norm(all.as_ptr(), all.len(), max_norm, norm_type, &mut total, error)
+        })
     })?;
     // SAFETY: the call made this tensor for its caller, and nobody else has it.
     Ok(unsafe { Tensor::from_ptr(total) })
 }
 
-/// The norm of all gradients as one vector, without changing them: `torch.nn.utils.get_total_norm`. A scalar on the first
-/// gradient's device; 0 without gradients.
+/// The norm of all gradients as one vector, without changing them: `torch.nn.utils.get_total_norm`, with the same operators
+/// in the same order. A scalar on the first gradient's device; 0 without gradients. It does not wait for a GPU.
 ///
 /// # Errors
-/// [`Error::Torch`], such as for gradients on different devices.
+/// [`Error::Torch`](crate::Error::Torch), such as for gradients of whole numbers.
 pub fn grad_norm(parameters: &(impl Gradients + ?Sized), norm_type: f64) -> Result<Tensor> {
-    let _guard = tch::no_grad_guard();
-    let gradients = parameters.gradients()?;
-    if gradients.is_empty() {
-        return Tensor::f_zeros([0i64; 0], (Kind::Float, Device::Cpu)).map_err(Error::tch("grad_norm"));
-    }
-    let norm = |gradient: &Tensor| {
-        let all: Option<&[i64]> = None;
-        gradient.f_flatten(0, -1)?.f_linalg_norm(norm_type, all, false, None)
-    };
-    let norms: Result<Vec<Tensor>, _> = gradients.iter().map(norm).collect();
-    norms.and_then(|norms| norm(&Tensor::f_stack(&norms, 0)?)).map_err(Error::tch("grad_norm"))
+    let mut total = std::ptr::null_mut();
+    with_pointers(parameters, |all| {
+        // SAFETY: as above.
+        check("grad_norm", |error| unsafe { sys::ddp_grad_norm(all.as_ptr(), all.len(), norm_type, &mut total, error) })
+    })?;
+    // SAFETY: as above.
+    Ok(unsafe { Tensor::from_ptr(total) })
 }
 
 /// Limits each value of the gradients to `-clip_value..=clip_value`: `torch.nn.utils.clip_grad_value_`.
 ///
 /// # Errors
-/// [`Error::Torch`].
+/// [`Error::Torch`](crate::Error::Torch).
 pub fn clip_grad_value(parameters: &(impl Gradients + ?Sized), clip_value: f64) -> Result<()> {
-    let _guard = tch::no_grad_guard();
-    for mut gradient in parameters.gradients()? {
-        let _ = gradient.f_clamp_min_(-clip_value).map_err(Error::tch("clip_grad_value"))?;
-        let _ = gradient.f_clamp_max_(clip_value).map_err(Error::tch("clip_grad_value"))?;
-    }
-    Ok(())
+    with_pointers(parameters, |all| {
+        // SAFETY: the pointers are of tensors that outlive the call.
+        check("clip_grad_value", |error| unsafe {
+            sys::ddp_clip_grad_value(all.as_ptr(), all.len(), clip_value, error)
+        })
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tch::{Device, Kind};
+
+    #[test]
+    fn tied_and_frozen_parameters_of_a_var_store_count_once_or_not() {
+        let vs = VarStore::new(Device::Cpu);
+        let tied = vs.root().ones("a", &[1]);
+        let _ = vs.root().add("b", tied.shallow_clone(), true);
+        let frozen = vs.root().ones("frozen", &[1]);
+        (&tied * 3.0 + &frozen * 100.0).sum(Kind::Float).backward();
+        let _ = frozen.set_requires_grad(false);
+        assert_eq!(grad_norm(&vs, 2.0).unwrap().double_value(&[]), 3.0);
+    }
 
     #[test]
     fn the_gradients_of_a_var_store_are_clipped() {

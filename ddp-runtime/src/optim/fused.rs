@@ -5,7 +5,7 @@ use tch::Tensor;
 use tch::nn::VarStore;
 
 use super::state::{self, Slots};
-use super::{Optimizer, ParamGroup, Parameters, groups};
+use super::{Optimizer, ParamGroup, Parameters, ScaledStep, Scaling, groups};
 use crate::{Result, sys};
 
 /// An optimizer on one of PyTorch's fused kernels; [`Sgd`](super::Sgd), [`Adam`](super::Adam) and
@@ -50,7 +50,7 @@ pub trait Kernel: Clone + Debug {
     fn momentum(&mut self) -> &mut f64;
 
     /// Updates the parameters, and makes the states that are missing.
-    fn step(&self, lists: &mut Lists) -> Result<()>;
+    fn step(&self, lists: &mut Lists, scaling: Option<&Scaling<'_>>) -> Result<()>;
 }
 
 /// What a kernel works on. Every pointer is of a tensor that outlives it; those of states may be null, as many as there
@@ -73,11 +73,11 @@ impl<A: Algorithm> Group<A> {
         Self { parameters, options, states }
     }
 
-    fn step(&mut self) -> Result<()> {
+    fn step(&mut self, scaling: Option<&Scaling<'_>>) -> Result<()> {
         self.options.check()?;
         let states = self.states.iter().map(Slots::pointers).collect();
         let mut lists = Lists { parameters: self.parameters.pointers.clone(), states };
-        let done = self.options.step(&mut lists);
+        let done = self.options.step(&mut lists, scaling);
         // Also after an error: what was made is kept, or freed with the optimizer.
         self.states.iter_mut().zip(&lists.states).for_each(|(slots, made)| slots.adopt(made));
         done
@@ -121,7 +121,11 @@ impl<A: Algorithm> Fused<A> {
 
 impl<A: Algorithm> Optimizer for Fused<A> {
     fn step(&mut self) -> Result<()> {
-        self.groups.iter_mut().try_for_each(Group::step)
+        self.groups.iter_mut().try_for_each(|group| group.step(None))
+    }
+
+    fn as_scaled(&mut self) -> Option<&mut dyn ScaledStep> {
+        Some(self)
     }
 
     fn zero_grad_with(&mut self, set_to_none: bool) -> Result<()> {
@@ -144,9 +148,9 @@ impl<A: Algorithm> Optimizer for Fused<A> {
         self.set("momenta", momenta, A::momentum)
     }
 
-    fn parameters(&self) -> Vec<(String, Tensor)> {
+    fn parameters(&self) -> Vec<(&str, &Tensor)> {
         let all = self.groups.iter().flat_map(|group| &group.parameters.named);
-        all.map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
+        all.map(|(name, tensor)| (name.as_str(), tensor)).collect()
     }
 
     fn state_dict(&self) -> Vec<(String, Tensor)> {
@@ -156,5 +160,11 @@ impl<A: Algorithm> Optimizer for Fused<A> {
     fn load_state_dict(&mut self, loaded: HashMap<String, Tensor>) -> Result<()> {
         let parts = self.groups.iter_mut().map(|group| (&group.parameters, &mut group.states[..]));
         state::load(parts.collect(), loaded)
+    }
+}
+
+impl<A: Algorithm> ScaledStep for Fused<A> {
+    fn step_scaled(&mut self, scaling: &Scaling<'_>) -> Result<()> {
+        self.groups.iter_mut().try_for_each(|group| group.step(Some(scaling)))
     }
 }

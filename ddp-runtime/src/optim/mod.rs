@@ -7,6 +7,7 @@ mod adam;
 mod clip;
 mod fused;
 mod groups;
+mod scaled;
 mod sgd;
 mod state;
 
@@ -14,6 +15,7 @@ pub use adam::{Adam, AdamOptions, AdamW, AdamWOptions};
 pub use clip::{Gradients, clip_grad_norm, clip_grad_value, grad_norm};
 pub use fused::{Algorithm, Fused};
 pub use groups::ParamGroup;
+pub use scaled::{ScaledStep, Scaling};
 pub use sgd::{Sgd, SgdOptions};
 
 use std::collections::HashMap;
@@ -31,7 +33,13 @@ pub trait Optimizer {
     /// [`Error::Torch`](crate::Error::Torch).
     fn step(&mut self) -> Result<()>;
 
-    /// Clears the gradients, to none: [`zero_grad_with(true)`](Self::zero_grad_with).
+    /// The step that a [`GradScaler`](crate::amp::GradScaler) takes without waiting for a GPU. With `None`, the default, it
+    /// looks at its `found_inf` and calls [`step`](Self::step).
+    fn as_scaled(&mut self) -> Option<&mut dyn ScaledStep> {
+        None
+    }
+
+    /// Clears the gradients, to none, as in PyTorch: [`zero_grad_with(true)`](Self::zero_grad_with).
     ///
     /// # Errors
     /// [`Error::Torch`](crate::Error::Torch).
@@ -41,6 +49,10 @@ pub trait Optimizer {
 
     /// PyTorch's `zero_grad(set_to_none=…)`: gradients that are set to none free their memory, and a step leaves their
     /// parameters alone; gradients that are set to zero keep it, and a step still decays weights and moves by momentum.
+    ///
+    /// Set to zero, gradients stay views of a [`Ddp`](crate::Ddp)'s buckets, but each is an addition and a division in the
+    /// next backward pass, where a new gradient is one copy: set to none is the faster one, most of all with
+    /// [`batched_grad_copy`](crate::DdpOptions::batched_grad_copy).
     ///
     /// # Errors
     /// [`Error::Torch`](crate::Error::Torch).
@@ -77,8 +89,8 @@ pub trait Optimizer {
     /// [`Error::Invalid`](crate::Error::Invalid) for another number than of groups.
     fn set_momenta(&mut self, momenta: &[f64]) -> Result<()>;
 
-    /// The parameters of all groups, by name. They are handles, not copies.
-    fn parameters(&self) -> Vec<(String, Tensor)>;
+    /// The parameters of all groups, by name.
+    fn parameters(&self) -> Vec<(&str, &Tensor)>;
 
     /// The state, as tensors named `<parameter>.<state>` with PyTorch's names of states (`momentum_buffer`, `exp_avg`,
     /// `exp_avg_sq`, `max_exp_avg_sq`, `step`). They are handles of the optimizer's own tensors, not copies.
@@ -241,6 +253,36 @@ mod tests {
         assert!(refused(SgdOptions { lr: -1.0, ..Default::default() }).contains("lr must be at least 0, not -1"));
         let betas = AdamOptions { betas: (0.9, 1.0), ..Default::default() };
         assert!(Adam::new(&vs, betas).step().unwrap_err().to_string().contains("betas"));
+    }
+
+    /// The kernels walk over memory: with other strides they would pair the wrong elements, without an error on the CPU.
+    #[test]
+    fn gradient_with_other_strides_than_its_parameter_is_refused() {
+        let vs = VarStore::new(Device::Cpu);
+        // Not dense, so that its gradient can't have its strides.
+        let weight = vs.root().add("w", Tensor::ones([4, 6], (Kind::Float, Device::Cpu)).slice(1, 0, 6, 2), true);
+        weight.sum(Kind::Float).backward();
+        let err = Sgd::new(&vs, SgdOptions::default()).step().unwrap_err().to_string();
+        assert!(err.contains("strides [6, 2], and its gradient has strides [3, 1]"), "{err}");
+    }
+
+    #[test]
+    fn gradients_of_several_dtypes_are_updated_and_cleared() {
+        let vs = VarStore::new(Device::Cpu);
+        let wide = vs.root().add("wide", Tensor::ones([3], (Kind::Double, Device::Cpu)), true);
+        let narrow = vs.root().ones("narrow", &[2]);
+        let other = vs.root().add("other", Tensor::ones([1], (Kind::Double, Device::Cpu)), true);
+        let mut sgd = Sgd::new(&vs, SgdOptions { lr: 0.5, momentum: 0.9, ..Default::default() });
+        let loss = wide.sum(Kind::Double) + narrow.sum(Kind::Double) + other.sum(Kind::Double);
+        loss.backward();
+        sgd.step().unwrap();
+        for parameter in [&wide, &narrow, &other] {
+            assert_eq!(parameter.double_value(&[0]), 0.5);
+        }
+        sgd.zero_grad_with(false).unwrap();
+        for parameter in [&wide, &narrow, &other] {
+            assert_eq!(parameter.grad(), parameter.zeros_like());
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 
-use tch::{Device, TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 use super::Parameters;
 use crate::{Error, Result, memory, sys};
@@ -79,29 +79,25 @@ pub(super) fn load(groups: Vec<(&Parameters, &mut [Slots])>, mut loaded: HashMap
                     *slot = None;
                     continue;
                 };
-                fill(slot, &tensor, parameter.device()).map_err(Error::tch("loading the optimizer's state"))?;
+                fill(slot, &tensor, parameter, slots.scalar).map_err(Error::tch("loading the optimizer's state"))?;
             }
         }
     }
     Ok(())
 }
 
-/// Copies `loaded` into the slot's own memory, if it has some that fits, else into new memory on `device`.
-fn fill(slot: &mut Option<Tensor>, loaded: &Tensor, device: Device) -> Result<(), TchError> {
+/// Copies `loaded` into the slot's own memory, or into new memory like a new state's: on the parameter's device, with its
+/// dtype and strides, which the kernels rely on; one `Float` for a scalar (`torch/optim/optimizer.py`,
+/// `_process_value_according_to_param_policy`).
+fn fill(slot: &mut Option<Tensor>, loaded: &Tensor, parameter: &Tensor, scalar: bool) -> Result<(), TchError> {
     let _guard = tch::no_grad_guard();
-    let fits = |own: &&mut Tensor| own.kind() == loaded.kind() && own.device() == device;
-    if let Some(own) = slot.as_mut().filter(fits) {
-        return own.f_copy_(loaded);
+    if slot.is_none() {
+        *slot = Some(match scalar {
+            true => Tensor::f_empty([1i64; 0], (Kind::Float, parameter.device()))?,
+            false => memory::empty_like(parameter)?,
+        });
     }
-    *slot = Some(match device {
-        Device::Cpu => {
-            let mut own = memory::empty(&loaded.size(), loaded.kind())?;
-            own.f_copy_(loaded)?;
-            own
-        }
-        device => loaded.f_to_device_(device, loaded.kind(), false, true)?,
-    });
-    Ok(())
+    slot.as_mut().map_or(Ok(()), |own| own.f_copy_(loaded))
 }
 
 fn check_fit(loaded: &Tensor, slots: &Slots, name: &str, parameter: &Tensor) -> Result<()> {

@@ -5,6 +5,7 @@ mod fit;
 mod floats;
 mod keep;
 mod load;
+mod pinned;
 mod preempt;
 mod rng;
 mod saved;

@@ -106,6 +106,52 @@ fn everything_comes_back_and_the_run_goes_on_alike() {
     assert_eq!(other.everything(), run.everything());
 }
 
+/// A convolution whose weights are channels-last, in mid-training. Files are row-major.
+#[test]
+fn channels_last_parameters_and_their_states_keep_their_strides() {
+    struct Conv {
+        vs: VarStore,
+        weight: Tensor,
+        optimizer: AdamW,
+    }
+    let make = |factor: f64| {
+        let vs = VarStore::new(Device::Cpu);
+        let values = (Tensor::arange(5 * 3 * 3 * 4, (Kind::Float, Device::Cpu)).sin() * factor).view([5, 3, 3, 4]);
+        let weight = vs.root().add("weight", values.permute([0, 3, 1, 2]), true);
+        let optimizer = AdamW::new(&vs, AdamWOptions { lr: 0.05, amsgrad: true, ..Default::default() });
+        Conv { vs, weight, optimizer }
+    };
+    let x = (Tensor::arange(2 * 4 * 6 * 6, (Kind::Float, Device::Cpu)).cos()).view([2, 4, 6, 6]);
+    let step = |conv: &mut Conv| {
+        conv.optimizer.zero_grad().unwrap();
+        let y = x.conv2d(&conv.weight, None::<Tensor>, [1, 1], [0, 0], [1, 1], 1);
+        let loss = y.square().mean(Kind::Float);
+        loss.backward();
+        conv.optimizer.step().unwrap();
+        loss.double_value(&[])
+    };
+    let context = Context::builder().backend(Backend::Gloo).init().unwrap();
+    let dir = tempdir().unwrap();
+    let mut run = make(0.3);
+    (0..3).for_each(|_| assert!(step(&mut run) > 0.0));
+    let mut snapshots = Snapshots::open(&context, dir.path()).unwrap().blocking(true);
+    snapshots.save(&State::new(&run.vs, &run.optimizer), AT).unwrap();
+
+    let mut other = make(0.1);
+    let storage = other.weight.data_ptr();
+    let state = StateMut::new(&other.vs, &mut other.optimizer);
+    assert_eq!(Snapshots::open(&context, dir.path()).unwrap().resume(state).unwrap(), Some(AT));
+    assert_eq!((other.weight.data_ptr(), other.weight.stride()), (storage, vec![36, 1, 12, 4]));
+    let states = other.optimizer.state_dict();
+    assert_eq!(states.len(), 4);
+    for (name, state) in states.iter().filter(|(name, _)| !name.ends_with("step")) {
+        assert_eq!(state.stride(), other.weight.stride(), "{name}");
+    }
+    let [left, resumed] = [&mut run, &mut other].map(|run| (0..3).map(|_| step(run)).collect::<Vec<_>>());
+    assert_eq!(resumed, left);
+    assert_eq!(other.weight, run.weight);
+}
+
 #[test]
 fn a_part_that_was_not_saved_is_refused_and_a_value_stays() {
     let mut run = Run::new();
@@ -358,7 +404,7 @@ fn the_state_of_a_run_that_overflows_comes_back() {
         run.optimizer.zero_grad().unwrap();
         let loss: Tensor = run.vs.trainable_variables().iter().map(|v| v.sum(Kind::Float) * f64::NAN).sum();
         run.scaler.scale(&loss).unwrap().backward();
-        assert!(!run.scaler.step(&mut run.optimizer).unwrap());
+        assert!(!run.scaler.step(&mut run.optimizer).unwrap().was_taken().unwrap());
         run.scaler.update().unwrap();
     }
     assert_eq!(run.scaler.get_scale().unwrap(), 0.0);

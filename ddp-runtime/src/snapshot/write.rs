@@ -69,8 +69,12 @@ impl Job {
     }
 
     fn run(mut self, mut stage: Stage) -> (Stage, Result<()>) {
-        self.check_weights();
-        let result = self.write().map(|folder| {
+        let copied = stage.wait();
+        let written = copied.and_then(|()| {
+            self.check_weights();
+            self.write()
+        });
+        let result = written.map(|folder| {
             let Manifest { epoch, step, metric, .. } = self.manifest;
             let lower_is_better = self.keep.best.map(|(_, best)| best == Best::Min);
             self.known.is_valid(&folder);

@@ -6,6 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::report::Metrics;
 use super::{EpochReport, Learner, Outcome, Per, Trainer};
+use crate::amp::Stepped;
 use crate::data::{BatchDataset, DataLoader, EvalSampler, mean_over_ranks};
 use crate::say::say;
 use crate::{Error, LossGuard, Progress, Result, State, StateMut, StepReport, optim};
@@ -18,7 +19,27 @@ struct Epoch {
     loss: Tensor,
     batches: i64,
     grad_norm: Option<Tensor>,
+    /// For the loss.
     skipped_steps: u64,
+    /// And those that the scaler skipped.
+    overflows: Option<Tensor>,
+}
+
+impl Epoch {
+    /// Counts the step if it was skipped.
+    fn count(&mut self, stepped: &Stepped) -> Result<()> {
+        let Some(skipped) = stepped.skipped() else { return Ok(()) };
+        self.overflows = Some(match &self.overflows {
+            Some(overflows) => overflows.f_add(skipped).map_err(Error::tch("training"))?,
+            None => skipped.shallow_clone(),
+        });
+        Ok(())
+    }
+
+    fn skipped_steps(&self) -> Result<u64> {
+        let overflows = self.overflows.as_ref().map_or(Ok(0.0), number)?;
+        Ok(self.skipped_steps + overflows as u64)
+    }
 }
 
 /// A step that is done.
@@ -94,6 +115,7 @@ impl Trainer<'_> {
             if let Some((scheduler, Per::Epoch)) = &mut self.scheduler {
                 scheduler.step(&mut *self.optimizer)?;
             }
+            let skipped_steps = epoch.skipped_steps()?;
             let report = EpochReport {
                 epoch: progress.epoch,
                 step: progress.step,
@@ -103,7 +125,7 @@ impl Trainer<'_> {
                 is_best,
                 learning_rate,
                 grad_norm: epoch.grad_norm.map(|norm| number(&norm)).transpose()?,
-                skipped_steps: epoch.skipped_steps,
+                skipped_steps,
                 duration,
                 samples: progress.samples - samples,
             };
@@ -140,7 +162,7 @@ impl Trainer<'_> {
     {
         let loss = Tensor::f_zeros([1i64; 0], (Kind::Double, self.context.device()));
         let loss = loss.map_err(Error::tch("training"))?;
-        let mut epoch = Epoch { loss, batches: 0, grad_norm: None, skipped_steps: 0 };
+        let mut epoch = Epoch { loss, batches: 0, grad_norm: None, skipped_steps: 0, overflows: None };
         let mut batches = train.epoch(progress.epoch)?;
         let steps_of = |batches: usize| batches.div_ceil(self.accumulate) as u64;
         let later_epochs = epochs.saturating_sub(progress.epoch).saturating_sub(1);
@@ -235,14 +257,13 @@ impl Trainer<'_> {
                 scaler.update()?;
                 stepped
             }
-            None => self.optimizer.step().map(|()| true)?,
+            None => self.optimizer.step().map(|()| Stepped::always())?,
         };
         match &mut self.scheduler {
-            _ if !stepped => epoch.skipped_steps += 1,
-            Some((scheduler, Per::Step)) => scheduler.step(&mut *self.optimizer)?,
-            _ => {}
+            // Only this needs to know it now.
+            Some((scheduler, Per::Step)) if stepped.was_taken()? => scheduler.step(&mut *self.optimizer),
+            _ => epoch.count(&stepped),
         }
-        Ok(())
     }
 
     /// The mean metric over the samples of all ranks.
@@ -350,5 +371,5 @@ fn nothing_to_train(progress: Progress, epochs: u64, stopped_early: bool) -> Str
 }
 
 fn number(tensor: &Tensor) -> Result<f64> {
-    tensor.f_double_value(&[]).map_err(Error::tch("reading a gradient's norm"))
+    tensor.f_double_value(&[]).map_err(Error::tch("reading a number"))
 }

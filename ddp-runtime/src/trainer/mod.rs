@@ -191,7 +191,8 @@ impl<'a> Trainer<'a> {
         Ok(self)
     }
 
-    /// Scales the loss, for `Half`.
+    /// Scales the loss, for `Half`. With a scheduler that takes a step [per step](Per::Step), each step waits for a GPU, as
+    /// the scheduler does not count the steps that the scaler skips.
     pub fn scaler(mut self, scaler: GradScaler) -> Self {
         self.scaler = Some(scaler);
         self
