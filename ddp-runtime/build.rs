@@ -4,7 +4,8 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::exit;
 
-const SOURCES: [&str; 9] = ["guard", "store", "group", "collectives", "reducer", "optim", "amp", "tensor", "debug"];
+const SOURCES: [&str; 10] =
+    ["guard", "store", "group", "collectives", "reducer", "hook", "optim", "amp", "tensor", "debug"];
 
 fn main() {
     println!("cargo::rerun-if-changed=csrc");

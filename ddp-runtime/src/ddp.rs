@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tch::Tensor;
 use tch::nn::VarStore;
 
+use crate::comm_hook::{self, Failure, GradBucket, HookWork};
 use crate::error::check;
 use crate::known_parameters::KnownParameters;
 use crate::reducer::Reducer;
@@ -58,6 +59,9 @@ pub struct Ddp {
     parameters: KnownParameters,
     /// Off inside of `no_sync`.
     sync: Cell<bool>,
+    /// A communication hook can't be registered after the first backward pass.
+    was_backward: Cell<bool>,
+    hook_failure: Failure,
 }
 
 /// Settings of [`Ddp`], with PyTorch's defaults.
@@ -76,7 +80,7 @@ pub struct DdpOptions {
     pub static_graph: bool,
     /// Make the buffers (BatchNorm's statistics) equal to rank 0's before each forward pass: on.
     pub broadcast_buffers: bool,
-    /// How gradients travel: as they are.
+    /// How gradients travel: as they are. [`Ddp::register_comm_hook`] takes your own code.
     pub comm_hook: CommHook,
 }
 
@@ -177,7 +181,8 @@ impl Ddp {
         let reducer = Arc::new(unsafe { Reducer::from_raw(raw, names) });
         group.reducers().add(vs, &reducer);
         let parameters = KnownParameters::new(vs, parameters, may_freeze);
-        Ok(Self { reducer, parameters, sync: Cell::new(true) })
+        let (sync, was_backward, hook_failure) = (Cell::new(true), Cell::new(false), Failure::default());
+        Ok(Self { reducer, parameters, sync, was_backward, hook_failure })
     }
 
     /// Runs the forward pass: `f` computes the loss (a scalar that requires a gradient) from this rank's batch.
@@ -220,8 +225,59 @@ impl Ddp {
             return Err(Error::UnusedParameters { parameters: self.parameter_names().map(str::to_owned).collect() });
         }
         let (reducer, sync, loss) = (self.reducer.as_ptr(), self.sync.get(), loss.as_ptr().cast_mut());
+        let _stale = self.hook_failure.take();
+        self.was_backward.set(true);
         // SAFETY: `reducer` is live, and used by this thread only; `loss` is a live tensor.
         check("backward", |error| unsafe { sys::ddp_reducer_backward(reducer, sync, loss, error) })
+            .map_err(|err| self.hook_failure.or(err))
+    }
+
+    /// Registers a communication hook: a closure that takes the place of the all-reduce of gradients
+    /// (`register_comm_hook`). See [`comm_hook`](crate::comm_hook).
+    ///
+    /// `hook` is called with each bucket while backward still runs, from a thread of libtorch's, with gradients that are not
+    /// divided by the number of ranks. It must make the same calls on every rank, and must not use this `Ddp`. Its collectives
+    /// are not compared between the ranks first. Register the same hook on every rank, before the first backward pass.
+    ///
+    /// An error or panic of `hook` is the error of [`backward`](Ddp::backward) on this rank. The other ranks then wait for this
+    /// rank until its process ends or the group's timeout passes, so end the process.
+    ///
+    /// ```
+    /// use ddp_runtime::comm_hook::HookWork;
+    /// use ddp_runtime::{Context, Ddp, ReduceOp};
+    /// use tch::{Kind, nn};
+    ///
+    /// # fn main() -> ddp_runtime::Result<()> {
+    /// # let context = Context::init()?;
+    /// # let vs = nn::VarStore::new(context.device());
+    /// # let _model = nn::linear(vs.root(), 2, 1, Default::default());
+    /// let ddp = Ddp::new(context.group(), &vs)?;
+    /// let group = context.group().clone();
+    /// // Sums gradients as Double.
+    /// ddp.register_comm_hook(move |bucket| {
+    ///     let mut wide = bucket.buffer().to_kind(Kind::Double) / group.world_size() as f64;
+    ///     let work = group.all_reduce_async(&mut wide, ReduceOp::Sum)?; // backward continues
+    ///     Ok(HookWork::new(move || {
+    ///         work.wait()?;
+    ///         let mut buffer = bucket.into_buffer();
+    ///         buffer.copy_(&wide);
+    ///         Ok(buffer)
+    ///     }))
+    /// })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] after the first backward pass; [`Error::Torch`] if there is a hook already, such as
+    /// [`DdpOptions::comm_hook`].
+    pub fn register_comm_hook(&self, hook: impl FnMut(GradBucket) -> Result<HookWork> + Send + 'static) -> Result<()> {
+        if self.was_backward.get() {
+            return Err(Error::Invalid("register a communication hook before the first backward pass".into()));
+        }
+        let (parameters, failure) = (self.parameters.trained(), self.hook_failure.clone());
+        // SAFETY: the reducer is live, and used by this thread only.
+        unsafe { comm_hook::register(self.reducer.as_ptr(), parameters, failure, Box::new(hook)) }
     }
 
     /// Runs `f` without communication: the forward and backward passes in it accumulate this rank's gradients. The next
@@ -280,8 +336,10 @@ impl Ddp {
         check("join", |error| unsafe { sys::ddp_reducer_join_begin(reducer, initial, error) })?;
         let result = f();
         let shadow = result.is_ok();
+        let _stale = self.hook_failure.take();
         // SAFETY: as above.
-        let ended = check("join", |error| unsafe { sys::ddp_reducer_join_end(reducer, shadow, error) });
+        let ended = check("join", |error| unsafe { sys::ddp_reducer_join_end(reducer, shadow, error) })
+            .map_err(|err| self.hook_failure.or(err));
         result.and_then(|value| ended.map(|()| value))
     }
 

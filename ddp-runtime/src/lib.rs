@@ -43,6 +43,7 @@
 //! |---|---|
 //! | `init_process_group`, `dist.all_reduce` … | [`Context`], [`ProcessGroup`] |
 //! | `DistributedDataParallel`, `no_sync`, `join` | [`Ddp`] |
+//! | `register_comm_hook`, PowerSGD | [`comm_hook`] |
 //! | `torch.optim`, `clip_grad_norm_` | [`optim`] |
 //! | `torch.optim.lr_scheduler` | [`lr_scheduler`] |
 //! | `torch.autocast`, `GradScaler` | [`amp`] |
@@ -81,6 +82,7 @@ mod guide {
 pub mod amp;
 mod carriable;
 mod collectives;
+pub mod comm_hook;
 mod context;
 mod ddp;
 mod entry;

@@ -10,6 +10,7 @@ mod doctor;
 mod errors;
 mod faults;
 mod gpus;
+mod hooks;
 mod init;
 mod launcher;
 mod loader;
