@@ -94,6 +94,9 @@ int32_t ddp_send(ddp_group* group, ddp_tensor* tensor, int32_t dst, int32_t tag,
                  ddp_error* error) noexcept;
 int32_t ddp_recv(ddp_group* group, ddp_tensor* tensor, int32_t src, int32_t tag, ddp_work** out,
                  ddp_error* error) noexcept;
+// Makes `tensors` equal to those of rank `src`, in flat buckets, and waits (c10d's broadcast_coalesced).
+int32_t ddp_broadcast_coalesced(ddp_group* group, ddp_tensor* const* tensors, size_t n, int32_t src,
+                                ddp_error* error) noexcept;
 int32_t ddp_barrier(ddp_group* group, ddp_work** out, ddp_error* error) noexcept;
 // Ends on rank 0 with an error that names the ranks that did not come (Gloo only).
 int32_t ddp_monitored_barrier(ddp_group* group, int64_t timeout_ms, ddp_error* error) noexcept;

@@ -334,7 +334,7 @@ impl Ddp {
         let (reducer, initial) = (self.reducer.as_ptr(), divisor == JoinDivisor::WorldSize);
         // SAFETY: `reducer` is live, and used by this thread only.
         check("join", |error| unsafe { sys::ddp_reducer_join_begin(reducer, initial, error) })?;
-        let result = f();
+        let result = joining(f);
         let shadow = result.is_ok();
         let _stale = self.hook_failure.take();
         // SAFETY: as above.
@@ -374,6 +374,28 @@ impl Ddp {
     pub fn parameter_names(&self) -> impl Iterator<Item = &str> {
         self.parameters.trained().iter().map(|(name, _)| name.as_str())
     }
+}
+
+thread_local! {
+    static JOINING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is in the closure of a [`Ddp::join`], where ranks may take different numbers of steps.
+pub(crate) fn is_joining() -> bool {
+    JOINING.get()
+}
+
+/// Runs the closure of a `join`.
+fn joining<T>(f: impl FnOnce() -> T) -> T {
+    let _restore = Restore(JOINING.replace(true));
+    /// Puts the flag back, also when `f` panics.
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            JOINING.set(self.0);
+        }
+    }
+    f()
 }
 
 /// Refuses models that differ between ranks, on all ranks alike. (c10d's own check knows no names, and hangs or crashes

@@ -45,6 +45,7 @@
 //! | `DistributedDataParallel`, `no_sync`, `join` | [`Ddp`] |
 //! | `register_comm_hook`, PowerSGD | [`comm_hook`] |
 //! | `torch.optim`, `clip_grad_norm_` | [`optim`] |
+//! | `ZeroRedundancyOptimizer` | [`optim::ZeroRedundancy`] |
 //! | `torch.optim.lr_scheduler` | [`lr_scheduler`] |
 //! | `torch.autocast`, `GradScaler` | [`amp`] |
 //! | `Dataset`, `DataLoader`, `DistributedSampler` | [`data`], [`DistributedSampler`] |

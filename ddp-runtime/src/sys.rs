@@ -247,6 +247,13 @@ unsafe extern "C" {
         out: *mut *mut ddp_work,
         error: *mut ddp_error,
     ) -> i32;
+    pub(crate) fn ddp_broadcast_coalesced(
+        group: *mut ddp_group,
+        tensors: *const *mut C_tensor,
+        n: usize,
+        src: i32,
+        error: *mut ddp_error,
+    ) -> i32;
     pub(crate) fn ddp_barrier(group: *mut ddp_group, out: *mut *mut ddp_work, error: *mut ddp_error) -> i32;
     pub(crate) fn ddp_monitored_barrier(group: *mut ddp_group, timeout_ms: i64, error: *mut ddp_error) -> i32;
     pub(crate) fn ddp_work_wait(work: *mut ddp_work, timeout_ms: i64, error: *mut ddp_error) -> i32;

@@ -36,3 +36,4 @@ mod trainer;
 mod update;
 mod vscode;
 mod vscode_debuggers;
+mod zero;
