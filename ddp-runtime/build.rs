@@ -8,12 +8,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::exit;
 
-const SOURCES: [&str; 14] = [
+const SOURCES: [&str; 15] = [
     "guard",
     "store",
     "group",
     "collectives",
     "reducer",
+    "hook",
     "optim",
     "clip",
     "amp",

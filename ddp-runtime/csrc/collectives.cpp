@@ -2,6 +2,7 @@
 #include "guard.hpp"
 
 #include <ATen/core/grad_mode.h>
+#include <torch/csrc/distributed/c10d/comm.hpp>
 
 #include <algorithm>
 #include <memory>
@@ -222,6 +223,17 @@ int32_t ddp_batch_send_recv(ddp_group* group, const ddp_p2p_op* ops, size_t n, d
       if (coalesced) work->works = {group->group->endCoalescing(at::kCUDA)};
     });
     *out = work.release();
+  });
+}
+
+int32_t ddp_broadcast_coalesced(ddp_group* group, ddp_tensor* const* tensors, size_t n, int32_t src,
+                                ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    constexpr size_t kBucketBytes = 25 * 1024 * 1024;
+    at::NoGradGuard no_grad;
+    std::vector<at::Tensor> list;
+    for (size_t i = 0; i < n; ++i) list.push_back(tensors[i]->detach());
+    if (!list.empty()) c10d::broadcast_coalesced(group->group, list, kBucketBytes, src);
   });
 }
 

@@ -25,6 +25,8 @@ struct ddp_error {
   char* message;
 };
 void ddp_error_clear(ddp_error* error) noexcept;
+// Copies `message` into the slot: for callbacks that fail.
+void ddp_error_fill(ddp_error* error, const char* message) noexcept;
 
 struct ddp_store;
 struct ddp_group;
@@ -111,6 +113,9 @@ struct ddp_p2p_op {
 };
 // At least one message, all at the same time: two ranks can send to each other.
 int32_t ddp_batch_send_recv(ddp_group* group, const ddp_p2p_op* ops, size_t n, ddp_work** out, ddp_error* error) noexcept;
+// Makes `tensors` equal to those of rank `src`, in flat buckets, and waits (c10d's broadcast_coalesced).
+int32_t ddp_broadcast_coalesced(ddp_group* group, ddp_tensor* const* tensors, size_t n, int32_t src,
+                                ddp_error* error) noexcept;
 int32_t ddp_barrier(ddp_group* group, bool is_async, ddp_work** out, ddp_error* error) noexcept;
 // Ends on rank 0 with an error that names the ranks that did not come (Gloo only).
 int32_t ddp_monitored_barrier(ddp_group* group, int64_t timeout_ms, ddp_error* error) noexcept;
@@ -167,6 +172,33 @@ int32_t ddp_reducer_logging_data(ddp_reducer* reducer, void (*take)(void* contex
 // Backward of what the forward pass gave; `sync` as there. DDP_UNUSED when parameters got no gradient, so that the others'
 // were not averaged: then the message is the names, one per line.
 int32_t ddp_reducer_backward(ddp_reducer* reducer, bool sync, ddp_tensor* loss, ddp_error* error) noexcept;
+
+// --- hook.cpp: communication hooks -----------------------------------------------------------------------------------
+// A bucket of gradients. All pointers live for the call only; copies of the tensors share their memory.
+struct ddp_grad_bucket {
+  size_t index;
+  bool is_last;
+  ddp_tensor* buffer;            // the gradients, flat
+  ddp_tensor* const* gradients;  // views of `buffer`, in the shapes of `parameters`
+  ddp_tensor* const* parameters;
+  size_t n;
+};
+// Callbacks of a hook; none of them may throw. One that fails gives a `ddp_status` other than DDP_OK and fills `error`.
+struct ddp_comm_hook_callbacks {
+  void* context;
+  // Starts the communication of a bucket. `pending` is then given to `finish` or `drop_pending`, once.
+  int32_t (*run)(void* context, const ddp_grad_bucket* bucket, void** pending, ddp_error* error);
+  // Gives the tensor to use in place of the bucket's buffer; it is the caller's to free.
+  int32_t (*finish)(void* pending, ddp_tensor** out, ddp_error* error);
+  void (*drop_pending)(void* pending);
+  void (*drop_context)(void* context);
+};
+// The reducer owns the context from the call on, also when the call fails, as it does for a second hook. `run` and `finish`
+// are called while the reducer is locked, one at a time.
+int32_t ddp_reducer_register_comm_hook(ddp_reducer* reducer, const ddp_comm_hook_callbacks* callbacks,
+                                       ddp_error* error) noexcept;
+// Fills one tensor after another with torch.randn from a new CPU generator with this seed.
+int32_t ddp_fill_randn(ddp_tensor* const* tensors, size_t n, uint64_t seed, ddp_error* error) noexcept;
 
 // --- optim.cpp: fused optimizer kernels ----------------------------------------------------------------------------
 // State tensors come in arrays of `n` pointers, null where there is none yet. A step skips parameters without a

@@ -1,6 +1,7 @@
 // torch/nn/parallel/distributed.py's DistributedDataParallel, its C++ half: the same calls in the same order.
 #include "group.hpp"
 #include "guard.hpp"
+#include "hook.hpp"
 #include "versions.hpp"
 
 #include <ATen/core/grad_mode.h>
@@ -198,8 +199,14 @@ void shadow_step(ddp_reducer* self) {
   std::vector<c10::intrusive_ptr<c10::ivalue::Future>> pending;
   for (auto& bucket : self->reducer->get_grad_buckets(/*return_zero_tensors=*/true))
     pending.push_back(self->reducer->run_comm_hook(bucket));
-  for (auto& future : pending) future->waitAndThrow();
-  if (self->find_unused_parameters) all_reduce(self, self->reducer->get_local_used_map_on_device())->wait();
+  // The others' reducer starts this one after the last bucket, and before hooks finish what they have started.
+  c10::intrusive_ptr<c10d::Work> used;
+  if (self->find_unused_parameters) used = all_reduce(self, self->reducer->get_local_used_map_on_device());
+  for (auto& future : pending) {
+    future->waitAndThrow();
+    ddp_finish_comm_hook(future->value());
+  }
+  if (used) used->wait();
   self->reducer->push_rebuilt_params_for_all_indices();
 }
 
@@ -366,6 +373,11 @@ void ddp_reducer_set_bucket_order(ddp_reducer* self, const size_t* order, size_t
 }
 
 int64_t ddp_reducer_find_lost(const ddp_reducer* self, size_t index) noexcept { return self->reducer->find_lost(index); }
+
+int32_t ddp_reducer_register_comm_hook(ddp_reducer* self, const ddp_comm_hook_callbacks* callbacks,
+                                       ddp_error* error) noexcept {
+  return guarded(error, [&] { self->reducer->register_comm_hook(ddp_make_comm_hook(*callbacks)); });
+}
 
 int32_t ddp_reducer_join_begin(ddp_reducer* self, bool divide_by_initial_world_size, ddp_error* error) noexcept {
   return guarded(error, [&] {

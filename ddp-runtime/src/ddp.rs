@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tch::Tensor;
 use tch::nn::VarStore;
 
+use crate::comm_hook::{self, Failure, GradBucket, HookWork};
 use crate::error::check;
 use crate::known_parameters::KnownParameters;
 use crate::reducer::Reducer;
@@ -59,6 +60,9 @@ pub struct Ddp {
     parameters: KnownParameters,
     /// Off inside of `no_sync`.
     sync: Cell<bool>,
+    /// A communication hook can't be registered after the first backward pass.
+    was_backward: Cell<bool>,
+    hook_failure: Failure,
 }
 
 /// Settings of [`Ddp`], with PyTorch's defaults.
@@ -77,7 +81,7 @@ pub struct DdpOptions {
     pub static_graph: bool,
     /// Make the buffers (BatchNorm's statistics) equal to rank 0's in [`Ddp::new`] and before each forward pass: on.
     pub broadcast_buffers: bool,
-    /// How gradients travel: as they are.
+    /// How gradients travel: as they are. [`Ddp::register_comm_hook`] takes your own code.
     pub comm_hook: CommHook,
     /// Copy the gradients of a bucket with one call when the last of them is there, and divide the bucket by the number of
     /// ranks with one more, instead of a copy or a division per parameter: fewer kernels on a GPU, for the memory of a
@@ -187,7 +191,8 @@ impl Ddp {
         let reducer = Arc::new(unsafe { Reducer::from_raw(raw, names) });
         group.reducers().add(vs, &reducer);
         let parameters = KnownParameters::new(vs, parameters, may_freeze);
-        Ok(Self { reducer, parameters, sync: Cell::new(true) })
+        let (sync, was_backward, hook_failure) = (Cell::new(true), Cell::new(false), Failure::default());
+        Ok(Self { reducer, parameters, sync, was_backward, hook_failure })
     }
 
     /// Runs the forward pass: `f` computes the loss (a scalar that requires a gradient) from this rank's batch.
@@ -230,8 +235,59 @@ impl Ddp {
             return Err(Error::UnusedParameters { parameters: self.parameter_names().map(str::to_owned).collect() });
         }
         let (reducer, sync, loss) = (self.reducer.as_ptr(), self.sync.get(), loss.as_ptr().cast_mut());
+        let _stale = self.hook_failure.take();
+        self.was_backward.set(true);
         // SAFETY: `reducer` is live, and used by this thread only; `loss` is a live tensor.
         check("backward", |error| unsafe { sys::ddp_reducer_backward(reducer, sync, loss, error) })
+            .map_err(|err| self.hook_failure.or(err))
+    }
+
+    /// Registers a communication hook: a closure that takes the place of the all-reduce of gradients
+    /// (`register_comm_hook`). See [`comm_hook`](crate::comm_hook).
+    ///
+    /// `hook` is called with each bucket while backward still runs, from a thread of libtorch's, with gradients that are not
+    /// divided by the number of ranks. It must make the same calls on every rank, and must not use this `Ddp`. Its collectives
+    /// are not compared between the ranks first. Register the same hook on every rank, before the first backward pass.
+    ///
+    /// An error or panic of `hook` is the error of [`backward`](Ddp::backward) on this rank. The other ranks then wait for this
+    /// rank until its process ends or the group's timeout passes, so end the process.
+    ///
+    /// ```
+    /// use ddp_runtime::comm_hook::HookWork;
+    /// use ddp_runtime::{Context, Ddp, ReduceOp};
+    /// use tch::{Kind, nn};
+    ///
+    /// # fn main() -> ddp_runtime::Result<()> {
+    /// # let context = Context::init()?;
+    /// # let vs = nn::VarStore::new(context.device());
+    /// # let _model = nn::linear(vs.root(), 2, 1, Default::default());
+    /// let ddp = Ddp::new(context.group(), &vs)?;
+    /// let group = context.group().clone();
+    /// // Sums gradients as Double.
+    /// ddp.register_comm_hook(move |bucket| {
+    ///     let mut wide = bucket.buffer().to_kind(Kind::Double) / group.world_size() as f64;
+    ///     let work = group.all_reduce_async(&mut wide, ReduceOp::Sum)?; // backward continues
+    ///     Ok(HookWork::new(move || {
+    ///         work.wait()?;
+    ///         let mut buffer = bucket.into_buffer();
+    ///         buffer.copy_(&wide);
+    ///         Ok(buffer)
+    ///     }))
+    /// })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] after the first backward pass; [`Error::Torch`] if there is a hook already, such as
+    /// [`DdpOptions::comm_hook`].
+    pub fn register_comm_hook(&self, hook: impl FnMut(GradBucket) -> Result<HookWork> + Send + 'static) -> Result<()> {
+        if self.was_backward.get() {
+            return Err(Error::Invalid("register a communication hook before the first backward pass".into()));
+        }
+        let (parameters, failure) = (self.parameters.trained(), self.hook_failure.clone());
+        // SAFETY: the reducer is live, and used by this thread only.
+        unsafe { comm_hook::register(self.reducer.as_ptr(), parameters, failure, Box::new(hook)) }
     }
 
     /// Runs `f` without communication: the forward and backward passes in it accumulate this rank's gradients. The next
@@ -288,10 +344,12 @@ impl Ddp {
         let (reducer, initial) = (self.reducer.as_ptr(), divisor == JoinDivisor::WorldSize);
         // SAFETY: `reducer` is live, and used by this thread only.
         check("join", |error| unsafe { sys::ddp_reducer_join_begin(reducer, initial, error) })?;
-        let result = f();
+        let result = joining(f);
         let shadow = result.is_ok();
+        let _stale = self.hook_failure.take();
         // SAFETY: as above.
-        let ended = check("join", |error| unsafe { sys::ddp_reducer_join_end(reducer, shadow, error) });
+        let ended = check("join", |error| unsafe { sys::ddp_reducer_join_end(reducer, shadow, error) })
+            .map_err(|err| self.hook_failure.or(err));
         result.and_then(|value| ended.map(|()| value))
     }
 
@@ -326,6 +384,28 @@ impl Ddp {
     pub fn parameter_names(&self) -> impl Iterator<Item = &str> {
         self.parameters.trained().iter().map(|(name, _)| name.as_str())
     }
+}
+
+thread_local! {
+    static JOINING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is in the closure of a [`Ddp::join`], where ranks may take different numbers of steps.
+pub(crate) fn is_joining() -> bool {
+    JOINING.get()
+}
+
+/// Runs the closure of a `join`.
+fn joining<T>(f: impl FnOnce() -> T) -> T {
+    let _restore = Restore(JOINING.replace(true));
+    /// Puts the flag back, also when `f` panics.
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            JOINING.set(self.0);
+        }
+    }
+    f()
 }
 
 /// Refuses models that differ between ranks, on all ranks alike. (c10d's own check knows no names, and hangs or crashes

@@ -210,7 +210,7 @@ pub enum Error {
         /// Why.
         reason: Box<Self>,
     },
-    /// A dataset panicked while it was read.
+    /// A dataset panicked while it was read, or a communication hook while it ran.
     #[error("panicked{}: {message}", location.as_ref().map(|place| format!(" at {place}")).unwrap_or_default())]
     Panicked {
         /// What it said.

@@ -44,7 +44,9 @@
 //! | `init_process_group`, `dist.all_reduce` … | [`Context`], [`ProcessGroup`] |
 //! | `DistributedDataParallel`, `no_sync`, `join` | [`Ddp`] |
 //! | `SyncBatchNorm` | [`nn::SyncBatchNorm`] |
+//! | `register_comm_hook`, PowerSGD | [`comm_hook`] |
 //! | `torch.optim`, `clip_grad_norm_` | [`optim`] |
+//! | `ZeroRedundancyOptimizer` | [`optim::ZeroRedundancy`] |
 //! | `torch.optim.lr_scheduler` | [`lr_scheduler`] |
 //! | `torch.autocast`, `GradScaler` | [`amp`] |
 //! | `torch.cuda`: streams, events, memory | [`cuda`] |
@@ -84,6 +86,7 @@ mod guide {
 pub mod amp;
 mod carriable;
 mod collectives;
+pub mod comm_hook;
 mod context;
 mod ddp;
 mod deferred;

@@ -10,7 +10,7 @@ use crate::overdue::Watch;
 use crate::reducer::Reducers;
 use crate::say::say;
 use crate::store::{Store, milliseconds, to_i32};
-use crate::{Error, Result, deferred, sys};
+use crate::{Error, Result, comm_hook, deferred, sys};
 
 /// The library that moves tensors between ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -264,7 +264,7 @@ impl ProcessGroup {
 
     /// Whether the ranks compare calls at all.
     pub(crate) fn compares(&self) -> bool {
-        self.inner.settings.compared_calls > 0 && self.world_size() > 1
+        self.inner.settings.compared_calls > 0 && self.world_size() > 1 && !comm_hook::is_running()
     }
 
     /// Whether the ranks compare the collective that starts now. They count alike.

@@ -6,6 +6,7 @@ use std::ffi::{c_char, c_int, c_void};
 pub(crate) use torch_sys::C_tensor;
 
 pub(crate) const DDP_OK: i32 = 0;
+pub(crate) const DDP_ERROR: i32 = 1;
 pub(crate) const DDP_TIMEOUT: i32 = 2;
 pub(crate) const DDP_UNUSED: i32 = 3;
 
@@ -104,6 +105,30 @@ pub(crate) struct ddp_reducer_tensors {
 }
 
 #[repr(C)]
+pub(crate) struct ddp_grad_bucket {
+    pub index: usize,
+    pub is_last: bool,
+    pub buffer: *mut C_tensor,
+    pub gradients: *const *mut C_tensor,
+    pub parameters: *const *mut C_tensor,
+    pub n: usize,
+}
+
+#[repr(C)]
+pub(crate) struct ddp_comm_hook_callbacks {
+    pub context: *mut c_void,
+    pub run: unsafe extern "C" fn(
+        context: *mut c_void,
+        bucket: *const ddp_grad_bucket,
+        pending: *mut *mut c_void,
+        error: *mut ddp_error,
+    ) -> i32,
+    pub finish: unsafe extern "C" fn(pending: *mut c_void, out: *mut *mut C_tensor, error: *mut ddp_error) -> i32,
+    pub drop_pending: unsafe extern "C" fn(pending: *mut c_void),
+    pub drop_context: unsafe extern "C" fn(context: *mut c_void),
+}
+
+#[repr(C)]
 pub(crate) struct ddp_sgd_options {
     pub lr: f64,
     pub momentum: f64,
@@ -182,6 +207,7 @@ pub(crate) struct ddp_event {
 
 unsafe extern "C" {
     pub(crate) fn ddp_error_clear(error: *mut ddp_error);
+    pub(crate) fn ddp_error_fill(error: *mut ddp_error, message: *const c_char);
 
     pub(crate) fn ddp_store_tcp(
         options: *const ddp_tcp_store_options,
@@ -309,6 +335,13 @@ unsafe extern "C" {
         out: *mut *mut ddp_work,
         error: *mut ddp_error,
     ) -> i32;
+    pub(crate) fn ddp_broadcast_coalesced(
+        group: *mut ddp_group,
+        tensors: *const *mut C_tensor,
+        n: usize,
+        src: i32,
+        error: *mut ddp_error,
+    ) -> i32;
     pub(crate) fn ddp_barrier(
         group: *mut ddp_group,
         is_async: bool,
@@ -357,6 +390,13 @@ unsafe extern "C" {
         loss: *mut C_tensor,
         error: *mut ddp_error,
     ) -> i32;
+
+    pub(crate) fn ddp_reducer_register_comm_hook(
+        reducer: *mut ddp_reducer,
+        callbacks: *const ddp_comm_hook_callbacks,
+        error: *mut ddp_error,
+    ) -> i32;
+    pub(crate) fn ddp_fill_randn(tensors: *const *mut C_tensor, n: usize, seed: u64, error: *mut ddp_error) -> i32;
 
     pub(crate) fn ddp_sgd_step(
         parameters: *const *mut C_tensor,

@@ -4,7 +4,7 @@
 //! what they call, so that a mistake is [`Error::CallsDiffer`] on every rank.
 
 mod call;
-mod point_to_point;
+pub(crate) mod point_to_point;
 mod start;
 
 use std::time::Duration;

@@ -9,6 +9,8 @@ use crate::{Error, ProcessGroup, Result, Work, sys};
 
 /// The tag by which two ranks compare their calls: beyond those of messages.
 const COMPARE: i32 = 1 << 16;
+/// The tag of an optimizer's state on its way to rank 0.
+pub(crate) const STATE: i32 = COMPARE + 1;
 
 /// A message of [`ProcessGroup::batch_send_recv`] (`torch.distributed.P2POp`).
 #[derive(Debug)]
@@ -52,7 +54,7 @@ impl ProcessGroup {
         self.start_send(&contiguous(tensor)?, dst, tag.into())
     }
 
-    fn start_send(&self, tensor: &Tensor, dst: usize, tag: i32) -> Result<Work> {
+    pub(crate) fn start_send(&self, tensor: &Tensor, dst: usize, tag: i32) -> Result<Work> {
         let (group, tensor) = (self.as_ptr(), tensor.as_ptr().cast_mut());
         // SAFETY: `group` and `tensor` are live for the call, and the work keeps its own reference to the tensor.
         Work::start("send", (), |work, error| unsafe { sys::ddp_send(group, tensor, to_i32(dst), tag, work, error) })
@@ -77,7 +79,7 @@ impl ProcessGroup {
         self.start_recv(tensor, src, tag.into())
     }
 
-    fn start_recv(&self, tensor: &mut Tensor, src: usize, tag: i32) -> Result<Work> {
+    pub(crate) fn start_recv(&self, tensor: &mut Tensor, src: usize, tag: i32) -> Result<Work> {
         let (group, tensor) = (self.as_ptr(), tensor.as_mut_ptr());
         // SAFETY: as in `start_send`.
         Work::start("recv", (), |work, error| unsafe { sys::ddp_recv(group, tensor, to_i32(src), tag, work, error) })

@@ -22,9 +22,9 @@ enum Panic {
 }
 
 /// `call`'s result, or its panic as an [`Error::Panicked`].
-pub(super) fn caught<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(crate) fn caught<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
     let outside = PANIC.replace(Panic::Caught);
-    // What `call` leaves half done is the user's dataset, which no batch is taken from after an error.
+    // What `call` leaves half done is the user's dataset or hook, which is not used after an error.
     let result = catch_unwind(AssertUnwindSafe(call));
     let location = match PANIC.replace(outside) {
         Panic::CaughtAt(location) => Some(location),

@@ -97,7 +97,11 @@ impl<A: Algorithm> Fused<A> {
     /// [`Error::Invalid`](crate::Error::Invalid) for a parameter that no group takes, naming it, and for settings that
     /// PyTorch refuses.
     pub fn with_groups(vs: &VarStore, groups: impl IntoIterator<Item = ParamGroup<A>>) -> Result<Self> {
-        let groups = groups::split(vs, groups.into_iter().collect())?;
+        Self::of(groups::split(vs, groups.into_iter().collect())?)
+    }
+
+    /// An optimizer for these groups.
+    pub(super) fn of(groups: Vec<(Parameters, A)>) -> Result<Self> {
         let groups: Vec<_> = groups.into_iter().map(|(parameters, options)| Group::new(parameters, options)).collect();
         groups.iter().try_for_each(|group| group.options.check())?;
         Ok(Self { groups })

@@ -10,6 +10,7 @@ mod groups;
 mod scaled;
 mod sgd;
 mod state;
+mod zero;
 
 pub use adam::{Adam, AdamOptions, AdamW, AdamWOptions};
 pub use clip::{Gradients, clip_grad_norm, clip_grad_value, grad_norm};
@@ -17,6 +18,7 @@ pub use fused::{Algorithm, Fused};
 pub use groups::ParamGroup;
 pub use scaled::{ScaledStep, Scaling};
 pub use sgd::{Sgd, SgdOptions};
+pub use zero::ZeroRedundancy;
 
 use std::collections::HashMap;
 
@@ -95,6 +97,15 @@ pub trait Optimizer {
     /// The state, as tensors named `<parameter>.<state>` with PyTorch's names of states (`momentum_buffer`, `exp_avg`,
     /// `exp_avg_sq`, `max_exp_avg_sq`, `step`). They are handles of the optimizer's own tensors, not copies.
     fn state_dict(&self) -> Vec<(String, Tensor)>;
+
+    /// The state of all ranks together, complete on rank 0: what a snapshot saves. Every rank must call it. An optimizer
+    /// whose state is the same on all ranks gives its [`state_dict`](Self::state_dict).
+    ///
+    /// # Errors
+    /// [`Error::Torch`](crate::Error::Torch) and [`Error::Timeout`](crate::Error::Timeout) from the group.
+    fn consolidated_state_dict(&self) -> Result<Vec<(String, Tensor)>> {
+        Ok(self.state_dict())
+    }
 
     /// Replaces the state by one that [`Optimizer::state_dict`] gave; values are copied to the parameters' device.
     ///

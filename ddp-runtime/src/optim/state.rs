@@ -34,10 +34,6 @@ impl Slots {
             }
         }
     }
-
-    fn shape_for(&self, parameter: &Tensor) -> Vec<i64> {
-        if self.scalar { Vec::new() } else { parameter.size() }
-    }
 }
 
 /// All state of `parameters`, by name.
@@ -60,7 +56,7 @@ pub(super) fn load(groups: Vec<(&Parameters, &mut [Slots])>, mut loaded: HashMap
             for (name, parameter) in &parameters.named {
                 fresh.push(match loaded.remove(&format!("{name}.{}", slots.name)) {
                     Some(tensor) => {
-                        check_fit(&tensor, slots, name, parameter)?;
+                        check_fit(&tensor, (slots.name, slots.scalar), name, parameter)?;
                         Some(tensor)
                     }
                     None => None,
@@ -100,10 +96,17 @@ fn fill(slot: &mut Option<Tensor>, loaded: &Tensor, parameter: &Tensor, scalar: 
     slot.as_mut().map_or(Ok(()), |own| own.f_copy_(loaded))
 }
 
-fn check_fit(loaded: &Tensor, slots: &Slots, name: &str, parameter: &Tensor) -> Result<()> {
-    let (expected, found) = (slots.shape_for(parameter), loaded.size());
+/// Whether `loaded` can be the state of this name, which may be one number, of a parameter.
+pub(super) fn check_fit(
+    loaded: &Tensor,
+    (state, is_scalar): (&str, bool),
+    name: &str,
+    parameter: &Tensor,
+) -> Result<()> {
+    let expected = if is_scalar { Vec::new() } else { parameter.size() };
+    let found = loaded.size();
     if found != expected {
-        let problem = format!("{name}.{} has shape {found:?}, and {expected:?} is needed", slots.name);
+        let problem = format!("{name}.{state} has shape {found:?}, and {expected:?} is needed");
         return Err(Error::StateMismatch { what: "the optimizer's state".into(), problem });
     }
     Ok(())

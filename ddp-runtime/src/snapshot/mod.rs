@@ -372,10 +372,11 @@ impl Snapshots {
     pub fn save(&mut self, state: &State<'_>, progress: Progress) -> Result<()> {
         let flushed = self.events.saving();
         let written = self.wait_together()?;
-        let mine = written.and(flushed).and_then(|()| {
+        let optimizer = state.optimizer.consolidated_state_dict(); // every rank takes part
+        let mine = written.and(flushed).and(optimizer).and_then(|optimizer| {
             let job = if self.group.rank() == 0 {
                 self.lock_here()?;
-                Some(self.job(state, progress)?)
+                Some(self.job(state, optimizer, progress)?)
             } else {
                 None
             };
@@ -432,7 +433,7 @@ impl Snapshots {
         if !matches!(self.preparing, Preparing::NotYet) || self.group.rank() != 0 {
             return;
         }
-        self.preparing = match Stage::prepare(tensors_of(state)) {
+        self.preparing = match Stage::prepare(tensors_of(state, state.optimizer.state_dict())) {
             Some(thread) => Preparing::Running(thread),
             None => Preparing::Done, // then the first snapshot gets it
         };
@@ -507,7 +508,8 @@ impl Snapshots {
     }
 
     /// What there is to write, copied.
-    fn job(&mut self, state: &State<'_>, Progress { epoch, step, samples }: Progress) -> Result<Job> {
+    fn job(&mut self, state: &State<'_>, optimizer: Named, progress: Progress) -> Result<Job> {
+        let Progress { epoch, step, samples } = progress;
         let (mut states, mut non_finite) = (BTreeMap::new(), BTreeMap::new());
         for (name, save) in &state.parts {
             let (value, places) = save()?;
@@ -533,7 +535,7 @@ impl Snapshots {
             self.stage = thread.join().unwrap_or_default();
         }
         let copy = |(file, tensors)| Ok((file, self.stage.copy(file, tensors)?));
-        let tensors = tensors_of(state).into_iter().map(copy).collect::<Result<_>>()?;
+        let tensors = tensors_of(state, optimizer).into_iter().map(copy).collect::<Result<_>>()?;
         Ok(Job {
             dir: self.dir.clone(),
             manifest,
@@ -570,9 +572,12 @@ fn prepare(dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(Error::io("can't make", dir))
 }
 
+/// Tensors by name.
+type Named = Vec<(String, Tensor)>;
+
 /// What goes into which file.
-fn tensors_of(state: &State<'_>) -> Vec<(&'static str, Vec<(String, Tensor)>)> {
-    vec![(format::MODEL, params::all(state.model)), (format::OPTIMIZER, state.optimizer.state_dict())]
+fn tensors_of(state: &State<'_>, optimizer: Named) -> Vec<(&'static str, Named)> {
+    vec![(format::MODEL, params::all(state.model)), (format::OPTIMIZER, optimizer)]
 }
 
 impl Drop for Snapshots {
