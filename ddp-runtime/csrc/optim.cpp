@@ -43,17 +43,22 @@ Lists& lists_for(Groups<Lists>& groups, const at::Tensor& param, bool first_step
   return lists;
 }
 
-// A GradScaler's tensors on the device of a group.
+// A GradScaler's tensors on the device of a group. On the CPU `found_inf` is read here, which saves the kernels that undo the
+// counting of a skipped step.
 struct Scaling {
   std::optional<at::Tensor> grad_scale, found_inf;
+  bool skips = false;
 
   Scaling(const ddp_scaling* scaling, at::Device device) {
     const auto there = [&](const ddp_tensor* tensor) {
-      return tensor == nullptr ? std::optional<at::Tensor>() : tensor->to(device, tensor->scalar_type(), /*non_blocking=*/true);
+      return tensor == nullptr ? std::optional<at::Tensor>() : tensor->to(device, tensor->scalar_type(), /*non_blocking=*/!device.is_cpu());
     };
     if (scaling == nullptr) return;
     grad_scale = there(scaling->grad_scale);
     found_inf = there(scaling->found_inf);
+    if (!device.is_cpu()) return;
+    skips = found_inf->item<float>() != 0;
+    found_inf.reset();
   }
 };
 
@@ -66,7 +71,6 @@ bool skips_first_step(const ddp_sgd_options& options, const ddp_scaling* scaling
 
 // torch/optim/sgd.py, _single_tensor_sgd, after what a GradScaler asks for.
 void plain_sgd(const Lists& lists, const ddp_sgd_options& options, bool first_step, const Scaling& scaling) {
-  if (scaling.found_inf && scaling.found_inf->item<float>() != 0) return;
   for (size_t i = 0; i < lists.params.size(); ++i) {
     const at::Tensor& param = lists.params[i];
     if (scaling.grad_scale) lists.grads[i].div_(*scaling.grad_scale);
@@ -123,6 +127,7 @@ int32_t ddp_sgd_step(ddp_tensor* const* parameters, ddp_tensor** momentum_buffer
     }
     for (auto& [device, dtype, first_step, lists] : groups.sorted()) {
       const Scaling here(scaling, device);
+      if (here.skips) continue;
       if (is_kernel_broken(device, dtype)) {
         plain_sgd(lists, *options, first_step, here);
         continue;
@@ -160,6 +165,7 @@ int32_t ddp_adam_step(ddp_tensor* const* parameters, ddp_tensor** exp_avgs, ddp_
     }
     for (auto& [device, dtype, first_step, lists] : groups.sorted()) {
       const Scaling here(scaling, device);
+      if (here.skips) continue;
       auto& steps_here = lists.states[3];
       at::_foreach_add_(steps_here, 1);
       const auto kernel = [&, &o = *options](auto fused) {

@@ -24,7 +24,7 @@ fn measure(rounds: usize) -> Result<()> {
     let context = Context::init()?;
     let vs = VarStore::new(context.device());
     let parameters: Vec<Tensor> =
-        (0..PARAMETERS).map(|i| vs.root().var(&format!("layer{i}.weight"), &[8], Init::Const(1.0))).collect();
+        (0..PARAMETERS).map(|i| vs.root().var(&format!("weight{i}"), &[8], Init::Const(1.0))).collect();
     let backward = || parameters.iter().map(|p| p.sum(Kind::Float)).sum::<Tensor>().backward();
     let mut sgd = Sgd::new(&vs, SgdOptions { lr: 1e-6, momentum: 0.9, ..Default::default() });
     let mut adamw = AdamW::new(&vs, AdamWOptions { lr: 1e-6, ..Default::default() });

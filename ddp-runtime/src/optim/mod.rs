@@ -53,7 +53,7 @@ pub trait Optimizer {
     /// parameters alone; gradients that are set to zero keep it, and a step still decays weights and moves by momentum.
     ///
     /// Set to zero, gradients stay views of a [`Ddp`](crate::Ddp)'s buckets, but each is an addition and a division in the
-    /// next backward pass, where a new gradient is one copy: set to none is the faster one, most of all with
+    /// next backward pass, where a new gradient is one copy: set to none starts fewer kernels, fewest with
     /// [`batched_grad_copy`](crate::DdpOptions::batched_grad_copy).
     ///
     /// # Errors
