@@ -1,12 +1,15 @@
 //! Every collective, checked by each rank: `collectives all`; or one mistake, for tests of what it leads to.
 
 use std::process::ExitCode;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use ddp_runtime::{Context, Error, P2pOp, ProcessGroup, ReduceOp};
+use ddp_runtime::{Backend, Context, Error, P2pOp, ProcessGroup, ReduceOp};
 use serde_json::json;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
+
+static DEVICE: OnceLock<Device> = OnceLock::new();
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -17,6 +20,7 @@ fn work(action: &str) -> Result<()> {
     let builder = Context::builder().timeout(Duration::from_secs(30));
     let builder = if action == "uncompared" { builder.check_first_collectives(2) } else { builder };
     let context = builder.init()?;
+    DEVICE.get_or_init(|| context.device());
     let group = context.group();
     match action {
         "all" => {
@@ -52,7 +56,7 @@ fn batches(group: &ProcessGroup) -> Result<()> {
     let mut own = own(rank);
     let to_itself = group.batch_send_recv(&mut [P2pOp::Recv { tensor: &mut own, src: rank }]);
     ensure!(matches!(to_itself, Err(Error::Invalid(_))), "{to_itself:?}");
-    let mut columns = Tensor::zeros([2, 2], (Kind::Float, tch::Device::Cpu)).tr();
+    let mut columns = Tensor::zeros([2, 2], (Kind::Float, device())).tr();
     let into_columns = group.batch_send_recv(&mut [P2pOp::Recv { tensor: &mut columns, src: (rank + 1) % n }]);
     ensure!(matches!(into_columns, Err(Error::Invalid(_))), "{into_columns:?}");
     Ok(())
@@ -82,9 +86,18 @@ fn uncompared(group: &ProcessGroup) -> Result<()> {
     Ok(())
 }
 
+/// Where the tensors are: where the worker trains.
+fn device() -> Device {
+    *DEVICE.get().expect("it is set first")
+}
+
+fn numbers<T: tch::kind::Element>(numbers: &[T]) -> Tensor {
+    Tensor::from_slice(numbers).to_device(device())
+}
+
 /// `[rank, rank + 1, rank + 2]`
 fn own(rank: usize) -> Tensor {
-    Tensor::arange(3, (Kind::Float, tch::Device::Cpu)) + rank as f64
+    Tensor::arange(3, (Kind::Float, device())) + rank as f64
 }
 
 fn all(group: &ProcessGroup) -> Result<()> {
@@ -105,16 +118,21 @@ fn all(group: &ProcessGroup) -> Result<()> {
         group.reduce(&mut tensor, n - 1, op)?;
         ensure!(rank != n - 1 || (tensor.double_value(&[0]) - expected).abs() < 1e-6, "reduce {op:?} gives {tensor:?}");
     }
+    // NCCL has no bitwise operations.
+    let bitwise = if group.backend() == Backend::Gloo { 3 } else { 0 };
     for (op, expected) in [
         (ReduceOp::BitAnd, (0..n as i64).fold(-1, |a, b| a & (b + 4))),
         (ReduceOp::BitOr, (0..n as i64).fold(0, |a, b| a | (b + 4))),
         (ReduceOp::BitXor, (0..n as i64).fold(0, |a, b| a ^ (b + 4))),
-    ] {
-        let mut tensor = Tensor::from_slice(&[rank as i64 + 4]);
+    ]
+    .into_iter()
+    .take(bitwise)
+    {
+        let mut tensor = numbers(&[rank as i64 + 4]);
         group.all_reduce(&mut tensor, op)?;
         ensure!(tensor.int64_value(&[0]) == expected, "{op:?} gives {tensor:?}");
     }
-    let mut integers = Tensor::from_slice(&[1i64]);
+    let mut integers = numbers(&[1i64]);
     ensure!(group.all_reduce(&mut integers, ReduceOp::Avg).is_err(), "integers have no average");
 
     let mut tensor = own(rank);
@@ -122,18 +140,18 @@ fn all(group: &ProcessGroup) -> Result<()> {
     ensure!(tensor == own(n - 1), "broadcast gives {tensor:?}");
     let gathered = group.all_gather(&own(rank))?;
     ensure!((0..n).all(|r| gathered[r] == own(r)), "all_gather gives {gathered:?}");
-    let mut into = Tensor::zeros([3 * n as i64], (Kind::Float, tch::Device::Cpu));
+    let mut into = Tensor::zeros([3 * n as i64], (Kind::Float, device()));
     group.all_gather_into(&mut into, &own(rank))?;
     ensure!(into == Tensor::cat(&gathered, 0), "all_gather_into gives {into:?}");
     let at_one = group.gather(&own(rank), 1)?;
     ensure!(at_one.is_some() == (rank == 1), "gather is for rank 1");
     ensure!(at_one.is_none_or(|list| (0..n).all(|r| list[r] == own(r))), "gather is wrong");
     let parts: Vec<Tensor> = (0..n).map(|r| own(r + 10)).collect();
-    let mut part = Tensor::zeros([3], (Kind::Float, tch::Device::Cpu));
+    let mut part = Tensor::zeros([3], (Kind::Float, device()));
     group.scatter(&mut part, if rank == 1 { &parts } else { &[] }, 1)?;
     ensure!(part == own(rank + 10), "scatter gives {part:?}");
     let lists: Vec<Tensor> = (0..n).map(|r| own(r) * (rank as f64 + 1.0)).collect();
-    let mut share = Tensor::zeros([3], (Kind::Float, tch::Device::Cpu));
+    let mut share = Tensor::zeros([3], (Kind::Float, device()));
     group.reduce_scatter(&mut share, &lists, ReduceOp::Sum)?;
     let factor = (1..=n).sum::<usize>() as f64;
     ensure!(share.allclose(&(own(rank) * factor), 1e-6, 1e-6, false), "reduce_scatter gives {share:?}");
@@ -150,7 +168,7 @@ fn all(group: &ProcessGroup) -> Result<()> {
     group.barrier()?;
     group.monitored_barrier(Duration::from_secs(20))?;
     // What is not contiguous is gathered as it reads.
-    let strided = Tensor::arange(6, (Kind::Float, tch::Device::Cpu)).view([2, 3]).tr();
+    let strided = Tensor::arange(6, (Kind::Float, device())).view([2, 3]).tr();
     ensure!(group.all_gather(&strided)?[0] == strided, "a strided tensor is gathered wrong");
 
     let value = json!({ "rank": rank, "nan": null, "list": [1, 2.5, "x"] });
@@ -219,8 +237,8 @@ fn subgroups(group: &ProcessGroup) -> Result<()> {
 /// Each of these is an error on every rank, and leaves the group usable.
 fn mistakes(group: &ProcessGroup) -> Result<()> {
     let (rank, n) = (group.rank(), group.world_size());
-    let mut odd = Tensor::zeros([2 + rank as i64], (Kind::Float, tch::Device::Cpu));
-    let mut kinds = Tensor::zeros([2], (if rank == 0 { Kind::Float } else { Kind::Double }, tch::Device::Cpu));
+    let mut odd = Tensor::zeros([2 + rank as i64], (Kind::Float, device()));
+    let mut kinds = Tensor::zeros([2], (if rank == 0 { Kind::Float } else { Kind::Double }, device()));
     let two = || vec![own(0), own(0)];
     let short = || if rank == 1 { vec![own(0)] } else { (0..n).map(own).collect() };
     let mistakes: [(&str, Result<(), Error>); 8] = [
@@ -253,7 +271,7 @@ fn mistakes(group: &ProcessGroup) -> Result<()> {
             );
         }
     }
-    let mut sum = Tensor::from_slice(&[1.0f32]);
+    let mut sum = numbers(&[1.0f32]);
     group.all_reduce(&mut sum, ReduceOp::Sum)?;
     ensure!(sum.double_value(&[0]) == n as f64, "the group is usable after mistakes");
     println!("all mistakes are errors");

@@ -30,7 +30,7 @@ fn train() -> Result<()> {
     let context = Context::init()?;
     let x = Tensor::arange(512 * 8, tch::kind::FLOAT_CPU).view([512, 8]).sin();
     let y = x.sum_dim_intlist(1, true, Kind::Float);
-    let loader = DataLoader::new(&context, TensorDataset::new((x, y))?, 4)?.workers(1);
+    let loader = DataLoader::new(&context, TensorDataset::new((x, y))?, 4)?.workers(1).device(context.device());
     let vs = VarStore::new(context.device());
     let model = nn::linear(vs.root(), 8, 1, Default::default());
     let ddp = Ddp::new(context.group(), &vs)?;

@@ -134,7 +134,7 @@ fn by_hand(
     while progress.step < settings.get("steps") {
         let step = progress.step + 1;
         optimizer.zero_grad()?;
-        let loss = ddp.forward(|| model.loss(&settings.samples(step, context.rank())))?;
+        let loss = ddp.forward(|| model.loss(&settings.samples(step, context.rank()).to_device(context.device())))?;
         ddp.backward(&loss)?;
         if settings.get("policy") == 0 || guard.check(&loss, step)? {
             optimizer.step()?;
@@ -172,7 +172,8 @@ fn by_trainer(
         (0..BATCH).flat_map(move |row| ranks.iter().map(|x| x.get(row)).collect::<Vec<_>>()).collect::<Vec<_>>()
     });
     let samples = Tensor::stack(&rows.collect::<Vec<_>>(), 0);
-    let mut loader = DataLoader::new(context, TensorDataset::new(samples)?, BATCH as usize)?.shuffle(false);
+    let mut loader =
+        DataLoader::new(context, TensorDataset::new(samples)?, BATCH as usize)?.shuffle(false).device(context.device());
     let mut skipped = 0;
     let outcome = Trainer::new(context, vs, Sgd::new(vs, SgdOptions { lr: 0.01, ..Default::default() }))?
         .snapshots(snapshots)

@@ -149,8 +149,8 @@ fn trainer(dir: &str) -> Result<()> {
     let learner = Line(nn::linear(vs.root(), 4, 1, Default::default()));
     let x = Tensor::arange(256 * 4, tch::kind::FLOAT_CPU).view([256, 4]).sin();
     let y = x.sum_dim_intlist(1, true, Kind::Float);
-    let mut train = DataLoader::new(&context, TensorDataset::new((x.copy(), y.copy()))?, 8)?;
-    let test = DataLoader::eval(&context, TensorDataset::new((x, y))?, 64)?;
+    let mut train = DataLoader::new(&context, TensorDataset::new((x.copy(), y.copy()))?, 8)?.device(context.device());
+    let test = DataLoader::eval(&context, TensorDataset::new((x, y))?, 64)?.device(context.device());
     let metrics = Metrics::open_in(&context, dir)?;
     let optimizer = Sgd::new(&vs, SgdOptions { lr: 0.05, ..Default::default() });
     let rank0 = context.is_rank0();

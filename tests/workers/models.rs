@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use ddp_runtime::amp::{Autocast, GradScaler, GradScalerOptions};
 use ddp_runtime::lr_scheduler::*;
 use ddp_runtime::optim::*;
-use ddp_runtime::{CommHook, Context, Ddp, DdpOptions, DistributedSampler};
+use ddp_runtime::{Backend, CommHook, Context, Ddp, DdpOptions, DistributedSampler};
 use serde::Deserialize;
 use serde_json::Value;
 use tch::nn::{self, ModuleT, VarStore};
@@ -70,7 +70,8 @@ fn run(args: &[String]) -> Result<()> {
         golden.batch = batch.parse()?;
         golden.cases.retain(|name, _| name == only);
     }
-    let context = Context::init()?;
+    // The golden numbers are the CPU's.
+    let context = Context::builder().backend(Backend::Gloo).init()?;
     for (name, case) in &golden.cases {
         train(&context, &data, &golden, name, case).with_context(|| name.clone())?;
     }

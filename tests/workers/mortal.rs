@@ -63,7 +63,8 @@ fn train(args: &[String]) -> Result<()> {
             thread::sleep(Duration::from_micros(delay * 100));
             die();
         }
-        let x = Tensor::full([8, 64], progress.step as f64 * 0.01 + context.rank() as f64, tch::kind::FLOAT_CPU);
+        let x =
+            Tensor::full([8, 64], progress.step as f64 * 0.01 + context.rank() as f64, (Kind::Float, context.device()));
         optimizer.zero_grad()?;
         let loss = ddp.forward(|| model.forward(&x).square().mean(Kind::Float))?;
         ddp.backward(&loss)?;

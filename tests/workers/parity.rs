@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use ddp_runtime::optim::{AdamW, AdamWOptions, Optimizer, Sgd, SgdOptions};
-use ddp_runtime::{Context, Ddp, DistributedSampler};
+use ddp_runtime::{Backend, Context, Ddp, DistributedSampler};
 use tch::nn::{self, Module};
 use tch::{Reduction, Tensor};
 
@@ -22,7 +22,8 @@ fn train(input: &str, optimizer: &str) -> Result<()> {
     let input: HashMap<String, Tensor> = Tensor::read_safetensors(input)?.into_iter().collect();
     let get = |name: &str| input.get(name).context(name.to_owned());
     let (x, y) = (get("x")?, get("y")?);
-    let context = Context::init()?;
+    // The golden numbers are the CPU's.
+    let context = Context::builder().backend(Backend::Gloo).init()?;
     let vs = nn::VarStore::new(context.device());
     let mut model = nn::linear(vs.root(), 2, 1, Default::default());
     if context.rank() == 0 {

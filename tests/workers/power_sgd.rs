@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, ensure};
 use ddp_runtime::comm_hook::{PowerSgd, PowerSgdOptions};
 use ddp_runtime::optim::{Optimizer, Sgd, SgdOptions};
-use ddp_runtime::{Context, Ddp, DdpOptions, Progress, Snapshots, State, StateMut};
+use ddp_runtime::{Backend, Context, Ddp, DdpOptions, Progress, Snapshots, State, StateMut};
 use serde::Deserialize;
 use serde_json::Value;
 use tch::nn::{self, Module, VarStore};
@@ -28,7 +28,8 @@ fn main() -> ExitCode {
 
 /// `power_sgd losses CASES` or `power_sgd continues SNAPSHOTS`
 fn run(args: &[String]) -> Result<()> {
-    let context = Context::init()?;
+    // The golden numbers are the CPU's.
+    let context = Context::builder().backend(Backend::Gloo).init()?;
     if args[0] == "continues" {
         return continues(&context, &args[1]);
     }

@@ -60,7 +60,7 @@ fn train(args: &[String]) -> Result<()> {
     let mut scheduler = CosineAnnealingLr::new(&mut optimizer, CosineAnnealing::new(100))?;
     let options = GradScalerOptions { growth_interval: 7, init_scale: 4.0, ..Default::default() };
     let mut scaler = GradScaler::new(context.device(), options)?;
-    let mut loader = DataLoader::new(&context, Numbers.stacked(), BATCH)?.seed(3).workers(2);
+    let mut loader = DataLoader::new(&context, Numbers.stacked(), BATCH)?.seed(3).workers(2).device(context.device());
     let mut mean = 0.0f64;
 
     let mut snapshots = Snapshots::open(&context, dir)?.every_steps(every).keep_last(2).keep_best(1, Best::Min);

@@ -63,7 +63,9 @@ fn samples() -> Result<TensorDataset<Pair>> {
 type Pairs<S> = DataLoader<TensorDataset<Pair>, S>;
 
 fn loaders(context: &Context) -> Result<(Pairs<DistributedSampler>, Pairs<EvalSampler>)> {
-    Ok((DataLoader::new(context, samples()?, BATCH)?.seed(1), DataLoader::eval(context, samples()?, 16)?))
+    let device = context.device();
+    let train = DataLoader::new(context, samples()?, BATCH)?.seed(1).device(device);
+    Ok((train, DataLoader::eval(context, samples()?, 16)?.device(device)))
 }
 
 fn scaler(context: &Context) -> Result<GradScaler> {
