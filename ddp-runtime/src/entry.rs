@@ -91,15 +91,15 @@ pub fn main<E: Display + Debug + 'static>(train: impl FnOnce() -> Result<(), E>)
         }
         Ok(Err(err)) => {
             let message = without_trace(&text_of(&err));
-            if matches!(own_error(&err), Some(Error::Timeout { .. })) {
-                dump_collectives();
-            }
             // It may hold names from a file.
             say(format_args!("error: {message}"));
             if let Some(hint) = hint_of(&err) {
                 say(format_args!("hint: {hint}"));
             }
             record(ErrorFile::new(message, without_trace(&format!("{err:?}"))));
+            if matches!(own_error(&err), Some(Error::Timeout { .. })) {
+                dump_collectives();
+            }
             deferred::after_failure();
             exit_at_once(FAILED)
         }
@@ -145,15 +145,14 @@ pub(crate) fn last_step() -> Option<u64> {
 
 /// Writes c10d's flight recorder, the list of recent collectives, into the run's folder, if the launcher gave one
 /// (`TORCH_FR_DUMP_TEMP_FILE`). `torchfrtrace` compares such files of all ranks.
-pub(crate) fn dump_collectives() {
+fn dump_collectives() {
     if std::env::var_os(env::COLLECTIVES_FILE).is_none_or(|path| path.is_empty()) {
         return;
     }
     let rank = std::env::var(env::RANK).ok().and_then(|rank| rank.parse().ok()).unwrap_or(0);
     // SAFETY: a plain number.
-    if let Err(err) =
-        check("writing the list of collectives", |error| unsafe { sys::ddp_dump_collectives(rank, error) })
-    {
+    let written = check("writing the list of collectives", |error| unsafe { sys::ddp_dump_collectives(rank, error) });
+    if let Err(err) = written {
         say(format_args!("warning: {err}"));
     }
 }
@@ -162,6 +161,7 @@ pub(crate) fn dump_collectives() {
 pub(crate) fn fail_now(message: &str) -> ! {
     say(format_args!("error: {message}"));
     record(ErrorFile::new(message, ""));
+    dump_collectives();
     // Stdout is not flushed: the blocked thread may be the one that has it locked, to print a tensor.
     end(FAILED)
 }

@@ -42,7 +42,6 @@ impl Watch {
                 // SAFETY: the group lives until `Watch::drop` has joined this thread.
                 let state = unsafe { sys::ddp_group_get_state(group.0.as_ptr()) };
                 if let Some(reason) = reason(state, entry::last_step(), limit) {
-                    entry::dump_collectives();
                     entry::fail_now(&reason);
                 }
             }

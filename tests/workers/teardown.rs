@@ -32,10 +32,16 @@ impl BatchDataset for Stuck {
     }
 
     fn batch(&self, indices: &[i64]) -> ddp_runtime::Result<i64> {
-        while indices[0] >= 2 {
-            thread::park();
+        if indices[0] >= 2 {
+            wait_forever();
         }
         Ok(indices[0])
+    }
+}
+
+fn wait_forever() -> ! {
+    loop {
+        thread::park();
     }
 }
 
@@ -81,9 +87,7 @@ fn work(args: &[String]) -> Result<()> {
     let _ = guard.check(&weights.sum(Kind::Float), 1)?;
     snapshots.save_if_due(&State::new(&vs, &optimizer), Progress { epoch: 0, step: 1, samples: 0 })?;
     if args[0] == "stuck" && context.rank() != rank {
-        loop {
-            thread::park();
-        }
+        wait_forever();
     }
     if context.rank() == rank {
         metrics.log("only here", 1.0, 2)?; // the other ranks know nothing of it
