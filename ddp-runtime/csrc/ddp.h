@@ -78,7 +78,8 @@ int32_t ddp_group_shutdown(const ddp_group* group, int64_t timeout_ms, ddp_error
 void ddp_group_abort(const ddp_group* group) noexcept;
 // The last reference aborts the group, unless it was shut down.
 void ddp_group_free(ddp_group* group) noexcept;
-// Writes the flight recorder's trace of recent operations, as a pickle, to TORCH_FR_DUMP_TEMP_FILE plus `rank`.
+// Writes the flight recorder's trace of recent operations to TORCH_FR_DUMP_TEMP_FILE plus `rank`: as the pickle that Python's
+// tools read, and in a second file as JSON.
 int32_t ddp_dump_collectives(int32_t rank, ddp_error* error) noexcept;
 
 // --- collectives.cpp: what ranks do together -----------------------------------------------------------------------

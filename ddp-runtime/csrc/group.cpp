@@ -11,6 +11,7 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 
 #include <chrono>
+#include <fstream>
 #include <future>
 #include <thread>
 
@@ -169,13 +170,19 @@ void ddp_group_free(ddp_group* group) noexcept {
 
 int32_t ddp_dump_collectives(int32_t rank, ddp_error* error) noexcept {
   return guarded(error, [&] {
-    // The trace may be large, and Python's tools for it need no C++ stacks.
-    auto& writer = c10d::DebugInfoWriter::getWriter(rank);
+    constexpr bool collectives = true, stacks = false, only_active = false;
 #ifdef USE_C10D_NCCL
-    writer.write(c10d::dump_nccl_trace(/*includeCollectives=*/true, /*includeStackTraces=*/false, /*onlyActive=*/false));
+    const auto pickle = c10d::dump_nccl_trace(collectives, stacks, only_active);
+    const auto json = c10d::dump_nccl_trace_json(collectives, only_active);
 #else
-    writer.write(c10d::dump_fr_trace(/*includeCollectives=*/true, /*includeStackTraces=*/false, /*onlyActive=*/false));
+    const auto pickle = c10d::dump_fr_trace(collectives, stacks, only_active);
+    const auto json = c10d::dump_fr_trace_json(collectives, only_active);
 #endif
+    auto& writer = c10d::DebugInfoWriter::getWriter(rank);
+    writer.write(pickle);
+    const auto path = writer.getWriterTarget() + ".json";
+    std::ofstream file(path);
+    TORCH_CHECK(file << json << std::flush, "can't write ", path);
   });
 }
 }

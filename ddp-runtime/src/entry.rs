@@ -144,7 +144,7 @@ pub(crate) fn last_step() -> Option<u64> {
 }
 
 /// Writes c10d's flight recorder, the list of recent collectives, into the run's folder, if the launcher gave one
-/// (`TORCH_FR_DUMP_TEMP_FILE`). `torchfrtrace` compares such files of all ranks.
+/// (`TORCH_FR_DUMP_TEMP_FILE`).
 fn dump_collectives() {
     if std::env::var_os(env::COLLECTIVES_FILE).is_none_or(|path| path.is_empty()) {
         return;

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use ddp_contract::snapshot;
 use ddp_tests::{Ddp, Done, worker};
+use serde_json::Value;
 use tempfile::tempdir;
 
 use crate::nvml::stand_in;
@@ -64,10 +65,16 @@ fn list_of_collectives_is_written_when_one_times_out() {
     let dir = tempdir().unwrap();
     let log_dir = dir.path().to_str().unwrap();
     Ddp::toy(&["--nproc", "2", "--max-restarts", "0", "--log-dir", log_dir], &["late", "1"]).run().ends_with(1);
-    let list = fs::read(run_dir(dir.path()).join("attempt-0/collectives-rank-0")).unwrap();
-    let holds = |words: &str| list.windows(words.len()).any(|window| window == words.as_bytes());
-    // c10d's names of what the ranks compare their calls by, and of the group of all ranks.
-    assert!(holds("gloo:all_gather") && holds("default_pg"), "{}", String::from_utf8_lossy(&list));
+    let list = run_dir(dir.path()).join("attempt-0/collectives-rank-0");
+    assert!(fs::read(&list).unwrap().starts_with(&[0x80, 2]), "a pickle, for Python's tools");
+    let list: Value = serde_json::from_slice(&fs::read(list.with_extension("json")).unwrap()).unwrap();
+    let last = list["entries"].as_array().unwrap().last().unwrap();
+    // The ranks compare their calls first. The second name of the group is PyTorch's for that of all ranks.
+    assert_eq!(
+        (&last["profiling_name"], &last["process_group"][1]),
+        (&"gloo:all_gather".into(), &"default_pg".into()),
+        "{list}"
+    );
 }
 
 #[test]
