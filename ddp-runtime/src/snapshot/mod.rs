@@ -12,6 +12,7 @@ mod saved;
 mod stage;
 mod state;
 mod tensors;
+mod unfinished;
 mod write;
 
 #[cfg(test)]
@@ -34,15 +35,15 @@ pub use keep::Best;
 pub use saved::SavedModel;
 pub use state::{State, StateMut};
 
-use crate::deferred::{self, Deferred};
 use crate::events::Events;
 use crate::health::Health;
 use crate::say::say;
-use crate::{Context, Error, ProcessGroup, Result, carriable, entry, params};
+use crate::{Context, Error, ProcessGroup, Result, carriable, deferred, entry, params};
 use due::{Agreement, Due, Wish};
 use keep::{Keep, Known};
 use rng::RngState;
 use stage::Stage;
+use unfinished::{LONG, Unfinished};
 use write::{Job, Writing};
 
 /// How far a run has come: what a training loop needs to go on.
@@ -583,40 +584,7 @@ fn tensors_of(state: &State<'_>, optimizer: Named) -> Vec<(&'static str, Named)>
 impl Drop for Snapshots {
     fn drop(&mut self) {
         if let Some(writing) = self.writing.take() {
-            deferred::defer(Unfinished { writing, dir: self.dir.clone(), lock: self.lock.take() });
+            deferred::defer(Unfinished::new(writing, self.dir.clone(), self.lock.take()));
         }
-    }
-}
-
-/// A snapshot that was still being written when its `Snapshots` were dropped.
-struct Unfinished {
-    writing: Writing,
-    dir: PathBuf,
-    /// Until the snapshot is on disk, no other program may write there.
-    lock: Option<Arc<Lock>>,
-}
-
-/// After so long, a program that waits for its last snapshot says so.
-const LONG: Duration = Duration::from_secs(60);
-
-impl Deferred for Unfinished {
-    fn finish(self: Box<Self>) {
-        let Self { writing, dir, lock } = *self;
-        if !writing.is_done_within(LONG) {
-            say(format_args!("note: the last snapshot is still being written to {}", dir.display()));
-        }
-        if let Err(err) = writing.wait().1 {
-            entry::fail_at_end(format!("the last snapshot was not saved: {err}"));
-        }
-        drop(lock);
-    }
-
-    /// What the run has saved is worth a while, as the next attempt resumes from it.
-    fn after_failure(self: Box<Self>) {
-        if !self.writing.is_done_within(LONG) {
-            let (dir, seconds) = (self.dir.display(), LONG.as_secs());
-            say(format_args!("warning: the last snapshot is lost: writing it to {dir} took more than {seconds} s"));
-        }
-        std::mem::forget(self);
     }
 }
