@@ -7,6 +7,9 @@
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#ifdef USE_C10D_NCCL
+#include <c10/cuda/CUDAFunctions.h>
+#endif
 
 struct ddp_event {
   c10::Event event;
@@ -61,6 +64,17 @@ int32_t ddp_cuda_memory(int32_t device, ddp_cuda_memory_stats* out, ddp_error* e
 
 int32_t ddp_cuda_reset_peak_memory(int32_t device, ddp_error* error) noexcept {
   return guarded(error, [&] { allocator()->resetPeakStats(cuda_device(device).index()); });
+}
+
+int32_t ddp_cuda_set_sync_debug_mode(ddp_sync_debug_mode mode, ddp_error* error) noexcept {
+  return guarded(error, [&] {
+    initialized();
+#ifdef USE_C10D_NCCL
+    c10::cuda::warning_state().set_sync_debug_mode(static_cast<c10::cuda::SyncDebugMode>(mode));
+#else
+    TORCH_CHECK(false, "this program was built without CUDA's headers: build it without DDP_WITHOUT_NCCL");
+#endif
+  });
 }
 
 int32_t ddp_cuda_empty_cache(ddp_error* error) noexcept {

@@ -61,6 +61,10 @@ struct ddp_group_options {
   const char* gloo_host;  // address that Gloo binds to, or nullptr for c10d's own choice
   int32_t cuda_device;    // -1 on CPU
   bool high_priority_stream;  // NCCL's kernels go before the model's
+  bool eager_init;            // NCCL connects the ranks now, not at the first operation
+  // With NCCL, the communicator is split from this group's, which was connected eagerly; or null.
+  const ddp_group* split_from;
+  int32_t split_color;  // equal on the ranks of the new group, and not negative
   // For traces.
   const char* name;
   const char* description;
@@ -70,6 +74,8 @@ bool ddp_has_nccl() noexcept;
 int32_t ddp_set_cuda_device(int32_t index, ddp_error* error) noexcept;
 int32_t ddp_group_new(const ddp_store* store, const ddp_group_options* options, ddp_group** out, ddp_error* error) noexcept;
 enum ddp_group_state : int32_t { DDP_GROUP_OK = 0, DDP_GROUP_TIMED_OUT = 1, DDP_GROUP_BROKEN = 2 };
+// The part of a rank of `parent` that is in none of the groups that are split from it.
+int32_t ddp_group_split_none(const ddp_group* parent, ddp_error* error) noexcept;
 // Whether an operation of NCCL's took longer than the group's timeout, or its connections broke.
 ddp_group_state ddp_group_get_state(const ddp_group* group) noexcept;
 // A normal end: waits for operations in flight. DDP_TIMEOUT when they take longer than that.
@@ -322,6 +328,9 @@ struct ddp_event;
 int32_t ddp_cuda_synchronize(int32_t device, ddp_error* error) noexcept;
 int32_t ddp_cuda_memory(int32_t device, ddp_cuda_memory_stats* out, ddp_error* error) noexcept;
 int32_t ddp_cuda_reset_peak_memory(int32_t device, ddp_error* error) noexcept;
+enum ddp_sync_debug_mode : int32_t { DDP_SYNC_DEBUG_OFF = 0, DDP_SYNC_DEBUG_WARN = 1, DDP_SYNC_DEBUG_ERROR = 2 };
+// What an operation does that makes the CPU wait for the GPU.
+int32_t ddp_cuda_set_sync_debug_mode(ddp_sync_debug_mode mode, ddp_error* error) noexcept;
 int32_t ddp_cuda_empty_cache(ddp_error* error) noexcept;
 int32_t ddp_stream_new(int32_t device, bool high_priority, ddp_stream* out, ddp_error* error) noexcept;
 int32_t ddp_stream_current(int32_t device, ddp_stream* out, ddp_error* error) noexcept;

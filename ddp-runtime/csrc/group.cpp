@@ -70,15 +70,23 @@ c10::intrusive_ptr<c10d::Backend> gloo_backend(const c10::intrusive_ptr<c10d::St
   return c10::make_intrusive<ProcessGroupGloo>(store, options.rank, options.world_size, gloo_options);
 }
 
+#ifdef USE_C10D_NCCL
+c10::intrusive_ptr<c10d::ProcessGroupNCCL> nccl_of(const ddp_group* group) {
+  const auto backend = group->group->getBackend(ProcessGroup::BackendType::NCCL);
+  return c10::static_intrusive_pointer_cast<c10d::ProcessGroupNCCL>(backend);
+}
+#endif
+
 c10::intrusive_ptr<c10d::Backend> nccl_backend(const c10::intrusive_ptr<c10d::Store>& store, const ddp_group_options& options) {
 #ifdef USE_C10D_NCCL
   auto nccl_options = c10d::ProcessGroupNCCL::Options::create(options.high_priority_stream);
   nccl_options->timeout = std::chrono::milliseconds(options.timeout_ms);
   describe(*nccl_options, options);
-  auto backend =
-      c10::make_intrusive<c10d::ProcessGroupNCCL>(store, options.rank, options.world_size, nccl_options);
-  if (options.cuda_device >= 0) backend->setBoundDeviceId(at::Device(at::kCUDA, options.cuda_device));
-  return backend;
+  if (options.split_from != nullptr) {
+    nccl_options->split_from = nccl_of(options.split_from);
+    nccl_options->split_color = options.split_color;
+  }
+  return c10::make_intrusive<c10d::ProcessGroupNCCL>(store, options.rank, options.world_size, nccl_options);
 #else
   TORCH_CHECK(false, "this build has no NCCL: its libtorch is a CPU one (set up another with `cargo ddp setup --cuda`)");
 #endif
@@ -108,6 +116,9 @@ int32_t ddp_group_new(const ddp_store* store, const ddp_group_options* options, 
     // As init_process_group does. Without a backend's name: Gloo for CPU tensors, NCCL for CUDA tensors. With "gloo": Gloo
     // for both.
     auto group = c10::make_intrusive<LockedGroup>(store->store, options->rank, options->world_size);
+    const at::Device device(at::kCUDA, static_cast<at::DeviceIndex>(options->cuda_device));
+    // `device_id` of init_process_group. (It also makes NCCL connect without blocking.)
+    if (options->eager_init) group->setBoundDeviceId(device);
     if (options->backend == DDP_NCCL) {
       auto nccl_store = c10::make_intrusive<c10d::PrefixStore>("cuda", store->store);
       group->setBackend(at::kCUDA, ProcessGroup::BackendType::NCCL, nccl_backend(nccl_store, *options));
@@ -119,9 +130,21 @@ int32_t ddp_group_new(const ddp_store* store, const ddp_group_options* options, 
       group->setBackend(at::kCUDA, ProcessGroup::BackendType::GLOO, gloo);
     group->setDefaultBackend(options->backend == DDP_NCCL ? ProcessGroup::BackendType::NCCL
                                                           : ProcessGroup::BackendType::GLOO);
+    if (options->eager_init) group->getBackend(ProcessGroup::BackendType::NCCL)->eagerConnectSingleDevice(device);
     group->setGroupName(options->name);
     group->setGroupDesc(options->description);
     *out = new ddp_group{std::move(group)};
+  });
+}
+
+int32_t ddp_group_split_none(const ddp_group* parent, ddp_error* error) noexcept {
+  return guarded(error, [&] {
+#ifdef USE_C10D_NCCL
+    const auto nccl = nccl_of(parent);
+    nccl->performNocolorSplit(nccl->getBoundDeviceId().value());
+#else
+    TORCH_CHECK(false, "this build has no NCCL");
+#endif
   });
 }
 

@@ -52,6 +52,7 @@ pub struct ContextBuilder {
     compared_calls: Option<u64>,
     device: Option<Device>,
     high_priority_stream: bool,
+    eager_init: bool,
 }
 
 impl ContextBuilder {
@@ -85,6 +86,14 @@ impl ContextBuilder {
     /// `ProcessGroupNCCL.Options`): by default not.
     pub fn nccl_high_priority_stream(mut self, high: bool) -> Self {
         self.high_priority_stream = high;
+        self
+    }
+
+    /// Whether NCCL connects the ranks in [`init`](Self::init), instead of at their first operation on a GPU (`device_id` of
+    /// PyTorch's `init_process_group`): by default not. [`ProcessGroup::new_group`] then splits the existing connections, which is
+    /// faster.
+    pub fn nccl_eager_init(mut self, eager: bool) -> Self {
+        self.eager_init = eager;
         self
     }
 
@@ -157,10 +166,19 @@ impl ContextBuilder {
         let gloo_host = gloo_host(&world);
         let reducers = Reducers::default();
         let high_priority_stream = self.high_priority_stream;
-        let settings =
-            Settings { backend, timeout, gloo_host, cuda_device, high_priority_stream, compared_calls, reducers };
+        let eager_init = self.eager_init && backend == Backend::Nccl && cuda_device.is_some();
+        let settings = Settings {
+            backend,
+            timeout,
+            gloo_host,
+            cuda_device,
+            high_priority_stream,
+            eager_init,
+            compared_calls,
+            reducers,
+        };
         let identity = Identity::of_world(world.world_size);
-        let group = ProcessGroup::new(store, settings, identity, world.rank, world.world_size)?;
+        let group = ProcessGroup::new(store, settings, identity, world.rank, world.world_size, None)?;
         let health = Health::new(world.rank);
         Ok(Context { world, device, group, events, health, reports: AtomicU64::new(0) })
     }

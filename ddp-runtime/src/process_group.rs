@@ -93,6 +93,8 @@ pub(crate) struct Settings {
     pub cuda_device: Option<usize>,
     /// NCCL's kernels run on a stream of high priority.
     pub high_priority_stream: bool,
+    /// NCCL connects the ranks when a group is made.
+    pub eager_init: bool,
     /// Compare what the ranks call before each of the first so many collectives.
     pub compared_calls: u64,
     pub reducers: Reducers,
@@ -118,6 +120,15 @@ impl Identity {
     /// Of the group of all ranks, with the names that PyTorch gives it.
     pub(crate) fn of_world(world_size: usize) -> Self {
         Self { name: "0".into(), description: "default_pg", global_ranks: (0..world_size as u64).collect() }
+    }
+
+    /// `_process_group_color`: a number that only groups of the same ranks share.
+    fn color(&self) -> i32 {
+        let hash = self
+            .global_ranks
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, rank| (hash ^ rank).wrapping_mul(0x100_0000_01b3));
+        (hash >> 33) as i32
     }
 }
 
@@ -157,6 +168,7 @@ impl ProcessGroup {
         identity: Identity,
         rank: usize,
         world_size: usize,
+        split_from: Option<&Self>,
     ) -> Result<Self> {
         let gloo_host = settings.gloo_host.as_deref().map(CString::new).transpose()?;
         let [name, description] = [identity.name.as_str(), identity.description].map(CString::new);
@@ -169,6 +181,9 @@ impl ProcessGroup {
             gloo_host: gloo_host.as_ref().map_or(std::ptr::null(), |host| host.as_ptr()),
             cuda_device: settings.cuda_device.map_or(-1, to_i32),
             high_priority_stream: settings.high_priority_stream,
+            eager_init: settings.eager_init,
+            split_from: split_from.map_or(std::ptr::null(), |parent| parent.as_ptr().cast_const()),
+            split_color: identity.color(),
             name: name.as_ptr(),
             description: description.as_ptr(),
             global_ranks: identity.global_ranks.as_ptr(),
@@ -220,13 +235,22 @@ impl ProcessGroup {
 
     fn child(&self, ranks: &[usize], backend: Backend, description: &'static str) -> Result<Option<Self>> {
         deferred::finish();
+        // torch/distributed/distributed_c10d.py, _new_process_group_helper.
+        let splits = backend == Backend::Nccl && self.inner.settings.eager_init;
         let Inner { children, store, settings, identity, .. } = &*self.inner;
         let number = children.fetch_add(1, Ordering::Relaxed);
-        let Some(rank) = ranks.iter().position(|rank| *rank == self.rank()) else { return Ok(None) };
+        let Some(rank) = ranks.iter().position(|rank| *rank == self.rank()) else {
+            if splits {
+                // SAFETY: the group is live.
+                check("splitting a process group", |error| unsafe { sys::ddp_group_split_none(self.as_ptr(), error) })?;
+            }
+            return Ok(None);
+        };
         let store = store.prefixed(&format!("group-{number}"))?;
         let global_ranks = ranks.iter().map(|&rank| identity.global_ranks[rank]).collect();
         let identity = Identity { name: format!("{}.{number}", identity.name), description, global_ranks };
-        Self::new(store, Settings { backend, ..settings.clone() }, identity, rank, ranks.len()).map(Some)
+        let settings = Settings { backend, eager_init: splits, ..settings.clone() };
+        Self::new(store, settings, identity, rank, ranks.len(), splits.then_some(self)).map(Some)
     }
 
     /// This process' number in the group, from 0.

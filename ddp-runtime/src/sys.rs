@@ -69,6 +69,9 @@ pub(crate) struct ddp_group_options {
     pub gloo_host: *const c_char,
     pub cuda_device: i32,
     pub high_priority_stream: bool,
+    pub eager_init: bool,
+    pub split_from: *const ddp_group,
+    pub split_color: i32,
     pub name: *const c_char,
     pub description: *const c_char,
     pub global_ranks: *const u64,
@@ -231,6 +234,7 @@ unsafe extern "C" {
         out: *mut *mut ddp_group,
         error: *mut ddp_error,
     ) -> i32;
+    pub(crate) fn ddp_group_split_none(parent: *const ddp_group, error: *mut ddp_error) -> i32;
     pub(crate) fn ddp_group_get_state(group: *const ddp_group) -> i32;
     pub(crate) fn ddp_group_shutdown(group: *const ddp_group, timeout_ms: i64, error: *mut ddp_error) -> i32;
     pub(crate) fn ddp_group_abort(group: *const ddp_group);
@@ -479,6 +483,7 @@ unsafe extern "C" {
     pub(crate) fn ddp_cuda_synchronize(device: i32, error: *mut ddp_error) -> i32;
     pub(crate) fn ddp_cuda_memory(device: i32, out: *mut ddp_cuda_memory_stats, error: *mut ddp_error) -> i32;
     pub(crate) fn ddp_cuda_reset_peak_memory(device: i32, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_cuda_set_sync_debug_mode(mode: i32, error: *mut ddp_error) -> i32;
     pub(crate) fn ddp_cuda_empty_cache(error: *mut ddp_error) -> i32;
     pub(crate) fn ddp_stream_new(device: i32, high_priority: bool, out: *mut ddp_stream, error: *mut ddp_error) -> i32;
     pub(crate) fn ddp_stream_current(device: i32, out: *mut ddp_stream, error: *mut ddp_error) -> i32;

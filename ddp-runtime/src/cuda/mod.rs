@@ -21,6 +21,7 @@
 mod event;
 mod memory;
 mod stream;
+mod sync;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +34,7 @@ use crate::{Error, Result, sys};
 pub use event::Event;
 pub use memory::{MemoryStats, empty_cache, memory_stats, reset_peak_memory_stats};
 pub use stream::{Priority, Stream, current_stream, with_stream};
+pub use sync::{SyncDebugMode, set_sync_debug_mode};
 
 /// Waits until the GPU has done everything that it was given, in all streams (`torch.cuda.synchronize`).
 ///

@@ -1,7 +1,11 @@
+use tch::nn::{self, Module, VarStore};
 use tch::{Cuda, Device, Kind, Tensor};
 
 use super::*;
-use crate::Error;
+use crate::amp::{Autocast, GradScaler, GradScalerOptions};
+use crate::data::{DataLoader, TensorDataset};
+use crate::optim::{AdamW, AdamWOptions, Optimizer, clip_grad_norm};
+use crate::{Context, Ddp, Error};
 
 const GPU: Device = Device::Cuda(0);
 
@@ -20,6 +24,7 @@ fn without_a_gpu_each_call_is_an_error_that_says_so() {
         current_stream(GPU).map(|_| ()),
         Event::new().map(|_| ()),
         Event::with_timing().map(|_| ()),
+        set_sync_debug_mode(SyncDebugMode::Error),
     ];
     for result in results {
         let Err(Error::Torch { message, .. }) = result else { panic!("{result:?}") };
@@ -118,4 +123,63 @@ fn memory_statistics_follow_tensors() {
     let after = memory_stats(GPU).unwrap();
     assert!(after.allocated_bytes < with.allocated_bytes && after.reserved_bytes < with.reserved_bytes);
     assert_eq!(after.peak_allocated_bytes, after.allocated_bytes);
+}
+
+/// A mode for the length of a test.
+struct SyncsAre(());
+
+impl SyncsAre {
+    fn errors() -> Self {
+        set_sync_debug_mode(SyncDebugMode::Error).unwrap();
+        Self(())
+    }
+}
+
+impl Drop for SyncsAre {
+    fn drop(&mut self) {
+        set_sync_debug_mode(SyncDebugMode::Off).unwrap();
+    }
+}
+
+/// With a loader, autocast, a scaler, clipping, a fused optimizer and a report. (Not with metrics: their thread waits, so that
+/// the step does not.)
+#[test]
+#[ignore = "needs a GPU"]
+fn training_step_never_waits_for_the_gpu() {
+    let context = Context::init().unwrap();
+    let vs = VarStore::new(GPU);
+    let model = nn::seq()
+        .add(nn::linear(vs.root() / "in", 8, 64, Default::default()))
+        .add_fn(|x| x.relu())
+        .add(nn::linear(vs.root() / "out", 64, 1, Default::default()));
+    let ddp = Ddp::new(context.group(), &vs).unwrap();
+    let mut optimizer = AdamW::new(&vs, AdamWOptions::default());
+    let mut scaler = GradScaler::new(GPU, GradScalerOptions::default()).unwrap();
+    let autocast = Autocast::new(GPU, Kind::Half).unwrap();
+    let samples = Tensor::randn([512, 8], (Kind::Float, Device::Cpu));
+    let loader = DataLoader::new(&context, TensorDataset::new(samples).unwrap(), 32).unwrap().workers(1).device(GPU);
+    let mut mode = None;
+    for (step, batch) in (1..).zip(loader.epoch(0).unwrap()) {
+        // The first steps make the optimizer's state and the reducer's buckets.
+        if step == 4 {
+            mode = Some(SyncsAre::errors());
+        }
+        let batch = batch.unwrap();
+        optimizer.zero_grad().unwrap();
+        let loss = ddp.forward(|| autocast.run(|| model.forward(&batch).square().mean(Kind::Float))).unwrap();
+        ddp.backward(&scaler.scale(&loss).unwrap()).unwrap();
+        scaler.unscale(&optimizer).unwrap();
+        let _ = clip_grad_norm(&vs, 1.0, 2.0).unwrap();
+        let _ = scaler.step(&mut optimizer).unwrap();
+        scaler.update().unwrap();
+        context.report_step(0, step);
+    }
+    // The mode notices what waits.
+    assert!(samples_sum().is_err());
+    drop(mode);
+    assert!(samples_sum().is_ok());
+}
+
+fn samples_sum() -> std::result::Result<f64, tch::TchError> {
+    Tensor::ones([4], (Kind::Float, GPU)).sum(Kind::Float).f_double_value(&[])
 }
