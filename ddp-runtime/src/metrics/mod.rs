@@ -35,7 +35,7 @@ use writer::Writer;
 /// The folder without a launcher.
 const FOLDER: &str = "metrics";
 /// Entries that wait for the thread. Beyond these the loop waits, too: values on a GPU take memory there.
-const QUEUE: usize = 1 << 14;
+const QUEUE: usize = 1 << 12;
 /// How long a dropped `Metrics` waits for the other ranks.
 const PATIENCE: Duration = Duration::from_secs(5);
 
