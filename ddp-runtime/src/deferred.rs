@@ -38,7 +38,8 @@ pub(crate) fn defer(deferred: impl Deferred + 'static) {
     deferred.finish();
 }
 
-/// The program continues, or has succeeded: does what is left.
+/// The program continues, or has succeeded: does what is left. Called when a step is reported, and by whatever makes such
+/// objects, so that they do not pile up.
 pub(crate) fn finish() {
     loop {
         let left = lock().as_mut().map(std::mem::take).unwrap_or_default();

@@ -70,6 +70,7 @@ const PENDING: usize = 16;
 impl LossGuard {
     /// A guard for the training of the model in `vs`. Make it after a snapshot is loaded.
     pub fn new(context: &Context, vs: &VarStore, policy: NonFinite) -> Self {
+        deferred::finish(); // the losses of the guard before
         let skips = policy == NonFinite::Skip;
         // Statistics are vectors; copies of what is larger (frozen weights) would cost too much.
         let buffers = params::buffers(vs).into_iter().filter(|(_, buffer)| skips && buffer.dim() <= 1);

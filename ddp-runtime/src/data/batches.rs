@@ -15,7 +15,8 @@ pub(super) type Load<B> = dyn Fn(usize) -> Result<B> + Send + Sync;
 /// This rank's batches of an epoch, in order: see [`DataLoader::epoch`](crate::data::DataLoader::epoch).
 ///
 /// After an error there are no more batches. Dropping it, early or not, ends its worker threads and waits for them, for at
-/// most 5 s. (In [`main`](crate::main) it waits when the next step is reported or the program ends, and not after an error.)
+/// most 5 s. (In [`main`](crate::main) it waits when the next epoch starts, the next step is reported or the program ends, and
+/// not after an error.)
 pub struct Batches<'a, B> {
     pub(super) load: Arc<Load<B>>,
     /// `None`: batches are made by the thread that asks for them.

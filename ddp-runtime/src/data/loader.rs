@@ -10,8 +10,8 @@ use crate::data::transfer::Transfer;
 use crate::data::workers::Workers;
 use crate::data::{BatchDataset, Batches, EvalSampler, Sampler, Tensors, catch, intraop};
 use crate::say::say;
-use crate::side_stream;
 use crate::{Context, DistributedSampler, Error, Result};
+use crate::{deferred, side_stream};
 
 /// How many batches a worker makes ahead: PyTorch's `prefetch_factor`.
 const PREFETCH: usize = 2;
@@ -215,6 +215,7 @@ impl<D: BatchDataset, S: Sampler> DataLoader<D, S> {
     /// # Errors
     /// The sampler's; [`Error::Invalid`] when no thread can be started.
     pub fn epoch(&self, epoch: u64) -> Result<Batches<'_, D::Batch>> {
+        deferred::finish(); // the threads of the epoch before
         if self.batches_per_epoch() == 0 && self.tells_if_empty.take() {
             let (samples, ranks, batch) = (self.dataset.len(), self.sampler.num_replicas(), self.batch_size);
             let full = if self.drop_last_batch { "full " } else { "" };
