@@ -94,6 +94,7 @@ mod device;
 mod entry;
 mod error;
 mod events;
+mod fnv;
 mod health;
 mod inherited;
 mod known_parameters;

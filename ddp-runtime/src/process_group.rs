@@ -10,7 +10,7 @@ use crate::overdue::Watch;
 use crate::reducer::Reducers;
 use crate::say::say;
 use crate::store::{Store, milliseconds, to_i32};
-use crate::{Error, Result, comm_hook, deferred, sys};
+use crate::{Error, Result, comm_hook, deferred, fnv, sys};
 
 /// The library that moves tensors between ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,10 +124,7 @@ impl Identity {
 
     /// `_process_group_color`: a number that only groups of the same ranks share.
     fn color(&self) -> i32 {
-        let hash = self
-            .global_ranks
-            .iter()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, rank| (hash ^ rank).wrapping_mul(0x100_0000_01b3));
+        let hash = fnv::hash(self.global_ranks.iter().flat_map(|rank| rank.to_le_bytes()));
         (hash >> 33) as i32
     }
 }

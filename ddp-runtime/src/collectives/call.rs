@@ -2,7 +2,7 @@
 
 use tch::{Device, Tensor};
 
-use crate::{Error, ProcessGroup, ReduceOp, Result};
+use crate::{Error, ProcessGroup, ReduceOp, Result, fnv};
 
 /// A collective as this rank calls it. Written out, it is of one size, so that comparing can't go wrong itself.
 pub(super) struct Call {
@@ -124,11 +124,7 @@ pub(super) fn fixed(words: &str) -> [u8; SIZE] {
     if words.len() <= SIZE {
         bytes[..words.len()].copy_from_slice(words.as_bytes());
     } else {
-        // FNV-1a: any hash that is the same in all processes would do.
-        let hash = words
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-        let end = format!("… #{hash:016x}");
+        let end = format!("… #{:016x}", fnv::hash(words.bytes()));
         let mut cut = SIZE - end.len();
         while !words.is_char_boundary(cut) {
             cut -= 1;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::entry::{Kept, Reduce, Scalar};
-use crate::{Error, ProcessGroup, Result};
+use crate::{Error, ProcessGroup, Result, fnv};
 
 /// Why the ranks exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,21 +108,13 @@ pub(super) fn read(entries: &[Scalar]) -> Result<Vec<f64>> {
     Ok(values.collect())
 }
 
-/// FNV-1a over names, steps and ways to reduce.
+/// Of names, steps and ways to reduce.
 fn hash(entries: &[Scalar]) -> i64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let mut add = |bytes: &[u8]| {
-        for byte in bytes {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-        }
-    };
-    for Scalar { name, step, reduce, .. } in entries {
-        add(&(name.len() as u64).to_le_bytes());
-        add(name.as_bytes());
-        add(&step.to_le_bytes());
-        add(&[reduce.map_or(0, |reduce| reduce as u8 + 1)]);
-    }
-    hash.cast_signed()
+    let bytes = entries.iter().flat_map(|Scalar { name, step, reduce, .. }| {
+        let reduce = reduce.map_or(0, |reduce| reduce as u8 + 1);
+        (name.len() as u64).to_le_bytes().into_iter().chain(name.bytes()).chain(step.to_le_bytes()).chain([reduce])
+    });
+    fnv::hash(bytes).cast_signed()
 }
 
 impl Header {

@@ -6,7 +6,7 @@ use super::orthogonalize::orthogonalize;
 use super::{Compression, Memory, PowerSgd, PowerSgdOptions};
 use crate::comm_hook::{GradBucket, failed};
 use crate::error::check;
-use crate::{Error, ProcessGroup, ReduceOp, Result, Work, sys};
+use crate::{Error, ProcessGroup, ReduceOp, Result, Work, fnv, sys};
 
 pub(super) struct Round {
     bucket: GradBucket,
@@ -252,12 +252,10 @@ fn fill_randn(matrices: &[Matrices], seed: u64) -> Result<()> {
     check("PowerSGD's random matrices", |error| unsafe { sys::ddp_fill_randn(qs.as_ptr(), qs.len(), seed, error) })
 }
 
-/// FNV-1a of the names: the same in all builds.
+/// A hash of the names.
 fn layout_of(bucket: &GradBucket) -> i64 {
     let bytes = bucket.names().iter().flat_map(|name| name.bytes().chain([0]));
-    let hash =
-        bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-    hash.cast_signed()
+    fnv::hash(bytes).cast_signed()
 }
 
 /// A state that was loaded may be of buckets in another order.
