@@ -9,10 +9,8 @@
 
 using c10d::ReduceOp;
 
-using Works = std::vector<c10::intrusive_ptr<c10d::Work>>;
-
 struct ddp_work {
-  Works works;
+  std::vector<c10::intrusive_ptr<c10d::Work>> works;
   // What c10d does not keep itself, and Gloo's average: this tensor is divided by this number at the end.
   std::vector<at::Tensor> tensors;
   at::Tensor to_divide;
@@ -32,6 +30,15 @@ ReduceOp::RedOpType reduce_op(ddp_reduce_op op) {
     case DDP_BXOR: return ReduceOp::BXOR;
   }
   TORCH_CHECK(false, "unknown reduce op ", static_cast<int>(op));
+}
+
+using Works = decltype(ddp_work::works);
+
+// NCCL gives no work for a blocking operation: it runs on the current stream, so that nothing is left to wait for.
+Works started(c10::intrusive_ptr<c10d::Work> work) {
+  Works works;
+  if (work) works.push_back(std::move(work));
+  return works;
 }
 
 bool is_nccl(const ddp_group* group, const at::Tensor& tensor) {
@@ -80,7 +87,7 @@ int32_t ddp_all_reduce(ddp_group* group, ddp_tensor* tensor, ddp_reduce_op op, b
     c10d::AllreduceOptions options;
     options.asyncOp = is_async;
     options.reduceOp = reduce_op(average.sum);
-    auto work = std::make_unique<ddp_work>(ddp_work{Works{group->group->allreduce(tensors, options)}, tensors});
+    auto work = std::make_unique<ddp_work>(ddp_work{started(group->group->allreduce(tensors, options)), tensors});
     average.at_the_end(*work, *tensor);
     *out = work.release();
   });
@@ -95,7 +102,7 @@ int32_t ddp_reduce(ddp_group* group, ddp_tensor* tensor, int32_t dst, ddp_reduce
     options.asyncOp = is_async;
     options.reduceOp = reduce_op(average.sum);
     options.rootRank = dst;
-    auto work = std::make_unique<ddp_work>(ddp_work{Works{group->group->reduce(tensors, options)}, tensors});
+    auto work = std::make_unique<ddp_work>(ddp_work{started(group->group->reduce(tensors, options)), tensors});
     if (group->group->getRank() == dst) average.at_the_end(*work, *tensor);
     *out = work.release();
   });
@@ -107,7 +114,7 @@ int32_t ddp_broadcast(ddp_group* group, ddp_tensor* tensor, int32_t src, bool is
     c10d::BroadcastOptions options;
     options.asyncOp = is_async;
     options.rootRank = src;
-    *out = new ddp_work{Works{group->group->broadcast(tensors, options)}, tensors};
+    *out = new ddp_work{started(group->group->broadcast(tensors, options)), tensors};
   });
 }
 
@@ -118,7 +125,7 @@ int32_t ddp_all_gather(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor*
     auto gathered = list_of_lists(list(group, outputs));
     c10d::AllgatherOptions options;
     options.asyncOp = is_async;
-    *out = new ddp_work{Works{group->group->allgather(gathered, inputs, options)}, inputs};
+    *out = new ddp_work{started(group->group->allgather(gathered, inputs, options)), inputs};
   });
 }
 
@@ -127,7 +134,7 @@ int32_t ddp_all_gather_into(ddp_group* group, ddp_tensor* output, ddp_tensor* in
   return guarded(error, [&] {
     c10d::AllgatherOptions options;
     options.asyncOp = is_async;
-    *out = new ddp_work{Works{group->group->all_gather_single(*output, *input, options)}, {*output, *input}};
+    *out = new ddp_work{started(group->group->all_gather_single(*output, *input, options)), {*output, *input}};
   });
 }
 
@@ -139,7 +146,7 @@ int32_t ddp_gather(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor* inp
     c10d::GatherOptions options;
     options.asyncOp = is_async;
     options.rootRank = dst;
-    *out = new ddp_work{Works{group->group->gather(gathered, inputs, options)}, inputs};
+    *out = new ddp_work{started(group->group->gather(gathered, inputs, options)), inputs};
   });
 }
 
@@ -151,7 +158,7 @@ int32_t ddp_scatter(ddp_group* group, ddp_tensor* output, ddp_tensor* const* inp
     c10d::ScatterOptions options;
     options.asyncOp = is_async;
     options.rootRank = src;
-    *out = new ddp_work{Works{group->group->scatter(outputs, scattered, options)}, outputs};
+    *out = new ddp_work{started(group->group->scatter(outputs, scattered, options)), outputs};
   });
 }
 
@@ -164,7 +171,7 @@ int32_t ddp_reduce_scatter(ddp_group* group, ddp_tensor* output, ddp_tensor* con
     c10d::ReduceScatterOptions options;
     options.asyncOp = is_async;
     options.reduceOp = reduce_op(average.sum);
-    auto work = std::make_unique<ddp_work>(ddp_work{Works{group->group->reduce_scatter(outputs, reduced, options)}, outputs});
+    auto work = std::make_unique<ddp_work>(ddp_work{started(group->group->reduce_scatter(outputs, reduced, options)), outputs});
     average.at_the_end(*work, *output);
     *out = work.release();
   });
@@ -179,7 +186,7 @@ int32_t ddp_all_to_all(ddp_group* group, ddp_tensor* const* outputs, ddp_tensor*
     options.asyncOp = is_async;
     auto work = group->group->alltoall(received, sent, options);
     sent.insert(sent.end(), received.begin(), received.end());
-    *out = new ddp_work{Works{std::move(work)}, std::move(sent)};
+    *out = new ddp_work{started(std::move(work)), std::move(sent)};
   });
 }
 
@@ -187,7 +194,7 @@ int32_t ddp_send(ddp_group* group, ddp_tensor* tensor, int32_t dst, int32_t tag,
                  ddp_error* error) noexcept {
   return guarded(error, [&] {
     std::vector<at::Tensor> tensors{*tensor};
-    *out = new ddp_work{Works{group->group->send(tensors, dst, tag)}, tensors};
+    *out = new ddp_work{started(group->group->send(tensors, dst, tag)), tensors};
   });
 }
 
@@ -195,7 +202,7 @@ int32_t ddp_recv(ddp_group* group, ddp_tensor* tensor, int32_t src, int32_t tag,
                  ddp_error* error) noexcept {
   return guarded(error, [&] {
     std::vector<at::Tensor> tensors{*tensor};
-    *out = new ddp_work{Works{group->group->recv(tensors, src, tag)}, tensors};
+    *out = new ddp_work{started(group->group->recv(tensors, src, tag)), tensors};
   });
 }
 
@@ -213,14 +220,15 @@ int32_t ddp_batch_send_recv(ddp_group* group, const ddp_p2p_op* ops, size_t n, d
       try {
         for (size_t i = 0; i < n; ++i) {
           std::vector<at::Tensor> tensors{*ops[i].tensor};
-          work->works.push_back(ops[i].is_send ? group->group->send(tensors, ops[i].peer, 0)
-                                               : group->group->recv(tensors, ops[i].peer, 0));
+          auto part = ops[i].is_send ? group->group->send(tensors, ops[i].peer, 0)
+                                     : group->group->recv(tensors, ops[i].peer, 0);
+          if (part) work->works.push_back(std::move(part));
         }
       } catch (...) {
         if (coalesced) group->group->endCoalescing(at::kCUDA);
         throw;
       }
-      if (coalesced) work->works = {group->group->endCoalescing(at::kCUDA)};
+      if (coalesced) work->works = started(group->group->endCoalescing(at::kCUDA));
     });
     *out = work.release();
   });
@@ -241,7 +249,7 @@ int32_t ddp_barrier(ddp_group* group, bool is_async, ddp_work** out, ddp_error* 
   return guarded(error, [&] {
     c10d::BarrierOptions options;
     options.asyncOp = is_async;
-    *out = new ddp_work{Works{group->group->barrier(options)}, {}};
+    *out = new ddp_work{started(group->group->barrier(options)), {}};
   });
 }
 
