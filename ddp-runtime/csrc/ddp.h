@@ -73,11 +73,12 @@ struct ddp_group_options {
 bool ddp_has_nccl() noexcept;
 int32_t ddp_set_cuda_device(int32_t index, ddp_error* error) noexcept;
 int32_t ddp_group_new(const ddp_store* store, const ddp_group_options* options, ddp_group** out, ddp_error* error) noexcept;
-enum ddp_group_state : int32_t { DDP_GROUP_OK = 0, DDP_GROUP_TIMED_OUT = 1, DDP_GROUP_BROKEN = 2 };
+enum ddp_group_state : int32_t { DDP_GROUP_OK = 0, DDP_GROUP_TIMED_OUT = 1, DDP_GROUP_BROKEN = 2, DDP_GROUP_NOT_CONNECTED = 3 };
 // The part of a rank of `parent` that is in none of the groups that are split from it.
 int32_t ddp_group_split_none(const ddp_group* parent, ddp_error* error) noexcept;
-// Whether an operation of NCCL's took longer than the group's timeout, or its connections broke.
-ddp_group_state ddp_group_get_state(const ddp_group* group) noexcept;
+// Whether an operation of NCCL's took longer than the group's timeout, or its connections broke, or connecting to the other
+// ranks takes longer than `timeout_ms`.
+ddp_group_state ddp_group_get_state(const ddp_group* group, int64_t timeout_ms) noexcept;
 // A normal end: waits for operations in flight. DDP_TIMEOUT when they take longer than that.
 int32_t ddp_group_shutdown(const ddp_group* group, int64_t timeout_ms, ddp_error* error) noexcept;
 // Ends operations in flight. Their results are undefined, here and on the other ranks.

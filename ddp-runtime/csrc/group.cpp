@@ -148,10 +148,12 @@ int32_t ddp_group_split_none(const ddp_group* parent, ddp_error* error) noexcept
   });
 }
 
-ddp_group_state ddp_group_get_state(const ddp_group* group) noexcept {
+ddp_group_state ddp_group_get_state(const ddp_group* group, int64_t timeout_ms) noexcept {
   ddp_group_state state = DDP_GROUP_OK;
   guarded(nullptr, [&] {
     if (group->group->getBackendType() != ProcessGroup::BackendType::NCCL) return;
+    // The first operation connects to the other ranks (ncclCommInitRank), which has no time limit of its own.
+    if (group->group->starting_for().count() > timeout_ms) state = DDP_GROUP_NOT_CONNECTED;
     switch (group->group->getBackend(ProcessGroup::BackendType::NCCL)->getError()) {
       case c10d::ErrorType::SUCCESS: break;
       case c10d::ErrorType::TIMEOUT: state = DDP_GROUP_TIMED_OUT; break;

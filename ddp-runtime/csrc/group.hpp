@@ -3,6 +3,8 @@
 
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
+#include <atomic>
+#include <chrono>
 #include <mutex>
 
 // c10d's process group, with a lock around the start of each operation: the training loop, autograd's threads (the
@@ -56,16 +58,41 @@ class LockedGroup : public c10d::ProcessGroup {
   template <class F>
   auto exclusively(F&& operations) {
     const std::lock_guard<std::recursive_mutex> lock(mutex_);
+    const Starting starting(*this);
     return operations();
   }
 
+  // For how long the operation that is being started has been, or zero.
+  std::chrono::milliseconds starting_for() const {
+    const int64_t since = starting_since_;
+    return std::chrono::milliseconds(since == 0 ? 0 : now() - since);
+  }
+
  private:
+  static int64_t now() {
+    const auto time = std::chrono::steady_clock::now().time_since_epoch();
+    return std::chrono::duration_cast<std::chrono::milliseconds>(time).count();
+  }
+
+  // Marks the start of the outermost operation.
+  struct Starting {
+    explicit Starting(LockedGroup& group) : group(group) {
+      if (group.depth_++ == 0) group.starting_since_ = now();
+    }
+    ~Starting() {
+      if (--group.depth_ == 0) group.starting_since_ = 0;
+    }
+    LockedGroup& group;
+  };
+
   template <class F>
   Work start(F&& operation) {
     return exclusively(operation);
   }
 
   std::recursive_mutex mutex_;
+  int depth_ = 0;
+  std::atomic<int64_t> starting_since_{0};
 };
 
 struct ddp_group {

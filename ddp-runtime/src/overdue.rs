@@ -1,4 +1,5 @@
-//! Ends the process, with a reason, when an NCCL operation takes longer than the group's timeout, or its connections break.
+//! Ends the process, with a reason, when an NCCL operation or connecting takes longer than the group's timeout, or when the
+//! connections break.
 //!
 //! When a rank is missing, a collective blocks only the GPU, so no call returns an error. NCCL's own watchdog waits up to a
 //! minute for its dump and then aborts the process, without a reason for the launcher.
@@ -9,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::process_group::{Backend, Settings};
+use crate::store::milliseconds;
 use crate::{entry, sys};
 
 /// How often a group is checked. NCCL's watchdog checks its operations every second.
@@ -40,7 +42,7 @@ impl Watch {
             let group = group;
             while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 // SAFETY: the group lives until `Watch::drop` has joined this thread.
-                let state = unsafe { sys::ddp_group_get_state(group.0.as_ptr()) };
+                let state = unsafe { sys::ddp_group_get_state(group.0.as_ptr(), milliseconds(limit)) };
                 if let Some(reason) = reason(state, entry::last_step(), limit) {
                     entry::fail_now(&reason);
                 }
@@ -62,14 +64,15 @@ impl Drop for Watch {
 
 fn reason(state: i32, step: Option<u64>, limit: Duration) -> Option<String> {
     let place = step.map_or_else(|| "before the first step".to_owned(), |step| format!("after step {step}"));
+    let seconds = limit.as_secs_f64();
     match state {
-        sys::DDP_GROUP_TIMED_OUT => {
-            let seconds = limit.as_secs_f64();
-            Some(format!(
-                "a collective {place} timed out after {seconds} s: a rank did not take part in it, or the ranks wait for each \
+        sys::DDP_GROUP_TIMED_OUT => Some(format!(
+            "a collective {place} timed out after {seconds} s: a rank did not take part in it, or the ranks wait for each \
                  other"
-            ))
-        }
+        )),
+        sys::DDP_GROUP_NOT_CONNECTED => Some(format!(
+            "connecting to the other ranks for a collective {place} timed out after {seconds} s: a rank did not take part in it"
+        )),
         // The launcher looks for these words: see `cargo-ddp/src/launch/dispatch/job.rs`.
         sys::DDP_GROUP_BROKEN => {
             Some(format!("NCCL lost the connection to another rank {place}: that rank ended, or the network failed"))
@@ -93,6 +96,11 @@ mod tests {
         assert!(early.starts_with("a collective before the first step timed out after 0.5 s: "), "{early}");
         let broken = reason(sys::DDP_GROUP_BROKEN, Some(7), Duration::ZERO).unwrap();
         assert!(broken.starts_with("NCCL lost the connection to another rank after step 7"), "{broken}");
+        let alone = reason(sys::DDP_GROUP_NOT_CONNECTED, None, Duration::from_secs(20)).unwrap();
+        assert!(
+            alone.ends_with("before the first step timed out after 20 s: a rank did not take part in it"),
+            "{alone}"
+        );
         assert_eq!(reason(0, Some(7), Duration::ZERO), None);
     }
 }

@@ -13,6 +13,7 @@ pub(crate) const DDP_UNUSED: i32 = 3;
 /// `ddp_group_state`
 pub(crate) const DDP_GROUP_TIMED_OUT: i32 = 1;
 pub(crate) const DDP_GROUP_BROKEN: i32 = 2;
+pub(crate) const DDP_GROUP_NOT_CONNECTED: i32 = 3;
 
 #[repr(C)]
 pub(crate) struct ddp_error {
@@ -235,7 +236,7 @@ unsafe extern "C" {
         error: *mut ddp_error,
     ) -> i32;
     pub(crate) fn ddp_group_split_none(parent: *const ddp_group, error: *mut ddp_error) -> i32;
-    pub(crate) fn ddp_group_get_state(group: *const ddp_group) -> i32;
+    pub(crate) fn ddp_group_get_state(group: *const ddp_group, timeout_ms: i64) -> i32;
     pub(crate) fn ddp_group_shutdown(group: *const ddp_group, timeout_ms: i64, error: *mut ddp_error) -> i32;
     pub(crate) fn ddp_group_abort(group: *const ddp_group);
     pub(crate) fn ddp_group_free(group: *mut ddp_group);
