@@ -83,6 +83,12 @@ int32_t ddp_copies_arrive(const ddp_copies* self, ddp_error* error) noexcept {
   return guarded(error, [&] { self->done.block(self->computing); });
 }
 
+bool ddp_copies_are_done(const ddp_copies* self) noexcept {
+  bool done = false;
+  guarded(nullptr, [&] { done = self->done.query(); });
+  return done;
+}
+
 int32_t ddp_copies_wait(const ddp_copies* self, ddp_error* error) noexcept {
   return guarded(error, [&] { self->done.synchronize(); });
 }

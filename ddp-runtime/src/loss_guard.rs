@@ -1,8 +1,11 @@
+use std::collections::VecDeque;
+
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
 
 use crate::deferred::{self, Deferred};
 use crate::health::Health;
+use crate::side_stream::{Copies, SideStream, pinned_bytes};
 use crate::{Context, Error, ProcessGroup, Result, params};
 
 /// What a run does about a loss that is not a finite number (NaN, infinite).
@@ -21,9 +24,9 @@ pub enum NonFinite {
 /// Looks at the losses of a training loop, so that a loss that is not a finite number is noticed.
 /// [`Trainer::non_finite`](crate::Trainer::non_finite) uses one.
 ///
-/// [`Warn`](NonFinite::Warn) costs nothing to speak of. For [`Stop`](NonFinite::Stop) and [`Skip`](NonFinite::Skip) the
-/// ranks exchange a number in each step, and wait for the loss to be computed: a loss that is bad on one rank alone stops
-/// or skips the step on all.
+/// [`Warn`](NonFinite::Warn) never waits for a GPU: the warning comes when the GPU has computed the loss. For
+/// [`Stop`](NonFinite::Stop) and [`Skip`](NonFinite::Skip) the ranks exchange a number in each step, and wait for the loss
+/// to be computed: a loss that is bad on one rank alone stops or skips the step on all.
 ///
 /// ```
 /// use ddp_runtime::optim::{Optimizer, Sgd, SgdOptions};
@@ -59,13 +62,15 @@ pub struct LossGuard {
     weights: Vec<Tensor>,
     /// Buffers, and what they held after the last step that was taken.
     buffers: Vec<(Tensor, Tensor)>,
-    /// Losses on a GPU that were not looked at yet.
-    pending: Vec<(u64, Tensor)>,
+    /// Losses on a GPU that were not looked at yet, oldest first.
+    pending: VecDeque<Pending>,
+    /// Where they are copied; made for the first of them.
+    stream: Option<SideStream>,
     skipped: u64,
 }
 
-/// Losses on a GPU are looked at in groups of this many: reading one waits for it.
-const PENDING: usize = 16;
+/// More pending losses than a GPU's queue has room for; with more, the loop waits for the oldest.
+const MOST_PENDING: usize = 1024;
 
 impl LossGuard {
     /// A guard for the training of the model in `vs`. Make it after a snapshot is loaded.
@@ -80,7 +85,8 @@ impl LossGuard {
             health: context.health().clone(),
             weights: params::trained(vs).into_iter().map(|(_, weights)| weights).collect(),
             buffers: buffers.map(|(_, buffer)| (buffer.shallow_clone(), buffer.copy())).collect(),
-            pending: Vec::new(),
+            pending: VecDeque::new(),
+            stream: None,
             skipped: 0,
         }
     }
@@ -93,10 +99,7 @@ impl LossGuard {
     /// [`Error::NonFiniteLoss`] on all ranks, by the policy; [`Error::Torch`], also when another rank is gone.
     pub fn check(&mut self, loss: &Tensor, step: u64) -> Result<bool> {
         if self.policy == NonFinite::Warn {
-            self.pending.push((step, loss.f_detach().map_err(failed)?));
-            if loss.device() == Device::Cpu || self.pending.len() >= PENDING {
-                self.look()?;
-            }
+            self.warn_of(loss, step)?;
             return Ok(true);
         }
         let value = number(loss)?;
@@ -132,10 +135,30 @@ impl LossGuard {
         self.skipped
     }
 
-    /// Looks at the losses that are still pending.
+    /// Looks at the losses that are still pending, and waits for them.
     pub(crate) fn look(&mut self) -> Result<()> {
-        for (step, loss) in self.pending.drain(..) {
-            self.health.see_loss(step, number(&loss)?);
+        self.pending.drain(..).try_for_each(|pending| pending.see(&self.health))
+    }
+
+    /// Looks at a loss on the CPU now, and at those on a GPU that have been computed by now.
+    fn warn_of(&mut self, loss: &Tensor, step: u64) -> Result<()> {
+        let device = loss.device();
+        if device == Device::Cpu {
+            self.health.see_loss(step, number(loss)?);
+            return Ok(());
+        }
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            none => none.insert(SideStream::new(device)?),
+        };
+        self.pending.push_back(Pending::copy(loss, step, stream)?);
+        let is_due = |pending: &VecDeque<Pending>| {
+            pending.len() > MOST_PENDING || pending.front().is_some_and(|oldest| oldest.copies.are_done())
+        };
+        while is_due(&self.pending)
+            && let Some(oldest) = self.pending.pop_front()
+        {
+            oldest.see(&self.health)?;
         }
         Ok(())
     }
@@ -151,23 +174,46 @@ impl Drop for LossGuard {
     fn drop(&mut self) {
         let pending = std::mem::take(&mut self.pending);
         if !pending.is_empty() {
-            deferred::defer(Pending { losses: pending, health: self.health.clone() });
+            deferred::defer(Left { losses: pending, health: self.health.clone() });
         }
     }
 }
 
-/// Losses that were not looked at.
+/// A loss on its way from a GPU.
+#[derive(Debug)]
 struct Pending {
-    losses: Vec<(u64, Tensor)>,
+    step: u64,
+    /// In pinned memory.
+    value: Tensor,
+    copies: Copies,
+}
+
+impl Pending {
+    fn copy(loss: &Tensor, step: u64, stream: &SideStream) -> Result<Self> {
+        let sum = tch::no_grad(|| loss.f_sum(Kind::Double)?.f_view([1])).map_err(failed)?;
+        let mut value = pinned_bytes(8)?.f_view_dtype(Kind::Double).map_err(failed)?;
+        stream.to_host(&sum, &mut value)?;
+        Ok(Self { step, value, copies: stream.end()? })
+    }
+
+    /// Waits for the copy.
+    fn see(self, health: &Health) -> Result<()> {
+        self.copies.wait()?;
+        health.see_loss(self.step, number(&self.value)?);
+        Ok(())
+    }
+}
+
+/// Losses that a dropped guard did not look at.
+struct Left {
+    losses: VecDeque<Pending>,
     health: Health,
 }
 
-impl Deferred for Pending {
+impl Deferred for Left {
     fn finish(self: Box<Self>) {
-        for (step, loss) in self.losses {
-            if let Ok(loss) = number(&loss) {
-                self.health.see_loss(step, loss);
-            }
+        for loss in self.losses {
+            let _ = loss.see(&self.health); // fails if the GPU is lost, which the program's own calls report
         }
     }
 }

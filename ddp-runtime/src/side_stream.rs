@@ -75,6 +75,12 @@ impl Copies {
         check("waiting for a copy", |error| unsafe { sys::ddp_copies_arrive(self.0.as_ptr(), error) })
     }
 
+    /// Whether they are done. (A GPU that is lost is never done.)
+    pub(crate) fn are_done(&self) -> bool {
+        // SAFETY: it is live.
+        unsafe { sys::ddp_copies_are_done(self.0.as_ptr()) }
+    }
+
     /// Waits until they are done.
     pub(crate) fn wait(&self) -> Result<()> {
         // SAFETY: it is live.

@@ -527,6 +527,7 @@ unsafe extern "C" {
         error: *mut ddp_error,
     ) -> i32;
     pub(crate) fn ddp_copies_arrive(copies: *const ddp_copies, error: *mut ddp_error) -> i32;
+    pub(crate) fn ddp_copies_are_done(copies: *const ddp_copies) -> bool;
     pub(crate) fn ddp_copies_wait(copies: *const ddp_copies, error: *mut ddp_error) -> i32;
     pub(crate) fn ddp_copies_free(copies: *mut ddp_copies);
     pub(crate) fn ddp_pinned_bytes(bytes: i64, out: *mut *mut C_tensor, error: *mut ddp_error) -> i32;

@@ -5,7 +5,7 @@ use super::*;
 use crate::amp::{Autocast, GradScaler, GradScalerOptions};
 use crate::data::{DataLoader, TensorDataset};
 use crate::optim::{AdamW, AdamWOptions, Optimizer, clip_grad_norm};
-use crate::{Context, Ddp, Error};
+use crate::{Context, Ddp, Error, LossGuard, NonFinite};
 
 const GPU: Device = Device::Cuda(0);
 
@@ -71,6 +71,8 @@ fn long_work() -> Tensor {
 #[test]
 #[ignore = "needs a GPU"]
 fn a_stream_waits_for_an_event_of_another() {
+    // The first use of a kernel loads it, for which CUDA may wait for all work in flight.
+    Tensor::zeros([1], (Kind::Float, GPU)).copy_(&long_work().sum(Kind::Float));
     let (writer, reader) = (Stream::new(GPU).unwrap(), Stream::new(GPU).unwrap());
     let mut written = Event::new().unwrap();
     assert!(written.is_done().unwrap(), "an event that was never recorded is done");
@@ -178,6 +180,23 @@ fn training_step_never_waits_for_the_gpu() {
     assert!(samples_sum().is_err());
     drop(mode);
     assert!(samples_sum().is_ok());
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn loss_guard_that_warns_sees_each_loss_without_waiting() {
+    let context = Context::init().unwrap();
+    let vs = VarStore::new(GPU);
+    let mut guard = LossGuard::new(&context, &vs, NonFinite::Warn);
+    let losses = [1.0, f64::NAN, f64::NAN].map(|loss| Tensor::full([1], loss, (Kind::Float, GPU)));
+    guard.check(&losses[0], 1).unwrap(); // makes the stream
+    let mode = SyncsAre::errors();
+    for (loss, step) in losses.iter().zip(1..) {
+        assert!(guard.check(loss, step).unwrap());
+    }
+    drop(mode);
+    guard.look().unwrap();
+    assert_eq!(context.health().non_finite_since(), Some(2));
 }
 
 fn samples_sum() -> std::result::Result<f64, tch::TchError> {
