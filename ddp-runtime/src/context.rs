@@ -12,7 +12,7 @@ use crate::health::Health;
 use crate::process_group::{Backend, Identity, ProcessGroup, Settings};
 use crate::reducer::Reducers;
 use crate::store::{Store, to_i32};
-use crate::{Result, StepReport, World, debug, device, entry, inherited, listen, memory, sys};
+use crate::{Result, StepReport, World, debug, deferred, device, entry, inherited, listen, memory, sys};
 
 /// How long a rank waits for the others to appear (c10d's store default).
 const STORE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -128,6 +128,7 @@ impl ContextBuilder {
     /// can't start.
     pub fn init(self) -> Result<Context> {
         debug::started();
+        deferred::finish(); // the groups of a context before this one
         let world = World::from_env()?;
         inherited::check()?;
         let events = Events::to(inherited::event_pipe());
@@ -151,8 +152,7 @@ impl ContextBuilder {
             Some(master) => {
                 let serves = world.rank == 0 && !master.agent_store;
                 let socket = || inherited::listening_socket(master.port).or_else(|| listen::where_ranks_look(master));
-                let socket = serves.then(socket).flatten();
-                Store::tcp(&world, master, socket, debug::patience(STORE_TIMEOUT)?)?
+                Store::of_job(&world, master, || serves.then(socket).flatten(), debug::patience(STORE_TIMEOUT)?)?
             }
         };
         let timeout = debug::patience(self.timeout.unwrap_or(match backend {

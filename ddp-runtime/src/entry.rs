@@ -16,7 +16,7 @@ use ddp_contract::{ErrorFile, env, exit};
 use crate::data::{self, catch};
 use crate::error::{check, without_trace};
 use crate::say::say;
-use crate::{Error, debug, deferred, sys};
+use crate::{Error, debug, deferred, store, sys};
 
 /// Exit code of a worker whose training function gave an error.
 const FAILED: u8 = 1;
@@ -48,6 +48,11 @@ pub(crate) fn fail_at_end(message: String) {
     FAILED_AT_END.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
 }
 
+fn end_well() {
+    deferred::finish();
+    store::close();
+}
+
 /// Runs a worker's training function. When it fails or panics, in any thread, the reason goes to stderr and to the
 /// launcher's error file (`TORCHELASTIC_ERROR_FILE`, in torchrun's format). A dataset's panic does not: a
 /// [`DataLoader`](crate::data::DataLoader) makes an error of it. (With `RUST_BACKTRACE=1` it goes to stderr as well.)
@@ -74,12 +79,12 @@ pub fn main<E: Display + Debug + 'static>(train: impl FnOnce() -> Result<(), E>)
     let result = panic::catch_unwind(AssertUnwindSafe(train));
     if result.is_ok() && PREEMPTED_AT.load(Ordering::Relaxed) != NONE {
         // All ranks are here, or on their way: nobody's end is another's failure.
-        deferred::finish();
+        end_well();
         return ExitCode::from(exit::PREEMPTED);
     }
     match result {
         Ok(Ok(())) => {
-            deferred::finish();
+            end_well();
             if let Some(message) = FAILED_AT_END.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 record(ErrorFile::new(message, ""));
                 exit_at_once(FAILED)

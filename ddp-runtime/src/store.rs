@@ -1,11 +1,31 @@
 use std::ffi::CString;
 use std::os::fd::RawFd;
 use std::ptr::NonNull;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::error::check;
 use crate::world::Master;
 use crate::{Result, World, sys};
+
+/// The store of the job, for all contexts that this process makes. If it ended with its context, another rank that makes its
+/// next context could still reach it.
+static JOB: Mutex<Option<Job>> = Mutex::new(None);
+
+struct Job {
+    master: Master,
+    store: Store,
+    contexts: u32,
+}
+
+fn job() -> MutexGuard<'static, Option<Job>> {
+    JOB.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The program has succeeded: rank 0 stops serving.
+pub(crate) fn close() {
+    *job() = None;
+}
 
 /// A c10d store: where the ranks of a group exchange addresses before they talk to each other.
 #[derive(Debug)]
@@ -22,8 +42,25 @@ impl Store {
         Ok(Self::from_raw(raw))
     }
 
-    /// The TCP store at `master`: rank 0 serves it, on the socket `listen_fd` if its launcher passed one.
-    pub(crate) fn tcp(world: &World, master: &Master, listen_fd: Option<RawFd>, timeout: Duration) -> Result<Self> {
+    /// The TCP store at `master`, with keys of its own for each context: the first call connects. Rank 0 serves the store, on
+    /// the socket that `listen_fd` gives, if any.
+    pub(crate) fn of_job(
+        world: &World,
+        master: &Master,
+        listen_fd: impl FnOnce() -> Option<RawFd>,
+        timeout: Duration,
+    ) -> Result<Self> {
+        let mut current = job();
+        let job = match current.take() {
+            Some(job) if job.master == *master => job,
+            _ => Job { master: master.clone(), store: Self::tcp(world, master, listen_fd(), timeout)?, contexts: 0 },
+        };
+        let job = current.insert(job);
+        job.contexts += 1;
+        job.store.prefixed(&format!("context-{}", job.contexts))
+    }
+
+    fn tcp(world: &World, master: &Master, listen_fd: Option<RawFd>, timeout: Duration) -> Result<Self> {
         let host = CString::new(master.addr.as_str())?;
         // torchrun keeps one store for all attempts, so each attempt has keys of its own there
         // (torch/distributed/rendezvous.py, _create_c10d_store).

@@ -53,6 +53,17 @@ fn what_is_open_at_the_end_of_a_successful_run_is_finished() {
 }
 
 #[test]
+fn context_can_be_made_again_when_the_one_before_is_gone() {
+    for nproc in ["1", "3"] {
+        let run =
+            ["run", "-p", "ddp-tests", "--bin", "teardown", "--max-restarts", "0", "--nproc", nproc, "--", "again"];
+        let done = Ddp::new(run).run().succeeds().leaves_no_process();
+        let last = format!("context 3: {nproc} ranks");
+        assert_eq!(done.stdout.matches(&last).count().to_string(), nproc, "{}", done.stdout);
+    }
+}
+
+#[test]
 fn rank_that_waits_forever_after_a_failure_is_not_waited_for() {
     let dir = tempdir().unwrap();
     let done = teardown(dir.path(), &["--grace", "800"], &["stuck", "1"]).run().ends_with(1);

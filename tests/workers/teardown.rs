@@ -2,6 +2,8 @@
 //! exchanged, a loader whose thread reads a sample forever, a snapshot that is being written, a subgroup, and an object whose
 //! own end takes time. Rank RANK gives an error in the second step, where the others wait for it.
 //!
+//! `teardown again`: three contexts, one after the other.
+//!
 //! `teardown stuck RANK`: the other ranks take signals for a request to save, and then wait forever, as on a GPU.
 
 use std::process::ExitCode;
@@ -18,7 +20,17 @@ use tch::{Kind, Tensor};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    ddp_runtime::main(|| work(&args))
+    ddp_runtime::main(|| if args[0] == "again" { again() } else { work(&args) })
+}
+
+fn again() -> Result<()> {
+    for round in 1..=3 {
+        let context = Context::init()?;
+        let mut ranks = Tensor::ones([1], (Kind::Float, context.device()));
+        context.group().all_reduce(&mut ranks, ReduceOp::Sum)?;
+        println!("context {round}: {} ranks", ranks.int64_value(&[0]));
+    }
+    Ok(())
 }
 
 /// Each rank's first sample comes, the others never.
