@@ -352,7 +352,8 @@ pub(crate) fn without_trace(message: &str) -> String {
         return message.to_owned();
     }
     // In a panic of tch's the message stands as a Debug string, with its line ends escaped.
-    let end = message.find("Exception raised from").unwrap_or(message.len());
+    let starts = ["Exception raised from", "frame #0: "].iter().filter_map(|words| message.find(words));
+    let end = starts.min().unwrap_or(message.len());
     message[..end].trim_end_matches("\\n").trim_end().to_owned()
 }
 
@@ -367,6 +368,12 @@ mod tests {
         let in_a_panic =
             r#"Err` value: Torch("size mismatch\nException raised from x (most recent call first):\nframe")"#;
         assert_eq!(without_trace(in_a_panic), r#"Err` value: Torch("size mismatch"#);
+        let of_an_allocation =
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. can't allocate 8 bytes.\nframe #0: c10::Throw";
+        assert_eq!(
+            without_trace(of_an_allocation),
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. can't allocate 8 bytes."
+        );
         assert_eq!(without_trace("no trace"), "no trace");
     }
 }

@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 use super::call::{SIZE, fixed, shape};
 use super::start::contiguous;
 use crate::store::to_i32;
-use crate::{Error, ProcessGroup, Result, Work, sys};
+use crate::{Backend, Error, ProcessGroup, Result, Work, sys};
 
 /// The tag by which two ranks compare their calls: beyond those of messages.
 const COMPARE: i32 = 1 << 16;
@@ -54,7 +54,17 @@ impl ProcessGroup {
         self.start_send(&contiguous(tensor)?, dst, tag.into())
     }
 
+    /// Gloo takes the address of the numbers as one of the CPU's memory, without a check.
+    fn check_sendable(&self, tensor: &Tensor) -> Result<()> {
+        if self.backend() == Backend::Gloo && tensor.device().is_cuda() {
+            let problem = "Gloo can't send or receive a tensor on a GPU: use one on the CPU, or NCCL";
+            return Err(Error::Invalid(problem.into()));
+        }
+        Ok(())
+    }
+
     pub(crate) fn start_send(&self, tensor: &Tensor, dst: usize, tag: i32) -> Result<Work> {
+        self.check_sendable(tensor)?;
         let (group, tensor) = (self.as_ptr(), tensor.as_ptr().cast_mut());
         // SAFETY: `group` and `tensor` are live for the call, and the work keeps its own reference to the tensor.
         Work::start("send", (), |work, error| unsafe { sys::ddp_send(group, tensor, to_i32(dst), tag, work, error) })
@@ -80,6 +90,7 @@ impl ProcessGroup {
     }
 
     pub(crate) fn start_recv(&self, tensor: &mut Tensor, src: usize, tag: i32) -> Result<Work> {
+        self.check_sendable(tensor)?;
         let (group, tensor) = (self.as_ptr(), tensor.as_mut_ptr());
         // SAFETY: as in `start_send`.
         Work::start("recv", (), |work, error| unsafe { sys::ddp_recv(group, tensor, to_i32(src), tag, work, error) })
@@ -127,6 +138,7 @@ impl ProcessGroup {
                 }
             };
             self.check_peer(peer)?;
+            self.check_sendable(&tensor)?;
             kept.push((tensor, peer, is_send));
         }
         if kept.is_empty() {
