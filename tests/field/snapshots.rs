@@ -123,6 +123,25 @@ fn replaced_snapshot_is_there_at_every_moment_where_directories_cannot_be_exchan
     assert_eq!(names, [vec![], vec![5], vec![5, 5], vec![5], vec![5]]);
 }
 
+/// On NCCL jobs, the ranks gave up after 10 minutes, the timeout of their collectives.
+#[test]
+fn snapshot_may_take_longer_to_write_than_a_collective_may_take() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        eprintln!("SKIPPED: needs strace");
+        return;
+    }
+    let dir = tempdir().unwrap();
+    let slow_disk = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync"];
+    let keeper = worker("keeper");
+    let (keeper, snapshots) = (keeper.to_str().unwrap(), dir.path().to_str().unwrap());
+    let run = ["launch", "--nproc", "2", "--max-restarts", "0", "--"].into_iter().chain(slow_disk);
+    let run = run.chain(["-e", "inject=fsync:delay_enter=12000000:when=1", keeper, snapshots, "steps=2", "every=2"]);
+    let start = Instant::now();
+    Ddp::new(run).env("DDP_TIMEOUT", "5").run().succeeds().leaves_no_process();
+    assert!(start.elapsed() >= Duration::from_secs(12), "the disk was not slow");
+    assert_eq!(newest_valid(dir.path()), 2);
+}
+
 /// Two programs removed each other's partial snapshots, and resumed from each other's.
 #[test]
 fn a_second_program_in_a_snapshot_directory_is_refused_before_it_trains() {

@@ -16,6 +16,8 @@ const BOUND: Duration = Duration::from_secs(20 + 60);
 /// Two machines, as far as the network is concerned.
 struct Machines {
     names: [String; 2],
+    /// The launchers' log folders, which outlive the jobs of a test.
+    logs: TempDir,
 }
 
 impl Machines {
@@ -24,7 +26,7 @@ impl Machines {
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let id = format!("{}-{number}", std::process::id());
-        let machines = Self { names: [0, 1].map(|node| format!("ddp{node}-{id}")) };
+        let machines = Self { names: [0, 1].map(|node| format!("ddp{node}-{id}")), logs: tempdir().unwrap() };
         let [zero, one] = &machines.names;
         // The names of links are short.
         let [cable0, cable1] = [0, 1].map(|node| format!("d{node}x{id}"));
@@ -54,24 +56,18 @@ impl Machines {
     }
 
     /// The launcher of a node, for the worker `toy`.
-    fn start(&self, node: usize, nproc: &str, flags: &[&str], args: &[&str]) -> Node {
-        let dir = tempdir().unwrap();
+    fn start(&self, node: usize, nproc: &str, flags: &[&str], args: &[&str]) -> Job {
         let rank = node.to_string();
+        let logs = self.logs.path().join(&rank);
         let nodes = ["--nnodes", "2", "--node-rank", &rank, "--master-addr", "10.77.0.1", "--nproc", nproc];
-        let logs = ["--grace", "5", "--log-dir", dir.path().to_str().unwrap()];
-        let job = Ddp::toy(&[&nodes[..], &logs, flags].concat(), args).in_namespace(&self.names[node]).start();
-        Node { job, _dir: dir }
+        let logs = ["--grace", "5", "--log-dir", logs.to_str().unwrap()];
+        Ddp::toy(&[&nodes[..], &logs, flags].concat(), args).in_namespace(&self.names[node]).start()
     }
 
     /// Both nodes, with two workers on the first and one on the second.
     fn job(&self, flags: &[&str], args: &[&str]) -> [Job; 2] {
-        [self.start(0, "2", flags, args).job, self.start(1, "1", flags, args).job]
+        [self.start(0, "2", flags, args), self.start(1, "1", flags, args)]
     }
-}
-
-struct Node {
-    job: Job,
-    _dir: TempDir,
 }
 
 impl Drop for Machines {
