@@ -10,6 +10,7 @@ mod docs;
 mod doctor;
 mod errors;
 mod faults;
+mod gpu_checks;
 mod gpus;
 mod hooks;
 mod init;

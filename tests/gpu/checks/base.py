@@ -1,0 +1,46 @@
+"""What the checks share. A check is a function that gets a `trial.Trial`, and raises `trial.Failed` if something does not hold."""
+import re
+
+from trial import Failed, last_line
+
+CHECKS = {}  # name: (function, seconds, what must hold, group); checks of one group run side by side
+
+
+def check(seconds, holds, group=None):
+    """The decorator of a check: after how many seconds it is ended, and what must hold."""
+    def add(function):
+        CHECKS[function.__name__] = function, seconds, holds, group
+        return function
+    return add
+
+
+def need(holds, why):
+    if not holds:
+        raise Failed(why)
+
+
+def need_gpu(t):
+    need(t.cpu or t.machine.gpu, "no GPU")
+
+
+def count(output, words, wanted):
+    need(output.count(words) == wanted, f"{words!r}: {output.count(words)} times, expected {wanted}")
+    return [line for line in output.splitlines() if words in line][-1]
+
+
+def number(words, output):
+    found = re.findall(rf"{words} *(-?[\d.]+)", output)
+    need(found, f"no {words!r} in the output")
+    return float(found[-1])
+
+
+def alone(t, *program):
+    """One rank under the launcher, with nothing to look at but its exit code."""
+    t.say(last_line(t.one(*program)))
+
+
+def both(t, *program, words=None, env=None):
+    """Two ranks on one GPU; with `words`, both must print them."""
+    need_gpu(t)
+    output = t.two(*program, env=env)
+    t.say(count(output, words, 2) if words else last_line(output))
