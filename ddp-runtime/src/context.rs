@@ -105,9 +105,10 @@ impl ContextBuilder {
     }
 
     /// Whether the ranks compare what they call (operation, shape, dtype, root) before each collective, so that a mistake
-    /// is an error on every rank at once, where c10d would hang, crash or mix data up. It costs a small exchange per call
-    /// (about the time of an all_reduce of one number), for which the CPUs wait for each other. So by default all calls are
-    /// compared with Gloo, and with NCCL the first 1000 of each group; gradients in [`Ddp`](crate::Ddp) never are.
+    /// is an error on every rank at once, where c10d would hang, crash or mix data up. It costs a small exchange per call,
+    /// for which the CPUs wait for each other: 0.2 to 0.5 ms on one machine, more than an all_reduce of one number takes. So
+    /// by default all calls are compared with Gloo, and with NCCL the first 1000 of each group; gradients in
+    /// [`Ddp`](crate::Ddp) never are.
     pub fn check_collectives(self, check: bool) -> Self {
         self.check_first_collectives(if check { u64::MAX } else { 0 })
     }

@@ -366,6 +366,10 @@ impl Snapshots {
     /// Rank 0 copies the tensors, and writes them while training goes on; the folder appears under its name only when
     /// everything in it is on disk, and replaces one of the same name. It first waits for the snapshot before.
     ///
+    /// Tensors on a GPU are copied to pinned memory by the GPU: the call returns before that, and the work that follows on
+    /// the GPU waits for the copy. With open [`Metrics`](crate::metrics::Metrics), and with a scaler in the state, the call
+    /// waits for the GPU: the values are read first.
+    ///
     /// # Errors
     /// On every rank: [`Error::DiskFull`] and [`Error::Io`] of the snapshot *before* (of this one, too, when
     /// [`blocking`](Self::blocking)); older snapshots are untouched. [`Error::Invalid`] for what can't be saved.
