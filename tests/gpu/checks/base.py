@@ -1,7 +1,7 @@
 """What the checks share. A check is a function that gets a `trial.Trial`, and raises `trial.Failed` if something does not hold."""
 import re
 
-from trial import Failed, last_line
+from trial import Failed, Skipped, last_line
 
 CHECKS = {}  # name: (function, seconds, what must hold, group); checks of one group run side by side
 
@@ -21,6 +21,13 @@ def need(holds, why):
 
 def need_gpu(t):
     need(t.cpu or t.machine.gpu, "no GPU")
+
+
+def gpu_only(t):
+    """For what --cpu can't try."""
+    need_gpu(t)
+    if not t.machine.gpu:
+        raise Skipped("needs a GPU")
 
 
 def count(output, words, wanted):

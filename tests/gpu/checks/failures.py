@@ -1,7 +1,7 @@
 """Runs that are killed and resumed, and runs that fail: exit codes, and what the report names."""
 import json, re, time
 
-from .base import alone, check, need
+from .base import alone, check, gpu_only, need
 
 
 def weights(output):
@@ -72,6 +72,7 @@ def fail_kill(t):
 
 @check(60, "device-side assert on rank 1: exit code 1, rank 1 is named", "failures")
 def fail_assert(t):
+    gpu_only(t)
     failing(t, "assert", 1, "device-side assert")
 
 

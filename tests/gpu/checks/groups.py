@@ -1,7 +1,7 @@
 """The life of groups and operations, and ranks that do not agree."""
 import re, time
 
-from .base import both, check, need, need_gpu
+from .base import both, check, gpu_only, need, need_gpu
 
 
 @check(60, "eager connections, split groups, a high-priority stream, batch_send_recv, two ranks", "groups")
@@ -46,6 +46,7 @@ def differ_shape(t):
 
 @check(40, "a CPU tensor and a CUDA tensor: an error on both ranks", "differ")
 def differ_device(t):
+    gpu_only(t)
     both(t, t.bin / "gpu_checks", "differ", "device")
 
 
@@ -56,6 +57,7 @@ def differ_strides(t):
 
 @check(40, "without NCCL_MULTI_RANK_GPU_ENABLE, NCCL's reason \"Duplicate GPU\" is readable", "differ")
 def duplicate(t):
+    gpu_only(t)
     output = t.two(t.bin / "gpu_checks", "probe", code=None,
                    env={"NCCL_MULTI_RANK_GPU_ENABLE": "0", "NCCL_DEBUG": None, "DDP_BACKTRACE": None})
     need(any(t.codes), "it did not fail")

@@ -1,9 +1,7 @@
 """The machine, the libraries, and the runtime's own tests."""
 import re
 
-from trial import Skipped
-
-from .base import check, need, need_gpu
+from .base import check, gpu_only, need
 
 
 @check(30, "no shared library is missing, and NCCL is the one that came with the parts")
@@ -21,19 +19,19 @@ def libraries(t):
 
 @check(20, "the launcher sees the GPU through NVML")
 def gpus(t):
+    gpu_only(t)
     t.say(t.run(t.bin / "cargo-ddp", "ddp", "gpus").strip().splitlines()[-1])
 
 
 @check(40, "NCCL is built in, and a group of one connects")
 def nccl(t):
+    gpu_only(t)
     t.say(t.run(t.bin / "nccl").strip().splitlines()[-1])
 
 
 @check(90, "the runtime's own GPU tests pass")
 def runtime_tests(t):
-    need_gpu(t)
-    if t.cpu and not t.machine.gpu:
-        raise Skipped("needs a GPU")
+    gpu_only(t)
     output = t.run(t.bin / "runtime_tests", "--ignored", "--test-threads", "1", env={"RUST_BACKTRACE": "1"}, code=None)
     failed = re.findall(r"^test (\S+) \.\.\. FAILED", output, re.M)
     t.say((re.findall(r"^test result: .*", output, re.M) or ["no result"])[-1][:150])
