@@ -21,7 +21,12 @@ int32_t ddp_store_tcp(const ddp_tcp_store_options* options, ddp_store** out, ddp
     tcp.timeout = std::chrono::milliseconds(options->timeout_ms);
     if (options->listen_fd >= 0) tcp.masterListenFd = options->listen_fd;
     c10::intrusive_ptr<c10d::Store> store = c10::make_intrusive<c10d::TCPStore>(options->host, tcp);
-    if (*options->prefix != '\0') store = c10::make_intrusive<c10d::PrefixStore>(options->prefix, store);
+    if (*options->prefix != '\0') {
+      // By this key, ProcessGroupNCCL tells other ranks to write their lists of collectives and to end. It has no prefix, so
+      // torchrun's store still has it when the ranks have been restarted.
+      store->deleteKey("exception_dump");
+      store = c10::make_intrusive<c10d::PrefixStore>(options->prefix, store);
+    }
     *out = new ddp_store{std::move(store)};
   });
 }

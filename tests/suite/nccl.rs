@@ -6,7 +6,7 @@ mod header;
 use std::path::Path;
 use std::process::Command;
 
-use ddp_tests::{CudaTorch, build, kept, repo, worker};
+use ddp_tests::{CudaTorch, build, kept, repo, stdout_of, worker};
 
 #[test]
 fn nccl_is_built_with_a_cuda_libtorch_and_says_that_there_is_no_gpu() {
@@ -54,4 +54,21 @@ fn nccl_header_of_another_version_is_refused() {
     for header in ["", "#define NCCL_MAJOR 2\n", "#define NCCL_MAJOR two\n#define NCCL_MINOR 29\n"] {
         assert!(header::check_header(header).unwrap_err().starts_with("does not tell its version"));
     }
+}
+
+/// torchrun keeps its store while it restarts the ranks, and c10d's signal to end would still be there.
+#[test]
+fn store_of_torchrun_keeps_no_signal_of_an_earlier_attempt() {
+    const SCRIPT: &str = r#"
+import os, subprocess, sys
+from torch.distributed import TCPStore
+store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+store.set("exception_dump", "1")
+job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
+       "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_RESTART_COUNT": "1"}
+subprocess.run([sys.argv[1], "again"], env=os.environ | job, check=True, stdout=subprocess.DEVNULL)
+print(store.check(["exception_dump"]))
+"#;
+    let Some(torch) = CudaTorch::find() else { return };
+    assert_eq!(stdout_of(torch.python().args(["-c", SCRIPT]).arg(worker("teardown"))), "False\n");
 }
