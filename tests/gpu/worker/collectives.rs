@@ -1,4 +1,4 @@
-//! What the ranks do together, and ranks that differ, leave or come late.
+//! Collectives, and ranks whose calls differ, that leave early or join late.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -101,7 +101,7 @@ fn exchanges(context: &Context, len: i64, kind: Kind) -> Result<()> {
     Ok(())
 }
 
-/// Both ranks send first, and then receive. (NCCL never ends this: `groups` has the call that does.)
+/// Both ranks send first, and then receive. (NCCL hangs until the timeout; `groups` has the call that does not.)
 pub fn exchange() -> Result<()> {
     let context = Context::builder().timeout(Duration::from_secs(20)).init()?;
     need_ranks(&context, 2)?;
@@ -143,7 +143,7 @@ pub fn leave() -> Result<()> {
     Ok(())
 }
 
-/// The last rank comes to its first collective after `seconds`.
+/// The last rank joins its first collective after `seconds`.
 pub fn late(seconds: u64) -> Result<()> {
     let context = unchecked()?;
     let (rank, n) = (context.rank(), context.world_size());
@@ -156,7 +156,7 @@ pub fn late(seconds: u64) -> Result<()> {
     let found = extremes(&sum);
     ensure!(found == (n as f64, n as f64), "{found:?} for {n} ranks");
     let waited = start.elapsed().as_secs_f64();
-    ensure!(waited > seconds as f64 - 0.5, "a sum after {waited:.1} s, before the last rank came");
+    ensure!(waited > seconds as f64 - 0.5, "a sum after {waited:.1} s, before the last rank joined");
     println!("rank {rank}: right after {waited:.1} s");
     Ok(())
 }

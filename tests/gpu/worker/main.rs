@@ -10,7 +10,7 @@
 //! | `differ device\|strides\|shape` | 2 | tensors that differ between ranks are an error on all of them |
 //! | `dropped` | 1, 2 | an operation that is dropped without waiting overwrites nothing |
 //! | `leave` | 2 | a rank returns while the GPU still has work that the other rank needs |
-//! | `late SECONDS` | 2 | a rank comes late to its first collective |
+//! | `late SECONDS` | 2 | a rank joins its first collective late |
 //! | `compare` | 1, 2 | measures what the comparison of calls costs |
 //! | `subgroup` | 1, 2 | a subgroup that is dropped before its result is read |
 //! | `groups` | 2 | eager connections, split groups, a high-priority stream, `batch_send_recv` |
