@@ -23,6 +23,7 @@ class Machine:
         self.cpu, self.python, self.into = args.cpu, sys.executable, args.into
         self.torch, self.work, self.bundle = args.into / "torch", args.into / "work", args.into / "bundle"
         self.bin = self.bundle / "bin"
+        self.processes = []  # all that were started, each in a session of its own
         shutil.rmtree(self.work, ignore_errors=True)
         (self.work / "log").mkdir(parents=True)
         if not (self.torch / "lib/libtorch_cuda.so").exists():
@@ -32,6 +33,17 @@ class Machine:
         self.commit = (self.bundle / "commit").read_text().strip()
         self.gpu = self.card()
         self.env = self.environment()
+
+    def end_all(self):
+        """Ends what is left when the run is interrupted."""
+        for process in self.processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+        for process in self.processes:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
 
     def unpack(self, parts, into):
         subprocess.run([sys.executable, HERE / "unpack.py", parts, into], check=True)
@@ -164,12 +176,13 @@ def main():
                     thread.join()
                 running = []
             group = own_group
-            thread = threading.Thread(target=run, args=(name, machine, report, end))
+            thread = threading.Thread(target=run, args=(name, machine, report, end), daemon=True)
             thread.start()
             running.append(thread)
         for thread in running:
             thread.join()
     finally:
+        machine.end_all()
         report.end(time.monotonic() - begin, checks.tables(machine))
     return int(any(result["result"] == "FAIL" for result in report.results))
 

@@ -49,6 +49,7 @@ class Trial:
 
         process.reader = threading.Thread(target=read, daemon=True)
         process.reader.start()
+        self.machine.processes.append(process)
         return process
 
     def end(self, process):

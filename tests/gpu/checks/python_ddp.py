@@ -1,7 +1,9 @@
 """Steps per second, next to Python's DDP on the same GPU."""
 import ratios
 
-from .base import both, check
+from trial import Skipped
+
+from .base import both, check, need
 
 
 def small(t, *models):
@@ -36,11 +38,26 @@ def python_2(t):
 TWO_RANKS = ["linear", "mlp:none", "resnet50_bf16", "gpt_bf16:none"]
 
 
-def tables(machine):
-    """Ours next to Python's, in Markdown."""
+def measured(machine):
+    """The lines that both sides have printed."""
     def lines(name):
         path = machine.work / "log" / name
         return path.read_text(errors="replace").splitlines() if path.exists() else []
 
-    ours, theirs = (lines(f"{side}_1") + lines(f"{side}_2") for side in ("steps", "python"))
+    return [lines(f"{side}_1") + lines(f"{side}_2") for side in ("steps", "python")]
+
+
+@check(10, "both sides have trained the same models: their losses agree")
+def losses(t):
+    ours, theirs = measured(t.machine)
+    if not (ours and theirs):
+        raise Skipped("nothing was measured")
+    wrong = ratios.disagreements(ours, theirs)
+    need(not wrong, "; ".join(wrong))
+    t.say("all agree")
+
+
+def tables(machine):
+    """Ours next to Python's, in Markdown."""
+    ours, theirs = measured(machine)
     return ratios.table(ours, theirs) if ours and theirs else []
