@@ -210,13 +210,16 @@ fn two_stages_work_while_others_have_no_batches(context: &Context) -> Result<()>
 /// All ranks' hooks fail alike, so none waits for another.
 fn errors_come_out_of_backward(context: &Context) -> Result<()> {
     type Hook = fn(GradBucket) -> Result<HookWork, Error>;
+    let place = format!("on {:?}, expected", context.device());
+    let short = format!("the communication hook gave 1 elements of Float {place}");
+    let wide = format!("elements of Double {place}");
     let cases: [(Hook, &str); 6] = [
         (|_| Err(Error::Invalid("no bandwidth".into())), "no bandwidth"),
         (|_| panic!("out of cables"), "out of cables"),
         (|_| Ok(HookWork::new(|| Err(Error::Invalid("lost\nthe way".into())))), "lost\nthe way"),
         (|_| Ok(HookWork::new(|| panic!("fell over"))), "fell over"),
-        (|b| Ok(HookWork::ready(b.buffer().narrow(0, 0, 1))), "the communication hook gave 1 elements of Float on "),
-        (|b| Ok(HookWork::ready(b.buffer().to_kind(Kind::Double))), "elements of Double on "),
+        (|b| Ok(HookWork::ready(b.buffer().narrow(0, 0, 1))), &short),
+        (|b| Ok(HookWork::ready(b.buffer().to_kind(Kind::Double))), &wide),
     ];
     for (hook, words) in cases {
         let model = Model::new(context);
