@@ -6,12 +6,22 @@ from trial import Failed, Skipped, last_line
 CHECKS = {}  # name: (function, seconds, what must hold, group); checks of one group run side by side
 
 
+def add(name, function, seconds, holds, group=None):
+    CHECKS[name] = function, seconds, holds, group
+
+
 def check(seconds, holds, group=None):
     """The decorator of a check: after how many seconds it is ended, and what must hold."""
-    def add(function):
-        CHECKS[function.__name__] = function, seconds, holds, group
+    def decorate(function):
+        add(function.__name__, function, seconds, holds, group)
         return function
-    return add
+    return decorate
+
+
+def action(name, holds, *args, ranks=2, seconds=60, group=None):
+    """A check that is an action of the worker `gpu_checks`, whose ranks check their own results."""
+    run = both if ranks == 2 else alone
+    add(name, lambda t: run(t, t.bin / "gpu_checks", *args), seconds, f"{holds}, {'two ranks' if ranks == 2 else 'one rank'}", group)
 
 
 def need(holds, why):

@@ -3,24 +3,17 @@ import tempfile
 
 from trial import last_line
 
-from .base import alone, both, check, need_gpu
+from .base import action, check, need_gpu
+
+action("hidden_sync", "no part of a training loop waits for the GPU", "hidden_sync", ranks=1)
+action("hidden_sync_2", "no part of a training loop waits for the GPU", "hidden_sync")
 
 
-@check(60, "no part of a training loop waits for the GPU, one rank")
-def hidden_sync(t):
-    alone(t, t.bin / "gpu_checks", "hidden_sync")
-
-
-@check(60, "no part of a training loop waits for the GPU, two ranks")
-def hidden_sync_2(t):
-    both(t, t.bin / "gpu_checks", "hidden_sync")
-
-
-def in_memory(t, action):
+def in_memory(t, name):
     """An action with snapshots in a folder in memory."""
     need_gpu(t)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        output = t.one(t.bin / "gpu_checks", action, folder)
+        output = t.one(t.bin / "gpu_checks", name, folder)
     t.say(last_line(output))
 
 
@@ -34,16 +27,6 @@ def snapshot_speed(t):
     in_memory(t, "snapshot_speed")
 
 
-@check(60, "what the loader adds to a step")
-def loader_overlap(t):
-    alone(t, t.bin / "gpu_checks", "loader_overlap")
-
-
-@check(40, "what the comparison of collectives costs, one rank")
-def compare_1(t):
-    alone(t, t.bin / "gpu_checks", "compare")
-
-
-@check(40, "what the comparison of collectives costs, two ranks")
-def compare_2(t):
-    both(t, t.bin / "gpu_checks", "compare")
+action("loader_overlap", "what the loader adds to a step", "loader_overlap", ranks=1)
+action("compare_1", "what the comparison of collectives costs", "compare", ranks=1)
+action("compare_2", "what the comparison of collectives costs", "compare")

@@ -1,7 +1,7 @@
 """Runs that are killed and resumed, and runs that fail: exit codes, and what the report names."""
-import json, re, time
+import functools, json, re, time
 
-from .base import alone, check, gpu_only, need
+from .base import action, add, check, gpu_only, need
 
 
 def weights(output):
@@ -10,11 +10,11 @@ def weights(output):
 
 def resumed(t, start):
     """An undisturbed run and one that is killed at step 137 must end with the same weights."""
-    whole = weights(start(t.bin / "gpu_checks", "resume", t.fresh("-whole"), "200", "0"))
+    undisturbed = weights(start(t.bin / "gpu_checks", "resume", t.fresh("-undisturbed"), "200", "0"))
     output = start(t.bin / "gpu_checks", "resume", t.fresh("-killed"), "200", "137", flags=["--max-restarts", "1"])
     need("resumed at" in output, "nothing was resumed")
-    need(whole and whole == weights(output), f"other weights: {whole}, {weights(output)}")
-    t.say(f"the same: {whole[0]}")
+    need(undisturbed and undisturbed == weights(output), f"other weights: {undisturbed}, {weights(output)}")
+    t.say(f"the same: {undisturbed[0]}")
 
 
 @check(60, "kill -9 and restart: bit-identical weights, with dropout, one rank", "resume")
@@ -27,9 +27,7 @@ def resume_2(t):
     resumed(t, t.launch_two)
 
 
-@check(40, "random numbers of a GPU that the snapshot does not have: the same after each resume", "resume")
-def seeded(t):
-    alone(t, t.bin / "gpu_checks", "seeded")
+action("seeded", "random numbers of a GPU that the snapshot does not have: the same after each resume", "seeded", ranks=1, group="resume")
 
 
 def failing(t, how, code, words, env=None, step=50):
@@ -50,35 +48,23 @@ def failing(t, how, code, words, env=None, step=50):
         need(right, f"expected exit code {code}, rank 1, step {step}: {t.last}")
 
 
-@check(60, "Err on rank 1: exit code 1, rank 1 is named", "failures")
-def fail_error(t):
-    failing(t, "error", 1, "the planned error")
-
-
-@check(60, "panic on rank 1: exit code 101, rank 1 is named", "failures")
-def fail_panic(t):
-    failing(t, "panic", 101, "the planned panic")
-
-
-@check(60, "exit(7) on rank 1: exit code 7, rank 1 is named", "failures")
-def fail_exit(t):
-    failing(t, "exit", 7, "")
-
-
-@check(60, "kill -9 of rank 1: exit code 137, rank 1 is named", "failures")
-def fail_kill(t):
-    failing(t, "kill", 137, "")
+# How rank 1 fails, the launcher's exit code, and words of the reason.
+for how, holds, code, words in (
+    ("error", "Err on rank 1", 1, "the planned error"),
+    ("metrics", "Err on rank 1 with metrics that were not exchanged, and a loader", 1, "the planned error"),
+    ("panic", "panic on rank 1", 101, "the planned panic"),
+    ("exit", "exit(7) on rank 1", 7, ""),
+    ("kill", "kill -9 of rank 1", 137, ""),
+    ("memory", "out of memory on rank 1", 1, "out of memory|allocate"),
+):
+    run = functools.partial(failing, how=how, code=code, words=words)
+    add(f"fail_{how}", run, 60, f"{holds}: exit code {code}, rank 1 is named", "failures")
 
 
 @check(60, "device-side assert on rank 1: exit code 1, rank 1 is named", "failures")
 def fail_assert(t):
     gpu_only(t)
     failing(t, "assert", 1, "device-side assert")
-
-
-@check(60, "out of memory on rank 1: exit code 1, rank 1 is named", "failures")
-def fail_memory(t):
-    failing(t, "memory", 1, "out of memory|allocate")
 
 
 @check(90, "rank 1 sleeps, DDP_TIMEOUT=20: the job ends, with a reason", "failures")
@@ -105,8 +91,3 @@ def fail_stuck(t):
     begin = time.monotonic()
     t.launch_two(t.bin / "teardown", "stuck", "1", flags=["--grace", "800"], code=1)
     t.say(f"ended after {time.monotonic() - begin:.0f} s")
-
-
-@check(60, "Err on rank 1 with metrics that were not exchanged, and a loader: rank 1 is named", "failures")
-def fail_metrics(t):
-    failing(t, "metrics", 1, "the planned error")

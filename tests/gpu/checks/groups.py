@@ -1,27 +1,12 @@
 """The life of groups and operations, and ranks that do not agree."""
 import re, time
 
-from .base import both, check, gpu_only, need, need_gpu
+from .base import action, both, check, gpu_only, need, need_gpu
 
-
-@check(60, "eager connections, split groups, a high-priority stream, batch_send_recv, two ranks", "groups")
-def groups(t):
-    both(t, t.bin / "gpu_checks", "groups")
-
-
-@check(45, "operations dropped without waiting overwrite nothing", "groups")
-def dropped(t):
-    both(t, t.bin / "gpu_checks", "dropped")
-
-
-@check(45, "a subgroup dropped before its result is read: right sums", "groups")
-def subgroup(t):
-    both(t, t.bin / "gpu_checks", "subgroup")
-
-
-@check(45, "a rank that leaves first: right sums on the other", "groups")
-def leave(t):
-    both(t, t.bin / "gpu_checks", "leave")
+action("groups", "eager connections, split groups, a high-priority stream, batch_send_recv", "groups", group="groups")
+action("dropped", "operations dropped without waiting overwrite nothing", "dropped", group="groups")
+action("subgroup", "a subgroup dropped before its result is read: right sums", "subgroup", group="groups")
+action("leave", "a rank that leaves first: right sums on the other", "leave", group="groups")
 
 
 @check(45, "a rank that joins its first collective 8 s late: right sums", "groups")
@@ -39,20 +24,14 @@ def absent(t):
     need(said, "no reason is given")
 
 
-@check(40, "shapes differ: an error on both ranks", "differ")
-def differ_shape(t):
-    both(t, t.bin / "gpu_checks", "differ", "shape")
+action("differ_shape", "shapes differ: an error on both", "differ", "shape", group="differ")
+action("differ_strides", "strides differ: an error on both", "differ", "strides", group="differ")
 
 
 @check(40, "a CPU tensor and a CUDA tensor: an error on both ranks", "differ")
 def differ_device(t):
     gpu_only(t)
     both(t, t.bin / "gpu_checks", "differ", "device")
-
-
-@check(40, "strides differ: an error on both ranks", "differ")
-def differ_strides(t):
-    both(t, t.bin / "gpu_checks", "differ", "strides")
 
 
 @check(40, "without NCCL_MULTI_RANK_GPU_ENABLE, NCCL's reason \"Duplicate GPU\" is readable", "differ")
