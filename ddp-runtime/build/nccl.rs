@@ -15,7 +15,7 @@ pub fn check_header(header: &str) -> Result<(), String> {
         (Some(found_major), Some(found_minor)) => Err(format!(
             "is of NCCL {found_major}.{found_minor}, but libtorch 2.13.0 was built with NCCL {major}.{minor}"
         )),
-        _ => Err(format!("does not tell its version, which must be NCCL {major}.{minor}")),
+        _ => Err(format!("does not define its version, expected NCCL {major}.{minor}")),
     }
 }
 

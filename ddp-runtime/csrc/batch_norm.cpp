@@ -76,7 +76,7 @@ Tensor gather(c10d::ProcessGroup& group, Tensor local) {
   Tensor all = at::empty({group.getSize(), local.numel()}, local.options());
   if (local.is_cuda()) {
     Tensor flat = all.view({-1});
-    group._allgather_base(flat, local)->wait();
+    group.all_gather_single(flat, local)->wait();
   } else {
     std::vector<std::vector<Tensor>> outputs{all.unbind(0)};
     std::vector<Tensor> inputs{local};

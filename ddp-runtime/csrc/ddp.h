@@ -277,8 +277,9 @@ int32_t ddp_side_stream_to_host(ddp_side_stream* stream, const ddp_tensor* from,
 int32_t ddp_side_stream_end(ddp_side_stream* stream, ddp_copies** out, ddp_error* error) noexcept;
 // Makes the computing stream wait for the copies. The host continues.
 int32_t ddp_copies_arrive(const ddp_copies* copies, ddp_error* error) noexcept;
-// Waits for the copies, in any thread.
+// Whether the copies are done; false for a GPU that is lost.
 bool ddp_copies_are_done(const ddp_copies* copies) noexcept;
+// Waits for the copies, in any thread.
 int32_t ddp_copies_wait(const ddp_copies* copies, ddp_error* error) noexcept;
 void ddp_copies_free(ddp_copies* copies) noexcept;
 // Page-locked memory of this computer: a tensor of bytes without content.

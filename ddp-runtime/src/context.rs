@@ -64,7 +64,7 @@ impl ContextBuilder {
     }
 
     /// The device to train on: by default the GPU of this worker's number among those in CUDA_VISIBLE_DEVICES, or the only
-    /// one; the CPU where CUDA_VISIBLE_DEVICES is empty or there is no CUDA. Two workers can share a GPU with
+    /// one; the CPU where CUDA_VISIBLE_DEVICES is empty or CUDA is not available. Two workers can share a GPU with
     /// [`Backend::Gloo`].
     ///
     /// ```no_run

@@ -35,7 +35,7 @@ impl ProcessGroup {
         self.check_rank(dst)?;
         self.compare(|| Call::new("reduce").op(op).root(dst).tensor(tensor))?;
         let (group, tensor) = (self.as_ptr(), tensor.as_mut_ptr());
-        // SAFETY: as in `all_reduce_async`.
+        // SAFETY: as in `start_all_reduce`.
         Work::start("reduce", (), |work, error| unsafe {
             sys::ddp_reduce(group, tensor, to_i32(dst), op as i32, mode.is_async(), work, error)
         })
@@ -45,7 +45,7 @@ impl ProcessGroup {
         self.check_rank(src)?;
         self.compare(|| Call::new("broadcast").root(src).tensor(tensor))?;
         let (group, tensor) = (self.as_ptr(), tensor.as_mut_ptr());
-        // SAFETY: as in `all_reduce_async`.
+        // SAFETY: as in `start_all_reduce`.
         Work::start("broadcast", (), |work, error| unsafe {
             sys::ddp_broadcast(group, tensor, to_i32(src), mode.is_async(), work, error)
         })
@@ -76,7 +76,7 @@ impl ProcessGroup {
         let flat = |tensor: &Tensor| tensor.f_view(-1).map_err(Error::tch("all_gather_into"));
         let (mut output, input) = (flat(output)?, flat(&input)?);
         let (group, output, input) = (self.as_ptr(), output.as_mut_ptr(), input.as_ptr().cast_mut());
-        // SAFETY: as in `all_reduce_async`.
+        // SAFETY: as in `start_all_reduce`.
         Work::start("all_gather_into", (), |work, error| unsafe {
             sys::ddp_all_gather_into(group, output, input, mode.is_async(), work, error)
         })

@@ -221,23 +221,23 @@ mod tests {
         let context = Context::builder().backend(Backend::Gloo).init().unwrap();
         let (ours, theirs) = (VarStore::new(Device::Cpu), VarStore::new(Device::Cpu));
         let norm = sync_batch_norm(ours.root() / "norm", context.group(), 3, config);
-        let whole = batch_norm2d(theirs.root() / "norm", 3, config);
-        (ours, norm, theirs, whole)
+        let reference = batch_norm2d(theirs.root() / "norm", 3, config);
+        (ours, norm, theirs, reference)
     }
 
     #[test]
     fn one_rank_is_batch_norm_to_the_last_bit_and_takes_its_weights() {
         for affine in [true, false] {
-            let (mut vs, norm, theirs, whole) = pair(BatchNormConfig { affine, ..Default::default() });
+            let (mut vs, norm, theirs, reference) = pair(BatchNormConfig { affine, ..Default::default() });
             vs.copy(&theirs).unwrap();
             let mut names: [Vec<String>; 2] = [&vs, &theirs].map(|vs| vs.variables().into_keys().collect());
             names.iter_mut().for_each(|names| names.sort());
             assert_eq!(names[0], names[1]);
             let x = Tensor::randn([4, 3, 5, 5], FLOAT);
             for train in [true, false] {
-                assert_eq!(norm.forward_t(&x, train), whole.forward_t(&x, train));
+                assert_eq!(norm.forward_t(&x, train), reference.forward_t(&x, train));
             }
-            assert_eq!(norm.running_var.unwrap(), whole.running_var);
+            assert_eq!(norm.running_var.unwrap(), reference.running_var);
         }
     }
 

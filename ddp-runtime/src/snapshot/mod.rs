@@ -406,8 +406,8 @@ impl Snapshots {
     /// did. Call it after each step, and after each epoch if [`every_epochs`](Self::every_epochs) was asked for.
     ///
     /// From the first call on, SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 to any rank make all ranks save at one step and leave. A
-    /// second SIGINT ends the process immediately, a second SIGTERM as soon as no snapshot is being written. Every rank must make the same calls: not in
-    /// [`Ddp::join`](crate::Ddp::join).
+    /// second SIGINT ends the process immediately, a second SIGTERM as soon as no snapshot is being written. Every rank must
+    /// make the same calls: not in [`Ddp::join`](crate::Ddp::join).
     ///
     /// # Errors
     /// [`Error::Preempted`] when it saved in order to leave: the snapshot is on disk then, and
