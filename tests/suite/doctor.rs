@@ -37,7 +37,8 @@ impl Place {
         // rustup finds its toolchain through the home.
         let home = std::env::var_os("HOME").map(PathBuf::from).unwrap();
         let rustup = std::env::var_os("RUSTUP_HOME").map_or_else(|| home.join(".rustup"), PathBuf::from);
-        let ddp = ddp.env("RUSTUP_HOME", rustup).env_remove("CARGO_TARGET_DIR");
+        // A compiler that is ccache would make a folder in the cache.
+        let ddp = ddp.env("RUSTUP_HOME", rustup).env("CCACHE_DISABLE", "1").env_remove("CARGO_TARGET_DIR");
         ddp.env_remove("LIBTORCH").env_remove("VIRTUAL_ENV").env_remove("CONDA_PREFIX")
     }
 
