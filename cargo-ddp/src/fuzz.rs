@@ -12,9 +12,9 @@ use ddp_contract::snapshot::{self as format, MODEL};
 use ddp_contract::{ErrorFile, Event};
 use tempfile::tempdir;
 
+use crate::inspect::plots::{Figure, Options, Run};
+use crate::inspect::snapshots::{self as snapshot, Best, Keep, Names, TensorFile};
 use crate::launch::Store;
-use crate::plot::{Figure, Options, Run};
-use crate::snapshot::{self, Best, Keep, Names, TensorFile};
 
 /// A xorshift generator: every run tries the same inputs.
 pub(crate) struct Random(pub(crate) u64);
@@ -221,7 +221,7 @@ fn fuzzed_metrics_are_drawn_or_refused() {
     let unchanged = Curves::parse(seed).unwrap();
     assert_eq!(unchanged.scalars["train/loss"].len(), 3, "the seed is a file of metrics");
     let dir = tempdir().unwrap();
-    let picture = crate::output::Output::open(&dir.path().join("plot.svg")).unwrap();
+    let picture = crate::os::output::Output::open(&dir.path().join("plot.svg")).unwrap();
     let mut random = Random(0x5eed_0004);
     let mut drawn = 0;
     for case in 0..cases(5000) {
@@ -231,7 +231,7 @@ fn fuzzed_metrics_are_drawn_or_refused() {
         let Ok(figure) = Figure::new(&runs, &options) else { continue };
         // Drawing takes most of the time.
         if case % 10 == 0 {
-            crate::plot::write(&figure, &picture, crate::plot::Format::Svg).unwrap();
+            crate::inspect::plots::write(&figure, &picture, crate::inspect::plots::Format::Svg).unwrap();
             drawn += 1;
         }
     }

@@ -3,55 +3,94 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`cli`] | the words of the command line, turned into plain data |
-//! | [`commands`] | one file per subcommand |
-//! | [`torch`] | finds or provisions libtorch, and links projects to it |
-//! | [`scaffold`] | renders templates into new projects |
-//! | [`cargo`] | finds and builds projects |
-//! | [`gpu`] | the machine's GPUs |
-//! | [`settings`] | launch options from Cargo.toml |
-//! | [`launch`] | runs, watches and restarts workers |
-//! | [`vscode`] | makes and updates `.vscode/`, to debug every rank |
-//! | [`snapshot`] | snapshots on disk: lists, comparisons, import and export |
-//! | [`doctor`] | what may be wrong with this machine |
-//! | [`plot`] | draws what runs have measured |
-//! | [`debug`] | debug sessions for workers |
-//! | [`exit`] | exit codes |
-//! | [`inherited`] | what a parent may have done to signals |
-//! | [`output`] | files that users name for results |
-//! | [`stdout`] | stdout: what is lost when it is closed or full |
+//! | [`cli`] | the command line, turned into plain data |
+//! | `config` | launch options from Cargo.toml |
+//! | `commands` | one file per subcommand: resolve, call, print |
+//! | `ui` | what users read on stderr and stdout |
+//! | `scaffold` | renders templates into new projects |
+//! | `inspect` | the doctor, snapshots on disk, plots |
+//! | `launch` | runs, supervises and restarts workers |
+//! | `editor` | `.vscode/`, and debug sessions for workers |
+//! | `project` | finds and builds projects; finds or provisions libtorch |
+//! | `machine` | the machine's GPUs |
+//! | `error`, [`exit`] | errors with hints, and exit codes |
+//! | `os` | what is Linux's |
 //!
-//! It never links libtorch: that is `ddp-runtime`'s part, inside the workers. What the two agree on is `ddp-contract`.
+//! It never links libtorch: that is `ddp-runtime`'s part, inside the workers. The two share `ddp-contract`.
 
 #![deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic when the stream is closed or full")]
 
-pub mod cargo;
 pub mod cli;
-pub mod commands;
-pub mod debug;
-pub mod doctor;
 pub mod exit;
-pub mod gpu;
-pub mod inherited;
-pub mod launch;
-pub mod output;
-pub mod plot;
-pub mod scaffold;
-pub mod settings;
-pub mod snapshot;
-pub mod stdout;
-pub mod torch;
-pub mod vscode;
 
-mod aside;
-mod child;
+mod commands;
+mod config;
+mod editor;
 mod error;
 #[cfg(test)]
 mod fuzz;
-mod private;
-mod screen;
+mod inspect;
+mod launch;
+mod machine;
+mod os;
+mod project;
+mod scaffold;
 mod shell;
 mod ui;
 
-pub use error::{Error, PipFault, Result};
-pub use ui::Ui;
+use error::{Error, Result};
+use ui::Ui;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use cli::Cli;
+use os::inherited;
+use tracing_subscriber::filter::LevelFilter;
+use ui::stdout;
+
+/// The program: reads the command line, runs the command, prints its error, and gives the exit code.
+pub fn main() -> ExitCode {
+    inherited::reset_signals();
+    // `cargo ddp run` starts `cargo-ddp ddp run`; the alias of a clone starts `cargo-ddp run`.
+    let mut words: Vec<_> = std::env::args_os().collect();
+    if words.get(1).is_some_and(|word| word == "ddp") {
+        words.remove(1);
+    }
+    let ui = Ui::new();
+    let cli = match Cli::try_parse_from(words) {
+        Ok(cli) => cli,
+        Err(err) if err.use_stderr() => err.exit(),
+        // `--help` and `--version`.
+        Err(text) => {
+            stdout::note(text.print());
+            return end(exit::SUCCESS, &ui);
+        }
+    };
+    let level = if cli.verbose { LevelFilter::DEBUG } else { LevelFilter::WARN };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false)
+        .without_time()
+        .with_target(false)
+        .init();
+
+    stdout::survive_file_size_limit();
+    match commands::run(cli.command, &ui) {
+        Ok(code) => end(code, &ui),
+        Err(err) => ui.report(&err),
+    }
+}
+
+/// A command that did its work but lost its output has failed.
+fn end(code: u8, ui: &Ui) -> ExitCode {
+    match stdout::failure() {
+        Ok(()) => ExitCode::from(code),
+        Err(err) if code == exit::SUCCESS => ui.report(&err),
+        Err(err) => {
+            ui.warn(err.to_string());
+            ExitCode::from(code)
+        }
+    }
+}

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Deserialize;
 
-use crate::cargo::Selection;
+use crate::project::cargo::Selection;
 
 /// How a job is launched. Those without a value are taken from `[package.metadata.ddp]`, where they have the same names
 /// (`max-restarts = 5`), and then from the defaults.

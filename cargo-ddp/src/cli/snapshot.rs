@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::snapshot::{self, Keep};
+use crate::inspect::snapshots::{self as snapshot, Keep};
 
 /// `cargo ddp snapshot`
 #[derive(Args, Debug)]

@@ -48,5 +48,5 @@ pub struct Man {
 /// This program's version, and that of the libtorch it is for.
 pub(super) fn version() -> &'static str {
     static TEXT: std::sync::OnceLock<String> = std::sync::OnceLock::new();
-    TEXT.get_or_init(|| format!("{} (libtorch {})", env!("CARGO_PKG_VERSION"), crate::torch::VERSION))
+    TEXT.get_or_init(|| format!("{} (libtorch {})", env!("CARGO_PKG_VERSION"), crate::project::libtorch::VERSION))
 }

@@ -7,10 +7,10 @@ use ddp_contract::text::printable_line;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::cargo::Project;
 use crate::cli::Attach;
-use crate::debug::{self, Debug, Sessions};
+use crate::editor::debug::{self, Debug, Sessions};
 use crate::launch::{self, Job};
+use crate::project::cargo::Project;
 use crate::{Error, Result, Ui, exit, shell};
 
 /// How often to look whether the job has started its workers again.

@@ -1,10 +1,12 @@
 use std::fs;
 use std::path::Path;
 
-use crate::cargo::{Project, Selection, TARGET_DIR_VARIABLES, TARGET_VARIABLE};
 use crate::cli::BuildArgs;
-use crate::vscode::{self, Place};
-use crate::{Error, Result, Ui, debug, exit, stdout};
+use crate::editor::debug;
+use crate::editor::vscode::{self, Place};
+use crate::project::cargo::{Project, Selection, TARGET_DIR_VARIABLES, TARGET_VARIABLE};
+use crate::ui::stdout;
+use crate::{Error, Result, Ui, exit};
 
 /// `cargo ddp build`: what `run` does before it launches.
 pub(super) fn build(args: &BuildArgs, ui: &Ui) -> Result<u8> {

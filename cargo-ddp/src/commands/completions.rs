@@ -2,7 +2,8 @@ use clap::CommandFactory;
 use clap_complete::{Shell, generate};
 
 use crate::cli::{Cli, Completions};
-use crate::{Result, exit, stdout};
+use crate::ui::stdout;
+use crate::{Result, exit};
 
 /// `cargo ddp` in bash: cargo's own completion, where there is one, is asked for everything else.
 const BASH_FOR_CARGO: &str = r#"

@@ -6,10 +6,11 @@ use ddp_contract::{file, snapshot};
 
 use super::job::Job;
 use super::{run, table};
-use crate::cargo::{Project, Selection};
 use crate::cli::{Demo, LaunchOptions};
+use crate::machine::gpus as gpu;
+use crate::project::cargo::{Project, Selection};
 use crate::scaffold::{self, Plan};
-use crate::{Error, Result, Ui, exit, gpu, shell};
+use crate::{Error, Result, Ui, exit, shell};
 
 /// `cargo ddp demo`: everything once.
 pub(super) fn demo(args: &Demo, ui: &Ui) -> Result<u8> {

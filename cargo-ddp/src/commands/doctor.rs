@@ -2,7 +2,7 @@ use ddp_contract::text::printable_line;
 
 use super::table::print_json;
 use crate::cli::Doctor;
-use crate::doctor::{Level, Machine, examine};
+use crate::inspect::doctor::{Level, Machine, examine};
 use crate::{Result, exit};
 
 /// `cargo ddp doctor`

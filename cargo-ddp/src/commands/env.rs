@@ -3,7 +3,8 @@ use std::collections::BTreeMap;
 use super::exec::environment;
 use super::table::print_json;
 use crate::cli::Env;
-use crate::{Result, Ui, exit, shell, stdout};
+use crate::ui::stdout;
+use crate::{Result, Ui, exit, shell};
 
 /// `cargo ddp env`: what `exec` sets.
 pub(super) fn env(args: &Env, ui: &Ui) -> Result<u8> {

@@ -2,10 +2,10 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use crate::cargo::Project;
 use crate::cli::Exec;
-use crate::launch::start_without_shell;
-use crate::torch::{self, Request};
+use crate::os::binary::start_without_shell;
+use crate::project::cargo::Project;
+use crate::project::libtorch::{self as torch, Request};
 use crate::{Error, Result, Ui};
 
 /// `cargo ddp exec -- COMMAND`: this process becomes the command, so signals and exit codes are its own.

@@ -2,7 +2,7 @@ use ddp_contract::text::printable_line;
 
 use super::table::print_json;
 use crate::cli::GpusArgs;
-use crate::gpu::{self, Gpu, gigabytes};
+use crate::machine::gpus::{self as gpu, Gpu, gigabytes};
 use crate::{Result, exit};
 
 /// `cargo ddp gpus`

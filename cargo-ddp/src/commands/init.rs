@@ -1,8 +1,8 @@
 use std::path::Path;
 
-use crate::cargo::Project;
+use crate::editor::vscode;
+use crate::project::cargo::Project;
 use crate::scaffold::{self, EXAMPLE};
-use crate::vscode;
 use crate::{Result, Ui, cli, exit};
 
 /// `cargo ddp init`

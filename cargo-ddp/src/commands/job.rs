@@ -11,13 +11,14 @@ use ddp_contract::env;
 use ddp_contract::text::printable_line;
 
 use crate::cli::{LaunchOptions, Seconds};
-use crate::debug::Debug;
+use crate::editor::debug::Debug;
 use crate::launch::{
     self, Binding, LaunchPlan, Member, Nodes, Record, Rendezvous, Rules, Secret, SecretSource, Show, Store, StorePort,
     Verdict,
 };
-use crate::output::Output;
-use crate::{Error, Result, Ui, exit, gpu, shell};
+use crate::machine::gpus as gpu;
+use crate::os::output::Output;
+use crate::{Error, Result, Ui, exit, shell};
 
 /// torchrun's default.
 const MASTER_PORT: u16 = 29500;
@@ -42,7 +43,7 @@ impl Job {
     /// Checks the options, so that what is wrong is found before a build, which may take minutes.
     pub(super) fn new(options: LaunchOptions, ui: &Ui) -> Result<Self> {
         check_variables()?;
-        launch::raise_limit();
+        crate::os::descriptors::raise_limit();
         let Places { gpus, nodes } = workers(options.gpus.as_deref(), options.nproc, ui)?;
         let nproc = nodes.len();
         let bindings = match options.bind {

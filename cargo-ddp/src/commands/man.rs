@@ -4,7 +4,8 @@ use clap::CommandFactory;
 use clap_mangen::Man as Page;
 
 use crate::cli::{Cli, Man};
-use crate::{Error, Result, Ui, exit, stdout};
+use crate::ui::stdout;
+use crate::{Error, Result, Ui, exit};
 
 /// `cargo ddp man`: the page, or one for every command in a folder.
 pub(super) fn man(args: &Man, ui: &Ui) -> Result<u8> {

@@ -1,14 +1,14 @@
 //! One file per subcommand.
 
-/// As the standard library's, which panics when stdout is closed or full; this one does not. See [`crate::stdout`].
+/// As the standard library's, which panics when stdout is closed or full; this one does not. See [`crate::ui::stdout`].
 macro_rules! println {
-    () => { crate::stdout::print(format_args!("\n")) };
-    ($($arg:tt)*) => { crate::stdout::print(format_args!("{}\n", format_args!($($arg)*))) };
+    () => { crate::ui::stdout::print(format_args!("\n")) };
+    ($($arg:tt)*) => { crate::ui::stdout::print(format_args!("{}\n", format_args!($($arg)*))) };
 }
 
 /// As [`println`], without a newline.
 macro_rules! print {
-    ($($arg:tt)*) => { crate::stdout::print(format_args!($($arg)*)) };
+    ($($arg:tt)*) => { crate::ui::stdout::print(format_args!($($arg)*)) };
 }
 
 mod attach;
@@ -39,8 +39,9 @@ mod vscode;
 use std::path::Path;
 
 use crate::cli::Command;
-use crate::torch::{self, Choice, Request};
-use crate::{Result, Ui, debug};
+use crate::editor::debug;
+use crate::project::libtorch::{self as torch, Choice, Request};
+use crate::{Result, Ui};
 
 /// Runs a command to its end, and gives the exit code.
 ///

@@ -5,9 +5,9 @@ use ddp_contract::metrics::{Curves, FILE};
 use super::store::store;
 use super::table;
 use crate::cli::Plot;
+use crate::inspect::plots::{self as plot, Figure, Format, Options, Run};
 use crate::launch::{LATEST, Store};
-use crate::output::Output;
-use crate::plot::{self, Figure, Format, Options, Run};
+use crate::os::output::Output;
 use crate::{Error, Result, Ui, exit};
 
 /// `cargo ddp plot`

@@ -1,10 +1,11 @@
 use std::path::PathBuf;
 
 use super::job::Job;
-use crate::cargo::{Project, Selection};
 use crate::cli::Run;
+use crate::config as settings;
 use crate::launch::{Store, StorePort};
-use crate::{Error, Result, Ui, settings, shell};
+use crate::project::cargo::{Project, Selection};
+use crate::{Error, Result, Ui, shell};
 
 /// `cargo ddp run`
 pub(super) fn run(args: Run) -> Result<u8> {

@@ -1,6 +1,9 @@
-use crate::cargo::Project;
 use crate::cli::Setup;
-use crate::{Error, Result, Ui, debug, exit, stdout, torch};
+use crate::editor::debug;
+use crate::project::cargo::Project;
+use crate::project::libtorch as torch;
+use crate::ui::stdout;
+use crate::{Error, Result, Ui, exit};
 
 /// `cargo ddp setup`: in a project, links it; elsewhere, only fills the cache.
 pub(super) fn setup(args: &Setup, ui: &Ui) -> Result<u8> {

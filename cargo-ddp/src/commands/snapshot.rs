@@ -11,7 +11,7 @@ use super::table::{number, path, print_json, size, table};
 use crate::cli::{
     SnapshotCommand, SnapshotDiff, SnapshotExport, SnapshotImport, SnapshotList, SnapshotPrune, SnapshotShow,
 };
-use crate::snapshot::{self, Change, Comparison, Listed, Names, TensorFile, TensorInfo};
+use crate::inspect::snapshots::{self as snapshot, Change, Comparison, Listed, Names, TensorFile, TensorInfo};
 use crate::{Error, Result, Ui, exit};
 
 pub(super) fn snapshot(command: &SnapshotCommand, ui: &Ui) -> Result<u8> {

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::cargo::Project;
 use crate::launch::Store;
+use crate::project::cargo::Project;
 use crate::{Error, Result};
 
 /// `log_dir`, or all places where `run` and `launch` keep runs here.

@@ -1,7 +1,7 @@
 use std::io::{IsTerminal, Write, stderr, stdin, stdout};
 
 use crate::scaffold;
-use crate::stdout::shown;
+use crate::ui::stdout::shown;
 use crate::{Error, Result, Ui, cli, exit};
 
 /// `cargo ddp update`: the diff on stdout, all else on stderr.

@@ -1,7 +1,11 @@
-use crate::cargo::{Project, TARGET_DIR_VARIABLES};
 use crate::cli::{LaunchOptions, Vscode};
-use crate::vscode::{self, File, Place, Request, Trainable, Workers};
-use crate::{Error, Result, Ui, debug, exit, gpu, settings, stdout};
+use crate::config as settings;
+use crate::editor::debug;
+use crate::editor::vscode::{self, File, Place, Request, Trainable, Workers};
+use crate::machine::gpus as gpu;
+use crate::project::cargo::{Project, TARGET_DIR_VARIABLES};
+use crate::ui::stdout;
+use crate::{Error, Result, Ui, exit};
 
 /// `cargo ddp vscode`
 pub(super) fn vscode(args: &Vscode, ui: &Ui) -> Result<u8> {

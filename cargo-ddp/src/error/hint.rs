@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Error, NEEDED, PipFault, is_not_a_program};
-use crate::launch::Fault;
+use crate::os::interpreter::Fault;
 use crate::shell::quote_path;
 
 impl Error {
@@ -52,7 +52,7 @@ impl Error {
             Self::System { source, .. } | Self::Start { source, .. }
                 if source.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) =>
             {
-                crate::launch::open_files_hint()
+                crate::os::descriptors::hint()
             }
             Self::NoRun { .. } | Self::ManyRuns(_) => "`cargo ddp ps` lists them".into(),
             Self::BadJson { .. } => "correct it there, or move the file away; nothing was changed".into(),

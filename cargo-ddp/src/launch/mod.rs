@@ -1,85 +1,38 @@
 //! The launcher: starts one worker per rank, watches them, and restarts them all when one fails.
 //!
-//! | file | what it does |
+//! | module | what it does |
 //! |---|---|
 //! | `plan` | what to run, with everything decided |
-//! | `dispatch` | what to do when something happens: a state machine that knows no processes |
-//! | `watch` | the loop between the system and the dispatcher |
-//! | `workers` | processes, their pipes and their port |
-//! | `events` | what a worker tells through its event pipe |
-//! | `reap` | the end of a worker that is traced |
-//! | `binding` | which cores a worker runs on |
-//! | `descriptors` | the limit of open files |
-//! | `interpreter` | what a script or a program needs to run |
-//! | `binary` | programs that no shell may read |
-//! | `loopback` | this machine's address for itself |
-//! | `guard` | the processes around the launcher, which leave nothing running when it dies |
-//! | `join` | workers that a debugger starts |
-//! | `signals` | signals as descriptors |
-//! | `lines`, `logs` | workers' output on the screen and on disk |
-//! | `live`, `progress`, `keys` | the job's line on a terminal: drawing it, what is in it, what would disturb it |
-//! | `stall` | what ranks do that make no progress |
-//! | `words`, `record` | what happened, in words and as JSON |
-//! | `registry` | the jobs that run on this machine |
-//! | `origin` | which machine, boot and container a process belongs to |
-//! | `rundir` | the directory of a run: made, marked, locked and pruned |
-//! | `store` | where the runs of a project are |
-//! | `history` | the runs of a folder, over or not |
+//! | `supervise` | the event loop, the dispatcher (a state machine that knows no processes), and who decides |
+//! | `process` | workers, their pipes and their port; the guards around the launcher; workers that a debugger starts |
+//! | `run` | a run's directory, logs, and records; the jobs that run on this machine |
 //! | `nodes` | launchers on other machines |
-//! | `command` | who decides: the dispatcher here, or node 0's |
 //!
 //! The plan's environment is torchrun's, so that a worker can't tell the difference; see `ddp_contract::env`.
 
-mod adopted;
-mod binary;
-mod binding;
-mod command;
-mod descriptors;
-mod dispatch;
-mod events;
-mod guard;
-mod history;
-mod interpreter;
-mod join;
-mod keys;
-mod lines;
-mod live;
-mod logs;
-mod loopback;
-mod nodes;
-mod origin;
-mod plan;
-mod progress;
-mod reap;
-mod record;
-mod registry;
-mod rundir;
-mod signals;
-mod stall;
-mod store;
-mod watch;
-mod words;
-mod workers;
+pub(crate) mod nodes;
+pub(crate) mod plan;
+pub(crate) mod process;
+pub(crate) mod run;
+pub(crate) mod supervise;
+pub(crate) mod words;
 
-pub(crate) use binary::start_without_shell;
-pub use binding::{Binding, bind, cpus_of_node, own_cpus};
-pub(crate) use descriptors::{hint as open_files_hint, raise_limit};
-pub use dispatch::{Exit, Failure, NoRestart, Rules, Verdict};
-pub use history::Run;
-pub use interpreter::Fault;
-pub(crate) use interpreter::{Missing, missing as missing_interpreter};
-pub(crate) use lines::Prefixer;
 pub use nodes::{Link, Member, Nodes, Rendezvous, Secret, SecretSource};
-pub use origin::Origin;
+pub use plan::binding::{Binding, bind, cpus_of_node, own_cpus};
 pub use plan::{LaunchPlan, Show, StorePort};
-pub use record::{Outcome, Record, Saved};
-use registry::Entry;
-pub use registry::{Elsewhere, Job, elsewhere, running};
-pub use rundir::{LATEST, RunDir};
-pub use store::Store;
+use process::guard;
+use process::join;
+pub use run::history::Run;
+pub use run::record::{Outcome, Record};
+use run::registry::Entry;
+pub use run::registry::{Job, elsewhere, running};
+pub use run::rundir::LATEST;
+pub use run::store::Store;
+pub use supervise::dispatch::{Rules, Verdict};
+use supervise::watch;
 pub(crate) use words::{finished, near, stopped};
 
-use crate::debug::{self, Debug};
+use crate::editor::debug::{self, Debug};
 use crate::{Result, Ui};
 
 /// Waits for the launchers of the other nodes, and adds them to the plan. `ps` and `runs` list the job meanwhile. Returns the

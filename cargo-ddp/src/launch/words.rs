@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use ddp_contract::ErrorFile;
 
-use super::dispatch::{Exit, Failure, Known, NoRestart, Rules, Verdict};
 use super::plan::LaunchPlan;
-use super::record::{Record, Saved};
+use crate::launch::run::record::{Record, Saved};
+use crate::launch::supervise::dispatch::{Exit, Failure, Known, NoRestart, Rules, Verdict};
 
 /// The line for a failure: who, how, where.
-pub(super) fn headline(failure: &Failure, plan: &LaunchPlan) -> String {
+pub(crate) fn headline(failure: &Failure, plan: &LaunchPlan) -> String {
     let mut place = format!("pid {}", failure.pid);
     if let Some(node) = plan.node_of(failure.rank) {
         place = format!("{node}, {place}");
@@ -30,7 +30,7 @@ pub(super) fn headline(failure: &Failure, plan: &LaunchPlan) -> String {
 }
 
 /// What the failed rank left to say, and what its failure led to.
-pub(super) fn details(failure: &Failure, plan: &LaunchPlan, last_lines: &[String], shown: bool) -> Vec<String> {
+pub(crate) fn details(failure: &Failure, plan: &LaunchPlan, last_lines: &[String], shown: bool) -> Vec<String> {
     let mut lines = Vec::new();
     let error = ErrorFile::read(&plan.error_file(failure.rank, failure.attempt));
     if let Some(error) = &error {
@@ -58,7 +58,7 @@ pub(super) fn details(failure: &Failure, plan: &LaunchPlan, last_lines: &[String
 }
 
 /// What the launcher knows about usual causes, and where to read on.
-pub(super) fn hints(failure: &Failure, plan: &LaunchPlan, record: &Record, verdict: &Verdict) -> Vec<String> {
+pub(crate) fn hints(failure: &Failure, plan: &LaunchPlan, record: &Record, verdict: &Verdict) -> Vec<String> {
     let mut hints: Vec<String> = Vec::new();
     let mut text = failure.message.clone().unwrap_or_default();
     if let Some(cause) = &record.cause {
@@ -121,7 +121,7 @@ fn usual_cause(exit: Exit, text: &str, out_of_memory: Option<u64>) -> Option<&'s
 }
 
 /// The line for a restart.
-pub(super) fn restart(
+pub(crate) fn restart(
     attempt: u32,
     newest: Option<&Known>,
     last_step: Option<u64>,
@@ -178,7 +178,7 @@ pub(crate) fn stopped(record: &Record, signal: i32) -> String {
 }
 
 /// The line for a first Ctrl-C.
-pub(super) fn stopping(rules: &Rules) -> String {
+pub(crate) fn stopping(rules: &Rules) -> String {
     format!("when all is saved, in {} at most; Ctrl-C again: at once", seconds(rules.grace))
 }
 
@@ -189,7 +189,7 @@ pub(crate) fn near(path: &Path) -> String {
 }
 
 /// The line for workers that should end, and can't.
-pub(super) fn paused(ranks: &[usize]) -> String {
+pub(crate) fn paused(ranks: &[usize]) -> String {
     let names: Vec<_> = ranks.iter().map(ToString::to_string).collect();
     match names.as_slice() {
         [one] => format!("rank {one} is paused in a debugger: it ends when it is continued there"),
@@ -198,7 +198,7 @@ pub(super) fn paused(ranks: &[usize]) -> String {
 }
 
 /// The line for a job that stands still.
-pub(super) fn stalled(idle: Duration, steps: &[Option<u64>]) -> String {
+pub(crate) fn stalled(idle: Duration, steps: &[Option<u64>]) -> String {
     let idle = seconds(idle);
     let furthest = steps.iter().flatten().max();
     let Some(furthest) = furthest else {
@@ -217,7 +217,7 @@ pub(super) fn stalled(idle: Duration, steps: &[Option<u64>]) -> String {
     )
 }
 
-pub(super) fn seconds(time: Duration) -> String {
+pub(crate) fn seconds(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     if seconds < 10.0 && seconds.fract() > 0.05 { format!("{seconds:.1} s") } else { format!("{seconds:.0} s") }
 }
@@ -230,7 +230,7 @@ fn ended(exit: Exit) -> String {
     }
 }
 
-pub(super) fn signal_name(signal: i32) -> String {
+pub(crate) fn signal_name(signal: i32) -> String {
     signal_hook::low_level::signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ddp_contract::file;
 
-use crate::output::behind_links;
+use crate::os::output::behind_links;
 use crate::{Error, Result};
 
 /// Writes `content` to `path`, making its folder. What was there is replaced at once, and keeps its permissions.

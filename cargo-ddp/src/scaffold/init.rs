@@ -10,8 +10,10 @@ use super::dependencies::{dependency, inherited};
 use super::files::Backup;
 use super::source::RuntimeSource;
 use super::{files, lines, name};
-use crate::cargo::Project;
-use crate::{Error, Result, torch, vscode};
+use crate::editor::vscode;
+use crate::project::cargo::Project;
+use crate::project::libtorch as torch;
+use crate::{Error, Result};
 
 const BUILD: &str = include_str!("../../templates/shared/build.rs");
 const EXAMPLE_TEXT: &str = include_str!("../../templates/shared/example.rs");

@@ -18,14 +18,15 @@ use std::process::{Command, Stdio};
 use record::Record;
 use source::RuntimeSource;
 
-use crate::vscode::{self, Trainable, Workers};
-use crate::{Error, Result, torch};
+use crate::editor::vscode::{self, Trainable, Workers};
+use crate::project::libtorch as torch;
+use crate::{Error, Result};
 
 pub(crate) use name::suggestion;
 
 pub use init::{Done, EXAMPLE, Init, init};
 pub use template::{TEMPLATES, Template};
-pub use update::{Change, Update};
+pub use update::Update;
 
 /// A project to be made: everything checked, nothing written.
 #[derive(Debug)]

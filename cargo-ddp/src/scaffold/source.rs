@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cargo;
+use crate::project::cargo;
 
 /// Decided by how this program was built: from a clone that is still there (`cargo ddp` through its alias, or
 /// `cargo install --path cargo-ddp`), a project depends on the clone by path, as the two must be of one version; else

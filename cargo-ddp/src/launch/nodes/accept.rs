@@ -53,7 +53,7 @@ struct Lobby<'a> {
 }
 
 /// Waits until a launcher of each node has joined.
-pub(super) fn accept_nodes(
+pub(crate) fn accept_nodes(
     at: &Rendezvous,
     own: Member,
     run: String,

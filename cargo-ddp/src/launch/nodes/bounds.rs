@@ -6,21 +6,21 @@ use ddp_contract::Event;
 
 use super::Member;
 use super::message::{FromCoordinator, ToCoordinator};
-use crate::launch::dispatch::{Exit, Failure, Verdict};
+use crate::launch::supervise::dispatch::{Exit, Failure, Verdict};
 
 /// Workers of one node: what `--nproc` takes.
-pub(super) const LARGEST_NPROC: usize = 4096;
+pub(crate) const LARGEST_NPROC: usize = 4096;
 /// Ranks of a job.
-pub(super) const LARGEST_WORLD: usize = 1 << 17;
+pub(crate) const LARGEST_WORLD: usize = 1 << 17;
 /// A UUID of a MIG instance has 40 bytes.
 const LONGEST_GPU: usize = 80;
 /// Bytes of an error message.
-pub(in crate::launch) const LONGEST_TEXT: usize = 128 << 10;
+pub(crate) const LONGEST_TEXT: usize = 128 << 10;
 /// Bytes of a line that a worker wrote last, and of all of them: node 0 keeps them for every rank.
-pub(in crate::launch) const LONGEST_LINE: usize = 3 << 10;
+pub(crate) const LONGEST_LINE: usize = 3 << 10;
 const LONGEST_LINES: usize = 32 << 10;
 /// Bytes of an error file.
-pub(in crate::launch) const LONGEST_ERROR_FILE: usize = 256 << 10;
+pub(crate) const LONGEST_ERROR_FILE: usize = 256 << 10;
 const LONGEST_PATH: usize = 16 << 10;
 const MOST_LINES: usize = 10;
 const LARGEST_ATTEMPT: u32 = 1 << 24;
@@ -31,7 +31,7 @@ const SIGNALS: [i32; 7] =
 /// What is out of bounds.
 type Checked = Result<(), String>;
 
-pub(super) fn check_gpus(gpus: Option<&[String]>, nproc: usize) -> Checked {
+pub(crate) fn check_gpus(gpus: Option<&[String]>, nproc: usize) -> Checked {
     let Some(gpus) = gpus else { return Ok(()) };
     if gpus.len() != nproc {
         return Err(format!("it has {nproc} workers and {} GPUs", gpus.len()));
@@ -41,7 +41,7 @@ pub(super) fn check_gpus(gpus: Option<&[String]>, nproc: usize) -> Checked {
 }
 
 /// Gives the nodes their ranks, one after the other.
-pub(super) fn number_ranks(members: &mut [Member]) -> Checked {
+pub(crate) fn number_ranks(members: &mut [Member]) -> Checked {
     let mut first_rank = 0;
     for member in members {
         // Before they are added: the sum of two such numbers overflows.
@@ -55,7 +55,7 @@ pub(super) fn number_ranks(members: &mut [Member]) -> Checked {
 }
 
 /// What node 0 says about all nodes, to one that knows its own part.
-pub(super) fn check_welcome(members: &[Member], run: &str, nnodes: usize, own: (usize, &Member)) -> Checked {
+pub(crate) fn check_welcome(members: &[Member], run: &str, nnodes: usize, own: (usize, &Member)) -> Checked {
     if members.len() != nnodes {
         return Err(format!("it lists {} nodes instead of {nnodes}", members.len()));
     }
@@ -78,7 +78,7 @@ pub(super) fn check_welcome(members: &[Member], run: &str, nnodes: usize, own: (
 
 impl ToCoordinator {
     /// A node may speak of its own ranks alone.
-    pub(in crate::launch) fn check(&self, ranks: &Range<usize>) -> Checked {
+    pub(crate) fn check(&self, ranks: &Range<usize>) -> Checked {
         match self {
             Self::Alive => Ok(()),
             Self::Exited { rank, pid: _, exit, message, last_lines, error_file } => {
@@ -109,7 +109,7 @@ impl ToCoordinator {
 }
 
 impl FromCoordinator {
-    pub(in crate::launch) fn check(&self, world_size: usize) -> Checked {
+    pub(crate) fn check(&self, world_size: usize) -> Checked {
         match self {
             Self::Welcome { .. } => Err("all nodes have joined already".into()),
             Self::Alive => Ok(()),
@@ -182,7 +182,7 @@ fn check_text(text: &str, longest: usize) -> Checked {
 }
 
 /// The beginning of `text`, in at most `longest` bytes.
-pub(in crate::launch) fn shortened(mut text: String, longest: usize) -> String {
+pub(crate) fn shortened(mut text: String, longest: usize) -> String {
     if text.len() > longest {
         text.truncate(text.floor_char_boundary(longest - "…".len()));
         text.push('…');
@@ -193,7 +193,7 @@ pub(in crate::launch) fn shortened(mut text: String, longest: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::launch::dispatch::NoRestart;
+    use crate::launch::supervise::dispatch::NoRestart;
 
     fn exited(rank: usize) -> ToCoordinator {
         let (exit, message, last_lines, error_file) = (Exit::Code(1), None, vec![], None);

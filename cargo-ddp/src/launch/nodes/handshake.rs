@@ -20,18 +20,18 @@ use super::bounds::{LARGEST_NPROC, check_gpus};
 use super::secret::{Nonce, Secret, Side, from_hex, hex};
 
 /// Changes when launchers before and after could not understand each other. Before there was a number, it was 1.
-pub(super) const PROTOCOL: u32 = 2;
-pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(crate) const PROTOCOL: u32 = 2;
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The longest line before a launcher has proved that it may join.
-pub(super) const LONGEST_GREETING: usize = 4 << 10;
+pub(crate) const LONGEST_GREETING: usize = 4 << 10;
 /// The longest `Join`: the UUIDs of a node's GPUs.
-pub(super) const LONGEST_JOIN: usize = 128 << 10;
+pub(crate) const LONGEST_JOIN: usize = 128 << 10;
 /// A machine's name has at most 64 bytes on Linux, and 253 in DNS.
 const LONGEST_HOST: usize = 255;
 
 /// What a launcher says until it has joined.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Greeting {
+pub(crate) enum Greeting {
     /// The first word.
     Hello(Version),
     /// It knows the secret.
@@ -42,7 +42,7 @@ pub(super) enum Greeting {
 
 /// What node 0 answers until a launcher has joined.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// The answer to a `Hello`.
     Challenge {
         #[serde(flatten)]
@@ -58,7 +58,7 @@ pub(super) enum Answer {
 
 /// Who speaks. Everything but `protocol` may be missing in another protocol.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Version {
+pub(crate) struct Version {
     #[serde(default = "first_protocol")]
     protocol: u32,
     #[serde(default)]
@@ -74,21 +74,21 @@ fn first_protocol() -> u32 {
 
 /// What a node brings.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Join {
-    pub(super) node_rank: usize,
-    pub(super) nnodes: usize,
-    pub(super) host: String,
-    pub(super) nproc: usize,
-    pub(super) gpus: Option<Vec<String>>,
+pub(crate) struct Join {
+    pub(crate) node_rank: usize,
+    pub(crate) nnodes: usize,
+    pub(crate) host: String,
+    pub(crate) nproc: usize,
+    pub(crate) gpus: Option<Vec<String>>,
 }
 
 impl Version {
-    pub(super) fn own(nonce: &Nonce) -> Self {
+    pub(crate) fn own(nonce: &Nonce) -> Self {
         Self { protocol: PROTOCOL, version: VERSION.into(), nonce: hex(nonce) }
     }
 
     /// The other side's nonce, or why the two can't work together.
-    pub(super) fn check(&self) -> Result<Nonce, String> {
+    pub(crate) fn check(&self) -> Result<Nonce, String> {
         let version: String = self.version.chars().take(40).collect();
         let version = printable_line(&version);
         if self.protocol != PROTOCOL {
@@ -109,7 +109,7 @@ impl Version {
 
 impl Join {
     /// The node, if this can be one of `nnodes`.
-    pub(super) fn check(self, nnodes: usize) -> Result<(usize, Member), String> {
+    pub(crate) fn check(self, nnodes: usize) -> Result<(usize, Member), String> {
         let Self { node_rank, nnodes: theirs, host, nproc, gpus } = self;
         if theirs != nnodes {
             return Err(format!("node 0 was started with --nnodes {nnodes}, and this with --nnodes {theirs}"));
@@ -130,7 +130,7 @@ impl Join {
 }
 
 /// Node 0's part, for one connection.
-pub(super) struct Guest {
+pub(crate) struct Guest {
     own: Nonce,
     stage: Stage,
 }
@@ -145,7 +145,7 @@ enum Stage {
 
 /// What node 0 does about a line.
 #[derive(Debug)]
-pub(super) enum Step {
+pub(crate) enum Step {
     /// Sends this, and waits for the next line.
     Answer(Answer),
     /// Takes the node in, if its place is free.
@@ -157,16 +157,16 @@ pub(super) enum Step {
 }
 
 impl Guest {
-    pub(super) fn new(own: Nonce) -> Self {
+    pub(crate) fn new(own: Nonce) -> Self {
         Self { own, stage: Stage::Hello }
     }
 
     /// The longest line that may come next.
-    pub(super) fn longest_line(&self) -> usize {
+    pub(crate) fn longest_line(&self) -> usize {
         if matches!(self.stage, Stage::Join) { LONGEST_JOIN } else { LONGEST_GREETING }
     }
 
-    pub(super) fn hear(&mut self, line: &[u8], secret: Option<&Secret>, nnodes: usize) -> Step {
+    pub(crate) fn hear(&mut self, line: &[u8], secret: Option<&Secret>, nnodes: usize) -> Step {
         let step = match (serde_json::from_slice(line), self.stage) {
             (Ok(Greeting::Hello(version)), Stage::Hello) => self.hello(&version, secret),
             (Ok(Greeting::Proof(proof)), Stage::Proof(theirs)) => match secret {

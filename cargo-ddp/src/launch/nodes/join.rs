@@ -14,7 +14,7 @@ use crate::launch::words::seconds;
 use crate::{Error, Result, Ui};
 
 /// How long one side may take for its part of joining.
-pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
+pub(crate) const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Time between two attempts to reach node 0.
 const RETRY: Duration = Duration::from_millis(300);
 
@@ -67,18 +67,18 @@ pub fn join(
 }
 
 impl Rendezvous {
-    pub(super) fn place(&self) -> String {
+    pub(crate) fn place(&self) -> String {
         match self.master_addr.contains(':') {
             true => format!("[{}]:{}", self.master_addr, self.master_port),
             false => format!("{}:{}", self.master_addr, self.master_port),
         }
     }
 
-    pub(super) fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+    pub(crate) fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
         Ok((self.master_addr.as_str(), self.master_port).to_socket_addrs()?.collect())
     }
 
-    pub(super) fn failed(&self, problem: impl Into<String>) -> Error {
+    pub(crate) fn failed(&self, problem: impl Into<String>) -> Error {
         Error::Rendezvous { place: self.place(), problem: problem.into() }
     }
 }

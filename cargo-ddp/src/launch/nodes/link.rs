@@ -33,7 +33,7 @@ pub struct Link {
 
 /// Why a connection is over.
 #[derive(Debug)]
-pub(in crate::launch) struct Lost(pub(in crate::launch) String);
+pub(crate) struct Lost(pub(crate) String);
 
 impl From<io::Error> for Lost {
     fn from(err: io::Error) -> Self {
@@ -43,7 +43,7 @@ impl From<io::Error> for Lost {
 
 impl Link {
     /// To a side that may be a stranger: no line may be longer than `longest`.
-    pub(super) fn new(stream: TcpStream, longest: usize) -> io::Result<Self> {
+    pub(crate) fn new(stream: TcpStream, longest: usize) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
         let now = Instant::now();
@@ -52,36 +52,36 @@ impl Link {
     }
 
     /// From now on a line may have this length.
-    pub(super) fn allow(&mut self, longest: usize) {
+    pub(crate) fn allow(&mut self, longest: usize) {
         self.longest = longest;
     }
 
     /// The other side has joined: from now on messages may be long.
-    pub(super) fn joined(&mut self) {
+    pub(crate) fn joined(&mut self) {
         self.longest = LONGEST_MESSAGE;
     }
 
     /// From now on both sides give signs of life.
-    pub(super) fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         self.heard = Instant::now();
     }
 
-    pub(in crate::launch) fn fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
 
     /// Whether there is something that could not be sent yet.
-    pub(in crate::launch) fn has_more_to_send(&self) -> bool {
+    pub(crate) fn has_more_to_send(&self) -> bool {
         !self.outbox.is_empty()
     }
 
     /// When to call [`tick`](Self::tick) at the latest.
-    pub(in crate::launch) fn deadline(&self) -> Instant {
+    pub(crate) fn deadline(&self) -> Instant {
         (self.spoke + BEAT).min(self.heard + SILENCE)
     }
 
     /// Queues a message and sends what can be sent. What went wrong is seen when the link is read.
-    pub(in crate::launch) fn send(&mut self, message: &impl Serialize) {
+    pub(crate) fn send(&mut self, message: &impl Serialize) {
         self.spoke = Instant::now();
         if serde_json::to_writer(&mut self.outbox, message).is_ok() {
             self.outbox.push(b'\n');
@@ -90,14 +90,14 @@ impl Link {
     }
 
     /// As [`send`](Self::send), for what may be lost: not when much is waiting already.
-    pub(in crate::launch) fn send_if_it_reads(&mut self, message: &impl Serialize) {
+    pub(crate) fn send_if_it_reads(&mut self, message: &impl Serialize) {
         if self.outbox.len() < LONGEST_QUEUE {
             self.send(message);
         }
     }
 
     /// Sends what can be sent now.
-    pub(in crate::launch) fn flush(&mut self) -> Result<(), Lost> {
+    pub(crate) fn flush(&mut self) -> Result<(), Lost> {
         while !self.outbox.is_empty() {
             match self.stream.write(&self.outbox) {
                 Ok(sent) => drop(self.outbox.drain(..sent)),
@@ -110,7 +110,7 @@ impl Link {
     }
 
     /// The last message: waits for it to go out, but not for long.
-    pub(in crate::launch) fn send_last(&mut self, message: &impl Serialize) {
+    pub(crate) fn send_last(&mut self, message: &impl Serialize) {
         self.send(message);
         let _ = self.stream.set_nonblocking(false);
         let _ = self.stream.set_write_timeout(Some(Duration::from_secs(2)));
@@ -119,12 +119,12 @@ impl Link {
     }
 
     /// Whether a message has come that was not handled yet.
-    pub(in crate::launch) fn has_message(&self) -> bool {
+    pub(crate) fn has_message(&self) -> bool {
         self.inbox[self.scanned..].contains(&b'\n')
     }
 
     /// The next line without its end, if one has come. Further ones stay for later.
-    pub(super) fn line(&mut self) -> Result<Option<Vec<u8>>, Lost> {
+    pub(crate) fn line(&mut self) -> Result<Option<Vec<u8>>, Lost> {
         if let Some(line) = self.take_line()? {
             return Ok(Some(line));
         }
@@ -137,12 +137,12 @@ impl Link {
     }
 
     /// The next message, if one has come.
-    pub(super) fn receive<M: DeserializeOwned>(&mut self) -> Result<Option<M>, Lost> {
+    pub(crate) fn receive<M: DeserializeOwned>(&mut self) -> Result<Option<M>, Lost> {
         self.line()?.map(|line| parse(&line)).transpose()
     }
 
     /// The messages that have come. Those before the end of a connection are still given; the next call reports the end.
-    pub(in crate::launch) fn read<M: DeserializeOwned>(&mut self) -> Result<Vec<M>, Lost> {
+    pub(crate) fn read<M: DeserializeOwned>(&mut self) -> Result<Vec<M>, Lost> {
         let end = self.fill();
         let mut messages = Vec::new();
         while let Some(line) = self.take_line()? {
@@ -157,7 +157,7 @@ impl Link {
     }
 
     /// Reads and forgets what comes. An error at the end.
-    pub(super) fn discard(&mut self) -> Result<(), Lost> {
+    pub(crate) fn discard(&mut self) -> Result<(), Lost> {
         self.inbox.clear();
         self.scanned = 0;
         let end = self.fill();
@@ -201,7 +201,7 @@ impl Link {
     }
 
     /// Speaks up if nothing was said for a while; an error if nothing was heard for too long.
-    pub(in crate::launch) fn tick(&mut self, now: Instant, alive: &impl Serialize) -> Result<(), Lost> {
+    pub(crate) fn tick(&mut self, now: Instant, alive: &impl Serialize) -> Result<(), Lost> {
         if now >= self.heard + SILENCE {
             return Err(Lost(format!("nothing was heard of it for {} s", SILENCE.as_secs())));
         }

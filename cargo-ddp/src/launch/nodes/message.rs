@@ -4,12 +4,12 @@ use ddp_contract::Event;
 use serde::{Deserialize, Serialize};
 
 use super::Member;
-use crate::launch::dispatch::{Exit, Failure, Known, Verdict};
-use crate::launch::stall::Suspect;
+use crate::launch::supervise::dispatch::{Exit, Failure, Known, Verdict};
+use crate::launch::supervise::stall::Suspect;
 
 /// What a launcher that has joined tells node 0's.
 #[derive(Debug, Serialize, Deserialize)]
-pub(in crate::launch) enum ToCoordinator {
+pub(crate) enum ToCoordinator {
     /// Nothing else was said for a while.
     Alive,
     Exited {
@@ -40,7 +40,7 @@ pub(in crate::launch) enum ToCoordinator {
 
 /// What node 0's launcher tells the others.
 #[derive(Debug, Serialize, Deserialize)]
-pub(in crate::launch) enum FromCoordinator {
+pub(crate) enum FromCoordinator {
     /// All are there.
     Welcome { members: Vec<Member>, run: String },
     /// Nothing else was said for a while.

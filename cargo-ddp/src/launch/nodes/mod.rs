@@ -26,11 +26,11 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-pub(super) use bounds::{LONGEST_ERROR_FILE, LONGEST_LINE, LONGEST_TEXT, shortened};
+pub(crate) use bounds::{LONGEST_ERROR_FILE, LONGEST_LINE, LONGEST_TEXT, shortened};
 pub use join::{Rendezvous, join};
 pub use link::Link;
-pub(super) use link::Lost;
-pub(super) use message::{FromCoordinator, ToCoordinator};
+pub(crate) use link::Lost;
+pub(crate) use message::{FromCoordinator, ToCoordinator};
 pub use secret::{Secret, SecretSource};
 
 /// One launcher's part in the job.
@@ -71,7 +71,7 @@ impl Nodes {
     /// This machine alone.
     pub fn one(nproc: usize, gpus: Option<Vec<String>>) -> Self {
         let member = Member { host: host_name(), first_rank: 0, nproc, gpus };
-        let address = super::loopback::address();
+        let address = crate::os::loopback::address();
         Self { members: vec![member], own: 0, master_addr: address.to_string(), address: (address, 0).into() }
     }
 
@@ -110,7 +110,7 @@ fn name(node: usize, host: &str) -> String {
     format!("node {node} ({host})")
 }
 
-pub(super) fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 

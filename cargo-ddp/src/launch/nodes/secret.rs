@@ -20,7 +20,7 @@ const LONGEST: u64 = 4096;
 const RETRY: Duration = Duration::from_millis(300);
 
 /// Bytes from the kernel's random number generator.
-pub(super) type Nonce = [u8; 32];
+pub(crate) type Nonce = [u8; 32];
 
 /// Where the job's secret comes from.
 #[derive(Clone, Debug, Default)]
@@ -47,7 +47,7 @@ impl fmt::Debug for Secret {
 
 /// The side that proves something. A proof of one is none of the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     /// Node 0.
     Coordinator,
     /// Any other node.
@@ -69,12 +69,12 @@ impl Secret {
     }
 
     /// A proof that `side` knows the secret, for this connection alone: both nonces are new for each.
-    pub(super) fn proof(&self, side: Side, own: &Nonce, theirs: &Nonce) -> String {
+    pub(crate) fn proof(&self, side: Side, own: &Nonce, theirs: &Nonce) -> String {
         hex(&self.mac(side, own, theirs).finalize().into_bytes())
     }
 
     /// Whether `proof` is the other side's. Takes the same time wherever a wrong proof differs.
-    pub(super) fn verifies(&self, proof: &str, side: Side, own: &Nonce, theirs: &Nonce) -> bool {
+    pub(crate) fn verifies(&self, proof: &str, side: Side, own: &Nonce, theirs: &Nonce) -> bool {
         let Some(proof) = from_hex(proof) else { return false };
         self.mac(side, theirs, own).verify_slice(&proof).is_ok()
     }
@@ -92,18 +92,18 @@ impl Secret {
     }
 }
 
-pub(super) fn nonce() -> io::Result<Nonce> {
+pub(crate) fn nonce() -> io::Result<Nonce> {
     let mut nonce = Nonce::default();
     getrandom::fill(&mut nonce)?;
     Ok(nonce)
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Exactly 32 bytes.
-pub(super) fn from_hex(text: &str) -> Option<Nonce> {
+pub(crate) fn from_hex(text: &str) -> Option<Nonce> {
     let digits = text.as_bytes();
     let mut bytes = Nonce::default();
     if digits.len() != 2 * bytes.len() {
@@ -121,7 +121,7 @@ impl SecretSource {
     ///
     /// # Errors
     /// What is wrong, and with which file.
-    pub(super) fn get(&self, is_node_0: bool, end: Instant) -> Result<(Option<Secret>, Option<String>), String> {
+    pub(crate) fn get(&self, is_node_0: bool, end: Instant) -> Result<(Option<Secret>, Option<String>), String> {
         let path = match self {
             Self::None => return Ok((None, None)),
             Self::Value(secret) => return Ok((Some(secret.clone()), None)),

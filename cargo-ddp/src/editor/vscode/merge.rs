@@ -1,0 +1,359 @@
+//! An entry of ours that a user has changed: what is ours is updated, what is theirs stays.
+//!
+//! | in an entry | whose |
+//! |---|---|
+//! | name, type, request, program, preLaunchTask, command | ours |
+//! | args of the launcher, up to `--` | ours are updated, the user's other options stay |
+//! | args after `--`, args of a worker | the user's |
+//! | env, environment, options.env | our variables are updated, others stay |
+//! | lists of debugger commands | ours are updated, others stay |
+//! | a compound's members | ours are updated, others stay |
+//! | anything else that is there already | the user's |
+//!
+//! When the debugger changes, or the request, what only the former one understands goes.
+
+use super::config::{OUR_ENV, is_our_command};
+use super::debugger::{Debugger, env_pairs};
+use super::entry::Entry;
+use super::json::Json;
+
+const OURS: [&str; 7] = ["name", "label", "type", "request", "program", "preLaunchTask", "command"];
+const COMMANDS: [&str; 6] =
+    ["initCommands", "preRunCommands", "postRunCommands", "setupCommands", "attachCommands", "processCreateCommands"];
+/// What debuggers don't have in common.
+const OF_ONE_DEBUGGER: [&str; 16] = [
+    "env",
+    "environment",
+    "initCommands",
+    "preRunCommands",
+    "postRunCommands",
+    "setupCommands",
+    "attachCommands",
+    "processCreateCommands",
+    "MIMode",
+    "unknownBreakpointHandling",
+    "runInTerminal",
+    "customFrameFormat",
+    "terminal",
+    "sourceLanguages",
+    "externalConsole",
+    "stopAtEntry",
+];
+/// What an attach does not take.
+const OF_A_LAUNCH: [&str; 5] = ["args", "cwd", "env", "runInTerminal", "terminal"];
+/// Options of ours, and whether they have a value.
+const OUR_OPTIONS: [(&str, bool); 13] = [
+    ("--bin", true),
+    ("--example", true),
+    ("--package", true),
+    ("-p", true),
+    ("--profile", true),
+    ("--target", true),
+    ("--target-dir", true),
+    ("--manifest-path", true),
+    ("--nproc", true),
+    ("--gpus", true),
+    ("--release", false),
+    ("-r", false),
+    ("--choose", false),
+];
+
+/// `wanted`, with what is the user's in `old`. `features`: all that the target's package has.
+pub(super) fn merge(old: &Json, wanted: &Json, features: &[String]) -> Json {
+    let switched = old.get("type") != wanted.get("type");
+    let debugger = wanted.get("type").and_then(Json::text).and_then(Debugger::of_kind);
+    let attaches_now = wanted.get("request") == Some(&"attach".into()) && old.get("request") != wanted.get("request");
+    let keep = |key: &str| {
+        let of_the_former = debugger.is_some() && switched && OF_ONE_DEBUGGER.contains(&key);
+        let of_a_launch = attaches_now && OF_A_LAUNCH.contains(&key);
+        !of_the_former && !of_a_launch
+    };
+    let mut pairs: Vec<(String, Json)> = old.pairs().iter().filter(|(key, _)| keep(key)).cloned().collect();
+    let mut wanted = wanted.pairs().to_vec();
+    // An environment of the user's own, in an entry where we need none, or of another debugger.
+    if let Some(debugger) = debugger {
+        let key = debugger.env_key();
+        let before = ["env", "environment"].iter().find_map(|key| old.get(key)).filter(|_| !attaches_now);
+        let ours = wanted.iter().find(|(known, _)| known == key).map(|(_, env)| env_pairs(env)).unwrap_or_default();
+        let env = merge_env(&before.map(env_pairs).unwrap_or_default(), &ours);
+        let slot = pairs.iter().position(|(known, _)| known == key);
+        wanted.retain(|(known, _)| known != key);
+        match slot {
+            Some(at) if env.is_empty() && !env_pairs(&pairs[at].1).is_empty() => drop(pairs.remove(at)),
+            Some(at) => pairs[at].1 = debugger.env(&env),
+            None if env.is_empty() => {}
+            None => wanted.push((key.to_owned(), debugger.env(&env))),
+        }
+    }
+    // Commands that this entry once had, and needs no more.
+    for key in COMMANDS {
+        let needed = wanted.iter().any(|(known, _)| known == key);
+        if let Some(at) = pairs.iter().position(|(known, _)| known == key).filter(|_| !needed) {
+            let rest: Vec<Json> = pairs[at].1.list().iter().filter(|command| !is_ours(command)).cloned().collect();
+            if rest.is_empty() && !pairs[at].1.list().is_empty() {
+                pairs.remove(at);
+            } else if rest.len() < pairs[at].1.list().len() {
+                pairs[at].1 = Json::List(rest);
+            }
+        }
+    }
+    for (key, value) in wanted {
+        let slot = pairs.iter_mut().find(|(known, _)| *known == key).map(|(_, slot)| slot);
+        match slot {
+            None => pairs.push((key, value)),
+            Some(slot) => *slot = merged_value(&key, slot, value, features),
+        }
+    }
+    Json::Object(pairs)
+}
+
+fn merged_value(key: &str, old: &Json, wanted: Json, features: &[String]) -> Json {
+    match key {
+        "args" => merge_args(old, &wanted, features),
+        "configurations" => {
+            let theirs = |member: &&Json| member.text().and_then(Entry::parse).is_none();
+            Json::List(wanted.list().iter().chain(old.list().iter().filter(theirs)).cloned().collect())
+        }
+        "options" => {
+            let mut options = old.pairs().to_vec();
+            let ours = wanted.get("env").map(env_pairs).unwrap_or_default();
+            let env = Json::Object(merge_env(&old.get("env").map(env_pairs).unwrap_or_default(), &ours));
+            match options.iter_mut().find(|(known, _)| known == "env") {
+                Some((_, slot)) => *slot = env,
+                None => options.push(("env".into(), env)),
+            }
+            Json::Object(options)
+        }
+        key if COMMANDS.contains(&key) => merge_commands(old, &wanted),
+        key if OURS.contains(&key) => wanted,
+        _ => old.clone(),
+    }
+}
+
+fn merge_args(old: &Json, wanted: &Json, features: &[String]) -> Json {
+    // A worker's arguments: we have none.
+    if wanted.list().is_empty() {
+        return old.clone();
+    }
+    let needed = wanted.list().iter().skip_while(|arg| arg.text() != Some("--features")).nth(1).and_then(Json::text);
+    let split = old.list().iter().position(|arg| arg.text() == Some("--")).unwrap_or(old.list().len());
+    let (options, rest) = old.list().split_at(split);
+    let mut theirs = vec![];
+    // The first two are `ddp` and the subcommand.
+    let mut args = options.iter().skip(2);
+    while let Some(arg) = args.next() {
+        let text = arg.text().unwrap_or_default();
+        // Features that a target needs are ours, all others the user's, as long as they exist: cargo fails for one that does
+        // not, such as a needed one that was renamed.
+        let (option, joined) = text.split_once('=').map_or((text, None), |(option, value)| (option, Some(value)));
+        if ["--features", "-F"].contains(&option) {
+            let value = joined.or_else(|| args.next()?.text()).filter(|value| Some(*value) != needed);
+            match (value.and_then(|value| existing(value, features)), joined) {
+                (Some(left), None) => theirs.extend([arg.clone(), left.into()]),
+                (Some(left), Some(_)) => theirs.push(format!("{option}={left}").into()),
+                (None, _) => {}
+            }
+            continue;
+        }
+        match OUR_OPTIONS.iter().find(|(option, _)| *option == text) {
+            Some((_, true)) => drop(args.next()),
+            Some((_, false)) => {}
+            None if OUR_OPTIONS.iter().any(|(option, _)| text.starts_with(&format!("{option}="))) => {}
+            // `-pNAME`
+            None if text.starts_with("-p") => {}
+            None => theirs.push(arg.clone()),
+        }
+    }
+    Json::List(wanted.list().iter().cloned().chain(theirs).chain(rest.iter().cloned()).collect())
+}
+
+/// Those of a list of features that exist, as far as the package alone decides. `None` if no feature is left.
+fn existing(list: &str, features: &[String]) -> Option<String> {
+    let exists = |name: &&str| *name == "default" || name.contains('/') || features.iter().any(|known| known == name);
+    let names = || list.split([',', ' ']).filter(|name| !name.is_empty());
+    if names().all(|name| exists(&name)) {
+        return Some(list.to_owned());
+    }
+    let left: Vec<&str> = names().filter(exists).collect();
+    (!left.is_empty()).then(|| left.join(","))
+}
+
+fn merge_env(old: &[(String, Json)], ours: &[(String, Json)]) -> Vec<(String, Json)> {
+    let wanted = |name: &str| ours.iter().find(|(known, _)| known == name);
+    let mut env: Vec<(String, Json)> = old
+        .iter()
+        .filter(|(name, _)| wanted(name).is_some() || !OUR_ENV.contains(&name.as_str()))
+        .map(|pair| wanted(&pair.0).unwrap_or(pair).clone())
+        .collect();
+    env.extend(ours.iter().filter(|(name, _)| !old.iter().any(|(known, _)| known == name)).cloned());
+    env
+}
+
+/// Ours stand where ours stood; new ones come after these.
+fn merge_commands(old: &Json, wanted: &Json) -> Json {
+    let old = old.list();
+    let Some(last) = old.iter().rposition(is_ours) else {
+        return Json::List(wanted.list().iter().chain(old).cloned().collect());
+    };
+    let mut wanted = wanted.list().iter().cloned();
+    let mut merged = vec![];
+    for (at, command) in old.iter().enumerate() {
+        if is_ours(command) {
+            merged.extend(wanted.next());
+        } else {
+            merged.push(command.clone());
+        }
+        if at == last {
+            merged.extend(wanted.by_ref());
+        }
+    }
+    Json::List(merged)
+}
+
+fn is_ours(command: &Json) -> bool {
+    command.text().or_else(|| command.get("text")?.text()).is_some_and(is_our_command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::editor::vscode::config::{attach, choose, launcher};
+
+    /// For a package with the features `cuda` and `mine`.
+    fn merge(old: &Json, wanted: &Json) -> Json {
+        super::merge(old, wanted, &["cuda", "mine"].map(str::to_owned))
+    }
+
+    fn merge_args(old: &Json, wanted: &Json) -> Json {
+        super::merge_args(old, wanted, &["cuda", "mine"].map(str::to_owned))
+    }
+
+    fn texts(value: &Json) -> Vec<&str> {
+        value.list().iter().filter_map(Json::text).collect()
+    }
+
+    fn run(debugger: Debugger) -> Json {
+        let args = ["ddp", "run", "--bin", "m"].map(str::to_owned).into();
+        launcher(debugger, "ddp: run m on 2 ranks".into(), args, debugger.name(), vec![], None)
+    }
+
+    fn with(value: &Json, key: &str, new: Json) -> Json {
+        let mut pairs: Vec<_> = value.pairs().iter().filter(|(known, _)| known != key).cloned().collect();
+        pairs.push((key.into(), new));
+        Json::Object(pairs)
+    }
+
+    #[test]
+    fn what_nobody_changed_stays_as_it_is() {
+        for debugger in Debugger::ALL {
+            for wanted in [run(debugger), attach(debugger).1, choose().1] {
+                assert_eq!(merge(&wanted, &wanted), wanted);
+            }
+        }
+    }
+
+    #[test]
+    fn the_users_arguments_and_options_survive() {
+        let old = Json::texts([
+            "ddp", "run", "--bin=x", "--grace", "3", "--nproc", "9", "-p", "y", "--", "--epochs", "--bin",
+        ]);
+        let wanted = Json::texts(["ddp", "run", "--bin", "m", "--nproc", "2"]);
+        let merged = merge_args(&old, &wanted);
+        assert_eq!(texts(&merged).join(" "), "ddp run --bin m --nproc 2 --grace 3 -- --epochs --bin");
+        assert_eq!(merge_args(&merged, &wanted), merged);
+        // Features of the user's own stay, beside those that the target needs.
+        let needy = Json::texts(["ddp", "run", "--bin", "m", "--features", "cuda"]);
+        let old = Json::texts(["ddp", "run", "--bin", "m", "--features", "cuda", "--features", "mine"]);
+        assert_eq!(merge_args(&old, &needy), old);
+        assert_eq!(
+            texts(&merge_args(&merged, &needy)).join(" "),
+            "ddp run --bin m --features cuda --grace 3 -- --epochs --bin"
+        );
+        let worker = Json::texts(["--epochs", "3"]);
+        assert_eq!(merge_args(&worker, &Json::List(vec![])), worker);
+    }
+
+    #[test]
+    fn features_that_the_package_no_longer_has_go() {
+        let merged = |old: &[&str], wanted: &[&str]| {
+            let all = |more: &[&str]| Json::texts([&["ddp", "build", "--bin", "m"], more].concat());
+            texts(&merge_args(&all(old), &all(wanted)))[4..].join(" ")
+        };
+        assert_eq!(merged(&["--features", "gpu"], &["--features", "cuda"]), "--features cuda");
+        assert_eq!(merged(&["--features", "gpu", "-F", "mine"], &[]), "-F mine");
+        assert_eq!(merged(&["--features=gpu,mine", "-v"], &[]), "--features=mine -v");
+        assert_eq!(merged(&["--features", "gpu dep/gpu", "-F=gpu"], &[]), "--features dep/gpu");
+        // As they are written, if all exist.
+        assert_eq!(
+            merged(&["--features", "mine default", "--features=cuda"], &[]),
+            "--features mine default --features=cuda"
+        );
+    }
+
+    #[test]
+    fn options_that_decide_what_is_built_and_where_are_ours() {
+        let theirs =
+            ["features", "all-features", "no-default-features", "jobs", "locked", "offline", "frozen"].map(Some);
+        let command = <crate::cli::Build as clap::Args>::augment_args(clap::Command::new("build"));
+        for option in command.get_arguments().filter(|option| !theirs.contains(&option.get_long())) {
+            let (long, short) = (option.get_long().map(|name| format!("--{name}")), option.get_short());
+            let has_value = option.get_action().takes_values();
+            for name in [long, short.map(|letter| format!("-{letter}"))].into_iter().flatten() {
+                assert!(OUR_OPTIONS.contains(&(&name, has_value)), "{name}");
+            }
+        }
+        let wanted = Json::texts(["ddp", "build", "--bin", "m"]);
+        for more in [&["-r"][..], &["-px"], &["--target-dir", "out"], &["--target-dir=out"]] {
+            let old = [&["ddp", "build", "--bin", "m"], more].concat();
+            assert_eq!(merge_args(&Json::texts(old), &wanted), wanted, "{more:?}");
+        }
+    }
+
+    #[test]
+    fn the_users_environment_follows_to_another_debugger() {
+        let old =
+            with(&run(Debugger::LldbDap), "env", Json::texts(["MINE=1", "DDP_DEBUG=old", "DDP_JOIN=stale", "PASSED"]));
+        let merged = merge(&old, &run(Debugger::CodeLldb));
+        let expected = [("MINE", "1"), ("DDP_DEBUG", "codelldb"), ("PASSED", "${env:PASSED}")];
+        assert_eq!(merged.get("env"), Some(&Json::object(expected.map(|(key, value)| (key, value.into())))));
+        assert_eq!(merged.get("runInTerminal"), None);
+        assert_eq!(merged.get("terminal"), Some(&"integrated".into()));
+    }
+
+    #[test]
+    fn the_users_commands_and_keys_survive() {
+        let wanted = run(Debugger::LldbDap);
+        let commands = Json::texts(["settings set target.x y", "command script import /old/ddp_debug.py", "mine"]);
+        let old = with(&with(&wanted, "initCommands", commands), "stopOnEntry", true.into());
+        let merged = merge(&with(&old, "cwd", "${workspaceFolder}/data".into()), &wanted);
+        let commands = texts(merged.get("initCommands").unwrap());
+        assert_eq!(commands.len(), 3);
+        assert!(commands[1].contains(".ddp/debug/ddp_debug.py"));
+        assert_eq!([commands[0], commands[2]], ["settings set target.x y", "mine"]);
+        assert_eq!(merged.get("stopOnEntry"), Some(&true.into()));
+        assert_eq!(merged.get("cwd"), Some(&"${workspaceFolder}/data".into()));
+        assert_eq!(merge(&merged, &wanted), merged);
+    }
+
+    #[test]
+    fn an_attach_of_before_which_was_a_launch_keeps_nothing_that_only_a_launch_takes() {
+        for debugger in Debugger::ALL.into_iter().filter(|debugger| debugger.opens_children()) {
+            let (_, wanted) = attach(debugger);
+            let mut old = with(&run(debugger), "name", "ddp: attach to a running job".into());
+            old = with(&old, "presentation", Json::object([("hidden", true.into())]));
+            let merged = merge(&old, &wanted);
+            let mine = with(&wanted, "presentation", Json::object([("hidden", true.into())]));
+            assert_eq!(sorted(&merged), sorted(&mine), "{debugger}");
+            assert_eq!(merge(&merged, &wanted), merged);
+            // To another debugger.
+            let other = attach(Debugger::LldbDap).1;
+            assert_eq!(sorted(&merge(&wanted, &other)), sorted(&other));
+        }
+    }
+
+    fn sorted(value: &Json) -> Vec<(String, Json)> {
+        let mut pairs = value.pairs().to_vec();
+        pairs.sort_by(|one, other| one.0.cmp(&other.0));
+        pairs
+    }
+}

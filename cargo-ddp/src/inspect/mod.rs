@@ -1,0 +1,5 @@
+//! What can be looked at: the machine, snapshots on disk, what runs have measured.
+
+pub mod doctor;
+pub mod plots;
+pub mod snapshots;

@@ -1,0 +1,32 @@
+//! Snapshots on disk, without libtorch: what they hold, whether they are whole, and their way in from and out to other
+//! programs.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `find` | which snapshot a path means, and all there are |
+//! | `tensors` | safetensors files, read where they lie |
+//! | `foreign` | what a file is that is no safetensors file |
+//! | `diff` | how two sets of tensors differ |
+//! | `prune` | which snapshots go |
+//! | `names` | from one program's names of tensors to another's |
+//! | `export` | a model as one file, for other programs |
+//! | `torch_file` | PyTorch's `.pt` |
+//! | `import` | a snapshot from another program's file |
+
+mod diff;
+mod export;
+mod find;
+mod foreign;
+mod import;
+mod names;
+mod prune;
+mod tensors;
+mod torch_file;
+
+pub use diff::{Change, Comparison, compare};
+pub use export::export;
+pub use find::{Listed, list, whole};
+pub use import::import;
+pub use names::Names;
+pub use prune::{Best, Keep, prune};
+pub use tensors::{TensorFile, TensorInfo};

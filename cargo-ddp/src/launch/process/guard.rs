@@ -1,0 +1,420 @@
+//! Three processes for one launcher, so that the sudden death of any two leaves no worker and nothing that a worker started.
+//!
+//! The process that the user started becomes the guard. Its child is the keeper, and the keeper's child does the launcher's
+//! work, and is what workers descend from. All three are subreapers: a worker's descendants that lose their parent become
+//! children of the nearest of the three that lives, wherever they have gone (another group, another session), and can be
+//! ended without searching the machine for them.
+//!
+//! - SIGKILL for the guard, the keeper or both: the launcher's connections end, and it kills all it has. A launcher that does
+//!   not end is killed by the keeper.
+//! - SIGKILL for the launcher, or for guard and launcher: its workers die with it (`PR_SET_PDEATHSIG`), and what they started
+//!   becomes the keeper's, which kills it.
+//! - SIGKILL for the keeper, or for keeper and launcher: what is left becomes the guard's, which kills it.
+//! - SIGKILL for all three at once: the workers die with the launcher; what had left their sessions stays.
+//!
+//! Each two of the three are connected by a pair of sockets. When one process dies, the kernel continues the other two, should
+//! they be stopped ([`continue_on`]).
+//!
+//! The guard also sees to it that signals reach a launcher that cannot hear them: one that is stopped is continued, and one
+//! that does not end after a second signal is killed.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::process::exit;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_process, pidfd_open, set_child_subreaper,
+    waitpid,
+};
+use serde::Deserialize;
+
+use crate::editor::debug::{self, Session};
+use crate::launch::supervise::dispatch::is_for_workers_alone;
+use crate::os::adopted::end_adopted;
+use crate::os::reap::KILL_TIMEOUT;
+use crate::os::signals::Signals;
+use crate::{Error, Result, exit};
+
+/// How long a launcher may take to end after the second signal, which ends a job immediately. It waits for the kernel, and for
+/// other nodes.
+const UNRESPONSIVE: Duration = Duration::from_secs(15);
+
+/// fcntl(2): the signal to send instead of SIGIO. The libc crate has no name for it.
+const F_SETSIG: libc::c_int = 10;
+
+/// The guard, seen from the launcher: where signals for the job come from.
+pub(crate) enum Guard {
+    /// The process that the user started. `keeper` ends when the keeper is gone.
+    Other { pipe: UnixStream, keeper: UnixStream, pid: Pid },
+    /// There is none: this process catches them itself.
+    None(Signals),
+}
+
+/// Makes a guard of this process, and continues in its child's child. A debugger that watches this process watches the guard then,
+/// which opens the debug sessions that the launcher asks it for.
+///
+/// With `whole`, for those who debug the launcher itself, there is no guard: the debugger would lose us.
+///
+/// # Errors
+/// [`Error::System`].
+pub(crate) fn split(whole: bool) -> Result<Guard> {
+    let cant = || Error::system("can't start the launcher's processes");
+    let (read, write) = UnixStream::pair().map_err(cant())?;
+    read.set_nonblocking(true).map_err(cant())?;
+    let (to_keeper, to_guard) = UnixStream::pair().map_err(cant())?;
+    set_child_subreaper(Some(getpid())).map_err(|err| cant()(err.into()))?;
+    if whole {
+        return Ok(Guard::None(Signals::catch()?));
+    }
+    // Until both sides know their part, signals wait.
+    let blocked = block_signals();
+    let signals = Signals::catch()?;
+    let guard = getpid();
+    // SAFETY: the launcher has one thread here. (If it had more, the child would go on with this one alone, and the C
+    // library keeps its own locks usable.)
+    match unsafe { libc::fork() } {
+        -1 => Err(cant()(std::io::Error::last_os_error())),
+        0 => {
+            drop((write, to_keeper));
+            // From now on they do nothing here: what a terminal sends to all comes through the guard.
+            drop(signals);
+            as_child_of(guard).map_err(cant())?;
+            split_again(guard, read, to_guard, &blocked)
+        }
+        pid => {
+            drop((read, to_guard));
+            continue_on(&to_keeper);
+            continue_on(&write);
+            restore_signals(&blocked);
+            let code = Pid::from_raw(pid).map_or(exit::SYSTEM.into(), |keeper| watch_over(keeper, signals, write));
+            exit(code)
+        }
+    }
+}
+
+/// Makes the keeper of this process, and continues in its child, the launcher.
+fn split_again(guard: Pid, mut pipe: UnixStream, to_guard: UnixStream, blocked: &libc::sigset_t) -> Result<Guard> {
+    let cant = || Error::system("can't start the launcher's third process");
+    let (to_launcher, to_keeper) = UnixStream::pair().map_err(cant())?;
+    to_keeper.set_nonblocking(true).map_err(cant())?;
+    let keeper = getpid();
+    // SAFETY: as above.
+    match unsafe { libc::fork() } {
+        -1 => Err(cant()(std::io::Error::last_os_error())),
+        0 => {
+            drop((to_guard, to_launcher));
+            as_child_of(keeper).map_err(cant())?;
+            continue_on(&to_keeper);
+            continue_on(&pipe);
+            restore_signals(blocked);
+            Ok(Guard::Other { pipe, keeper: to_keeper, pid: guard })
+        }
+        pid => {
+            // Without it the guard can't wake the launcher.
+            let _ = pipe.write_all(format!("{pid}\n").as_bytes());
+            // The guard's death has to be seen through the launcher's copy.
+            drop((pipe, to_keeper));
+            continue_on(&to_launcher);
+            continue_on(&to_guard);
+            restore_signals(blocked);
+            let status = Pid::from_raw(pid).and_then(|launcher| await_end(launcher, &to_guard));
+            end_adopted(&[]);
+            exit(code(status))
+        }
+    }
+}
+
+/// What the keeper does until the launcher has ended. Once the guard is gone, the launcher ends by itself, or is killed.
+fn await_end(launcher: Pid, to_guard: &UnixStream) -> Option<WaitStatus> {
+    // Without pidfd (Linux before 5.3) the wait itself.
+    if let Ok(pidfd) = pidfd_open(launcher, PidfdFlags::empty()) {
+        let [end, guard] = [pidfd.as_fd(), to_guard.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        is_ready_within(None, &mut [end.clone(), guard]);
+        if !is_ready_within(Some(KILL_TIMEOUT), &mut [end]) {
+            let _ = kill_process(launcher, Signal::KILL);
+        }
+    }
+    loop {
+        match waitpid(Some(launcher), WaitOptions::empty()) {
+            Ok(Some((_, status))) => return Some(status),
+            Ok(None) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+fn is_ready_within(limit: Option<Duration>, fds: &mut [PollFd<'_>]) -> bool {
+    let end = limit.map(|limit| Instant::now() + limit);
+    loop {
+        let left = end.map(|end| timespec(end.saturating_duration_since(Instant::now())));
+        match poll(fds, left.as_ref()) {
+            Err(rustix::io::Errno::INTR) => {}
+            ready => return ready != Ok(0),
+        }
+    }
+}
+
+fn as_child_of(parent: Pid) -> std::io::Result<()> {
+    set_child_subreaper(Some(getpid()))?;
+    if getppid() == Some(parent) { Ok(()) } else { Err(rustix::io::Errno::SRCH.into()) }
+}
+
+/// What the guard does until the keeper, and with it the launcher, has ended: passes signals on, and opens debug sessions.
+/// Gives the launcher's exit code.
+fn watch_over(keeper: Pid, mut signals: Signals, mut pipe: UnixStream) -> i32 {
+    let pidfd = pidfd_open(keeper, PidfdFlags::empty());
+    let mut requests = Requests { partial: Vec::new(), launcher: None, open: pipe.set_nonblocking(true).is_ok() };
+    let mut patience = Patience::default();
+    let status = loop {
+        if let Ok(pidfd) = &pidfd {
+            let mut fds: Vec<_> = signals.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+            fds.push(PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN));
+            if requests.open {
+                fds.push(PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN));
+            }
+            let _ = poll(&mut fds, patience.left().as_ref());
+        }
+        requests.serve(&mut pipe);
+        for signal in signals.take() {
+            // A launcher that is gone needs no signals.
+            let _ = pipe.write_all(&[u8::try_from(signal).unwrap_or(0)]);
+            patience.note(signal);
+            // One that is stopped could not hear it.
+            for process in [Some(keeper), requests.launcher].into_iter().flatten() {
+                let _ = kill_process(process, Signal::CONT);
+            }
+        }
+        if let Some(signal) = patience.is_over() {
+            let _ = kill_process(keeper, Signal::KILL);
+            let _ = waitpid(Some(keeper), WaitOptions::empty());
+            end_adopted(&[]);
+            complain("the launcher did not respond; it and its workers were killed");
+            return exit::signalled(signal).into();
+        }
+        // Without pidfd (Linux before 5.3) the wait itself; signals are then late.
+        let options = if pidfd.is_ok() { WaitOptions::NOHANG } else { WaitOptions::empty() };
+        match waitpid(Some(keeper), options) {
+            Ok(Some((_, status))) => break Some(status),
+            Ok(None) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => break None,
+        }
+    };
+    end_adopted(&[]);
+    code(status)
+}
+
+/// Makes the kernel send SIGCONT to this process when data arrives on `connection` or its other end is closed, so that a
+/// stopped process resumes. Not under a debugger, which would stop at each of these signals. Where the kernel lacks F_SETSIG,
+/// a stopped process stays stopped.
+fn continue_on(connection: &UnixStream) {
+    if debug::is_traced() {
+        return;
+    }
+    let fd = connection.as_raw_fd();
+    // SAFETY: a system call, on a descriptor that is ours.
+    let set = |what, value: libc::c_int| unsafe { libc::fcntl(fd, what, value) };
+    set(libc::F_SETOWN, getpid().as_raw_pid());
+    // It does nothing to a process that runs.
+    set(F_SETSIG, libc::SIGCONT);
+    set(libc::F_SETFL, set(libc::F_GETFL, 0) | libc::O_ASYNC);
+}
+
+/// How long the launcher may go on after the signals that it was sent.
+#[derive(Default)]
+struct Patience {
+    first: Option<i32>,
+    end: Option<Instant>,
+}
+
+impl Patience {
+    fn note(&mut self, signal: i32) {
+        if is_for_workers_alone(signal) {
+            return;
+        }
+        if self.first.is_some() {
+            self.end.get_or_insert_with(|| Instant::now() + UNRESPONSIVE);
+        }
+        self.first.get_or_insert(signal);
+    }
+
+    fn left(&self) -> Option<Timespec> {
+        Some(timespec(self.end?.saturating_duration_since(Instant::now()) + Duration::from_millis(1)))
+    }
+
+    /// The signal that should have ended it.
+    fn is_over(&self) -> Option<i32> {
+        self.first.filter(|_| self.end.is_some_and(|end| Instant::now() >= end))
+    }
+}
+
+fn timespec(time: Duration) -> Timespec {
+    Timespec { tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() }
+}
+
+/// What the guard is told: first the launcher's pid, then the debug sessions that the launcher asks for, one a line.
+struct Requests {
+    partial: Vec<u8>,
+    launcher: Option<Pid>,
+    open: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Request {
+    Launcher(i32),
+    Open(Session),
+}
+
+impl Requests {
+    fn serve(&mut self, pipe: &mut UnixStream) {
+        let mut buffer = [0; 4096];
+        while self.open {
+            match pipe.read(&mut buffer) {
+                Ok(0) => self.open = false,
+                Ok(n) => self.partial.extend_from_slice(&buffer[..n]),
+                Err(err) if err.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => break,
+                Err(_) => self.open = false,
+            }
+        }
+        while let Some(end) = self.partial.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = self.partial.drain(..=end).collect();
+            match serde_json::from_slice(&line) {
+                Ok(Request::Launcher(pid)) => self.launcher = Pid::from_raw(pid),
+                Ok(Request::Open(session)) => debug::start(&session),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+fn code(status: Option<WaitStatus>) -> i32 {
+    let Some(status) = status else { return exit::SYSTEM.into() };
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => code,
+        (None, Some(signal)) => {
+            complain(&format!("the launcher itself was killed by signal {signal}; its workers are ended"));
+            exit::signalled(signal).into()
+        }
+        _ => exit::SYSTEM.into(),
+    }
+}
+
+/// Prints an error if stderr accepts it without blocking: a pipe that nobody reads must not keep these processes alive.
+fn complain(what: &str) {
+    let stderr = std::io::stderr();
+    let mut fds = [PollFd::from_borrowed_fd(stderr.as_fd(), PollFlags::OUT)];
+    let takes = poll(&mut fds, Some(&timespec(Duration::ZERO))).is_ok() && fds[0].revents().contains(PollFlags::OUT);
+    if takes {
+        // Shorter than PIPE_BUF: what is ready takes all of it.
+        let _ = rustix::io::write(&stderr, format!("error: {what}\n").as_bytes());
+    }
+}
+
+impl Guard {
+    /// The process that answers for the job.
+    pub(crate) fn pid(&self) -> u32 {
+        let pid = match self {
+            Self::Other { pid, .. } => *pid,
+            Self::None(_) => getpid(),
+        };
+        pid.as_raw_pid().unsigned_abs()
+    }
+
+    pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        match self {
+            Self::Other { pipe, keeper, .. } => vec![pipe.as_fd(), keeper.as_fd()],
+            Self::None(signals) => signals.fds().collect(),
+        }
+    }
+
+    /// The signals that came since the last look; `None` once the guard or the keeper is gone.
+    pub(crate) fn take(&mut self) -> Option<Vec<i32>> {
+        let (pipe, keeper) = match self {
+            Self::Other { pipe, keeper, .. } => (pipe, keeper),
+            Self::None(signals) => return Some(signals.take()),
+        };
+        let mut buffer = [0; 64];
+        // The keeper writes nothing.
+        if matches!(keeper.read(&mut buffer), Ok(0)) {
+            return None;
+        }
+        match pipe.read(&mut buffer) {
+            Ok(0) => None,
+            Ok(n) => Some(buffer[..n].iter().map(|&signal| signal.into()).collect()),
+            Err(err) if matches!(err.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => {
+                Some(Vec::new())
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Has a debug session opened.
+    pub(crate) fn open(&mut self, session: &Session) {
+        match self {
+            Self::Other { pipe, .. } => {
+                let Ok(mut line) = serde_json::to_vec(session) else { return };
+                line.push(b'\n');
+                // A guard that is gone ends the job anyway.
+                let _ = pipe.write_all(&line);
+            }
+            Self::None(_) => debug::start(session),
+        }
+    }
+}
+
+fn block_signals() -> libc::sigset_t {
+    let mut old = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: plain memory for the C library to fill.
+    unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    // SAFETY: as above; `all` is filled.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), old.as_mut_ptr()) };
+    // SAFETY: the call above filled it.
+    unsafe { old.assume_init() }
+}
+
+fn restore_signals(old: &libc::sigset_t) {
+    // SAFETY: `old` is what was in force before.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, old, std::ptr::null_mut()) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn process_that_is_stopped_is_continued_when_the_other_end_closes() {
+        let (end, other) = UnixStream::pair().unwrap();
+        // SAFETY: the child makes system calls, and uses the allocator, which glibc keeps usable after a fork.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            drop(other);
+            continue_on(&end);
+            let _ = kill_process(getpid(), Signal::STOP);
+            // SAFETY: a system call.
+            unsafe { libc::_exit(7) }
+        }
+        let pid = Pid::from_raw(pid);
+        drop(end);
+        let (_, status) = waitpid(pid, WaitOptions::UNTRACED).unwrap().unwrap();
+        assert!(status.stopped());
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(waitpid(pid, WaitOptions::NOHANG).unwrap().is_none(), "it stays stopped until then");
+        drop(other);
+        let end = Instant::now() + KILL_TIMEOUT;
+        let status = loop {
+            match waitpid(pid, WaitOptions::NOHANG).unwrap() {
+                Some((_, status)) => break status,
+                None if Instant::now() > end => {
+                    let _ = kill_process(pid.unwrap(), Signal::KILL);
+                }
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        assert_eq!(status.exit_status(), Some(7));
+    }
+}

@@ -1,0 +1,311 @@
+//! Workers that a debugger starts: they come to a socket of the launcher's, in any order, before or after it is there.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use ddp_contract::env;
+use ddp_contract::join::{Goodbye, Hello, LARGEST, VERSION, Welcome};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
+    SocketType, accept_with, bind, connect, listen, recv, send, sendmsg, socket_with, sockopt,
+};
+use rustix::process::geteuid;
+
+use super::guard::Guard;
+use super::workers::{Port, Worker};
+use crate::launch::plan::LaunchPlan;
+use crate::launch::supervise::dispatch::Exit;
+use crate::{Error, Result, Ui};
+
+/// How long workers may take to come: the debugger may be reading symbols.
+const LIMIT: Duration = Duration::from_secs(600);
+/// How long to wait without a word.
+const QUIET: Duration = Duration::from_secs(3);
+/// How long a process that has connected may take to say who it is.
+const HELLO: Duration = Duration::from_secs(5);
+/// How long a debugger may take to wait for what it has started, below a second.
+const REAPED: Duration = Duration::from_millis(500);
+
+/// What came of waiting.
+pub(crate) enum Gathered {
+    /// All ranks are here.
+    All(Port, Vec<Worker>),
+    /// The launcher was told to stop by this signal.
+    Stopped(i32),
+}
+
+/// Waits for a worker for each rank.
+///
+/// # Errors
+/// [`Error::JoinTaken`], [`Error::NotJoined`], [`Error::System`].
+pub(crate) fn gather(plan: &LaunchPlan, folder: &Path, guard: &mut Guard, ui: &Ui) -> Result<Gathered> {
+    let name = plan.program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let socket = Socket::open(&folder.join(format!("{name}.sock")))?;
+    // Rank 0 may come more than once, so the port stays open until all are here.
+    let mut port = Port::open(plan.store, plan.nodes.address)?;
+    let mut workers: Vec<Option<Worker>> = (0..plan.nproc).map(|_| None).collect();
+    let start = Instant::now();
+    let mut told = false;
+    while workers.iter().any(Option::is_none) {
+        let missing = || {
+            let ranks: Vec<_> = (0..plan.nproc).filter(|rank| workers[*rank].is_none()).collect();
+            let names: Vec<_> = ranks.iter().map(ToString::to_string).collect();
+            format!("rank{} {}", if ranks.len() == 1 { "" } else { "s" }, names.join(", "))
+        };
+        let elapsed = start.elapsed();
+        if elapsed >= LIMIT {
+            return Err(Error::NotJoined { missing: missing(), seconds: LIMIT.as_secs() });
+        }
+        if !told && elapsed >= QUIET {
+            told = true;
+            let (ranks, left) = (missing(), LIMIT.saturating_sub(QUIET).as_secs());
+            ui.status("Waiting", format!("for {ranks} of {name}, which the debugger starts, for {left} s at most"));
+        }
+        wait(&socket, guard, &workers, if told { LIMIT } else { QUIET } - elapsed)?;
+        match guard.take() {
+            None => return Ok(Gathered::Stopped(libc::SIGKILL)),
+            Some(signals) => {
+                if let Some(signal) =
+                    signals.into_iter().find(|signal| ![libc::SIGUSR1, libc::SIGUSR2].contains(signal))
+                {
+                    return Ok(Gathered::Stopped(signal));
+                }
+            }
+        }
+        for slot in &mut workers {
+            if let Some(worker) = slot.take_if(|worker| worker.has_ended()) {
+                ui.warn(format!("rank {} ended before all others had come; start it again", worker.rank));
+            }
+        }
+        if let Some((rank, worker)) = socket.accept(plan, &mut port, &workers, ui)? {
+            workers[rank] = Some(worker);
+        }
+    }
+    Ok(Gathered::All(port, workers.into_iter().flatten().collect()))
+}
+
+fn wait(socket: &Socket, guard: &Guard, workers: &[Option<Worker>], time: Duration) -> Result<()> {
+    let mut fds = vec![PollFd::from_borrowed_fd(socket.fd.as_fd(), PollFlags::IN)];
+    fds.extend(guard.fds().into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+    let ends = workers.iter().flatten().map(|worker| PollFd::from_borrowed_fd(worker.pidfd.as_fd(), PollFlags::IN));
+    fds.extend(ends);
+    let time = time + Duration::from_millis(1);
+    let time = Timespec { tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() };
+    match poll(&mut fds, Some(&time)) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(err) => Err(Error::system("can't wait for the workers")(err.into())),
+    }
+}
+
+/// Where workers come to. It is gone when this is.
+struct Socket {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Socket {
+    fn open(path: &Path) -> Result<Self> {
+        let cant = |err: Errno| Error::system(format!("can't listen at {}", path.display()))(err.into());
+        if connect(&new().map_err(cant)?, &address(path).map_err(cant)?.1).is_ok() {
+            return Err(Error::JoinTaken(path.to_owned()));
+        }
+        // What a launcher left that was killed.
+        let _ = fs::remove_file(path);
+        let fd = new().map_err(cant)?;
+        bind(&fd, &address(path).map_err(cant)?.1).map_err(cant)?;
+        let socket = Self { fd, path: path.to_owned() };
+        // Before it listens: whoever joins is told this process's environment and can end the job.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+            .map_err(Error::system(format!("can't protect {}", path.display())))?;
+        listen(&socket.fd, 128).map_err(cant)?;
+        Ok(socket)
+    }
+
+    /// The worker that has come, if one has that we can use.
+    fn accept(
+        &self,
+        plan: &LaunchPlan,
+        port: &mut Port,
+        workers: &[Option<Worker>],
+        ui: &Ui,
+    ) -> Result<Option<(usize, Worker)>> {
+        let connection = match accept_with(&self.fd, SocketFlags::CLOEXEC) {
+            Ok(connection) => connection,
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => return Ok(None),
+            Err(err) => return Err(Error::system("can't meet a worker")(err.into())),
+        };
+        match sockopt::socket_peercred(&connection) {
+            Ok(peer) if peer.uid == geteuid() => {}
+            Ok(peer) => {
+                ui.warn(format!("a process of another user was refused (pid {}, uid {})", peer.pid, peer.uid.as_raw()));
+                return Ok(None);
+            }
+            Err(_) => return Ok(None),
+        }
+        // One that connects and says nothing was another launcher that looked whether we are here, or is none of ours.
+        let Some(hello) = hear(&connection) else { return Ok(None) };
+        let rank = hello.rank;
+        let refusal = if hello.version != VERSION {
+            Some("this program was built with another version of ddp-runtime than this cargo-ddp's".to_owned())
+        } else if rank >= plan.nproc {
+            Some(format!("there is no rank {rank}: the launcher has {} workers, from 0", plan.nproc))
+        } else if workers[rank].is_some() {
+            Some(format!("the launcher has a rank {rank} already"))
+        } else {
+            None
+        };
+        if let Some(why) = refusal {
+            ui.warn(format!("a worker was sent away: {why}"));
+            let _ = say(&connection, &Welcome::Refused(why), &[]);
+            return Ok(None);
+        }
+        let (worker, events) = match Worker::joined(plan, rank, connection, ui) {
+            Ok(worker) => worker,
+            // It is gone again.
+            Err(_) => return Ok(None),
+        };
+        let vars = plan.worker_env(rank, 0, port.number());
+        let mut environment: BTreeMap<String, String> =
+            vars.into_iter().map(|(name, value)| (name.to_owned(), value.to_string_lossy().into_owned())).collect();
+        environment.insert(env::EVENT_FD.to_owned(), String::new());
+        let mut descriptors = vec![events.as_fd()];
+        if let Some(listener) = port.listener().filter(|_| rank == 0) {
+            environment.insert(env::STORE_FD.to_owned(), String::new());
+            descriptors.push(listener);
+        }
+        let told =
+            worker.connection().map(|connection| say(connection, &Welcome::Environment(environment), &descriptors));
+        Ok(matches!(told, Some(Ok(()))).then_some((rank, worker)))
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn new() -> rustix::io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+}
+
+/// An address is at most 107 bytes long, and a path may be longer: it goes through the folder, which has to stay open.
+fn address(path: &Path) -> rustix::io::Result<(File, SocketAddrUnix)> {
+    let folder = File::open(path.parent().unwrap_or(Path::new("/")));
+    let folder = folder.map_err(|err| Errno::from_io_error(&err).unwrap_or(Errno::IO))?;
+    let name = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string());
+    let address = SocketAddrUnix::new(name.join(path.file_name().unwrap_or_default()))?;
+    Ok((folder, address))
+}
+
+fn hear(connection: &OwnedFd) -> Option<Hello> {
+    sockopt::set_socket_timeout(connection, sockopt::Timeout::Recv, Some(HELLO)).ok()?;
+    let mut text = vec![0; LARGEST];
+    let (length, _) = recv(connection, &mut text[..], RecvFlags::empty()).ok()?;
+    serde_json::from_slice(&text[..length]).ok()
+}
+
+fn say(connection: &OwnedFd, welcome: &Welcome, descriptors: &[std::os::fd::BorrowedFd<'_>]) -> rustix::io::Result<()> {
+    let text = serde_json::to_vec(welcome).unwrap_or_default();
+    if descriptors.is_empty() {
+        return send(connection, &text, SendFlags::NOSIGNAL).map(drop);
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+    sendmsg(connection, &[IoSlice::new(&text)], &mut ancillary, SendFlags::NOSIGNAL).map(drop)
+}
+
+/// How a worker has ended that was not our child, and is gone: it says so, unless it was killed. Then the kernel tells.
+pub(crate) fn farewell(connection: &OwnedFd, pidfd: &OwnedFd) -> Exit {
+    let mut text = [0; 256];
+    let goodbye = recv(connection, &mut text[..], RecvFlags::DONTWAIT).ok();
+    let goodbye = goodbye.and_then(|(length, _)| serde_json::from_slice::<Goodbye>(&text[..length]).ok());
+    // Of what a program passes to `exit`, the system keeps the low 8 bits.
+    let told = goodbye.map(|goodbye| Exit::Code(goodbye.code & 0xff));
+    told.or_else(|| exit_of(pidfd)).unwrap_or(Exit::Signal(libc::SIGKILL))
+}
+
+/// What Linux tells since 6.15, once the parent (the debugger) has waited for the process.
+fn exit_of(pidfd: &OwnedFd) -> Option<Exit> {
+    let end = Instant::now() + REAPED;
+    loop {
+        // SAFETY: plain numbers.
+        let mut info: libc::pidfd_info = unsafe { MaybeUninit::zeroed().assume_init() };
+        info.mask = libc::PIDFD_INFO_EXIT.into();
+        // SAFETY: the kernel writes no more than the size that is part of the number.
+        let told = unsafe { libc::ioctl(pidfd.as_raw_fd(), libc::PIDFD_GET_INFO, &raw mut info) } == 0;
+        if told && info.mask & u64::from(libc::PIDFD_INFO_EXIT) != 0 {
+            return Some(ExitStatus::from_raw(info.exit_code).into());
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if !told || left.is_zero() {
+            return None;
+        }
+        // That it is waited for is a hang-up.
+        let time = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
+        let _ = poll(&mut [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::empty())], Some(&time));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use rustix::net::socketpair;
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+    use super::*;
+
+    /// The end of a process that said nothing, and is waited for by another thread.
+    fn end_of(script: &str) -> Exit {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        drop(theirs);
+        let mut child: Child = Command::new("sh").args(["-c", script]).spawn().unwrap();
+        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        let debugger = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            child.wait().unwrap()
+        });
+        poll(&mut [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)], None).unwrap();
+        let exit = farewell(&ours, &pidfd);
+        debugger.join().unwrap();
+        exit
+    }
+
+    #[test]
+    fn exit_code_of_a_worker_that_says_it_has_eight_bits() {
+        let mut child = Command::new("true").spawn().unwrap();
+        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        for (code, expected) in [(3, 3), (-1, 255), (256, 0)] {
+            let (ours, theirs) =
+                socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+            let goodbye = serde_json::to_vec(&Goodbye { code }).unwrap();
+            send(&theirs, &goodbye, SendFlags::NOSIGNAL).unwrap();
+            assert_eq!(farewell(&ours, &pidfd), Exit::Code(expected));
+        }
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn the_kernel_tells_how_a_worker_ended_that_could_not() {
+        let text = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let version: Vec<u32> = text.split(['.', '-']).map_while(|part| part.trim().parse().ok()).take(2).collect();
+        let expected = |exit| if version >= vec![6, 15] { exit } else { Exit::Signal(libc::SIGKILL) };
+        assert_eq!(end_of("kill -SEGV $$"), expected(Exit::Signal(libc::SIGSEGV)));
+        assert_eq!(end_of("exit 3"), expected(Exit::Code(3)));
+        assert_eq!(end_of("kill -KILL $$"), Exit::Signal(libc::SIGKILL));
+    }
+}

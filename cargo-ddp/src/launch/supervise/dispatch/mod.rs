@@ -1,0 +1,438 @@
+//! What to do when something happens: a state machine over ranks, without processes, clocks or pipes.
+
+mod job;
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use ddp_contract::Event;
+
+pub(crate) use job::{Action, Input, Known, comparable};
+pub use job::{Exit, Failure, NoRestart, Rules, Verdict};
+
+/// SIGTERM, which asks a worker to stop.
+pub(crate) const SIGTERM: i32 = 15;
+/// SIGUSR1, which asks workers that know it to save and leave.
+const SIGUSR1: i32 = 10;
+const SIGUSR2: i32 = 12;
+const SIGHUP: i32 = 1;
+const SIGINT: i32 = 2;
+const SIGQUIT: i32 = 3;
+/// How a worker ends that was asked to stop, and has saved all.
+const PREEMPTED: Exit = Exit::Code(ddp_contract::exit::PREEMPTED as i32);
+/// SIGKILL.
+pub(crate) const SIGKILL: i32 = 9;
+
+/// How often to look whether workers that should have ended are still paused in a debugger.
+const PAUSE_CHECK: Duration = Duration::from_millis(200);
+/// How long a job whose workers send events may go without one.
+const STALL_TIMEOUT: Duration = Duration::from_secs(600);
+/// A peer of a dying worker sees the connection's end before the kernel tells of the death, and may itself be gone by then.
+const SIMULTANEOUS: Duration = Duration::from_secs(1);
+/// After a failure, ranks that are still there after this time are asked to stop once more.
+const REMINDER: Duration = Duration::from_secs(2);
+/// A program that reports no steps is taken to be starting for this long.
+const STARTUP: Duration = Duration::from_secs(60);
+/// The longest time between two attempts.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+
+pub(crate) struct Dispatcher {
+    rules: Rules,
+    attempt: u32,
+    /// Restarts since the last progress.
+    used: u32,
+    ranks: Vec<Rank>,
+    newest: Option<Known>,
+    /// The largest step of any snapshot so far. Only a snapshot of a later step is progress: otherwise, a program that saves but
+    /// never resumes would be restarted forever.
+    furthest: Option<u64>,
+    state: State,
+    /// The failure of the attempt before, if there was no progress since.
+    previous: Option<Failure>,
+    /// When the attempt began.
+    started: Instant,
+    /// An attempt has got beyond its startup, so the program's arguments are fine.
+    has_trained: bool,
+    /// A worker of this attempt has ended as [`PREEMPTED`].
+    preempted: bool,
+    /// The stall in progress was told.
+    stalled: bool,
+    /// A node is gone, without which there is no further attempt.
+    node_is_lost: bool,
+}
+
+struct Rank {
+    alive: bool,
+    step: Option<u64>,
+    /// It has sent an event.
+    speaks: bool,
+    /// Its last sign of progress.
+    sign: Instant,
+}
+
+enum State {
+    Running,
+    Stopping {
+        reason: Reason,
+        /// When to kill those that are still there; `None` once that is done.
+        deadline: Option<Instant>,
+        /// When to ask a second time.
+        reminder: Option<Instant>,
+    },
+    /// All workers are gone, and will be started at this time.
+    Waiting(Instant),
+}
+
+enum Reason {
+    /// Since when.
+    Failure(Failure, Instant),
+    Signal(i32),
+    NodeLost(String),
+}
+
+impl Dispatcher {
+    pub(crate) fn new(nproc: usize, rules: Rules, now: Instant) -> Self {
+        let ranks = (0..nproc).map(|_| Rank { alive: true, step: None, speaks: false, sign: now }).collect();
+        Self {
+            rules,
+            attempt: 0,
+            used: 0,
+            ranks,
+            newest: None,
+            furthest: None,
+            state: State::Running,
+            previous: None,
+            started: now,
+            has_trained: false,
+            preempted: false,
+            stalled: false,
+            node_is_lost: false,
+        }
+    }
+
+    /// For a node that has lost the one that decides: what is left here ends.
+    pub(crate) fn cut_off(
+        world_size: usize,
+        rules: Rules,
+        alive: &[usize],
+        why: String,
+        now: Instant,
+    ) -> (Self, Vec<Action>) {
+        let mut dispatcher = Self::new(world_size, rules, now);
+        for (rank, state) in dispatcher.ranks.iter_mut().enumerate() {
+            state.alive = alive.contains(&rank);
+        }
+        let actions = dispatcher.node_lost(0..0, why, now);
+        (dispatcher, actions)
+    }
+
+    pub(crate) fn newest_snapshot(&self) -> Option<&Known> {
+        self.newest.as_ref()
+    }
+
+    /// The last step that a rank has told of.
+    pub(crate) fn step_of(&self, rank: usize) -> Option<u64> {
+        self.ranks[rank].step
+    }
+
+    /// When to call again with [`Input::Tick`] at the latest.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match &self.state {
+            State::Running => self.stall_deadline(),
+            State::Stopping { deadline, reminder, .. } => [*deadline, *reminder].into_iter().flatten().min(),
+            State::Waiting(until) => Some(*until),
+        }
+    }
+
+    pub(crate) fn handle(&mut self, input: Input, now: Instant) -> Vec<Action> {
+        match input {
+            Input::Exited { rank, pid, exit, message, stderr } => {
+                let at_startup = self.is_starting(now);
+                let failure = Failure { exit, message, stderr, at_startup, ..self.failure(rank, pid) };
+                self.exited(failure, now)
+            }
+            Input::Event { rank, event } => {
+                self.note(rank, event, now);
+                vec![]
+            }
+            Input::Output { rank } => {
+                let rank = &mut self.ranks[rank];
+                if !rank.speaks {
+                    rank.sign = now;
+                }
+                vec![]
+            }
+            Input::Signal(signal) => self.signalled(signal, now),
+            Input::Orphaned => self.orphaned(),
+            Input::NodeLost { ranks, why } => self.node_lost(ranks, why, now),
+            Input::Traced { rank, pid } => self.traced(rank, pid, now),
+            Input::Debugged => {
+                self.stalled = false;
+                self.ranks.iter_mut().for_each(|rank| rank.sign = now);
+                vec![]
+            }
+            Input::Paused | Input::Resumed => {
+                let time = if matches!(input, Input::Paused) { PAUSE_CHECK } else { self.rules.grace };
+                if let State::Stopping { deadline, .. } = &mut self.state {
+                    *deadline = Some(now + time);
+                }
+                vec![]
+            }
+            Input::Tick => self.ticked(now),
+        }
+    }
+
+    fn ticked(&mut self, now: Instant) -> Vec<Action> {
+        if self.deadline().is_none_or(|deadline| deadline > now) {
+            return vec![];
+        }
+        match &mut self.state {
+            State::Running => {
+                self.stalled = true;
+                let idle = now.duration_since(self.quietest().map_or(now, |rank| rank.sign));
+                vec![Action::Trace { idle }]
+            }
+            State::Stopping { reminder: reminder @ Some(_), deadline, .. }
+                if deadline.is_some_and(|time| time > now) =>
+            {
+                *reminder = None;
+                vec![Action::Signal(SIGTERM)]
+            }
+            State::Stopping { reason, deadline, reminder } => {
+                (*deadline, *reminder) = (None, None);
+                vec![match reason {
+                    Reason::Failure(..) => Action::KillUnpaused,
+                    Reason::Signal(_) | Reason::NodeLost(_) => Action::Signal(SIGKILL),
+                }]
+            }
+            State::Waiting(_) => vec![self.start(now)],
+        }
+    }
+
+    /// The rank that is watched for stalls and has been quiet longest.
+    fn quietest(&self) -> Option<&Rank> {
+        let explicit = self.rules.stall_timeout.is_some();
+        self.ranks.iter().filter(|rank| rank.alive && (explicit || rank.speaks)).min_by_key(|rank| rank.sign)
+    }
+
+    fn stall_deadline(&self) -> Option<Instant> {
+        let timeout = self.rules.stall_timeout.unwrap_or(STALL_TIMEOUT);
+        if self.stalled || timeout.is_zero() {
+            return None;
+        }
+        Some(self.quietest()?.sign + timeout)
+    }
+
+    /// Of programs that report steps it is known; of others, the time tells.
+    fn is_starting(&self, now: Instant) -> bool {
+        match self.ranks.iter().any(|rank| rank.speaks) {
+            true => self.ranks.iter().all(|rank| rank.step.is_none()),
+            false => now.duration_since(self.started) <= STARTUP,
+        }
+    }
+
+    fn exited(&mut self, new: Failure, now: Instant) -> Vec<Action> {
+        let (rank, exit) = (new.rank, new.exit);
+        // Another node may report an end twice, or that of a worker that was not started.
+        if !self.ranks[rank].alive {
+            return vec![];
+        }
+        self.ranks[rank].alive = false;
+        let last = !self.ranks.iter().any(|rank| rank.alive);
+        self.preempted |= exit == PREEMPTED;
+        match &mut self.state {
+            State::Stopping { reason: Reason::Failure(failure, _), .. } if failure.rank == rank => {
+                // A rank that was ended because it held the others up.
+                failure.exit = exit;
+                failure.message = new.message;
+            }
+            State::Stopping { reason: Reason::Failure(failure, since), deadline: Some(_), .. }
+                if now.duration_since(*since) <= SIMULTANEOUS && new.explains(failure) =>
+            {
+                let consequence = std::mem::replace(failure, new);
+                failure.consequences = consequence.consequences;
+                failure.consequences.insert(0, (consequence.rank, consequence.exit));
+            }
+            State::Stopping { reason: Reason::Failure(failure, _), .. } => failure.consequences.push((rank, exit)),
+            State::Stopping { .. } | State::Waiting(_) => {}
+            State::Running if exit == Exit::Code(0) || exit == PREEMPTED => {}
+            State::Running => {
+                let told = Action::Failed(new.clone());
+                self.stop_after(new, now);
+                if !last {
+                    return vec![Action::Signal(SIGTERM), told];
+                }
+            }
+        }
+        if last { self.all_gone(now) } else { vec![] }
+    }
+
+    fn failure(&self, rank: usize, pid: u32) -> Failure {
+        Failure {
+            rank,
+            pid,
+            exit: Exit::Signal(SIGKILL),
+            step: self.ranks[rank].step,
+            message: None,
+            stderr: String::new(),
+            at_startup: false,
+            attempt: self.attempt,
+            stalled: None,
+            consequences: vec![],
+        }
+    }
+
+    fn all_gone(&mut self, now: Instant) -> Vec<Action> {
+        let verdict = match std::mem::replace(&mut self.state, State::Running) {
+            State::Stopping { reason: Reason::Failure(failure, _), .. } => match self.no_restart(&failure) {
+                Some(why) => Verdict::Failed(failure, why),
+                None => return self.restart(failure, now),
+            },
+            State::Stopping { reason: Reason::NodeLost(why), .. } => Verdict::NodeLost(why),
+            _ if self.preempted => Verdict::Preempted { snapshot: self.newest.take().map(|known| known.snapshot) },
+            State::Stopping { reason: Reason::Signal(signal), .. } => Verdict::Stopped(signal),
+            State::Running | State::Waiting(_) => Verdict::Done { restarts: self.attempt },
+        };
+        vec![Action::Finish(verdict)]
+    }
+
+    fn no_restart(&self, failure: &Failure) -> Option<NoRestart> {
+        if self.node_is_lost {
+            Some(NoRestart::NodeLost)
+        } else if self.rules.max_restarts == 0 {
+            Some(NoRestart::Never)
+        } else if failure.is_usage_error() && !self.has_trained {
+            Some(NoRestart::Usage)
+        } else if self.previous.as_ref().is_some_and(|previous| failure.is_again(previous)) {
+            Some(NoRestart::Again)
+        } else if self.used >= self.rules.max_restarts {
+            Some(NoRestart::UsedUp(self.used))
+        } else {
+            None
+        }
+    }
+
+    fn restart(&mut self, failure: Failure, now: Instant) -> Vec<Action> {
+        let delay = match self.used {
+            0 => Duration::ZERO,
+            n => self.rules.backoff.saturating_mul(1 << (n - 1).min(16)).min(LONGEST_BACKOFF),
+        };
+        self.used += 1;
+        self.attempt += 1;
+        self.has_trained |= !failure.at_startup;
+        self.previous = Some(failure.clone());
+        let announced = Action::Announce { after: failure, attempt: self.attempt, delay };
+        if delay.is_zero() {
+            return vec![announced, self.start(now)];
+        }
+        self.state = State::Waiting(now + delay);
+        vec![announced]
+    }
+
+    fn start(&mut self, now: Instant) -> Action {
+        self.state = State::Running;
+        self.started = now;
+        self.preempted = false;
+        self.stalled = false;
+        for rank in &mut self.ranks {
+            *rank = Rank { alive: true, step: None, speaks: false, sign: now };
+        }
+        Action::Start { attempt: self.attempt }
+    }
+
+    /// The first signal goes on to the workers, so that they can end well; the second kills them. SIGUSR1 and SIGUSR2 go
+    /// on, too, and what comes of it is theirs to say.
+    fn signalled(&mut self, signal: i32, now: Instant) -> Vec<Action> {
+        match &mut self.state {
+            State::Running if is_for_workers_alone(signal) => vec![Action::Signal(signal)],
+            _ if is_for_workers_alone(signal) => vec![],
+            State::Waiting(_) => vec![Action::Finish(Verdict::Stopped(signal))],
+            State::Stopping { reason: Reason::Signal(_), deadline, .. } => {
+                *deadline = None;
+                vec![Action::Signal(SIGKILL)]
+            }
+            _ => {
+                let deadline = Some(now + self.rules.grace);
+                self.state = State::Stopping { reason: Reason::Signal(signal), deadline, reminder: None };
+                vec![Action::Signal(signal)]
+            }
+        }
+    }
+
+    fn orphaned(&mut self) -> Vec<Action> {
+        if let State::Waiting(_) = self.state {
+            return vec![Action::Finish(Verdict::Stopped(SIGKILL))];
+        }
+        self.state = State::Stopping { reason: Reason::Signal(SIGKILL), deadline: None, reminder: None };
+        vec![Action::Signal(SIGKILL)]
+    }
+
+    /// What is left of the job ends; there is nobody to start the missing ranks again.
+    fn node_lost(&mut self, ranks: Range<usize>, why: String, now: Instant) -> Vec<Action> {
+        self.node_is_lost = true;
+        for rank in ranks {
+            self.ranks[rank].alive = false;
+        }
+        let others_live = self.ranks.iter().any(|rank| rank.alive);
+        // What has begun to end goes on ending, for the reason that it has.
+        if matches!(self.state, State::Running | State::Waiting(_)) {
+            let deadline = Some(now + self.rules.grace);
+            self.state = State::Stopping { reason: Reason::NodeLost(why), deadline, reminder: None };
+            return if others_live { vec![Action::Signal(SIGTERM)] } else { self.all_gone(now) };
+        }
+        if others_live { vec![] } else { self.all_gone(now) }
+    }
+
+    fn traced(&mut self, rank: usize, pid: u32, now: Instant) -> Vec<Action> {
+        let stalled = matches!(self.state, State::Running) && self.stalled && self.ranks[rank].alive;
+        if !self.rules.restart_on_stall || !stalled {
+            return vec![];
+        }
+        let idle = now.duration_since(self.ranks[rank].sign);
+        let failure = Failure { stalled: Some(idle), ..self.failure(rank, pid) };
+        self.stop_after(failure, now);
+        vec![Action::Signal(SIGTERM)]
+    }
+
+    /// The other ranks end, too. Those of ddp-runtime take a first SIGTERM for a request to save, but may wait for the failed
+    /// rank on their GPUs, and take a second one for the end.
+    fn stop_after(&mut self, failure: Failure, now: Instant) {
+        let reminder = self.ranks.iter().all(|rank| rank.speaks).then(|| now + REMINDER);
+        let deadline = Some(now + self.rules.grace);
+        self.state = State::Stopping { reason: Reason::Failure(failure, now), deadline, reminder };
+    }
+
+    fn note(&mut self, rank: usize, event: Event, now: Instant) {
+        self.ranks[rank].speaks = true;
+        self.ranks[rank].sign = now;
+        self.stalled = false;
+        match event {
+            Event::Step { step, .. } => {
+                self.ranks[rank].step = Some(step);
+                self.has_trained = true;
+            }
+            Event::SnapshotSaved { snapshot, step, .. } => {
+                if Some(step) > self.furthest {
+                    // Real progress: what went wrong before it is past.
+                    self.used = 0;
+                    self.previous = None;
+                    self.furthest = Some(step);
+                }
+                self.newest = Some(Known { snapshot, step });
+            }
+            Event::Resumed { snapshot, step, .. } => {
+                self.furthest = self.furthest.max(Some(step));
+                self.newest = Some(Known { snapshot, step });
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Signals that mean something to workers, and nothing to a job.
+pub(crate) fn is_for_workers_alone(signal: i32) -> bool {
+    matches!(signal, SIGUSR1 | SIGUSR2)
+}
+
+#[cfg(test)]
+mod tests;

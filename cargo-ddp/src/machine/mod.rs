@@ -1,0 +1,3 @@
+//! The machine that jobs run on.
+
+pub mod gpus;

@@ -1,0 +1,67 @@
+//! The end of a worker that a process traces. The kernel tells a tracer first, and the parent only when the tracer has
+//! taken note or is gone: a debugger that a worker started, and that does neither, would hold up the launcher forever.
+
+use std::fs;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ExitStatus};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, getpid, kill_process};
+
+/// How long the kernel may take to end what was sent SIGKILL.
+pub(crate) const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a tracer may take to take note.
+const TRACER: Duration = Duration::from_millis(500);
+
+/// Waits for a child that has ended, or was sent SIGKILL, for `limit` at most. `None`: whoever traces it does not let go, or
+/// the kernel does not.
+pub(crate) fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    let start = Instant::now();
+    let pid = Pid::from_child(child);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if start.elapsed() >= limit {
+            return Ok(exit_of_zombie(pid));
+        }
+        if start.elapsed() >= TRACER
+            && let Some(tracer) = tracer_of(pid).filter(|tracer| descends_from_us(*tracer))
+        {
+            let _ = kill_process(tracer, Signal::KILL);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn tracer_of(pid: Pid) -> Option<Pid> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Pid::from_raw(status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().parse().ok()?)
+}
+
+fn descends_from_us(mut pid: Pid) -> bool {
+    while let Some(parent) = stat(pid).and_then(|fields| Pid::from_raw(fields.get(1)?.parse().ok()?)) {
+        if parent == getpid() {
+            return true;
+        }
+        pid = parent;
+    }
+    false
+}
+
+/// What the parent would be told.
+fn exit_of_zombie(pid: Pid) -> Option<ExitStatus> {
+    let fields = stat(pid)?;
+    let is_zombie = fields.first().is_some_and(|state| state == "Z");
+    Some(ExitStatus::from_raw(fields.last()?.parse().ok()?)).filter(|_| is_zombie)
+}
+
+/// The fields of a process's `stat` after its name, which may hold anything.
+fn stat(pid: Pid) -> Option<Vec<String>> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    let (_, fields) = stat.rsplit_once(") ")?;
+    Some(fields.split_whitespace().map(str::to_owned).collect())
+}

@@ -1,0 +1,80 @@
+//! The signals that end a job, or go on to its workers, as descriptors that can be polled.
+
+use std::fs;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+
+use crate::{Error, Result};
+
+/// One pipe per signal.
+pub(crate) struct Signals {
+    pipes: Vec<(i32, UnixStream)>,
+    registered: Vec<signal_hook::SigId>,
+}
+
+impl Signals {
+    /// Catches SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2, except those that the parent ignores for us
+    /// (`nohup`).
+    pub(crate) fn catch() -> Result<Self> {
+        let ignored = ignored();
+        let mut signals = Self { pipes: Vec::new(), registered: Vec::new() };
+        // Of two that come together, SIGTERM counts as the first: `cargo ddp stop --now` sends it before another.
+        for signal in [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2] {
+            if ignored & (1 << (signal - 1)) == 0 {
+                signals.add(signal)?;
+            }
+        }
+        Ok(signals)
+    }
+
+    /// Catches one signal.
+    pub(crate) fn only(signal: i32) -> Result<Self> {
+        let mut signals = Self { pipes: Vec::new(), registered: Vec::new() };
+        signals.add(signal)?;
+        Ok(signals)
+    }
+
+    fn add(&mut self, signal: i32) -> Result<()> {
+        let cant = || Error::system("can't catch signals");
+        let (read, write) = UnixStream::pair().map_err(cant())?;
+        read.set_nonblocking(true).map_err(cant())?;
+        self.registered.push(signal_hook::low_level::pipe::register(signal, write).map_err(cant())?);
+        self.pipes.push((signal, read));
+        Ok(())
+    }
+
+    /// Readable when a signal has come.
+    pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.pipes.iter().map(|(_, pipe)| pipe.as_fd())
+    }
+
+    /// The signals that came since the last look.
+    pub(crate) fn take(&mut self) -> Vec<i32> {
+        let mut came = Vec::new();
+        for (signal, pipe) in &mut self.pipes {
+            let mut buffer = [0; 64];
+            let count = pipe.read(&mut buffer).unwrap_or(0);
+            came.extend(std::iter::repeat_n(*signal, count));
+        }
+        came
+    }
+}
+
+impl Drop for Signals {
+    /// From now on these signals do nothing.
+    fn drop(&mut self) {
+        for id in self.registered.drain(..) {
+            signal_hook::low_level::unregister(id);
+        }
+    }
+}
+
+/// Bit N-1 is set when signal N is ignored.
+fn ignored() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}

@@ -1,0 +1,204 @@
+//! The libtorch that everything builds against: found, or provisioned into the user's cache, and linked to from the
+//! project as `.ddp/libtorch`.
+
+mod home;
+mod link;
+mod provision;
+mod python;
+mod view;
+
+use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+pub use home::Home;
+pub(crate) use home::text_of;
+pub use link::{LINK, link};
+pub(crate) use provision::space_needed_gb;
+
+use crate::machine::gpus as gpu;
+use crate::{Error, Result, Ui};
+
+/// The version that tch 0.26 is made for. Its C++ ABI, and our C++ on it, are pinned with it.
+pub const VERSION: &str = "2.13.0";
+
+/// The CUDA that its wheels are built with (`cu130`).
+pub(crate) const CUDA: (u32, u32) = (13, 0);
+
+/// With or without CUDA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavor {
+    /// Without CUDA: a quarter of the size, and faster to load.
+    Cpu,
+    /// With CUDA and NCCL.
+    Cuda,
+}
+
+impl Flavor {
+    /// What this machine wants: CUDA where there is an NVIDIA driver.
+    pub fn of_this_machine() -> Self {
+        if gpu::driver_present() { Self::Cuda } else { Self::Cpu }
+    }
+
+    /// `cpu` or `cuda`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+        }
+    }
+}
+
+/// What the user asked of set-up.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// `--cpu` or `--cuda`; `None` leaves it to the machine.
+    pub flavor: Option<Flavor>,
+    /// `--python`: look at this interpreter's torch, and fetch with its pip.
+    pub python: Option<PathBuf>,
+}
+
+/// A libtorch, and why it was chosen.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// The libtorch.
+    pub home: Home,
+    /// Why, in words.
+    pub why: String,
+}
+
+/// The user's own LIBTORCH, if one is set. (Where cargo runs us, in a clone through the alias, it sets the variable to
+/// the clone's own `.ddp/libtorch`: that is ours.)
+pub fn own_libtorch() -> Option<PathBuf> {
+    let path = std::env::var_os("LIBTORCH").filter(|value| !value.is_empty()).map(PathBuf::from)?;
+    (!path.ends_with(LINK)).then_some(path)
+}
+
+/// Finds a libtorch that fits, or provisions one.
+///
+/// In this order: the user's LIBTORCH; the one that `project` is linked to already; the active Python's torch; one in the
+/// user's cache; a new one in the cache, fetched with pip.
+///
+/// # Errors
+/// Each names the way out; see [`Error::hint`].
+pub fn choose(request: &Request, project: Option<&Path>, ui: &Ui) -> Result<Choice> {
+    if let Some(path) = own_libtorch() {
+        return own(&path, request);
+    }
+    let as_it_is = request.flavor.is_none() && request.python.is_none();
+    if let Some(project) = project
+        && let Ok(home) = Home::inspect(&project.join(LINK))
+        && (as_it_is || request.python.is_none() && request.flavor == Some(home.flavor()))
+    {
+        return Ok(Choice { home, why: "the project is linked to it".into() });
+    }
+    let flavor = request.flavor.unwrap_or_else(Flavor::of_this_machine);
+    let reason = match (request.flavor, flavor) {
+        (Some(_), _) => "as asked for",
+        (None, Flavor::Cuda) => "this machine has an NVIDIA driver",
+        (None, Flavor::Cpu) => "this machine has no NVIDIA driver",
+    };
+
+    let pythons = python::candidates(request.python.as_deref())?;
+    for python in &pythons {
+        match python.torch() {
+            Some(torch) if torch.version() == VERSION => match view::of_python(&torch.site, flavor) {
+                Ok(home) => {
+                    let why = format!("{} has it ({}: {reason})", python.program.display(), flavor.name());
+                    return Ok(Choice { home, why });
+                }
+                Err(problem) => {
+                    ui.status("Passed over", format!("the torch of {}: {problem}", python.program.display()));
+                }
+            },
+            Some(torch) => ui.status(
+                "Passed over",
+                format!(
+                    "the torch of {}: it is {}, and {VERSION} is needed",
+                    python.program.display(),
+                    torch.full_version
+                ),
+            ),
+            None => {}
+        }
+    }
+
+    let cached = provision::folder(flavor)?;
+    if let Ok(home) = Home::inspect(&cached) {
+        return Ok(Choice { home, why: format!("it is in the cache ({}: {reason})", flavor.name()) });
+    }
+    ui.status("Setting up", format!("libtorch {VERSION} ({}: {reason}) in {}", flavor.name(), cached.display()));
+    let home = provision::provision(flavor, &pythons, ui)?;
+    Ok(Choice { home, why: format!("fetched with pip ({}: {reason})", flavor.name()) })
+}
+
+fn own(path: &Path, request: &Request) -> Result<Choice> {
+    let bad = |problem: String| Error::BadLibtorch { path: path.to_owned(), problem };
+    let home = Home::inspect(path).map_err(bad)?;
+    if let Some(flavor) = request.flavor.filter(|flavor| *flavor != home.flavor()) {
+        return Err(bad(format!("it is the {} one, and --{} was asked for", home.flavor().name(), flavor.name())));
+    }
+    Ok(Choice { home, why: "LIBTORCH leads to it".into() })
+}
+
+/// The value of LIBTORCH for commands in `project`: the user's own, or the project's link, spelled exactly as the
+/// `[env]` table of `.cargo/config.toml` spells it, so that cargo sees no change between ways of building.
+pub fn libtorch_for(project: &Path) -> std::ffi::OsString {
+    own_libtorch().unwrap_or_else(|| project.join(LINK)).into_os_string()
+}
+
+/// Where set-up keeps a libtorch of this flavor, or would.
+pub(crate) fn cached(flavor: Flavor) -> Result<PathBuf> {
+    provision::folder(flavor)
+}
+
+/// A Python 3 that works.
+#[derive(Clone, Debug)]
+pub(crate) struct Interpreter {
+    pub(crate) program: PathBuf,
+    pub(crate) version: String,
+    /// Whether it has pip, or can make a virtual environment that has.
+    pub(crate) fetches: bool,
+}
+
+/// The Pythons that set-up would look at, best first.
+pub(crate) fn interpreters() -> Result<Vec<Interpreter>> {
+    let pythons = python::candidates(None)?;
+    let interpreter = |python: python::Python| Interpreter {
+        fetches: python.has_pip() || python.has_venv(),
+        program: python.program,
+        version: python.version,
+    };
+    Ok(pythons.into_iter().map(interpreter).collect())
+}
+
+/// The user's cache folder for everything of ours.
+pub(crate) fn cache_dir() -> Result<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value: &std::ffi::OsString| !value.is_empty()).map(PathBuf::from);
+    let base = set("XDG_CACHE_HOME").filter(|path| path.is_absolute());
+    let base = base.or_else(|| set("HOME").map(|home| home.join(".cache"))).ok_or(Error::NoCache)?;
+    let cache = base.join("cargo-ddp");
+    // One that does not exist is created when it is needed.
+    if let Ok(metadata) = std::fs::metadata(&cache) {
+        refuse_foreign(&cache, &metadata)?;
+    }
+    Ok(cache)
+}
+
+/// What is in the cache is linked into programs: only its user may put things there.
+fn refuse_foreign(cache: &Path, metadata: &std::fs::Metadata) -> Result<()> {
+    let own = rustix::process::geteuid().as_raw();
+    let problem = if metadata.uid() != own {
+        format!("it belongs to another user (uid {}; this is uid {own})", metadata.uid())
+    } else if metadata.mode() & 0o002 != 0 {
+        "every user of this machine can write to it".into()
+    } else {
+        return Ok(());
+    };
+    Err(Error::UnsafeCache { path: cache.to_owned(), problem })
+}
+
+fn is_shared_library(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.ends_with(".so") || name.contains(".so.")
+}

@@ -1,0 +1,4 @@
+//! A project: finding and building it with cargo, and the libtorch that it links.
+
+pub mod cargo;
+pub mod libtorch;
