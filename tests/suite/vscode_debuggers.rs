@@ -31,7 +31,7 @@ fn panicking(dir: &Path) -> PathBuf {
     fs::create_dir_all(folder.join(".ddp/debug")).unwrap();
     fs::create_dir_all(folder.join("target/debug")).unwrap();
     for name in ["ddp_debug.py", "ddp_rustc.py", "ddp_tensor.py", "ddp_types.py"] {
-        let script = fs::read_to_string(repo().join("cargo-ddp/src/debug/lldb").join(name)).unwrap();
+        let script = fs::read_to_string(repo().join("cargo-ddp/src/editor/debug/lldb").join(name)).unwrap();
         fs::write(folder.join(".ddp/debug").join(name), format!("{script}print('imported {name}')\n")).unwrap();
     }
     let source = dir.join("panics.rs");

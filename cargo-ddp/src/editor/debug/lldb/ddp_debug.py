@@ -1,4 +1,4 @@
-# Version 4. Written by cargo-ddp, which replaces it when it changes: edit cargo-ddp/src/debug/lldb instead.
+# Version 4. Written by cargo-ddp, which replaces it when it changes: edit cargo-ddp/src/editor/debug/lldb instead.
 """Loaded into lldb by the launch configurations of `cargo ddp vscode`.
 
 on_spawn        opens a debug session for each worker that a launcher starts
