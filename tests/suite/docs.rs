@@ -12,11 +12,12 @@ use tempfile::tempdir;
 /// Pages whose commands need a project or a machine of their own, which the tests of those commands make.
 const ELSEWHERE: [&str; 3] = ["docs/doctor.md", "docs/snapshots.md", "docs/vscode.md"];
 
-/// README.md, CHANGELOG.md and the pages of the guide.
+/// The pages of the guide, and those in the root.
 fn pages() -> Vec<PathBuf> {
-    let folder = fs::read_dir(repo().join("docs")).unwrap().flatten().map(|entry| entry.path());
-    let mut pages: Vec<_> = folder.filter(|path| path.extension().is_some_and(|end| end == "md")).collect();
-    pages.extend(["README.md", "CHANGELOG.md", "tests/bench/README.md"].map(|name| repo().join(name)));
+    let folders = ["", "docs", "docs/measurements"].map(|name| fs::read_dir(repo().join(name)).unwrap());
+    let files = folders.into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut pages: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "md")).collect();
+    pages.extend(["tests/bench/README.md", "tests/README.md"].map(|name| repo().join(name)));
     pages.sort();
     pages
 }
