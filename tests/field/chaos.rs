@@ -2,10 +2,10 @@
 
 use std::process::Command;
 
-use ddp_tests::worker;
+use ddp_tests::program;
 
 #[test]
 fn chaos_one_round_of_each_fault_loses_nothing() {
-    let status = Command::new(worker("chaos")).args(["--rounds", "14", "--minutes", "30"]).status().unwrap();
+    let status = Command::new(program("chaos")).args(["--rounds", "14", "--minutes", "30"]).status().unwrap();
     assert!(status.success(), "see above for the seed and the round");
 }

@@ -10,7 +10,8 @@ use tempfile::{TempDir, tempdir};
 
 /// `tests/workers/model.rs` on two ranks, with snapshots in `dir`.
 fn model(scenario: &str, dir: &Path) -> Done {
-    let run = ["run", "-p", "ddp-tests", "--bin", "model", "--nproc", "2", "--", scenario, dir.to_str().unwrap()];
+    let run =
+        ["run", "-p", "ddp-tests", "--bin", "worker", "--nproc", "2", "--", "model", scenario, dir.to_str().unwrap()];
     Ddp::new(run).run()
 }
 
@@ -49,7 +50,7 @@ fn parameters_that_a_loss_skips_are_named_before_anything_is_saved() {
 fn the_rank_that_skips_a_parameter_is_the_cause() {
     let dir = tempdir().unwrap();
     let dir_name = dir.path().to_str().unwrap();
-    let run = ["run", "-p", "ddp-tests", "--bin", "model", "--nproc", "2", "--max-restarts", "0", "--"];
+    let run = ["run", "-p", "ddp-tests", "--bin", "worker", "--nproc", "2", "--max-restarts", "0", "--", "model"];
     Ddp::new(run.iter().chain(&["skipped-by-rank-1", dir_name]))
         .run()
         .ends_with(1)

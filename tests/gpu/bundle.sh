@@ -62,7 +62,7 @@ for name in linear vision mingpt; do
     [ ! -d "$work/$name/data" ] || cp -r "$work/$name/data" "$bundle/$name/"
     cp "$bin/$name" "$bundle/bin/"
 done
-for name in cargo-ddp gpu_checks gpu_steps nccl reducer collectives metrics join hooks batch_norm zero trainer flat teardown; do
+for name in cargo-ddp gpu_checks gpu_steps nccl worker; do
     cp "$bin/$name" "$bundle/bin/"
 done
 cp "$tests" "$bundle/bin/runtime_tests"

@@ -4,7 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -39,9 +39,41 @@ pub fn cargo_ddp() -> &'static Path {
     PATH.get_or_init(|| build(repo(), &["-p", "cargo-ddp"], None))
 }
 
-/// A worker of `tests/workers/`.
-pub fn worker(name: &str) -> PathBuf {
+/// A program of this crate.
+pub fn program(name: &str) -> PathBuf {
     build(repo(), &["-p", "ddp-tests", "--bin", name], None)
+}
+
+/// A worker of `tests/workers/`: a link to the one program that has them all, which looks at the name it is started by.
+pub fn worker(name: &str) -> PathBuf {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| program("worker"));
+    let folder = program.parent().unwrap().join("workers");
+    fs::create_dir_all(&folder).unwrap();
+    let link = folder.join(name);
+    match std::os::unix::fs::symlink(Path::new("..").join(WORKER), &link) {
+        Err(err) if err.kind() != ErrorKind::AlreadyExists => panic!("{}: {err}", link.display()),
+        _ => link,
+    }
+}
+
+/// The program that has all workers.
+const WORKER: &str = "worker";
+
+/// In that program, the worker that is asked for.
+pub fn worker_name() -> String {
+    let mut words = std::env::args();
+    let program = words.next().unwrap_or_default();
+    let name = Path::new(&program).file_name().unwrap_or_default().to_string_lossy();
+    if name == WORKER { words.next().unwrap_or_default() } else { name.into_owned() }
+}
+
+/// In that program, the worker's arguments.
+pub fn args() -> impl Iterator<Item = String> {
+    let mut words = std::env::args();
+    let program = words.next().unwrap_or_default();
+    let is_named = Path::new(&program).file_name().is_some_and(|name| name == WORKER);
+    words.skip(usize::from(is_named))
 }
 
 /// Builds with cargo and gives the executable.
@@ -168,7 +200,7 @@ impl Ddp {
 
     /// `cargo ddp run` of the worker `toy`.
     pub fn toy(flags: &[&str], args: &[&str]) -> Self {
-        Self::new(["run", "-p", "ddp-tests", "--bin", "toy"].iter().chain(flags).chain(&["--"]).chain(args))
+        Self::new(["run", "-p", "ddp-tests", "--bin", WORKER].iter().chain(flags).chain(&["--", "toy"]).chain(args))
     }
 
     pub fn dir(mut self, dir: &Path) -> Self {

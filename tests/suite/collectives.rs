@@ -3,8 +3,20 @@
 use ddp_tests::{Ddp, Done};
 
 fn run(nproc: &str, action: &str) -> Done {
-    let args =
-        ["run", "-p", "ddp-tests", "--bin", "collectives", "--max-restarts", "0", "--nproc", nproc, "--", action];
+    let args = [
+        "run",
+        "-p",
+        "ddp-tests",
+        "--bin",
+        "worker",
+        "--max-restarts",
+        "0",
+        "--nproc",
+        nproc,
+        "--",
+        "collectives",
+        action,
+    ];
     Ddp::new(args).run().leaves_no_process()
 }
 

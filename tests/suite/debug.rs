@@ -184,7 +184,7 @@ fn samplers_and_loaders_show_how_far_they_are() {
 
 /// Plays the scenario of a worker that is there to be looked at.
 fn look_at(worker: &str) {
-    let program = ddp_tests::worker(worker);
+    let program = ddp_tests::program(worker);
     Ddp::new(["build", "-p", "ddp-tests", "--bin", worker]).run().succeeds();
     play_with(&alone(), worker, repo(), |python| {
         let source = repo().join(format!("tests/workers/{worker}.rs"));

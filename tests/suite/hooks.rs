@@ -6,8 +6,8 @@ use ddp_tests::{CudaTorch, Ddp, Done, repo, stdout_of};
 use serde_json::Value;
 use tempfile::tempdir;
 
-fn run(bin: &str, nproc: &str, args: &[&str]) -> Done {
-    let flags = ["run", "-p", "ddp-tests", "--bin", bin, "--max-restarts", "0", "--nproc", nproc, "--"];
+fn run(name: &str, nproc: &str, args: &[&str]) -> Done {
+    let flags = ["run", "-p", "ddp-tests", "--bin", "worker", "--max-restarts", "0", "--nproc", nproc, "--", name];
     Ddp::new(flags.iter().chain(args)).env("OMP_NUM_THREADS", "1").run()
 }
 

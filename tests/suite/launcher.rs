@@ -102,8 +102,8 @@ fn a_job_survives_every_restart() {
     let dir = tempdir().unwrap();
     let (count, snapshots) = (deaths.to_string(), dir.path().join("snapshots"));
     let flags =
-        ["run", "-p", "ddp-tests", "--bin", "mortal", "--nproc", "2", "--max-restarts", "1000", "--backoff", "0"];
-    let log_dir = ["--log-dir", dir.path().to_str().unwrap(), "--", snapshots.to_str().unwrap(), &count];
+        ["run", "-p", "ddp-tests", "--bin", "worker", "--nproc", "2", "--max-restarts", "1000", "--backoff", "0"];
+    let log_dir = ["--log-dir", dir.path().to_str().unwrap(), "--", "mortal", snapshots.to_str().unwrap(), &count];
     let done = Ddp::new(flags.iter().chain(&log_dir)).run().succeeds().leaves_no_process();
     assert!(done.stderr.contains(&format!(", {deaths} restart")), "{}", done.stderr);
     // Each was the kill, and not what a restart before it had left behind.

@@ -3,8 +3,21 @@
 use ddp_tests::{Ddp, Done};
 
 fn run(nproc: &str, action: &str, workers: &str) -> Done {
-    let args =
-        ["run", "-p", "ddp-tests", "--bin", "loader", "--max-restarts", "0", "--nproc", nproc, "--", action, workers];
+    let args = [
+        "run",
+        "-p",
+        "ddp-tests",
+        "--bin",
+        "worker",
+        "--max-restarts",
+        "0",
+        "--nproc",
+        nproc,
+        "--",
+        "loader",
+        action,
+        workers,
+    ];
     Ddp::new(args).env("RUST_BACKTRACE", "0").run().leaves_no_process()
 }
 

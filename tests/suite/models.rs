@@ -30,7 +30,7 @@ fn golden() -> Value {
 
 fn ours(golden: &Value) -> Printed {
     let folder = repo().join("tests/golden");
-    let args = ["run", "-p", "ddp-tests", "--bin", "models", "--nproc", "2", "--max-restarts", "0", "--"];
+    let args = ["run", "-p", "ddp-tests", "--bin", "worker", "--nproc", "2", "--max-restarts", "0", "--", "models"];
     let args = args.iter().copied().chain([folder.to_str().unwrap()]);
     let done = Ddp::new(args).env("OMP_NUM_THREADS", "1").run().succeeds();
     printed(&done.stdout, golden["cases"].as_object().unwrap().len())
@@ -59,7 +59,7 @@ fn losses_norms_and_models_are_pythons_to_the_last_bit() {
 /// The losses of a case, by step: the mean over the ranks.
 fn mean_losses(case: &str, nproc: &str, batch: &str) -> Vec<f64> {
     let folder = repo().join("tests/golden");
-    let args = ["run", "-p", "ddp-tests", "--bin", "models", "--max-restarts", "0", "--nproc", nproc, "--"];
+    let args = ["run", "-p", "ddp-tests", "--bin", "worker", "--max-restarts", "0", "--nproc", nproc, "--", "models"];
     let args = args.iter().copied().chain([folder.to_str().unwrap(), case, batch]);
     let done = Ddp::new(args).env("OMP_NUM_THREADS", "1").run().succeeds();
     let mut sums = BTreeMap::<usize, f64>::new();

@@ -6,7 +6,7 @@ mod header;
 use std::path::Path;
 use std::process::Command;
 
-use ddp_tests::{CudaTorch, build, kept, repo, stdout_of, worker};
+use ddp_tests::{CudaTorch, build, kept, program, repo, stdout_of, worker};
 
 #[test]
 fn nccl_is_built_with_a_cuda_libtorch_and_says_that_there_is_no_gpu() {
@@ -30,7 +30,7 @@ fn nccl_is_built_with_a_cuda_libtorch_and_says_that_there_is_no_gpu() {
 
 #[test]
 fn without_cuda_nccl_is_said_to_be_missing() {
-    let output = Command::new(worker("nccl")).env_clear().output().unwrap();
+    let output = Command::new(program("nccl")).env_clear().output().unwrap();
     let (stdout, stderr) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     if stdout.contains("NCCL is built: true") {
         return; // the workspace itself is built with a CUDA libtorch: the other test's case

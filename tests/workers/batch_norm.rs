@@ -9,7 +9,7 @@ use ddp_runtime::{Context, Ddp, DdpOptions, Error, ProcessGroup, ReduceOp};
 use tch::nn::{self, BatchNormConfig, ModuleT, VarStore};
 use tch::{Device, Kind, Tensor};
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     ddp_runtime::main(work)
 }
 

@@ -11,8 +11,8 @@ use tch::{Device, Kind, Tensor};
 
 static DEVICE: OnceLock<Device> = OnceLock::new();
 
-fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+pub(crate) fn main() -> ExitCode {
+    let args: Vec<String> = ddp_tests::args().collect();
     ddp_runtime::main(|| work(&args[0]))
 }
 

@@ -15,7 +15,7 @@ const STEPS: u64 = 10_000;
 /// When everything that is allocated once has been.
 const WARM: u64 = 2_000;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     ddp_runtime::main(train)
 }
 

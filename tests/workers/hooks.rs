@@ -16,8 +16,8 @@ use ddp_runtime::{CommHook, Context, Ddp, DdpOptions, Error, JoinDivisor, Proces
 use tch::nn::{self, Linear, Module, VarStore};
 use tch::{Kind, Tensor};
 
-fn main() -> ExitCode {
-    let fails = std::env::args().nth(1).is_some_and(|arg| arg == "fail");
+pub(crate) fn main() -> ExitCode {
+    let fails = ddp_tests::args().next().is_some_and(|arg| arg == "fail");
     ddp_runtime::main(|| if fails { rank_1_fails() } else { work() })
 }
 

@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 
 const LR: f64 = 0.05;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     ddp_runtime::main(work)
 }
 

@@ -28,8 +28,8 @@ use tch::{Kind, Tensor};
 
 const BATCH: i64 = 4;
 
-fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+pub(crate) fn main() -> ExitCode {
+    let args: Vec<String> = ddp_tests::args().collect();
     ddp_runtime::main(|| train(&args))
 }
 

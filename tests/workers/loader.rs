@@ -7,8 +7,8 @@ use ddp_runtime::Context;
 use ddp_runtime::data::{DataLoader, Dataset, TensorDataset, mean_over_ranks};
 use tch::{Kind, Tensor};
 
-fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+pub(crate) fn main() -> ExitCode {
+    let args: Vec<String> = ddp_tests::args().collect();
     ddp_runtime::main(|| work(&args[0], args[1].parse()?))
 }
 

@@ -11,8 +11,8 @@ use ddp_runtime::{Context, Learner, Snapshots, State, StateMut, Trainer};
 use tch::nn::{self, Module, VarStore};
 use tch::{Kind, Tensor};
 
-fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+pub(crate) fn main() -> ExitCode {
+    let args: Vec<String> = ddp_tests::args().collect();
     ddp_runtime::main(|| match args[0].as_str() {
         "all" => all(),
         "ahead" => ahead(),

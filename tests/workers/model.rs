@@ -13,7 +13,7 @@ use tch::{Kind, Tensor};
 
 const STEPS: u64 = 3;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     ddp_runtime::main(|| {
         let args: Vec<String> = std::env::args().collect();
         let [_, scenario, dir] = args.as_slice() else { bail!("model SCENARIO DIR") };

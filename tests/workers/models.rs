@@ -56,8 +56,8 @@ struct Golden {
 
 type Data = HashMap<String, Tensor>;
 
-fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+pub(crate) fn main() -> ExitCode {
+    let args: Vec<String> = ddp_tests::args().collect();
     ddp_runtime::main(|| run(&args))
 }
 

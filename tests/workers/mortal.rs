@@ -14,8 +14,8 @@ use tch::{Kind, Tensor};
 /// Steps of an undisturbed run.
 const STEPS: u64 = 40;
 
-fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+pub(crate) fn main() -> ExitCode {
+    let args: Vec<String> = ddp_tests::args().collect();
     ddp_runtime::main(|| train(&args))
 }
 

@@ -13,8 +13,8 @@ use tch::{Reduction, Tensor};
 const STEPS: usize = 100;
 const BATCH: usize = 32;
 
-fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+pub(crate) fn main() -> ExitCode {
+    let args: Vec<String> = ddp_tests::args().collect();
     ddp_runtime::main(|| train(&args[0], &args[1]))
 }
 

@@ -21,8 +21,8 @@ struct Golden {
     cases: BTreeMap<String, HashMap<String, Value>>,
 }
 
-fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+pub(crate) fn main() -> ExitCode {
+    let args: Vec<String> = ddp_tests::args().collect();
     ddp_runtime::main(|| run(&args))
 }
 

@@ -8,13 +8,13 @@ use ddp_runtime::{CommHook, Context, Ddp, DdpOptions, Error, ReduceOp};
 use tch::nn::{self, Module, ModuleT, VarStore};
 use tch::{Device, Kind, Tensor};
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     ddp_runtime::main(work)
 }
 
 fn work() -> Result<()> {
     let context = Context::init()?;
-    match std::env::args().nth(1).as_deref() {
+    match ddp_tests::args().next().as_deref() {
         Some("dropped") => return dropped_before_backward(&context),
         Some("batched") => {
             batched_copies(&context)?;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use ddp_runtime::DistributedSampler;
 use serde_json::Value;
 
-fn main() -> Result<()> {
+pub(crate) fn main() -> Result<()> {
     for line in std::io::stdin().lock().lines() {
         let settings: Value = serde_json::from_str(&line?)?;
         let number = |name: &str| settings[name].as_u64().context(name.to_owned());

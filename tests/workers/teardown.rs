@@ -18,8 +18,8 @@ use ddp_runtime::{Context, LossGuard, NonFinite, Progress, ReduceOp, Snapshots, 
 use tch::nn::VarStore;
 use tch::{Kind, Tensor};
 
-fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+pub(crate) fn main() -> ExitCode {
+    let args: Vec<String> = ddp_tests::args().collect();
     ddp_runtime::main(|| if args[0] == "again" { again() } else { work(&args) })
 }
 

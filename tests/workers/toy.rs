@@ -7,8 +7,8 @@ use anyhow::{Result, bail};
 use ddp_runtime::{Context, Ddp, ReduceOp};
 use tch::{Tensor, nn};
 
-fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+pub(crate) fn main() -> ExitCode {
+    let args: Vec<String> = ddp_tests::args().collect();
     ddp_runtime::main(|| work(&args))
 }
 

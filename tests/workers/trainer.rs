@@ -15,8 +15,8 @@ const SAMPLES: i64 = 136;
 const BATCH: usize = 4;
 const ACCUMULATE: usize = 3;
 
-fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+pub(crate) fn main() -> ExitCode {
+    let args: Vec<String> = ddp_tests::args().collect();
     ddp_runtime::main(|| match args[0].as_str() {
         "check" => check(),
         "run" => run(&args[1]),

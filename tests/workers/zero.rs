@@ -15,8 +15,8 @@ use tch::{Kind, Tensor};
 
 const STEPS: usize = 8;
 
-fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+pub(crate) fn main() -> ExitCode {
+    let args: Vec<String> = ddp_tests::args().collect();
     ddp_runtime::main(|| if args.is_empty() { compare() } else { train(&args) })
 }
 

@@ -131,8 +131,8 @@ fn a_host_without_ipv4_trains() {
     let toy = worker("toy");
     let launched = ["launch", "--nproc", "2", "--max-restarts", "0", "--log-dir", "logs", "--", toy.to_str().unwrap()];
     let logs = dir.path().join("logs");
-    let built = ["run", "-p", "ddp-tests", "--bin", "toy", "--nproc", "2", "--max-restarts", "0", "--log-dir"];
-    let built = [&built[..], &[logs.to_str().unwrap(), "--"]].concat();
+    let built = ["run", "-p", "ddp-tests", "--bin", "worker", "--nproc", "2", "--max-restarts", "0", "--log-dir"];
+    let built = [&built[..], &[logs.to_str().unwrap(), "--", "toy"]].concat();
     for (dir, args) in [(dir.path(), &launched[..]), (repo(), &built)] {
         let Some(output) = without_ipv4(dir, &[args, &["panic", "9"]].concat()) else { return };
         let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

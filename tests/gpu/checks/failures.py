@@ -75,7 +75,7 @@ def fail_sleep(t):
 @check(60, "rank 1 fails with metrics, a loader, a snapshot and a subgroup open: rank 1 is named", "failures")
 def fail_open(t):
     report = t.machine.work / f"{t.name}.json"
-    t.launch_two(t.bin / "teardown", "fail", "1", flags=["--report", report], code=1)
+    t.launch_two(t.bin / "worker", "teardown", "fail", "1", flags=["--report", report], code=1)
     cause = json.loads(report.read_text()).get("cause") or {}
     t.say(f"rank {cause.get('rank')}: {cause.get('message')}")
     need(cause.get("rank") == 1 and "told to fail" in str(cause.get("message")), f"another cause: {t.last}")
@@ -83,11 +83,11 @@ def fail_open(t):
 
 @check(60, "a run that ends well with everything open: exit code 0", "failures")
 def end_open(t):
-    t.launch_two(t.bin / "teardown", "succeed", t.fresh())
+    t.launch_two(t.bin / "worker", "teardown", "succeed", t.fresh())
 
 
 @check(60, "rank 0 waits forever when rank 1 fails: a second SIGTERM ends it early", "failures")
 def fail_stuck(t):
     begin = time.monotonic()
-    t.launch_two(t.bin / "teardown", "stuck", "1", flags=["--grace", "800"], code=1)
+    t.launch_two(t.bin / "worker", "teardown", "stuck", "1", flags=["--grace", "800"], code=1)
     t.say(f"ended after {time.monotonic() - begin:.0f} s")

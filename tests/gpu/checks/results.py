@@ -12,7 +12,7 @@ action("gloo_cuda", "Gloo with CUDA tensors: right sums and DDP steps", "gloo_cu
 
 @check(60, "the suite's worker `flat`: memory does not grow over 10,000 steps, one rank", "right")
 def flat(t):
-    warm, end = map(int, re.search(r"resident \d+ (\d+) (\d+)", t.one(t.bin / "flat")).groups())
+    warm, end = map(int, re.search(r"resident \d+ (\d+) (\d+)", t.one(t.bin / "worker", "flat")).groups())
     t.say(f"{warm} KiB after 2,000 steps, {end} KiB after 10,000")
     need(end - warm <= 4096, f"memory grew: {t.last}")
 
@@ -21,7 +21,7 @@ def suite(name, *runs):
     """A worker of the suite on two ranks: the arguments of each run, and the words that both ranks print."""
     def run(t):
         for args, words in runs:
-            both(t, t.bin / name, *args, words=words)
+            both(t, t.bin / "worker", name, *args, words=words)
     add(f"suite_{name}", run, 60, f"the suite's worker `{name}`, two ranks", "suite")
 
 
@@ -36,4 +36,4 @@ suite("trainer", (["check"], "the trainer is right"))
 
 @check(60, "the suite's worker `metrics`, two ranks under the launcher", "suite")
 def suite_metrics(t):
-    t.launch_two(t.bin / "metrics", "all")
+    t.launch_two(t.bin / "worker", "metrics", "all")
