@@ -20,6 +20,7 @@
 
 mod event;
 mod memory;
+pub(crate) mod side_stream;
 mod stream;
 mod sync;
 #[cfg(test)]
@@ -27,8 +28,8 @@ mod tests;
 
 use tch::Device;
 
+use crate::dist::store::to_i32;
 use crate::error::check;
-use crate::store::to_i32;
 use crate::{Error, Result, sys};
 
 pub use event::Event;

@@ -1,6 +1,6 @@
 use tch::{Device, Tensor};
 
-use crate::data::catch::caught;
+use crate::data::loader::catch::caught;
 use crate::data::{BatchDataset, Dataset};
 use crate::{Error, Result, memory};
 

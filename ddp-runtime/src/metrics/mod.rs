@@ -24,8 +24,10 @@ use tch::Tensor;
 
 pub use entry::{HParam, Reduce, Value};
 
-use crate::deferred::{self, Deferred};
-use crate::optim::{self, Gradients, Optimizer};
+use crate::train::optim;
+use crate::train::optim::{Gradients, Optimizer};
+use crate::worker::deferred;
+use crate::worker::deferred::Deferred;
 use crate::{Context, Error, Result};
 
 use entry::{Entry, Scalar, now};

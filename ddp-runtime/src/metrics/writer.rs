@@ -19,8 +19,8 @@ use super::histogram::Histogram;
 use super::image::Png;
 use super::proto::Message;
 use super::tensorboard as tb;
-use crate::events::Events;
-use crate::say::say;
+use crate::worker::events::Events;
+use crate::worker::say::say;
 use crate::{Context, Error, Result};
 
 pub(super) struct Writer {

@@ -35,10 +35,12 @@ pub use keep::Best;
 pub use saved::SavedModel;
 pub use state::{State, StateMut};
 
-use crate::events::Events;
-use crate::health::Health;
-use crate::say::say;
-use crate::{Context, Error, ProcessGroup, Result, carriable, deferred, entry, params};
+use crate::dist::health::Health;
+use crate::dist::{carriable, params};
+use crate::worker::events::Events;
+use crate::worker::say::say;
+use crate::worker::{deferred, main};
+use crate::{Context, Error, ProcessGroup, Result};
 use due::{Agreement, Due, Wish};
 use keep::{Keep, Known};
 use rng::RngState;
@@ -413,7 +415,7 @@ impl Snapshots {
     /// [`Error::Preempted`] when it saved in order to leave: the snapshot is on disk then, and
     /// [`ddp_runtime::main`](crate::main) ends the process with code 75. Those of [`save`](Self::save).
     pub fn save_if_due(&mut self, state: &State<'_>, progress: Progress) -> Result<bool> {
-        entry::note_step(progress.step);
+        main::note_step(progress.step);
         if !self.locked {
             self.lock()?;
         }
@@ -427,7 +429,7 @@ impl Snapshots {
         if wish.stop {
             self.finish()?;
             let snapshot = self.dir.join(format::folder_name(progress.step));
-            entry::note_preemption(progress.step);
+            main::note_preemption(progress.step);
             return Err(Error::Preempted { step: progress.step, snapshot });
         }
         Ok(due)

@@ -17,9 +17,9 @@ use super::keep::{Keep, Known};
 use super::preempt::WritingGuard;
 use super::stage::Stage;
 use super::tensors::{self, HostTensor};
-use crate::events::Events;
-use crate::health::Health;
-use crate::say::say;
+use crate::dist::health::Health;
+use crate::worker::events::Events;
+use crate::worker::say::say;
 use crate::{Error, Result};
 
 /// Whether a folder can be made in `dir`.

@@ -1,0 +1,246 @@
+//! The entry point that leaves a failure's reason where the launcher finds it.
+
+use std::any::Any;
+use std::backtrace::Backtrace;
+use std::fmt::{Debug, Display};
+use std::io::Write;
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use ddp_contract::{ErrorFile, env, exit};
+
+use crate::data;
+use crate::data::loader::catch;
+use crate::dist::store;
+use crate::error::{check, without_trace};
+use crate::worker::say::say;
+use crate::worker::{debug, deferred};
+use crate::{Error, sys};
+
+/// Exit code of a worker whose training function gave an error.
+const FAILED: u8 = 1;
+/// Exit code of a worker whose training function panicked: Rust's own.
+const PANICKED: u8 = 101;
+
+/// The last step that was told of, and the one at which the run was saved in order to leave.
+static STEP: AtomicU64 = AtomicU64::new(NONE);
+static PREEMPTED_AT: AtomicU64 = AtomicU64::new(NONE);
+const NONE: u64 = u64::MAX;
+
+/// What went wrong where no error could be given back.
+static FAILED_AT_END: Mutex<Option<String>> = Mutex::new(None);
+
+/// Optimizer step number `step` is done.
+pub(crate) fn note_step(step: u64) {
+    STEP.store(step, Ordering::Relaxed);
+    deferred::finish();
+}
+
+/// All ranks have saved step `step`, and leave.
+pub(crate) fn note_preemption(step: u64) {
+    PREEMPTED_AT.store(step, Ordering::Relaxed);
+}
+
+/// Says what went wrong, and makes [`main`] fail if nothing else does.
+pub(crate) fn fail_at_end(message: String) {
+    say(format_args!("error: {message}"));
+    FAILED_AT_END.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
+}
+
+fn end_well() {
+    deferred::finish();
+    store::close();
+}
+
+/// Runs a worker's training function. When it fails or panics, in any thread, the reason goes to stderr and to the
+/// launcher's error file (`TORCHELASTIC_ERROR_FILE`, in torchrun's format). A dataset's panic does not: a
+/// [`DataLoader`](crate::data::DataLoader) makes an error of it. (With `RUST_BACKTRACE=1` it goes to stderr as well.)
+///
+/// ```no_run
+/// fn main() -> std::process::ExitCode {
+///     ddp_runtime::main(train)
+/// }
+///
+/// fn train() -> Result<(), ddp_runtime::Error> {
+///     let context = ddp_runtime::Context::init()?;
+///     // …
+///     Ok(())
+/// }
+/// ```
+///
+/// The exit code is 0, 1 after an error, 101 after a panic, and 75 after
+/// [`Error::Preempted`](crate::Error::Preempted), whatever type the program's errors have. After an error or a panic the process ends at once, without
+/// running destructors of statics, so that the launcher sees the cause before its consequences.
+pub fn main<E: Display + Debug + 'static>(train: impl FnOnce() -> Result<(), E>) -> ExitCode {
+    debug::started();
+    panic::set_hook(Box::new(report_panic));
+    deferred::begin();
+    let result = panic::catch_unwind(AssertUnwindSafe(train));
+    if result.is_ok() && PREEMPTED_AT.load(Ordering::Relaxed) != NONE {
+        // All ranks are here, or on their way: nobody's end is another's failure.
+        end_well();
+        return ExitCode::from(exit::PREEMPTED);
+    }
+    match result {
+        Ok(Ok(())) => {
+            end_well();
+            if let Some(message) = FAILED_AT_END.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                record(ErrorFile::new(message, ""));
+                exit_at_once(FAILED)
+            }
+            if data::is_busy() {
+                exit_at_once(0) // with destructors, libtorch would go while a thread uses it
+            }
+            ExitCode::SUCCESS
+        }
+        Ok(Err(err)) => {
+            let message = without_trace(&text_of(&err));
+            // It may hold names from a file.
+            say(format_args!("error: {message}"));
+            if let Some(hint) = hint_of(&err) {
+                say(format_args!("hint: {hint}"));
+            }
+            record(ErrorFile::new(message, without_trace(&format!("{err:?}"))));
+            if matches!(own_error(&err), Some(Error::Timeout { .. })) {
+                dump_collectives();
+            }
+            deferred::after_failure();
+            exit_at_once(FAILED)
+        }
+        Err(_) => {
+            // The hook has said why.
+            deferred::after_failure();
+            exit_at_once(PANICKED)
+        }
+    }
+}
+
+/// An error with its causes, on one line. A cause that is already part of the text is not repeated.
+fn text_of<E: Display + 'static>(err: &E) -> String {
+    let Some(chain) = (err as &dyn Any).downcast_ref::<anyhow::Error>() else { return format!("{err:#}") };
+    let mut text = String::new();
+    for cause in chain.chain().map(ToString::to_string).filter(|cause| !cause.is_empty()) {
+        if !text.ends_with(&cause) {
+            text += if text.is_empty() { "" } else { ": " };
+            text += &cause;
+        }
+    }
+    text
+}
+
+/// The hint, if the error or one of its causes is this crate's.
+fn hint_of<E: 'static>(err: &E) -> Option<String> {
+    own_error(err)?.hint()
+}
+
+/// The error or the first of its causes that is this crate's.
+fn own_error<E: 'static>(err: &E) -> Option<&Error> {
+    let err = err as &dyn Any;
+    err.downcast_ref::<Error>().or_else(|| {
+        let mut chain = err.downcast_ref::<anyhow::Error>()?.chain();
+        chain.find_map(|cause| cause.downcast_ref::<Error>())
+    })
+}
+
+/// The last step that was reported.
+pub(crate) fn last_step() -> Option<u64> {
+    Some(STEP.load(Ordering::Relaxed)).filter(|step| *step != NONE)
+}
+
+/// Writes c10d's flight recorder, the list of recent collectives, into the run's folder, if the launcher gave one
+/// (`TORCH_FR_DUMP_TEMP_FILE`).
+fn dump_collectives() {
+    if std::env::var_os(env::COLLECTIVES_FILE).is_none_or(|path| path.is_empty()) {
+        return;
+    }
+    let rank = std::env::var(env::RANK).ok().and_then(|rank| rank.parse().ok()).unwrap_or(0);
+    // SAFETY: a plain number.
+    let written = check("writing the list of collectives", |error| unsafe { sys::ddp_dump_collectives(rank, error) });
+    if let Err(err) = written {
+        say(format_args!("warning: {err}"));
+    }
+}
+
+/// Ends the process with a reason. Other threads may be blocked forever.
+pub(crate) fn fail_now(message: &str) -> ! {
+    say(format_args!("error: {message}"));
+    record(ErrorFile::new(message, ""));
+    dump_collectives();
+    // Stdout is not flushed: the blocked thread may be the one that has it locked, to print a tensor.
+    end(FAILED)
+}
+
+fn exit_at_once(code: u8) -> ! {
+    let _ = std::io::stdout().flush();
+    end(code)
+}
+
+fn end(code: u8) -> ! {
+    debug::ends(code.into());
+    // SAFETY: it ends the process, and returns nothing to anybody.
+    unsafe { libc::_exit(code.into()) }
+}
+
+fn report_panic(info: &PanicHookInfo<'_>) {
+    let message = without_trace(info.payload_as_str().unwrap_or("a panic without a message"));
+    let location = info.location().map(ToString::to_string).unwrap_or_default();
+    let backtrace = Backtrace::capture();
+    let captured = backtrace.status() == std::backtrace::BacktraceStatus::Captured;
+    let becomes_an_error = catch::becomes_an_error(&location);
+    if captured || !becomes_an_error {
+        let thread = thread::current();
+        say(format_args!("thread '{}' panicked at {location}:\n{message}", thread.name().unwrap_or("?")));
+    }
+    if captured {
+        say(format_args!("{backtrace}"));
+    }
+    if becomes_an_error {
+        return;
+    }
+    record(ErrorFile::new(format!("panic: {message}"), backtrace.to_string()).at(location));
+}
+
+fn record(error: ErrorFile) {
+    let Some(path) = std::env::var_os(env::ERROR_FILE).filter(|path| !path.is_empty()).map(PathBuf::from) else {
+        return;
+    };
+    let rank = std::env::var(env::RANK).ok().and_then(|rank| rank.parse().ok());
+    let error = match rank {
+        Some(rank) => error.of_rank(rank),
+        None => error,
+    };
+    let error = match last_step() {
+        None => error,
+        Some(step) => error.after_step(step),
+    };
+    if let Err(err) = error.write(&path) {
+        say(format_args!("warning: can't write {}: {err}", path.display()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context as _;
+
+    #[test]
+    fn error_is_printed_once_with_its_causes_and_a_hint() {
+        let source = || std::io::Error::from_raw_os_error(30);
+        let full = Error::DiskFull { path: "s".into() };
+        let hint = full.hint();
+        assert!(hint.is_some() && hint_of(&full) == hint);
+        let err = anyhow::Error::from(full).context("saving");
+        assert_eq!((text_of(&err), hint_of(&err)), (format!("saving: {}", Error::DiskFull { path: "s".into() }), hint));
+        let io = Error::Io { action: "can't write", path: "s".into(), source: source() };
+        let expected = "can't write s: Read-only file system (os error 30)";
+        assert_eq!(text_of(&io), expected);
+        assert_eq!(text_of(&anyhow::Error::from(io)), expected);
+        let plain = Err::<(), _>(source()).context("loading").unwrap_err();
+        assert_eq!((text_of(&plain), hint_of(&plain)), ("loading: Read-only file system (os error 30)".into(), None));
+        assert_eq!((text_of(&"text"), hint_of(&"text")), ("text".into(), None));
+    }
+}
