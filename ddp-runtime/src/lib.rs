@@ -86,6 +86,7 @@ mod guide {
 mod dist;
 mod error;
 mod memory;
+mod os;
 mod snapshot;
 mod sys;
 mod train;

@@ -28,8 +28,8 @@ mod tests;
 
 use tch::Device;
 
-use crate::dist::store::to_i32;
 use crate::error::check;
+use crate::sys::convert::to_i32;
 use crate::{Error, Result, sys};
 
 pub use event::Event;

@@ -4,8 +4,8 @@ use std::ptr::NonNull;
 
 use tch::{Device, Tensor};
 
-use crate::dist::store::to_i32;
 use crate::error::check;
+use crate::sys::convert::to_i32;
 use crate::{Error, Result, sys};
 
 /// A stream of a GPU for copies, next to the one that computes. Each copy starts after the work that the calling thread has

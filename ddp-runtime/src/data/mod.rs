@@ -53,9 +53,8 @@ pub(crate) mod sampler;
 mod tensor_dataset;
 mod tokens;
 
-pub use collate::{Collate, Collated, Stacked, TensorStack};
-pub use dataset::{BatchDataset, Dataset, sample_seed};
-pub(crate) use loader::ending::is_busy;
+pub use collate::{Collate, TensorStack};
+pub use dataset::{BatchDataset, Collated, Dataset, Stacked, sample_seed};
 pub use loader::{Batches, DataLoader, Position, Shared, Tensors};
 pub use sampler::{EvalSampler, Sampler, mean_over_ranks};
 pub use tensor_dataset::TensorDataset;

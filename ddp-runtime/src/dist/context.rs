@@ -6,14 +6,18 @@ use tch::Device;
 
 #[cfg(doc)]
 use crate::Error;
+use crate::dist::before_save::BeforeSave;
 use crate::dist::health::Health;
 use crate::dist::process_group::{Backend, Identity, ProcessGroup, Settings};
 use crate::dist::reducer::Reducers;
-use crate::dist::store::{Store, to_i32};
+use crate::dist::resume_point::ResumePoint;
+use crate::dist::store::Store;
 use crate::dist::{device, listen};
 use crate::error::check;
-use crate::worker::events::Events;
-use crate::worker::{debug, deferred, inherited, main};
+use crate::sys::convert::to_i32;
+use crate::worker::launcher::EventPipe;
+use crate::worker::process::process;
+use crate::worker::{debug, launcher, variables};
 use crate::{Result, StepReport, World, memory, sys};
 
 /// How long a rank waits for the others to appear (c10d's store default).
@@ -40,7 +44,9 @@ pub struct Context {
     world: World,
     device: Device,
     group: ProcessGroup,
-    events: Events,
+    launcher: EventPipe,
+    before_save: BeforeSave,
+    resume_point: ResumePoint,
     health: Health,
     /// Steps that were reported.
     reports: AtomicU64,
@@ -131,11 +137,11 @@ impl ContextBuilder {
     /// can't start.
     pub fn init(self) -> Result<Context> {
         debug::started();
-        deferred::finish(); // the groups of a context before this one
+        process().deferred.finish(); // the groups of a context before this one
         let world = World::from_env()?;
-        inherited::check()?;
-        let events = Events::to(inherited::event_pipe());
-        events.send(&Event::Started);
+        launcher::check()?;
+        let event_pipe = EventPipe::inherited();
+        event_pipe.send(&Event::Started);
 
         let device = device::choose(&world, self.device, self.backend)?;
         let on_gpu = device != Device::Cpu;
@@ -154,11 +160,11 @@ impl ContextBuilder {
             None => Store::local()?,
             Some(master) => {
                 let serves = world.rank == 0 && !master.agent_store;
-                let socket = || inherited::listening_socket(master.port).or_else(|| listen::where_ranks_look(master));
-                Store::of_job(&world, master, || serves.then(socket).flatten(), debug::patience(STORE_TIMEOUT)?)?
+                let socket = || launcher::listening_socket(master.port).or_else(|| listen::where_ranks_look(master));
+                Store::of_job(&world, master, || serves.then(socket).flatten(), variables::patience(STORE_TIMEOUT)?)?
             }
         };
-        let timeout = debug::patience(self.timeout.unwrap_or(match backend {
+        let timeout = variables::patience(self.timeout.unwrap_or(match backend {
             Backend::Gloo => GLOO_TIMEOUT,
             Backend::Nccl => NCCL_TIMEOUT,
         }))?;
@@ -183,7 +189,9 @@ impl ContextBuilder {
         let identity = Identity::of_world(world.world_size);
         let group = ProcessGroup::new(store, settings, identity, world.rank, world.world_size, None)?;
         let health = Health::new(world.rank);
-        Ok(Context { world, device, group, events, health, reports: AtomicU64::new(0) })
+        let (before_save, resume_point) = (BeforeSave::default(), ResumePoint::default());
+        let reports = AtomicU64::new(0);
+        Ok(Context { world, device, group, launcher: event_pipe, before_save, resume_point, health, reports })
     }
 }
 
@@ -267,18 +275,29 @@ impl Context {
     /// As [`report`](Self::report), for a loss that was looked at already.
     pub(crate) fn send(&self, report: StepReport) {
         let StepReport { epoch, step, loss, steps, samples, learning_rate, grad_norm, memory } = report;
-        main::note_step(step);
+        process().step_done(step);
         let looks = self.reports.fetch_add(1, Ordering::Relaxed).is_multiple_of(MEMORY_EVERY);
         let memory = memory.or_else(|| looks.then(|| memory::in_use(self.device)).flatten());
-        self.events.send(&Event::Step { epoch, step, loss, steps, samples, learning_rate, grad_norm, memory });
+        self.launcher.send(&Event::Step { epoch, step, loss, steps, samples, learning_rate, grad_norm, memory });
     }
 
     pub(crate) fn health(&self) -> &Health {
         &self.health
     }
 
-    pub(crate) fn events(&self) -> &Events {
-        &self.events
+    /// The pipe to the launcher.
+    pub(crate) fn launcher(&self) -> &EventPipe {
+        &self.launcher
+    }
+
+    /// What has to happen before a snapshot is saved.
+    pub(crate) fn before_save(&self) -> &BeforeSave {
+        &self.before_save
+    }
+
+    /// Where the run was resumed.
+    pub(crate) fn resume_point(&self) -> &ResumePoint {
+        &self.resume_point
     }
 }
 

@@ -1,9 +1,9 @@
 //! Where rank 0's store listens: libtorch's own socket would be open on every network of the machine.
 
 use std::net::{IpAddr, TcpListener};
-use std::os::fd::{IntoRawFd, RawFd};
 
 use crate::dist::world::Master;
+use crate::os::fd::{IntoRawFd, RawFd};
 
 /// A socket at `MASTER_ADDR` alone, if that is an address of this machine or `localhost`.
 ///

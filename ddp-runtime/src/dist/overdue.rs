@@ -9,10 +9,10 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::dist::process_group::{Backend, Settings};
-use crate::dist::store::milliseconds;
 use crate::sys;
-use crate::worker::main;
+use crate::sys::convert::milliseconds;
+use crate::worker::failure::fail_now;
+use crate::worker::process::process;
 
 /// How often a group is checked. NCCL's watchdog checks its operations every second.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -30,22 +30,22 @@ struct Group(NonNull<sys::ddp_group>);
 unsafe impl Send for Group {}
 
 impl Watch {
-    /// Watches `group`, which must live until the watch is dropped; `None` where there is nothing to watch.
-    pub fn begin(group: NonNull<sys::ddp_group>, settings: &Settings, world_size: usize) -> Option<Self> {
+    /// Watches `group`, which must live until the watch is dropped; `None` where the user does not want that.
+    pub fn begin(group: NonNull<sys::ddp_group>, limit: Duration) -> Option<Self> {
         // PyTorch's variable: with 0, its watchdog leaves the process alone.
         let left_alone = std::env::var("TORCH_NCCL_ASYNC_ERROR_HANDLING").is_ok_and(|value| value.trim() == "0");
-        if settings.backend != Backend::Nccl || world_size == 1 || left_alone {
+        if left_alone {
             return None;
         }
         let (stop, stopped) = mpsc::channel();
-        let (group, limit) = (Group(group), settings.timeout);
+        let group = Group(group);
         let watch = move || {
             let group = group;
             while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 // SAFETY: the group lives until `Watch::drop` has joined this thread.
                 let state = unsafe { sys::ddp_group_get_state(group.0.as_ptr(), milliseconds(limit)) };
-                if let Some(reason) = reason(state, main::last_step(), limit) {
-                    main::fail_now(&reason);
+                if let Some(reason) = reason(state, process().last_step(), limit) {
+                    fail_now(&reason);
                 }
             }
         };

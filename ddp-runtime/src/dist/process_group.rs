@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use crate::dist::overdue::Watch;
 use crate::dist::reducer::Reducers;
-use crate::dist::store::{Store, milliseconds, to_i32};
-use crate::dist::{comm_hook, fnv};
+use crate::dist::store::Store;
+use crate::dist::{fnv, in_hook};
 use crate::error::check;
-use crate::worker::deferred;
+use crate::sys::convert::{milliseconds, to_i32};
 use crate::worker::deferred::Deferred;
+use crate::worker::process::process;
 use crate::worker::say::say;
 use crate::{Error, Result, sys};
 
@@ -196,7 +197,8 @@ impl ProcessGroup {
         // global ranks; `raw` is written on success only.
         check(operation, |error| unsafe { sys::ddp_group_new(store.as_ptr(), &options, &mut raw, error) })?;
         let raw = NonNull::new(raw).expect("a group that was made is not null");
-        let watch = Watch::begin(raw, &settings, world_size);
+        let is_watched = settings.backend == Backend::Nccl && world_size > 1;
+        let watch = is_watched.then(|| Watch::begin(raw, settings.timeout)).flatten();
         let open = Some(Open { raw, watch, timeout: settings.timeout });
         let (children, calls) = (AtomicU64::new(0), AtomicU64::new(0));
         let messages = (0..world_size).map(|_| AtomicU64::new(0)).collect();
@@ -233,7 +235,7 @@ impl ProcessGroup {
     }
 
     fn child(&self, ranks: &[usize], backend: Backend, description: &'static str) -> Result<Option<Self>> {
-        deferred::finish();
+        process().deferred.finish();
         // torch/distributed/distributed_c10d.py, _new_process_group_helper.
         let splits = backend == Backend::Nccl && self.inner.settings.eager_init;
         let Inner { children, store, settings, identity, .. } = &*self.inner;
@@ -287,7 +289,7 @@ impl ProcessGroup {
 
     /// Whether the ranks compare calls at all.
     pub(crate) fn compares(&self) -> bool {
-        self.inner.settings.compared_calls > 0 && self.world_size() > 1 && !comm_hook::is_running()
+        self.inner.settings.compared_calls > 0 && self.world_size() > 1 && !in_hook::is_running()
     }
 
     /// Whether the ranks compare the collective that starts now. They count alike.
@@ -317,7 +319,7 @@ impl ProcessGroup {
 impl Drop for Inner {
     fn drop(&mut self) {
         if let Some(open) = self.open.take() {
-            deferred::defer(open);
+            process().deferred.defer(open);
         }
     }
 }

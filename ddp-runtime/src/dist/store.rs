@@ -1,30 +1,20 @@
 use std::ffi::CString;
-use std::os::fd::RawFd;
 use std::ptr::NonNull;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use crate::dist::world::Master;
 use crate::error::check;
+use crate::os::fd::RawFd;
+use crate::sys::convert::{milliseconds, to_i32};
+use crate::worker::process::process;
 use crate::{Result, World, sys};
 
-/// The store of the job, for all contexts that this process makes. If it ended with its context, another rank that makes its
-/// next context could still reach it.
-static JOB: Mutex<Option<Job>> = Mutex::new(None);
-
+/// The store of the job, for all contexts that this process makes.
 struct Job {
     master: Master,
     store: Store,
     contexts: u32,
-}
-
-fn job() -> MutexGuard<'static, Option<Job>> {
-    JOB.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The program has succeeded: rank 0 stops serving.
-pub(crate) fn close() {
-    *job() = None;
 }
 
 /// A c10d store: where the ranks of a group exchange addresses before they talk to each other.
@@ -50,14 +40,19 @@ impl Store {
         listen_fd: impl FnOnce() -> Option<RawFd>,
         timeout: Duration,
     ) -> Result<Self> {
-        let mut current = job();
-        let job = match current.take() {
-            Some(job) if job.master == *master => job,
-            _ => Job { master: master.clone(), store: Self::tcp(world, master, listen_fd(), timeout)?, contexts: 0 },
+        let mut kept = process().rendezvous.lock().unwrap_or_else(PoisonError::into_inner);
+        let job = kept.take().and_then(|job| job.downcast::<Job>().ok()).filter(|job| job.master == *master);
+        let mut job = match job {
+            Some(job) => job,
+            None => {
+                let store = Self::tcp(world, master, listen_fd(), timeout)?;
+                Box::new(Job { master: master.clone(), store, contexts: 0 })
+            }
         };
-        let job = current.insert(job);
         job.contexts += 1;
-        job.store.prefixed(&format!("context-{}", job.contexts))
+        let store = job.store.prefixed(&format!("context-{}", job.contexts));
+        *kept = Some(job);
+        store
     }
 
     fn tcp(world: &World, master: &Master, listen_fd: Option<RawFd>, timeout: Duration) -> Result<Self> {
@@ -113,17 +108,4 @@ impl Drop for Store {
         // SAFETY: `raw` came from `ddp_store_*`; only `drop` frees it. A group keeps a reference of its own.
         unsafe { sys::ddp_store_free(self.raw.as_ptr()) }
     }
-}
-
-pub(crate) fn milliseconds(duration: Duration) -> i64 {
-    // C++ adds it to the present time, in nanoseconds.
-    i64::try_from(duration.min(FOREVER).as_millis()).unwrap_or(i64::MAX)
-}
-
-/// A hundred years.
-const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
-
-/// Ranks and world sizes were checked to be small when they were read.
-pub(crate) fn to_i32(n: usize) -> i32 {
-    i32::try_from(n).unwrap_or(i32::MAX)
 }

@@ -4,8 +4,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tch::{Device, Kind, Tensor};
 
-use crate::dist::store::to_i32;
 use crate::dist::work::Work;
+use crate::sys::convert::to_i32;
 use crate::{Error, ProcessGroup, Result, sys};
 
 impl ProcessGroup {

@@ -1,8 +1,8 @@
 use std::ptr::NonNull;
 use std::time::Duration;
 
-use crate::dist::store::milliseconds;
 use crate::error::check;
+use crate::sys::convert::milliseconds;
 use crate::{Result, sys};
 
 /// An operation between ranks that has been started, and what it will give.

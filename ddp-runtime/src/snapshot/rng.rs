@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use super::tensors::HostTensor;
-use crate::dist::store::to_i32;
 use crate::error::check;
+use crate::sys::convert::to_i32;
 use crate::{Result, sys};
 
 /// The default generators of a rank, as libtorch gives their states.

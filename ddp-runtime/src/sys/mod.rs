@@ -3,6 +3,7 @@
 
 mod backends;
 mod collectives;
+pub(crate) mod convert;
 mod cuda;
 mod group;
 mod optim;

@@ -6,8 +6,8 @@ use tch::{Device, Kind, Tensor};
 use crate::cuda::side_stream::{Copies, SideStream, pinned_bytes};
 use crate::dist::health::Health;
 use crate::dist::params;
-use crate::worker::deferred;
 use crate::worker::deferred::Deferred;
+use crate::worker::process::process;
 use crate::{Context, Error, ProcessGroup, Result};
 
 /// What a run does about a loss that is not a finite number (NaN, infinite).
@@ -77,7 +77,7 @@ const MOST_PENDING: usize = 1024;
 impl LossGuard {
     /// A guard for the training of the model in `vs`. Make it after a snapshot is loaded.
     pub fn new(context: &Context, vs: &VarStore, policy: NonFinite) -> Self {
-        deferred::finish(); // the losses of the guard before
+        process().deferred.finish(); // the losses of the guard before
         let skips = policy == NonFinite::Skip;
         // Statistics are vectors; copies of what is larger (frozen weights) would cost too much.
         let buffers = params::buffers(vs).into_iter().filter(|(_, buffer)| skips && buffer.dim() <= 1);
@@ -176,7 +176,7 @@ impl Drop for LossGuard {
     fn drop(&mut self) {
         let pending = std::mem::take(&mut self.pending);
         if !pending.is_empty() {
-            deferred::defer(Left { losses: pending, health: self.health.clone() });
+            process().deferred.defer(Left { losses: pending, health: self.health.clone() });
         }
     }
 }

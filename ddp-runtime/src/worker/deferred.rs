@@ -19,43 +19,49 @@ pub(crate) trait Deferred: Send {
     }
 }
 
-/// What is left in the order in which it was dropped; `None` outside of [`main`](crate::main).
-static LEFT: Mutex<Option<Vec<Box<dyn Deferred>>>> = Mutex::new(None);
+/// What is left, in the order in which it was dropped; `None` outside of [`main`](crate::main).
+pub(crate) struct Deferrals(Mutex<Option<Vec<Box<dyn Deferred>>>>);
 
-/// From now on, what is dropped waits for `finish` or `after_failure`.
-pub(crate) fn begin() {
-    *lock() = Some(Vec::new());
-}
-
-/// Leaves `deferred` for later. Outside of [`main`](crate::main) it is done now.
-pub(crate) fn defer(deferred: impl Deferred + 'static) {
-    let deferred = Box::new(deferred);
-    match lock().as_mut() {
-        Some(left) => return left.push(deferred),
-        None if thread::panicking() => return deferred.after_failure(),
-        None => {}
+impl Deferrals {
+    pub(crate) const fn new() -> Self {
+        Self(Mutex::new(None))
     }
-    deferred.finish();
-}
 
-/// The program continues, or has succeeded: does what is left. Called when a step is reported, and by whatever makes such
-/// objects, so that they do not pile up.
-pub(crate) fn finish() {
-    loop {
-        let left = lock().as_mut().map(std::mem::take).unwrap_or_default();
-        if left.is_empty() {
-            return;
+    /// From now on, what is dropped waits for `finish` or `after_failure`.
+    pub(super) fn begin(&self) {
+        *self.lock() = Some(Vec::new());
+    }
+
+    /// Leaves `deferred` for later. Outside of [`main`](crate::main) it is done now.
+    pub(crate) fn defer(&self, deferred: impl Deferred + 'static) {
+        let deferred = Box::new(deferred);
+        match self.lock().as_mut() {
+            Some(left) => return left.push(deferred),
+            None if thread::panicking() => return deferred.after_failure(),
+            None => {}
         }
-        left.into_iter().for_each(|deferred| deferred.finish());
+        deferred.finish();
     }
-}
 
-/// The program has failed, and recorded why.
-pub(crate) fn after_failure() {
-    let left = lock().as_mut().map(std::mem::take).unwrap_or_default();
-    left.into_iter().for_each(|deferred| deferred.after_failure());
-}
+    /// The program continues, or has succeeded: does what is left. Called when a step is reported, and by whatever makes such
+    /// objects, so that they do not pile up.
+    pub(crate) fn finish(&self) {
+        loop {
+            let left = self.lock().as_mut().map(std::mem::take).unwrap_or_default();
+            if left.is_empty() {
+                return;
+            }
+            left.into_iter().for_each(|deferred| deferred.finish());
+        }
+    }
 
-fn lock() -> MutexGuard<'static, Option<Vec<Box<dyn Deferred>>>> {
-    LEFT.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The program has failed, and recorded why.
+    pub(super) fn after_failure(&self) {
+        let left = self.lock().as_mut().map(std::mem::take).unwrap_or_default();
+        left.into_iter().for_each(|deferred| deferred.after_failure());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Vec<Box<dyn Deferred>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

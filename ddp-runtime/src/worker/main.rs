@@ -3,57 +3,28 @@
 use std::any::Any;
 use std::backtrace::Backtrace;
 use std::fmt::{Debug, Display};
-use std::io::Write;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::thread;
 
-use ddp_contract::{ErrorFile, env, exit};
+use ddp_contract::{ErrorFile, exit};
 
-use crate::data;
-use crate::data::loader::catch;
-use crate::dist::store;
-use crate::error::{check, without_trace};
-use crate::worker::say::say;
-use crate::worker::{debug, deferred};
-use crate::{Error, sys};
+use super::failure::{FAILED, dump_collectives, exit_at_once, failed_at_end, record};
+use super::process::process;
+use super::say::say;
+use super::{debug, panics};
+use crate::Error;
+use crate::error::without_trace;
 
-/// Exit code of a worker whose training function gave an error.
-const FAILED: u8 = 1;
 /// Exit code of a worker whose training function panicked: Rust's own.
 const PANICKED: u8 = 101;
 
-/// The last step that was told of, and the one at which the run was saved in order to leave.
-static STEP: AtomicU64 = AtomicU64::new(NONE);
-static PREEMPTED_AT: AtomicU64 = AtomicU64::new(NONE);
-const NONE: u64 = u64::MAX;
-
-/// What went wrong where no error could be given back.
-static FAILED_AT_END: Mutex<Option<String>> = Mutex::new(None);
-
-/// Optimizer step number `step` is done.
-pub(crate) fn note_step(step: u64) {
-    STEP.store(step, Ordering::Relaxed);
-    deferred::finish();
-}
-
-/// All ranks have saved step `step`, and leave.
-pub(crate) fn note_preemption(step: u64) {
-    PREEMPTED_AT.store(step, Ordering::Relaxed);
-}
-
-/// Says what went wrong, and makes [`main`] fail if nothing else does.
-pub(crate) fn fail_at_end(message: String) {
-    say(format_args!("error: {message}"));
-    FAILED_AT_END.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
-}
-
 fn end_well() {
-    deferred::finish();
-    store::close();
+    process().deferred.finish();
+    // Rank 0 stops serving the job's store.
+    *process().rendezvous.lock().unwrap_or_else(PoisonError::into_inner) = None;
 }
 
 /// Runs a worker's training function. When it fails or panics, in any thread, the reason goes to stderr and to the
@@ -78,9 +49,9 @@ fn end_well() {
 pub fn main<E: Display + Debug + 'static>(train: impl FnOnce() -> Result<(), E>) -> ExitCode {
     debug::started();
     panic::set_hook(Box::new(report_panic));
-    deferred::begin();
+    process().deferred.begin();
     let result = panic::catch_unwind(AssertUnwindSafe(train));
-    if result.is_ok() && PREEMPTED_AT.load(Ordering::Relaxed) != NONE {
+    if result.is_ok() && process().is_preempted() {
         // All ranks are here, or on their way: nobody's end is another's failure.
         end_well();
         return ExitCode::from(exit::PREEMPTED);
@@ -88,11 +59,11 @@ pub fn main<E: Display + Debug + 'static>(train: impl FnOnce() -> Result<(), E>)
     match result {
         Ok(Ok(())) => {
             end_well();
-            if let Some(message) = FAILED_AT_END.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            if let Some(message) = failed_at_end() {
                 record(ErrorFile::new(message, ""));
                 exit_at_once(FAILED)
             }
-            if data::is_busy() {
+            if process().has_stuck_thread.load(Ordering::Relaxed) {
                 exit_at_once(0) // with destructors, libtorch would go while a thread uses it
             }
             ExitCode::SUCCESS
@@ -108,12 +79,12 @@ pub fn main<E: Display + Debug + 'static>(train: impl FnOnce() -> Result<(), E>)
             if matches!(own_error(&err), Some(Error::Timeout { .. })) {
                 dump_collectives();
             }
-            deferred::after_failure();
+            process().deferred.after_failure();
             exit_at_once(FAILED)
         }
         Err(_) => {
             // The hook has said why.
-            deferred::after_failure();
+            process().deferred.after_failure();
             exit_at_once(PANICKED)
         }
     }
@@ -146,51 +117,12 @@ fn own_error<E: 'static>(err: &E) -> Option<&Error> {
     })
 }
 
-/// The last step that was reported.
-pub(crate) fn last_step() -> Option<u64> {
-    Some(STEP.load(Ordering::Relaxed)).filter(|step| *step != NONE)
-}
-
-/// Writes c10d's flight recorder, the list of recent collectives, into the run's folder, if the launcher gave one
-/// (`TORCH_FR_DUMP_TEMP_FILE`).
-fn dump_collectives() {
-    if std::env::var_os(env::COLLECTIVES_FILE).is_none_or(|path| path.is_empty()) {
-        return;
-    }
-    let rank = std::env::var(env::RANK).ok().and_then(|rank| rank.parse().ok()).unwrap_or(0);
-    // SAFETY: a plain number.
-    let written = check("writing the list of collectives", |error| unsafe { sys::ddp_dump_collectives(rank, error) });
-    if let Err(err) = written {
-        say(format_args!("warning: {err}"));
-    }
-}
-
-/// Ends the process with a reason. Other threads may be blocked forever.
-pub(crate) fn fail_now(message: &str) -> ! {
-    say(format_args!("error: {message}"));
-    record(ErrorFile::new(message, ""));
-    dump_collectives();
-    // Stdout is not flushed: the blocked thread may be the one that has it locked, to print a tensor.
-    end(FAILED)
-}
-
-fn exit_at_once(code: u8) -> ! {
-    let _ = std::io::stdout().flush();
-    end(code)
-}
-
-fn end(code: u8) -> ! {
-    debug::ends(code.into());
-    // SAFETY: it ends the process, and returns nothing to anybody.
-    unsafe { libc::_exit(code.into()) }
-}
-
 fn report_panic(info: &PanicHookInfo<'_>) {
     let message = without_trace(info.payload_as_str().unwrap_or("a panic without a message"));
     let location = info.location().map(ToString::to_string).unwrap_or_default();
     let backtrace = Backtrace::capture();
     let captured = backtrace.status() == std::backtrace::BacktraceStatus::Captured;
-    let becomes_an_error = catch::becomes_an_error(&location);
+    let becomes_an_error = panics::becomes_an_error(&location);
     if captured || !becomes_an_error {
         let thread = thread::current();
         say(format_args!("thread '{}' panicked at {location}:\n{message}", thread.name().unwrap_or("?")));
@@ -202,24 +134,6 @@ fn report_panic(info: &PanicHookInfo<'_>) {
         return;
     }
     record(ErrorFile::new(format!("panic: {message}"), backtrace.to_string()).at(location));
-}
-
-fn record(error: ErrorFile) {
-    let Some(path) = std::env::var_os(env::ERROR_FILE).filter(|path| !path.is_empty()).map(PathBuf::from) else {
-        return;
-    };
-    let rank = std::env::var(env::RANK).ok().and_then(|rank| rank.parse().ok());
-    let error = match rank {
-        Some(rank) => error.of_rank(rank),
-        None => error,
-    };
-    let error = match last_step() {
-        None => error,
-        Some(step) => error.after_step(step),
-    };
-    if let Err(err) = error.write(&path) {
-        say(format_args!("warning: can't write {}: {err}", path.display()));
-    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,14 @@ pub(crate) fn seconds(name: &'static str) -> Result<Option<Duration>> {
     env::seconds(&value).map_err(|problem| Error::BadVariable { name, value, problem })
 }
 
+/// How long ranks wait for each other: `usual`, unless the launcher says otherwise because people look at breakpoints.
+///
+/// # Errors
+/// [`Error::BadVariable`](crate::Error::BadVariable).
+pub(crate) fn patience(usual: Duration) -> Result<Duration> {
+    Ok(seconds(env::TIMEOUT)?.unwrap_or(usual))
+}
+
 /// A number; `None` when the variable is not set, or empty.
 pub(crate) fn number<T: FromStr<Err: std::fmt::Display>>(name: &'static str) -> Result<Option<T>> {
     let Some(value) = text(name) else { return Ok(None) };

@@ -27,7 +27,7 @@ FORMATTERS = {
                       "ddp_runtime::data::sampler::eval::EvalSampler"],
     loader_summary: ["^ddp_runtime::data::loader::DataLoader<.+>$"],
     batches_summary: ["^ddp_runtime::data::loader::batches::Batches<.+>$"],
-    position_summary: ["ddp_runtime::data::loader::Position"],
+    position_summary: ["ddp_runtime::data::loader::position::Position"],
     progress_summary: PROGRESS,
 }
 

@@ -4,13 +4,10 @@ use std::iter::FusedIterator;
 use std::sync::Arc;
 
 // `super` is another module when schedules are checked: see `schedules.rs`.
-use super::workers::Workers;
+use super::workers::{Load, Workers};
 use crate::Result;
 use crate::data::Position;
 use crate::data::loader::transfer::{Ahead, StartCopy, Transfer};
-
-/// Makes the batch of this number.
-pub(super) type Load<B> = dyn Fn(usize) -> Result<B> + Send + Sync;
 
 /// This rank's batches of an epoch, in order: see [`DataLoader::epoch`](crate::data::DataLoader::epoch).
 ///

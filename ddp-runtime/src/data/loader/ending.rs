@@ -1,30 +1,22 @@
 //! Worker threads that nobody takes batches from any more.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::worker::deferred;
 use crate::worker::deferred::Deferred;
+use crate::worker::process::process;
 use crate::worker::say::say;
 
 /// How long a dropped epoch waits for its threads: one may be reading a sample from a file system that does not answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 const INTERVAL: Duration = Duration::from_millis(1);
 
-/// A thread was left alone.
-static BUSY: AtomicBool = AtomicBool::new(false);
-
 struct Ending(Vec<JoinHandle<()>>);
 
 /// Waits for threads that end by themselves; in [`main`](crate::main) later.
 pub(crate) fn join(threads: Vec<JoinHandle<()>>) {
-    deferred::defer(Ending(threads));
-}
-
-/// Whether a thread still runs that was not waited for.
-pub(crate) fn is_busy() -> bool {
-    BUSY.load(Ordering::Relaxed)
+    process().deferred.defer(Ending(threads));
 }
 
 impl Deferred for Ending {
@@ -38,7 +30,7 @@ impl Deferred for Ending {
                     say(format_args!(
                         "warning: {name} still makes a batch that nobody takes; not waiting after {seconds} s"
                     ));
-                    BUSY.store(true, Ordering::Relaxed);
+                    process().has_stuck_thread.store(true, Ordering::Relaxed);
                     return;
                 }
                 thread::sleep(INTERVAL);

@@ -1,3 +1,7 @@
+use std::ffi::c_int;
+
+use crate::os::process::find_function;
+
 /// Makes libtorch compute on one core in the calling thread, as PyTorch does in its data workers: otherwise each worker
 /// would start as many OpenMP threads as there are cores.
 ///
@@ -5,13 +9,9 @@
 pub(super) fn use_one_core() {
     // libtorch sets a thread's number when it first asks for it; what comes after stays.
     let _ = tch::get_num_threads();
-    // SAFETY: a look-up by name.
-    let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"omp_set_num_threads".as_ptr()) };
-    if symbol.is_null() {
-        return; // a libtorch without OpenMP
-    }
+    let Some(function) = find_function(c"omp_set_num_threads") else { return }; // a libtorch without OpenMP
     // SAFETY: it is OpenMP's `void omp_set_num_threads(int)`.
-    let set_num_threads: extern "C" fn(libc::c_int) = unsafe { std::mem::transmute(symbol) };
+    let set_num_threads: extern "C" fn(c_int) = unsafe { std::mem::transmute(function) };
     set_num_threads(1);
 }
 

@@ -1,9 +1,10 @@
 //! Batches of a rank, made ahead of the training loop by worker threads.
 
 mod batches;
-pub(crate) mod catch;
-pub(super) mod ending;
+mod catch;
+mod ending;
 mod intraop;
+mod position;
 mod shared;
 mod tensors;
 pub(super) mod transfer;
@@ -28,34 +29,25 @@ use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use tch::Device;
 
 use crate::cuda::side_stream;
-use crate::data::loader::batches::{Load, Progress};
+use crate::data::loader::batches::Progress;
 use crate::data::loader::transfer::Transfer;
-use crate::data::loader::workers::Workers;
+use crate::data::loader::workers::{Load, Workers};
 use crate::data::{BatchDataset, EvalSampler, Sampler};
-use crate::worker::deferred;
+use crate::worker::panics::caught;
+use crate::worker::process::process;
 use crate::worker::say::say;
 use crate::{Context, DistributedSampler, Error, Result};
 
 pub use batches::Batches;
+pub use position::Position;
 pub use shared::Shared;
 pub use tensors::Tensors;
 
 /// How many batches a worker makes ahead: PyTorch's `prefetch_factor`.
 const PREFETCH: usize = 2;
-
-/// Where a loader stands. Part of what a training run needs to go on in the middle of an epoch; see
-/// [`DataLoader::resume_at`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Position {
-    /// The epoch, from 0.
-    pub epoch: u64,
-    /// Samples of the epoch that all ranks together have been given, repeated ones included.
-    pub samples: u64,
-}
 
 /// Gives a rank its batches, epoch by epoch: PyTorch's `DataLoader` with a `DistributedSampler` inside.
 ///
@@ -246,7 +238,7 @@ impl<D: BatchDataset, S: Sampler> DataLoader<D, S> {
     /// # Errors
     /// The sampler's; [`Error::Invalid`] when no thread can be started.
     pub fn epoch(&self, epoch: u64) -> Result<Batches<'_, D::Batch>> {
-        deferred::finish(); // the threads of the epoch before
+        process().deferred.finish(); // the threads of the epoch before
         if self.batches_per_epoch() == 0 && self.tells_if_empty.take() {
             let (samples, ranks, batch) = (self.dataset.len(), self.sampler.num_replicas(), self.batch_size);
             let full = if self.drop_last_batch { "full " } else { "" };
@@ -298,7 +290,7 @@ impl<D: BatchDataset, S: Sampler> DataLoader<D, S> {
             let end = (start + batch_size).min(indices.len());
             let batch = catch::batch(&*dataset, epoch, &indices[start..end])?;
             match transfer {
-                Some(Transfer { device, pin, .. }) => catch::caught(|| pin(batch, device)),
+                Some(Transfer { device, pin, .. }) => caught(|| pin(batch, device)),
                 None => Ok(batch),
             }
         })

@@ -58,8 +58,8 @@ mod sync {
     }
 }
 
-use batches::{Batches, Load, Progress};
-use workers::Workers;
+use batches::{Batches, Progress};
+use workers::{Load, Workers};
 
 const SCHEDULES: usize = 1000;
 const BATCHES: usize = 20;

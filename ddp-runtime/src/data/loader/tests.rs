@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
 
-use crate::data::loader::batches::Load;
 use crate::data::loader::properties::Indices;
-use crate::data::loader::workers::Workers;
+use crate::data::loader::workers::{Load, Workers};
 use crate::data::{BatchDataset, DataLoader, Dataset, Position, TensorDataset, TokenDataset, TokenKind};
 use crate::{DistributedSampler, Error, Result};
 

@@ -1,9 +1,11 @@
 use std::sync::Arc;
 
 // `super` is another module when schedules are checked: see `schedules.rs`.
-use super::batches::Load;
 use super::sync::{Builder, JoinHandle, Receiver, SyncSender, join, sync_channel};
 use crate::{Error, Result};
+
+/// Makes the batch of this number.
+pub(super) type Load<B> = dyn Fn(usize) -> Result<B> + Send + Sync;
 
 /// Threads that make batches ahead of the training loop.
 ///

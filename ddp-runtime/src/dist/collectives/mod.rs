@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use tch::Tensor;
 
-use crate::dist::store::milliseconds;
 use crate::error::check;
+use crate::sys::convert::milliseconds;
 use crate::{Error, ProcessGroup, ReduceOp, Result, Work, sys};
 
 pub(crate) use call::form;

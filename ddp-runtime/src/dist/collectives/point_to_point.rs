@@ -4,7 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::call::{SIZE, fixed, shape};
 use super::start::contiguous;
-use crate::dist::store::to_i32;
+use crate::sys::convert::to_i32;
 use crate::{Backend, Error, ProcessGroup, Result, Work, sys};
 
 /// The tag by which two ranks compare their calls: beyond those of messages.

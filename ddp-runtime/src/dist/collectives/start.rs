@@ -3,7 +3,7 @@
 use tch::Tensor;
 
 use super::call::{self, Call, same_shape};
-use crate::dist::store::to_i32;
+use crate::sys::convert::to_i32;
 use crate::{Error, ProcessGroup, ReduceOp, Result, Work, sys};
 
 /// Who waits for an operation.

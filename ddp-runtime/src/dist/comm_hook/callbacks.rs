@@ -1,6 +1,5 @@
 //! Hooks as the callbacks that `csrc/hook.cpp` takes.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,9 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tch::{Device, Kind, Tensor};
 
 use super::{GradBucket, HookWork};
-use crate::data::loader::catch::caught;
-use crate::dist::params;
+use crate::dist::{in_hook, params};
 use crate::error::check;
+use crate::worker::panics::caught;
 use crate::{Error, Result, sys};
 
 /// What [`Ddp::register_comm_hook`](crate::Ddp::register_comm_hook) takes.
@@ -43,21 +42,9 @@ impl Failure {
     }
 }
 
-thread_local! {
-    static RUNNING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether this thread is in a hook. Collectives are not compared there first: each comparison would block backward.
-pub(crate) fn is_running() -> bool {
-    RUNNING.get()
-}
-
 /// Runs a part of a hook; its panic is an error.
 fn running<T>(part: impl FnOnce() -> Result<T>) -> Result<T> {
-    RUNNING.set(true);
-    let result = caught(part);
-    RUNNING.set(false);
-    result
+    in_hook::run(|| caught(part))
 }
 
 struct Context {

@@ -14,7 +14,7 @@ use tch::Tensor;
 
 use crate::{Error, ProcessGroup, ReduceOp, Result};
 
-pub(crate) use callbacks::{Failure, is_running, register};
+pub(crate) use callbacks::{Failure, register};
 pub use power_sgd::{Compression, PowerSgd, PowerSgdOptions};
 
 /// Some of a model's gradients in one flat tensor (`torch.distributed.GradBucket`).

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::stepped::Stepped;
+use super::stepped::{Stepped, failed, number};
 use crate::dist::params;
 use crate::error::check;
 use crate::train::optim::{Optimizer, Scaling};
@@ -321,14 +321,6 @@ fn unscale(parameters: &[(&str, &Tensor)], inverse: &Tensor, allow_half: bool) -
 
 fn misused(problem: &str) -> Error {
     Error::Invalid(format!("GradScaler: {problem}"))
-}
-
-pub(super) fn number(tensor: &Tensor) -> Result<f64> {
-    tensor.f_double_value(&[]).map_err(failed)
-}
-
-fn failed(err: tch::TchError) -> Error {
-    Error::tch("scaling gradients")(err)
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 use tch::Tensor;
 
-use super::scaler::number;
-use crate::Result;
+use crate::{Error, Result};
 
 /// What became of a [`GradScaler::step`](super::GradScaler::step). It stays true after the scaler's update, so a loop can ask
 /// later, or not at all.
@@ -30,4 +29,13 @@ impl Stepped {
     pub(crate) fn skipped(&self) -> Option<&Tensor> {
         self.0.as_ref()
     }
+}
+
+/// The value of a tensor with one element.
+pub(super) fn number(tensor: &Tensor) -> Result<f64> {
+    tensor.f_double_value(&[]).map_err(failed)
+}
+
+pub(super) fn failed(err: tch::TchError) -> Error {
+    Error::tch("scaling gradients")(err)
 }

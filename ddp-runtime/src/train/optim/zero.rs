@@ -8,8 +8,8 @@ use tch::{Device, Kind, Tensor};
 use super::{Algorithm, Fused, Optimizer, ParamGroup, Parameters, ScaledStep, Scaling, groups, state};
 use crate::dist::collectives::point_to_point::STATE;
 use crate::dist::ddp;
-use crate::dist::store::to_i32;
 use crate::error::check;
+use crate::sys::convert::to_i32;
 use crate::{Error, ProcessGroup, Result, memory, sys};
 
 /// An optimizer whose state is sharded across the ranks: `ZeroRedundancyOptimizer`

@@ -3,64 +3,19 @@
 mod mt19937;
 mod orthogonalize;
 mod round;
+mod state;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tch::{Device, Tensor};
 
 use super::{GradBucket, HookWork, all_reduce, failed};
 use crate::{Error, ProcessGroup, Result};
-use mt19937::RandomState;
 use round::Round;
-
-/// Settings of [`PowerSgd`], with PyTorch's names and defaults (`PowerSGDState`).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct PowerSgdOptions {
-    /// The rank of the matrices that gradients are approximated by, at least 1. Higher ranks keep more and send more: 1.
-    pub matrix_approximation_rank: i64,
-    /// Before this step, gradients are averaged without compression: 1000. At least 2 with `use_error_feedback` or
-    /// `warm_start`, as DDP rebuilds its buckets after the first step.
-    pub start_iter: u64,
-    /// A gradient is compressed only if that makes it smaller by more than this factor: 2.
-    pub min_compression_rate: f64,
-    /// Add what a step's compression lost to the next step's gradients. Costs a copy of the gradients on each rank: on.
-    pub use_error_feedback: bool,
-    /// Start from the matrices of the step before instead of random ones: on.
-    pub warm_start: bool,
-    /// Added to the norm of columns before they are divided by it: 0. A small value such as 1e-8 avoids NaN where gradients
-    /// are all zero. Unused with a rank above 2, except in half precision.
-    pub orthogonalization_epsilon: f64,
-    /// The seed of the random matrices, the same on all ranks: 0.
-    pub random_seed: u32,
-    /// Compress gradients of the same shape in one operation. Costs copies of them: off.
-    pub batch_tensors_with_same_shape: bool,
-}
-
-impl Default for PowerSgdOptions {
-    fn default() -> Self {
-        Self {
-            matrix_approximation_rank: 1,
-            start_iter: 1000,
-            min_compression_rate: 2.0,
-            use_error_feedback: true,
-            warm_start: true,
-            orthogonalization_epsilon: 0.0,
-            random_seed: 0,
-            batch_tensors_with_same_shape: false,
-        }
-    }
-}
-
-/// What [`PowerSgd`] has saved so far, in elements.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Compression {
-    /// Elements of the gradients since compression started.
-    pub before: u64,
-    /// Elements that each rank sent in their place.
-    pub after: u64,
-}
+pub use state::{Compression, PowerSgdOptions};
+use state::{Memory, Shared, State};
 
 /// PowerSGD: gradients travel as products of two small matrices (<https://arxiv.org/abs/1905.13727>).
 ///
@@ -92,30 +47,7 @@ pub struct Compression {
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct PowerSgd {
-    options: PowerSgdOptions,
-    shared: Arc<Mutex<State>>,
-}
-
-/// What changes from step to step, by bucket.
-#[derive(Default)]
-struct State {
-    iter: u64,
-    /// How many seeds were drawn.
-    draws: u64,
-    random: Option<RandomState>,
-    buckets: BTreeMap<usize, Memory>,
-    compression: Compression,
-}
-
-#[derive(Default)]
-struct Memory {
-    /// A hash of the names of the parameters, in their order.
-    layout: Option<i64>,
-    error: Option<Tensor>,
-    p: Option<Tensor>,
-    q: Option<Tensor>,
-}
+pub struct PowerSgd(Arc<Shared>);
 
 impl PowerSgd {
     /// A hook's state; [`hook`](Self::hook) makes the hook.
@@ -132,13 +64,13 @@ impl PowerSgd {
             let problem = "start_iter must be at least 2 with use_error_feedback or warm_start";
             return Err(Error::Invalid(format!("PowerSgd: {problem}, not {start_iter}")));
         }
-        Ok(Self { options, shared: Arc::default() })
+        Ok(Self(Arc::new(Shared::new(options))))
     }
 
     /// The hook, for [`Ddp::register_comm_hook`](crate::Ddp::register_comm_hook). `group` is that of the `Ddp`. Use each
     /// `PowerSgd` for one `Ddp`.
     pub fn hook(&self, group: &ProcessGroup) -> impl FnMut(GradBucket) -> Result<HookWork> + Send + 'static + use<> {
-        let (this, group) = (self.clone(), group.clone());
+        let (this, group) = (Arc::clone(&self.0), group.clone());
         move |bucket| {
             let is_early = this.state().iter < this.options.start_iter;
             if is_early {
@@ -146,19 +78,19 @@ impl PowerSgd {
                 return all_reduce(&group, bucket);
             }
             let round = Round::start(&this, &group, bucket)?;
-            let (this, group) = (this.clone(), group.clone());
+            let (this, group) = (Arc::clone(&this), group.clone());
             Ok(HookWork::new(move || round.finish(&this, &group)))
         }
     }
 
     /// How much was saved since compression started (`compression_stats`).
     pub fn compression(&self) -> Compression {
-        self.state().compression
+        self.0.state().compression
     }
 
     /// This rank's state, as tensors by name: handles, not copies. Call it between two steps.
     pub fn state_dict(&self) -> Vec<(String, Tensor)> {
-        let state = self.state();
+        let state = self.0.state();
         let number = |number: u64| Tensor::from(i64::try_from(number).unwrap_or(i64::MAX));
         let mut named = vec![("iter".to_owned(), number(state.iter)), ("draws".to_owned(), number(state.draws))];
         for (index, Memory { layout, error, p, q }) in &state.buckets {
@@ -199,40 +131,15 @@ impl PowerSgd {
             };
             *slot = Some(tensor.f_to_device_(device, tensor.kind(), false, true).map_err(failed)?);
         }
-        loaded.compression = self.state().compression;
-        *self.state() = loaded;
+        loaded.compression = self.0.state().compression;
+        *self.0.state() = loaded;
         Ok(())
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    /// `maybe_increase_iter`
-    fn count(&mut self, is_last: bool) {
-        self.iter += u64::from(is_last);
-    }
-
-    /// The next seed of random matrices.
-    fn seed(&mut self, random_seed: u32) -> u64 {
-        let draws = self.draws;
-        let random = self.random.get_or_insert_with(|| {
-            let mut random = RandomState::new(random_seed);
-            for _ in 0..draws {
-                let _ = random.randint_billion(); // those before `load_state_dict`
-            }
-            random
-        });
-        self.draws += 1;
-        random.randint_billion()
     }
 }
 
 impl fmt::Debug for PowerSgd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PowerSgd").field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("PowerSgd").field("options", &self.0.options).finish_non_exhaustive()
     }
 }
 

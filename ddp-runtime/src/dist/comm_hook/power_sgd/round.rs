@@ -3,7 +3,7 @@
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::orthogonalize::orthogonalize;
-use super::{Compression, Memory, PowerSgd, PowerSgdOptions};
+use super::state::{Compression, Memory, PowerSgdOptions, Shared};
 use crate::dist::comm_hook::{GradBucket, failed};
 use crate::dist::fnv;
 use crate::error::check;
@@ -38,7 +38,7 @@ struct Matrices {
 
 impl Round {
     /// What runs as soon as the bucket is complete.
-    pub(super) fn start(this: &PowerSgd, group: &ProcessGroup, bucket: GradBucket) -> Result<Self> {
+    pub(super) fn start(this: &Shared, group: &ProcessGroup, bucket: GradBucket) -> Result<Self> {
         let options = &this.options;
         let mut state = this.state();
         let Memory { layout, error, p, q } = state.buckets.remove(&bucket.index()).unwrap_or_default();
@@ -83,7 +83,7 @@ impl Round {
     }
 
     /// What runs at the end of the backward pass.
-    pub(super) fn finish(mut self, this: &PowerSgd, group: &ProcessGroup) -> Result<Tensor> {
+    pub(super) fn finish(mut self, this: &Shared, group: &ProcessGroup) -> Result<Tensor> {
         let options = &this.options;
         let ranks = group.world_size() as f64;
         let average = self.uncompressed_sum.wait()?.f_div_scalar_(ranks).map_err(failed)?;
@@ -268,7 +268,7 @@ fn check_layout(bucket: &GradBucket, layout: Option<i64>) -> Result<()> {
     Err(Error::StateMismatch { what: "the state of PowerSGD".into(), problem })
 }
 
-/// After [`PowerSgd::load_state_dict`], a tensor may be that of another model.
+/// After [`PowerSgd::load_state_dict`](super::PowerSgd::load_state_dict), a tensor may be that of another model.
 fn check_length(what: &str, bucket: &GradBucket, tensor: &Tensor, expected: i64) -> Result<()> {
     let buffer = bucket.buffer();
     if tensor.size() == [expected] && tensor.kind() == buffer.kind() && tensor.device() == buffer.device() {

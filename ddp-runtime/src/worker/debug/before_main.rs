@@ -1,13 +1,14 @@
 //! What happens before `main`: a worker that was started for a debugger waits for it, so that breakpoints are hit from
 //! the first line on, whatever the program does there.
 
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use ddp_contract::env;
-use rustix::process::{PTracer, set_ptracer};
 
-use super::{is_attached, join};
+use super::attach::is_attached;
+use super::join;
+use crate::os::process::allow_debuggers;
+use crate::worker::say::say;
 use crate::worker::variables;
 
 /// How often to look for a debugger: the kernel gives no notice of one.
@@ -15,6 +16,7 @@ const PERIOD: Duration = Duration::from_millis(10);
 /// How long to wait without a word.
 const QUIET: Duration = Duration::from_secs(3);
 
+// (Not a field of `Process`: the linker collects it.)
 // SAFETY: the C library calls what is listed there once, before `main`, when all libraries are ready.
 #[used]
 #[unsafe(link_section = ".init_array")]
@@ -34,13 +36,12 @@ extern "C" fn before_main() {
     let joins = std::env::var_os(env::JOIN).filter(|socket| !socket.is_empty());
     if limit.is_none() && joins.is_none() {
         if cfg!(debug_assertions) {
-            // A worker that was built for debugging lets its user's debuggers in, where only a parent may (Yama). A kernel
-            // without Yama knows no such call.
-            let _ = set_ptracer(PTracer::Any);
+            // A worker that was built for debugging lets its user's debuggers in.
+            allow_debuggers();
         }
         return;
     }
-    let _ = set_ptracer(PTracer::Any);
+    allow_debuggers();
     if let Some(socket) = joins {
         join::join(socket.as_ref());
     } else if let Some(limit) = limit {
@@ -62,19 +63,14 @@ fn wait(limit: Duration) {
     let mut told = false;
     while !is_attached() {
         if start.elapsed() >= limit {
-            say(&format!("warning: no debugger came in {} s: {} goes on without one", limit.as_secs(), who()));
+            say(format_args!("warning: no debugger came in {} s: {} goes on without one", limit.as_secs(), who()));
             return;
         }
         if !told && start.elapsed() >= QUIET {
             told = true;
             let left = limit.saturating_sub(QUIET).as_secs();
-            say(&format!("{} waits for its debug session to open, for {left} s at most", who()));
+            say(format_args!("{} waits for its debug session to open, for {left} s at most", who()));
         }
         std::thread::sleep(PERIOD);
     }
-}
-
-/// To stderr, where nobody may listen.
-pub(super) fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
 }
