@@ -185,9 +185,11 @@ impl Tree {
         // `use name::…` names what it imports only if it imports a module of that name, too.
         let follows =
             |import: &&Import| import.path.first().is_none_or(|first| first != name) || import.path.len() == 1;
-        let named = scope.imports.iter().filter(|import| !import.is_glob && import.alias == name).filter(follows);
-        if let Some(found) = named.into_iter().find_map(|import| self.resolve(module, &import.path, depth + 1)) {
-            return Some(found);
+        let mut named =
+            scope.imports.iter().filter(|import| !import.is_glob && import.alias == name).filter(follows).peekable();
+        if named.peek().is_some() {
+            // What is imported by name hides what globs import, also if it is another crate's.
+            return named.find_map(|import| self.resolve(module, &import.path, depth + 1));
         }
         scope.imports.iter().filter(|import| import.is_glob).find_map(|import| {
             match self.resolve(module, &import.path, depth + 1)? {
@@ -308,21 +310,19 @@ impl Tree {
 
 /// Sets of nodes that reach each other, each with a text that names them and their edges.
 fn circles(edges: &BTreeMap<(String, String), String>) -> BTreeMap<Vec<String>, String> {
-    let mut reaches: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    let mut targets: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (from, to) in edges.keys() {
-        reaches.entry(from).or_default().insert(to);
+        targets.entry(from).or_default().push(to);
     }
-    loop {
-        let mut grown = reaches.clone();
-        for (from, targets) in &reaches {
-            let further = targets.iter().filter_map(|target| reaches.get(target)).flatten().copied();
-            grown.entry(from).or_default().extend(further);
+    let reach = |start: &str| {
+        let (mut seen, mut next) = (BTreeSet::new(), vec![start]);
+        while let Some(node) = next.pop() {
+            let fresh = targets.get(node).into_iter().flatten().filter(|target| seen.insert(**target));
+            next.extend(fresh.copied().collect::<Vec<_>>());
         }
-        if grown == reaches {
-            break;
-        }
-        reaches = grown;
-    }
+        seen
+    };
+    let reaches: BTreeMap<&str, BTreeSet<&str>> = targets.keys().map(|node| (*node, reach(node))).collect();
     let mutual = |a: &str, b: &str| {
         let goes = |a: &str, b: &str| reaches.get(a).is_some_and(|targets| targets.contains(b));
         goes(a, b) && goes(b, a)
