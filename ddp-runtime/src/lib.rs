@@ -83,60 +83,38 @@ mod guide {
     struct FaultTolerance;
 }
 
-pub mod amp;
-mod carriable;
-mod collectives;
-pub mod comm_hook;
-mod context;
-mod ddp;
-mod deferred;
-mod device;
-mod entry;
+mod dist;
 mod error;
-mod events;
-mod fnv;
-mod health;
-mod inherited;
-mod known_parameters;
-mod listen;
-mod loss_guard;
 mod memory;
-mod overdue;
-mod params;
-mod process_group;
-mod reducer;
-mod sampler;
-mod say;
-mod side_stream;
+mod os;
 mod snapshot;
-mod step_report;
-mod store;
 mod sys;
-mod trainer;
-mod values;
-mod variables;
-mod work;
-mod world;
+mod train;
+mod worker;
 
 pub mod backends;
 pub mod cuda;
 pub mod data;
-pub mod debug;
-pub mod lr_scheduler;
 pub mod metrics;
 pub mod nn;
-pub mod optim;
 
-pub use collectives::P2pOp;
-pub use context::{Context, ContextBuilder};
-pub use ddp::{CommHook, Ddp, DdpOptions, JoinDivisor};
-pub use entry::main;
+#[doc(inline)]
+pub use dist::comm_hook;
+#[doc(inline)]
+pub use train::{amp, lr_scheduler, optim};
+#[doc(inline)]
+pub use worker::debug;
+
+pub use data::sampler::distributed::DistributedSampler;
+pub use dist::collectives::P2pOp;
+pub use dist::context::{Context, ContextBuilder};
+pub use dist::ddp::{CommHook, Ddp, DdpOptions, JoinDivisor};
+pub use dist::process_group::{Backend, ProcessGroup, ReduceOp};
+pub use dist::work::Work;
+pub use dist::world::{Master, World};
 pub use error::{Error, Result};
-pub use loss_guard::{LossGuard, NonFinite};
-pub use process_group::{Backend, ProcessGroup, ReduceOp};
-pub use sampler::DistributedSampler;
 pub use snapshot::{Best, Progress, SavedModel, Snapshots, State, StateMut};
-pub use step_report::StepReport;
-pub use trainer::{EpochReport, Learner, Outcome, Per, Trainer};
-pub use work::Work;
-pub use world::{Master, World};
+pub use train::loss_guard::{LossGuard, NonFinite};
+pub use train::trainer::{EpochReport, Learner, Outcome, Per, Trainer};
+pub use worker::main::main;
+pub use worker::step_report::StepReport;

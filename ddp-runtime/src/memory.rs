@@ -3,6 +3,8 @@
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::cuda;
+use crate::os;
+pub(crate) use crate::os::memory::resident_bytes;
 
 const HUGE_PAGE: usize = 2 << 20;
 
@@ -26,20 +28,13 @@ fn use_large_pages(tensor: &Tensor) {
     let end = start + tensor.numel() * tensor.kind().elt_size_in_bytes();
     let (from, to) = (start.next_multiple_of(HUGE_PAGE), end - end % HUGE_PAGE);
     if from < to {
-        // SAFETY: whole pages of the tensor's own memory; the advice changes nothing in them, and may be refused.
-        unsafe { libc::madvise(from as *mut libc::c_void, to - from, libc::MADV_HUGEPAGE) };
+        os::memory::use_large_pages(from, to); // whole pages of the tensor's own memory
     }
 }
 
 /// Memory that this worker uses: on its GPU, or as a process.
 pub(crate) fn in_use(device: Device) -> Option<u64> {
     cuda_bytes(device).or_else(resident_bytes)
-}
-
-/// Memory of this process that is in RAM.
-pub(crate) fn resident_bytes() -> Option<u64> {
-    let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
-    Some(pages.split(' ').nth(1)?.parse::<u64>().ok()? * rustix::param::page_size() as u64)
 }
 
 /// Memory that libtorch has reserved on this GPU (`torch.cuda.memory_reserved`).

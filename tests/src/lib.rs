@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test's helper fails by panicking, and is read with the test")]
 
+pub mod structure;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{ErrorKind, Read};

@@ -32,6 +32,7 @@ mod setup;
 mod shells;
 mod snapshot_commands;
 mod snapshots;
+mod structure;
 mod teardown;
 mod templates;
 mod train;

@@ -6,6 +6,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
+use crate::os::{NOCTTY, NONBLOCK};
+
 /// More than any error file, report or list of jobs has, in bytes.
 pub const SMALL: u64 = 16 << 20;
 
@@ -41,7 +43,7 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 pub(crate) fn regular(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     let refused = |kind| io::Error::new(io::ErrorKind::InvalidInput, format!("{}, not a regular file", name(kind)));
     // The flags keep a FIFO from blocking, and a terminal from becoming this process's.
-    match options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path) {
+    match options.custom_flags(NONBLOCK | NOCTTY).open(path) {
         Ok(file) => {
             let kind = file.metadata()?.file_type();
             if kind.is_file() { Ok(file) } else { Err(refused(kind)) }

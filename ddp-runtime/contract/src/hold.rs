@@ -8,12 +8,10 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
-
 use crate::file;
+use crate::file_names::MANIFEST;
 use crate::lock::is_at;
-use crate::snapshot::MANIFEST;
+use crate::os::{Flock, flock_exclusive, flock_shared};
 
 /// Keeps a snapshot from being removed, until all clones are dropped.
 #[derive(Clone, Debug)]
@@ -25,10 +23,10 @@ impl Hold {
     pub fn of(folder: &Path) -> Option<Self> {
         let manifest = folder.join(MANIFEST);
         let Ok(file) = file::open(&manifest) else { return folder.exists().then_some(Self(None)) };
-        match flock(&file, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => is_at(&file, &manifest).then(|| Self(Some(Arc::new(file)))),
-            Err(Errno::WOULDBLOCK) => None,
-            Err(_) => Some(Self(None)),
+        match flock_shared(&file) {
+            Ok(Flock::Taken) => is_at(&file, &manifest).then(|| Self(Some(Arc::new(file)))),
+            Ok(Flock::Busy) => None,
+            Ok(Flock::Unsupported) | Err(_) => Some(Self(None)),
         }
     }
 }
@@ -42,8 +40,8 @@ pub(crate) fn claim(folder: &Path) -> io::Result<Option<File>> {
     // NFS wants a file that can be written to for an exclusive lock.
     let opened = file::regular(OpenOptions::new().read(true).write(true), &manifest).or_else(|_| file::open(&manifest));
     let Ok(file) = opened else { return Ok(None) };
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => Err(io::Error::new(io::ErrorKind::ResourceBusy, "another program is reading it")),
+    match flock_exclusive(&file) {
+        Ok(Flock::Busy) => Err(io::Error::new(io::ErrorKind::ResourceBusy, "another program is reading it")),
         _ => Ok(Some(file)),
     }
 }

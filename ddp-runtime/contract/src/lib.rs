@@ -10,7 +10,9 @@ mod aliases;
 mod checksum;
 mod error_file;
 mod events;
+mod file_names;
 mod hold;
+mod os;
 
 pub mod env;
 pub mod exit;

@@ -15,8 +15,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, OFlags, Timespec, Timestamps, UTIME_NOW, flock, futimens};
 use serde::{Deserialize, Serialize};
+
+use crate::os::{self, Flock, NOFOLLOW, NONBLOCK, started};
 
 /// The lock's file name.
 pub const FILE: &str = ".lock";
@@ -57,9 +58,9 @@ impl Holder {
         Self {
             pid: std::process::id(),
             started: started(std::process::id()).unwrap_or(0),
-            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-            boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned(),
-            pid_namespace: fs::metadata("/proc/self/ns/pid").map_or(0, |namespace| namespace.ino()),
+            host: os::host_name(),
+            boot_id: os::boot_id(),
+            pid_namespace: os::pid_namespace(),
             run: run.map(str::to_owned),
         }
     }
@@ -86,13 +87,6 @@ impl fmt::Display for Holder {
         write!(f, "process {} on {}", self.pid, plain(&self.host))?;
         self.run.as_ref().map_or(Ok(()), |run| write!(f, " (run {})", plain(run)))
     }
-}
-
-/// When a process started; `None` if there is none.
-fn started(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The program's name, in parentheses, may hold anything.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// Why a lock was not given.
@@ -157,7 +151,7 @@ impl Lock {
     /// Who holds the lock of `dir`, if a process does that this one can know of.
     pub fn holder(dir: &Path) -> Option<Holder> {
         let mut file = OpenOptions::new().read(true).custom_flags(NONBLOCK).open(dir.join(FILE)).ok()?;
-        let held = matches!(flock(&file, FlockOperation::NonBlockingLockShared), Err(rustix::io::Errno::WOULDBLOCK));
+        let held = matches!(os::flock_shared(&file), Ok(Flock::Busy));
         let holder = read(&mut file)?;
         (held && holder.pid != std::process::id()).then_some(holder)
     }
@@ -179,12 +173,10 @@ impl Lock {
         if !file.metadata()?.is_file() {
             return Err(io::Error::other(format!("{} is not a regular file", path.display())).into());
         }
-        let proves = match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => true,
-            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(Err(read(&mut file))),
-            // A file system without locks: what the file says must do.
-            Err(rustix::io::Errno::NOLCK | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => false,
-            Err(err) => return Err(io::Error::from(err).into()),
+        let proves = match os::flock_exclusive(&file)? {
+            Flock::Taken => true,
+            Flock::Busy => return Ok(Err(read(&mut file))),
+            Flock::Unsupported => false, // what the file says must do
         };
         // Its holder may have removed it between the two calls.
         if !is_at(&file, path) {
@@ -217,8 +209,7 @@ impl Lock {
         let touched = file.clone();
         let beat = move || {
             while matches!(stopped.recv_timeout(HEARTBEAT), Err(RecvTimeoutError::Timeout)) {
-                let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-                let _ = futimens(&*touched, &Timestamps { last_access: now, last_modification: now });
+                let _ = os::touch(&touched);
             }
         };
         let heart = thread::Builder::new().name("ddp-lock".into()).spawn(beat).ok();
@@ -238,9 +229,6 @@ impl Drop for Lock {
         }
     }
 }
-
-const NONBLOCK: i32 = OFlags::NONBLOCK.bits().cast_signed();
-const NOFOLLOW: i32 = OFlags::NOFOLLOW.bits().cast_signed();
 
 /// Whether `file` is what `path` names.
 pub(crate) fn is_at(file: &File, path: &Path) -> bool {
@@ -336,7 +324,7 @@ mod tests {
         let dir = Dir::new("held");
         let holder = leave(&dir, |holder| holder.pid = 1);
         let file = File::open(dir.0.join(FILE)).expect("it is there");
-        flock(&file, FlockOperation::NonBlockingLockExclusive).expect("it is free");
+        assert_eq!(os::flock_exclusive(&file).expect("it is free"), Flock::Taken);
         assert_eq!(Lock::holder(&dir.0).as_ref(), Some(&holder));
         let err = Lock::acquire(&dir.0, Some("after")).expect_err("it is held");
         assert!(matches!(&err, LockError::Held(Some(by)) if *by == holder), "{err}");
@@ -365,9 +353,7 @@ mod tests {
         let (stop, stopped) = mpsc::channel::<()>();
         let touch = thread::spawn(move || {
             while matches!(stopped.recv_timeout(Duration::from_millis(200)), Err(RecvTimeoutError::Timeout)) {
-                let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-                let file = File::open(&path).expect("it is there");
-                futimens(&file, &Timestamps { last_access: now, last_modification: now }).expect("it is ours");
+                os::touch(&File::open(&path).expect("it is there")).expect("it is ours");
             }
         });
         let err = Lock::acquire(&dir.0, Some("after")).expect_err("it is touched");

@@ -18,16 +18,9 @@ pub use crate::aliases::aliases;
 pub use crate::checksum::FileInfo;
 use crate::checksum::hex;
 use crate::file;
+pub use crate::file_names::{MANIFEST, MODEL, OPTIMIZER, RNG};
 pub use crate::hold::Hold;
 
-/// The manifest's file name.
-pub const MANIFEST: &str = "state.json";
-/// The model's file name: parameters and buffers under their plain names.
-pub const MODEL: &str = "model.safetensors";
-/// The optimizer's file name: state tensors as `<parameter>.<state>`.
-pub const OPTIMIZER: &str = "optimizer.safetensors";
-/// The file name of the ranks' random number generators: byte tensors `rank<R>.cpu` and, on a GPU, `rank<R>.cuda`.
-pub const RNG: &str = "rng.safetensors";
 /// The dtypes that a snapshot's tensors can have, as safetensors names them.
 pub const DTYPES: [&str; 10] = ["F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"];
 /// The format that this version writes, and the newest that it reads.

@@ -93,9 +93,30 @@ impl Event {
         })?;
         Ok(elapsed)
     }
+}
 
-    pub(super) fn as_ptr(&self) -> *const sys::ddp_event {
-        self.0.as_ptr()
+/// What orders the work of streams.
+impl Stream {
+    /// Makes work that this stream gets from now on wait for the event. The calling thread does not wait.
+    ///
+    /// An event that was never recorded is not waited for.
+    ///
+    /// # Errors
+    /// [`Error::Torch`](crate::Error::Torch) from CUDA.
+    pub fn wait_event(&self, event: &Event) -> Result<()> {
+        // SAFETY: both are live for the call.
+        check("waiting for a CUDA event", |error| unsafe { sys::ddp_event_block(event.0.as_ptr(), &self.0, error) })
+    }
+
+    /// Makes work that this stream gets from now on wait for what `other` was given until now. The calling thread does not
+    /// wait.
+    ///
+    /// # Errors
+    /// [`Error::Torch`](crate::Error::Torch) from CUDA.
+    pub fn wait_stream(&self, other: &Stream) -> Result<()> {
+        let mut event = Event::new()?;
+        event.record(other)?;
+        self.wait_event(&event)
     }
 }
 

@@ -20,6 +20,7 @@
 
 mod event;
 mod memory;
+pub(crate) mod side_stream;
 mod stream;
 mod sync;
 #[cfg(test)]
@@ -28,7 +29,7 @@ mod tests;
 use tch::Device;
 
 use crate::error::check;
-use crate::store::to_i32;
+use crate::sys::convert::to_i32;
 use crate::{Error, Result, sys};
 
 pub use event::Event;

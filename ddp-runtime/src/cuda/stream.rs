@@ -1,6 +1,6 @@
 use tch::{Device, Tensor};
 
-use super::{Event, index_of};
+use super::index_of;
 use crate::error::check;
 use crate::{Result, sys};
 
@@ -69,28 +69,6 @@ impl Stream {
     /// The GPU that the stream is of.
     pub fn device(&self) -> Device {
         Device::Cuda(usize::try_from(self.0.device).unwrap_or_default())
-    }
-
-    /// Makes work that this stream gets from now on wait for the event. The calling thread does not wait.
-    ///
-    /// An event that was never recorded is not waited for.
-    ///
-    /// # Errors
-    /// [`Error::Torch`](crate::Error::Torch) from CUDA.
-    pub fn wait_event(&self, event: &Event) -> Result<()> {
-        // SAFETY: both are live for the call.
-        check("waiting for a CUDA event", |error| unsafe { sys::ddp_event_block(event.as_ptr(), &self.0, error) })
-    }
-
-    /// Makes work that this stream gets from now on wait for what `other` was given until now. The calling thread does not
-    /// wait.
-    ///
-    /// # Errors
-    /// [`Error::Torch`](crate::Error::Torch) from CUDA.
-    pub fn wait_stream(&self, other: &Stream) -> Result<()> {
-        let mut event = Event::new()?;
-        event.record(other)?;
-        self.wait_event(&event)
     }
 
     /// Keeps the tensor's memory, once the tensor is dropped, from being used again before this stream has done what it was

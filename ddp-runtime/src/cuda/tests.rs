@@ -2,9 +2,9 @@ use tch::nn::{self, Module, VarStore};
 use tch::{Cuda, Device, Kind, Tensor};
 
 use super::*;
-use crate::amp::{Autocast, GradScaler, GradScalerOptions};
 use crate::data::{DataLoader, TensorDataset};
-use crate::optim::{AdamW, AdamWOptions, Optimizer, clip_grad_norm};
+use crate::train::amp::{Autocast, GradScaler, GradScalerOptions};
+use crate::train::optim::{AdamW, AdamWOptions, Optimizer, clip_grad_norm};
 use crate::{Context, Ddp, Error, LossGuard, NonFinite};
 
 const GPU: Device = Device::Cuda(0);

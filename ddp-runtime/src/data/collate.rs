@@ -1,7 +1,5 @@
 use tch::{Device, Tensor};
 
-use crate::data::catch::caught;
-use crate::data::{BatchDataset, Dataset};
 use crate::{Error, Result, memory};
 
 /// Samples that can be stacked to a batch, as PyTorch's `default_collate` does
@@ -163,116 +161,6 @@ collate_tuples! {
     (A 0, B 1);
     (A 0, B 1, C 2);
     (A 0, B 1, C 2, D 3);
-}
-
-/// A [`Dataset`] whose samples are stacked, one after another as they are read: see [`Dataset::stacked`].
-///
-/// ```
-/// use ddp_runtime::{Result, data::{DataLoader, Dataset, Stacked}};
-///
-/// /// A loader of samples that are read one at a time, as a struct's field, say.
-/// fn loader<D>(context: &ddp_runtime::Context, dataset: D) -> Result<DataLoader<Stacked<D>>>
-/// where
-///     D: Dataset<Item = (tch::Tensor, i64)>,
-/// {
-///     DataLoader::new(context, dataset.stacked(), 32)
-/// }
-/// ```
-#[derive(Clone, Debug)]
-pub struct Stacked<D> {
-    dataset: D,
-}
-
-impl<D> Stacked<D> {
-    pub(super) fn new(dataset: D) -> Self {
-        Self { dataset }
-    }
-}
-
-impl<D: Dataset> BatchDataset for Stacked<D>
-where
-    D::Item: Collate,
-{
-    type Batch = <D::Item as Collate>::Batch;
-
-    fn len(&self) -> usize {
-        self.dataset.len()
-    }
-
-    fn batch(&self, indices: &[i64]) -> Result<Self::Batch> {
-        self.stack(indices, |index| self.dataset.get(index))
-    }
-
-    fn batch_in_epoch(&self, epoch: u64, indices: &[i64]) -> Result<Self::Batch> {
-        self.stack(indices, |index| self.dataset.get_in_epoch(epoch, index))
-    }
-}
-
-impl<D: Dataset> Stacked<D>
-where
-    D::Item: Collate,
-{
-    fn stack(&self, indices: &[i64], get: impl Fn(usize) -> Result<D::Item>) -> Result<<D::Item as Collate>::Batch> {
-        let mut stack = D::Item::stack(indices.len());
-        for &index in indices {
-            sample(&self.dataset, index, &get)?.push(&mut stack)?;
-        }
-        D::Item::finish(stack)
-    }
-}
-
-/// A [`Dataset`] whose batches are made by a function: reads all samples of a batch, and calls it.
-///
-/// [`Dataset::collated`], which has an example, makes it.
-#[derive(Clone, Debug)]
-pub struct Collated<D, F> {
-    dataset: D,
-    collate: F,
-}
-
-impl<D, F> Collated<D, F> {
-    pub(super) fn new(dataset: D, collate: F) -> Self {
-        Self { dataset, collate }
-    }
-}
-
-impl<D, F, B> BatchDataset for Collated<D, F>
-where
-    D: Dataset,
-    F: Fn(Vec<D::Item>) -> Result<B> + Send + Sync + 'static,
-    B: Send + 'static,
-{
-    type Batch = B;
-
-    fn len(&self) -> usize {
-        self.dataset.len()
-    }
-
-    fn batch(&self, indices: &[i64]) -> Result<B> {
-        self.collate(indices, |index| self.dataset.get(index))
-    }
-
-    fn batch_in_epoch(&self, epoch: u64, indices: &[i64]) -> Result<B> {
-        self.collate(indices, |index| self.dataset.get_in_epoch(epoch, index))
-    }
-}
-
-impl<D: Dataset, F> Collated<D, F> {
-    fn collate<B>(&self, indices: &[i64], get: impl Fn(usize) -> Result<D::Item>) -> Result<B>
-    where
-        F: Fn(Vec<D::Item>) -> Result<B>,
-    {
-        let samples: Result<Vec<_>> = indices.iter().map(|&index| sample(&self.dataset, index, &get)).collect();
-        (self.collate)(samples?)
-    }
-}
-
-/// One sample, as `get` gives it; what goes wrong names its index.
-fn sample<D: Dataset>(dataset: &D, index: i64, get: impl Fn(usize) -> Result<D::Item>) -> Result<D::Item> {
-    let Some(index) = usize::try_from(index).ok().filter(|&index| index < dataset.len()) else {
-        return Err(Error::Invalid(format!("sample {index} is outside of the dataset's {}", dataset.len())));
-    };
-    caught(|| get(index)).map_err(|reason| Error::Sample { index, reason: Box::new(reason) })
 }
 
 #[cfg(test)]

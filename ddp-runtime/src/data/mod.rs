@@ -45,46 +45,17 @@
 //!   can be had at once, [`BatchDataset`]. Augmentation goes into [`Dataset::get_in_epoch`] or
 //!   [`BatchDataset::batch_in_epoch`].
 
-mod batches;
-pub(crate) mod catch;
 mod collate;
 mod dataset;
-mod ending;
-mod eval;
 pub mod idx;
-mod intraop;
-mod loader;
-mod sampler;
-mod shared;
+pub(crate) mod loader;
+pub(crate) mod sampler;
 mod tensor_dataset;
-mod tensors;
 mod tokens;
-mod transfer;
-mod workers;
 
-/// What worker threads are made of.
-mod sync {
-    pub use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-    pub use std::thread::{Builder, JoinHandle};
-
-    pub(crate) use super::ending::join;
-}
-
-#[cfg(test)]
-mod properties;
-#[cfg(test)]
-mod schedules;
-#[cfg(test)]
-mod tests;
-
-pub use batches::Batches;
-pub use collate::{Collate, Collated, Stacked, TensorStack};
-pub use dataset::{BatchDataset, Dataset, sample_seed};
-pub(crate) use ending::is_busy;
-pub use eval::{EvalSampler, mean_over_ranks};
-pub use loader::{DataLoader, Position};
-pub use sampler::Sampler;
-pub use shared::Shared;
+pub use collate::{Collate, TensorStack};
+pub use dataset::{BatchDataset, Collated, Dataset, Stacked, sample_seed};
+pub use loader::{Batches, DataLoader, Position, Shared, Tensors};
+pub use sampler::{EvalSampler, Sampler, mean_over_ranks};
 pub use tensor_dataset::TensorDataset;
-pub use tensors::Tensors;
 pub use tokens::{TokenDataset, TokenKind};

@@ -1,6 +1,7 @@
 use tch::{Device, Kind, Tensor};
 
-use crate::data::{BatchDataset, Shared, Tensors, transfer};
+use crate::data::loader::transfer;
+use crate::data::{BatchDataset, Shared, Tensors};
 use crate::{Error, Result};
 
 /// Tensors of the same first dimension, whose rows are the samples: PyTorch's `TensorDataset`.

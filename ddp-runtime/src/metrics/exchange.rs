@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::entry::{Kept, Reduce, Scalar};
-use crate::{Error, ProcessGroup, Result, fnv};
+use crate::dist::fnv;
+use crate::{Error, ProcessGroup, Result};
 
 /// Why the ranks exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

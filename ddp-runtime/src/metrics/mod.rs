@@ -24,8 +24,10 @@ use tch::Tensor;
 
 pub use entry::{HParam, Reduce, Value};
 
-use crate::deferred::{self, Deferred};
-use crate::optim::{self, Gradients, Optimizer};
+use crate::train::optim;
+use crate::train::optim::{Gradients, Optimizer};
+use crate::worker::deferred::Deferred;
+use crate::worker::process::process;
 use crate::{Context, Error, Result};
 
 use entry::{Entry, Scalar, now};
@@ -372,7 +374,7 @@ impl Drop for Metrics {
         let (Some(sender), Some(thread)) = (self.sender.take(), self.thread.take()) else { return };
         let (_never, nothing) = mpsc::channel();
         let done = std::mem::replace(self.done.get_mut().unwrap_or_else(PoisonError::into_inner), nothing);
-        deferred::defer(Unfinished { sender, thread, done });
+        process().deferred.defer(Unfinished { sender, thread, done });
     }
 }
 
@@ -408,7 +410,7 @@ fn flush(sender: &SyncSender<Entry>, shared: &Shared) -> Result<()> {
 /// What a run has logged is on disk before the snapshot that it may go on from: its history has no gaps.
 fn flush_before_saving(context: &Context, sender: &Arc<SyncSender<Entry>>, shared: &Arc<Shared>) {
     let (sender, shared) = (Arc::downgrade(sender), shared.clone());
-    context.events().before_saving(move || sender.upgrade().map(|sender| flush(&sender, &shared)));
+    context.before_save().add(move || sender.upgrade().map(|sender| flush(&sender, &shared)));
 }
 
 fn default_dir() -> PathBuf {

@@ -12,7 +12,7 @@ use super::exchange::{self, Exchanged, Why};
 use super::histogram::Histogram;
 use super::image;
 use super::writer::Writer;
-use crate::say::say;
+use crate::worker::say::say;
 use crate::{Error, ProcessGroup, Result, memory};
 
 /// About how often there are new values on disk.

@@ -2,7 +2,7 @@
 //! the end of a file that nobody appends to (event files: every session has its own).
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ddp_contract::metrics::{FILE, FORMAT, Line, Session};
-use rustix::fs::{FlockOperation, OFlags, flock};
 use serde_json::json;
 
 use super::HParam;
@@ -19,8 +18,9 @@ use super::histogram::Histogram;
 use super::image::Png;
 use super::proto::Message;
 use super::tensorboard as tb;
-use crate::events::Events;
-use crate::say::say;
+use crate::dist::resume_point::ResumePoint;
+use crate::os::{files, process::host_name};
+use crate::worker::say::say;
 use crate::{Context, Error, Result};
 
 pub(super) struct Writer {
@@ -33,7 +33,7 @@ pub(super) struct Writer {
     session: Session,
     started: bool,
     hparams: bool,
-    from_launcher: Events,
+    resume_point: ResumePoint,
 }
 
 /// Where lines go.
@@ -62,19 +62,21 @@ impl Lines {
         };
         let end = Instant::now() + PATIENCE;
         while !new.is_empty() {
-            match rustix::io::write(&*stream, new) {
+            match stream.write(new) {
                 Ok(count) => new = &new[count..],
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) if Instant::now() < end => thread::sleep(Duration::from_millis(20)),
-                Err(rustix::io::Errno::AGAIN) => {
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock && Instant::now() < end => {
+                    thread::sleep(Duration::from_millis(20));
+                }
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
                     *self = Self::lost(path, "its reader does not keep up");
                     break;
                 }
-                Err(rustix::io::Errno::PIPE) => {
+                Err(err) if err.kind() == io::ErrorKind::BrokenPipe => {
                     *self = Self::lost(path, "its reader is gone");
                     break;
                 }
-                Err(err) => return Err(err.into()),
+                Err(err) => return Err(err),
             }
         }
         Ok(())
@@ -90,14 +92,13 @@ impl Writer {
             // A device or a FIFO is written to, by as many runs as want to, and has no torn lines. Only written to: a process
             // that has a FIFO open for reading, too, would be its own reader.
             if stream {
-                let flags = OFlags::NONBLOCK.bits().cast_signed();
-                return OpenOptions::new().append(true).custom_flags(flags).open(&path).map(Some);
+                return OpenOptions::new().append(true).custom_flags(files::NONBLOCK).open(&path).map(Some);
             }
             let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path)?;
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            match file.try_lock() {
                 Ok(()) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-                Err(err) => return Err(err.into()),
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(err)) => return Err(err),
             }
             cut_torn_line(&mut file)?;
             Ok(Some(file))
@@ -109,7 +110,7 @@ impl Writer {
                 let problem = format!("another run writes metrics into {}: choose another folder", dir.display());
                 return Err(Error::Invalid(problem));
             }
-            Err(err) if stream && err.raw_os_error() == Some(libc::ENXIO) => Lines::lost(&path, "nobody reads it"),
+            Err(err) if stream && files::has_no_reader(&err) => Lines::lost(&path, "nobody reads it"),
             Err(err) => return Err(Error::io("can't write", &path)(err)),
         };
         let events = new_event_file(dir).map_err(Error::io("can't write events for TensorBoard in", dir))?;
@@ -121,7 +122,7 @@ impl Writer {
             time: now(),
         };
         let new_events = tb::record(&tb::version(session.time));
-        let from_launcher = context.events().clone();
+        let resume_point = context.resume_point().clone();
         Ok(Self {
             dir: dir.to_owned(),
             lines,
@@ -131,7 +132,7 @@ impl Writer {
             session,
             started: false,
             hparams: false,
-            from_launcher,
+            resume_point,
         })
     }
 
@@ -140,7 +141,7 @@ impl Writer {
         if std::mem::replace(&mut self.started, true) {
             return;
         }
-        self.session.step = self.from_launcher.resumed_at().unwrap_or(step.saturating_sub(1));
+        self.session.step = self.resume_point.step().unwrap_or(step.saturating_sub(1));
         let later = std::mem::take(&mut self.new_lines);
         self.line(&Line::Start(self.session.clone()));
         self.new_lines.extend(later);
@@ -242,7 +243,7 @@ fn new_event_file(dir: &Path) -> io::Result<File> {
         (second < 1 << 35).then_some(second)
     };
     let newest = fs::read_dir(dir)?.flatten().filter_map(second).max().unwrap_or(0);
-    let host = rustix::system::uname().nodename().to_string_lossy().replace(['/', '.'], "-");
+    let host = host_name().replace(['/', '.'], "-");
     let mut time = (now() as u64).max(newest + 1);
     loop {
         let path = dir.join(format!("{PREFIX}{time:010}.{host}.{}.0", std::process::id()));

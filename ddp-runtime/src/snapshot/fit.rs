@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tch::Tensor;
 use tch::nn::VarStore;
 
-use crate::{Error, Result, params};
+use crate::dist::params;
+use crate::{Error, Result};
 
 /// A PyTorch BatchNorm's count of batches, which tch's does not have.
 const NUM_BATCHES_TRACKED: &str = "num_batches_tracked";

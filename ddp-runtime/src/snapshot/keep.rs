@@ -11,7 +11,7 @@ pub use ddp_contract::retention::Best;
 use ddp_contract::retention::{self, Candidate, Retention};
 use ddp_contract::snapshot::{self as format, MANIFEST};
 
-use crate::say::say;
+use crate::worker::say::say;
 
 /// What stays; all, unless something is said.
 #[derive(Clone, Copy, Debug, Default)]

@@ -7,7 +7,7 @@ use tch::Device;
 use super::fit::{self, copy};
 use super::state::{PLATEAU, SCALER, SCHEDULER, StateMut};
 use super::{Progress, rng, tensors};
-use crate::say::say;
+use crate::worker::say::say;
 use crate::{Error, Result};
 
 /// The newest whole snapshot below `dir`. Warns of those passed over.

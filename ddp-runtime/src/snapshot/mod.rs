@@ -6,7 +6,7 @@ mod floats;
 mod keep;
 mod load;
 mod pinned;
-mod preempt;
+mod progress;
 mod rng;
 mod saved;
 mod stage;
@@ -27,37 +27,28 @@ use std::time::Duration;
 use ddp_contract::lock::{Lock, LockError};
 use ddp_contract::snapshot::{self as format, Manifest, Whole};
 use ddp_contract::{Event, env};
-use rustix::fs::Access;
-use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 pub use keep::Best;
+pub use progress::Progress;
 pub use saved::SavedModel;
 pub use state::{State, StateMut};
 
-use crate::events::Events;
-use crate::health::Health;
-use crate::say::say;
-use crate::{Context, Error, ProcessGroup, Result, carriable, deferred, entry, params};
+use crate::dist::before_save::BeforeSave;
+use crate::dist::health::Health;
+use crate::dist::resume_point::ResumePoint;
+use crate::dist::{carriable, params};
+use crate::os::files::check_writable;
+use crate::worker::launcher::EventPipe;
+use crate::worker::process::process;
+use crate::worker::say::say;
+use crate::{Context, Error, ProcessGroup, Result};
 use due::{Agreement, Due, Wish};
 use keep::{Keep, Known};
 use rng::RngState;
 use stage::Stage;
 use unfinished::{LONG, Unfinished};
 use write::{Job, Writing};
-
-/// How far a run has come: what a training loop needs to go on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Progress {
-    /// The epoch to go on with, from 0.
-    pub epoch: u64,
-    /// Optimizer steps done, over all epochs.
-    pub step: u64,
-    /// Samples of `epoch` that all ranks together have trained on:
-    /// [`Position::samples`](crate::data::Position::samples) of a loader, for
-    /// [`resume_at`](crate::data::DataLoader::resume_at); 0 between epochs.
-    pub samples: u64,
-}
 
 /// The folder that a run's snapshots are in.
 ///
@@ -123,7 +114,9 @@ pub struct Snapshots {
     dir: PathBuf,
     group: ProcessGroup,
     device: Device,
-    events: Events,
+    launcher: EventPipe,
+    before_save: BeforeSave,
+    resume_point: ResumePoint,
     due: Due,
     agreement: Agreement,
     preemption: bool,
@@ -162,7 +155,7 @@ impl Snapshots {
     /// # Errors
     /// [`Error::Io`] when the folder can't be made or read, on every rank.
     pub fn open(context: &Context, dir: impl AsRef<Path>) -> Result<Self> {
-        deferred::finish(); // another `Snapshots` of this program may still write
+        process().deferred.finish(); // another `Snapshots` of this program may still write
         let group = context.group().clone();
         let dir = std::path::absolute(dir.as_ref()).map_err(Error::io("can't find", dir.as_ref()))?;
         let prepared = if group.rank() == 0 { prepare(&dir) } else { Ok(()) };
@@ -171,7 +164,9 @@ impl Snapshots {
             dir,
             group,
             device: context.device(),
-            events: context.events().clone(),
+            launcher: context.launcher().clone(),
+            before_save: context.before_save().clone(),
+            resume_point: context.resume_point().clone(),
             due: Due::default(),
             agreement: Agreement::default(),
             preemption: true,
@@ -281,10 +276,9 @@ impl Snapshots {
         carriable::check_saved(state.model, &tensors::kinds())?;
         if self.due.is_asked_for() {
             self.check_writable()?;
-        } else if let Err(err) = rustix::fs::access(&self.dir, Access::WRITE_OK)
+        } else if let Err(err) = check_writable(&self.dir)
             && self.group.rank() == 0
         {
-            let err = std::io::Error::from(err);
             say(format_args!("note: this program can't save snapshots in {}: {err}", self.dir.display()));
         }
         let found = if self.group.rank() == 0 { self.choose() } else { Ok(None) };
@@ -313,7 +307,8 @@ impl Snapshots {
         self.health.resumed(since);
         self.due.resumed(progress);
         self.saved_at = Some(progress);
-        self.events.send(&Event::Resumed { snapshot: folder, epoch, step });
+        self.resume_point.set(step);
+        self.launcher.send(&Event::Resumed { snapshot: folder, epoch, step });
         Ok(Some(progress))
     }
 
@@ -375,7 +370,7 @@ impl Snapshots {
     /// [`blocking`](Self::blocking)); older snapshots are untouched. [`Error::Invalid`] for what can't be saved.
     /// [`Error::SnapshotsInUse`] when another program writes there.
     pub fn save(&mut self, state: &State<'_>, progress: Progress) -> Result<()> {
-        let flushed = self.events.saving();
+        let flushed = self.before_save.run();
         let written = self.wait_together()?;
         let optimizer = state.optimizer.consolidated_state_dict(); // every rank takes part
         let mine = written.and(flushed).and(optimizer).and_then(|optimizer| {
@@ -413,7 +408,7 @@ impl Snapshots {
     /// [`Error::Preempted`] when it saved in order to leave: the snapshot is on disk then, and
     /// [`ddp_runtime::main`](crate::main) ends the process with code 75. Those of [`save`](Self::save).
     pub fn save_if_due(&mut self, state: &State<'_>, progress: Progress) -> Result<bool> {
-        entry::note_step(progress.step);
+        process().step_done(progress.step);
         if !self.locked {
             self.lock()?;
         }
@@ -427,7 +422,7 @@ impl Snapshots {
         if wish.stop {
             self.finish()?;
             let snapshot = self.dir.join(format::folder_name(progress.step));
-            entry::note_preemption(progress.step);
+            process().preempted(progress.step);
             return Err(Error::Preempted { step: progress.step, snapshot });
         }
         Ok(due)
@@ -446,13 +441,14 @@ impl Snapshots {
 
     fn agree_on_wishes(&mut self) -> Result<Wish> {
         if self.preemption {
-            preempt::watch()?;
+            let watched = process().signals.watch();
+            watched.map_err(|err| Error::Invalid(format!("can't watch for signals to stop: {err}")))?;
         }
         if !self.preemption && self.due.every.is_none() {
             return Ok(Wish::default());
         }
         let save = self.group.rank() == 0 && self.due.is_time();
-        self.agreement.reach(&self.group, Wish { save, stop: self.preemption && preempt::asked() })
+        self.agreement.reach(&self.group, Wish { save, stop: self.preemption && process().signals.asked() })
     }
 
     /// Waits until the last snapshot is on disk, on every rank, also beyond the group's timeout. Every rank must call it.
@@ -551,7 +547,7 @@ impl Snapshots {
             known: self.known.clone(),
             health: self.health.clone(),
             durable: self.durable,
-            events: self.events.clone(),
+            launcher: self.launcher.clone(),
         })
     }
 
@@ -588,7 +584,7 @@ fn tensors_of(state: &State<'_>, optimizer: Named) -> Vec<(&'static str, Named)>
 impl Drop for Snapshots {
     fn drop(&mut self) {
         if let Some(writing) = self.writing.take() {
-            deferred::defer(Unfinished::new(writing, self.dir.clone(), self.lock.take()));
+            process().deferred.defer(Unfinished::new(writing, self.dir.clone(), self.lock.take()));
         }
     }
 }

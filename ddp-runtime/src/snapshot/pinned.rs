@@ -1,8 +1,8 @@
 use tch::{Kind, TchError, Tensor};
 
 use crate::Result;
+use crate::cuda::side_stream::pinned_bytes;
 use crate::error::Error;
-use crate::side_stream::pinned_bytes;
 
 /// Page-locked memory, cut from large pieces: libtorch rounds each request up to a power of two, and asking the system for
 /// each tensor is slow.

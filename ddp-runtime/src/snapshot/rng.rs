@@ -5,7 +5,7 @@ use tch::{Device, Tensor};
 
 use super::tensors::HostTensor;
 use crate::error::check;
-use crate::store::to_i32;
+use crate::sys::convert::to_i32;
 use crate::{Result, sys};
 
 /// The default generators of a rank, as libtorch gives their states.

@@ -8,7 +8,7 @@ use super::fit::{copy, pairs};
 use super::load::{choose, mismatch, non_finite, read};
 use super::state::value_name;
 use super::{Best, Progress, floats, tensors};
-use crate::say::say;
+use crate::worker::say::say;
 use crate::{Error, Result};
 
 /// A snapshot to read a trained model from, without a job: for inference. Until it is dropped, a running job does not remove
@@ -121,7 +121,7 @@ impl SavedModel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::optim::{Sgd, SgdOptions};
+    use crate::train::optim::{Sgd, SgdOptions};
     use crate::{Backend, Context, Snapshots, State};
     use tch::{Device, nn};
 

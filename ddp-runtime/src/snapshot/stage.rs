@@ -7,7 +7,8 @@ use tch::{Device, Kind, Tensor};
 
 use super::pinned::Pinned;
 use super::tensors::HostTensor;
-use crate::side_stream::{self, Copies, SideStream};
+use crate::cuda::side_stream;
+use crate::cuda::side_stream::{Copies, SideStream};
 use crate::{Error, Result, memory};
 
 /// Memory for the copies, kept from one snapshot to the next.

@@ -4,9 +4,9 @@ use serde_json::Value;
 use tch::nn::VarStore;
 
 use super::floats::{self, Encoded};
-use crate::amp::GradScaler;
-use crate::lr_scheduler::{LrScheduler, ReduceLrOnPlateau};
-use crate::optim::Optimizer;
+use crate::train::amp::GradScaler;
+use crate::train::lr_scheduler::{LrScheduler, ReduceLrOnPlateau};
+use crate::train::optim::Optimizer;
 use crate::{Error, Result};
 
 /// Names in the manifest.

@@ -10,6 +10,7 @@ use memmap2::MmapOptions;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 use tch::{Device, Kind, Tensor};
 
+use crate::os::files::{reserve, start_writing};
 use crate::{Error, Result};
 
 /// What is checksummed and handed to the kernel at a time, in bytes: it stays in the processor's cache between the two.
@@ -117,22 +118,11 @@ struct Out {
     crc: u32,
 }
 
-/// Has the disk begin to write that part of the file, so that it works while the rest is still on its way.
-fn start_writing(file: &File, from: u64, to: u64) {
-    use std::os::fd::AsRawFd;
-    let (from, length) = (from.cast_signed(), (to - from).cast_signed());
-    // SAFETY: plain numbers and an open file. A file system that can't, does not, which only costs time.
-    unsafe { libc::sync_file_range(file.as_raw_fd(), from, length, libc::SYNC_FILE_RANGE_WRITE) };
-}
-
 impl Out {
     /// A new file, with room for `bytes` on the disk where the file system can promise it.
     fn create(path: &Path, bytes: u64, durable: bool) -> io::Result<Self> {
         let file = File::create(path)?;
-        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, bytes) {
-            Err(err) if err == rustix::io::Errno::NOSPC => return Err(err.into()),
-            _ => {} // what can't be promised is found when it is written
-        }
+        reserve(&file, bytes)?;
         Ok(Self { file: BufWriter::with_capacity(CHUNK, file), bytes: 0, started: 0, durable, crc: 0 })
     }
 

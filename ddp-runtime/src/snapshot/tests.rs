@@ -12,11 +12,11 @@ use tempfile::{TempDir, tempdir};
 
 use super::*;
 use crate::Backend;
-use crate::amp::{GradScaler, GradScalerOptions};
-use crate::lr_scheduler::{
+use crate::train::amp::{GradScaler, GradScalerOptions};
+use crate::train::lr_scheduler::{
     CosineAnnealing, CosineAnnealingLr, LrScheduler, ReduceLrOnPlateau, ReduceLrOnPlateauOptions,
 };
-use crate::optim::{AdamW, AdamWOptions, Optimizer};
+use crate::train::optim::{AdamW, AdamWOptions, Optimizer};
 
 /// A run in mid-training.
 struct Run {

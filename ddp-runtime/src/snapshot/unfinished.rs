@@ -5,9 +5,9 @@ use std::time::Duration;
 use ddp_contract::lock::Lock;
 
 use super::write::Writing;
-use crate::deferred::Deferred;
-use crate::entry;
-use crate::say::say;
+use crate::worker::deferred::Deferred;
+use crate::worker::failure::fail_at_end;
+use crate::worker::say::say;
 
 /// A snapshot that was still being written when its `Snapshots` were dropped.
 pub(super) struct Unfinished {
@@ -33,7 +33,7 @@ impl Deferred for Unfinished {
             say(format_args!("note: the last snapshot is still being written to {}", dir.display()));
         }
         if let Err(err) = writing.wait().1 {
-            entry::fail_at_end(format!("the last snapshot was not saved: {err}"));
+            fail_at_end(format!("the last snapshot was not saved: {err}"));
         }
         drop(lock);
     }

@@ -11,15 +11,15 @@ use std::time::Duration;
 use ddp_contract::Event;
 use ddp_contract::retention::{self, Best, is_taken};
 use ddp_contract::snapshot::{self as format, Damage, FileInfo, Manifest, PARTIAL};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::keep::{Keep, Known};
-use super::preempt::WritingGuard;
 use super::stage::Stage;
 use super::tensors::{self, HostTensor};
-use crate::events::Events;
-use crate::health::Health;
-use crate::say::say;
+use crate::dist::health::Health;
+use crate::os::files::exchange;
+use crate::worker::launcher::EventPipe;
+use crate::worker::process::process;
+use crate::worker::say::say;
 use crate::{Error, Result};
 
 /// Whether a folder can be made in `dir`.
@@ -43,7 +43,7 @@ pub(super) struct Job {
     pub(super) health: Health,
     /// Wait for the disk before the snapshot gets its name.
     pub(super) durable: bool,
-    pub(super) events: Events,
+    pub(super) launcher: EventPipe,
 }
 
 /// A snapshot that is being written in its own thread.
@@ -57,7 +57,7 @@ impl Job {
     pub(super) fn start(self, stage: Stage) -> Result<Writing> {
         let dir = self.dir.clone();
         let (alive, done) = mpsc::channel::<()>();
-        let guard = WritingGuard::new();
+        let guard = process().signals.begin_writing();
         let run = move || {
             let _alive = alive;
             let _guard = guard;
@@ -78,7 +78,13 @@ impl Job {
             let Manifest { epoch, step, metric, .. } = self.manifest;
             let lower_is_better = self.keep.best.map(|(_, best)| best == Best::Min);
             self.known.is_valid(&folder);
-            self.events.send(&Event::SnapshotSaved { snapshot: folder.clone(), epoch, step, metric, lower_is_better });
+            self.launcher.send(&Event::SnapshotSaved {
+                snapshot: folder.clone(),
+                epoch,
+                step,
+                metric,
+                lower_is_better,
+            });
             self.known.prune(self.keep, &self.dir, &folder);
         });
         for (file, tensors) in self.tensors {
@@ -160,7 +166,7 @@ impl Job {
                 Ok(()) => return Ok(self.settle(folder, old)),
                 Err(err) if !is_taken(&err) => return Err(Error::writing(&folder)(err)),
                 Err(_) if !is_replaceable(&folder) => {}
-                Err(_) if renameat_with(CWD, partial, CWD, &folder, RenameFlags::EXCHANGE).is_ok() => {
+                Err(_) if exchange(partial, &folder).is_ok() => {
                     self.known.discard(partial);
                     return Ok(self.settle(folder, None));
                 }

@@ -21,12 +21,13 @@ TENSOR = "tch::wrappers::tensor::Tensor"
 # Each with its types; of generic ones, a pattern.
 FORMATTERS = {
     tensor_summary: [TENSOR],
-    context_summary: ["ddp_runtime::context::Context"],
-    world_summary: ["ddp_runtime::world::World"],
-    sampler_summary: ["ddp_runtime::sampler::DistributedSampler", "ddp_runtime::data::eval::EvalSampler"],
+    context_summary: ["ddp_runtime::dist::context::Context"],
+    world_summary: ["ddp_runtime::dist::world::World"],
+    sampler_summary: ["ddp_runtime::data::sampler::distributed::DistributedSampler",
+                      "ddp_runtime::data::sampler::eval::EvalSampler"],
     loader_summary: ["^ddp_runtime::data::loader::DataLoader<.+>$"],
-    batches_summary: ["^ddp_runtime::data::batches::Batches<.+>$"],
-    position_summary: ["ddp_runtime::data::loader::Position"],
+    batches_summary: ["^ddp_runtime::data::loader::batches::Batches<.+>$"],
+    position_summary: ["ddp_runtime::data::loader::position::Position"],
     progress_summary: PROGRESS,
 }
 

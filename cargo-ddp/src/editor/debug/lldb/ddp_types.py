@@ -1,7 +1,7 @@
 """Summaries of ddp-runtime's types: a rank, how far samplers and loaders are."""
 from ddp_tensor import Unreadable
 
-PROGRESS = ["ddp_runtime::snapshot::Progress", "ddp_runtime::snapshot::state::Progress"]
+PROGRESS = ["ddp_runtime::snapshot::progress::Progress"]
 
 
 def _member(value, *path):

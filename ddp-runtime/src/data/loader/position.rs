@@ -1,0 +1,11 @@
+use serde::{Deserialize, Serialize};
+
+/// Where a loader stands. Part of what a training run needs to go on in the middle of an epoch; see
+/// [`DataLoader::resume_at`](crate::data::DataLoader::resume_at).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// The epoch, from 0.
+    pub epoch: u64,
+    /// Samples of the epoch that all ranks together have been given, repeated ones included.
+    pub samples: u64,
+}

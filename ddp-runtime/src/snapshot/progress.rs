@@ -1,0 +1,14 @@
+use serde::{Deserialize, Serialize};
+
+/// How far a run has come: what a training loop needs to go on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The epoch to go on with, from 0.
+    pub epoch: u64,
+    /// Optimizer steps done, over all epochs.
+    pub step: u64,
+    /// Samples of `epoch` that all ranks together have trained on:
+    /// [`Position::samples`](crate::data::Position::samples) of a loader, for
+    /// [`resume_at`](crate::data::DataLoader::resume_at); 0 between epochs.
+    pub samples: u64,
+}

@@ -1,0 +1,95 @@
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{LrScheduler, Schedule, exact, set, state};
+use crate::Result;
+use crate::train::optim::Optimizer;
+
+/// Applies a [`Schedule`] to an optimizer. [`StepLr`](super::StepLr) and the others are names for it.
+#[derive(Debug)]
+pub struct Scheduler<S> {
+    schedule: S,
+    progress: Progress,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Progress {
+    last_epoch: u64,
+    #[serde(with = "exact::list")]
+    base_lrs: Vec<f64>,
+    #[serde(with = "exact::list")]
+    last_lrs: Vec<f64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct State<P> {
+    kind: String,
+    settings: Value,
+    #[serde(flatten)]
+    progress: P,
+}
+
+impl<S: Schedule> Scheduler<S> {
+    /// A scheduler at epoch 0, whose learning rate the optimizer gets. The rate it had is the base of the schedule.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) for settings that make no schedule; then the optimizer is as it was.
+    pub fn new(optimizer: &mut dyn Optimizer, schedule: S) -> Result<Self> {
+        schedule.check()?;
+        let lrs = optimizer.learning_rates();
+        let base_lrs = schedule.base_lrs(&lrs);
+        let last_lrs = schedule.first(&lrs, &base_lrs)?;
+        set(optimizer, &last_lrs, schedule.momentum(0)?)?;
+        Ok(Self { schedule, progress: Progress { last_epoch: 0, base_lrs, last_lrs } })
+    }
+
+    /// The steps that were taken.
+    pub fn last_epoch(&self) -> u64 {
+        self.progress.last_epoch
+    }
+
+    /// The rule and its settings.
+    pub fn schedule(&self) -> &S {
+        &self.schedule
+    }
+}
+
+impl<S: Schedule> LrScheduler for Scheduler<S> {
+    fn step(&mut self, optimizer: &mut dyn Optimizer) -> Result<()> {
+        let epoch = self.progress.last_epoch + 1;
+        let lrs = self.schedule.next(epoch, &optimizer.learning_rates(), &self.progress.base_lrs)?;
+        set(optimizer, &lrs, self.schedule.momentum(epoch)?)?;
+        self.progress.last_epoch = epoch;
+        self.progress.last_lrs = lrs;
+        Ok(())
+    }
+
+    fn last_lrs(&self) -> &[f64] {
+        &self.progress.last_lrs
+    }
+
+    fn last_momentum(&self) -> Option<f64> {
+        self.schedule.momentum(self.progress.last_epoch).ok().flatten()
+    }
+
+    fn state(&self) -> Value {
+        let (kind, settings) = (self.schedule.name().to_owned(), self.schedule.settings());
+        state::to_json(&State { kind, settings, progress: &self.progress })
+    }
+
+    fn load_state(&mut self, state: &Value) -> Result<()> {
+        let State { kind, settings, progress } = state::from_json::<State<Progress>>(state)?;
+        if kind != self.schedule.name() {
+            return Err(state::mismatch(format!("it is of {kind}, and this is {}", self.schedule.name())));
+        }
+        let groups = self.progress.base_lrs.len();
+        for lrs in [&progress.base_lrs, &progress.last_lrs] {
+            if lrs.len() != groups {
+                return Err(state::mismatch(format!("learning rates: {}, parameter groups: {groups}", lrs.len())));
+            }
+        }
+        self.schedule.load_settings(&settings)?;
+        self.progress = progress;
+        Ok(())
+    }
+}

@@ -1,0 +1,376 @@
+//! The loop itself.
+
+use std::time::Instant;
+
+use tch::{Device, Kind, Tensor};
+
+use super::report::Metrics;
+use super::{EpochReport, Learner, Outcome, Per, Trainer};
+use crate::data::{BatchDataset, DataLoader, EvalSampler, mean_over_ranks};
+use crate::train::amp::Stepped;
+use crate::train::optim;
+use crate::worker::say::say;
+use crate::{Error, LossGuard, Progress, Result, State, StateMut, StepReport};
+
+/// The name of [`Metrics`] among a snapshot's values.
+const METRICS: &str = "trainer";
+
+/// Sums over an epoch, kept on the device: reading them would wait for it.
+struct Epoch {
+    loss: Tensor,
+    batches: i64,
+    grad_norm: Option<Tensor>,
+    /// For the loss.
+    skipped_steps: u64,
+    /// And those that the scaler skipped.
+    overflows: Option<Tensor>,
+}
+
+impl Epoch {
+    /// Counts the step if it was skipped.
+    fn count(&mut self, stepped: &Stepped) -> Result<()> {
+        let Some(skipped) = stepped.skipped() else { return Ok(()) };
+        self.overflows = Some(match &self.overflows {
+            Some(overflows) => overflows.f_add(skipped).map_err(Error::tch("training"))?,
+            None => skipped.shallow_clone(),
+        });
+        Ok(())
+    }
+
+    fn skipped_steps(&self) -> Result<u64> {
+        let overflows = self.overflows.as_ref().map_or(Ok(0.0), number)?;
+        Ok(self.skipped_steps + overflows as u64)
+    }
+}
+
+/// A step that is done.
+struct Step {
+    number: u64,
+    /// Of its batches on this rank.
+    losses: Vec<Tensor>,
+    learning_rate: f64,
+    /// Of all ranks.
+    samples: u64,
+}
+
+/// Steps between norms of gradients that are not needed for clipping.
+const GRAD_NORM_EVERY: u64 = 10;
+
+impl Step {
+    /// What the launcher shows: what can be read without waiting for a GPU.
+    fn report(&self, epoch: u64, sums: &Epoch) -> StepReport {
+        let mut report = StepReport::new(epoch, self.number).samples(self.samples).learning_rate(self.learning_rate);
+        let at_hand = |tensor: &Tensor| (tensor.device() == Device::Cpu).then(|| number(tensor).ok()).flatten();
+        if let Some(loss) = self.losses.last().and_then(at_hand) {
+            report = report.loss(loss);
+        }
+        if let Some(norm) = sums.grad_norm.as_ref().and_then(at_hand) {
+            report = report.grad_norm(norm);
+        }
+        report
+    }
+}
+
+impl Trainer<'_> {
+    /// Trains until `epochs` epochs are done, counted from the very first start; `train` is read from where the newest
+    /// snapshot stands, and `test` is evaluated after each epoch. Every rank must call it.
+    ///
+    /// Before an evaluation, every rank gets rank 0's buffers (BatchNorm's statistics).
+    ///
+    /// # Errors
+    /// [`Error::Preempted`] when the run was told to stop, with everything saved; what the loaders, the optimizer and the
+    /// snapshots may give; [`Error::Invalid`] for `test` with a learner without a metric.
+    pub fn fit<L, D>(
+        &mut self,
+        learner: &L,
+        epochs: u64,
+        train: &mut DataLoader<D>,
+        test: Option<&DataLoader<D, EvalSampler>>,
+    ) -> Result<Outcome>
+    where
+        L: Learner,
+        D: BatchDataset<Batch = L::Batch>,
+    {
+        let mut metrics = Metrics::default();
+        let mut progress = self.resume(&mut metrics)?.unwrap_or_default();
+        train.resume_at(progress.epoch, progress.samples);
+        let mut guard = LossGuard::new(self.context, self.vs, self.non_finite);
+        let mut stopped_early = self.is_through(&metrics);
+        if self.context.is_rank0() && (stopped_early || progress.epoch >= epochs) {
+            say(nothing_to_train(progress, epochs, stopped_early));
+        }
+        while progress.epoch < epochs && !stopped_early {
+            let start = Instant::now();
+            let samples = progress.samples;
+            let epoch = self.train_epoch(learner, train, epochs, &mut progress, &metrics, &mut guard)?;
+            guard.look()?;
+            let loss = mean_over_ranks(self.context.group(), &epoch.loss, epoch.batches)?;
+            let duration = start.elapsed(); // the loss is known when the GPU has computed it
+
+            let learning_rate = self.optimizer.learning_rate();
+            let metric = test.map(|test| self.evaluate(learner, test)).transpose()?;
+            let is_best = metric.is_some_and(|metric| metrics.take(metric, self.best));
+            if let (Some(plateau), Some(metric)) = (&mut self.plateau, metric) {
+                plateau.step_with(metric, &mut *self.optimizer)?;
+            }
+            if let Some((scheduler, Per::Epoch)) = &mut self.scheduler {
+                scheduler.step(&mut *self.optimizer)?;
+            }
+            let skipped_steps = epoch.skipped_steps()?;
+            let report = EpochReport {
+                epoch: progress.epoch,
+                step: progress.step,
+                loss: Some(loss).filter(|_| epoch.batches > 0),
+                metric_name: self.metric_name.clone(),
+                metric,
+                is_best,
+                learning_rate,
+                grad_norm: epoch.grad_norm.map(|norm| number(&norm)).transpose()?,
+                skipped_steps,
+                duration,
+                samples: progress.samples - samples,
+            };
+            (self.on_epoch)(&report);
+            self.log_epoch(&report)?;
+            if let Some(loss) = report.loss {
+                self.context.send(StepReport::new(progress.epoch, progress.step).loss(loss));
+            }
+
+            (progress.epoch, progress.samples) = (progress.epoch + 1, 0);
+            stopped_early = self.is_through(&metrics);
+            self.save_if_due(progress, &metrics)?;
+        }
+        if let Some(metrics) = self.metrics {
+            metrics.flush()?;
+        }
+        self.finish(progress, &metrics)?;
+        Ok(Outcome { progress, metric: metrics.best, stopped_early })
+    }
+
+    /// What is left of an epoch.
+    fn train_epoch<L, D>(
+        &mut self,
+        learner: &L,
+        train: &DataLoader<D>,
+        epochs: u64,
+        progress: &mut Progress,
+        metrics: &Metrics,
+        guard: &mut LossGuard,
+    ) -> Result<Epoch>
+    where
+        L: Learner,
+        D: BatchDataset<Batch = L::Batch>,
+    {
+        let loss = Tensor::f_zeros([1i64; 0], (Kind::Double, self.context.device()));
+        let loss = loss.map_err(Error::tch("training"))?;
+        let mut epoch = Epoch { loss, batches: 0, grad_norm: None, skipped_steps: 0, overflows: None };
+        let mut batches = train.epoch(progress.epoch)?;
+        let steps_of = |batches: usize| batches.div_ceil(self.accumulate) as u64;
+        let later_epochs = epochs.saturating_sub(progress.epoch).saturating_sub(1);
+        let later_steps = later_epochs.saturating_mul(steps_of(train.batches_per_epoch()));
+        let steps = progress.step.saturating_add(steps_of(batches.size_hint().1.unwrap_or(0)));
+        let all_steps = steps.saturating_add(later_steps);
+        loop {
+            // The batches of one step; all but the last leave the gradients where they are.
+            let left = batches.size_hint().1.unwrap_or(0);
+            let count = left.min(self.accumulate);
+            if count == 0 {
+                return Ok(epoch);
+            }
+            self.optimizer.zero_grad()?;
+            let mut losses = Vec::with_capacity(count);
+            for (i, batch) in batches.by_ref().take(count).enumerate() {
+                let batch = batch?;
+                let backward = || self.backward(learner, &batch, count);
+                let loss = if i + 1 < count { self.ddp.no_sync(backward)? } else { backward()? };
+                losses.push(loss);
+            }
+            let learning_rate = self.optimizer.learning_rate();
+            if guard.check(&mean(&losses)?, progress.step + 1)? {
+                losses.iter().for_each(|loss| epoch.loss += loss);
+                epoch.batches += losses.len() as i64;
+                self.step(&mut epoch)?;
+            } else {
+                epoch.skipped_steps += 1;
+            }
+            progress.step += 1;
+            let before = progress.samples;
+            progress.samples = train.position().samples;
+            let step = Step { number: progress.step, losses, learning_rate, samples: progress.samples - before };
+            self.context.send(step.report(progress.epoch, &epoch).of(all_steps));
+            self.log_step(&step, &epoch)?;
+            self.save_if_due(*progress, metrics)?;
+        }
+    }
+
+    fn log_step(&self, step: &Step, sums: &Epoch) -> Result<()> {
+        let Some(metrics) = self.metrics else { return Ok(()) };
+        metrics.log("train/loss", &mean(&step.losses)?, step.number)?;
+        metrics.log_rank0("train/learning_rate", step.learning_rate, step.number)?;
+        metrics.throughput(step.samples, step.number)?;
+        match &sums.grad_norm {
+            Some(norm) => metrics.log_rank0("train/grad_norm", norm, step.number),
+            None if step.number.is_multiple_of(GRAD_NORM_EVERY) => metrics.grad_norm(self.vs, step.number),
+            None => Ok(()),
+        }
+    }
+
+    /// All of it is the same on all ranks.
+    fn log_epoch(&self, report: &EpochReport) -> Result<()> {
+        let Some(metrics) = self.metrics else { return Ok(()) };
+        for (name, value) in [("epoch/loss", report.loss), (&self.metric_name, report.metric)] {
+            if let Some(value) = value {
+                metrics.log_rank0(name, value, report.step)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a batch's share of the gradients; gives its loss, without a graph.
+    fn backward<L: Learner>(&self, learner: &L, batch: &L::Batch, count: usize) -> Result<Tensor> {
+        let loss = self.ddp.forward(|| match &self.autocast {
+            Some(autocast) => autocast.run(|| learner.loss(batch)),
+            None => learner.loss(batch),
+        })?;
+        // Accumulated, they are to be the gradients of the mean.
+        let share = if count == 1 { loss.shallow_clone() } else { &loss / count as f64 };
+        match &self.scaler {
+            Some(scaler) => self.ddp.backward(&scaler.scale(&share)?)?,
+            None => self.ddp.backward(&share)?,
+        }
+        loss.f_detach().map_err(Error::tch("training"))
+    }
+
+    /// The optimizer's step, and the scheduler's.
+    fn step(&mut self, epoch: &mut Epoch) -> Result<()> {
+        if let Some(scaler) = &mut self.scaler {
+            scaler.unscale(&*self.optimizer)?;
+        }
+        if let Some(clip_value) = self.clip_value {
+            optim::clip_grad_value(self.vs, clip_value)?;
+        }
+        if let Some(max_norm) = self.clip_norm {
+            epoch.grad_norm = Some(optim::clip_grad_norm(self.vs, max_norm, 2.0)?);
+        }
+        let stepped = match &mut self.scaler {
+            Some(scaler) => {
+                let stepped = scaler.step(&mut *self.optimizer)?;
+                scaler.update()?;
+                stepped
+            }
+            None => self.optimizer.step().map(|()| Stepped::always())?,
+        };
+        match &mut self.scheduler {
+            // Only this needs to know it now.
+            Some((scheduler, Per::Step)) if stepped.was_taken()? => scheduler.step(&mut *self.optimizer),
+            _ => epoch.count(&stepped),
+        }
+    }
+
+    /// The mean metric over the samples of all ranks.
+    fn evaluate<L, D>(&self, learner: &L, test: &DataLoader<D, EvalSampler>) -> Result<f64>
+    where
+        L: Learner,
+        D: BatchDataset<Batch = L::Batch>,
+    {
+        let _guard = tch::no_grad_guard();
+        // A pass without anything in it makes the buffers rank 0's.
+        let device = self.context.device();
+        let _ = self.ddp.forward(|| Tensor::zeros([1i64; 0], (Kind::Float, device)))?;
+        let mut sum = Tensor::f_zeros([1i64; 0], (Kind::Double, device)).map_err(Error::tch("evaluating"))?;
+        let mut count = 0;
+        let mut outcome = Ok(());
+        for batch in test.epoch(0)? {
+            let metric = batch.and_then(|batch| {
+                let metric = match &self.autocast {
+                    Some(autocast) => autocast.run(|| learner.metric(&batch)),
+                    None => learner.metric(&batch),
+                };
+                metric.ok_or_else(|| Error::Invalid("evaluation needs a learner with a metric".into()))
+            });
+            match metric {
+                Ok((part, samples)) => (sum, count) = (sum + part, count + samples),
+                Err(err) => outcome = Err(err),
+            }
+        }
+        // Ranks have different numbers of batches, so the first to fail tells the others here.
+        self.context.group().agree("evaluating", outcome)?;
+        mean_over_ranks(self.context.group(), &sum, count)
+    }
+
+    fn is_through(&self, metrics: &Metrics) -> bool {
+        self.patience.is_some_and(|patience| metrics.bad_epochs > patience)
+    }
+
+    fn resume(&mut self, metrics: &mut Metrics) -> Result<Option<Progress>> {
+        let Some(snapshots) = &mut self.snapshots else { return Ok(None) };
+        snapshots.check_writable()?; // it saves at its end in any case
+        let mut state = StateMut::new(self.vs, &mut *self.optimizer).value(METRICS, metrics);
+        if let Some((scheduler, _)) = &mut self.scheduler {
+            state = state.scheduler(&mut **scheduler);
+        }
+        if let Some(plateau) = &mut self.plateau {
+            state = state.plateau(plateau);
+        }
+        if let Some(scaler) = &mut self.scaler {
+            state = state.scaler(scaler);
+        }
+        snapshots.resume(state)
+    }
+
+    fn save_if_due(&mut self, progress: Progress, metrics: &Metrics) -> Result<()> {
+        let Some(mut snapshots) = self.snapshots.take() else { return Ok(()) };
+        let saved = snapshots.save_if_due(&self.state(progress, metrics), progress);
+        self.snapshots = Some(snapshots);
+        saved.map(drop)
+    }
+
+    fn finish(&mut self, progress: Progress, metrics: &Metrics) -> Result<()> {
+        let Some(mut snapshots) = self.snapshots.take() else { return Ok(()) };
+        let saved = snapshots.finish_at(&self.state(progress, metrics), progress);
+        self.snapshots = Some(snapshots);
+        saved
+    }
+
+    fn state<'a>(&'a self, progress: Progress, metrics: &'a Metrics) -> State<'a> {
+        let mut state = State::new(self.vs, &*self.optimizer).value(METRICS, metrics);
+        if let Some((scheduler, _)) = &self.scheduler {
+            state = state.scheduler(&**scheduler);
+        }
+        if let Some(plateau) = &self.plateau {
+            state = state.plateau(plateau);
+        }
+        if let Some(scaler) = &self.scaler {
+            state = state.scaler(scaler);
+        }
+        match metrics.last {
+            // Inside of an epoch, these are other weights than those that were evaluated.
+            Some(metric) if progress.samples == 0 => state.metric(metric),
+            _ => state,
+        }
+    }
+}
+
+/// The mean loss of a step's batches.
+fn mean(losses: &[Tensor]) -> Result<Tensor> {
+    match losses {
+        [loss] => Ok(loss.shallow_clone()),
+        losses => {
+            Tensor::f_stack(losses, 0).and_then(|losses| losses.f_mean(Kind::Double)).map_err(Error::tch("training"))
+        }
+    }
+}
+
+fn nothing_to_train(progress: Progress, epochs: u64, stopped_early: bool) -> String {
+    let Progress { epoch, step, .. } = progress;
+    let why = match (step, stopped_early) {
+        (0, _) => format!("{epochs} epochs were asked for"),
+        (_, false) => format!("the run is finished, with {epoch} of {epochs} epochs done at step {step}"),
+        (_, true) => format!("the run stopped early, with {epoch} of {epochs} epochs done at step {step}"),
+    };
+    format!("note: nothing to train: {why}; ask for more epochs or patience, or give another folder for snapshots")
+}
+
+fn number(tensor: &Tensor) -> Result<f64> {
+    tensor.f_double_value(&[]).map_err(Error::tch("reading a number"))
+}

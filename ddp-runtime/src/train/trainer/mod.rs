@@ -1,0 +1,270 @@
+//! The training loop that most people want.
+
+mod fit;
+mod report;
+
+use std::fmt;
+
+use tch::nn::VarStore;
+use tch::{Kind, Tensor};
+
+pub use report::{EpochReport, Outcome};
+
+use crate::metrics::Metrics;
+use crate::train::amp::{Autocast, GradScaler};
+use crate::train::lr_scheduler::{LrScheduler, ReduceLrOnPlateau};
+use crate::train::optim::Optimizer;
+use crate::{Best, Context, Ddp, NonFinite, Result, Snapshots};
+
+/// What a [`Trainer`] needs to know of a model: what it makes of a batch.
+pub trait Learner {
+    /// What the loader gives.
+    type Batch: Send + 'static;
+
+    /// The loss of a training batch: a scalar with a graph, the mean over the batch's samples.
+    fn loss(&self, batch: &Self::Batch) -> Tensor;
+
+    /// The metric's sum over the samples of an evaluation batch, a scalar, and their number. Runs without a graph. By
+    /// default there is no metric, and evaluation is refused.
+    fn metric(&self, batch: &Self::Batch) -> Option<(Tensor, i64)> {
+        let _ = batch;
+        None
+    }
+}
+
+/// When a [`Trainer`] steps its scheduler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Per {
+    /// After each optimizer step that was taken.
+    Step,
+    /// After each epoch.
+    Epoch,
+}
+
+/// The training loop that most people want: epochs, gradient accumulation, clipping, mixed precision, a schedule,
+/// evaluation, early stopping, snapshots, and a stop on request. It uses nothing that a loop of your own could not: see
+/// the source of [`fit`](Self::fit).
+///
+/// ```
+/// use ddp_runtime::data::{DataLoader, TensorDataset};
+/// use ddp_runtime::lr_scheduler::{CosineAnnealing, CosineAnnealingLr};
+/// use ddp_runtime::optim::{Sgd, SgdOptions};
+/// use ddp_runtime::{Best, Context, EpochReport, Learner, Outcome, Per, Trainer};
+/// use tch::nn::{self, Module};
+/// use tch::{Kind, Tensor};
+///
+/// struct Line(nn::Linear);
+///
+/// impl Learner for Line {
+///     type Batch = (Tensor, Tensor);
+///
+///     fn loss(&self, (x, y): &Self::Batch) -> Tensor {
+///         self.0.forward(x).mse_loss(y, tch::Reduction::Mean)
+///     }
+///
+///     fn metric(&self, (x, y): &Self::Batch) -> Option<(Tensor, i64)> {
+///         Some((self.0.forward(x).mse_loss(y, tch::Reduction::Sum), y.size()[0]))
+///     }
+/// }
+///
+/// # fn main() -> Result<(), ddp_runtime::Error> {
+/// let context = Context::init()?;
+/// let x = Tensor::randn([64, 2], (Kind::Float, context.device()));
+/// let y = x.sum_dim_intlist(1, true, Kind::Float);
+/// let mut train = DataLoader::new(&context, TensorDataset::new((x.copy(), y.copy()))?, 8)?;
+/// let test = DataLoader::eval(&context, TensorDataset::new((x, y))?, 32)?;
+///
+/// let vs = nn::VarStore::new(context.device());
+/// let learner = Line(nn::linear(vs.root(), 2, 1, Default::default()));
+/// let mut optimizer = Sgd::new(&vs, SgdOptions { lr: 0.1, ..Default::default() });
+/// let scheduler = CosineAnnealingLr::new(&mut optimizer, CosineAnnealing::new(5))?;
+/// let outcome: Outcome = Trainer::new(&context, &vs, optimizer)?
+///     .scheduler(scheduler, Per::Epoch)
+///     .accumulate(2)
+///     .clip_grad_norm(1.0)
+///     .on_epoch(|report: &EpochReport| assert!(report.loss.is_some())) // instead of printing a line
+///     .early_stopping(3, Best::Min)
+///     .fit(&learner, 5, &mut train, Some(&test))?;
+/// assert!(outcome.metric.is_some_and(|loss| loss < 10.0));
+/// # Ok(())
+/// # }
+/// ```
+pub struct Trainer<'a> {
+    context: &'a Context,
+    vs: &'a VarStore,
+    ddp: Ddp,
+    optimizer: Box<dyn Optimizer + 'a>,
+    scheduler: Option<(Box<dyn LrScheduler + 'a>, Per)>,
+    plateau: Option<ReduceLrOnPlateau>,
+    accumulate: usize,
+    clip_norm: Option<f64>,
+    clip_value: Option<f64>,
+    autocast: Option<Autocast>,
+    scaler: Option<GradScaler>,
+    snapshots: Option<Snapshots>,
+    /// How many epochs without a better metric are still put up with.
+    patience: Option<u64>,
+    best: Best,
+    on_epoch: Box<dyn FnMut(&EpochReport) + 'a>,
+    metrics: Option<&'a Metrics>,
+    non_finite: NonFinite,
+    /// What evaluations are logged as.
+    metric_name: String,
+}
+
+impl<'a> Trainer<'a> {
+    /// A trainer of the model in `vs`, which becomes a [`Ddp`]. Every rank must call it.
+    ///
+    /// # Errors
+    /// Those of [`Ddp::new`].
+    pub fn new(context: &'a Context, vs: &'a VarStore, optimizer: impl Optimizer + 'a) -> Result<Self> {
+        Ok(Self::with_ddp(context, vs, Ddp::new(context.group(), vs)?, optimizer))
+    }
+
+    /// A trainer with a [`Ddp`] of other settings, made of the same `vs`.
+    pub fn with_ddp(context: &'a Context, vs: &'a VarStore, ddp: Ddp, optimizer: impl Optimizer + 'a) -> Self {
+        let rank0 = context.is_rank0();
+        let print = move |report: &EpochReport| {
+            if rank0 {
+                println!("{report}");
+            }
+        };
+        Self {
+            context,
+            vs,
+            ddp,
+            optimizer: Box::new(optimizer),
+            scheduler: None,
+            plateau: None,
+            accumulate: 1,
+            clip_norm: None,
+            clip_value: None,
+            autocast: None,
+            scaler: None,
+            snapshots: None,
+            patience: None,
+            best: Best::Min,
+            on_epoch: Box::new(print),
+            metrics: None,
+            non_finite: NonFinite::Warn,
+            metric_name: "eval/metric".into(),
+        }
+    }
+
+    /// Steps this learning rate scheduler, which was made for the optimizer.
+    pub fn scheduler(mut self, scheduler: impl LrScheduler + 'a, per: Per) -> Self {
+        self.scheduler = Some((Box::new(scheduler), per));
+        self
+    }
+
+    /// Steps this one with the metric of each evaluation.
+    pub fn plateau(mut self, scheduler: ReduceLrOnPlateau) -> Self {
+        self.plateau = Some(scheduler);
+        self
+    }
+
+    /// Accumulates the gradients of so many batches (at least 1) for one optimizer step, communicating once: the mean over
+    /// them. An epoch's last step may have fewer.
+    pub fn accumulate(mut self, batches: usize) -> Self {
+        self.accumulate = batches.max(1);
+        self
+    }
+
+    /// Clips the gradients' 2-norm before each step ([`clip_grad_norm`](crate::optim::clip_grad_norm)).
+    pub fn clip_grad_norm(mut self, max_norm: f64) -> Self {
+        self.clip_norm = Some(max_norm);
+        self
+    }
+
+    /// Clips each value of the gradients ([`clip_grad_value`](crate::optim::clip_grad_value)).
+    pub fn clip_grad_value(mut self, clip_value: f64) -> Self {
+        self.clip_value = Some(clip_value);
+        self
+    }
+
+    /// Computes losses and metrics in `kind`, `BFloat16` or `Half` ([`Autocast`]).
+    ///
+    /// # Errors
+    /// Those of [`Autocast::new`].
+    pub fn autocast(mut self, kind: Kind) -> Result<Self> {
+        self.autocast = Some(Autocast::new(self.context.device(), kind)?);
+        Ok(self)
+    }
+
+    /// Scales the loss, for `Half`. With a scheduler that takes a step [per step](Per::Step), each step waits for a GPU, as
+    /// the scheduler does not count the steps that the scaler skips.
+    pub fn scaler(mut self, scaler: GradScaler) -> Self {
+        self.scaler = Some(scaler);
+        self
+    }
+
+    /// Goes on from the newest snapshot, saves when these say so, and when the run is told to stop or is through.
+    pub fn snapshots(mut self, snapshots: Snapshots) -> Self {
+        self.snapshots = Some(snapshots.saves());
+        self
+    }
+
+    /// Stops when the metric was not better for more than `patience` epochs in a row. `best` also says which metric of
+    /// the run is reported; without this, the smallest.
+    pub fn early_stopping(mut self, patience: u64, best: Best) -> Self {
+        self.patience = Some(patience);
+        self.best = best;
+        self
+    }
+
+    /// What is done about a loss that is not a finite number: by default, rank 0 warns once. Steps that are skipped count as
+    /// [left out](EpochReport::skipped_steps), and their losses do not count in the mean of the epoch.
+    pub fn non_finite(mut self, policy: NonFinite) -> Self {
+        self.non_finite = policy;
+        self
+    }
+
+    /// Calls `f` on every rank after each epoch, instead of printing a line on rank 0.
+    pub fn on_epoch(mut self, f: impl FnMut(&EpochReport) + 'a) -> Self {
+        self.on_epoch = Box::new(f);
+        self
+    }
+
+    /// Logs what happens: `train/loss`, `train/learning_rate`, `train/grad_norm` (of each step when it is clipped, else of
+    /// each tenth) and `train/samples_per_second` of the steps; `epoch/loss` and `eval/metric` of the epochs.
+    ///
+    /// ```no_run
+    /// # use ddp_runtime::{Context, Trainer, metrics::Metrics, optim::{Sgd, SgdOptions}};
+    /// # fn main() -> ddp_runtime::Result<()> {
+    /// # let context = Context::init()?;
+    /// # let vs = tch::nn::VarStore::new(context.device());
+    /// # let optimizer = Sgd::new(&vs, SgdOptions::default());
+    /// let metrics = Metrics::open(&context)?;
+    /// let trainer = Trainer::new(&context, &vs, optimizer)?.metrics(&metrics).metric_name("eval/accuracy");
+    /// // trainer.fit(…)?;
+    /// metrics.finish()
+    /// # }
+    /// ```
+    pub fn metrics(mut self, metrics: &'a Metrics) -> Self {
+        self.metrics = Some(metrics);
+        self
+    }
+
+    /// What [`metrics`](Self::metrics) call the metric of an evaluation, such as `eval/accuracy`; lines have its last part.
+    pub fn metric_name(mut self, name: impl Into<String>) -> Self {
+        self.metric_name = name.into();
+        self
+    }
+
+    /// The optimizer.
+    pub fn optimizer(&self) -> &dyn Optimizer {
+        &*self.optimizer
+    }
+}
+
+impl fmt::Debug for Trainer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trainer")
+            .field("ddp", &self.ddp)
+            .field("accumulate", &self.accumulate)
+            .field("clip_norm", &self.clip_norm)
+            .field("autocast", &self.autocast)
+            .field("snapshots", &self.snapshots)
+            .finish_non_exhaustive()
+    }
+}

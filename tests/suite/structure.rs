@@ -1,0 +1,127 @@
+//! The structure of the crates: who may import whom, where state and system calls are.
+
+use std::collections::BTreeSet;
+
+use ddp_tests::repo;
+use ddp_tests::structure::Tree;
+
+/// A crate's modules from the bottom to the top: none imports from one further down in this list. `train::optim` and the two
+/// after it stand below `snapshot`, the rest of `train` above.
+struct Crate {
+    src: &'static str,
+    layers: &'static [&'static str],
+    /// The one module that uses [`SYSTEM`] directly.
+    os: &'static str,
+    /// Every `static` item and thread-local, with the reason why it is no field of `worker::process::Process`.
+    statics: &'static [(&'static str, &'static str)],
+}
+
+/// Crates and modules that are special to an operating system.
+const SYSTEM: [&str; 4] = ["libc", "rustix", "signal_hook", "std::os::fd"];
+
+const CRATES: [Crate; 2] = [
+    Crate {
+        src: "ddp-runtime/contract/src",
+        layers: &[
+            "os",
+            "file",
+            "file_names",
+            "text",
+            "env",
+            "exit",
+            "checksum",
+            "aliases",
+            "events",
+            "error_file",
+            "join",
+            "lock",
+            "hold",
+            "snapshot",
+            "retention",
+            "metrics",
+        ],
+        os: "os",
+        statics: &[("lock.rs: HELD", "one lock for a directory, whoever in this process asks for it")],
+    },
+    Crate {
+        src: "ddp-runtime/src",
+        layers: &[
+            "os",
+            "sys",
+            "error",
+            "worker",
+            "cuda",
+            "memory",
+            "dist",
+            "nn",
+            "backends",
+            "data",
+            "train::optim",
+            "train::lr_scheduler",
+            "train::amp",
+            "snapshot",
+            "metrics",
+            "train",
+        ],
+        os: "os",
+        statics: &[
+            ("worker/process.rs: PROCESS", "the state of the process"),
+            ("worker/debug/before_main.rs: BEFORE_MAIN", "the linker collects it, and nothing changes it"),
+            ("sys/tensor.rs: ddp_debug_tensor_layout", "a constant of C++, for debuggers"),
+            ("worker/panics.rs: PANIC", "each thread's own"),
+            ("dist/in_hook.rs: RUNNING", "each thread's own"),
+            ("dist/ddp/mod.rs: JOINING", "each thread's own"),
+        ],
+    },
+];
+
+fn trees() -> impl Iterator<Item = (Crate, Tree)> {
+    CRATES.into_iter().map(|one| {
+        let tree = Tree::read(&repo().join(one.src));
+        (one, tree)
+    })
+}
+
+fn assert_none(one: &Crate, findings: &[String]) {
+    assert!(findings.is_empty(), "{}:\n{}", one.src, findings.join("\n"));
+}
+
+#[test]
+fn structure_has_no_upward_imports() {
+    trees().for_each(|(one, tree)| assert_none(&one, &tree.upward_imports(one.layers)));
+}
+
+#[test]
+fn structure_has_no_import_cycles() {
+    trees().for_each(|(one, tree)| assert_none(&one, &tree.cycles()));
+}
+
+#[test]
+fn structure_state_of_a_process_is_in_one_place() {
+    for (one, tree) in trees() {
+        let known: BTreeSet<String> = one.statics.iter().map(|(name, _)| (*name).to_owned()).collect();
+        assert_eq!(tree.statics(), known, "{}", one.src);
+    }
+}
+
+#[test]
+fn structure_system_calls_are_in_one_module() {
+    trees().for_each(|(one, tree)| assert_none(&one, &tree.outside(one.os, &SYSTEM)));
+}
+
+/// A debugger names a type by the module that defines it: one that was moved is shown without its summary.
+#[test]
+fn structure_debugger_formatters_know_where_types_are() {
+    let tree = Tree::read(&repo().join("ddp-runtime/src"));
+    let mut found = 0;
+    for script in ["ddp_debug.py", "ddp_types.py"] {
+        let text = std::fs::read_to_string(repo().join("cargo-ddp/src/debug/lldb").join(script)).unwrap();
+        for name in text.split("ddp_runtime::").skip(1) {
+            let end = name.find(|c: char| !c.is_alphanumeric() && !":_".contains(c)).unwrap();
+            let path: Vec<&str> = name[..end].split("::").collect();
+            assert!(tree.defines(&path), "{script} names ddp_runtime::{}, which is not defined there", &name[..end]);
+            found += 1;
+        }
+    }
+    assert!(found >= 8, "{found} types");
+}
