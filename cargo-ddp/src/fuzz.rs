@@ -247,20 +247,25 @@ fn fuzzed_run_files_are_listed_or_skipped() {
         "command":["train"],"started":1.7e9,"ended":1.7e9,"last_step":7,"snapshot":{"snapshot":"s","step":7,"metric":null},
         "restarts":[{"cause":null,"snapshot":null,"steps_lost":1,"delay_seconds":0.5}],
         "cause":{"rank":1,"pid":9,"attempt":0,"exit_code":1,"signal":null,"message":"no","stderr":["a"],"consequences":[]}}"#;
-    let marker = br#"{"host":"a","boot":"b","pid":7,"started":1}"#;
-    let dir = tempdir().unwrap();
-    let folder = dir.path().join("1");
-    fs::create_dir(&folder).unwrap();
-    let files: [(&str, &[u8]); 3] = [("run.json", run), ("report.json", report), (".cargo-ddp-run", marker)];
-    let store = Store::only(dir.path().to_owned());
-    let mut random = Random(0x5eed_0005);
-    for _ in 0..cases(3000) {
-        let odd = random.below(files.len());
-        for (number, (name, seed)) in files.iter().enumerate() {
-            let text = if number == odd { random.mutated(seed) } else { seed.to_vec() };
-            fs::write(folder.join(name), text).unwrap();
+    let marker = br#"{"version":1,"host":"a","boot_id":"b","pid_namespace":3,"pid":7,"start_time":1}"#;
+    let marker_0 = br#"{"host":"a","boot_id":"b","pid_namespace":3,"pid":7,"start_time":1}"#;
+    let job = include_bytes!("../../ddp-runtime/contract/src/job-1.json");
+    let present: [(&str, &[u8]); 2] = [("job.json", job), (".cargo-ddp-run", marker)];
+    let previous: [(&str, &[u8]); 3] = [("run.json", run), ("report.json", report), (".cargo-ddp-run", marker_0)];
+    for files in [&present[..], &previous[..]] {
+        let dir = tempdir().unwrap();
+        let folder = dir.path().join("1");
+        fs::create_dir(&folder).unwrap();
+        let store = Store::only(dir.path().to_owned());
+        let mut random = Random(0x5eed_0005);
+        for _ in 0..cases(3000) {
+            let odd = random.below(files.len());
+            for (number, (name, seed)) in files.iter().enumerate() {
+                let text = if number == odd { random.mutated(seed) } else { seed.to_vec() };
+                fs::write(folder.join(name), text).unwrap();
+            }
+            assert!(store.history().len() <= 1);
         }
-        assert!(store.history().len() <= 1);
     }
 }
 

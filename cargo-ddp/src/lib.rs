@@ -12,7 +12,7 @@
 //! | `launch` | runs, supervises and restarts workers |
 //! | `editor` | `.vscode/`, and debug sessions for workers |
 //! | `project` | finds and builds projects; finds or provisions libtorch |
-//! | `machine` | the machine's GPUs |
+//! | `machine` | what a launch depends on: GPUs, cores, network interfaces, environment |
 //! | `error`, [`exit`] | errors with hints, and exit codes |
 //! | `os` | what is Linux's |
 //!
@@ -37,6 +37,7 @@ mod project;
 mod scaffold;
 mod shell;
 mod ui;
+mod version;
 
 use error::{Error, Result};
 use ui::Ui;

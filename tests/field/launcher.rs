@@ -23,8 +23,8 @@ fn what_a_worker_leaves_in_place_of_files_holds_nothing_up() {
         ("ln -s /dev/zero $TORCHELASTIC_ERROR_FILE; exit 3", 3),
         ("truncate -s 100G $TORCHELASTIC_ERROR_FILE; exit 3", 3),
         // The launcher's own files, of this attempt and of the next.
-        ("cd $DDP_RUN_DIR; for f in report.json run.json run.partial .lock; do rm -f $f; mkfifo $f; done; exit 3", 3),
-        ("cd $DDP_RUN_DIR; for f in report.json run.json run.partial .lock; do rm -f $f; mkdir $f; done; exit 3", 3),
+        ("cd $DDP_RUN_DIR; for f in job.json job.partial .lock; do rm -f $f; mkfifo $f; done; exit 3", 3),
+        ("cd $DDP_RUN_DIR; for f in job.json job.partial .lock; do rm -f $f; mkdir $f; done; exit 3", 3),
         ("mkdir -p $DDP_RUN_DIR/attempt-1; mkfifo $DDP_RUN_DIR/attempt-1/rank-0.stdout.log; exit 3", 3),
         ("rm -rf $DDP_RUN_DIR; touch $DDP_RUN_DIR; exit 3", 3),
         // A process in another session that never stops writing to the worker's stdout, stderr and events.

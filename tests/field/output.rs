@@ -142,7 +142,7 @@ fn a_job_whose_output_is_lost_continues_and_keeps_its_logs() {
             fs::remove_file(dir.path().join(format!("done-{rank}"))).unwrap();
         }
         let report: Value =
-            serde_json::from_slice(&fs::read(newest_run(dir.path()).join("report.json")).unwrap()).unwrap();
+            serde_json::from_slice(&fs::read(newest_run(dir.path()).join("job.json")).unwrap()).unwrap();
         assert_eq!(report["outcome"], if code == 0 { "done" } else { "failed" });
         let log = fs::read_to_string(newest_run(dir.path()).join("attempt-0/rank-1.stdout.log")).unwrap();
         assert!(log.ends_with("line 1999\n"), "{log}");
@@ -151,7 +151,7 @@ fn a_job_whose_output_is_lost_continues_and_keeps_its_logs() {
 
 /// The folder of the newest run below `dir`, wherever runs are.
 fn newest_run(dir: &Path) -> std::path::PathBuf {
-    let find = Command::new("find").arg(dir).args(["-name", "report.json", "-printf", "%T@ %h\n"]).output().unwrap();
+    let find = Command::new("find").arg(dir).args(["-name", "job.json", "-printf", "%T@ %h\n"]).output().unwrap();
     let text = String::from_utf8(find.stdout).unwrap();
     let newest = text.lines().max_by(|a, b| {
         let time = |line: &str| line.split(' ').next().unwrap().parse::<f64>().unwrap();

@@ -117,7 +117,7 @@ fn recycled_process_ids_are_not_signaled() {
     // The launcher is gone, something else has its id, and the lock says nothing (as on some network file systems).
     let innocent = Command::new("sleep").arg("1000").spawn().unwrap();
     let mut innocent = Innocent(innocent);
-    let file = dir.path().join("runs/1/run.json");
+    let file = dir.path().join("runs/1/job.json");
     let mut entry: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     entry["pid"] = innocent.0.id().into();
     entry["origin"]["pid"] = innocent.0.id().into();

@@ -292,7 +292,7 @@ fn log_dir_in_settings_is_relative_to_the_package_and_found_from_everywhere() {
         |package: &str| Ddp::new(["run", "-p", package, "--nproc", "1"]).dir(&root.join("two/src")).run().succeeds();
     run("one");
     run("two");
-    assert!(root.join("one/history/1/report.json").exists() && root.join("runs/1/report.json").exists());
+    assert!(root.join("one/history/1/job.json").exists() && root.join("runs/1/job.json").exists());
     assert!(root.join("one/history/.gitignore").exists());
     for place in ["", "one", "two/src"] {
         let found: Vec<_> = runs(&root.join(place), &[]).iter().map(|run| run["folder"].clone()).collect();

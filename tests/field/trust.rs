@@ -23,7 +23,7 @@ fn control_sequences_of_files_do_not_reach_the_terminal() {
     let done = Ddp::new(args.into_iter().chain([script.as_str(), CLEAR])).dir(dir.path()).run().ends_with(3);
     let is_clean = |text: &str| assert!(!text.contains(['\u{1b}', '\u{9b}', '\u{7}']), "{text:?}");
     is_clean(&done.stderr);
-    done.says(&[r"it said: bad\u{1b}[2J\u{9b}2J"]);
+    done.says(&[r"message: bad\u{1b}[2J\u{9b}2J"]);
     let runs = Ddp::new(["runs", "--log-dir", "logs"]).dir(dir.path()).run().succeeds();
     is_clean(&runs.stdout);
     assert!(runs.stdout.contains(r"\u{1b}[2J"), "{}", runs.stdout);
@@ -76,11 +76,11 @@ fn arguments_of_a_run_are_its_users_alone() {
     Ddp::new(args).dir(dir.path()).run().succeeds();
     let run = dir.path().join("logs/1");
     assert_eq!(fs::metadata(&run).unwrap().mode() & 0o777, 0o700);
-    for name in ["run.json", "report.json"] {
-        let path = run.join(name);
-        assert!(fs::read_to_string(&path).unwrap().contains("hunter2"));
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600, "{name}");
-    }
+    let path = run.join("job.json");
+    assert!(fs::read_to_string(&path).unwrap().contains("hunter2"));
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    // What earlier versions wrote has no second copy.
+    assert!(!run.join("run.json").exists() && !run.join("report.json").exists());
 }
 
 #[test]

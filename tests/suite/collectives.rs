@@ -47,7 +47,7 @@ fn calls_beyond_those_to_compare_are_not_compared() {
 fn a_monitored_barrier_names_the_missing_rank() {
     run("3", "late")
         .ends_with(1)
-        .says(&["it said: monitored: monitored_barrier", "Ranks 2 failed to pass monitoredBarrier"]);
+        .says(&["message: monitored: monitored_barrier", "Ranks 2 failed to pass monitoredBarrier"]);
 }
 
 #[test]

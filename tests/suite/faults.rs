@@ -48,7 +48,7 @@ fn without_restarts_a_kill_is_reported_with_rank_pid_and_signal() {
     let done = job.wait().ends_with(137).leaves_no_process();
     let line = done.stderr.lines().find(|line| line.starts_with("error: ")).unwrap();
     assert!(line.starts_with(&format!("error: rank 1 was killed by SIGKILL (pid {pid}) after step ")), "{line}");
-    done.says(&["then: rank 0 "]);
+    done.says(&["afterwards: rank 0 "]);
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn what_a_worker_started_ends_with_it() {
     signal_process(stopped, 19);
     let killed = job.workers()[1];
     signal_process(killed, SIGKILL);
-    job.wait().ends_with(137).leaves_no_process().says(&["rank 1 was killed by SIGKILL", "then: rank 0 "]);
+    job.wait().ends_with(137).leaves_no_process().says(&["rank 1 was killed by SIGKILL", "afterwards: rank 0 "]);
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn a_panic_is_reported_with_its_message_and_place() {
     done.says(&[
         "error: rank 1 panicked (exit code 101) (pid ",
         "after step 7",
-        "it said: panic: toy panics",
+        "message: panic: toy panics",
         "at tests/workers/toy.rs:",
     ]);
 }
@@ -98,7 +98,7 @@ fn a_panic_is_reported_with_its_message_and_place() {
 fn an_error_is_reported_with_its_message() {
     let done =
         Ddp::toy(&["--nproc", "2", "--max-restarts", "0"], &["error", "0"]).run().ends_with(1).leaves_no_process();
-    done.says(&["error: rank 0 ended with exit code 1 (pid ", "it said: toy fails"]);
+    done.says(&["error: rank 0 ended with exit code 1 (pid ", "message: toy fails"]);
 }
 
 #[test]
@@ -124,14 +124,14 @@ fn a_worker_that_exits_silently_is_reported_with_its_code() {
 #[test]
 fn a_job_that_fails_once_is_done_after_a_restart() {
     let done = Ddp::toy(&["--nproc", "2", "--max-restarts", "1"], &["first-attempt-fails", "1"]).run().succeeds();
-    done.says(&["from the beginning, as there is no snapshot yet (1 of 1)", ", 1 restart"]).leaves_no_process();
+    done.says(&["from scratch, as there is no snapshot yet (1 of 1)", ", 1 restart"]).leaves_no_process();
 }
 
 #[test]
 fn a_rank_that_does_not_come_is_a_time_out_for_the_others() {
     let done =
         Ddp::toy(&["--nproc", "2", "--max-restarts", "0"], &["late", "1"]).run().ends_with(1).leaves_no_process();
-    done.says(&["error: rank 0 ended with exit code 1", "it said: all_reduce timed out: "]);
+    done.says(&["error: rank 0 ended with exit code 1", "message: all_reduce timed out: "]);
 }
 
 #[test]

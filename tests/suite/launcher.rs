@@ -183,10 +183,10 @@ fn the_screen_shows_what_is_asked_for_and_the_logs_hold_everything() {
     assert_eq!(done.stdout, "");
     // The failed rank's last lines are always shown.
     let done = done.says(&[
-        "its last lines on stderr:",
+        "last lines on stderr:",
         "    err 1",
         "all output is in ",
-        "then: rank 0 was killed by SIGTERM",
+        "afterwards: rank 0 was killed by SIGTERM",
     ]);
     assert!(!done.stderr.contains("err 0"), "{}", done.stderr);
     for attempt in 0..2 {
@@ -259,9 +259,9 @@ fn a_dry_run_shows_the_plan_and_starts_nothing() {
 fn options_that_can_not_be_are_refused_before_anything_starts() {
     let dir = tempdir().unwrap();
     for (flags, words) in [
-        (["--show", "2"], "there is no rank 2; there are 2, from 0"),
-        (["--show", "first"], "is no rank; it takes all, none, or ranks: 0,1"),
-        (["--stdin", "7"], "there is no rank 7; there are 2, from 0"),
+        (["--show", "2"], "--show: rank 2 not found: ranks are 0 to 1"),
+        (["--show", "first"], "--show: invalid value `first`: expected all, none, or ranks such as 0,1"),
+        (["--stdin", "7"], "--stdin: rank 7 not found: ranks are 0 to 1"),
         (["--grace", "soon"], "invalid value 'soon' for '--grace"),
     ] {
         let done = launch(dir.path(), &[&["--nproc", "2"], &flags[..]].concat(), "echo started").run().ends_with(2);
@@ -333,7 +333,7 @@ fn a_stalled_job_says_who_holds_it_up_and_what_each_rank_does() {
     let dir = tempdir().unwrap();
     let flags = ["--nproc", "2", "--stall-timeout", "3", "--log-dir", dir.path().to_str().unwrap()];
     let job = Ddp::toy(&flags, &["behind", "1"]).start();
-    job.wait_for("no progress for 3 s: all ranks are done with step 7, and none with the next");
+    job.wait_for("no progress for 3 s: every rank finished step 7 and none finished step 8");
     let has_debugger = ["eu-stack", "gdb", "lldb"].iter().any(|name| {
         let version = Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         version.is_ok_and(|status| status.success())
@@ -345,7 +345,7 @@ fn a_stalled_job_says_who_holds_it_up_and_what_each_rank_does() {
         assert!(stacks.contains("c10d::") || stacks.contains("gloo"), "{stacks}");
     } else {
         assert!(std::env::var_os("CI").is_none(), "CI installs gdb");
-        job.wait_for("no gdb, lldb or eu-stack is here");
+        job.wait_for("gdb, lldb or eu-stack is needed to show what each rank does");
     }
     job.signal(SIGTERM);
     let done: Done = job.wait();
@@ -358,7 +358,12 @@ fn a_stalled_job_is_restarted_when_asked_to() {
     let script = "echo $TORCHELASTIC_RESTART_COUNT; [ $TORCHELASTIC_RESTART_COUNT = 1 ] || sleep 500";
     let flags = ["--nproc", "2", "--stall-timeout", "1.5", "--restart-on-stall"];
     let done = launch(dir.path(), &flags, script).run().succeeds().leaves_no_process();
-    done.says(&["there was nothing new for 1.5 s", "made no progress for", "Restarting all workers", ", 1 restart"]);
+    done.says(&[
+        "no progress for 1.5 s: no rank has finished a step",
+        "made no progress for",
+        "Restarting all workers",
+        ", 1 restart",
+    ]);
 }
 
 #[test]
@@ -373,7 +378,7 @@ fn a_paused_launcher_still_knows_who_died_first() {
     fs::write(dir.path().join("go"), "").unwrap();
     std::thread::sleep(Duration::from_millis(500));
     signal_process(launcher, 18);
-    job.wait().ends_with(11).says(&["error: rank 1 ended with exit code 11", "then: rank "]);
+    job.wait().ends_with(11).says(&["error: rank 1 ended with exit code 11", "afterwards: rank "]);
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn a_datasets_panic_that_ends_training_is_its_error() {
         let done = run("1", "fail", workers).ends_with(1);
         done.says(&[
             "error: rank 0 ended with exit code 1 (pid ",
-            "it said: sample 9: panicked at tests/workers/loader.rs:",
+            "message: sample 9: panicked at tests/workers/loader.rs:",
             ": the picture is torn",
         ]);
     }
@@ -47,10 +47,10 @@ fn a_datasets_panic_that_ends_training_is_its_error() {
 
 #[test]
 fn what_ends_training_later_is_reported_and_not_the_datasets_panic() {
-    let failed = run("1", "fail-later", "2").ends_with(1).says(&["it said: the disk is full"]);
+    let failed = run("1", "fail-later", "2").ends_with(1).says(&["message: the disk is full"]);
     assert!(!failed.stderr.contains("torn"), "{}", failed.stderr);
     let panicked = run("1", "panic-later", "0").ends_with(101);
-    panicked.says(&["it said: panic: the model is gone", "at tests/workers/loader.rs:"]);
+    panicked.says(&["message: panic: the model is gone", "at tests/workers/loader.rs:"]);
 }
 
 #[test]

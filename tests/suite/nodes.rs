@@ -97,7 +97,7 @@ fn ranks_on_two_nodes_meet_and_all_restart_when_one_fails() {
         done.says(&[
             "rank 2 ended with exit code 1 (node 1 (",
             ") after step 7",
-            "it said: toy fails once",
+            "message: toy fails once",
             "(1 of 1)",
             "Finished 3 workers",
         ]);
@@ -115,7 +115,7 @@ fn a_killed_worker_is_named_on_both_nodes_and_both_end_with_its_code() {
         signal_process(*workers.last().unwrap(), SIGKILL);
         for job in jobs {
             let done = job.wait().ends_with(137).leaves_no_process();
-            done.says(&[&format!("error: rank {rank} was killed by SIGKILL (node {node} ("), "then: rank "]);
+            done.says(&[&format!("error: rank {rank} was killed by SIGKILL (node {node} ("), "afterwards: rank "]);
         }
     }
 }
@@ -209,13 +209,13 @@ fn nodes_that_do_not_come_or_do_not_fit_are_named() {
     let run = |node, flags: &[&str]| launch(dir.path(), node, port, flags, "echo started").run();
     run("0", &["--join-timeout", "0.5"]).ends_with(NODE_LOST).says(&[
         "error: the nodes can't meet at 127.0.0.1:",
-        "node 1 of 2 did not come within 0.5 s",
+        "node 1 of 2 did not join within 0.5 s",
         "hint: start `cargo ddp` on every node",
     ]);
     run("1", &["--join-timeout", "0.5"]).ends_with(NODE_LOST).says(&["node 0 could not be reached within"]);
-    run("2", &[]).ends_with(2).says(&["--node-rank: there is no node 2; there are 2, from 0"]);
+    run("2", &[]).ends_with(2).says(&["--node-rank: node 2 not found: there are 2 nodes, from 0"]);
     let alone = Ddp::new(["launch", "--nnodes", "2", "--", "true"]).dir(dir.path()).run();
-    alone.ends_with(2).says(&["--node-rank: of 2 nodes, each needs a number of its own"]);
+    alone.ends_with(2).says(&["--node-rank: each of the 2 nodes needs its own number"]);
     let nowhere = Ddp::new(["launch", "--nnodes", "2", "--node-rank", "0", "--", "true"]).dir(dir.path()).run();
     nowhere.ends_with(2).says(&["--master-addr: several nodes need an address of node 0"]);
     let foreign = ["launch", "--nnodes", "2", "--node-rank", "0", "--master-addr", "203.0.113.7", "--", "true"];

@@ -131,7 +131,7 @@ fn stopped(dir: &Path, signal: i32, whom: impl Fn(&ddp_tests::Job) -> u32) -> (D
     let newest = snapshots(dir);
     assert_eq!(newest.len(), 1, "nothing but this was a reason to save");
     assert_eq!(snapshot::verify(&newest[0]).unwrap().step, last, "it is the last step of all ranks");
-    (done.says(&["Stopped as asked; run it again to go on from "]), last)
+    (done.says(&["Stopped as asked; run it again to resume from "]), last)
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn is_whole(snapshots: &Path) -> bool {
 
 fn says_the_cause(done: Done, rank: usize) -> Done {
     let cause = format!("error: rank {rank} ended with exit code 1 (pid ");
-    done.says(&[&cause, "it said: told to fail with everything open"]).leaves_no_process()
+    done.says(&[&cause, "message: told to fail with everything open"]).leaves_no_process()
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn context_can_be_made_again_when_the_one_before_is_gone() {
 fn rank_that_waits_forever_after_a_failure_is_not_waited_for() {
     let dir = tempdir().unwrap();
     let done = teardown(dir.path(), &["--grace", "800"], &["stuck", "1"]).run().ends_with(1);
-    let done = says_the_cause(done, 1).says(&["then: rank 0 ended with exit code 143"]);
+    let done = says_the_cause(done, 1).says(&["afterwards: rank 0 ended with exit code 143"]);
     assert!(is_whole(&run_dir(dir.path()).join("snapshots")), "{}", done.stderr);
 }
 

@@ -155,7 +155,7 @@ fn ctrl_c_saves_and_a_second_start_goes_on_from_there() {
         let job = run(template, dir.path(), &args).start();
         job.wait_for(first);
         job.signal(SIGINT);
-        let ways_out = ["Stopping when all is saved", "Stopped as asked; run it again to go on from "];
+        let ways_out = ["Stopping after saving", "Stopped as asked; run it again to resume from "];
         job.wait().ends_with(75).says(&ways_out).leaves_no_process();
         let saved = snapshots(dir.path());
         assert_eq!(saved.len(), 1, "{template}: {saved:?}");

@@ -3,14 +3,16 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
 
 use ddp_contract::file;
+use ddp_contract::job::Job;
 use ddp_contract::text::printable_line;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::cli::Attach;
 use crate::editor::debug::{self, Debug, Sessions};
-use crate::launch::{self, Job};
+use crate::launch::process_of;
 use crate::project::cargo::Project;
+use crate::ui::messages;
 use crate::{Error, Result, Ui, exit, shell};
 
 /// How often to look whether the job has started its workers again.
@@ -28,7 +30,7 @@ pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<u8> {
     };
     let chosen = root.join(debug::FOLDER).join(CHOSEN);
     if args.choose {
-        let job = choose(None, launch::running())?;
+        let job = choose(None, super::registry().running())?;
         debug::prepare(&root)?;
         debug::replace(&chosen, |fresh| fs::write(fresh, &job.run))
             .map_err(Error::system(format!("can't write {}", chosen.display())))?;
@@ -41,10 +43,10 @@ pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<u8> {
     };
     let run = args.run.clone().or_else(|| String::from_utf8(file::read(&chosen, file::SMALL).ok()?).ok());
     let _ = fs::remove_file(&chosen);
-    let mut job = choose(run.as_deref(), launch::running())?;
+    let mut job = choose(run.as_deref(), super::registry().running())?;
     let run = job.run.clone();
     let failed = |err: Errno| Error::system(format!("can't attach to {run}"))(err.into());
-    let process = job.process().map_err(Error::system(format!("can't attach to {run}")))?;
+    let process = process_of(&job).map_err(Error::system(format!("can't attach to {run}")))?;
     let pidfd = process.ok_or_else(|| failed(Errno::SRCH))?;
     ui.status("Attaching", format!("to {} (pid {}): {}", job.run, job.pid, shell::join(&job.command)));
     let mut open: Vec<u32> = Vec::new();
@@ -67,7 +69,8 @@ pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<u8> {
         if !debug::is_traced() {
             return Ok(exit::SUCCESS);
         }
-        if let Some(now) = launch::running().into_iter().find(|other| other.pid == job.pid && other.run == job.run) {
+        let running = super::registry().running();
+        if let Some(now) = running.into_iter().find(|other| other.pid == job.pid && other.run == job.run) {
             job = now;
         }
     }
@@ -107,7 +110,7 @@ fn choose(run: Option<&str>, mut jobs: Vec<Job>) -> Result<Job> {
 fn ask(jobs: &[Job]) -> Option<usize> {
     let mut stderr = std::io::stderr();
     for (number, job) in jobs.iter().enumerate() {
-        let line = format!("{} ({} workers): {}", job.run, job.nproc, shell::join(&job.command));
+        let line = format!("{} ({}): {}", job.run, messages::count(job.nproc, "worker"), shell::join(&job.command));
         let _ = writeln!(stderr, "{:>3}  {}", number + 1, printable_line(&line));
     }
     let _ = write!(stderr, "Number of the job: ");

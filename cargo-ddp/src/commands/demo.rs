@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use ddp_contract::text::printable_line;
 use ddp_contract::{file, snapshot};
 
-use super::job::Job;
-use super::{run, table};
+use super::job::Prepared;
+use super::{run, store, table};
 use crate::cli::{Demo, LaunchOptions};
 use crate::machine::gpus as gpu;
 use crate::project::cargo::{Project, Selection};
@@ -29,12 +29,12 @@ pub(super) fn demo(args: &Demo, ui: &Ui) -> Result<u8> {
     let snapshots = fresh_snapshot_folder(&folder);
     let gpus = gpu::list().map(|gpus| gpu::available(&gpus, visible().as_deref())).unwrap_or_default();
     let nproc = gpus.is_empty().then_some(2);
-    let job = Job::new(LaunchOptions { nproc, ..LaunchOptions::default() }, ui)?;
+    let job = Prepared::new(LaunchOptions { nproc, ..LaunchOptions::default() }, &project.root, ui)?;
     ui.status("Building", "the project (the first time takes a few minutes: libtorch's bindings are C++)");
     std::env::set_current_dir(&folder).map_err(Error::system(format!("can't go to {}", folder.display())))?;
-    let nproc = job.nproc;
-    let code =
-        run::build_and_launch(&project, &Selection::default(), job, args_of(&snapshots), &project.store(None), ui)?;
+    let nproc = job.nproc();
+    let runs = store::of_project(&project, None);
+    let code = run::build_and_launch(&project, &Selection::default(), job, args_of(&snapshots), &runs, ui)?;
     if code == exit::SUCCESS {
         let dir = folder.join(&snapshots);
         let newest = snapshot::list(&dir).map_err(Error::system(format!("can't read {}", dir.display())))?;

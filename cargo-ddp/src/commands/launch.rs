@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use super::job::Job;
+use super::job::Prepared;
 use crate::cli::Launch;
 use crate::launch::{Store, StorePort};
 use crate::{Error, Result, Ui};
@@ -13,7 +13,7 @@ pub(super) fn launch(args: Launch) -> Result<u8> {
     let program = find(&name)?;
     let here = std::env::current_dir().map_err(Error::system("can't find the current folder"))?;
     let runs = args.options.log_dir.clone().map_or_else(Store::here, Store::only);
-    let job = Job::new(args.options, &ui)?.debugged(&here, &ui)?;
+    let job = Prepared::new(args.options, &here, &ui)?.with_debugger(&here, &ui)?;
     job.launch(program, words.collect(), &runs, StorePort::Reserved, &ui)
 }
 

@@ -40,6 +40,8 @@ use std::path::Path;
 
 use crate::cli::Command;
 use crate::editor::debug;
+use crate::launch::Registry;
+use crate::machine::cache;
 use crate::project::libtorch::{self as torch, Choice, Request};
 use crate::{Result, Ui};
 
@@ -71,6 +73,11 @@ pub fn run(command: Command, ui: &Ui) -> Result<u8> {
         Command::Man(args) => man::man(&args, ui),
         Command::Plot(args) => plot::plot(args, ui),
     }
+}
+
+/// The list of this user's jobs.
+fn registry() -> Registry {
+    Registry::in_cache(cache::dir().ok().as_deref())
 }
 
 /// Sees that `project` is linked to a libtorch (or that the user's own is fit), and says so when that is new.

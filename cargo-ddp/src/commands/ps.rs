@@ -1,19 +1,21 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ddp_contract::job::Job;
+
 use super::table::{print_json, table};
 use crate::cli::Ps;
-use crate::launch::{self, Job};
 use crate::{Result, Ui, exit, shell};
 
 /// `cargo ddp ps`
 pub(super) fn ps(args: &Ps) -> Result<u8> {
-    let jobs = launch::running();
+    let registry = super::registry();
+    let jobs = registry.running();
     if args.json {
         print_json(&jobs)?;
         return Ok(exit::SUCCESS);
     }
     // Not on stdout: nobody here can do anything with them.
-    for job in launch::elsewhere() {
+    for job in registry.elsewhere() {
         Ui::new().status("Elsewhere", job.to_string());
     }
     if jobs.is_empty() {
@@ -32,7 +34,7 @@ pub(super) fn ps(args: &Ps) -> Result<u8> {
 
 fn row(job: &Job) -> [String; 6] {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
-    let seconds = now.saturating_sub(job.started);
+    let seconds = now.saturating_sub(job.started as u64);
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     [
         job.run.clone(),

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
-use super::job::Job;
+use super::job::Prepared;
+use super::store;
 use crate::cli::Run;
 use crate::config as settings;
 use crate::launch::{Store, StorePort};
@@ -15,14 +16,14 @@ pub(super) fn run(args: Run) -> Result<u8> {
     let options = settings::with_metadata(args.options.clone(), metadata)?;
     let runs = match args.options.log_dir {
         Some(dir) => Store::only(dir),
-        None => project.store(project.log_dir_of(metadata)),
+        None => store::of_project(&project, project.log_dir_of(metadata)),
     };
     selection.quiet = options.quiet;
     let ui = Ui::new().quiet(options.quiet).json(options.json);
-    let job = Job::new(options, &ui)?;
+    let job = Prepared::new(options, &project.root, &ui)?;
     project.check(&selection)?;
     super::ensure_libtorch(&project.root, &ui)?;
-    let job = job.debugged(&project.root, &ui)?;
+    let job = job.with_debugger(&project.root, &ui)?;
     build_and_launch(&project, &selection, job, args.args.into_iter().collect(), &runs, &ui)
 }
 
@@ -30,13 +31,13 @@ pub(super) fn run(args: Run) -> Result<u8> {
 pub(super) fn build_and_launch(
     project: &Project,
     selection: &Selection,
-    job: Job,
+    job: Prepared,
     args: Vec<std::ffi::OsString>,
     runs: &Store,
     ui: &Ui,
 ) -> Result<u8> {
     let mut runner = project.runner(selection)?;
-    if job.is_debugged() && !runner.is_empty() {
+    if job.has_debugger() && !runner.is_empty() {
         let words: Vec<_> = runner.drain(..).map(|word| word.to_string_lossy().into_owned()).collect();
         ui.warn(format!(
             "the workers are started without cargo's runner ({}), as they are debugged",

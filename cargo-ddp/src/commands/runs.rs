@@ -1,10 +1,14 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use ddp_contract::job::{Outcome, Saved};
+use serde::Serialize;
 
 use super::store::store;
 use super::table::{number, path, print_json, table};
 use crate::cli::Runs;
-use crate::launch::{Outcome, Run};
+use crate::launch::Run;
+use crate::ui::messages;
 use crate::{Result, exit};
 
 /// `cargo ddp runs`
@@ -12,7 +16,7 @@ pub(super) fn runs(args: &Runs) -> Result<u8> {
     let store = store(args.log_dir.clone())?;
     let runs = store.history();
     if args.json {
-        print_json(&runs)?;
+        print_json(&runs.iter().map(Entry::new).collect::<Vec<_>>())?;
         return Ok(exit::SUCCESS);
     }
     if runs.is_empty() {
@@ -28,27 +32,78 @@ pub(super) fn runs(args: &Runs) -> Result<u8> {
     Ok(exit::SUCCESS)
 }
 
+/// A run as `--json` prints it.
+#[derive(Serialize)]
+struct Entry<'a> {
+    number: u64,
+    state: Outcome,
+    because: Option<String>,
+    exit_code: Option<u8>,
+    run: &'a str,
+    started: f64,
+    ended: Option<f64>,
+    nproc: usize,
+    gpus: Option<&'a [String]>,
+    command: &'a [String],
+    last_step: Option<u64>,
+    snapshot: Option<&'a Saved>,
+    best: Option<&'a Saved>,
+    restarts: usize,
+    #[serde(serialize_with = "ddp_contract::text::lossy")]
+    folder: &'a Path,
+    version: u32,
+    #[serde(serialize_with = "ddp_contract::text::lossy")]
+    project: &'a Path,
+}
+
+impl<'a> Entry<'a> {
+    fn new(run: &'a Run) -> Self {
+        let job = &run.job;
+        Self {
+            number: run.number,
+            state: run.state,
+            because: run.because.as_ref().map(messages::because),
+            exit_code: run.has_ended().then_some(job.exit_code),
+            run: &job.run,
+            started: job.started,
+            ended: run.has_ended().then_some(job.ended),
+            nproc: job.nproc,
+            gpus: job.gpus.as_deref(),
+            command: &job.command,
+            last_step: run.last_step(),
+            snapshot: job.snapshot.as_ref(),
+            best: job.best.as_ref(),
+            restarts: run.restarts(),
+            folder: &run.folder,
+            version: job.version,
+            project: &job.project,
+        }
+    }
+}
+
 fn row(run: &Run) -> [String; 9] {
     let none = || "-".to_owned();
+    let job = &run.job;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     let end = match run.state {
         Outcome::Running | Outcome::Waiting => Some(now),
-        _ => run.ended,
+        _ => run.has_ended().then_some(job.ended),
     };
-    let because = run.because.as_ref().map(|because| format!(": {}", because.lines().next().unwrap_or_default()));
-    let best = run.best.as_ref().and_then(|best| Some(format!("{} at {}", number(best.metric?), best.step)));
-    let program = run.command.first().map(PathBuf::from).unwrap_or_default();
+    let because = run.because.as_ref().map(messages::because);
+    let because = because.map(|because| format!(": {}", because.lines().next().unwrap_or_default()));
+    let best = job.best.as_ref().and_then(|best| Some(format!("{} at {}", number(best.metric?), best.step)));
+    let program = job.command.first().map(PathBuf::from).unwrap_or_default();
     let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let words = std::iter::once(name).chain(run.command.iter().skip(1).cloned());
+    let words = std::iter::once(name).chain(job.command.iter().skip(1).cloned());
     [
         run.number.to_string(),
-        local_time(run.started),
-        end.map_or_else(none, |end| duration(end - run.started)),
-        run.nproc.to_string(),
-        format!("{}{}", run.state.name(), because.unwrap_or_default()),
-        run.last_step.map_or_else(none, |step| step.to_string()),
+        local_time(job.started),
+        end.map_or_else(none, |end| duration(end - job.started)),
+        job.nproc.to_string(),
+        format!("{}{}", messages::outcome(run.state), because.unwrap_or_default()),
+        run.last_step().map_or_else(none, |step| step.to_string()),
         best.unwrap_or_else(none),
-        run.restarts.to_string(),
+        run.restarts().to_string(),
         words.collect::<Vec<_>>().join(" "),
     ]
 }

@@ -1,11 +1,12 @@
 use std::time::{Duration, Instant};
 
+use ddp_contract::job::Job;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::cli::Stop;
-use crate::launch::{self, Job};
+use crate::launch::process_of;
 use crate::{Error, Result, Ui, exit};
 
 /// How often a launcher is continued that may have been stopped again.
@@ -15,7 +16,7 @@ const UNRESPONSIVE: Duration = Duration::from_secs(20);
 
 /// `cargo ddp stop [RUN]`: asks, and waits for the end.
 pub(super) fn stop(args: &Stop, ui: &Ui) -> Result<u8> {
-    let mut jobs = launch::running();
+    let mut jobs = super::registry().running();
     let names = |jobs: &[Job]| -> Vec<String> { jobs.iter().map(|job| job.run.clone()).collect() };
     let running = names(&jobs);
     if let Some(run) = &args.run {
@@ -27,7 +28,7 @@ pub(super) fn stop(args: &Stop, ui: &Ui) -> Result<u8> {
         many => return Err(Error::ManyRuns(names(many).join(", "))),
     };
     let failed = |err: Errno| Error::system(format!("can't stop {}", job.run))(err.into());
-    let process = job.process().map_err(Error::system(format!("can't stop {}", job.run)))?;
+    let process = process_of(job).map_err(Error::system(format!("can't stop {}", job.run)))?;
     // It has ended by itself.
     let Some(pidfd) = process else { return Ok(exit::SUCCESS) };
     let send = |signals: &[Signal]| {
@@ -62,7 +63,7 @@ pub(super) fn stop(args: &Stop, ui: &Ui) -> Result<u8> {
 
 /// No such job runs here: perhaps it runs elsewhere.
 pub(super) fn not_here(run: Option<&str>, running: Vec<String>) -> Error {
-    let elsewhere = launch::elsewhere();
+    let elsewhere = super::registry().elsewhere();
     let found: Vec<_> = match run {
         Some(run) => elsewhere.iter().filter(|job| job.run.as_deref() == Some(run)).collect(),
         None if running.is_empty() => elsewhere.iter().collect(),

@@ -11,8 +11,8 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Exists(_) => "choose another path, or remove it first; nothing was changed".into(),
-            Self::BadName { name, .. } => {
-                format!("give another name with --name, for example `--name {}`", crate::scaffold::suggestion(name))
+            Self::BadName { suggestion, .. } => {
+                format!("give another name with --name, for example `--name {suggestion}`")
             }
             Self::BadFolder { .. } => "choose another folder: cargo needs a path of UTF-8, without `:`".into(),
             Self::NoProject(_) => "go into a project, or make one with `cargo ddp new my-model`".into(),

@@ -15,7 +15,7 @@ use crate::os::interpreter::missing as missing_interpreter;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The libtorch that tch 0.26 is made for: its C++ ABI is pinned with it.
-const NEEDED: &str = crate::project::libtorch::VERSION;
+const NEEDED: &str = crate::version::LIBTORCH;
 
 /// What can go wrong before, and around, a job. (Workers that fail are an outcome of the launcher, not an error.)
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,8 @@ pub enum Error {
         name: String,
         /// What is wrong with it.
         problem: String,
+        /// A name that would do.
+        suggestion: String,
     },
     /// A folder that cargo can't build in.
     #[error("cargo can't build in {}: {problem}", path.display())]
@@ -154,10 +156,10 @@ pub enum Error {
     #[error("another launcher waits for its workers at {}", .0.display())]
     JoinTaken(PathBuf),
     /// The debugger has not started all workers.
-    #[error("{missing} did not come in {seconds} s")]
+    #[error("timed out after {seconds} s waiting for {}", ranks(.missing))]
     NotJoined {
         /// Which ranks.
-        missing: String,
+        missing: Vec<usize>,
         /// How long they were waited for.
         seconds: u64,
     },
@@ -496,6 +498,11 @@ fn needed(fault: Fault) -> &'static str {
         Fault::Windows => "and names it with a carriage return (CRLF)",
         Fault::NotExecutable => "which is not executable",
     }
+}
+
+fn ranks(missing: &[usize]) -> String {
+    let names: Vec<_> = missing.iter().map(ToString::to_string).collect();
+    format!("rank{} {}", if missing.len() == 1 { "" } else { "s" }, names.join(", "))
 }
 
 fn list(paths: &[PathBuf]) -> String {

@@ -1,13 +1,11 @@
-//! The signals that end a job, or go on to its workers, as descriptors that can be polled.
+//! The signals that end a job, or are forwarded to its workers, as descriptors that can be polled.
 
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
-
-use crate::{Error, Result};
 
 /// One pipe per signal.
 pub(crate) struct Signals {
@@ -18,7 +16,7 @@ pub(crate) struct Signals {
 impl Signals {
     /// Catches SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2, except those that the parent ignores for us
     /// (`nohup`).
-    pub(crate) fn catch() -> Result<Self> {
+    pub(crate) fn catch() -> io::Result<Self> {
         let ignored = ignored();
         let mut signals = Self { pipes: Vec::new(), registered: Vec::new() };
         // Of two that come together, SIGTERM counts as the first: `cargo ddp stop --now` sends it before another.
@@ -31,17 +29,16 @@ impl Signals {
     }
 
     /// Catches one signal.
-    pub(crate) fn only(signal: i32) -> Result<Self> {
+    pub(crate) fn only(signal: i32) -> io::Result<Self> {
         let mut signals = Self { pipes: Vec::new(), registered: Vec::new() };
         signals.add(signal)?;
         Ok(signals)
     }
 
-    fn add(&mut self, signal: i32) -> Result<()> {
-        let cant = || Error::system("can't catch signals");
-        let (read, write) = UnixStream::pair().map_err(cant())?;
-        read.set_nonblocking(true).map_err(cant())?;
-        self.registered.push(signal_hook::low_level::pipe::register(signal, write).map_err(cant())?);
+    fn add(&mut self, signal: i32) -> io::Result<()> {
+        let (read, write) = UnixStream::pair()?;
+        read.set_nonblocking(true)?;
+        self.registered.push(signal_hook::low_level::pipe::register(signal, write)?);
         self.pipes.push((signal, read));
         Ok(())
     }
@@ -70,6 +67,11 @@ impl Drop for Signals {
             signal_hook::low_level::unregister(id);
         }
     }
+}
+
+/// SIGUSR1 and SIGUSR2, which mean something to workers, and nothing to a job.
+pub(crate) fn is_user_signal(signal: i32) -> bool {
+    matches!(signal, SIGUSR1 | SIGUSR2)
 }
 
 /// Bit N-1 is set when signal N is ignored.

@@ -22,8 +22,6 @@ use crate::editor::vscode::{self, Trainable, Workers};
 use crate::project::libtorch as torch;
 use crate::{Error, Result};
 
-pub(crate) use name::suggestion;
-
 pub use init::{Done, EXAMPLE, Init, init};
 pub use template::{TEMPLATES, Template};
 pub use update::Update;

@@ -19,7 +19,10 @@ const BEHIND: &[&str] = &["ddp-contract", "torch-sys"];
 
 /// Refuses what `cargo new --bin` refuses or warns of, before anything is written.
 pub(super) fn check(name: &str, template: &Template) -> Result<()> {
-    let bad = |problem: &str| Err(Error::BadName { name: name.to_owned(), problem: problem.to_owned() });
+    let bad = |problem: &str| {
+        let (name, problem, suggestion) = (name.to_owned(), problem.to_owned(), suggestion(name));
+        Err(Error::BadName { name, problem, suggestion })
+    };
     let Some(first) = name.chars().next() else { return bad("it is empty") };
     if name.chars().any(|c| c.is_alphanumeric() && !c.is_ascii()) {
         return bad("it has letters beyond ASCII, which a Rust crate's name can't have");

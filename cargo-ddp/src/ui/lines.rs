@@ -1,27 +1,23 @@
 //! Workers' output: whole lines, each with its rank before it.
 
-/// A line longer than this is passed on in pieces.
+/// A line longer than this is printed in pieces.
 const LONGEST: usize = 1 << 20;
-/// How much of a worker's output is kept for the failure report.
-const TAIL: usize = 1 << 14;
 
 /// Puts a prefix before each line of a stream that arrives in pieces.
 pub(crate) struct Prefixer {
     prefix: Vec<u8>,
-    /// A progress bar's `\r` ends a line, too: on a terminal it is to be seen at once.
+    /// A progress bar's `\r` ends a line, too: on a terminal it should be visible immediately.
     carriage_returns: bool,
     partial: Vec<u8>,
-    tail: Vec<u8>,
 }
 
 impl Prefixer {
     pub(crate) fn new(prefix: String, carriage_returns: bool) -> Self {
-        Self { prefix: prefix.into_bytes(), carriage_returns, partial: Vec::new(), tail: Vec::new() }
+        Self { prefix: prefix.into_bytes(), carriage_returns, partial: Vec::new() }
     }
 
-    /// Takes a piece, and appends the lines that are whole by now to `out`.
+    /// Takes a piece, and appends the lines that are complete by now to `out`.
     pub(crate) fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) {
-        self.keep(piece);
         let returns = self.carriage_returns;
         for part in piece.split_inclusive(|&byte| byte == b'\n' || returns && byte == b'\r') {
             let whole = part.last().is_some_and(|&byte| byte == b'\n' || returns && byte == b'\r');
@@ -47,25 +43,6 @@ impl Prefixer {
             out.append(&mut self.partial);
             out.push(b'\n');
         }
-    }
-
-    /// The last `count` lines, oldest first, without what a progress bar has overwritten.
-    pub(crate) fn last_lines(&self, count: usize) -> Vec<String> {
-        let tail = String::from_utf8_lossy(&self.tail);
-        let lines = tail.lines().map(|line| line.trim_end().rsplit('\r').next().unwrap_or_default());
-        let lines: Vec<_> = lines.filter(|line| !line.is_empty()).map(str::to_owned).collect();
-        lines[lines.len().saturating_sub(count)..].to_vec()
-    }
-
-    fn keep(&mut self, piece: &[u8]) {
-        let piece = &piece[piece.len().saturating_sub(TAIL)..];
-        let surplus = (self.tail.len() + piece.len()).saturating_sub(2 * TAIL);
-        if surplus > 0 {
-            // Down to half, so that this is rare.
-            let from = (self.tail.len() + piece.len()).saturating_sub(TAIL).min(self.tail.len());
-            self.tail.drain(..from);
-        }
-        self.tail.extend_from_slice(piece);
     }
 }
 
@@ -110,18 +87,5 @@ mod tests {
     fn a_line_without_end_does_not_fill_the_memory() {
         let out = through(prefixer(), &[&vec![b'x'; LONGEST], b"rest"]);
         assert_eq!(out.len(), LONGEST + 4 + 2 * ("[rank 1] \n".len()));
-    }
-
-    #[test]
-    fn the_last_lines_are_kept() {
-        let (mut prefixer, mut out) = (prefixer(), Vec::new());
-        for i in 0..20_000 {
-            prefixer.push(format!("line {i}\n").as_bytes(), &mut out);
-        }
-        assert_eq!(prefixer.last_lines(2), ["line 19998", "line 19999"]);
-        assert!(prefixer.tail.len() <= 2 * TAIL);
-        prefixer.push(&vec![b'x'; 10 * TAIL], &mut out);
-        prefixer.push(b"\n10%\r20%\nend", &mut out);
-        assert_eq!(prefixer.last_lines(2), ["20%", "end"]);
     }
 }

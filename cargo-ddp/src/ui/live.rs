@@ -1,4 +1,4 @@
-//! One line for the whole job: it stays below all others on a terminal; in a log it comes now and then.
+//! One line for the whole job: it stays below all others on a terminal; in a log it is printed now and then.
 
 use std::time::{Duration, Instant};
 
@@ -7,11 +7,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rustix::termios::tcgetwinsize;
 
 use super::keys::QuietKeys;
+use super::messages::display_path;
 use super::progress::Progress;
-use crate::Ui;
-use crate::launch::words::near;
-use crate::ui::Target;
-use crate::ui::screen;
+use super::{Ui, screen};
+use crate::os::stdio::Target;
 
 /// The line's text changes no more often: what moves faster can't be read.
 const SHOWN_EVERY: Duration = Duration::from_millis(200);
@@ -19,7 +18,7 @@ const SHOWN_EVERY: Duration = Duration::from_millis(200);
 const LOGGED_FIRST: Duration = Duration::from_secs(10);
 const LOGGED_EVERY: Duration = Duration::from_secs(60);
 
-/// What the workers have told of, as a line that stays below their output.
+/// What the workers have reported, as a line that stays below their output.
 pub(crate) struct Live {
     bar: ProgressBar,
     _keys: Option<QuietKeys>,
@@ -55,10 +54,13 @@ impl Live {
     pub(crate) fn note(&mut self, event: &Event, ui: &Ui) {
         let now = Instant::now();
         self.progress.note(event, now);
-        // A restart says itself where it goes on.
+        // A restart reports where it resumes.
         if let (Event::Resumed { snapshot, epoch, step }, 0, false) = (event, self.progress.restarts, self.resumed) {
             self.resumed = true;
-            ui.status("Resuming", format!("from {} (epoch {}, step {step})", near(snapshot), epoch.saturating_add(1)));
+            ui.status(
+                "Resuming",
+                format!("from {} (epoch {}, step {step})", display_path(snapshot), epoch.saturating_add(1)),
+            );
         }
         // A terminal that is paused would hold the launcher up.
         if now < self.next || !self.bar.is_hidden() && !screen::is_ready(Target::Stderr) {
@@ -91,7 +93,7 @@ impl Live {
         }
     }
 
-    /// All workers are started anew.
+    /// All workers are started again.
     pub(crate) fn restarted(&mut self, restarts: u32) {
         self.progress = Progress::new(restarts, Instant::now());
         self.measured = None;

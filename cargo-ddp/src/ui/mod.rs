@@ -1,47 +1,46 @@
 //! What users read on stderr. Results go to stdout, by the commands themselves.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `job` | takes what the launcher reports |
+//! | `messages`, `failure` | its words |
+//! | `json` | the same as JSON, for `--json` |
+//! | `lines` | workers' output: whole lines, each with its rank before it |
+//! | `live`, `progress`, `keys` | one line for the whole job, below all others |
+//! | `screen`, `stdout` | writes without waiting for a slow reader; notes what is lost |
 
+mod failure;
+mod job;
+mod json;
 mod keys;
-pub(crate) mod lines;
-pub(crate) mod live;
+mod lines;
+mod live;
+pub(crate) mod messages;
 mod progress;
-pub(crate) mod screen;
+mod screen;
 pub(crate) mod stdout;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use ddp_contract::Event;
 use ddp_contract::text::{printable, printable_json, printable_line};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
+pub(crate) use job::JobUi;
+
 use crate::Error;
+use crate::os::stdio::Target;
 use crate::ui::lines::Prefixer;
 
-/// One of the two streams of a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Target {
-    Stdout,
-    Stderr,
-}
-
-impl Target {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Stdout => "stdout",
-            Self::Stderr => "stderr",
-        }
-    }
-}
-
-/// Prints to stderr, in colour on a terminal; workers' output goes where they wrote it.
+/// Prints to stderr, in color on a terminal; workers' output goes where they wrote it.
 #[derive(Clone, Debug)]
 pub struct Ui {
     terminal: bool,
-    colour: bool,
+    color: bool,
     stdout_terminal: bool,
-    stdout_colour: bool,
+    stdout_color: bool,
     quiet: bool,
     json: bool,
     /// Whether to wait for a reader that is slow.
@@ -53,13 +52,13 @@ pub struct Ui {
 impl Ui {
     /// Looks at stderr, stdout and NO_COLOR.
     pub fn new() -> Self {
-        let coloured = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let colored = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let (terminal, stdout_terminal) = (std::io::stderr().is_terminal(), std::io::stdout().is_terminal());
         Self {
             terminal,
-            colour: terminal && coloured,
+            color: terminal && colored,
             stdout_terminal,
-            stdout_colour: stdout_terminal && coloured,
+            stdout_color: stdout_terminal && colored,
             quiet: false,
             json: false,
             waits: true,
@@ -91,19 +90,19 @@ impl Ui {
         if self.json {
             return Prefixer::new(String::new(), false);
         }
-        let (terminal, coloured) = match target {
-            Target::Stdout => (self.stdout_terminal, self.stdout_colour),
-            Target::Stderr => (self.terminal, self.colour),
+        let (terminal, colored) = match target {
+            Target::Stdout => (self.stdout_terminal, self.stdout_color),
+            Target::Stderr => (self.terminal, self.color),
         };
         let prefix = format!("[rank {rank}]");
         // Red is for errors, and what is left tells neighbours apart.
-        let colour = ["36", "33", "35", "34", "32"][rank % 5];
-        let prefix = if coloured { format!("\x1b[{colour}m{prefix}\x1b[0m ") } else { format!("{prefix} ") };
+        let color = ["36", "33", "35", "34", "32"][rank % 5];
+        let prefix = if colored { format!("\x1b[{color}m{prefix}\x1b[0m ") } else { format!("{prefix} ") };
         Prefixer::new(prefix, terminal)
     }
 
-    /// Passes on what a worker wrote: whole lines that have their prefix. A reader that is gone (`| head`) is no reason to
-    /// stop the training.
+    /// Forwards what a worker wrote: whole lines that have their prefix. A reader that is gone (`| head`) is no reason to stop
+    /// the training.
     pub(crate) fn output(&self, rank: usize, target: Target, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
@@ -149,7 +148,7 @@ impl Ui {
         screen::is_waiting(if self.json { Target::Stdout } else { target })
     }
 
-    /// Whether what workers' libraries tell has to.
+    /// Whether what workers' libraries report has to.
     pub(crate) fn events_are_held_up(&self) -> bool {
         self.json && screen::is_waiting(Target::Stdout)
     }
@@ -175,14 +174,6 @@ impl Ui {
         }
     }
 
-    /// With `--json`, what a worker's library told.
-    pub(crate) fn worker_event(&self, rank: usize, event: &Event) {
-        if let (true, Ok(Value::Object(mut fields))) = (self.json, serde_json::to_value(event)) {
-            fields.insert("rank".into(), rank.into());
-            self.event(&Value::Object(fields));
-        }
-    }
-
     /// A step of the work, in cargo's manner: `      Setup libtorch 2.13.0`.
     pub fn status(&self, verb: &str, message: impl AsRef<str>) {
         if self.quiet {
@@ -202,7 +193,7 @@ impl Ui {
         self.print(&self.paint("1;31", "error:"), message.as_ref());
     }
 
-    /// The way out.
+    /// What to do about it.
     pub fn hint(&self, message: impl AsRef<str>) {
         self.print(&self.paint("1;36", "hint:"), message.as_ref());
     }
@@ -247,7 +238,7 @@ impl Ui {
     }
 
     fn paint(&self, code: &str, text: &str) -> String {
-        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 

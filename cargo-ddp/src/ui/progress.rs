@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use ddp_contract::Event;
 use indicatif::HumanBytes;
 
+use super::messages::count;
+
 /// Rates are those of about so long.
 const WINDOW: Duration = Duration::from_secs(5);
 /// Time between two marks that a rate is measured between.
@@ -21,7 +23,7 @@ struct Mark {
     samples: u64,
 }
 
-/// What rank 0 has told of, in this attempt.
+/// What the first rank has reported in this attempt.
 pub(crate) struct Progress {
     pub(crate) restarts: u32,
     epoch: u64,
@@ -108,10 +110,8 @@ impl Progress {
         parts.push(format!("epoch {}", self.epoch.saturating_add(1)));
         parts.extend(self.loss.map(|loss| format!("loss {}", short(loss))));
         parts.extend(self.left().map(|left| format!("{} left", clock(left))));
-        match self.restarts {
-            0 => {}
-            1 => parts.push("1 restart".into()),
-            n => parts.push(format!("{n} restarts")),
+        if self.restarts > 0 {
+            parts.push(count(self.restarts as usize, "restart"));
         }
         parts.extend(self.rate().map(|(steps, samples)| match samples > 0.0 {
             true => format!("{} samples/s", rate(samples)),

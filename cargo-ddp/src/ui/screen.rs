@@ -8,8 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::ui::Target;
-use crate::ui::stdout;
+use super::stdout;
+use crate::os::stdio::Target;
 
 /// As much as a pipe takes without waiting, once it says that it takes something (`PIPE_BUF`).
 const PIECE: usize = 4096;
@@ -28,9 +28,6 @@ impl Queue {
 }
 
 static QUEUES: Mutex<[Queue; 2]> = Mutex::new([const { Queue::new() }; 2]);
-
-/// Both streams.
-pub(crate) const TARGETS: [Target; 2] = [Target::Stdout, Target::Stderr];
 
 fn queues() -> MutexGuard<'static, [Queue; 2]> {
     QUEUES.lock().unwrap_or_else(PoisonError::into_inner)
@@ -88,6 +85,14 @@ pub(crate) fn is_ready(target: Target) -> bool {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     let mut fds = [PollFd::from_borrowed_fd(fd(target), PollFlags::OUT)];
     !matches!(poll(&mut fds, Some(&now)), Ok(0))
+}
+
+/// Writes if the stream takes something now. For a process that must not wait for a reader, and ends.
+pub(crate) fn write_if_ready(target: Target, bytes: &[u8]) {
+    if is_ready(target) {
+        // Shorter than PIPE_BUF: a stream that is ready takes all of it.
+        let _ = rustix::io::write(fd(target), bytes);
+    }
 }
 
 /// From now on what is written to the stream is dropped.

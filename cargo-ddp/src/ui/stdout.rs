@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ddp_contract::text::printable;
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
 
-use crate::ui::Target;
-use crate::ui::screen;
+use super::screen;
+use crate::os::stdio::Target;
 use crate::{Error, Result};
 
 /// The first failure.

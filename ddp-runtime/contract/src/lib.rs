@@ -2,7 +2,7 @@
 //!
 //! The two never link each other: the launcher must not load libtorch, the runtime must not know cargo. Everything
 //! that passes between them is named here once: [environment variables](mod@env), the [event stream](Event), the
-//! [error file](ErrorFile), the [snapshot folder](snapshot) with its [lock] and its [retention], and
+//! [error file](ErrorFile), the [job file](mod@job), the [snapshot folder](snapshot) with its [lock] and its [retention], and
 //! the [file of metrics](metrics). Whatever is written to disk or to a pipe may be read by another version, so readers
 //! ignore what they do not know.
 
@@ -17,6 +17,7 @@ mod os;
 pub mod env;
 pub mod exit;
 pub mod file;
+pub mod job;
 pub mod join;
 pub mod lock;
 pub mod metrics;

@@ -10,18 +10,16 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::handshake::{Answer, Guest, LONGEST_GREETING, Step};
-use super::join::HANDSHAKE;
+use super::join::{HANDSHAKE, seconds};
 use super::link::Link;
 use super::message::{FromCoordinator, ToCoordinator};
 use super::secret::{self, Secret};
-use super::{Member, Nodes, Rendezvous, bounds, name};
-use crate::launch::words::seconds;
-use crate::{Result, Ui};
+use super::{Member, Nodes, Rendezvous, bounds};
+use crate::Result;
+use crate::launch::event::{LaunchEvent, Reporter};
 
 /// Connections that have not joined; beyond that, the oldest ends. Each costs a few kilobytes.
 const MOST_CALLERS: usize = 256;
-/// Missing nodes that are named.
-const MOST_NAMES: usize = 8;
 /// Refused launchers that are reported one by one.
 const MOST_REPORTS: u32 = 10;
 /// How long to let others end when there are no more descriptors.
@@ -46,7 +44,7 @@ struct Ready {
 struct Lobby<'a> {
     at: &'a Rendezvous,
     secret: Option<&'a Secret>,
-    ui: &'a Ui,
+    reporter: &'a mut dyn Reporter,
     callers: Vec<Caller>,
     joined: Vec<Option<(Member, Link)>>,
     refused: u32,
@@ -58,7 +56,7 @@ pub(crate) fn accept_nodes(
     own: Member,
     run: String,
     secret: Option<&Secret>,
-    ui: &Ui,
+    reporter: &mut dyn Reporter,
 ) -> Result<(Nodes, String, Vec<Link>)> {
     let listen = || {
         let listener = TcpListener::bind(at.addresses()?.as_slice())?;
@@ -74,13 +72,10 @@ pub(crate) fn accept_nodes(
     })?;
     let address = listener.local_addr().map_err(|err| at.failed(err.to_string()))?;
     if secret.is_none() && !address.ip().is_loopback() {
-        ui.warn(format!("this job has no secret: whoever reaches {} can join it", at.place()));
-        ui.hint(
-            "set DDP_JOB_SECRET to the same random text on all nodes, or --secret-file to a file that all nodes see",
-        );
+        reporter.report(LaunchEvent::NoSecret { place: at.place() });
     }
     let joined = (1..at.nnodes).map(|_| None).collect();
-    let mut lobby = Lobby { at, secret, ui, callers: vec![], joined, refused: 0 };
+    let mut lobby = Lobby { at, secret, reporter, callers: vec![], joined, refused: 0 };
     lobby.wait_for_all(&listener)?;
     let (others, mut links): (Vec<_>, Vec<_>) = lobby.joined.into_iter().flatten().unzip();
     let mut members = vec![own];
@@ -99,22 +94,37 @@ pub(crate) fn accept_nodes(
     Ok((Nodes { members, own: 0, master_addr: at.master_addr.clone(), address }, run, links))
 }
 
+/// `node 1`, `nodes 1, 2`.
+pub(crate) fn names(nodes: &[usize]) -> String {
+    /// More are counted.
+    const MOST: usize = 8;
+    let list: Vec<_> = nodes.iter().take(MOST).map(ToString::to_string).collect();
+    match nodes.len() {
+        1 => format!("node {}", list.join(", ")),
+        ..=MOST => format!("nodes {}", list.join(", ")),
+        count => format!("nodes {}, … ({count} nodes)", list.join(", ")),
+    }
+}
+
 impl Lobby<'_> {
     fn wait_for_all(&mut self, listener: &TcpListener) -> Result<()> {
         let end = Instant::now() + self.at.timeout;
-        let mut told = String::new();
+        let mut reported = vec![];
         loop {
             let missing = self.missing();
-            let Some(missing) = missing else { return Ok(()) };
-            if missing != told {
+            if missing.is_empty() {
+                return Ok(());
+            }
+            if missing != reported {
                 let (nnodes, place) = (self.at.nnodes, self.at.place());
-                self.ui.status("Waiting", format!("for {missing} of {nnodes} at {place}"));
-                told.clone_from(&missing);
+                self.reporter.report(LaunchEvent::NodesAwaited { missing: missing.clone(), nnodes, place });
+                reported.clone_from(&missing);
             }
             let now = Instant::now();
             if now >= end {
                 let (nnodes, time) = (self.at.nnodes, seconds(self.at.timeout));
-                return Err(self.at.failed(format!("{missing} of {nnodes} did not come within {time}")));
+                let missing = names(&missing);
+                return Err(self.at.failed(format!("{missing} of {nnodes} did not join within {time}")));
             }
             let next = self.callers.iter().map(|caller| caller.until).min().unwrap_or(end).min(end);
             let ready = self.wait(listener, next.saturating_duration_since(now));
@@ -125,16 +135,10 @@ impl Lobby<'_> {
         }
     }
 
-    /// `node 1`, `nodes 1, 2`; `None` once all are here.
-    fn missing(&self) -> Option<String> {
+    /// The nodes that have not joined.
+    fn missing(&self) -> Vec<usize> {
         let nodes = self.joined.iter().enumerate().filter(|(_, node)| node.is_none());
-        let nodes: Vec<_> = nodes.map(|(index, _)| (index + 1).to_string()).collect();
-        match nodes.as_slice() {
-            [] => None,
-            [one] => Some(format!("node {one}")),
-            few if few.len() <= MOST_NAMES => Some(format!("nodes {}", few.join(", "))),
-            many => Some(format!("nodes {}, … ({} nodes)", many[..MOST_NAMES].join(", "), many.len())),
-        }
+        nodes.map(|(index, _)| index + 1).collect()
     }
 
     fn wait(&self, listener: &TcpListener, time: Duration) -> io::Result<Ready> {
@@ -209,7 +213,8 @@ impl Lobby<'_> {
             if let Some((member, link)) = slot
                 && link.read::<ToCoordinator>().is_err()
             {
-                self.ui.status("Left", name(index + 1, &member.host));
+                let host = member.host.clone();
+                self.reporter.report(LaunchEvent::NodeLeft { node: index + 1, host });
                 *slot = None;
             }
         }
@@ -244,13 +249,14 @@ impl Lobby<'_> {
                     caller.link.send(&answer);
                 }
                 Step::Join(node, member) if self.joined[node - 1].is_none() => {
-                    self.ui.status("Joined", name(node, &member.host));
+                    tracing::debug!(node, host = member.host, from = %caller.from, "node joined");
+                    self.reporter.report(LaunchEvent::NodeJoined { node, host: member.host.clone() });
                     caller.link.joined();
                     self.joined[node - 1] = Some((member, caller.link));
                     return None;
                 }
                 Step::Join(node, _) => {
-                    let problem = format!("there is a node {node} already: each needs a --node-rank of its own");
+                    let problem = format!("node {node} has already joined: each node needs its own --node-rank");
                     self.refuse(&mut caller, problem);
                 }
                 Step::Refuse(problem) => self.refuse(&mut caller, problem),
@@ -265,8 +271,11 @@ impl Lobby<'_> {
     fn refuse(&mut self, caller: &mut Caller, problem: String) {
         self.refused += 1;
         match self.refused {
-            ..=MOST_REPORTS => self.ui.warn(format!("a launcher at {} was refused: {problem}", caller.from)),
-            n if n == MOST_REPORTS + 1 => self.ui.warn("more launchers were refused, and are not reported"),
+            ..=MOST_REPORTS => {
+                let (from, problem) = (caller.from, problem.clone());
+                self.reporter.report(LaunchEvent::LauncherRefused { from, problem });
+            }
+            n if n == MOST_REPORTS + 1 => self.reporter.report(LaunchEvent::RefusalsHidden),
             _ => {}
         }
         caller.link.send(&Answer::Refused(problem));

@@ -6,7 +6,7 @@ use ddp_contract::Event;
 
 use super::Member;
 use super::message::{FromCoordinator, ToCoordinator};
-use crate::launch::supervise::dispatch::{Exit, Failure, Verdict};
+use crate::launch::outcome::{Exit, Failure, Verdict};
 
 /// Workers of one node: what `--nproc` takes.
 pub(crate) const LARGEST_NPROC: usize = 4096;
@@ -193,7 +193,7 @@ pub(crate) fn shortened(mut text: String, longest: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::launch::supervise::dispatch::NoRestart;
+    use crate::launch::outcome::NoRestart;
 
     fn exited(rank: usize) -> ToCoordinator {
         let (exit, message, last_lines, error_file) = (Exit::Code(1), None, vec![], None);

@@ -8,7 +8,8 @@ use super::handshake::{Greeting, Guest, Join, Step, Version};
 use super::secret::{Nonce, Secret, Side};
 use super::{FromCoordinator, Member, ToCoordinator, bounds};
 use crate::fuzz::Random;
-use crate::launch::supervise::dispatch::{Dispatcher, Input, Rules};
+use crate::launch::plan::Rules;
+use crate::launch::supervise::dispatch::{Dispatcher, Input};
 
 const INPUTS: u32 = 500_000;
 const WORLD: usize = 4;

@@ -9,9 +9,9 @@ use serde::de::DeserializeOwned;
 use super::handshake::{Answer, Greeting, Join, LONGEST_GREETING, Version};
 use super::link::{Link, Lost};
 use super::secret::{self, Secret, SecretSource, Side};
-use super::{Member, Nodes, accept, bounds, host_name};
-use crate::launch::words::seconds;
-use crate::{Error, Result, Ui};
+use super::{Member, Nodes, accept, bounds};
+use crate::launch::event::{LaunchEvent, Reporter};
+use crate::{Error, Result};
 
 /// How long one side may take for its part of joining.
 pub(crate) const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -35,34 +35,32 @@ pub struct Rendezvous {
     pub secret: SecretSource,
 }
 
-/// Meets the launchers of the other nodes. Gives who has which ranks, the name of the job, and the connections: node 0's
+/// Meets the launchers of the other nodes; `own` is this node, whose first rank is not known yet. Gives who has which ranks, the name of the job, and the connections: node 0's
 /// to all others (by node rank, from 1), the others' to node 0.
 ///
 /// # Errors
 /// [`Error::Rendezvous`], which says who is missing, or what does not fit.
 pub fn join(
     at: &Rendezvous,
-    nproc: usize,
-    gpus: Option<Vec<String>>,
+    own: Member,
     run: String,
-    ui: &Ui,
+    reporter: &mut dyn Reporter,
 ) -> Result<(Nodes, String, Vec<Link>)> {
-    let own = Member { host: host_name(), first_rank: 0, nproc, gpus };
     if let SecretSource::File(path) = &at.secret
         && at.node_rank > 0
         && !path.exists()
     {
-        ui.status("Waiting", format!("for the secret file {}, which node 0 creates", path.display()));
+        reporter.report(LaunchEvent::SecretFileAwaited { path: path.clone() });
     }
-    let (secret, warning) =
+    let (secret, exposure) =
         at.secret.get(at.node_rank == 0, Instant::now() + at.timeout).map_err(|problem| at.failed(problem))?;
-    if let Some(warning) = warning {
-        ui.warn(warning);
+    if let Some(exposure) = exposure {
+        reporter.report(LaunchEvent::SecretExposed(exposure));
     }
     if at.node_rank == 0 {
-        accept::accept_nodes(at, own, run, secret.as_ref(), ui)
+        accept::accept_nodes(at, own, run, secret.as_ref(), reporter)
     } else {
-        join_node_0(at, &own, secret.as_ref(), ui)
+        join_node_0(at, &own, secret.as_ref(), reporter)
     }
 }
 
@@ -81,6 +79,12 @@ impl Rendezvous {
     pub(crate) fn failed(&self, problem: impl Into<String>) -> Error {
         Error::Rendezvous { place: self.place(), problem: problem.into() }
     }
+}
+
+/// `600 s`, `0.5 s`.
+pub(super) fn seconds(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    if seconds < 10.0 && seconds.fract() > 0.05 { format!("{seconds:.1} s") } else { format!("{seconds:.0} s") }
 }
 
 fn wait(fd: &impl std::os::fd::AsFd, time: Duration) -> io::Result<()> {
@@ -108,9 +112,15 @@ fn receive<M: DeserializeOwned>(link: &mut Link, time: Duration) -> Result<Optio
     }
 }
 
-/// The others' part.
-fn join_node_0(at: &Rendezvous, own: &Member, secret: Option<&Secret>, ui: &Ui) -> Result<(Nodes, String, Vec<Link>)> {
-    ui.status("Joining", format!("node 0 at {}, as node {} of {}", at.place(), at.node_rank, at.nnodes));
+/// What a launcher does on all nodes but node 0.
+fn join_node_0(
+    at: &Rendezvous,
+    own: &Member,
+    secret: Option<&Secret>,
+    reporter: &mut dyn Reporter,
+) -> Result<(Nodes, String, Vec<Link>)> {
+    let (place, node_rank, nnodes) = (at.place(), at.node_rank, at.nnodes);
+    reporter.report(LaunchEvent::JoiningNode0 { place, node_rank, nnodes });
     let end = Instant::now() + at.timeout;
     loop {
         let (mut link, address) = call(at, end)?;
@@ -239,6 +249,7 @@ mod tests {
 
     use super::super::message::FromCoordinator;
     use super::*;
+    use crate::launch::event::Silent;
 
     fn at(node_rank: usize, nnodes: usize, port: u16, seconds: f64) -> Rendezvous {
         let (master_addr, timeout) = ("127.0.0.1".into(), Duration::from_secs_f64(seconds));
@@ -252,7 +263,10 @@ mod tests {
 
     fn start(at: Rendezvous, nproc: usize) -> std::thread::JoinHandle<Result<(Nodes, String, Vec<Link>)>> {
         let gpus = (nproc == 1).then(|| vec!["7".to_owned()]);
-        std::thread::spawn(move || join(&at, nproc, gpus, format!("run-of-{}", at.node_rank), &Ui::new().quiet(true)))
+        std::thread::spawn(move || {
+            let own = Member { host: "host".into(), first_rank: 0, nproc, gpus };
+            join(&at, own, format!("run-of-{}", at.node_rank), &mut Silent)
+        })
     }
 
     #[test]
@@ -278,7 +292,7 @@ mod tests {
     #[test]
     fn who_does_not_come_is_named_and_waited_for_no_longer_than_told() {
         let missing = start(at(0, 3, port(), 0.3), 1).join().unwrap().unwrap_err().to_string();
-        assert!(missing.contains("nodes 1, 2 of 3 did not come"), "{missing}");
+        assert!(missing.contains("nodes 1, 2 of 3 did not join"), "{missing}");
         let alone = start(at(1, 2, port(), 0.3), 1).join().unwrap().unwrap_err().to_string();
         assert!(alone.contains("node 0 could not be reached"), "{alone}");
     }
@@ -314,7 +328,7 @@ mod tests {
             let [zero, one] = nodes(secrets, 2.0);
             let words = one.unwrap_err().to_string();
             assert!(words.contains(problem), "{words}");
-            assert!(zero.unwrap_err().to_string().contains("node 1 of 2 did not come"));
+            assert!(zero.unwrap_err().to_string().contains("node 1 of 2 did not join"));
         }
     }
 

@@ -4,8 +4,7 @@ use ddp_contract::Event;
 use serde::{Deserialize, Serialize};
 
 use super::Member;
-use crate::launch::supervise::dispatch::{Exit, Failure, Known, Verdict};
-use crate::launch::supervise::stall::Suspect;
+use crate::launch::outcome::{Exit, Failure, Known, Suspect, Verdict};
 
 /// What a launcher that has joined tells node 0's.
 #[derive(Debug, Serialize, Deserialize)]

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
+use crate::launch::event::Exposure;
+
 /// Fewer characters could be guessed from one recorded proof.
 const SHORTEST: usize = 16;
 const LONGEST: u64 = 4096;
@@ -117,11 +119,11 @@ pub(crate) fn from_hex(text: &str) -> Option<Nonce> {
 }
 
 impl SecretSource {
-    /// The secret, created if this is node 0, else waited for until `end`. The second part is a warning.
+    /// The secret, created if this is node 0, else waited for until `end`. The second part says who else can read or replace it.
     ///
     /// # Errors
     /// What is wrong, and with which file.
-    pub(crate) fn get(&self, is_node_0: bool, end: Instant) -> Result<(Option<Secret>, Option<String>), String> {
+    pub(crate) fn get(&self, is_node_0: bool, end: Instant) -> Result<(Option<Secret>, Option<Exposure>), String> {
         let path = match self {
             Self::None => return Ok((None, None)),
             Self::Value(secret) => return Ok((Some(secret.clone()), None)),
@@ -180,16 +182,13 @@ fn create(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A warning if others can read or replace the file.
-fn exposure(path: &Path, metadata: &Metadata) -> Option<String> {
-    let path = path.display();
+/// Whether others can read or replace the file.
+fn exposure(path: &Path, metadata: &Metadata) -> Option<Exposure> {
     if metadata.mode() & 0o007 != 0 {
-        return Some(format!(
-            "every user of this machine can read or change the secret file {path}: `chmod 600 {path}`"
-        ));
+        return Some(Exposure::Everybody(path.to_owned()));
     }
     let own = rustix::process::geteuid().as_raw();
-    (metadata.uid() != own && metadata.uid() != 0).then(|| format!("the secret file {path} belongs to another user"))
+    (metadata.uid() != own && metadata.uid() != 0).then(|| Exposure::AnotherUser(path.to_owned()))
 }
 
 #[cfg(test)]
@@ -227,14 +226,14 @@ mod tests {
         let now = Instant::now();
         let missing = source.get(false, now).unwrap_err();
         assert!(missing.contains("can't read the secret file"), "{missing}");
-        let (secret, warning) = source.get(true, now).unwrap();
-        assert_eq!((secret.unwrap().0.len(), warning), (64, None));
+        let (secret, exposure) = source.get(true, now).unwrap();
+        assert_eq!((secret.unwrap().0.len(), exposure), (64, None));
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         let text = fs::read_to_string(&path).unwrap();
         source.get(true, now).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), text, "the next job uses the same");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(source.get(false, now).unwrap().1.unwrap().contains("chmod 600"));
+        assert_eq!(source.get(false, now).unwrap().1, Some(Exposure::Everybody(path)));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 

@@ -32,10 +32,10 @@ use rustix::process::{
 use serde::Deserialize;
 
 use crate::editor::debug::{self, Session};
-use crate::launch::supervise::dispatch::is_for_workers_alone;
+use crate::launch::event::{LauncherEnd, Reporter};
 use crate::os::adopted::end_adopted;
 use crate::os::reap::KILL_TIMEOUT;
-use crate::os::signals::Signals;
+use crate::os::signals::{Signals, is_user_signal};
 use crate::{Error, Result, exit};
 
 /// How long a launcher may take to end after the second signal, which ends a job immediately. It waits for the kernel, and for
@@ -47,7 +47,7 @@ const F_SETSIG: libc::c_int = 10;
 
 /// The guard, seen from the launcher: where signals for the job come from.
 pub(crate) enum Guard {
-    /// The process that the user started. `keeper` ends when the keeper is gone.
+    /// The process that the user started. `keeper` is at its end when the keeper is gone.
     Other { pipe: UnixStream, keeper: UnixStream, pid: Pid },
     /// There is none: this process catches them itself.
     None(Signals),
@@ -60,18 +60,18 @@ pub(crate) enum Guard {
 ///
 /// # Errors
 /// [`Error::System`].
-pub(crate) fn split(whole: bool) -> Result<Guard> {
+pub(crate) fn split(whole: bool, reporter: &dyn Reporter) -> Result<Guard> {
     let cant = || Error::system("can't start the launcher's processes");
     let (read, write) = UnixStream::pair().map_err(cant())?;
     read.set_nonblocking(true).map_err(cant())?;
     let (to_keeper, to_guard) = UnixStream::pair().map_err(cant())?;
     set_child_subreaper(Some(getpid())).map_err(|err| cant()(err.into()))?;
     if whole {
-        return Ok(Guard::None(Signals::catch()?));
+        return Ok(Guard::None(Signals::catch().map_err(Error::system("can't catch signals"))?));
     }
     // Until both sides know their part, signals wait.
     let blocked = block_signals();
-    let signals = Signals::catch()?;
+    let signals = Signals::catch().map_err(Error::system("can't catch signals"))?;
     let guard = getpid();
     // SAFETY: the launcher has one thread here. (If it had more, the child would go on with this one alone, and the C
     // library keeps its own locks usable.)
@@ -82,21 +82,28 @@ pub(crate) fn split(whole: bool) -> Result<Guard> {
             // From now on they do nothing here: what a terminal sends to all comes through the guard.
             drop(signals);
             as_child_of(guard).map_err(cant())?;
-            split_again(guard, read, to_guard, &blocked)
+            split_again(guard, read, to_guard, &blocked, reporter)
         }
         pid => {
             drop((read, to_guard));
             continue_on(&to_keeper);
             continue_on(&write);
             restore_signals(&blocked);
-            let code = Pid::from_raw(pid).map_or(exit::SYSTEM.into(), |keeper| watch_over(keeper, signals, write));
+            let code =
+                Pid::from_raw(pid).map_or(exit::SYSTEM.into(), |keeper| watch_over(keeper, signals, write, reporter));
             exit(code)
         }
     }
 }
 
 /// Makes the keeper of this process, and continues in its child, the launcher.
-fn split_again(guard: Pid, mut pipe: UnixStream, to_guard: UnixStream, blocked: &libc::sigset_t) -> Result<Guard> {
+fn split_again(
+    guard: Pid,
+    mut pipe: UnixStream,
+    to_guard: UnixStream,
+    blocked: &libc::sigset_t,
+    reporter: &dyn Reporter,
+) -> Result<Guard> {
     let cant = || Error::system("can't start the launcher's third process");
     let (to_launcher, to_keeper) = UnixStream::pair().map_err(cant())?;
     to_keeper.set_nonblocking(true).map_err(cant())?;
@@ -122,7 +129,7 @@ fn split_again(guard: Pid, mut pipe: UnixStream, to_guard: UnixStream, blocked: 
             restore_signals(blocked);
             let status = Pid::from_raw(pid).and_then(|launcher| await_end(launcher, &to_guard));
             end_adopted(&[]);
-            exit(code(status))
+            exit(code(status, reporter))
         }
     }
 }
@@ -162,9 +169,9 @@ fn as_child_of(parent: Pid) -> std::io::Result<()> {
     if getppid() == Some(parent) { Ok(()) } else { Err(rustix::io::Errno::SRCH.into()) }
 }
 
-/// What the guard does until the keeper, and with it the launcher, has ended: passes signals on, and opens debug sessions.
-/// Gives the launcher's exit code.
-fn watch_over(keeper: Pid, mut signals: Signals, mut pipe: UnixStream) -> i32 {
+/// What the guard does until the keeper, and with it the launcher, has ended: forwards signals, and opens debug sessions.
+/// Returns the launcher's exit code.
+fn watch_over(keeper: Pid, mut signals: Signals, mut pipe: UnixStream, reporter: &dyn Reporter) -> i32 {
     let pidfd = pidfd_open(keeper, PidfdFlags::empty());
     let mut requests = Requests { partial: Vec::new(), launcher: None, open: pipe.set_nonblocking(true).is_ok() };
     let mut patience = Patience::default();
@@ -191,7 +198,7 @@ fn watch_over(keeper: Pid, mut signals: Signals, mut pipe: UnixStream) -> i32 {
             let _ = kill_process(keeper, Signal::KILL);
             let _ = waitpid(Some(keeper), WaitOptions::empty());
             end_adopted(&[]);
-            complain("the launcher did not respond; it and its workers were killed");
+            reporter.launcher_ended(LauncherEnd::Unresponsive);
             return exit::signalled(signal).into();
         }
         // Without pidfd (Linux before 5.3) the wait itself; signals are then late.
@@ -203,7 +210,7 @@ fn watch_over(keeper: Pid, mut signals: Signals, mut pipe: UnixStream) -> i32 {
         }
     };
     end_adopted(&[]);
-    code(status)
+    code(status, reporter)
 }
 
 /// Makes the kernel send SIGCONT to this process when data arrives on `connection` or its other end is closed, so that a
@@ -222,7 +229,7 @@ fn continue_on(connection: &UnixStream) {
     set(libc::F_SETFL, set(libc::F_GETFL, 0) | libc::O_ASYNC);
 }
 
-/// How long the launcher may go on after the signals that it was sent.
+/// How long the launcher may run after the signals that it was sent.
 #[derive(Default)]
 struct Patience {
     first: Option<i32>,
@@ -231,7 +238,7 @@ struct Patience {
 
 impl Patience {
     fn note(&mut self, signal: i32) {
-        if is_for_workers_alone(signal) {
+        if is_user_signal(signal) {
             return;
         }
         if self.first.is_some() {
@@ -291,26 +298,15 @@ impl Requests {
     }
 }
 
-fn code(status: Option<WaitStatus>) -> i32 {
+fn code(status: Option<WaitStatus>, reporter: &dyn Reporter) -> i32 {
     let Some(status) = status else { return exit::SYSTEM.into() };
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => code,
         (None, Some(signal)) => {
-            complain(&format!("the launcher itself was killed by signal {signal}; its workers are ended"));
+            reporter.launcher_ended(LauncherEnd::Killed(signal));
             exit::signalled(signal).into()
         }
         _ => exit::SYSTEM.into(),
-    }
-}
-
-/// Prints an error if stderr accepts it without blocking: a pipe that nobody reads must not keep these processes alive.
-fn complain(what: &str) {
-    let stderr = std::io::stderr();
-    let mut fds = [PollFd::from_borrowed_fd(stderr.as_fd(), PollFlags::OUT)];
-    let takes = poll(&mut fds, Some(&timespec(Duration::ZERO))).is_ok() && fds[0].revents().contains(PollFlags::OUT);
-    if takes {
-        // Shorter than PIPE_BUF: what is ready takes all of it.
-        let _ = rustix::io::write(&stderr, format!("error: {what}\n").as_bytes());
     }
 }
 

@@ -1,5 +1,21 @@
-//! Processes: the workers, the guards around the launcher, and workers that a debugger starts.
+//! Worker processes and what watches them.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `worker` | one worker: started, signalled, reaped |
+//! | `port` | where the ranks of an attempt meet |
+//! | `stream`, `tail`, `events` | what a worker writes: output, its last lines, events |
+//! | `affinity` | binds a worker to its cores |
+//! | `debugged` | workers that a debugger starts, and that join the launcher |
+//! | `stacks` | what the ranks of a stalled job do |
+//! | `guard` | the processes around the launcher |
 
+mod affinity;
+pub(crate) mod debugged;
+pub(crate) mod events;
 pub(crate) mod guard;
-pub(crate) mod join;
-pub(crate) mod workers;
+pub(crate) mod port;
+pub(crate) mod stacks;
+pub(crate) mod stream;
+mod tail;
+pub(crate) mod worker;

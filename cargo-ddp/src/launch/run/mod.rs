@@ -1,8 +1,9 @@
-//! Runs: their directories, logs and records, and the jobs that run on this machine.
+//! Runs: their directories, logs and job files, and the jobs that run on this machine.
 
+pub(crate) mod dir;
 pub(crate) mod history;
+pub(crate) mod job_file;
 pub(crate) mod logs;
-pub(crate) mod record;
+mod previous;
 pub(crate) mod registry;
-pub(crate) mod rundir;
 pub(crate) mod store;

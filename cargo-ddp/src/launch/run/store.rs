@@ -5,10 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use super::history::{Run, history, parse};
-use super::record::{RECORD_FILE, Record};
-use super::rundir::{self, LATEST, RunDir};
-use crate::{Result, Ui};
+use super::dir::{self, LATEST, RunDir};
+use super::history::{Run, history};
+use crate::Result;
+use crate::launch::event::Reporter;
 
 /// The directory of runs in a project.
 const RUNS: &str = "runs";
@@ -78,17 +78,17 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::RunDir`](crate::Error::RunDir).
-    pub fn create(&self, ui: &Ui) -> Result<RunDir> {
+    pub(crate) fn create(&self, reporter: &mut dyn Reporter) -> Result<RunDir> {
         let old = self.places.iter().filter(|place| place.old);
         let above = old.flat_map(Place::numbers).max().unwrap_or(0);
-        RunDir::create(self.dir(), above, ui)
+        RunDir::create(self.dir(), above, reporter)
     }
 
     /// All runs, oldest first.
     pub fn history(&self) -> Vec<Run> {
         let runs = self.distinct().into_iter().flat_map(|place| history(&place.dir, place.below.as_deref()));
         let mut runs: Vec<_> = runs.collect();
-        runs.sort_by(|a, b| a.started.total_cmp(&b.started));
+        runs.sort_by(|a, b| a.job.started.total_cmp(&b.job.started));
         runs
     }
 
@@ -118,7 +118,7 @@ impl Store {
 impl Place {
     fn numbers(&self) -> Vec<u64> {
         match &self.below {
-            None => rundir::numbers(&self.dir),
+            None => dir::numbers(&self.dir),
             Some(_) => history(&self.dir, self.below.as_deref()).iter().map(|run| run.number).collect(),
         }
     }
@@ -140,8 +140,8 @@ impl Place {
 /// When a run began, or its directory was made.
 fn started(path: &Path) -> f64 {
     let real = fs::canonicalize(path).unwrap_or_default();
-    if let Some(record) = parse::<Record>(&real.join(RECORD_FILE)) {
-        return record.started;
+    if let Some(job) = dir::load(&real) {
+        return job.started;
     }
     let made = fs::metadata(&real).and_then(|found| found.modified()).ok();
     made.and_then(|made| made.duration_since(UNIX_EPOCH).ok()).map_or(0.0, |time| time.as_secs_f64())

@@ -88,9 +88,13 @@ pub fn driver_present() -> bool {
 /// # Errors
 /// [`Error::NoDriver`].
 pub fn list() -> Result<Vec<Gpu>> {
-    let nvml = Nvml::init().map_err(|err| Error::NoDriver(format!("no NVIDIA driver answers ({err})")))?;
-    let count =
-        nvml.device_count().map_err(|err| Error::NoDriver(format!("the NVIDIA driver does not list them ({err})")))?;
+    list_or_problem().map_err(Error::NoDriver)
+}
+
+/// As [`list`], with the problem as text.
+pub(crate) fn list_or_problem() -> Result<Vec<Gpu>, String> {
+    let nvml = Nvml::init().map_err(|err| format!("no NVIDIA driver answers ({err})"))?;
+    let count = nvml.device_count().map_err(|err| format!("the NVIDIA driver does not list them ({err})"))?;
     Ok((0..count).map(|index| describe(&nvml, index)).collect())
 }
 

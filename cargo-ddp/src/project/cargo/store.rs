@@ -5,19 +5,12 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::Project;
-use crate::launch::Store;
 
 impl Project {
-    /// Where a job's runs go: to `log_dir`, or into the project.
-    pub fn store(&self, log_dir: Option<PathBuf>) -> Store {
-        Store::of_project(&self.root, &self.target, log_dir.into_iter().collect())
-    }
-
-    /// Where runs of the project may be: those of each package's settings, and the usual places.
-    pub fn all_runs(&self) -> Store {
+    /// The directories of runs that the settings of the project's packages choose.
+    pub fn log_dirs(&self) -> Vec<PathBuf> {
         let packages = self.metadata.workspace_packages();
-        let chosen = packages.iter().filter_map(|package| self.log_dir_of(&package.metadata));
-        Store::of_project(&self.root, &self.target, chosen.collect())
+        packages.iter().filter_map(|package| self.log_dir_of(&package.metadata)).collect()
     }
 
     /// `log-dir` in a package's settings (its `package.metadata`), which is relative to the package.

@@ -8,7 +8,6 @@ mod python;
 mod view;
 
 use std::ffi::OsStr;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 pub use home::Home;
@@ -16,11 +15,10 @@ pub(crate) use home::text_of;
 pub use link::{LINK, link};
 pub(crate) use provision::space_needed_gb;
 
+pub(crate) use crate::machine::cache::dir as cache_dir;
 use crate::machine::gpus as gpu;
+pub use crate::version::LIBTORCH as VERSION;
 use crate::{Error, Result, Ui};
-
-/// The version that tch 0.26 is made for. Its C++ ABI, and our C++ on it, are pinned with it.
-pub const VERSION: &str = "2.13.0";
 
 /// The CUDA that its wheels are built with (`cu130`).
 pub(crate) const CUDA: (u32, u32) = (13, 0);
@@ -170,32 +168,6 @@ pub(crate) fn interpreters() -> Result<Vec<Interpreter>> {
         version: python.version,
     };
     Ok(pythons.into_iter().map(interpreter).collect())
-}
-
-/// The user's cache folder for everything of ours.
-pub(crate) fn cache_dir() -> Result<PathBuf> {
-    let set = |name| std::env::var_os(name).filter(|value: &std::ffi::OsString| !value.is_empty()).map(PathBuf::from);
-    let base = set("XDG_CACHE_HOME").filter(|path| path.is_absolute());
-    let base = base.or_else(|| set("HOME").map(|home| home.join(".cache"))).ok_or(Error::NoCache)?;
-    let cache = base.join("cargo-ddp");
-    // One that does not exist is created when it is needed.
-    if let Ok(metadata) = std::fs::metadata(&cache) {
-        refuse_foreign(&cache, &metadata)?;
-    }
-    Ok(cache)
-}
-
-/// What is in the cache is linked into programs: only its user may put things there.
-fn refuse_foreign(cache: &Path, metadata: &std::fs::Metadata) -> Result<()> {
-    let own = rustix::process::geteuid().as_raw();
-    let problem = if metadata.uid() != own {
-        format!("it belongs to another user (uid {}; this is uid {own})", metadata.uid())
-    } else if metadata.mode() & 0o002 != 0 {
-        "every user of this machine can write to it".into()
-    } else {
-        return Ok(());
-    };
-    Err(Error::UnsafeCache { path: cache.to_owned(), problem })
 }
 
 fn is_shared_library(name: &OsStr) -> bool {

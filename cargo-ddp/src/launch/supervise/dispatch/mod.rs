@@ -1,14 +1,19 @@
 //! What to do when something happens: a state machine over ranks, without processes, clocks or pipes.
 
-mod job;
+mod inputs;
+mod similar;
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use ddp_contract::Event;
 
-pub(crate) use job::{Action, Input, Known, comparable};
-pub use job::{Exit, Failure, NoRestart, Rules, Verdict};
+pub(crate) use inputs::{Action, Input};
+pub(crate) use similar::comparable;
+
+use crate::launch::outcome::{Exit, Failure, Known, NoRestart, Verdict};
+use crate::launch::plan::Rules;
+use crate::os::signals::is_user_signal;
 
 /// SIGTERM, which asks a worker to stop.
 pub(crate) const SIGTERM: i32 = 15;
@@ -303,7 +308,7 @@ impl Dispatcher {
             Some(NoRestart::Never)
         } else if failure.is_usage_error() && !self.has_trained {
             Some(NoRestart::Usage)
-        } else if self.previous.as_ref().is_some_and(|previous| failure.is_again(previous)) {
+        } else if self.previous.as_ref().is_some_and(|previous| failure.is_repeat_of(previous)) {
             Some(NoRestart::Again)
         } else if self.used >= self.rules.max_restarts {
             Some(NoRestart::UsedUp(self.used))
@@ -344,8 +349,8 @@ impl Dispatcher {
     /// on, too, and what comes of it is theirs to say.
     fn signalled(&mut self, signal: i32, now: Instant) -> Vec<Action> {
         match &mut self.state {
-            State::Running if is_for_workers_alone(signal) => vec![Action::Signal(signal)],
-            _ if is_for_workers_alone(signal) => vec![],
+            State::Running if is_user_signal(signal) => vec![Action::Signal(signal)],
+            _ if is_user_signal(signal) => vec![],
             State::Waiting(_) => vec![Action::Finish(Verdict::Stopped(signal))],
             State::Stopping { reason: Reason::Signal(_), deadline, .. } => {
                 *deadline = None;
@@ -427,11 +432,6 @@ impl Dispatcher {
             _ => {}
         }
     }
-}
-
-/// Signals that mean something to workers, and nothing to a job.
-pub(crate) fn is_for_workers_alone(signal: i32) -> bool {
-    matches!(signal, SIGUSR1 | SIGUSR2)
 }
 
 #[cfg(test)]

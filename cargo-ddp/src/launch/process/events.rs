@@ -2,7 +2,7 @@
 
 use ddp_contract::Event;
 
-use crate::launch::process::workers::Pipe;
+use super::stream::Pipe;
 
 /// Bytes read before other sources have their turn: four times what a pipe holds.
 const FAIR_SHARE: usize = 256 << 10;

@@ -1,19 +1,21 @@
-//! What the launchers of other nodes say and are told.
+//! What the launchers of other nodes send and are sent.
 
 use std::io::Write;
 use std::time::Instant;
 
-use super::Watch;
+use super::decider::Decider;
+use super::dispatch::{Input, comparable};
+use super::watch::Watch;
 use crate::Result;
+use crate::launch::event::LaunchEvent;
 use crate::launch::nodes::{FromCoordinator, Lost, ToCoordinator};
+use crate::launch::outcome::Verdict;
 use crate::launch::run::logs;
-use crate::launch::supervise::command::Command;
-use crate::launch::supervise::dispatch::{Input, Verdict, comparable};
 
 impl Watch<'_> {
-    /// Hears another launcher.
+    /// Reads what another launcher has sent.
     pub(crate) fn listen(&mut self, index: usize) -> Result<Option<Verdict>> {
-        let Some(link) = self.command.link(index) else { return Ok(None) };
+        let Some(link) = self.decider.link(index) else { return Ok(None) };
         if let Err(lost) = link.flush() {
             return self.lost(index, &lost.0);
         }
@@ -26,7 +28,7 @@ impl Watch<'_> {
                 Ok(messages)
             });
             match messages {
-                Ok(messages) => self.hear(index, messages),
+                Ok(messages) => self.handle_reports(index, messages),
                 Err(lost) => self.lost(index, &lost.0),
             }
         } else {
@@ -42,24 +44,24 @@ impl Watch<'_> {
         }
     }
 
-    /// What another node's launcher has to say.
-    fn hear(&mut self, index: usize, messages: Vec<ToCoordinator>) -> Result<Option<Verdict>> {
+    /// Handles what another node's launcher reports.
+    fn handle_reports(&mut self, index: usize, messages: Vec<ToCoordinator>) -> Result<Option<Verdict>> {
         for message in messages {
             let input = match message {
                 ToCoordinator::Alive => None,
                 ToCoordinator::Exited { rank, pid, exit, message, last_lines, error_file } => {
                     let stderr = comparable(&last_lines.join("\n"));
-                    self.words.insert(rank, last_lines);
-                    self.keep_error_file(rank, error_file);
+                    self.reports.remote_lines.insert(rank, last_lines);
+                    self.write_error_file(rank, error_file);
                     Some(Input::Exited { rank, pid, exit, message, stderr })
                 }
                 ToCoordinator::Event { rank, event } => {
-                    self.ui.worker_event(rank, &event);
+                    self.reports.reporter.report(LaunchEvent::Worker { rank, event: event.clone() });
                     Some(Input::Event { rank, event })
                 }
                 ToCoordinator::Output { rank } => Some(Input::Output { rank }),
                 ToCoordinator::Signal(signal) => Some(Input::Signal(signal)),
-                ToCoordinator::Traced(suspect) => self.command.suspect(suspect),
+                ToCoordinator::Traced(suspect) => self.decider.suspect(suspect),
                 ToCoordinator::GivesUp(why) => return self.lost(index, &why),
             };
             if let Some(input) = input
@@ -71,29 +73,27 @@ impl Watch<'_> {
         Ok(None)
     }
 
-    /// What a worker elsewhere left is kept as if it were ours, and reported.
-    fn keep_error_file(&self, rank: usize, error_file: Option<String>) {
-        let path = self.plan.error_file(rank, self.job.attempt);
+    /// A remote worker's error file is written here, too, so that it is reported like a local one.
+    fn write_error_file(&self, rank: usize, error_file: Option<String>) {
+        let path = self.plan.error_file(rank, self.crew.attempt);
         if let Some(error_file) = error_file {
             // Without it the report is shorter.
             let _ = logs::create(&path).and_then(|mut file| file.write_all(error_file.as_bytes()));
         }
     }
 
-    /// What node 0 says is done.
+    /// Does what node 0 orders.
     fn obey(&mut self, orders: Vec<FromCoordinator>) -> Result<Option<Verdict>> {
         for order in orders {
+            tracing::trace!(?order, "node 0");
             match order {
                 FromCoordinator::Welcome { .. } | FromCoordinator::Alive => {}
                 FromCoordinator::Start { attempt, port } => self.start(attempt, Some(port))?,
-                FromCoordinator::Signal(signal) => self.signal(signal),
+                FromCoordinator::Signal(signal) => self.crew.signal(signal),
                 FromCoordinator::Announce { after, attempt, delay, newest } => {
-                    self.announce(&after, attempt, delay, newest.as_ref());
+                    self.announce(&after, attempt, delay, newest);
                 }
-                FromCoordinator::Trace { idle, steps } => {
-                    self.steps = steps;
-                    self.trace(idle);
-                }
+                FromCoordinator::Trace { idle, steps } => self.trace(idle, steps),
                 FromCoordinator::Finish(verdict) => {
                     self.finish(&verdict);
                     return Ok(Some(verdict));
@@ -109,14 +109,14 @@ impl Watch<'_> {
         let nodes = &self.plan.nodes;
         let node = if nodes.own == 0 { index + 1 } else { 0 };
         let why = format!("{} was lost: {why}", nodes.name(node));
-        self.ui.warn(&why);
+        self.reports.reporter.report(LaunchEvent::NodeLost { why: why.clone() });
         if nodes.own == 0 {
-            self.command.forget(index);
+            self.decider.forget(index);
             return self.dispatch(Input::NodeLost { ranks: nodes.members[node].ranks(), why });
         }
-        let alive: Vec<_> = self.workers.iter().filter(|worker| worker.alive).map(|worker| worker.rank).collect();
-        let (command, actions) = Command::cut_off(self.plan, &alive, why, Instant::now());
-        self.command = command;
+        let alive: Vec<_> = self.crew.alive().map(|worker| worker.rank).collect();
+        let (decider, actions) = Decider::cut_off(self.plan, &alive, why, Instant::now());
+        self.decider = decider;
         self.act(actions)
     }
 }

@@ -11,16 +11,17 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
+use ddp_contract::file;
+use ddp_contract::job::{FILE, Job, Origin};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
-use super::history::parse;
-use super::record::RECORD_FILE;
-use super::registry::{Job, RUN_FILE};
+use super::previous;
+use crate::launch::event::{Blocker, LaunchEvent, Reporter};
 use crate::os::aside::move_aside;
-use crate::os::origin::Origin;
-use crate::os::private;
-use crate::{Error, Result, Ui};
+use crate::os::{origin, private};
+use crate::{Error, Result};
 
 /// A directory with this number or a larger one was not made by a launcher.
 const LARGEST_NUMBER: u64 = 1 << 53;
@@ -32,11 +33,23 @@ pub(crate) const MARKER: &str = ".cargo-ddp-run";
 const LOCK: &str = ".lock";
 /// The link to the newest run.
 pub const LATEST: &str = "latest";
-/// A launcher's part of `run.json` or `report.json` that is being written.
+/// The extension of a launcher's file that is being written.
 const PARTIAL: &str = "partial";
 /// `ls` and its like look at a lock for a moment only.
 const LOCK_TRIES: u32 = 200;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
+
+/// What the marker says. Before it had a version, that was 0.
+#[derive(Serialize, Deserialize)]
+struct Marker {
+    #[serde(default)]
+    version: u32,
+    #[serde(flatten)]
+    origin: Origin,
+}
+
+/// The version of markers that are written.
+const MARKER_VERSION: u32 = 1;
 
 /// The directory of a run that this process launches. It is known to run until this is dropped, or the process ends.
 #[derive(Debug)]
@@ -54,7 +67,7 @@ impl RunDir {
     ///
     /// # Errors
     /// [`Error::RunDir`].
-    pub fn create(runs: &Path, above: u64, ui: &Ui) -> Result<Self> {
+    pub(crate) fn create(runs: &Path, above: u64, reporter: &mut dyn Reporter) -> Result<Self> {
         let cant = |source| Error::RunDir { dir: runs.to_owned(), source };
         // A worker may go to another directory.
         let runs = std::path::absolute(runs).map_err(cant)?;
@@ -72,17 +85,17 @@ impl RunDir {
         };
         // The lock comes first: another launcher that sees the marker sees the lock.
         let lock = lock(&path).map_err(cant)?;
-        let marker = serde_json::to_vec(&Origin::own()).map_err(|err| cant(err.into()))?;
+        let marker = Marker { version: MARKER_VERSION, origin: origin::own() };
+        let marker = serde_json::to_vec(&marker).map_err(|err| cant(err.into()))?;
         write_run_file(&path.join(MARKER), &marker).map_err(cant)?;
         let run = Self { number, path, _lock: lock };
         let old: Vec<_> = numbers.iter().rev().skip(KEPT_RUNS - 1).rev().copied().collect();
         let pruned: Vec<_> = old.into_iter().filter(|old| prune(&runs.join(old.to_string()))).collect();
-        if let (Some(first), Some(last)) = (pruned.first(), pruned.last()) {
-            let which = if first == last { format!("run {first}") } else { format!("runs {first} to {last}") };
-            ui.status("Pruned", format!("the logs of {which}: only the newest {KEPT_RUNS} runs keep theirs"));
+        if let (Some(&first), Some(&last)) = (pruned.first(), pruned.last()) {
+            reporter.report(LaunchEvent::RunsPruned { first, last, kept: KEPT_RUNS });
         }
-        if let Err(why) = link_latest(&runs, number) {
-            ui.warn(why);
+        if let Err(by) = link_latest(&runs, number) {
+            reporter.report(LaunchEvent::LatestBlocked { latest: runs.join(LATEST), by });
         }
         Ok(run)
     }
@@ -140,7 +153,17 @@ pub(crate) fn numbers(runs: &Path) -> Vec<u64> {
 
 /// Whether this is the directory of a run. Earlier versions left no marker, but a `run.json`.
 pub(crate) fn is_run(path: &Path) -> bool {
-    path.join(MARKER).is_file() || parse::<Job>(&path.join(RUN_FILE)).is_some()
+    path.join(MARKER).is_file() || parse::<previous::RunFile>(&path.join(previous::RUN_FILE)).is_some()
+}
+
+/// The job of the run in this directory, in the present format or the one before.
+pub(crate) fn load(path: &Path) -> Option<Job> {
+    parse(&path.join(FILE)).or_else(|| previous::load(path))
+}
+
+/// The JSON in a regular file, if it is valid.
+pub(super) fn parse<T: for<'de> Deserialize<'de>>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&file::read(path, file::SMALL).ok()?).ok()
 }
 
 /// What is known of the launcher of a run.
@@ -156,24 +179,25 @@ pub(crate) enum Presence {
 
 /// Whether the launcher of the run in this directory lives.
 pub(crate) fn presence(path: &Path) -> Presence {
-    let job = || parse::<Job>(&path.join(RUN_FILE));
-    let marker = || parse::<Origin>(&path.join(MARKER));
-    let origin = || job().and_then(|job| job.origin).or_else(marker);
+    let marker = || parse::<Marker>(&path.join(MARKER)).map(|marker| marker.origin);
+    let origin = || load(path).and_then(|job| job.origin).or_else(marker);
     match probe(path) {
         Lock::Held => Presence::Running,
         Lock::Free => match origin() {
             // Not all network file systems show one machine the locks of another.
-            Some(origin) if origin.is_of_other_machine() && !is_local(path) => Presence::Unknown(origin.machine()),
+            Some(origin) if origin::is_of_other_machine(&origin) && !is_local(path) => {
+                Presence::Unknown(origin::machine(&origin))
+            }
             _ => Presence::Ended,
         },
         Lock::Missing => match origin() {
-            Some(origin) if origin.is_of_other_machine() => Presence::Unknown(origin.machine()),
+            Some(origin) if origin::is_of_other_machine(&origin) => Presence::Unknown(origin::machine(&origin)),
             _ => Presence::Ended,
         },
         // Without locks there are processes.
         Lock::Unsupported => match origin() {
-            Some(origin) if !origin.is_here() => Presence::Unknown(origin.machine()),
-            Some(origin) if origin.is_alive() => Presence::Running,
+            Some(origin) if !origin::is_here(&origin) => Presence::Unknown(origin::machine(&origin)),
+            Some(origin) if origin::is_alive(&origin) => Presence::Running,
             _ => Presence::Ended,
         },
     }
@@ -234,7 +258,8 @@ fn prune(path: &Path) -> bool {
 }
 
 /// The launcher's own files in a run's directory.
-const OF_LAUNCHER: [&str; 6] = ["run.partial", "report.partial", RECORD_FILE, RUN_FILE, LOCK, MARKER];
+const OF_LAUNCHER: [&str; 8] =
+    ["job.partial", "run.partial", "report.partial", previous::REPORT_FILE, previous::RUN_FILE, FILE, LOCK, MARKER];
 
 fn is_attempt(name: &str) -> bool {
     name.strip_prefix("attempt-").is_some_and(|number| number.parse::<u32>().is_ok())
@@ -260,12 +285,9 @@ fn remove_file(path: &Path) -> bool {
 }
 
 /// Points `latest` to the run. An older link of this kind is replaced in one step, so that it always points somewhere; a
-/// copy of a run (`scp -r` makes one of a link) is moved aside; anything else is the user's, and the problem is said.
-fn link_latest(runs: &Path, number: u64) -> Result<(), String> {
+/// copy of a run (`scp -r` makes one of a link) is moved aside; anything else is the user's, and is returned.
+fn link_latest(runs: &Path, number: u64) -> Result<(), Blocker> {
     let latest = runs.join(LATEST);
-    let in_the_way = |what: &str| {
-        Err(format!("{} does not point to this run: it is {what}, which was left unchanged", latest.display()))
-    };
     match fs::symlink_metadata(&latest) {
         Ok(found) if found.is_symlink() => {
             let to = fs::read_link(&latest).unwrap_or_default();
@@ -274,16 +296,16 @@ fn link_latest(runs: &Path, number: u64) -> Result<(), String> {
             // The user's own directories may be numbered, too.
             let of_run = !latest.exists() || is_run(&latest);
             if number.is_none() || !inside || !of_run {
-                return in_the_way(&format!("a link to {}", to.display()));
+                return Err(Blocker::Link(to));
             }
         }
         Ok(found) if found.is_dir() && is_run(&latest) => {
             if move_aside(&latest).is_err() {
-                return in_the_way("a copy of a run");
+                return Err(Blocker::CopyOfRun);
             }
         }
-        Ok(found) if found.is_dir() => return in_the_way("a directory"),
-        Ok(_) => return in_the_way("a file"),
+        Ok(found) if found.is_dir() => return Err(Blocker::Directory),
+        Ok(_) => return Err(Blocker::File),
         Err(_) => {}
     }
     let new = runs.join(format!(".latest-{number}"));
@@ -299,9 +321,10 @@ fn link_latest(runs: &Path, number: u64) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::launch::event::Silent;
 
     fn create(runs: &Path) -> RunDir {
-        RunDir::create(runs, 0, &Ui::new().quiet(true)).unwrap()
+        RunDir::create(runs, 0, &mut Silent).unwrap()
     }
 
     fn touch(path: PathBuf) {
@@ -327,7 +350,7 @@ mod tests {
         create(&runs);
         assert!(!runs.join("2").exists() && !runs.join("3").exists() && runs.join("4").exists());
         assert_eq!(numbers(&runs).len(), KEPT_RUNS);
-        assert_eq!(RunDir::create(&runs, 1000, &Ui::new()).unwrap().number, 1001);
+        assert_eq!(RunDir::create(&runs, 1000, &mut Silent).unwrap().number, 1001);
     }
 
     // No run could be started any more: "no storage space".
@@ -349,9 +372,13 @@ mod tests {
         for _ in 1..=3 {
             drop(create(runs));
         }
-        for file in
-            ["1/metrics.jsonl", "1/report.json", "1/attempt-0/rank-0.stdout.log", "1/attempt-0/rank-1.error.json"]
-        {
+        for file in [
+            "1/metrics.jsonl",
+            "1/job.json",
+            "1/report.json",
+            "1/attempt-0/rank-0.stdout.log",
+            "1/attempt-0/rank-1.error.json",
+        ] {
             touch(runs.join(file));
         }
         touch(runs.join("2/attempt-0/notes.txt"));
@@ -372,9 +399,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let run = create(dir.path()).path;
         assert_eq!(presence(&run), Presence::Ended);
-        let other = Origin { host: "other".into(), boot_id: "another-boot".into(), ..Origin::own() };
+        let other = Origin { host: "other".into(), boot_id: "another-boot".into(), ..origin::own() };
         write_run_file(&run.join(MARKER), &serde_json::to_vec(&other).unwrap()).unwrap();
         fs::remove_file(run.join(LOCK)).unwrap();
+        // (A marker of the version before: without a version.)
         assert_eq!(presence(&run), Presence::Unknown("other".into()));
         assert!(!prune(&run) && run.exists());
     }
@@ -390,22 +418,22 @@ mod tests {
         for to in ["model-7", "../elsewhere/7", "nowhere"] {
             fs::remove_file(&latest).unwrap();
             symlink(to, &latest).unwrap();
-            assert!(link_latest(runs, 2).unwrap_err().contains(to), "{to}");
+            assert_eq!(link_latest(runs, 2), Err(Blocker::Link(to.into())));
             assert_eq!(fs::read_link(&latest).unwrap(), Path::new(to));
         }
         touch(runs.join("2024/image.png"));
         for to in [Path::new("2024"), &runs.join("2024")] {
             fs::remove_file(&latest).unwrap();
             symlink(to, &latest).unwrap();
-            assert!(link_latest(runs, 2).unwrap_err().contains("2024"), "a numbered directory that is not a run");
+            assert_eq!(link_latest(runs, 2), Err(Blocker::Link(to.into())), "a numbered directory that is not a run");
             assert_eq!(fs::read_link(&latest).unwrap(), to);
         }
         fs::remove_file(&latest).unwrap();
         fs::write(&latest, "mine").unwrap();
-        assert!(link_latest(runs, 2).unwrap_err().contains("a file"));
+        assert_eq!(link_latest(runs, 2), Err(Blocker::File));
         fs::remove_file(&latest).unwrap();
         touch(latest.join("mine"));
-        assert!(link_latest(runs, 2).unwrap_err().contains("a directory"));
+        assert_eq!(link_latest(runs, 2), Err(Blocker::Directory));
         fs::remove_dir_all(&latest).unwrap();
         // As `scp -r` leaves it.
         fs::create_dir(&latest).unwrap();

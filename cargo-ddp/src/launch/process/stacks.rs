@@ -1,4 +1,4 @@
-//! What the ranks of a stalled job do: the stacks of all their threads, by whatever debugger there is.
+//! What the ranks of a stalled job do: the stacks of all their threads, by the first debugger that is installed.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use ddp_contract::file;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use serde::{Deserialize, Serialize};
 
+use crate::launch::event::{Activity, RankStack};
+use crate::launch::outcome::Suspect;
 use crate::launch::run::logs;
 
 /// How long a debugger may take. Reading libtorch's symbols takes some seconds.
@@ -18,7 +19,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(60);
 /// Frames of PyTorch's and NVIDIA's libraries in which a rank waits for the others.
 const COLLECTIVE: [&str; 6] =
     ["c10d::", "gloo::", "nccl", "ProcessGroup", "cudaStreamSynchronize", "cudaEventSynchronize"];
-/// Frames that say nothing about what a program does.
+/// Frames that tell nothing about what a program does.
 const PLUMBING: [&str; 16] = [
     "pthread",
     "futex",
@@ -52,20 +53,11 @@ struct Tracer {
     running: Option<(Child, OwnedFd)>,
 }
 
-/// What came of it.
+/// What the debuggers found.
 pub(crate) struct Found {
-    pub(crate) lines: Vec<String>,
+    /// By rank; `None` without a debugger.
+    pub(crate) stacks: Option<Vec<RankStack>>,
     pub(crate) suspect: Option<Suspect>,
-}
-
-/// The rank that seems to hold the others up. The least of several is the one to blame: the fewest steps on, and among
-/// equals one that does not wait for others.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) struct Suspect {
-    step: Option<u64>,
-    waits: bool,
-    pub(crate) rank: usize,
-    pub(crate) pid: u32,
 }
 
 impl Tracing {
@@ -114,65 +106,33 @@ impl Tracing {
         self.is_done();
     }
 
-    /// A line per rank, and who is to blame.
+    /// What each rank does, and which of them holds the others up.
     pub(crate) fn finish(self, step_of: impl Fn(usize) -> Option<u64>) -> Found {
+        let suspect = |tracer: &Tracer, waits| {
+            let (rank, pid) = (tracer.rank, tracer.pid);
+            Suspect { step: step_of(rank), waits, rank, pid }
+        };
         if self.missing {
-            let line =
-                "  no gdb, lldb or eu-stack is here to say what each rank does: install one (`apt-get install gdb`)";
-            let suspect = |tracer: &Tracer| Suspect::new(tracer, step_of(tracer.rank), false);
-            return Found { lines: vec![line.into()], suspect: self.tracers.iter().map(suspect).min() };
+            return Found { stacks: None, suspect: self.tracers.iter().map(|tracer| suspect(tracer, false)).min() };
         }
-        let mut lines = Vec::new();
-        let mut suspects = Vec::new();
-        for tracer in &self.tracers {
-            let stacks = file::read(&tracer.file, file::SMALL).unwrap_or_default();
-            let stacks = String::from_utf8_lossy(&stacks);
-            let doing = Doing::of(&stacks);
-            lines.push(format!("  rank {} {} ({})", tracer.rank, doing.words(), tracer.file.display()));
-            suspects.push(Suspect::new(tracer, step_of(tracer.rank), doing.waits()));
+        let (mut stacks, mut suspects) = (vec![], vec![]);
+        for tracer in self.tracers {
+            let text = file::read(&tracer.file, file::SMALL).unwrap_or_default();
+            let activity = activity(&String::from_utf8_lossy(&text));
+            suspects.push(suspect(&tracer, matches!(activity, Activity::Waits(_))));
+            stacks.push(RankStack { rank: tracer.rank, activity, file: tracer.file });
         }
-        Found { lines, suspect: suspects.into_iter().min() }
+        Found { stacks: Some(stacks), suspect: suspects.into_iter().min() }
     }
 }
 
-impl Suspect {
-    fn new(tracer: &Tracer, step: Option<u64>, waits: bool) -> Self {
-        Self { step, waits, rank: tracer.rank, pid: tracer.pid }
+fn activity(stacks: &str) -> Activity {
+    let frames = main_thread(stacks);
+    if let Some(frame) = frames.iter().find(|frame| COLLECTIVE.iter().any(|word| frame.contains(word))) {
+        return Activity::Waits(frame.clone());
     }
-}
-
-/// What a process's main thread is at.
-#[derive(Debug, PartialEq)]
-enum Doing {
-    /// It waits for other ranks, in this function.
-    Waits(String),
-    /// It is in this function of the program's own.
-    Runs(String),
-    Unknown,
-}
-
-impl Doing {
-    fn of(stacks: &str) -> Self {
-        let frames = main_thread(stacks);
-        if let Some(frame) = frames.iter().find(|frame| COLLECTIVE.iter().any(|word| frame.contains(word))) {
-            return Self::Waits(frame.clone());
-        }
-        let own =
-            frames.iter().find(|frame| !PLUMBING.iter().any(|word| frame.trim_start_matches('_').starts_with(word)));
-        own.or(frames.first()).map_or(Self::Unknown, |frame| Self::Runs(frame.clone()))
-    }
-
-    fn waits(&self) -> bool {
-        matches!(self, Self::Waits(_))
-    }
-
-    fn words(&self) -> String {
-        match self {
-            Self::Waits(function) => format!("waits for other ranks in {function}"),
-            Self::Runs(function) => format!("is in {function}"),
-            Self::Unknown => "could not be looked into".into(),
-        }
-    }
+    let own = frames.iter().find(|frame| !PLUMBING.iter().any(|word| frame.trim_start_matches('_').starts_with(word)));
+    own.or(frames.first()).map_or(Activity::Unknown, |frame| Activity::Runs(frame.clone()))
 }
 
 /// The functions on the main thread's stack, innermost first, as gdb, lldb and eu-stack print them.
@@ -291,27 +251,27 @@ Thread 1 (Thread 0x7f (LWP 11) \"train\"):
 ";
 
     #[test]
-    fn who_waits_in_a_collective_is_told_from_who_does_not() {
-        assert_eq!(Doing::of(GDB), Doing::Waits("c10d::ProcessGroupGloo::AsyncWork::wait".into()));
+    fn stack_tells_a_rank_that_waits_from_one_that_does_not() {
+        assert_eq!(activity(GDB), Activity::Waits("c10d::ProcessGroupGloo::AsyncWork::wait".into()));
         let sleeps = GDB.replace(
             "c10d::ProcessGroupGloo::AsyncWork::wait(std::chrono::duration<long>) ()",
             "std::thread::sleep ()",
         );
-        assert_eq!(Doing::of(&sleeps), Doing::Runs("train::main".into()));
-        assert_eq!(Doing::of("ptrace: Operation not permitted."), Doing::Unknown);
+        assert_eq!(activity(&sleeps), Activity::Runs("train::main".into()));
+        assert_eq!(activity("ptrace: Operation not permitted."), Activity::Unknown);
     }
 
     #[test]
-    fn all_three_debuggers_are_understood() {
+    fn stacks_of_all_three_debuggers_are_understood() {
         let lldb = "* thread #1, name = 'train'\n  * frame #0: 0x00007f libc.so.6`__poll + 77\n    frame #1: 0x55 train`train::load(path=1) at data.rs:3:5\n  thread #2\n    frame #0: 0x7f libc.so.6`gloo::x\n";
-        assert_eq!(Doing::of(lldb), Doing::Runs("train::load".into()));
+        assert_eq!(activity(lldb), Activity::Runs("train::load".into()));
         let eu_stack =
             "PID 11 - process\nTID 11:\n#0  0x00007f95 __poll\n#1  0x000055d0 train::load\nTID 12:\n#0  0x7f gloo::x\n";
-        assert_eq!(Doing::of(eu_stack), Doing::Runs("train::load".into()));
+        assert_eq!(activity(eu_stack), Activity::Runs("train::load".into()));
     }
 
     #[test]
-    fn the_rank_behind_is_the_suspect_and_among_equals_the_one_that_does_not_wait() {
+    fn suspect_is_the_rank_behind_and_among_equals_the_one_that_does_not_wait() {
         let dir = tempfile::tempdir().unwrap();
         let tracer = |rank: usize, text: &str| {
             let file = dir.path().join(format!("{rank}.txt"));
@@ -326,8 +286,14 @@ Thread 1 (Thread 0x7f (LWP 11) \"train\"):
         let suspect = |step_of: fn(usize) -> Option<u64>| make().finish(step_of).suspect.map(|it| (it.rank, it.pid));
         assert_eq!(suspect(|_| Some(7)), Some((1, 11)));
         assert_eq!(suspect(|rank| Some(7 - rank as u64)), Some((2, 12)));
-        let lines = make().finish(|_| None).lines;
-        assert!(lines[0].contains("rank 0 waits for other ranks in c10d::"), "{lines:?}");
-        assert!(lines[1].contains("rank 1 is in my::sleep"), "{lines:?}");
+        let stacks = make().finish(|_| None).stacks.unwrap();
+        assert!(
+            matches!(&stacks[0].activity, Activity::Waits(function) if function.starts_with("c10d::")),
+            "{stacks:?}"
+        );
+        assert!(
+            matches!(&stacks[1].activity, Activity::Runs(function) if function.starts_with("my::sleep")),
+            "{stacks:?}"
+        );
     }
 }

@@ -2,79 +2,85 @@
 
 use std::time::{Duration, Instant};
 
-use super::dispatch::{Action, Dispatcher, Input, SIGKILL, Verdict, is_for_workers_alone};
-use super::stall::Suspect;
+use super::dispatch::{Action, Dispatcher, Input, SIGKILL};
 use crate::launch::nodes::{FromCoordinator, LONGEST_LINE, LONGEST_TEXT, Link, Lost, ToCoordinator, shortened};
+use crate::launch::outcome::{Suspect, Verdict};
 use crate::launch::plan::LaunchPlan;
+use crate::os::signals::is_user_signal;
 
-/// Of programs that send no events, output is a sign of life; node 0 hears of it this often.
+/// Of programs that send no events, output is a sign of life; node 0 is told of it this often.
 const OUTPUT_BEAT: Duration = Duration::from_secs(1);
 
-pub(crate) enum Command {
-    /// We do, for all nodes.
-    Here {
+pub(crate) enum Decider {
+    /// This launcher, for all nodes.
+    Local {
         dispatcher: Box<Dispatcher>,
         /// The other launchers, by node rank from 1; `None` for one that is gone.
         others: Vec<Option<Link>>,
-        /// While the stacks of a stalled job are looked at: how many nodes have not answered, and what the others said.
+        /// While the stacks of a stalled job are written: how many nodes have not answered, and the suspects of the others.
         traces: (usize, Vec<Suspect>),
     },
-    /// Node 0 does.
-    Elsewhere { link: Link, signalled: bool, told_of_output: Instant },
+    /// Node 0.
+    Remote { link: Link, signalled: bool, output_reported: Instant },
 }
 
-/// What a worker that failed has left to say.
-pub(crate) struct LastWords {
+/// What a worker that failed has left for the report.
+pub(crate) struct LastMessages {
     pub(crate) lines: Vec<String>,
     pub(crate) error_file: Option<String>,
 }
 
-impl Command {
+impl Decider {
     pub(crate) fn new(plan: &LaunchPlan, links: Vec<Link>, now: Instant) -> Self {
         let mut links = links.into_iter();
         if plan.nodes.own == 0 {
             let dispatcher = Dispatcher::new(plan.nodes.world_size(), plan.rules.clone(), now);
-            return Self::Here {
+            return Self::Local {
                 dispatcher: Box::new(dispatcher),
                 others: links.map(Some).collect(),
                 traces: (0, vec![]),
             };
         }
         match links.next() {
-            Some(link) => Self::Elsewhere { link, signalled: false, told_of_output: now },
+            Some(link) => Self::Remote { link, signalled: false, output_reported: now },
             None => Self::cut_off(plan, &[], "there is no connection to node 0".into(), now).0,
         }
     }
 
-    /// Node 0 is lost: we decide for what is left here.
+    /// Node 0 is lost: this launcher decides for what is left here.
     pub(crate) fn cut_off(plan: &LaunchPlan, alive: &[usize], why: String, now: Instant) -> (Self, Vec<Action>) {
         let (dispatcher, actions) = Dispatcher::cut_off(plan.nodes.world_size(), plan.rules.clone(), alive, why, now);
-        (Self::Here { dispatcher: Box::new(dispatcher), others: vec![], traces: (0, vec![]) }, actions)
+        (Self::Local { dispatcher: Box::new(dispatcher), others: vec![], traces: (0, vec![]) }, actions)
     }
 
-    /// What to do about what happened here. Elsewhere it is reported, and what comes of it comes back by the link.
-    pub(crate) fn decide(&mut self, input: Input, words: impl FnOnce(usize) -> LastWords, now: Instant) -> Vec<Action> {
-        let (link, signalled, told_of_output) = match self {
-            Self::Here { dispatcher, .. } => return dispatcher.handle(input, now),
-            Self::Elsewhere { link, signalled, told_of_output } => (link, signalled, told_of_output),
+    /// What to do about what happened here. If node 0 decides, it is told, and its orders follow by the link.
+    pub(crate) fn decide(
+        &mut self,
+        input: Input,
+        last_messages: impl FnOnce(usize) -> LastMessages,
+        now: Instant,
+    ) -> Vec<Action> {
+        let (link, signalled, output_reported) = match self {
+            Self::Local { dispatcher, .. } => return dispatcher.handle(input, now),
+            Self::Remote { link, signalled, output_reported } => (link, signalled, output_reported),
         };
         match input {
             Input::Exited { rank, pid, exit, message, .. } => {
-                let LastWords { lines, error_file } = words(rank);
+                let LastMessages { lines, error_file } = last_messages(rank);
                 let message = message.map(|message| shortened(message, LONGEST_TEXT));
                 let last_lines = lines.into_iter().map(|line| shortened(line, LONGEST_LINE)).collect();
                 link.send(&ToCoordinator::Exited { rank, pid, exit, message, last_lines, error_file });
             }
             Input::Event { rank, event } => link.send_if_it_reads(&ToCoordinator::Event { rank, event }),
-            Input::Output { rank } if now >= *told_of_output + OUTPUT_BEAT => {
-                *told_of_output = now;
+            Input::Output { rank } if now >= *output_reported + OUTPUT_BEAT => {
+                *output_reported = now;
                 link.send_if_it_reads(&ToCoordinator::Output { rank });
             }
-            Input::Signal(signal) if is_for_workers_alone(signal) || !*signalled => {
-                *signalled |= !is_for_workers_alone(signal);
+            Input::Signal(signal) if is_user_signal(signal) || !*signalled => {
+                *signalled |= !is_user_signal(signal);
                 link.send(&ToCoordinator::Signal(signal));
             }
-            // The second one: whatever node 0 does, it is over here.
+            // The second one ends this node's part, whatever node 0 does.
             Input::Signal(signal) => return vec![Action::Signal(SIGKILL), Action::Finish(Verdict::Stopped(signal))],
             Input::Orphaned => return vec![Action::Signal(SIGKILL), Action::Finish(Verdict::Stopped(SIGKILL))],
             // These answer decisions that are made elsewhere.
@@ -91,24 +97,24 @@ impl Command {
 
     pub(crate) fn dispatcher(&self) -> Option<&Dispatcher> {
         match self {
-            Self::Here { dispatcher, .. } => Some(&**dispatcher),
-            Self::Elsewhere { .. } => None,
+            Self::Local { dispatcher, .. } => Some(&**dispatcher),
+            Self::Remote { .. } => None,
         }
     }
 
     /// The connections to other launchers, by index.
     pub(crate) fn links(&self) -> impl Iterator<Item = (usize, &Link)> {
         let (others, link) = match self {
-            Self::Here { others, .. } => (others.as_slice(), None),
-            Self::Elsewhere { link, .. } => (&[][..], Some((0, link))),
+            Self::Local { others, .. } => (others.as_slice(), None),
+            Self::Remote { link, .. } => (&[][..], Some((0, link))),
         };
         others.iter().enumerate().filter_map(|(i, link)| Some((i, link.as_ref()?))).chain(link)
     }
 
     fn links_mut(&mut self) -> impl Iterator<Item = (usize, &mut Link)> {
         let (others, link) = match self {
-            Self::Here { others, .. } => (others.as_mut_slice(), None),
-            Self::Elsewhere { link, .. } => (&mut [][..], Some((0, link))),
+            Self::Local { others, .. } => (others.as_mut_slice(), None),
+            Self::Remote { link, .. } => (&mut [][..], Some((0, link))),
         };
         others.iter_mut().enumerate().filter_map(|(i, link)| Some((i, link.as_mut()?))).chain(link)
     }
@@ -125,7 +131,7 @@ impl Command {
 
     /// Gives signs of life, and the connections that are lost.
     pub(crate) fn beat(&mut self, now: Instant) -> Vec<(usize, Lost)> {
-        let here = matches!(self, Self::Here { .. });
+        let here = matches!(self, Self::Local { .. });
         let beat = |link: &mut Link| match here {
             true => link.tick(now, &FromCoordinator::Alive),
             false => link.tick(now, &ToCoordinator::Alive),
@@ -135,16 +141,16 @@ impl Command {
 
     /// Drops the connection to another node.
     pub(crate) fn forget(&mut self, index: usize) {
-        if let Self::Here { others, .. } = self
+        if let Self::Local { others, .. } = self
             && let Some(other) = others.get_mut(index)
         {
             *other = None;
         }
     }
 
-    /// Tells all other nodes, if we decide for them.
+    /// Tells all other nodes, if this one decides for them.
     pub(crate) fn tell(&mut self, message: &FromCoordinator) {
-        if let Self::Here { .. } = self {
+        if let Self::Local { .. } = self {
             let last = matches!(message, FromCoordinator::Finish(_) | FromCoordinator::GivesUp(_));
             for (_, link) in self.links_mut() {
                 if last { link.send_last(message) } else { link.send(message) }
@@ -152,18 +158,18 @@ impl Command {
         }
     }
 
-    /// This launcher can't go on, and says nothing more.
+    /// This launcher can't continue, and sends nothing more.
     pub(crate) fn give_up(&mut self, why: String) {
         self.tell(&FromCoordinator::GivesUp(shortened(why.clone(), LONGEST_TEXT)));
         match self {
-            Self::Here { others, .. } => others.clear(),
-            Self::Elsewhere { link, .. } => link.send_last(&ToCoordinator::GivesUp(shortened(why, LONGEST_TEXT))),
+            Self::Local { others, .. } => others.clear(),
+            Self::Remote { link, .. } => link.send_last(&ToCoordinator::GivesUp(shortened(why, LONGEST_TEXT))),
         }
     }
 
     /// The stacks of a stalled job are asked for, here and on the other nodes.
     pub(crate) fn await_traces(&mut self) {
-        if let Self::Here { others, traces, .. } = self {
+        if let Self::Local { others, traces, .. } = self {
             *traces = (1 + others.iter().flatten().count(), vec![]);
         }
     }
@@ -171,7 +177,7 @@ impl Command {
     /// A node has looked at its ranks. Once all have: the rank that holds the others up.
     pub(crate) fn suspect(&mut self, suspect: Option<Suspect>) -> Option<Input> {
         match self {
-            Self::Here { traces: (awaited, suspects), .. } => {
+            Self::Local { traces: (awaited, suspects), .. } => {
                 suspects.extend(suspect);
                 *awaited = awaited.checked_sub(1)?;
                 if *awaited > 0 {
@@ -180,7 +186,7 @@ impl Command {
                 let Suspect { rank, pid, .. } = suspects.drain(..).min()?;
                 Some(Input::Traced { rank, pid })
             }
-            Self::Elsewhere { link, .. } => {
+            Self::Remote { link, .. } => {
                 link.send(&ToCoordinator::Traced(suspect));
                 None
             }

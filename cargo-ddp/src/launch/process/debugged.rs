@@ -1,10 +1,10 @@
-//! Workers that a debugger starts: they come to a socket of the launcher's, in any order, before or after it is there.
+//! Workers that a debugger starts: they join the launcher at a socket, in any order, before or after it exists.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -22,25 +22,28 @@ use rustix::net::{
 use rustix::process::geteuid;
 
 use super::guard::Guard;
-use super::workers::{Port, Worker};
+use super::port::Port;
+use super::worker::Worker;
+use crate::launch::event::{LaunchEvent, Reporter};
+use crate::launch::outcome::Exit;
 use crate::launch::plan::LaunchPlan;
-use crate::launch::supervise::dispatch::Exit;
-use crate::{Error, Result, Ui};
+use crate::os::signals::is_user_signal;
+use crate::{Error, Result};
 
-/// How long workers may take to come: the debugger may be reading symbols.
+/// How long workers may take to join: the debugger may be reading symbols.
 const LIMIT: Duration = Duration::from_secs(600);
-/// How long to wait without a word.
+/// How long to wait before that is reported.
 const QUIET: Duration = Duration::from_secs(3);
 /// How long a process that has connected may take to say who it is.
 const HELLO: Duration = Duration::from_secs(5);
 /// How long a debugger may take to wait for what it has started, below a second.
 const REAPED: Duration = Duration::from_millis(500);
 
-/// What came of waiting.
-pub(crate) enum Gathered {
-    /// All ranks are here.
+/// How waiting for workers ended.
+pub(crate) enum Accepted {
+    /// All ranks have joined.
     All(Port, Vec<Worker>),
-    /// The launcher was told to stop by this signal.
+    /// The launcher was asked to stop by this signal.
     Stopped(i32),
 }
 
@@ -48,50 +51,49 @@ pub(crate) enum Gathered {
 ///
 /// # Errors
 /// [`Error::JoinTaken`], [`Error::NotJoined`], [`Error::System`].
-pub(crate) fn gather(plan: &LaunchPlan, folder: &Path, guard: &mut Guard, ui: &Ui) -> Result<Gathered> {
-    let name = plan.program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+pub(crate) fn accept_workers(
+    plan: &LaunchPlan,
+    folder: &Path,
+    guard: &mut Guard,
+    reporter: &mut dyn Reporter,
+) -> Result<Accepted> {
+    let name = plan.name();
     let socket = Socket::open(&folder.join(format!("{name}.sock")))?;
-    // Rank 0 may come more than once, so the port stays open until all are here.
+    // Rank 0 may join more than once, so the port stays open until all have joined.
     let mut port = Port::open(plan.store, plan.nodes.address)?;
     let mut workers: Vec<Option<Worker>> = (0..plan.nproc).map(|_| None).collect();
     let start = Instant::now();
-    let mut told = false;
+    let mut reported = false;
     while workers.iter().any(Option::is_none) {
-        let missing = || {
-            let ranks: Vec<_> = (0..plan.nproc).filter(|rank| workers[*rank].is_none()).collect();
-            let names: Vec<_> = ranks.iter().map(ToString::to_string).collect();
-            format!("rank{} {}", if ranks.len() == 1 { "" } else { "s" }, names.join(", "))
-        };
+        let missing: Vec<_> = (0..plan.nproc).filter(|rank| workers[*rank].is_none()).collect();
         let elapsed = start.elapsed();
         if elapsed >= LIMIT {
-            return Err(Error::NotJoined { missing: missing(), seconds: LIMIT.as_secs() });
+            return Err(Error::NotJoined { missing, seconds: LIMIT.as_secs() });
         }
-        if !told && elapsed >= QUIET {
-            told = true;
-            let (ranks, left) = (missing(), LIMIT.saturating_sub(QUIET).as_secs());
-            ui.status("Waiting", format!("for {ranks} of {name}, which the debugger starts, for {left} s at most"));
+        if !reported && elapsed >= QUIET {
+            reported = true;
+            let limit = LIMIT.saturating_sub(QUIET);
+            reporter.report(LaunchEvent::WorkersAwaited { ranks: missing, program: name.clone(), limit });
         }
-        wait(&socket, guard, &workers, if told { LIMIT } else { QUIET } - elapsed)?;
+        wait(&socket, guard, &workers, if reported { LIMIT } else { QUIET } - elapsed)?;
         match guard.take() {
-            None => return Ok(Gathered::Stopped(libc::SIGKILL)),
+            None => return Ok(Accepted::Stopped(libc::SIGKILL)),
             Some(signals) => {
-                if let Some(signal) =
-                    signals.into_iter().find(|signal| ![libc::SIGUSR1, libc::SIGUSR2].contains(signal))
-                {
-                    return Ok(Gathered::Stopped(signal));
+                if let Some(signal) = signals.into_iter().find(|signal| !is_user_signal(*signal)) {
+                    return Ok(Accepted::Stopped(signal));
                 }
             }
         }
         for slot in &mut workers {
             if let Some(worker) = slot.take_if(|worker| worker.has_ended()) {
-                ui.warn(format!("rank {} ended before all others had come; start it again", worker.rank));
+                reporter.report(LaunchEvent::WorkerLeft { rank: worker.rank });
             }
         }
-        if let Some((rank, worker)) = socket.accept(plan, &mut port, &workers, ui)? {
+        if let Some((rank, worker)) = socket.accept(plan, &mut port, &workers, reporter)? {
             workers[rank] = Some(worker);
         }
     }
-    Ok(Gathered::All(port, workers.into_iter().flatten().collect()))
+    Ok(Accepted::All(port, workers.into_iter().flatten().collect()))
 }
 
 fn wait(socket: &Socket, guard: &Guard, workers: &[Option<Worker>], time: Duration) -> Result<()> {
@@ -107,7 +109,7 @@ fn wait(socket: &Socket, guard: &Guard, workers: &[Option<Worker>], time: Durati
     }
 }
 
-/// Where workers come to. It is gone when this is.
+/// Where workers join. The file is removed when this is dropped.
 struct Socket {
     fd: OwnedFd,
     path: PathBuf,
@@ -131,13 +133,13 @@ impl Socket {
         Ok(socket)
     }
 
-    /// The worker that has come, if one has that we can use.
+    /// The worker that has connected, if it fits.
     fn accept(
         &self,
         plan: &LaunchPlan,
         port: &mut Port,
         workers: &[Option<Worker>],
-        ui: &Ui,
+        reporter: &mut dyn Reporter,
     ) -> Result<Option<(usize, Worker)>> {
         let connection = match accept_with(&self.fd, SocketFlags::CLOEXEC) {
             Ok(connection) => connection,
@@ -147,29 +149,30 @@ impl Socket {
         match sockopt::socket_peercred(&connection) {
             Ok(peer) if peer.uid == geteuid() => {}
             Ok(peer) => {
-                ui.warn(format!("a process of another user was refused (pid {}, uid {})", peer.pid, peer.uid.as_raw()));
+                let (pid, uid) = (peer.pid.as_raw_pid(), peer.uid.as_raw());
+                reporter.report(LaunchEvent::StrangerRefused { pid, uid });
                 return Ok(None);
             }
             Err(_) => return Ok(None),
         }
-        // One that connects and says nothing was another launcher that looked whether we are here, or is none of ours.
-        let Some(hello) = hear(&connection) else { return Ok(None) };
+        // A process that connects and is silent was another launcher that looked whether this one waits, or is not a worker.
+        let Some(hello) = receive_hello(&connection) else { return Ok(None) };
         let rank = hello.rank;
         let refusal = if hello.version != VERSION {
             Some("this program was built with another version of ddp-runtime than this cargo-ddp's".to_owned())
         } else if rank >= plan.nproc {
-            Some(format!("there is no rank {rank}: the launcher has {} workers, from 0", plan.nproc))
+            Some(format!("rank {rank} not found: the launcher has ranks 0 to {}", plan.nproc - 1))
         } else if workers[rank].is_some() {
-            Some(format!("the launcher has a rank {rank} already"))
+            Some(format!("rank {rank} has already joined"))
         } else {
             None
         };
-        if let Some(why) = refusal {
-            ui.warn(format!("a worker was sent away: {why}"));
-            let _ = say(&connection, &Welcome::Refused(why), &[]);
+        if let Some(problem) = refusal {
+            let _ = send_welcome(&connection, &Welcome::Refused(problem.clone()), &[]);
+            reporter.report(LaunchEvent::WorkerRefused { problem });
             return Ok(None);
         }
-        let (worker, events) = match Worker::joined(plan, rank, connection, ui) {
+        let (worker, events) = match Worker::joined(plan, rank, connection) {
             Ok(worker) => worker,
             // It is gone again.
             Err(_) => return Ok(None),
@@ -183,9 +186,10 @@ impl Socket {
             environment.insert(env::STORE_FD.to_owned(), String::new());
             descriptors.push(listener);
         }
-        let told =
-            worker.connection().map(|connection| say(connection, &Welcome::Environment(environment), &descriptors));
-        Ok(matches!(told, Some(Ok(()))).then_some((rank, worker)))
+        let welcome = Welcome::Environment(environment);
+        let sent = worker.connection().map(|connection| send_welcome(connection, &welcome, &descriptors));
+        tracing::debug!(rank, pid = worker.pid(), "worker joined");
+        Ok(matches!(sent, Some(Ok(()))).then_some((rank, worker)))
     }
 }
 
@@ -209,14 +213,14 @@ fn address(path: &Path) -> rustix::io::Result<(File, SocketAddrUnix)> {
     Ok((folder, address))
 }
 
-fn hear(connection: &OwnedFd) -> Option<Hello> {
+fn receive_hello(connection: &OwnedFd) -> Option<Hello> {
     sockopt::set_socket_timeout(connection, sockopt::Timeout::Recv, Some(HELLO)).ok()?;
     let mut text = vec![0; LARGEST];
     let (length, _) = recv(connection, &mut text[..], RecvFlags::empty()).ok()?;
     serde_json::from_slice(&text[..length]).ok()
 }
 
-fn say(connection: &OwnedFd, welcome: &Welcome, descriptors: &[std::os::fd::BorrowedFd<'_>]) -> rustix::io::Result<()> {
+fn send_welcome(connection: &OwnedFd, welcome: &Welcome, descriptors: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
     let text = serde_json::to_vec(welcome).unwrap_or_default();
     if descriptors.is_empty() {
         return send(connection, &text, SendFlags::NOSIGNAL).map(drop);
@@ -227,17 +231,17 @@ fn say(connection: &OwnedFd, welcome: &Welcome, descriptors: &[std::os::fd::Borr
     sendmsg(connection, &[IoSlice::new(&text)], &mut ancillary, SendFlags::NOSIGNAL).map(drop)
 }
 
-/// How a worker has ended that was not our child, and is gone: it says so, unless it was killed. Then the kernel tells.
-pub(crate) fn farewell(connection: &OwnedFd, pidfd: &OwnedFd) -> Exit {
+/// How a worker that was not our child has ended: it reports that itself, unless it was killed. Then the kernel does.
+pub(crate) fn exit_of_joined(connection: &OwnedFd, pidfd: &OwnedFd) -> Exit {
     let mut text = [0; 256];
     let goodbye = recv(connection, &mut text[..], RecvFlags::DONTWAIT).ok();
     let goodbye = goodbye.and_then(|(length, _)| serde_json::from_slice::<Goodbye>(&text[..length]).ok());
     // Of what a program passes to `exit`, the system keeps the low 8 bits.
-    let told = goodbye.map(|goodbye| Exit::Code(goodbye.code & 0xff));
-    told.or_else(|| exit_of(pidfd)).unwrap_or(Exit::Signal(libc::SIGKILL))
+    let reported = goodbye.map(|goodbye| Exit::Code(goodbye.code & 0xff));
+    reported.or_else(|| exit_of(pidfd)).unwrap_or(Exit::Signal(libc::SIGKILL))
 }
 
-/// What Linux tells since 6.15, once the parent (the debugger) has waited for the process.
+/// What Linux reports since 6.15, once the parent (the debugger) has reaped the process.
 fn exit_of(pidfd: &OwnedFd) -> Option<Exit> {
     let end = Instant::now() + REAPED;
     loop {
@@ -245,15 +249,15 @@ fn exit_of(pidfd: &OwnedFd) -> Option<Exit> {
         let mut info: libc::pidfd_info = unsafe { MaybeUninit::zeroed().assume_init() };
         info.mask = libc::PIDFD_INFO_EXIT.into();
         // SAFETY: the kernel writes no more than the size that is part of the number.
-        let told = unsafe { libc::ioctl(pidfd.as_raw_fd(), libc::PIDFD_GET_INFO, &raw mut info) } == 0;
-        if told && info.mask & u64::from(libc::PIDFD_INFO_EXIT) != 0 {
+        let has_info = unsafe { libc::ioctl(pidfd.as_raw_fd(), libc::PIDFD_GET_INFO, &raw mut info) } == 0;
+        if has_info && info.mask & u64::from(libc::PIDFD_INFO_EXIT) != 0 {
             return Some(ExitStatus::from_raw(info.exit_code).into());
         }
         let left = end.saturating_duration_since(Instant::now());
-        if !told || left.is_zero() {
+        if !has_info || left.is_zero() {
             return None;
         }
-        // That it is waited for is a hang-up.
+        // POLLHUP means that the parent has reaped it.
         let time = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
         let _ = poll(&mut [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::empty())], Some(&time));
     }
@@ -268,7 +272,7 @@ mod tests {
 
     use super::*;
 
-    /// The end of a process that said nothing, and is waited for by another thread.
+    /// The end of a process that reported nothing, and is reaped by another thread.
     fn end_of(script: &str) -> Exit {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
@@ -280,13 +284,13 @@ mod tests {
             child.wait().unwrap()
         });
         poll(&mut [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)], None).unwrap();
-        let exit = farewell(&ours, &pidfd);
+        let exit = exit_of_joined(&ours, &pidfd);
         debugger.join().unwrap();
         exit
     }
 
     #[test]
-    fn exit_code_of_a_worker_that_says_it_has_eight_bits() {
+    fn exit_code_that_a_worker_reports_has_eight_bits() {
         let mut child = Command::new("true").spawn().unwrap();
         let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
         for (code, expected) in [(3, 3), (-1, 255), (256, 0)] {
@@ -294,13 +298,13 @@ mod tests {
                 socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
             let goodbye = serde_json::to_vec(&Goodbye { code }).unwrap();
             send(&theirs, &goodbye, SendFlags::NOSIGNAL).unwrap();
-            assert_eq!(farewell(&ours, &pidfd), Exit::Code(expected));
+            assert_eq!(exit_of_joined(&ours, &pidfd), Exit::Code(expected));
         }
         child.wait().unwrap();
     }
 
     #[test]
-    fn the_kernel_tells_how_a_worker_ended_that_could_not() {
+    fn exit_of_a_worker_that_could_not_report_comes_from_the_kernel() {
         let text = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
         let version: Vec<u32> = text.split(['.', '-']).map_while(|part| part.trim().parse().ok()).take(2).collect();
         let expected = |exit| if version >= vec![6, 15] { exit } else { Exit::Signal(libc::SIGKILL) };

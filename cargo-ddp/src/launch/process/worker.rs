@@ -1,0 +1,244 @@
+//! Worker processes: how they are started, read and signalled.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use ddp_contract::env;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::net::sockopt;
+use rustix::process::{
+    PTracer, Pid, PidfdFlags, Resource, Rlimit, Signal, getpid, kill_process, kill_process_group, pidfd_open,
+    pidfd_send_signal, set_ptracer, setrlimit,
+};
+
+use super::affinity;
+use super::events::EventStream;
+use super::port::Port;
+use super::stream::{Pipe, Stream};
+use crate::launch::outcome::Exit;
+use crate::launch::plan::{Binding, LaunchPlan};
+use crate::launch::run::logs::Log;
+use crate::os::binary::start_without_shell;
+use crate::os::child;
+use crate::os::interpreter;
+use crate::os::reap::{self, KILL_TIMEOUT};
+use crate::os::stdio::Target;
+use crate::{Error, Result};
+
+/// A worker of the attempt in progress.
+pub(crate) struct Worker {
+    pub(crate) rank: usize,
+    process: Process,
+    pid: Pid,
+    /// Readable once the process has ended.
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) alive: bool,
+    pub(crate) stdout: Stream,
+    pub(crate) stderr: Stream,
+    pub(crate) events: EventStream,
+}
+
+enum Process {
+    /// We started it.
+    Child(Child),
+    /// A debugger did, and it has joined us over this connection.
+    Joined(OwnedFd),
+}
+
+/// Starts all workers of an attempt. When one can't be started, none stays.
+pub(crate) fn start_all(plan: &LaunchPlan, attempt: u32, port: &Port, descriptors: Rlimit) -> Result<Vec<Worker>> {
+    // What the kernel, or `env` in every rank, would only call a missing file.
+    if let Some(missing) = interpreter::missing(&plan.program) {
+        return Err(Error::no_interpreter(plan.program.clone(), missing));
+    }
+    let mut workers: Vec<Worker> = Vec::with_capacity(plan.nproc);
+    for rank in plan.ranks() {
+        match Worker::start(plan, attempt, rank, port, descriptors) {
+            Ok(worker) => workers.push(worker),
+            Err(err) => {
+                for worker in &mut workers {
+                    let _ = worker.reap();
+                }
+                return Err(err);
+            }
+        }
+    }
+    Ok(workers)
+}
+
+impl Worker {
+    fn start(plan: &LaunchPlan, attempt: u32, rank: usize, port: &Port, descriptors: Rlimit) -> Result<Self> {
+        let (events, event_writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(|err| Error::system("can't make a pipe")(err.into()))?;
+        let mut command = Command::new(&plan.program);
+        command.args(&plan.args).envs(plan.worker_env(rank, attempt, port.number()));
+        let stdin = if plan.stdin == Some(rank) { Stdio::inherit() } else { Stdio::null() };
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.env(env::EVENT_FD, event_writer.as_raw_fd().to_string()).env_remove(env::STORE_FD);
+        // What a worker starts in turn is no part of the debug session.
+        command.env_remove(env::DEBUG);
+        // The launchers' alone: a program may print its environment.
+        command.env_remove(env::JOB_SECRET).env_remove(env::JOB_SECRET_FILE);
+        let mut inherited = vec![event_writer.as_raw_fd()];
+        if let Some(socket) = port.listener().filter(|_| rank == 0) {
+            command.env(env::STORE_FD, socket.as_raw_fd().to_string());
+            inherited.push(socket.as_raw_fd());
+        }
+        prepare(&mut command, inherited, descriptors, plan.binding_of(rank), plan.debug.is_some());
+        start_without_shell(&mut command);
+
+        let logs = ["stdout", "stderr"].map(|stream| Log::create(plan.log_file(rank, attempt, stream)));
+        let mut child = command.spawn().map_err(|source| Error::start(&plan.program, source))?;
+        let pid = Pid::from_child(&child);
+        tracing::debug!(rank, attempt, %pid, "worker started");
+        let output = [child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from)];
+        match Parts::new(pid, output, events, logs) {
+            Ok(Parts { pidfd, stdout, stderr, events }) => {
+                let process = Process::Child(child);
+                Ok(Self { rank, process, pid, pidfd, alive: true, stdout, stderr, events })
+            }
+            Err(err) => {
+                let _ = child.kill().and_then(|()| child.wait());
+                Err(Error::system("can't watch a worker")(err))
+            }
+        }
+    }
+
+    /// One that a debugger has started, and the pipe it writes events to.
+    pub(crate) fn joined(plan: &LaunchPlan, rank: usize, connection: OwnedFd) -> io::Result<(Self, OwnedFd)> {
+        let pid = sockopt::socket_peercred(&connection)?.pid;
+        let (events, event_writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let logs = ["stdout", "stderr"].map(|stream| Log::create(plan.log_file(rank, 0, stream)));
+        let Parts { pidfd, stdout, stderr, events } = Parts::new(pid, [None, None], events, logs)?;
+        let process = Process::Joined(connection);
+        Ok((Self { rank, process, pid, pidfd, alive: true, stdout, stderr, events }, event_writer))
+    }
+
+    /// The connection to one that has joined.
+    pub(crate) fn connection(&self) -> Option<&OwnedFd> {
+        match &self.process {
+            Process::Child(_) => None,
+            Process::Joined(connection) => Some(connection),
+        }
+    }
+
+    /// Whether its process is gone.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ends_within(Duration::ZERO)
+    }
+
+    fn ends_within(&self, time: Duration) -> bool {
+        let mut fds = [PollFd::from_borrowed_fd(self.pidfd.as_fd(), PollFlags::IN)];
+        let time =
+            Timespec { tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() };
+        matches!(poll(&mut fds, Some(&time)), Ok(1..))
+    }
+
+    /// One of its output streams.
+    pub(crate) fn stream(&mut self, target: Target) -> &mut Stream {
+        match target {
+            Target::Stdout => &mut self.stdout,
+            Target::Stderr => &mut self.stderr,
+        }
+    }
+
+    pub(crate) fn as_pid(&self) -> Pid {
+        self.pid
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid.as_raw_pid().unsigned_abs()
+    }
+
+    /// Sends a signal to the worker, and those that end a program also to whatever it started in its group.
+    pub(crate) fn signal(&self, signal: i32) {
+        // One that is gone is no error.
+        let _ = match Signal::from_named_raw(signal) {
+            // Its group is not ours.
+            Some(signal) if self.connection().is_some() => pidfd_send_signal(&self.pidfd, signal),
+            // Helpers of the worker would die of these.
+            Some(signal @ (Signal::USR1 | Signal::USR2)) => kill_process(self.pid, signal),
+            Some(signal) => kill_process_group(self.pid, signal),
+            None => Ok(()),
+        };
+    }
+
+    /// Takes note of its end. What it left running in its group ends with it.
+    pub(crate) fn reap(&mut self) -> Result<Exit> {
+        // Before the wait: until then nobody else can have its number.
+        self.signal(Signal::KILL.as_raw());
+        if self.connection().is_some() {
+            self.ends_within(KILL_TIMEOUT);
+        }
+        let exit = match &mut self.process {
+            Process::Child(child) => {
+                let status = reap::wait(child, KILL_TIMEOUT).map_err(Error::system("can't wait for a worker"))?;
+                status.map_or(Exit::Signal(Signal::KILL.as_raw()), Exit::from)
+            }
+            Process::Joined(connection) => super::debugged::exit_of_joined(connection, &self.pidfd),
+        };
+        self.alive = false;
+        tracing::debug!(rank = self.rank, pid = %self.pid, ?exit, "worker ended");
+        Ok(exit)
+    }
+}
+
+/// What a worker is watched through.
+struct Parts {
+    pidfd: OwnedFd,
+    stdout: Stream,
+    stderr: Stream,
+    events: EventStream,
+}
+
+impl Parts {
+    fn new(
+        pid: Pid,
+        [stdout, stderr]: [Option<OwnedFd>; 2],
+        events: OwnedFd,
+        [stdout_log, stderr_log]: [(Log, Option<io::Error>); 2],
+    ) -> io::Result<Self> {
+        Ok(Self {
+            pidfd: pidfd_open(pid, PidfdFlags::empty())?,
+            stdout: Stream::new(stdout, stdout_log)?,
+            stderr: Stream::new(stderr, stderr_log)?,
+            events: EventStream::new(Pipe::new(Some(events))?),
+        })
+    }
+}
+
+/// What happens in the child before exec: its own session (and with it a process group), so that the terminal's signals come
+/// through us alone; death with us; and of all descriptors only those that are meant for it.
+fn prepare(
+    command: &mut Command,
+    inherited: Vec<RawFd>,
+    descriptors: Rlimit,
+    binding: Option<Binding>,
+    with_debugger: bool,
+) {
+    let parent = getpid();
+    let setup = move || {
+        rustix::process::setsid()?;
+        child::bind_to(parent)?;
+        setrlimit(Resource::Nofile, descriptors)?;
+        binding.as_ref().map_or(Ok(()), affinity::bind)?;
+        // Where only a parent may look into a process (Yama), so may the debuggers that we start when a job stalls. A
+        // kernel without Yama knows no such call. A debug session's debugger is anybody's child.
+        let _ = set_ptracer(if with_debugger { PTracer::Any } else { PTracer::ProcessID(parent) });
+        // SAFETY: it marks descriptors, and touches no memory. (Before Linux 5.11 there is no such call: what our parent
+        // left open is then inherited.)
+        unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+        for &fd in &inherited {
+            // SAFETY: the parent keeps these open until the child has started.
+            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            fcntl_setfd(fd, FdFlags::empty())?;
+        }
+        Ok(())
+    };
+    // SAFETY: the closure runs between fork and exec, and makes system calls only.
+    unsafe { command.pre_exec(setup) };
+}
