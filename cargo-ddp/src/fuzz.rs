@@ -14,7 +14,7 @@ use tempfile::tempdir;
 
 use crate::launch::Store;
 use crate::plot::{Figure, Options, Run};
-use crate::snapshot::{self, Best, Keep, Names, TensorFile};
+use crate::snapshot::{self, Goal, Keep, Names, TensorFile};
 
 /// A xorshift generator: every run tries the same inputs.
 pub(crate) struct Random(pub(crate) u64);
@@ -150,7 +150,7 @@ fn use_snapshots(dir: &Path) {
         }
     }
     let _ = snapshot::whole(dir);
-    let _ = snapshot::prune(dir, Keep { last: 1, best: Some((1, Best::Min)) }, true);
+    let _ = snapshot::prune(dir, Keep { last: 1, best: Some((1, Goal::Minimize)) }, true);
 }
 
 #[test]

@@ -28,5 +28,5 @@ pub use export::{Format, export};
 pub use find::{Listed, list, whole};
 pub use import::{Imported, import};
 pub use names::Names;
-pub use prune::{Best, Keep, Pruned, prune};
+pub use prune::{Goal, Keep, Pruned, prune};
 pub use tensors::{TensorFile, TensorInfo};
