@@ -13,7 +13,7 @@ use ddp_contract::{ErrorFile, Event};
 use tempfile::tempdir;
 
 use crate::inspect::plots::{Figure, Options, Run};
-use crate::inspect::snapshots::{self as snapshot, Best, Keep, Names, TensorFile};
+use crate::inspect::snapshots::{self as snapshot, Goal, Keep, Names, TensorFile};
 use crate::launch::Store;
 
 /// A xorshift generator: every run tries the same inputs.
@@ -150,7 +150,7 @@ fn use_snapshots(dir: &Path) {
         }
     }
     let _ = snapshot::whole(dir);
-    let _ = snapshot::prune(dir, Keep { last: 1, best: Some((1, Best::Min)) }, true);
+    let _ = snapshot::prune(dir, Keep { last: 1, best: Some((1, Goal::Minimize)) }, true);
 }
 
 #[test]

@@ -4,10 +4,10 @@
 use std::process::ExitCode;
 
 use ddp_runtime::amp::{Autocast, GradScaler, GradScalerOptions};
-use ddp_runtime::data::{DataLoader, TensorDataset, mean_over_ranks};
+use ddp_runtime::data::{DataLoader, TensorDataset};
 use ddp_runtime::lr_scheduler::{LrScheduler, OneCycle, OneCycleLr};
 use ddp_runtime::optim::{Adam, AdamOptions, Optimizer, ParamGroup, clip_grad_norm, clip_grad_value};
-use ddp_runtime::{Best, CommHook, Context, Ddp, DdpOptions, Result, Snapshots, State, StateMut};
+use ddp_runtime::{CommHook, Context, Ddp, DdpOptions, Goal, Mean, Result, Run, Snapshots};
 use tch::nn::{self, ModuleT, VarStore};
 use tch::{Kind, Reduction, Tensor};
 
@@ -34,9 +34,8 @@ fn train(folder: &str) -> Result<()> {
         .add(nn::linear(vs.root() / "in", 4, 32, Default::default()))
         .add_fn(|x| x.relu())
         .add(nn::linear(vs.root() / "out", 32, 1, Default::default()));
-    let mut options = DdpOptions::default();
-    options.comm_hook = CommHook::Bf16Compress; // half the bytes on the way
-    options.bucket_cap_bytes = 1 << 20;
+    // Gradients as BFloat16: half the bytes.
+    let options = DdpOptions { comm_hook: CommHook::Bf16Compress, bucket_cap_bytes: 1 << 20, ..Default::default() };
     let ddp = Ddp::with_options(context.group(), &vs, &options)?;
 
     // No weight decay for biases.
@@ -47,68 +46,64 @@ fn train(folder: &str) -> Result<()> {
     ];
     let mut optimizer = Adam::with_groups(&vs, groups)?;
     let steps = EPOCHS * train.batches_per_epoch().div_ceil(ACCUMULATE) as u64;
-    let mut scheduler = OneCycleLr::new(&mut optimizer, OneCycle::new(0.02, steps))?;
+    let scheduler = OneCycleLr::new(&mut optimizer, OneCycle::new(0.02, steps))?;
     let autocast = Autocast::new(device, Kind::BFloat16)?;
     // Of use with Kind::Half alone; one that is not enabled does nothing.
-    let mut scaler = GradScaler::new(device, GradScalerOptions { enabled: false, ..Default::default() })?;
+    let scaler = GradScaler::new(device, GradScalerOptions { enabled: false, ..Default::default() })?;
 
-    let mut snapshots = Snapshots::open(&context, folder)?.every_epochs(2).keep_last(2).keep_best(1, Best::Min);
-    let state = StateMut::new(&vs, &mut optimizer).scheduler(&mut scheduler).scaler(&mut scaler);
-    let mut progress = snapshots.resume(state)?.unwrap_or_default();
-    train.resume_at(progress.epoch, progress.samples);
+    let snapshots = Snapshots::open(&context, folder)?.every_epochs(2).keep_last(2).keep_best(1, Goal::Minimize);
+    let mut run = Run::new(&context, &vs, optimizer)
+        .scheduler(scheduler)
+        .scaler(scaler)
+        .snapshots(snapshots)
+        .total_steps(steps)
+        .resume(&mut train)?;
 
-    while progress.epoch < EPOCHS {
-        let mut batches = train.epoch(progress.epoch)?.peekable();
+    while let Some(epoch) = run.next_epoch(EPOCHS) {
+        let mut batches = train.epoch(epoch)?.peekable();
         let mut in_step = 0;
-        optimizer.zero_grad()?;
+        run.optimizer.zero_grad()?;
         while let Some(batch) = batches.next() {
             let (x, y) = batch?;
             in_step += 1;
             let is_last = in_step == ACCUMULATE || batches.peek().is_none();
             let backward = || {
                 let loss = ddp.forward(|| autocast.run(|| model.forward_t(&x, true).mse_loss(&y, Reduction::Mean)))?;
-                ddp.backward(&scaler.scale(&(loss / ACCUMULATE as f64))?)
+                ddp.backward(&run.scaler.scale(&(loss / ACCUMULATE as f64))?)
             };
             if !is_last {
                 ddp.no_sync(backward)?;
                 continue;
             }
             backward()?;
-            scaler.unscale(&optimizer)?;
+            run.scaler.unscale(&run.optimizer)?;
             clip_grad_value(&vs, 10.0)?;
             let _norm = clip_grad_norm(&vs, 1.0, 2.0)?;
-            if scaler.step(&mut optimizer)?.was_taken()? {
-                scheduler.step(&mut optimizer)?;
+            if run.scaler.step(&mut run.optimizer)?.was_taken()? {
+                run.scheduler.step(&mut run.optimizer)?;
             }
-            scaler.update()?;
-            optimizer.zero_grad()?;
+            run.scaler.update()?;
+            run.optimizer.zero_grad()?;
             in_step = 0;
-            progress.step += 1;
-            progress.samples = train.position().samples;
-            context.report_step(progress.epoch, progress.step);
-            let state = State::new(&vs, &optimizer).scheduler(&scheduler).scaler(&scaler);
-            snapshots.save_if_due(&state, progress)?;
+            run.step_done(&train)?;
         }
 
         let _guard = tch::no_grad_guard();
-        let (mut sum, mut count) = (Tensor::zeros([1i64; 0], (Kind::Float, device)), 0);
+        let mut losses = Mean::new();
         for batch in test.epoch(0)? {
             let (x, y) = batch?;
-            sum += model.forward_t(&x, false).mse_loss(&y, Reduction::Sum);
-            count += y.size()[0];
+            losses.add_sum(&model.forward_t(&x, false).mse_loss(&y, Reduction::Sum), y.size()[0])?;
         }
-        let loss = mean_over_ranks(context.group(), &sum, count)?;
+        let loss = losses.over_ranks(context.group())?;
         if context.is_rank0() {
-            println!("epoch {}: loss {loss:.4}, learning rate {:.4}", progress.epoch + 1, scheduler.last_lr());
+            println!("epoch {}: loss {loss:.4}, learning rate {:.4}", epoch + 1, run.scheduler.last_lr());
         }
-        (progress.epoch, progress.samples) = (progress.epoch + 1, 0);
-        let state = State::new(&vs, &optimizer).scheduler(&scheduler).scaler(&scaler).metric(loss);
-        snapshots.save_if_due(&state, progress)?;
+        run.metric(loss);
+        run.epoch_done()?;
     }
     if context.is_rank0() {
         let data = ddp.logging_data()?;
         println!("{} parameters in buckets of {} bytes", ddp.parameter_names().count(), data["bucket_sizes"]);
     }
-    let state = State::new(&vs, &optimizer).scheduler(&scheduler).scaler(&scaler);
-    snapshots.finish_at(&state, progress)
+    run.finish()
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use ddp_runtime::data::{DataLoader, Dataset};
 use ddp_runtime::optim::{Optimizer, Sgd, SgdOptions};
-use ddp_runtime::{Context, Ddp, Result, Snapshots, State, StateMut};
+use ddp_runtime::{Context, Ddp, Result, Run, Snapshots};
 use tch::nn::{self, Module, VarStore};
 use tch::{Kind, Reduction, Tensor};
 
@@ -43,31 +43,28 @@ fn train(folder: &str, total_epochs: u64, save_every: u64) -> Result<()> {
 
     let vs = VarStore::new(device);
     let model = nn::linear(vs.root(), 20, 1, Default::default());
-    let mut optimizer = Sgd::new(&vs, SgdOptions { lr: 0.01, ..Default::default() });
-    let mut snapshots = Snapshots::open(&context, folder)?.every_epochs(save_every);
-    let mut progress = snapshots.resume(StateMut::new(&vs, &mut optimizer))?.unwrap_or_default();
-    loader.resume_at(progress.epoch, progress.samples);
+    let optimizer = Sgd::new(&vs, SgdOptions { lr: 0.01, ..Default::default() });
+    let snapshots = Snapshots::open(&context, folder)?.every_epochs(save_every);
+    let mut run = Run::new(&context, &vs, optimizer).snapshots(snapshots).resume(&mut loader)?;
     let ddp = Ddp::new(context.group(), &vs)?;
 
-    while progress.epoch < total_epochs {
+    while let Some(epoch) = run.next_epoch(total_epochs) {
         let mut last = None;
-        for batch in loader.epoch(progress.epoch)? {
+        for batch in loader.epoch(epoch)? {
             let (x, y) = batch?;
-            optimizer.zero_grad()?;
+            run.optimizer.zero_grad()?;
             let loss = ddp.forward(|| model.forward(&x).mse_loss(&y, Reduction::Mean))?;
             ddp.backward(&loss)?;
-            optimizer.step()?;
-            (progress.step, progress.samples) = (progress.step + 1, loader.position().samples);
-            snapshots.save_if_due(&State::new(&vs, &optimizer), progress)?;
+            run.optimizer.step()?;
+            run.step_done(&loader)?;
             last = Some(loss);
         }
-        (progress.epoch, progress.samples) = (progress.epoch + 1, 0);
         if let (true, Some(loss)) = (context.is_rank0(), last) {
-            println!("epoch {}: loss {:.6}", progress.epoch, loss.double_value(&[]));
+            println!("epoch {}: loss {:.6}", epoch + 1, loss.double_value(&[]));
         }
-        snapshots.save_if_due(&State::new(&vs, &optimizer), progress)?;
+        run.epoch_done()?;
     }
-    snapshots.finish_at(&State::new(&vs, &optimizer), progress)
+    run.finish()
 }
 
 fn main() -> ExitCode {

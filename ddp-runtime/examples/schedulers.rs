@@ -1,8 +1,8 @@
 //! The learning rates of every scheduler over thirty steps: `cargo ddp exec -- cargo run -p ddp-runtime --example schedulers`.
 
-use ddp_runtime::Result;
 use ddp_runtime::lr_scheduler::*;
 use ddp_runtime::optim::{Optimizer, Sgd, SgdOptions};
+use ddp_runtime::{Result, Stateful};
 use tch::Device;
 use tch::nn::{self, VarStore};
 
@@ -48,11 +48,12 @@ fn show<S: LrScheduler>(name: &str, make: impl Fn(&mut Sgd) -> Result<S>) -> Res
     for step in 1..STEPS {
         // … optimizer.step()? …
         if step == STEPS / 2 {
-            // As after a restart: an optimizer and a scheduler made in the same way go on from the state.
-            let state = scheduler.state();
+            // As after a restart: an optimizer and a scheduler made in the same way continue from the state.
+            let state = scheduler.state_dict()?;
             optimizer = self::optimizer();
             scheduler = make(&mut optimizer)?;
-            scheduler.restore(&state, &mut optimizer)?;
+            scheduler.load_state_dict(&state)?;
+            scheduler.restore_optimizer(&mut optimizer)?;
         }
         scheduler.step(&mut optimizer)?;
         assert_eq!(scheduler.last_lr(), optimizer.learning_rate());
@@ -79,7 +80,7 @@ fn plateau() -> Result<()> {
         scheduler.step_with(loss, &mut optimizer)?;
         rates.push(scheduler.last_lr());
     }
-    ReduceLrOnPlateau::new(&optimizer, options)?.restore(&scheduler.state(), &mut optimizer)?;
+    ReduceLrOnPlateau::new(&optimizer, options)?.load_state_dict(&scheduler.state_dict()?)?;
     print("ReduceLROnPlateau", &rates);
     Ok(())
 }

@@ -97,6 +97,8 @@ pub mod cuda;
 pub mod data;
 pub mod metrics;
 pub mod nn;
+#[cfg(feature = "clap")]
+pub mod settings;
 
 #[doc(inline)]
 pub use dist::comm_hook;
@@ -113,8 +115,12 @@ pub use dist::process_group::{Backend, ProcessGroup, ReduceOp};
 pub use dist::work::Work;
 pub use dist::world::{Master, World};
 pub use error::{Error, Result};
-pub use snapshot::{Best, Progress, SavedModel, Snapshots, State, StateMut};
+pub use snapshot::{Goal, Progress, SavedModel, Snapshots};
+pub use tch;
 pub use train::loss_guard::{LossGuard, NonFinite};
-pub use train::trainer::{EpochReport, Learner, Outcome, Per, Trainer};
+pub use train::mean::Mean;
+pub use train::run::{Resumable, Run};
+pub use train::stateful::{StateDict, Stateful};
+pub use train::trainer::{EpochReport, Learner, Outcome, StepEvery, Trainer};
 pub use worker::main::main;
-pub use worker::step_report::StepReport;
+pub(crate) use worker::step_report::StepReport;

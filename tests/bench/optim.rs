@@ -46,8 +46,7 @@ fn measure(rounds: usize) -> Result<()> {
     report("zero_grad to zero", rounds, || sgd.zero_grad_with(false).map_err(Into::into))?;
 
     for (batched, set_to_none) in [(false, true), (false, false), (true, true), (true, false)] {
-        let mut options = DdpOptions::default();
-        options.batched_grad_copy = batched;
+        let options = DdpOptions { batched_grad_copy: batched, ..Default::default() };
         let ddp = Ddp::with_options(context.group(), &vs, &options)?;
         let cleared = if set_to_none { "none" } else { "zero" };
         let what = format!("clear to {cleared}, Ddp{}", if batched { " with batched copies" } else { "" });

@@ -1,11 +1,12 @@
 //! Saves and loads about 1 GB of model and AdamW state; prints the seconds of each part as JSON. Run by `snapshot.py`.
 
+use std::path::Path;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use ddp_runtime::optim::{AdamW, AdamWOptions, Optimizer};
-use ddp_runtime::{Context, Progress, Snapshots, State, StateMut};
+use ddp_runtime::{Context, Run, Snapshots};
 use tch::Kind;
 use tch::nn::{self, VarStore};
 
@@ -24,33 +25,32 @@ fn measure(dir: &str, rounds: u64) -> Result<()> {
     for layer in 0..LAYERS {
         nn::linear(vs.root() / layer, WIDTH, WIDTH, Default::default());
     }
-    let mut optimizer = AdamW::new(&vs, AdamWOptions::default());
     vs.trainable_variables().iter().map(|v| v.mean(Kind::Float)).sum::<tch::Tensor>().backward();
-    optimizer.step()?;
-
-    let mut snapshots = Snapshots::open(&context, dir)?.keep_last(1);
+    let run = |name: &str, durable| -> Result<Run<AdamW>> {
+        let mut optimizer = AdamW::new(&vs, AdamWOptions::default());
+        optimizer.step()?;
+        let snapshots = Snapshots::open(&context, Path::new(dir).join(name))?.keep_last(1).durable(durable);
+        let mut run = Run::new(&context, &vs, optimizer).snapshots(snapshots).resume(&mut ())?;
+        run.step_done(&())?; // allocates the memory for the copies in the background, as in a loop that saves now and then
+        Ok(run)
+    };
+    let (mut fast, mut safe) = (run("fast", false)?, run("safe", true)?);
+    std::thread::sleep(Duration::from_secs(4));
     for round in 1..=rounds {
-        if round == 1 {
-            // As in a loop that saves now and then: the memory for the copies is got ready meanwhile.
-            snapshots.save_if_due(&State::new(&vs, &optimizer), Progress::default())?;
-            std::thread::sleep(std::time::Duration::from_secs(2));
-        }
-        snapshots = snapshots.durable(false);
         let start = Instant::now();
-        snapshots.save(&State::new(&vs, &optimizer), Progress { step: 2 * round - 1, ..Progress::default() })?;
+        fast.save()?;
         let first_blocked = start.elapsed().as_secs_f64();
-        snapshots.finish()?;
+        fast.wait_saved()?;
         let handed_over = start.elapsed().as_secs_f64();
-        snapshots = snapshots.durable(true);
 
         let start = Instant::now();
-        snapshots.save(&State::new(&vs, &optimizer), Progress { step: 2 * round, ..Progress::default() })?;
+        safe.save()?;
         let blocked = start.elapsed().as_secs_f64();
-        snapshots.finish()?;
+        safe.wait_saved()?;
         let written = start.elapsed().as_secs_f64();
 
         let start = Instant::now();
-        snapshots.resume(StateMut::new(&vs, &mut optimizer))?;
+        safe.load(&mut ())?;
         let load = start.elapsed().as_secs_f64();
         println!(
             "{}",

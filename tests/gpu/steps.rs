@@ -71,8 +71,7 @@ fn measure(context: &Context, name: &str, variant: &str, args: &Args) -> Result<
     if device.is_cuda() {
         cuda::reset_peak_memory_stats(device)?;
     }
-    let mut options = DdpOptions::default();
-    options.batched_grad_copy = variant == "batched";
+    let options = DdpOptions { batched_grad_copy: variant == "batched", ..Default::default() };
     let ddp = Ddp::with_options(context.group(), &vs, &options)?;
     let mut step = || -> Result<Tensor> {
         optimizer.zero_grad_with(variant != "zero")?;

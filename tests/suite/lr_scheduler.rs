@@ -4,6 +4,7 @@ use std::fs;
 
 use ddp_runtime::lr_scheduler::*;
 use ddp_runtime::optim::{Optimizer, Sgd, SgdOptions, clip_grad_norm, clip_grad_value};
+use ddp_runtime::{StateDict, Stateful};
 use ddp_tests::{CudaTorch, repo, stdout_of};
 use serde_json::Value;
 use tch::nn::VarStore;
@@ -137,17 +138,22 @@ impl Made {
 
     fn state(&self) -> Value {
         match self {
-            Self::Plain(scheduler) => scheduler.state(),
-            Self::Plateau(scheduler) => scheduler.state(),
+            Self::Plain(scheduler) => scheduler.state_dict().unwrap().require("scheduler").unwrap(),
+            Self::Plateau(scheduler) => scheduler.state_dict().unwrap().require("plateau").unwrap(),
         }
     }
 
     fn restore(&mut self, state: &Value, optimizer: &mut Sgd) {
         match self {
-            Self::Plain(scheduler) => scheduler.restore(state, optimizer).unwrap(),
-            Self::Plateau(scheduler) => scheduler.restore(state, optimizer).unwrap(),
+            Self::Plain(scheduler) => load(scheduler, "scheduler", state, optimizer),
+            Self::Plateau(scheduler) => load(scheduler, "plateau", state, optimizer),
         }
     }
+}
+
+fn load(scheduler: &mut impl Stateful, name: &str, state: &Value, optimizer: &mut Sgd) {
+    scheduler.load_state_dict(&StateDict::new().with(name, state).unwrap()).unwrap();
+    scheduler.restore_optimizer(optimizer).unwrap();
 }
 
 fn part(part: &Value) -> Box<dyn Schedule> {

@@ -91,8 +91,7 @@ fn everything_at_once(context: &Context) -> Result<()> {
     let common = nn::linear(vs.root() / "common", 3, 3, Default::default());
     let norm = nn::batch_norm1d(vs.root() / "norm", 3, Default::default());
     let rare = nn::linear(vs.root() / "rare", 3, 3, Default::default());
-    let mut options = DdpOptions::default();
-    options.find_unused_parameters = true;
+    let options = DdpOptions { find_unused_parameters: true, ..Default::default() };
     let ddp = Ddp::with_options(context.group(), &vs, &options)?;
     let rank = context.rank();
     let loss = |i: usize| {

@@ -10,7 +10,7 @@
 //! | `policy` | 1: warn, 2: stop, 3: skip, by a guard in the loop; 0: no guard |
 //! | `trainer` | 1: the loop is `Trainer`'s |
 //! | `read` | 1: resume, and save nothing |
-//! | `late` | 1: save once, by itself, at the end; 2: save even so when there was no step |
+//! | `late` | 1: save at the end only; 2: save even so when there was no step |
 
 use std::collections::HashMap;
 use std::process::ExitCode;
@@ -20,9 +20,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use ddp_runtime::data::{DataLoader, TensorDataset};
 use ddp_runtime::optim::{Optimizer, Sgd, SgdOptions};
-use ddp_runtime::{
-    Context, Ddp, Learner, LossGuard, NonFinite, Progress, Snapshots, State, StateMut, StepReport, Trainer,
-};
+use ddp_runtime::{Context, Ddp, Learner, LossGuard, NonFinite, Run, Snapshots, Trainer};
 use tch::nn::{self, ModuleT, VarStore};
 use tch::{Kind, Tensor};
 
@@ -118,43 +116,38 @@ fn by_hand(
     context: &Context,
     vs: &VarStore,
     model: &Model,
-    mut snapshots: Snapshots,
+    snapshots: Snapshots,
     settings: &Settings,
 ) -> Result<(u64, u64)> {
     let ddp = Ddp::new(context.group(), vs)?;
-    let mut optimizer = Sgd::new(vs, SgdOptions { lr: 0.01, ..Default::default() });
-    let mut best = f64::INFINITY;
-    let state = StateMut::new(vs, &mut optimizer).value("best", &mut best);
-    let mut progress = snapshots.resume(state)?.unwrap_or_default();
-    println!("rank {} begins after step {}, best {best}", context.rank(), progress.step);
+    let optimizer = Sgd::new(vs, SgdOptions { lr: 0.01, ..Default::default() });
+    let run = Run::new(context, vs, optimizer).value("best", f64::INFINITY);
+    let mut run = run.snapshots(snapshots).resume(&mut ())?;
+    println!("rank {} begins after step {}, best {}", context.rank(), run.step(), run.value);
     if settings.get("read") == 1 {
-        return Ok((progress.step, 0));
+        return Ok((run.step(), 0));
     }
     let mut guard = LossGuard::new(context, vs, settings.policy());
-    while progress.step < settings.get("steps") {
-        let step = progress.step + 1;
-        optimizer.zero_grad()?;
+    while run.step() < settings.get("steps") {
+        let step = run.step() + 1;
+        run.optimizer.zero_grad()?;
         let loss = ddp.forward(|| model.loss(&settings.samples(step, context.rank()).to_device(context.device())))?;
         ddp.backward(&loss)?;
         if settings.get("policy") == 0 || guard.check(&loss, step)? {
-            optimizer.step()?;
+            run.optimizer.step()?;
         }
-        progress = Progress { step, ..progress };
-        let report = StepReport::new(0, step);
-        context.report(if settings.get("policy") == 0 { report.loss(loss.double_value(&[])) } else { report });
+        if settings.get("policy") == 0 {
+            run.log("loss", loss.double_value(&[]))?;
+        }
         println!("step {} {step}", context.rank());
-        if settings.get("late") == 0 {
-            snapshots.save_if_due(&State::new(vs, &optimizer).value("best", &best), progress)?;
-        }
+        run.step_done(&())?;
         thread::sleep(Duration::from_millis(settings.get("pause")));
     }
-    let state = State::new(vs, &optimizer).value("best", &best);
     if settings.get("late") == 2 {
-        snapshots.save(&state, progress)?;
+        run.save()?;
     }
-    snapshots.finish_at(&state, progress)?;
-    drop(state);
-    Ok((progress.step, guard.skipped()))
+    run.finish()?;
+    Ok((run.step(), guard.skipped()))
 }
 
 fn by_trainer(

@@ -7,7 +7,7 @@ use anyhow::{Result, bail, ensure};
 use ddp_runtime::data::{DataLoader, TensorDataset};
 use ddp_runtime::metrics::{Metrics, MetricsOptions, Reduce};
 use ddp_runtime::optim::{Sgd, SgdOptions};
-use ddp_runtime::{Context, Learner, Snapshots, State, StateMut, Trainer};
+use ddp_runtime::{Context, Learner, Run, Snapshots, Trainer};
 use tch::nn::{self, Module, VarStore};
 use tch::{Kind, Tensor};
 
@@ -52,7 +52,7 @@ fn all() -> Result<()> {
 fn ahead() -> Result<()> {
     const STEPS: u64 = 1000;
     let context = Context::init()?;
-    let metrics = Metrics::with(&context, MetricsOptions { every_steps: Some(100), ..Default::default() })?;
+    let metrics = Metrics::with_options(&context, MetricsOptions { every_steps: Some(100), ..Default::default() })?;
     let log = || {
         (1..=STEPS).try_for_each(|step| {
             metrics.log("loss", step as f64 + context.rank() as f64, step)?;
@@ -100,29 +100,28 @@ fn resume(dir: &str, kill_at: u64, flush: bool) -> Result<()> {
     let context = Context::init()?;
     let vs = VarStore::new(context.device());
     let _weight = vs.root().zeros("weight", &[1]);
-    let mut optimizer = Sgd::new(&vs, SgdOptions { lr: 0.5, ..Default::default() });
+    let optimizer = Sgd::new(&vs, SgdOptions { lr: 0.5, ..Default::default() });
     let metrics = Metrics::open(&context)?;
-    let mut snapshots = Snapshots::open(&context, dir)?.every_steps(10);
-    let mut progress = snapshots.resume(StateMut::new(&vs, &mut optimizer))?.unwrap_or_default();
+    let snapshots = Snapshots::open(&context, dir)?.every_steps(10);
+    let mut run = Run::new(&context, &vs, optimizer).snapshots(snapshots).resume(&mut ())?;
     let attempt = f64::from(context.restart_count());
-    while progress.step < 45 {
-        progress.step += 1;
+    while run.step() < 45 {
+        let step = run.step() + 1;
         // The steps are as fast as they can be: most of them wait for an exchange when the rank dies.
-        metrics.log("loss", 1.0 / progress.step as f64 + 100.0 * attempt, progress.step)?;
-        context.report_step(0, progress.step);
-        snapshots.save_if_due(&State::new(&vs, &optimizer), progress)?;
-        if context.restart_count() == 0 && progress.step == kill_at {
+        metrics.log("loss", 1.0 / step as f64 + 100.0 * attempt, step)?;
+        run.step_done(&())?;
+        if context.restart_count() == 0 && step == kill_at {
             if flush {
                 metrics.flush()?;
             }
-            snapshots.finish()?;
+            run.wait_saved()?;
             context.group().barrier()?;
             if context.rank() == 1 {
                 std::process::abort();
             }
         }
     }
-    snapshots.finish_at(&State::new(&vs, &optimizer), progress)?;
+    run.finish()?;
     metrics.finish()?;
     Ok(())
 }

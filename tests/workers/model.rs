@@ -5,9 +5,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail, ensure};
-use ddp_runtime::data::{DataLoader, TensorDataset};
+use ddp_runtime::data::{DataLoader, Position, TensorDataset};
 use ddp_runtime::optim::{AdamW, AdamWOptions, Optimizer};
-use ddp_runtime::{Context, Ddp, DdpOptions, Learner, Progress, Snapshots, State, StateMut, Trainer};
+use ddp_runtime::{Context, Ddp, DdpOptions, Learner, Run, Snapshots, Trainer};
 use tch::nn::{self, Module, VarStore};
 use tch::{Kind, Tensor};
 
@@ -60,9 +60,11 @@ fn train(context: &Context, scenario: &str, dir: &Path) -> Result<()> {
         _ => {}
     }
 
-    let mut options = DdpOptions::default();
-    options.find_unused_parameters = scenario.ends_with("find-unused");
-    options.static_graph = scenario.ends_with("static-graph");
+    let options = DdpOptions {
+        find_unused_parameters: scenario.ends_with("find-unused"),
+        static_graph: scenario.ends_with("static-graph"),
+        ..Default::default()
+    };
     let ddp = Ddp::with_options(context.group(), &vs, &options)?;
     let mut third = None;
     match scenario {
@@ -70,11 +72,11 @@ fn train(context: &Context, scenario: &str, dir: &Path) -> Result<()> {
         "unfrozen" => vs.unfreeze(),
         _ => {}
     }
-    let mut optimizer = AdamW::new(&vs, AdamWOptions::default());
-    let mut snapshots = Snapshots::open(context, dir)?.every_steps(1).blocking(true);
-    let resumed = snapshots.resume(StateMut::new(&vs, &mut optimizer))?.unwrap_or_default();
-    println!("rank {} begins at step {}", context.rank(), resumed.step);
-    for step in resumed.step + 1..=STEPS {
+    let optimizer = AdamW::new(&vs, AdamWOptions::default());
+    let snapshots = Snapshots::open(context, dir)?.every_steps(1).blocking(true);
+    let mut run = Run::new(context, &vs, optimizer).snapshots(snapshots).resume(&mut ())?;
+    println!("rank {} begins at step {}", context.rank(), run.step());
+    for step in run.step() + 1..=STEPS {
         let last = step == STEPS;
         if scenario.starts_with("frozen") && step == 2 {
             let _ = first.bs.as_ref().map(|bias| bias.set_requires_grad(false));
@@ -84,7 +86,7 @@ fn train(context: &Context, scenario: &str, dir: &Path) -> Result<()> {
             ("converted-and-back", 2) => (vs.double(), vs.float()).1,
             _ => {}
         }
-        optimizer.zero_grad()?;
+        run.optimizer.zero_grad()?;
         let loss = || {
             if scenario == "added-in-forward" && third.is_none() {
                 third = Some(nn::linear(vs.root() / "third", 3, 3, Default::default()));
@@ -114,8 +116,8 @@ fn train(context: &Context, scenario: &str, dir: &Path) -> Result<()> {
             }
             _ => ddp.backward(&ddp.forward(loss)?)?,
         }
-        optimizer.step()?;
-        snapshots.save_if_due(&State::new(&vs, &optimizer), Progress { epoch: 0, step, samples: step * 8 })?;
+        run.optimizer.step()?;
+        run.step_done(&Position { epoch: 0, samples: step * 8 })?;
     }
     Ok(())
 }
@@ -131,21 +133,20 @@ fn tied(context: &Context, dir: &Path) -> Result<()> {
     let inner = nn::linear(vs.root() / "inner", 3, 3, Default::default());
     let ddp = Ddp::new(context.group(), &vs)?;
     let names: Vec<_> = ddp.parameter_names().collect();
-    let mut optimizer = AdamW::new(&vs, AdamWOptions::default());
-    let mut snapshots = Snapshots::open(context, dir)?.every_steps(1).blocking(true);
-    let mut progress = snapshots.resume(StateMut::new(&vs, &mut optimizer))?.unwrap_or_default();
-    println!("rank {} resumed at {} with {}", context.rank(), progress.step, names.join(" "));
+    let optimizer = AdamW::new(&vs, AdamWOptions::default());
+    let snapshots = Snapshots::open(context, dir)?.every_steps(1).blocking(true);
+    let mut run = Run::new(context, &vs, optimizer).snapshots(snapshots).resume(&mut ())?;
+    println!("rank {} resumed at {} with {}", context.rank(), run.step(), names.join(" "));
     for _ in 0..STEPS {
-        optimizer.zero_grad()?;
+        run.optimizer.zero_grad()?;
         let tokens = Tensor::from_slice(&[0i64, 1, 2, 3, (4 + context.rank() as i64) % 5]).to_device(context.device());
         let loss = ddp.forward(|| {
             let x = inner.forward(&matrix.index_select(0, &tokens));
             x.matmul(&matrix.tr()).cross_entropy_for_logits(&tokens)
         })?;
         ddp.backward(&loss)?;
-        optimizer.step()?;
-        progress.step += 1;
-        snapshots.save_if_due(&State::new(&vs, &optimizer), progress)?;
+        run.optimizer.step()?;
+        run.step_done(&())?;
     }
     Ok(())
 }

@@ -219,14 +219,13 @@ fn scheduler(optimizer: &mut dyn Optimizer, case: &Case) -> Result<Schedulers> {
 }
 
 fn ddp_options(case: &Case) -> DdpOptions {
-    let mut options = DdpOptions::default();
-    options.find_unused_parameters = case.find_unused_parameters;
-    options.static_graph = case.static_graph;
-    options.comm_hook = match case.hook.as_deref() {
+    let comm_hook = match case.hook.as_deref() {
         Some("fp16") => CommHook::Fp16Compress,
         Some(_) => CommHook::Bf16Compress,
         None => CommHook::None,
     };
+    let Case { find_unused_parameters, static_graph, .. } = *case;
+    let mut options = DdpOptions { find_unused_parameters, static_graph, comm_hook, ..Default::default() };
     if let Some(mib) = case.bucket_cap_mb {
         options.bucket_cap_bytes = (mib * 1024.0 * 1024.0) as i64;
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use ddp_runtime::optim::{Optimizer, Sgd, SgdOptions};
-use ddp_runtime::{Context, Ddp, Progress, Snapshots, State, StateMut, World};
+use ddp_runtime::{Context, Ddp, Run, Snapshots, World};
 use tch::nn::{self, Module, VarStore};
 use tch::{Kind, Tensor};
 
@@ -48,14 +48,14 @@ fn train(args: &[String]) -> Result<()> {
     let model = nn::linear(vs.root(), 64, 64, Default::default());
     tch::no_grad(|| vs.trainable_variables().iter().for_each(|v| drop(v.shallow_clone().fill_(0.01))));
     let ddp = Ddp::new(context.group(), &vs)?;
-    let mut optimizer = Sgd::new(&vs, SgdOptions { lr: 0.01, momentum: 0.9, ..Default::default() });
-    let mut snapshots = Snapshots::open(&context, dir)?.every_steps(1).keep_last(2);
-    let mut progress = snapshots.resume(StateMut::new(&vs, &mut optimizer))?.unwrap_or_default();
+    let optimizer = Sgd::new(&vs, SgdOptions { lr: 0.01, momentum: 0.9, ..Default::default() });
+    let snapshots = Snapshots::open(&context, dir)?.every_steps(1).keep_last(2);
+    let mut run = Run::new(&context, &vs, optimizer).snapshots(snapshots).resume(&mut ())?;
     // A run that has already reached the end of its steps goes on for as long as there are deaths to die.
-    let end = if attempt < deaths { u64::MAX } else { STEPS.max(progress.step + 1) };
-    let last = progress.step + step_of_death.min(3);
-    while progress.step < end {
-        if dies && place >= 2 && progress.step >= last {
+    let end = if attempt < deaths { u64::MAX } else { STEPS.max(run.step() + 1) };
+    let last = run.step() + step_of_death.min(3);
+    while run.step() < end {
+        if dies && place >= 2 && run.step() >= last {
             if place == 2 {
                 die();
             }
@@ -64,17 +64,15 @@ fn train(args: &[String]) -> Result<()> {
             die();
         }
         let x =
-            Tensor::full([8, 64], progress.step as f64 * 0.01 + context.rank() as f64, (Kind::Float, context.device()));
-        optimizer.zero_grad()?;
+            Tensor::full([8, 64], run.step() as f64 * 0.01 + context.rank() as f64, (Kind::Float, context.device()));
+        run.optimizer.zero_grad()?;
         let loss = ddp.forward(|| model.forward(&x).square().mean(Kind::Float))?;
         ddp.backward(&loss)?;
-        optimizer.step()?;
-        progress = Progress { step: progress.step + 1, ..progress };
-        context.report_step(0, progress.step);
-        snapshots.save_if_due(&State::new(&vs, &optimizer), progress)?;
+        run.optimizer.step()?;
+        run.step_done(&())?;
     }
-    snapshots.finish()?;
-    println!("rank {} ends with step {}", context.rank(), progress.step);
+    run.wait_saved()?;
+    println!("rank {} ends with step {}", context.rank(), run.step());
     Ok(())
 }
 

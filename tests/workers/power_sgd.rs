@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, ensure};
 use ddp_runtime::comm_hook::{PowerSgd, PowerSgdOptions};
 use ddp_runtime::optim::{Optimizer, Sgd, SgdOptions};
-use ddp_runtime::{Backend, Context, Ddp, DdpOptions, Progress, Snapshots, State, StateMut};
+use ddp_runtime::{Backend, Context, Ddp, DdpOptions, Run, Snapshots};
 use serde::Deserialize;
 use serde_json::Value;
 use tch::nn::{self, Module, VarStore};
@@ -72,10 +72,9 @@ fn wave(rows: i64, columns: i64, step: f64) -> Tensor {
 }
 
 struct Job {
-    vs: VarStore,
     model: nn::Sequential,
     ddp: Ddp,
-    optimizer: Sgd,
+    run: Run<Sgd>,
 }
 
 impl Job {
@@ -98,17 +97,18 @@ impl Job {
         let ddp = Ddp::with_options(context.group(), &vs, options)?;
         ddp.register_comm_hook(power_sgd.hook(context.group()))?;
         let optimizer = Sgd::new(&vs, SgdOptions { lr: 0.05, momentum: 0.9, ..Default::default() });
-        Ok(Self { vs, model, ddp, optimizer })
+        Ok(Self { model, ddp, run: Run::new(context, &vs, optimizer) })
     }
 
     /// The bits of the loss.
     fn step(&mut self, context: &Context, step: usize) -> Result<u32> {
         let x = wave(BATCH, 16, 0.3 + 0.1 * context.rank() as f64 + 0.01 * step as f64);
         let y = x.sum_dim_intlist(1, true, None::<Kind>).sin();
-        self.optimizer.zero_grad()?;
+        self.run.optimizer.zero_grad()?;
         let loss = self.ddp.forward(|| self.model.forward(&x).mse_loss(&y, Reduction::Mean))?;
         self.ddp.backward(&loss)?;
-        self.optimizer.step()?;
+        self.run.optimizer.step()?;
+        self.run.step_done(&())?;
         Ok((loss.double_value(&[]) as f32).to_bits())
     }
 }
@@ -120,25 +120,27 @@ fn continues(context: &Context, dir: &str) -> Result<()> {
     for warm_start in [true, false] {
         let options = PowerSgdOptions { start_iter: 3, matrix_approximation_rank: 2, warm_start, ..Default::default() };
         let power_sgd = PowerSgd::new(options)?;
+        let snapshots = || Snapshots::open(context, format!("{dir}/{warm_start}"));
         let mut job = Job::new(context, &ddp_options, &power_sgd)?;
-        let mut snapshots = Snapshots::open(context, format!("{dir}/{warm_start}"))?;
+        job.run = job.run.snapshots(snapshots()?).resume(&mut ())?;
         let mut expected = Vec::new();
         let mut saved = HashMap::new();
         for step in 0..12 {
             expected.push(job.step(context, step)?);
             if step == 5 {
-                let progress = Progress { step: 6, ..Default::default() };
-                snapshots.save(&State::new(&job.vs, &job.optimizer), progress)?;
+                job.run.save()?;
                 saved = power_sgd.state_dict().into_iter().map(|(name, tensor)| (name, tensor.copy())).collect();
             }
         }
-        snapshots.finish()?;
+        job.run.wait_saved()?;
+        drop(job);
         let buckets = saved.keys().filter(|name| name.ends_with(".error")).count();
         ensure!(buckets > 1, "there are several buckets: {:?}", saved.keys());
 
         let loaded = PowerSgd::new(options)?;
         let mut job = Job::new(context, &ddp_options, &loaded)?;
-        let progress = snapshots.resume(StateMut::new(&job.vs, &mut job.optimizer))?.context("a snapshot")?;
+        job.run = job.run.snapshots(snapshots()?);
+        let progress = job.run.load(&mut ())?.context("a snapshot")?;
         let copies = |state: &HashMap<String, Tensor>| state.iter().map(|(name, t)| (name.clone(), t.copy())).collect();
         loaded.load_state_dict(copies(&saved), context.device())?;
         for (step, expected) in expected.iter().enumerate().skip(progress.step as usize) {

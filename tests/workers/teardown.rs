@@ -14,7 +14,7 @@ use anyhow::{Result, bail};
 use ddp_runtime::data::{BatchDataset, DataLoader};
 use ddp_runtime::metrics::Metrics;
 use ddp_runtime::optim::{Sgd, SgdOptions};
-use ddp_runtime::{Context, LossGuard, NonFinite, Progress, ReduceOp, Snapshots, State, StateMut};
+use ddp_runtime::{Context, LossGuard, NonFinite, ReduceOp, Run, Snapshots};
 use tch::nn::VarStore;
 use tch::{Kind, Tensor};
 
@@ -76,9 +76,9 @@ fn work(args: &[String]) -> Result<()> {
     let vs = VarStore::new(context.device());
     // Large enough that it is still being written when the run ends.
     let weights = vs.root().zeros("weights", &[16 << 20]);
-    let mut optimizer = Sgd::new(&vs, SgdOptions::default());
-    let mut snapshots = Snapshots::open(&context, dir)?.every_steps(1);
-    let _ = snapshots.resume(StateMut::new(&vs, &mut optimizer))?;
+    let optimizer = Sgd::new(&vs, SgdOptions::default());
+    let snapshots = Snapshots::open(&context, dir)?.every_steps(1);
+    let mut run = Run::new(&context, &vs, optimizer).snapshots(snapshots).resume(&mut ())?;
     let metrics = Metrics::open(&context)?;
     let mut guard = LossGuard::new(&context, &vs, NonFinite::Warn);
     let _slow = SlowToDrop;
@@ -97,7 +97,7 @@ fn work(args: &[String]) -> Result<()> {
     let _batch = batches.next();
     step(1)?;
     let _ = guard.check(&weights.sum(Kind::Float), 1)?;
-    snapshots.save_if_due(&State::new(&vs, &optimizer), Progress { epoch: 0, step: 1, samples: 0 })?;
+    run.step_done(&())?;
     if args[0] == "stuck" && context.rank() != rank {
         wait_forever();
     }

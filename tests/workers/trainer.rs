@@ -7,7 +7,7 @@ use ddp_runtime::amp::{GradScaler, GradScalerOptions};
 use ddp_runtime::data::{DataLoader, EvalSampler, TensorDataset};
 use ddp_runtime::lr_scheduler::{CosineAnnealing, CosineAnnealingLr, LrScheduler, Step, StepLr};
 use ddp_runtime::optim::{AdamW, AdamWOptions, Optimizer, Sgd, SgdOptions, clip_grad_norm};
-use ddp_runtime::{Best, Context, Ddp, DistributedSampler, Learner, Per, Snapshots, Trainer};
+use ddp_runtime::{Context, Ddp, DistributedSampler, Goal, Learner, Snapshots, StepEvery, Trainer};
 use tch::nn::{self, ModuleT, VarStore};
 use tch::{Device, Kind, Reduction, Tensor};
 
@@ -94,7 +94,7 @@ fn check() -> Result<()> {
     let (mut train, test) = loaders(&context)?;
     let mut reports = Vec::new();
     let outcome = Trainer::new(&context, &vs, optimizer)?
-        .scheduler(scheduler, Per::Step)
+        .scheduler(scheduler, StepEvery::Step)
         .accumulate(ACCUMULATE)
         .clip_grad_norm(0.5)
         .scaler(scaler(&context)?)
@@ -122,7 +122,7 @@ fn check() -> Result<()> {
 
 /// A scale that is too large at first: steps are skipped until it has come down, and a scheduler does not count them.
 fn skipped_steps(context: &Context) -> Result<()> {
-    for per in [Per::Step, Per::Epoch] {
+    for every in [StepEvery::Step, StepEvery::Epoch] {
         let vs = VarStore::new(context.device());
         let learner = Mlp::new(&vs);
         let mut optimizer = AdamW::new(&vs, AdamWOptions { lr: 1.0, ..Default::default() });
@@ -131,15 +131,15 @@ fn skipped_steps(context: &Context) -> Result<()> {
         let options = GradScalerOptions { init_scale: 3e38, ..Default::default() };
         let mut reports = Vec::new();
         let outcome = Trainer::new(context, &vs, optimizer)?
-            .scheduler(scheduler, per)
+            .scheduler(scheduler, every)
             .scaler(GradScaler::new(context.device(), options)?)
             .on_epoch(|report| reports.push(report.clone()))
             .fit(&learner, 1, &mut train, None)?;
         let [report] = &reports[..] else { bail!("one epoch: {reports:?}") };
         let (steps, skipped) = (outcome.progress.step, report.skipped_steps);
-        ensure!((1..steps).contains(&skipped), "{per:?}: {report:?}");
-        let taken = if per == Per::Step { steps - skipped } else { 0 };
-        ensure!(report.learning_rate == 0.5f64.powi(taken as i32), "{per:?}: {report:?}");
+        ensure!((1..steps).contains(&skipped), "{every:?}: {report:?}");
+        let taken = if every == StepEvery::Step { steps - skipped } else { 0 };
+        ensure!(report.learning_rate == 0.5f64.powi(taken as i32), "{every:?}: {report:?}");
     }
     Ok(())
 }
@@ -193,7 +193,7 @@ fn early_stopping(context: &Context) -> Result<()> {
         }
     }
     let outcome = Trainer::new(context, &vs, Sgd::new(&vs, SgdOptions { lr: 0.0, ..Default::default() }))?
-        .early_stopping(2, Best::Min)
+        .early_stopping(2, Goal::Minimize)
         .on_epoch(|_| epochs += 1)
         .fit(&Frozen(&learner), 100, &mut train, Some(&test))?;
     // The first is the best, then three in a row are not.
@@ -227,9 +227,9 @@ fn run(dir: &str) -> Result<()> {
     let scheduler = CosineAnnealingLr::new(&mut optimizer, CosineAnnealing::new(40))?;
     let (mut train, test) = loaders(&context)?;
     let outcome = Trainer::new(&context, &vs, optimizer)?
-        .scheduler(scheduler, Per::Epoch)
+        .scheduler(scheduler, StepEvery::Epoch)
         .accumulate(ACCUMULATE)
-        .snapshots(Snapshots::open(&context, dir)?.every_epochs(3).keep_last(1).keep_best(1, Best::Min))
+        .snapshots(Snapshots::open(&context, dir)?.every_epochs(3).keep_last(1).keep_best(1, Goal::Minimize))
         .fit(&learner, 60, &mut train, Some(&test))?;
     println!("rank {} ends with {outcome:?}; {}", context.rank(), bits(&vs)?);
     Ok(())

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use ddp_runtime::amp::{GradScaler, GradScalerOptions};
 use ddp_runtime::lr_scheduler::{LrScheduler, OneCycle, OneCycleLr};
 use ddp_runtime::optim::*;
-use ddp_runtime::{Context, Ddp, DdpOptions, Error, JoinDivisor, Progress, Snapshots, State, StateMut};
+use ddp_runtime::{Context, Ddp, DdpOptions, Error, JoinDivisor, Run, Snapshots, StateDict, Stateful};
 use tch::nn::{self, Module, VarStore};
 use tch::{Kind, Tensor};
 
@@ -85,8 +85,7 @@ fn compare() -> Result<()> {
 fn equals_the_unsharded<A: Algorithm>(context: &Context, groups: impl Fn() -> Vec<ParamGroup<A>>) -> Result<()> {
     let (rank, ranks) = (context.rank(), context.world_size());
     let run = |model: &Model, optimizer: &mut dyn Optimizer| -> Result<(Vec<bool>, Vec<f64>)> {
-        let mut options = DdpOptions::default();
-        options.find_unused_parameters = true;
+        let options = DdpOptions { find_unused_parameters: true, ..Default::default() };
         let ddp = Ddp::with_options(context.group(), &model.vs, &options)?;
         let mut scheduler = OneCycleLr::new(optimizer, OneCycle::new(0.1, STEPS as u64 + 1))?;
         let mut scaler =
@@ -119,16 +118,16 @@ fn equals_the_unsharded<A: Algorithm>(context: &Context, groups: impl Fn() -> Ve
     ensure!(all.iter().all(|one| *one == all[0]), "ranks have different parameters");
 
     // The state of this rank, of all ranks, and loaded again.
-    let elements = |state: &[(String, Tensor)]| state.iter().map(|(_, tensor)| tensor.numel()).sum::<usize>();
-    let (own, complete) = (elements(&zero.state_dict()), elements(&unsharded.state_dict()));
+    let elements = |state: StateDict| state.tensors().iter().map(|(_, tensor)| tensor.numel()).sum::<usize>();
+    let (own, complete) = (elements(zero.state_dict()?), elements(unsharded.state_dict()?));
     let counts = context.group().all_gather_value(&own)?;
     ensure!(counts.iter().sum::<usize>() == complete, "{counts:?} of {complete}");
     // Of 578 elements, no parameter has more than 180.
     ensure!(own * ranks <= complete + complete / 10, "rank {rank} holds {own} of {complete}");
     ensure!(zero.own_parameters().count() > 0);
-    let by_name = |state: Vec<(String, Tensor)>| state.into_iter().collect::<HashMap<_, _>>();
+    let by_name = |state: StateDict| state.into_tensors().into_iter().collect::<HashMap<_, _>>();
     let consolidated = by_name(zero.consolidated_state_dict()?);
-    let expected = by_name(unsharded.state_dict());
+    let expected = by_name(unsharded.state_dict()?);
     if rank == 0 {
         ensure!(consolidated.len() == expected.len());
         for (name, tensor) in &expected {
@@ -136,9 +135,9 @@ fn equals_the_unsharded<A: Algorithm>(context: &Context, groups: impl Fn() -> Ve
         }
     }
     let mut other = ZeroRedundancy::with_groups(context.group(), &sharded.vs, groups())?;
-    other.load_state_dict(expected.iter().map(|(name, tensor)| (name.clone(), tensor.copy())).collect())?;
-    ensure!(elements(&other.state_dict()) == own, "loads its part");
-    for (name, tensor) in other.state_dict() {
+    other.load_state_dict(&expected.iter().map(|(name, tensor)| (name.clone(), tensor.copy())).collect())?;
+    ensure!(elements(other.state_dict()?) == own, "loads its part");
+    for (name, tensor) in other.state_dict()?.into_tensors() {
         ensure!(bits(&tensor)? == bits(&expected[&name])?, "{name} differs");
     }
     Ok(())
@@ -152,8 +151,8 @@ fn misuse_is_refused(context: &Context) -> Result<()> {
         ("b.weight.exp_avg", "b.weight.exp_avg has shape [1], and [9, 20] is needed"),
         ("x.exp_avg", "x.exp_avg belongs to no parameter and state of this optimizer"),
     ] {
-        let state = HashMap::from([(name.to_owned(), Tensor::from_slice(&[1f32]))]);
-        let err = zero.load_state_dict(state).unwrap_err().to_string();
+        let state = [(name.to_owned(), Tensor::from_slice(&[1f32]))].into_iter().collect();
+        let err = zero.load_state_dict(&state).unwrap_err().to_string();
         ensure!(err.contains(problem), "{err}");
     }
     let ddp = Ddp::new(context.group(), &model.vs)?;
@@ -190,18 +189,17 @@ fn train(args: &[String]) -> Result<()> {
         "full" => Box::new(AdamW::new(&model.vs, options)),
         other => anyhow::bail!("unknown kind {other}"),
     };
-    let mut scheduler = OneCycleLr::new(&mut *optimizer, OneCycle::new(0.1, 20))?;
-    let mut snapshots = Snapshots::open(&context, dir)?;
-    let state = StateMut::new(&model.vs, &mut *optimizer).scheduler(&mut scheduler);
-    let mut progress = snapshots.resume(state)?.unwrap_or_default();
-    while progress.step < steps {
-        optimizer.zero_grad()?;
-        let loss = ddp.forward(|| model.loss(context.rank(), progress.step as usize, false))?;
+    let scheduler = OneCycleLr::new(&mut *optimizer, OneCycle::new(0.1, 20))?;
+    let run = Run::new(&context, &model.vs, optimizer).scheduler(scheduler);
+    let mut run = run.snapshots(Snapshots::open(&context, dir)?).resume(&mut ())?;
+    while run.step() < steps {
+        run.optimizer.zero_grad()?;
+        let loss = ddp.forward(|| model.loss(context.rank(), run.step() as usize, false))?;
         ddp.backward(&loss)?;
-        optimizer.step()?;
-        scheduler.step(&mut *optimizer)?;
-        progress = Progress { step: progress.step + 1, ..progress };
-        println!("step {} {} {:08x}", context.rank(), progress.step, (loss.double_value(&[]) as f32).to_bits());
+        run.optimizer.step()?;
+        run.scheduler.step(&mut run.optimizer)?;
+        run.step_done(&())?;
+        println!("step {} {} {:08x}", context.rank(), run.step(), (loss.double_value(&[]) as f32).to_bits());
     }
-    snapshots.finish_at(&State::new(&model.vs, &*optimizer).scheduler(&scheduler), progress).context("saving")
+    run.finish().context("saving")
 }

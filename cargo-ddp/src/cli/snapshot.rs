@@ -94,8 +94,8 @@ impl SnapshotPrune {
     /// As plain data.
     pub fn keep(&self) -> Keep {
         let best = match self.best {
-            Best::Min => snapshot::Best::Min,
-            Best::Max => snapshot::Best::Max,
+            Best::Min => snapshot::Goal::Minimize,
+            Best::Max => snapshot::Goal::Maximize,
         };
         Keep { last: self.keep_last as usize, best: self.keep_best.map(|count| (count as usize, best)) }
     }

@@ -8,7 +8,7 @@ use toml_edit::{DocumentMut, InlineTable, Item, Table, Value};
 
 use super::dependencies::{dependency, inherited};
 use super::files::Backup;
-use super::source::RuntimeSource;
+use super::source::{self, RuntimeSource};
 use super::{files, lines, name};
 use crate::editor::vscode;
 use crate::project::cargo::Project;
@@ -19,7 +19,8 @@ const BUILD: &str = include_str!("../../templates/shared/build.rs");
 const EXAMPLE_TEXT: &str = include_str!("../../templates/shared/example.rs");
 /// The name of the example to begin with.
 pub const EXAMPLE: &str = "train";
-/// What the build script must read.
+/// What the build script must call, and what it had to read in earlier versions.
+const LINK: &str = "ddp_build::link";
 const RPATH: &str = "DEP_DDP_RUNTIME_LIBTORCH_LIB";
 const TCH: &str = "0.26";
 const OWN_WORKSPACE: &str = "# A workspace of its own, though it lies inside another one.\n[workspace]\n";
@@ -117,10 +118,10 @@ pub fn init(init: &Init) -> Result<Done> {
         _ => manifest.clone(),
     };
     add_dependencies(&mut manifest, &shared, &path, &source, &mut plan, &mut done)?;
+    build_script(&folder, &mut manifest, &shared, &source, &mut plan, &mut done)?;
     if !done.is_empty() {
         plan.edit(path, &text, &manifest.to_string(), done.join(", "));
     }
-    build_script(&folder, &manifest, &mut plan)?;
     cargo_config(&root, &source, &mut plan)?;
     gitignore(&root, &mut plan)?;
     example(&folder, &manifest, &shared, &mut plan)?;
@@ -225,7 +226,7 @@ fn add_dependencies(
     plan: &mut Plan,
     done: &mut Vec<String>,
 ) -> Result<()> {
-    for (name, value) in [("ddp-runtime", source.dependency()), ("tch", format!("{TCH:?}"))] {
+    for (name, value) in [("ddp-runtime", source.dependency(source::RUNTIME)), ("tch", format!("{TCH:?}"))] {
         if dependency(manifest, shared, name, &["dependencies"]).is_some() {
             continue;
         }
@@ -253,23 +254,32 @@ fn add_dependencies(
 }
 
 /// The build script that lets the program find libtorch without LD_LIBRARY_PATH.
-fn build_script(folder: &Path, manifest: &DocumentMut, plan: &mut Plan) -> Result<()> {
+fn build_script(
+    folder: &Path,
+    manifest: &mut DocumentMut,
+    shared: &DocumentMut,
+    source: &RuntimeSource,
+    plan: &mut Plan,
+    done: &mut Vec<String>,
+) -> Result<()> {
     let build = manifest.get("package").and_then(|package| package.get("build"));
     let path = folder.join(build.and_then(Item::as_str).unwrap_or("build.rs"));
     let off = build.and_then(Item::as_bool) == Some(false);
     match files::read(&path)? {
         None if !off => plan.write(path, BUILD, "lets the program find libtorch"),
-        Some(text) if String::from_utf8_lossy(&text).contains(RPATH) => {}
-        _ => {
-            let body: Vec<_> = BUILD.lines().skip_while(|line| !line.contains(RPATH)).collect();
-            let lines = body.iter().take_while(|line| **line != "}").map(|line| format!("\n{line}"));
-            plan.notes.push(format!(
-                "the build script is yours and stays as it is: put these lines into the main function of {}, or the program \
-                 finds libtorch only with LD_LIBRARY_PATH{}",
-                path.display(),
-                lines.collect::<String>()
-            ));
-        }
+        Some(text) if [LINK, RPATH].iter().any(|words| String::from_utf8_lossy(&text).contains(words)) => return Ok(()),
+        _ => plan.notes.push(format!(
+            "the build script is yours and stays as it is: put `{LINK}();` into the main function of {}, or the program finds \
+             libtorch only with LD_LIBRARY_PATH",
+            path.display()
+        )),
+    }
+    if dependency(manifest, shared, "ddp-build", &["build-dependencies"]).is_none()
+        && let Some(dependencies) = table_in(manifest, "build-dependencies").as_table_like_mut()
+    {
+        let value = source.dependency(source::BUILD);
+        dependencies.insert("ddp-build", Item::Value(value.parse().unwrap_or_else(|_| Value::from(value))));
+        done.push("depends on ddp-build".into());
     }
     Ok(())
 }

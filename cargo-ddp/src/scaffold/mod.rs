@@ -142,7 +142,9 @@ fn generate(template: &Template, name: &str, standalone: bool) -> Result<Generat
     let source = RuntimeSource::of_this_program();
     let values = minijinja::context! {
         name => name,
-        ddp_runtime => source.dependency(),
+        ddp_runtime => source.dependency(source::RUNTIME),
+        ddp_runtime_source => source.key(source::RUNTIME),
+        ddp_build => source.dependency(source::BUILD),
         alias => source.alias(),
         standalone => standalone,
         torch_version => torch::VERSION,

@@ -4,6 +4,10 @@ use std::path::{Path, PathBuf};
 
 use crate::project::cargo;
 
+/// Where a clone has ddp-runtime, and the library for build scripts.
+pub(super) const RUNTIME: &str = "ddp-runtime";
+pub(super) const BUILD: &str = "ddp-runtime/ddp-build";
+
 /// Decided by how this program was built: from a clone that is still there (`cargo ddp` through its alias, or
 /// `cargo install --path cargo-ddp`), a project depends on the clone by path, as the two must be of one version; else
 /// (installed from a registry, or the clone is gone) on the release with this program's version.
@@ -24,11 +28,19 @@ impl RuntimeSource {
         if is_clone { Self::Clone { root: root.to_owned() } } else { Self::Release }
     }
 
-    /// The dependency's value in Cargo.toml.
-    pub(super) fn dependency(&self) -> String {
+    /// The value in Cargo.toml of a dependency on the package that a clone has in `folder`.
+    pub(super) fn dependency(&self, folder: &str) -> String {
         match self {
             Self::Release => format!("{:?}", env!("CARGO_PKG_VERSION")),
-            Self::Clone { root } => format!("{{ path = {:?} }}", root.join("ddp-runtime").display().to_string()),
+            Self::Clone { .. } => format!("{{ {} }}", self.key(folder)),
+        }
+    }
+
+    /// The same as a key of a table: `version = "…"` or `path = "…"`.
+    pub(super) fn key(&self, folder: &str) -> String {
+        match self {
+            Self::Release => format!("version = {:?}", env!("CARGO_PKG_VERSION")),
+            Self::Clone { root } => format!("path = {:?}", root.join(folder).display().to_string()),
         }
     }
 
@@ -66,14 +78,17 @@ mod tests {
     fn a_clone_is_used_by_path_and_a_package_by_version() {
         let dir = tempfile::tempdir().unwrap();
         let manifest_dir = dir.path().join("cargo-ddp");
-        assert_eq!(RuntimeSource::built_in(&manifest_dir).dependency(), format!("\"{}\"", env!("CARGO_PKG_VERSION")));
+        assert_eq!(
+            RuntimeSource::built_in(&manifest_dir).dependency(RUNTIME),
+            format!("\"{}\"", env!("CARGO_PKG_VERSION"))
+        );
         assert_eq!(RuntimeSource::built_in(&manifest_dir).alias_beside(std::iter::empty()), None);
 
         fs::create_dir(dir.path().join("ddp-runtime")).unwrap();
         fs::write(dir.path().join("ddp-runtime/Cargo.toml"), "").unwrap();
         fs::write(dir.path().join("Cargo.toml"), "").unwrap();
         let path = dir.path().join("ddp-runtime").display().to_string();
-        assert_eq!(RuntimeSource::built_in(&manifest_dir).dependency(), format!("{{ path = {path:?} }}"));
+        assert_eq!(RuntimeSource::built_in(&manifest_dir).dependency(RUNTIME), format!("{{ path = {path:?} }}"));
     }
 
     #[test]

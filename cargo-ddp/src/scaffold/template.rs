@@ -54,8 +54,6 @@ pub const TEMPLATES: &[Template] = &[
             "shared/cargo-config.toml.jinja" => ".cargo/config.toml",
             "shared/gitignore" => ".gitignore",
             "linear/src/main.rs" => "src/main.rs",
-            "shared/settings.rs" => "src/settings.rs",
-            "linear/train.toml" => "train.toml",
         ),
     },
     Template {
@@ -76,8 +74,6 @@ pub const TEMPLATES: &[Template] = &[
             "vision/src/images.rs" => "src/images.rs",
             "vision/src/main.rs" => "src/main.rs",
             "vision/src/model.rs" => "src/model.rs",
-            "shared/settings.rs" => "src/settings.rs",
-            "vision/train.toml" => "train.toml",
         ),
     },
     Template {
@@ -95,9 +91,7 @@ pub const TEMPLATES: &[Template] = &[
             "mingpt/src/lib.rs" => "src/lib.rs",
             "mingpt/src/main.rs" => "src/main.rs",
             "mingpt/src/model.rs" => "src/model.rs",
-            "shared/settings.rs" => "src/settings.rs",
             "mingpt/src/text.rs" => "src/text.rs",
-            "mingpt/train.toml" => "train.toml",
         ),
     },
 ];

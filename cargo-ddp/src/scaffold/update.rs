@@ -1,5 +1,6 @@
 //! What this version's template would change in a project that an older one made.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use cargo_metadata::semver::Version;
@@ -11,14 +12,15 @@ use crate::{Error, Result};
 
 const OWN: &str = env!("CARGO_PKG_VERSION");
 
-/// A file that would be new or another.
+/// A file that would be new, changed or removed.
 #[derive(Debug)]
 pub struct Change {
     /// Its path in the project.
     pub path: String,
     /// What it is now, if it is there.
     before: Option<Vec<u8>>,
-    after: Vec<u8>,
+    /// What it would be; `None`: the template no longer has it.
+    after: Option<Vec<u8>>,
 }
 
 /// What is to be done to a project, and what is left alone.
@@ -33,6 +35,8 @@ pub struct Update {
     pub changes: Vec<Change>,
     /// Files that the template has otherwise now, but that were edited, or removed: they stay as they are.
     pub kept: Vec<String>,
+    /// Files that the template no longer has, and that code which was edited may need.
+    held: Vec<String>,
 }
 
 impl Update {
@@ -59,12 +63,22 @@ impl Update {
             }
             // What is as it was made may go; so may the place of a file that is new in the template.
             if now.as_ref() == recorded {
-                changes.push(Change { path: path.clone(), before, after: after.clone() });
+                changes.push(Change { path: path.clone(), before, after: Some(after.clone()) });
             } else {
                 kept.push(path.clone());
             }
         }
-        Ok(Self { folder: folder.to_owned(), from: record.version.clone(), record, generated, changes, kept })
+        // A file that the template no longer has goes if it is as it was made, unless code that was edited may need it.
+        let needed = kept.iter().any(|path| path.ends_with(".rs"));
+        for (path, recorded) in record.files.iter().filter(|(path, _)| !needed && !generated.contains_key(*path)) {
+            let before = files::read(&folder.join(path))?;
+            if before.as_deref().map(checksum).as_ref() == Some(recorded) {
+                changes.push(Change { path: path.clone(), before, after: None });
+            }
+        }
+        let held: Vec<String> =
+            record.files.keys().filter(|path| needed && !generated.contains_key(*path)).cloned().collect();
+        Ok(Self { held, folder: folder.to_owned(), from: record.version.clone(), record, generated, changes, kept })
     }
 
     /// Writes the changes, and the record of what the files are now.
@@ -73,11 +87,15 @@ impl Update {
     /// [`Error::System`](crate::Error::System); run again, it goes on.
     pub fn apply(&self) -> Result<()> {
         for change in &self.changes {
-            files::write(&self.folder.join(&change.path), &change.after)?;
+            let path = self.folder.join(&change.path);
+            match &change.after {
+                Some(after) => files::write(&path, after)?,
+                None => fs::remove_file(&path).map_err(Error::system(format!("can't remove {}", path.display())))?,
+            }
         }
         let mut record = Record::new(&self.record.template, &self.record.name, self.record.standalone, &self.generated);
         // A file that was edited is still one that was made from what is recorded.
-        for path in &self.kept {
+        for path in self.kept.iter().chain(&self.held) {
             match self.record.files.get(path) {
                 Some(checksum) => record.files.insert(path.clone(), checksum.clone()),
                 None => record.files.remove(path),
@@ -94,10 +112,12 @@ impl Change {
     /// A unified diff, or a line for what is no text.
     pub fn diff(&self) -> String {
         let before = self.before.as_deref().unwrap_or_default();
-        let (Ok(before), Ok(after)) = (str::from_utf8(before), str::from_utf8(&self.after)) else {
+        let after = self.after.as_deref().unwrap_or_default();
+        let (Ok(before), Ok(after)) = (str::from_utf8(before), str::from_utf8(after)) else {
             return format!("the binary file {} differs\n", self.path);
         };
         let old = if self.before.is_some() { format!("a/{}", self.path) } else { "/dev/null".into() };
-        TextDiff::from_lines(before, after).unified_diff().header(&old, &format!("b/{}", self.path)).to_string()
+        let new = if self.after.is_some() { format!("b/{}", self.path) } else { "/dev/null".into() };
+        TextDiff::from_lines(before, after).unified_diff().header(&old, &new).to_string()
     }
 }

@@ -9,11 +9,11 @@ use crate::snapshot::{FileInfo, MANIFEST, Manifest, PARTIAL, read_manifest};
 
 /// Which metrics are better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Best {
+pub enum Goal {
     /// Small ones, such as a loss.
-    Min,
+    Minimize,
     /// Large ones, such as an accuracy.
-    Max,
+    Maximize,
 }
 
 /// How many snapshots stay.
@@ -22,7 +22,7 @@ pub struct Retention {
     /// The newest valid ones; 0 counts as 1.
     pub last: usize,
     /// And the valid ones with the best metric.
-    pub best: Option<(usize, Best)>,
+    pub best: Option<(usize, Goal)>,
 }
 
 /// A snapshot that may be removed.
@@ -75,7 +75,7 @@ impl Retention {
             let mut judged: Vec<(usize, f64)> =
                 (0..snapshots.len()).filter_map(|index| Some((index, metric(index)?))).collect();
             // Stable: of equals, the newest comes first.
-            judged.sort_by(|(_, a), (_, b)| if best == Best::Min { a.total_cmp(b) } else { b.total_cmp(a) });
+            judged.sort_by(|(_, a), (_, b)| if best == Goal::Minimize { a.total_cmp(b) } else { b.total_cmp(a) });
             let judged = judged.into_iter().map(|(index, _)| index).filter(|&index| valid(index));
             judged.take(count).for_each(|index| stays[index] = true);
         }
@@ -206,13 +206,13 @@ mod tests {
         let all = candidates(&[Some(0.5), None, Some(f64::NAN), Some(0.9), Some(0.1), Some(0.9), None]);
         let kept = |last, best, damaged: &[usize]| kept(Retention { last, best }, &all, damaged);
         assert_eq!(kept(2, None, &[]), [0, 1]);
-        assert_eq!(kept(2, Some((1, Best::Min)), &[]), [0, 1, 4]);
-        assert_eq!(kept(1, Some((2, Best::Min)), &[]), [0, 4]);
-        assert_eq!(kept(1, Some((1, Best::Max)), &[]), [0, 3], "of equals, the newest");
+        assert_eq!(kept(2, Some((1, Goal::Minimize)), &[]), [0, 1, 4]);
+        assert_eq!(kept(1, Some((2, Goal::Minimize)), &[]), [0, 4]);
+        assert_eq!(kept(1, Some((1, Goal::Maximize)), &[]), [0, 3], "of equals, the newest");
         assert_eq!(kept(0, None, &[]), [0], "the newest stays in any case");
         assert_eq!(kept(9, None, &[]), [0, 1, 2, 3, 4, 5, 6]);
         assert_eq!(kept(1, None, &[0, 1]), [0, 1, 2], "damaged ones do not count, and are left alone");
-        assert_eq!(kept(1, Some((1, Best::Min)), &[4]), [0, 4], "0 is the best of the valid ones");
+        assert_eq!(kept(1, Some((1, Goal::Minimize)), &[4]), [0, 4], "0 is the best of the valid ones");
         assert_eq!(kept(1, None, &[0, 1, 2, 3, 4, 5, 6]), [0, 1, 2, 3, 4, 5, 6]);
     }
 

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ const NCCL_COMPARED_CALLS: u64 = 1000;
 /// Steps between looks at the memory in use.
 const MEMORY_EVERY: u64 = 50;
 
-/// This worker: its place in the job, its device, and the group of all ranks.
+/// This worker: its place in the job, its device, and the group of all ranks. Clones share them.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), ddp_runtime::Error> {
@@ -39,7 +40,7 @@ const MEMORY_EVERY: u64 = 50;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Context {
     world: World,
     device: Device,
@@ -49,7 +50,7 @@ pub struct Context {
     resume_point: ResumePoint,
     health: Health,
     /// Steps that were reported.
-    reports: AtomicU64,
+    reports: Arc<AtomicU64>,
 }
 
 /// What [`Context::init`] decides by itself and a program may decide otherwise.
@@ -190,7 +191,7 @@ impl ContextBuilder {
         let group = ProcessGroup::new(store, settings, identity, world.rank, world.world_size, None)?;
         let health = Health::new(world.rank);
         let (before_save, resume_point) = (BeforeSave::default(), ResumePoint::default());
-        let reports = AtomicU64::new(0);
+        let reports = Arc::default();
         Ok(Context { world, device, group, launcher: event_pipe, before_save, resume_point, health, reports })
     }
 }
@@ -244,28 +245,16 @@ impl Context {
         &self.group
     }
 
-    /// Tells the launcher that optimizer step number `step` (over all epochs, from 1) of epoch `epoch` (from 0) is done,
-    /// so that it can say how far a failed rank had come. Costs a write to a pipe; without a launcher, nothing.
+    /// Reports to the launcher that optimizer step number `step` (over all epochs, from 1) of epoch `epoch` (from 0) is done,
+    /// so that it can print how far a failed rank had come. Costs a write to a pipe; without a launcher, nothing. A
+    /// [`Run`](crate::Run) does it.
     pub fn report_step(&self, epoch: u64, step: u64) {
         self.report(StepReport::new(epoch, step));
     }
 
-    /// As [`report_step`](Self::report_step), with what the launcher shows beside it: the loss, samples per second, the
-    /// time left, the learning rate, the norm of the gradients. Memory in use is added now and then, unless you give it.
-    /// A loss that is not a finite number is reported once; see [`LossGuard`](crate::LossGuard) for other policies.
-    ///
-    /// ```
-    /// use ddp_runtime::{Context, StepReport};
-    ///
-    /// # fn main() -> ddp_runtime::Result<()> {
-    /// # let (steps, batch) = (640, 32);
-    /// let context = Context::init()?;
-    /// // After step 1 of epoch 0:
-    /// context.report(StepReport::new(0, 1).of(steps).samples(batch * context.world_size() as u64));
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn report(&self, report: StepReport) {
+    /// As [`report_step`](Self::report_step), with what the launcher shows beside it. Memory in use is added now and then. A
+    /// loss that is not a finite number is reported once.
+    pub(crate) fn report(&self, report: StepReport) {
         if let Some(loss) = report.loss {
             self.health.see_loss(report.step, loss);
         }
@@ -274,10 +263,10 @@ impl Context {
 
     /// As [`report`](Self::report), for a loss that was looked at already.
     pub(crate) fn send(&self, report: StepReport) {
-        let StepReport { epoch, step, loss, steps, samples, learning_rate, grad_norm, memory } = report;
+        let StepReport { epoch, step, loss, steps, samples, learning_rate, grad_norm } = report;
         process().step_done(step);
         let looks = self.reports.fetch_add(1, Ordering::Relaxed).is_multiple_of(MEMORY_EVERY);
-        let memory = memory.or_else(|| looks.then(|| memory::in_use(self.device)).flatten());
+        let memory = looks.then(|| memory::in_use(self.device)).flatten();
         self.launcher.send(&Event::Step { epoch, step, loss, steps, samples, learning_rate, grad_norm, memory });
     }
 

@@ -47,14 +47,14 @@ pub enum Value<'a> {
 
 /// A value that stays what it is.
 #[derive(Debug)]
-pub(super) enum Kept {
+pub(crate) enum Kept {
     Number(f64),
     /// On a GPU, where reading it would wait.
     OnDevice(Tensor),
 }
 
 impl Value<'_> {
-    pub(super) fn keep(self, name: &str) -> Result<Kept> {
+    pub(crate) fn keep(self, name: &str) -> Result<Kept> {
         let tensor = match self {
             Self::Number(number) => return Ok(Kept::Number(number)),
             Self::Tensor(tensor) => tensor,

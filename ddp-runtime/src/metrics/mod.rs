@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use ddp_contract::env;
 use tch::Tensor;
 
+pub(crate) use entry::Kept;
 pub use entry::{HParam, Reduce, Value};
 
 use crate::train::optim;
@@ -41,7 +42,7 @@ const QUEUE: usize = 1 << 12;
 /// How long a dropped `Metrics` waits for the other ranks.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Measurements of a run, reduced across its ranks beside the training loop.
+/// Measurements of a run, reduced across its ranks in the background. Clones share them.
 ///
 /// [`log`](Self::log) hands a value over and returns. A thread of each rank collects the values of many steps, and
 /// exchanges them over a group of its own (Gloo, on the CPU): the values of about a second in one exchange. Rank 0 writes
@@ -78,8 +79,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// metrics.finish()
 /// # }
 /// ```
+#[derive(Clone, Debug)]
+pub struct Metrics(Arc<Inner>);
+
 #[derive(Debug)]
-pub struct Metrics {
+struct Inner {
     /// `None` while it is dropped.
     sender: Option<Arc<SyncSender<Entry>>>,
     thread: Option<JoinHandle<()>>,
@@ -90,7 +94,7 @@ pub struct Metrics {
     dir: PathBuf,
 }
 
-/// Settings of [`Metrics::with`].
+/// Settings of [`Metrics::with_options`].
 ///
 /// ```
 /// use ddp_runtime::Context;
@@ -100,7 +104,7 @@ pub struct Metrics {
 /// # let folder = tempfile::tempdir().map_err(ddp_runtime::Error::other)?;
 /// let context = Context::init()?;
 /// let dir = Some(folder.path().join("metrics"));
-/// let metrics = Metrics::with(&context, MetricsOptions { dir, every_steps: Some(100) })?;
+/// let metrics = Metrics::with_options(&context, MetricsOptions { dir, every_steps: Some(100) })?;
 /// # metrics.finish()
 /// # }
 /// ```
@@ -120,7 +124,7 @@ impl Metrics {
     /// # Errors
     /// [`Error::Io`] when the folder can't be made, [`Error::Invalid`] when another run writes there, on all ranks.
     pub fn open(context: &Context) -> Result<Self> {
-        Self::with(context, MetricsOptions::default())
+        Self::with_options(context, MetricsOptions::default())
     }
 
     /// Writes into `dir`, so that runs one after the other (the second goes on from the first one's snapshot) have one
@@ -129,14 +133,14 @@ impl Metrics {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_in(context: &Context, dir: impl Into<PathBuf>) -> Result<Self> {
-        Self::with(context, MetricsOptions { dir: Some(dir.into()), ..MetricsOptions::default() })
+        Self::with_options(context, MetricsOptions { dir: Some(dir.into()), ..MetricsOptions::default() })
     }
 
     /// As [`open`](Self::open), with settings. Every rank must call it.
     ///
     /// # Errors
     /// As [`open`](Self::open), and [`Error::Invalid`] for settings that can't be.
-    pub fn with(context: &Context, options: MetricsOptions) -> Result<Self> {
+    pub fn with_options(context: &Context, options: MetricsOptions) -> Result<Self> {
         let MetricsOptions { dir, every_steps } = options;
         let dir = dir.unwrap_or_else(default_dir);
         let checked = match every_steps {
@@ -161,7 +165,7 @@ impl Metrics {
         let sender = Arc::new(sender);
         flush_before_saving(context, &sender, &shared);
         let (sender, thread, done) = (Some(sender), Some(thread), Mutex::new(done));
-        Ok(Self { sender, thread, done, shared, rank0: context.is_rank0(), dir })
+        Ok(Self(Arc::new(Inner { sender, thread, done, shared, rank0: context.is_rank0(), dir })))
     }
 
     /// Logs a number of this rank: a Rust number, or a tensor with one element. The mean over all ranks is written. The
@@ -198,7 +202,7 @@ impl Metrics {
     /// # Errors
     /// As [`log`](Self::log).
     pub fn log_rank0<'v>(&self, name: &str, value: impl Into<Value<'v>>, step: u64) -> Result<()> {
-        if !self.rank0 {
+        if !self.0.rank0 {
             return self.check();
         }
         let value = value.into().keep(name)?;
@@ -223,7 +227,7 @@ impl Metrics {
     /// # Errors
     /// As [`log`](Self::log).
     pub fn histogram(&self, name: &str, values: &Tensor, step: u64) -> Result<()> {
-        if !self.rank0 {
+        if !self.0.rank0 {
             return self.check();
         }
         let values = entry::copy(values)?;
@@ -249,7 +253,7 @@ impl Metrics {
     /// # Errors
     /// As [`log`](Self::log), and [`Error::Invalid`] for another shape.
     pub fn image(&self, name: &str, image: &Tensor, step: u64) -> Result<()> {
-        if !self.rank0 {
+        if !self.0.rank0 {
             return self.check();
         }
         image::check(image)?;
@@ -267,7 +271,7 @@ impl Metrics {
         values: impl IntoIterator<Item = (&'a str, HParam)>,
         metrics: impl IntoIterator<Item = &'a str>,
     ) -> Result<()> {
-        if !self.rank0 {
+        if !self.0.rank0 {
             return self.check();
         }
         let values: BTreeMap<String, HParam> = values.into_iter().map(|(name, value)| (name.into(), value)).collect();
@@ -281,7 +285,7 @@ impl Metrics {
     /// # Errors
     /// As [`log`](Self::log).
     pub fn throughput(&self, samples: u64, step: u64) -> Result<()> {
-        if !self.rank0 {
+        if !self.0.rank0 {
             return self.check();
         }
         self.send(Entry::Samples { samples, step, at: Instant::now() })
@@ -318,7 +322,7 @@ impl Metrics {
     /// # Errors
     /// As [`log`](Self::log), and [`Error::Torch`].
     pub fn grad_norm(&self, parameters: &(impl Gradients + ?Sized), step: u64) -> Result<()> {
-        if !self.rank0 {
+        if !self.0.rank0 {
             return self.check();
         }
         self.log_rank0("train/grad_norm", &optim::grad_norm(parameters, 2.0)?, step)
@@ -329,7 +333,7 @@ impl Metrics {
     /// # Errors
     /// As [`log`](Self::log).
     pub fn flush(&self) -> Result<()> {
-        self.sender.as_ref().map_or(Ok(()), |sender| flush(sender, &self.shared))
+        self.0.sender.as_ref().map_or(Ok(()), |sender| flush(sender, &self.0.shared))
     }
 
     /// Exchanges and writes what is left, and says that the run came to its end. Waits for the other ranks: every rank must
@@ -340,7 +344,7 @@ impl Metrics {
     /// As [`log`](Self::log).
     pub fn finish(&self) -> Result<()> {
         let (through, wait) = mpsc::channel();
-        if self.sender.as_ref().is_some_and(|sender| sender.send(Entry::Finish(through)).is_ok()) {
+        if self.0.sender.as_ref().is_some_and(|sender| sender.send(Entry::Finish(through)).is_ok()) {
             // Nothing comes: it is closed in the end.
             let _ = wait.recv();
         }
@@ -349,27 +353,36 @@ impl Metrics {
 
     /// The folder that rank 0 writes into.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        &self.0.dir
     }
 
     /// How many collective operations the exchanges have taken so far: two for each.
     pub fn collectives(&self) -> u64 {
-        self.shared.collectives()
+        self.0.shared.collectives()
+    }
+
+    /// Logs a value that was taken earlier: this rank's, of which the mean over the ranks is written, or rank 0's.
+    pub(crate) fn write(&self, name: String, value: Kept, step: u64, is_of_rank: bool) -> Result<()> {
+        if !is_of_rank && !self.0.rank0 {
+            return self.check();
+        }
+        let reduce = is_of_rank.then_some(Reduce::Mean);
+        self.send(Entry::Scalar(Scalar { name, step, value, reduce, time: now() }))
     }
 
     fn send(&self, entry: Entry) -> Result<()> {
-        match &self.sender {
+        match &self.0.sender {
             Some(sender) if sender.send(entry).is_ok() => Ok(()),
             _ => self.check().and(Err(Error::Invalid("metrics: nothing can be logged after `finish`".into()))),
         }
     }
 
     fn check(&self) -> Result<()> {
-        self.shared.check()
+        self.0.shared.check()
     }
 }
 
-impl Drop for Metrics {
+impl Drop for Inner {
     fn drop(&mut self) {
         let (Some(sender), Some(thread)) = (self.sender.take(), self.thread.take()) else { return };
         let (_never, nothing) = mpsc::channel();

@@ -47,7 +47,7 @@ fn a_value_that_is_no_number_and_a_folder_in_use_are_errors() {
     let error = Metrics::open_in(&context, dir.path()).unwrap_err().to_string();
     assert!(error.starts_with("another run writes metrics into "), "{error}");
     let options = MetricsOptions { every_steps: Some(0), ..Default::default() };
-    assert!(Metrics::with(&context, options).is_err());
+    assert!(Metrics::with_options(&context, options).is_err());
     let error = Metrics::open_in(&context, "/dev/null/x").unwrap_err().to_string();
     assert!(error.starts_with("can't make the folder /dev/null/x"), "{error}");
 }

@@ -13,10 +13,10 @@ use serde::{Serialize, forward_to_deserialize_any};
 use serde_json::{Error, Value};
 
 /// A value, and where strings in it stand for numbers (JSON pointers).
-pub(super) type Encoded = (Value, Vec<String>);
+pub(crate) type Encoded = (Value, Vec<String>);
 
 /// `value` as JSON.
-pub(super) fn encode(value: &impl Serialize) -> Result<Encoded, Error> {
+pub(crate) fn encode(value: &(impl Serialize + ?Sized)) -> Result<Encoded, Error> {
     let mut json = serde_json::to_value(value)?;
     // Such a number becomes null.
     if !has_null(&json) {
@@ -42,7 +42,7 @@ pub(super) fn encode(value: &impl Serialize) -> Result<Encoded, Error> {
 }
 
 /// What [`encode`] made JSON of.
-pub(super) fn decode<T: DeserializeOwned>(json: &Value, pointers: &[String]) -> Result<T, Error> {
+pub(crate) fn decode<T: DeserializeOwned>(json: &Value, pointers: &[String]) -> Result<T, Error> {
     if pointers.is_empty() {
         return T::deserialize(json).map_err(|err| match has_null(json) {
             true => Error::custom(format!("{err}; NaN and infinite numbers were once saved as null")),

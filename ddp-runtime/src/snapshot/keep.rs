@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub use ddp_contract::retention::Best;
+pub use ddp_contract::retention::Goal;
 use ddp_contract::retention::{self, Candidate, Retention};
 use ddp_contract::snapshot::{self as format, MANIFEST};
 
@@ -17,7 +17,7 @@ use crate::worker::say::say;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Keep {
     pub(super) last: Option<usize>,
-    pub(super) best: Option<(usize, Best)>,
+    pub(super) best: Option<(usize, Goal)>,
 }
 
 /// What this process knows of the snapshots in its directory. Clones share it.

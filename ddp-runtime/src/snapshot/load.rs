@@ -1,12 +1,13 @@
 use std::path::Path;
 
 use ddp_contract::snapshot::{self as format, Damage, Manifest, Search, Whole};
-use serde_json::Value;
 use tch::Device;
+use tch::nn::VarStore;
 
 use super::fit::{self, copy};
-use super::state::{PLATEAU, SCALER, SCHEDULER, StateMut};
+use super::state::Contents;
 use super::{Progress, rng, tensors};
+use crate::train::stateful::StateDict;
 use crate::worker::say::say;
 use crate::{Error, Result};
 
@@ -38,24 +39,22 @@ pub(super) fn non_finite<'a>(manifest: &'a Manifest, name: &str) -> &'a [String]
 pub(super) fn load(
     folder: &Path,
     manifest: &Manifest,
-    state: StateMut<'_>,
+    model: &VarStore,
+    contents: &mut Contents<'_>,
     rank: usize,
     device: Device,
 ) -> Result<Progress> {
-    let StateMut { model, optimizer, scheduler, plateau, scaler, values } = state;
     let mismatch = |what: &str, problem: &str| mismatch(what, folder, problem);
     // A snapshot that `cargo ddp snapshot import` made of a model from elsewhere holds nothing but that: all else of the
     // run begins anew.
     let model_only = !manifest.files.contains_key(format::OPTIMIZER);
-    let saved = |name: &str| manifest.states.get(name);
-    let needed = |name: &str| saved(name).ok_or_else(|| mismatch(&format!("the {name}"), "it was saved without one"));
 
     // Whether the model fits is known before anything is changed.
     tensors::with_model(&folder.join(format::MODEL), |saved, aliases| {
         let pairs = fit::pairs(model, &saved, &aliases).map_err(|problem| mismatch("the model", &problem))?;
         if !model_only {
             tensors::with_tensors(&folder.join(format::OPTIMIZER), |saved| {
-                optimizer.load_state_dict(fit::rename_states(model, saved, &aliases))
+                contents.optimizer.load_state_dict(&fit::rename_states(model, saved, &aliases).into_iter().collect())
             })?;
         }
         copy(pairs)
@@ -64,18 +63,14 @@ pub(super) fn load(
     if model_only {
         return Ok(progress);
     }
-    if let Some(scheduler) = scheduler {
-        scheduler.restore(needed(SCHEDULER)?, optimizer)?;
-    }
-    if let Some(plateau) = plateau {
-        plateau.restore(needed(PLATEAU)?, optimizer)?;
-    }
-    if let Some(scaler) = scaler {
-        scaler.load_state(needed(SCALER)?)?;
-    }
-    for (name, load) in values {
-        saved(&name).map_or(Ok(()), |value: &Value| load(value, non_finite(manifest, &name)))?;
-    }
+    let values = manifest
+        .states
+        .iter()
+        .map(|(name, value)| (name.clone(), (value.clone(), non_finite(manifest, name).to_vec())));
+    let state = StateDict::of_snapshot(folder, values.collect());
+    let parts = &mut contents.parts;
+    parts.iter_mut().try_for_each(|part| part.load_state_dict(&state))?;
+    parts.iter().try_for_each(|part| part.restore_optimizer(contents.optimizer))?;
     if manifest.files.contains_key(format::RNG) {
         let restored = |saved| rng::restore(&saved, rank, device, manifest.step);
         tensors::with_tensors(&folder.join(format::RNG), restored)?;

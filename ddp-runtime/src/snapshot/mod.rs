@@ -2,7 +2,7 @@
 
 mod due;
 mod fit;
-mod floats;
+pub(crate) mod floats;
 mod keep;
 mod load;
 mod pinned;
@@ -27,12 +27,13 @@ use std::time::Duration;
 use ddp_contract::lock::{Lock, LockError};
 use ddp_contract::snapshot::{self as format, Manifest, Whole};
 use ddp_contract::{Event, env};
+use tch::nn::VarStore;
 use tch::{Device, Tensor};
 
-pub use keep::Best;
+pub use keep::Goal;
 pub use progress::Progress;
 pub use saved::SavedModel;
-pub use state::{State, StateMut};
+pub(crate) use state::{Contents, value_name};
 
 use crate::dist::before_save::BeforeSave;
 use crate::dist::health::Health;
@@ -52,60 +53,29 @@ use write::{Job, Writing};
 
 /// The folder that a run's snapshots are in.
 ///
-/// All ranks make the calls; rank 0 writes (`step-00001200/` with `model.safetensors`, `optimizer.safetensors`,
+/// A [`Run`](crate::Run) saves to it and resumes from it. Rank 0 writes (`step-00001200/` with `model.safetensors`, `optimizer.safetensors`,
 /// `rng.safetensors` and `state.json`), in a thread of its own: the loop pays for a copy of the tensors, whose memory is
 /// kept for the next snapshot. All ranks load. A run may go on with another number of ranks.
 ///
 /// One program at a time writes to a folder: rank 0 locks it (`.lock`) when the program is going to save, which is when it
-/// [resumes](Self::resume) if it was told when to save, else when it first saves; or when it [asks](Self::lock). A second
+/// [resumes](crate::Run::resume) if it was told when to save, else when it first saves; or when it [asks](Self::lock). A second
 /// program then ends with [`Error::SnapshotsInUse`]. A program that only reads changes nothing in the folder.
 ///
 /// ```no_run
 /// use std::time::Duration;
-/// use ddp_runtime::data::{DataLoader, TensorDataset};
-/// use ddp_runtime::lr_scheduler::{CosineAnnealing, CosineAnnealingLr, LrScheduler};
-/// use ddp_runtime::optim::{Optimizer, Sgd, SgdOptions};
-/// use ddp_runtime::{Best, Context, Ddp, Snapshots, State, StateMut};
-/// # fn main() -> Result<(), ddp_runtime::Error> {
+/// use ddp_runtime::optim::{Sgd, SgdOptions};
+/// use ddp_runtime::{Goal, Context, Run, Snapshots};
+/// # fn main() -> ddp_runtime::Result<()> {
 /// # let context = Context::init()?;
 /// # let vs = tch::nn::VarStore::new(context.device());
-/// # let model = tch::nn::linear(vs.root(), 2, 1, Default::default());
-/// # use tch::nn::Module;
-/// # let x = tch::Tensor::randn([100, 2], tch::kind::FLOAT_CPU);
-/// let ddp = Ddp::new(context.group(), &vs)?;
-/// let mut optimizer = Sgd::new(&vs, SgdOptions::default());
-/// let mut scheduler = CosineAnnealingLr::new(&mut optimizer, CosineAnnealing::new(1000))?;
-/// let mut loader = DataLoader::new(&context, TensorDataset::new(x)?, 8)?;
-/// let mut seen = 0u64; // anything that serde knows
-///
-/// let mut snapshots = Snapshots::open(&context, "snapshots")?
+/// # let _model = tch::nn::linear(vs.root(), 2, 1, Default::default());
+/// let snapshots = Snapshots::open(&context, "snapshots")?
 ///     .every_steps(500)
 ///     .every(Duration::from_secs(600))
 ///     .every_epochs(1)
-///     .keep_last(3);
-/// let state = StateMut::new(&vs, &mut optimizer).scheduler(&mut scheduler).value("seen", &mut seen);
-/// let mut progress = snapshots.resume(state)?.unwrap_or_default();
-/// loader.resume_at(progress.epoch, progress.samples);
-/// while progress.epoch < 10 {
-///     for batch in loader.epoch(progress.epoch)? {
-///         let batch = batch?;
-///         optimizer.zero_grad()?;
-///         ddp.backward(&ddp.forward(|| model.forward(&batch).square().mean(tch::Kind::Float))?)?;
-///         optimizer.step()?;
-///         scheduler.step(&mut optimizer)?;
-///         seen += batch.size()[0] as u64;
-///         progress.step += 1;
-///         progress.samples = loader.position().samples;
-///         // Also when the run is told to stop: then `?` leaves the loop, and the process ends with code 75.
-///         let state = State::new(&vs, &optimizer).scheduler(&scheduler).value("seen", &seen);
-///         snapshots.save_if_due(&state, progress)?;
-///     }
-///     (progress.epoch, progress.samples) = (progress.epoch + 1, 0);
-///     let state = State::new(&vs, &optimizer).scheduler(&scheduler).value("seen", &seen);
-///     snapshots.save_if_due(&state, progress)?;
-/// }
-/// let state = State::new(&vs, &optimizer).scheduler(&scheduler).value("seen", &seen);
-/// snapshots.finish_at(&state, progress)?;
+///     .keep_last(3)
+///     .keep_best(1, Goal::Minimize);
+/// let run = Run::new(&context, &vs, Sgd::new(&vs, SgdOptions::default())).snapshots(snapshots);
 /// # Ok(())
 /// # }
 /// ```
@@ -185,22 +155,21 @@ impl Snapshots {
         })
     }
 
-    /// [`save_if_due`](Self::save_if_due) saves every so many steps; 0 is never, as before this is called.
+    /// Saves every so many steps; 0 is never, as before this is called.
     pub fn every_steps(mut self, steps: u64) -> Self {
         self.due.every_steps = Some(steps);
         self.saves |= steps > 0;
         self
     }
 
-    /// [`save_if_due`](Self::save_if_due) saves after every so many epochs; 0 is never, as before this is called.
+    /// Saves after every so many epochs; 0 is never, as before this is called.
     pub fn every_epochs(mut self, epochs: u64) -> Self {
         self.due.every_epochs = Some(epochs);
         self.saves |= epochs > 0;
         self
     }
 
-    /// [`save_if_due`](Self::save_if_due) saves when this time has passed since the last snapshot or the start, by rank
-    /// 0's clock.
+    /// Saves when this time has passed since the last snapshot or the start, by rank 0's clock.
     pub fn every(mut self, period: Duration) -> Self {
         self.due.every = Some(period);
         self.saves = true;
@@ -222,15 +191,15 @@ impl Snapshots {
     }
 
     /// Of those that [`keep_last`](Self::keep_last) would remove, the `count` with the best
-    /// [metric](State::metric) of all stay.
-    pub fn keep_best(mut self, count: usize, best: Best) -> Self {
+    /// [metric](crate::Run::metric) of all stay.
+    pub fn keep_best(mut self, count: usize, goal: Goal) -> Self {
         self.saves = true;
-        self.keep.best = Some((count, best));
+        self.keep.best = Some((count, goal));
         self.keep.last = self.keep.last.or(Some(1));
         self
     }
 
-    /// Makes [`save`](Self::save) return when the snapshot is on disk, instead of writing it while training goes on: off
+    /// Makes [`Run::save`](crate::Run::save) return when the snapshot is on disk, instead of writing it while training goes on: off
     /// by default. It also spares the memory of a second snapshot in the making.
     pub fn blocking(mut self, blocking: bool) -> Self {
         self.blocking = blocking;
@@ -244,8 +213,8 @@ impl Snapshots {
         self
     }
 
-    /// Whether [`save_if_due`](Self::save_if_due) takes SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 for a request to save and
-    /// leave: on by default. Without a call of it, the signals do what they always do.
+    /// Whether [`Run::step_done`](crate::Run::step_done) takes SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 for a request to save and
+    /// end: on by default. Before its first call, the signals do what they always do.
     pub fn preemption(mut self, preemption: bool) -> Self {
         self.preemption = preemption;
         self
@@ -256,24 +225,9 @@ impl Snapshots {
         &self.dir
     }
 
-    /// Loads the newest whole snapshot, if there is any, on every rank, and says where it stands. Damaged folders are
-    /// passed over, with a warning on stderr by rank 0.
-    ///
-    /// A snapshot without an optimizer, as `cargo ddp snapshot import` makes one of a model from elsewhere, gives its
-    /// weights only: the optimizer, schedulers, scaler, values and random numbers stay as they are, and the run begins
-    /// at its first step.
-    ///
-    /// A rank that was not there when it was saved gets random numbers of its own, the same in each such resume.
-    ///
-    /// Every rank must call it. Rank 0 chooses, so that all load the same; when one rank can't, none goes on.
-    ///
-    /// # Errors
-    /// [`Error::SnapshotsInUse`] when this program is going to save, and another one does; [`Error::NoWholeSnapshot`] when
-    /// there are folders but none is whole; [`Error::StateMismatch`] when the model, the optimizer or another part is
-    /// another, or was not saved; [`Error::Invalid`] for tensors that no snapshot can hold, by name; [`Error::Io`], also
-    /// when [`every_steps`](Self::every_steps) or its like asks for snapshots and the folder can't be written to.
-    pub fn resume(&mut self, state: StateMut<'_>) -> Result<Option<Progress>> {
-        carriable::check_saved(state.model, &tensors::kinds())?;
+    /// Loads the newest valid snapshot: see [`Run::resume`](crate::Run::resume).
+    pub(crate) fn resume(&mut self, model: &VarStore, contents: &mut Contents<'_>) -> Result<Option<Progress>> {
+        carriable::check_saved(model, &tensors::kinds())?;
         if self.due.is_asked_for() {
             self.check_writable()?;
         } else if let Err(err) = check_writable(&self.dir)
@@ -295,9 +249,8 @@ impl Snapshots {
         let folder = self.dir.join(String::from_utf8_lossy(&name).as_ref());
         let manifest = load::read(&folder, format::read_manifest);
         let since = manifest.as_ref().ok().and_then(|manifest| manifest.non_finite_since);
-        let model = state.model;
         let loaded = manifest.and_then(|manifest| {
-            let progress = load::load(&folder, &manifest, state, self.group.rank(), self.device)?;
+            let progress = load::load(&folder, &manifest, model, contents, self.group.rank(), self.device)?;
             self.group.reducers().set_order(model, manifest.bucket_order);
             Ok(progress)
         });
@@ -313,7 +266,7 @@ impl Snapshots {
     }
 
     /// Locks the folder for this program, which is otherwise done when the program first saves. Call it before training if
-    /// the program [saves](Self::save) only when it decides so itself. Every rank must call it.
+    /// the program [saves](crate::Run::save) only when it decides so itself. Every rank must call it.
     ///
     /// # Errors
     /// [`Error::SnapshotsInUse`] when another program has locked it; [`Error::Io`] when the folder can't be written to.
@@ -356,27 +309,15 @@ impl Snapshots {
         load::choose(&self.dir)
     }
 
-    /// Saves `state` and `progress` as `step-<progress.step>`. Every rank must call it.
-    ///
-    /// Rank 0 copies the tensors, and writes them while training goes on; the folder appears under its name only when
-    /// everything in it is on disk, and replaces one of the same name. It first waits for the snapshot before.
-    ///
-    /// Tensors on a GPU are copied to pinned memory by the GPU: the call returns before that, and the work that follows on
-    /// the GPU waits for the copy. With open [`Metrics`](crate::metrics::Metrics), and with a scaler in the state, the call
-    /// waits for the GPU: the values are read first.
-    ///
-    /// # Errors
-    /// On every rank: [`Error::DiskFull`] and [`Error::Io`] of the snapshot *before* (of this one, too, when
-    /// [`blocking`](Self::blocking)); older snapshots are untouched. [`Error::Invalid`] for what can't be saved.
-    /// [`Error::SnapshotsInUse`] when another program writes there.
-    pub fn save(&mut self, state: &State<'_>, progress: Progress) -> Result<()> {
+    /// Saves as `step-<progress.step>`: see [`Run::save`](crate::Run::save).
+    pub(crate) fn save(&mut self, model: &VarStore, contents: &Contents<'_>, progress: Progress) -> Result<()> {
         let flushed = self.before_save.run();
         let written = self.wait_together()?;
-        let optimizer = state.optimizer.consolidated_state_dict(); // every rank takes part
+        let optimizer = contents.optimizer.consolidated_state_dict(); // every rank takes part
         let mine = written.and(flushed).and(optimizer).and_then(|optimizer| {
             let job = if self.group.rank() == 0 {
                 self.lock_here()?;
-                Some(self.job(state, optimizer, progress)?)
+                Some(self.job(model, contents, optimizer.into_tensors(), progress)?)
             } else {
                 None
             };
@@ -397,27 +338,19 @@ impl Snapshots {
         if self.blocking { self.finish() } else { Ok(()) }
     }
 
-    /// [Saves](Self::save) if a step, an epoch or a time that asks for it was passed since the last call. Gives whether it
-    /// did. Call it after each step, and after each epoch if [`every_epochs`](Self::every_epochs) was asked for.
-    ///
-    /// From the first call on, SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 to any rank make all ranks save at one step and leave. A
-    /// second SIGINT ends the process immediately, a second SIGTERM as soon as no snapshot is being written. Every rank must
-    /// make the same calls: not in [`Ddp::join`](crate::Ddp::join).
-    ///
-    /// # Errors
-    /// [`Error::Preempted`] when it saved in order to leave: the snapshot is on disk then, and
-    /// [`ddp_runtime::main`](crate::main) ends the process with code 75. Those of [`save`](Self::save).
-    pub fn save_if_due(&mut self, state: &State<'_>, progress: Progress) -> Result<bool> {
+    /// Saves if a step, an epoch or a time that asks for it was passed since the last call, or if the run is asked to stop:
+    /// see [`Run::step_done`](crate::Run::step_done).
+    pub(crate) fn save_if_due(&mut self, model: &VarStore, contents: &Contents<'_>, progress: Progress) -> Result<()> {
         process().step_done(progress.step);
         if !self.locked {
             self.lock()?;
         }
-        self.prepare(state);
+        self.prepare(model, contents);
         let mut due = self.due.passed(progress);
         let wish = self.agree_on_wishes()?;
         due |= wish.save || wish.stop;
         if due {
-            self.save(state, progress)?;
+            self.save(model, contents, progress)?;
         }
         if wish.stop {
             self.finish()?;
@@ -425,15 +358,16 @@ impl Snapshots {
             process().preempted(progress.step);
             return Err(Error::Preempted { step: progress.step, snapshot });
         }
-        Ok(due)
+        Ok(())
     }
 
     /// Gets the memory for the copies ready, once, when the optimizer has its state.
-    fn prepare(&mut self, state: &State<'_>) {
+    fn prepare(&mut self, model: &VarStore, contents: &Contents<'_>) {
         if !matches!(self.preparing, Preparing::NotYet) || self.group.rank() != 0 {
             return;
         }
-        self.preparing = match Stage::prepare(tensors_of(state, state.optimizer.state_dict())) {
+        let Ok(optimizer) = contents.optimizer.state_dict() else { return }; // saving reports it
+        self.preparing = match Stage::prepare(tensors_of(model, optimizer.into_tensors())) {
             Some(thread) => Preparing::Running(thread),
             None => Preparing::Done, // then the first snapshot gets it
         };
@@ -453,24 +387,22 @@ impl Snapshots {
 
     /// Waits until the last snapshot is on disk, on every rank, also beyond the group's timeout. Every rank must call it.
     /// Without it, the program's end does so, and then a failure makes [`ddp_runtime::main`](crate::main) fail.
-    ///
-    /// # Errors
-    /// Rank 0's, on every rank: [`Error::DiskFull`] or [`Error::Io`]; older snapshots are untouched.
-    pub fn finish(&mut self) -> Result<()> {
+    pub(crate) fn finish(&mut self) -> Result<()> {
         let written = self.wait_together()?;
         self.group.agree("saving a snapshot", written)
     }
 
-    /// For the end of a run: [saves](Self::save) unless `progress` was saved already, and waits until it is on disk. Every
-    /// rank must call it.
-    ///
-    /// # Errors
-    /// Those of [`save`](Self::save) and [`finish`](Self::finish).
-    pub fn finish_at(&mut self, state: &State<'_>, progress: Progress) -> Result<()> {
+    /// For the end of a run: [saves](Self::save) unless `progress` was saved already, and waits until it is on disk.
+    pub(crate) fn finish_at(&mut self, model: &VarStore, contents: &Contents<'_>, progress: Progress) -> Result<()> {
         if self.saved_at != Some(progress) {
-            self.save(state, progress)?;
+            self.save(model, contents, progress)?;
         }
         self.finish()
+    }
+
+    /// How far the run had come in the newest snapshot that it has saved or loaded.
+    pub(crate) fn saved_at(&self) -> Option<Progress> {
+        self.saved_at
     }
 
     /// Whether snapshots can be saved here, before a step is taken in vain. Every rank must call it.
@@ -509,15 +441,16 @@ impl Snapshots {
     }
 
     /// What there is to write, copied.
-    fn job(&mut self, state: &State<'_>, optimizer: Named, progress: Progress) -> Result<Job> {
+    fn job(&mut self, model: &VarStore, contents: &Contents<'_>, optimizer: Named, progress: Progress) -> Result<Job> {
         let Progress { epoch, step, samples } = progress;
         let (mut states, mut non_finite) = (BTreeMap::new(), BTreeMap::new());
-        for (name, save) in &state.parts {
-            let (value, places) = save()?;
-            if !places.is_empty() {
-                non_finite.insert(name.clone(), places);
+        for part in &contents.parts {
+            for (name, (value, places)) in part.state_dict()?.into_values() {
+                if !places.is_empty() {
+                    non_finite.insert(name.clone(), places);
+                }
+                states.insert(name, value);
             }
-            states.insert(name.clone(), value);
         }
         let manifest = Manifest {
             format_version: format::FORMAT_VERSION,
@@ -525,24 +458,24 @@ impl Snapshots {
             step,
             world_size: self.group.world_size(),
             samples_in_epoch: samples,
-            metric: state.metric,
+            metric: contents.metric.filter(|metric| metric.is_finite()),
             states,
             non_finite,
             non_finite_since: self.health.non_finite_since(),
-            bucket_order: self.group.reducers().order(state.model),
+            bucket_order: self.group.reducers().order(model),
             files: BTreeMap::new(),
         };
         if let Preparing::Running(thread) = std::mem::replace(&mut self.preparing, Preparing::Done) {
             self.stage = thread.join().unwrap_or_default();
         }
         let copy = |(file, tensors)| Ok((file, self.stage.copy(file, tensors)?));
-        let tensors = tensors_of(state, optimizer).into_iter().map(copy).collect::<Result<_>>()?;
+        let tensors = tensors_of(model, optimizer).into_iter().map(copy).collect::<Result<_>>()?;
         Ok(Job {
             dir: self.dir.clone(),
             manifest,
             tensors,
-            trained: params::trained(state.model).into_iter().map(|(name, _)| name).collect(),
-            aliases: params::aliases(state.model),
+            trained: params::trained(model).into_iter().map(|(name, _)| name).collect(),
+            aliases: params::aliases(model),
             keep: self.keep,
             known: self.known.clone(),
             health: self.health.clone(),
@@ -577,8 +510,8 @@ fn prepare(dir: &Path) -> Result<()> {
 type Named = Vec<(String, Tensor)>;
 
 /// What goes into which file.
-fn tensors_of(state: &State<'_>, optimizer: Named) -> Vec<(&'static str, Named)> {
-    vec![(format::MODEL, params::all(state.model)), (format::OPTIMIZER, optimizer)]
+fn tensors_of(model: &VarStore, optimizer: Named) -> Vec<(&'static str, Named)> {
+    vec![(format::MODEL, params::all(model)), (format::OPTIMIZER, optimizer)]
 }
 
 impl Drop for Snapshots {

@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 /// How far a run has come: what a training loop needs to go on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// The epoch to go on with, from 0.
+    /// The epoch to continue with, from 0.
     pub epoch: u64,
     /// Optimizer steps done, over all epochs.
     pub step: u64,

@@ -7,7 +7,7 @@ use tch::nn::VarStore;
 use super::fit::{copy, pairs};
 use super::load::{choose, mismatch, non_finite, read};
 use super::state::value_name;
-use super::{Best, Progress, floats, tensors};
+use super::{Goal, Progress, floats, tensors};
 use crate::worker::say::say;
 use crate::{Error, Result};
 
@@ -15,11 +15,11 @@ use crate::{Error, Result};
 /// the snapshot.
 ///
 /// ```no_run
-/// use ddp_runtime::{Best, SavedModel};
+/// use ddp_runtime::{Goal, SavedModel};
 /// use tch::{Device, nn};
 /// # fn main() -> ddp_runtime::Result<()> {
-/// let Some(saved) = SavedModel::best("snapshots", Best::Min)? else { panic!("nothing is trained yet") };
-/// let classes: i64 = saved.value("classes")?.unwrap_or(10); // what the run saved with `State::value`
+/// let Some(saved) = SavedModel::best("snapshots", Goal::Minimize)? else { panic!("nothing is trained yet") };
+/// let classes: i64 = saved.value("classes")?.unwrap_or(10); // what the run saved with `Run::value`
 /// let vs = nn::VarStore::new(Device::Cpu);
 /// let model = nn::linear(vs.root(), 64, classes, Default::default());
 /// saved.load(&vs)?;
@@ -41,12 +41,12 @@ impl SavedModel {
         Ok(choose(dir.as_ref())?.map(|whole| Self { whole }))
     }
 
-    /// The snapshot in `dir` with the best [metric](super::State::metric), of several the newest; when none has a metric,
+    /// The snapshot in `dir` with the best [metric](crate::Run::metric), of several the newest; when none has a metric,
     /// the [newest](Self::newest).
     ///
     /// # Errors
     /// Those of [`newest`](Self::newest).
-    pub fn best(dir: impl AsRef<Path>, best: Best) -> Result<Option<Self>> {
+    pub fn best(dir: impl AsRef<Path>, goal: Goal) -> Result<Option<Self>> {
         let dir = dir.as_ref();
         let folders = format::list(dir).map_err(Error::io("can't read", dir))?;
         let mut found: Vec<(f64, PathBuf)> = folders
@@ -54,9 +54,9 @@ impl SavedModel {
             .filter_map(|folder| Some((format::read_manifest(&folder).ok()?.metric?, folder)))
             .collect();
         // Stable: newest first among equals.
-        found.sort_by(|(a, _), (b, _)| match best {
-            Best::Min => a.total_cmp(b),
-            Best::Max => b.total_cmp(a),
+        found.sort_by(|(a, _), (b, _)| match goal {
+            Goal::Minimize => a.total_cmp(b),
+            Goal::Maximize => b.total_cmp(a),
         });
         for (_, folder) in found {
             match format::whole(&folder) {
@@ -95,7 +95,7 @@ impl SavedModel {
         self.whole.manifest.metric
     }
 
-    /// What the run saved under this name with [`State::value`](super::State::value), if it did.
+    /// What the run saved under this name with [`Run::value`](crate::Run::value), if it did.
     ///
     /// # Errors
     /// [`Error::StateMismatch`] for a value of another type.
@@ -121,9 +121,23 @@ impl SavedModel {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::Contents;
     use crate::train::optim::{Sgd, SgdOptions};
-    use crate::{Backend, Context, Snapshots, State};
+    use crate::train::stateful::{StateDict, Stateful};
+    use crate::{Backend, Context, Snapshots};
     use tch::{Device, nn};
+
+    struct Names;
+
+    impl Stateful for Names {
+        fn state_dict(&self) -> Result<StateDict> {
+            StateDict::new().with(&value_name("names"), &["a", "b"])
+        }
+
+        fn load_state_dict(&mut self, _state: &StateDict) -> Result<()> {
+            Ok(())
+        }
+    }
 
     fn model(inputs: i64) -> (VarStore, nn::Linear) {
         let vs = VarStore::new(Device::Cpu);
@@ -137,22 +151,23 @@ mod tests {
         assert!(SavedModel::newest(dir.path()).unwrap().is_none());
         let context = Context::builder().backend(Backend::Gloo).init().unwrap();
         let (vs, layer) = model(3);
-        let optimizer = Sgd::new(&vs, SgdOptions::default());
+        let mut optimizer = Sgd::new(&vs, SgdOptions::default());
         let mut snapshots = Snapshots::open(&context, dir.path()).unwrap().blocking(true);
         let mut weights = Vec::new();
         for (step, metric) in [(1, 0.5), (2, 0.9), (3, 0.9), (4, 0.7)] {
             let _ = tch::no_grad(|| layer.ws.shallow_clone().fill_(step as f64));
             weights.push(layer.ws.copy());
-            let state = State::new(&vs, &optimizer).value("names", &["a", "b"]).metric(metric);
-            snapshots.save(&state, Progress { epoch: 0, step, samples: 8 * step }).unwrap();
+            let mut names = Names;
+            let contents = Contents { optimizer: &mut optimizer, parts: vec![&mut names], metric: Some(metric) };
+            snapshots.save(&vs, &contents, Progress { epoch: 0, step, samples: 8 * step }).unwrap();
         }
 
         let step = |saved: Result<Option<SavedModel>>| saved.unwrap().unwrap().progress().step;
         assert_eq!(step(SavedModel::newest(dir.path())), 4);
-        assert_eq!(step(SavedModel::best(dir.path(), Best::Min)), 1);
-        assert_eq!(step(SavedModel::best(dir.path(), Best::Max)), 3);
+        assert_eq!(step(SavedModel::best(dir.path(), Goal::Minimize)), 1);
+        assert_eq!(step(SavedModel::best(dir.path(), Goal::Maximize)), 3);
         std::fs::write(dir.path().join("step-00000003").join(format::MODEL), "").unwrap();
-        let best = SavedModel::best(dir.path(), Best::Max).unwrap().unwrap();
+        let best = SavedModel::best(dir.path(), Goal::Maximize).unwrap().unwrap();
         assert_eq!((best.progress(), best.metric()), (Progress { epoch: 0, step: 2, samples: 16 }, Some(0.9)));
         assert_eq!(best.value::<Vec<String>>("names").unwrap().unwrap(), ["a", "b"]);
         assert_eq!(best.value::<u8>("others").unwrap(), None);
@@ -175,12 +190,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let context = Context::builder().backend(Backend::Gloo).init().unwrap();
         let (vs, _) = model(3);
-        let optimizer = Sgd::new(&vs, SgdOptions::default());
+        let mut optimizer = Sgd::new(&vs, SgdOptions::default());
         let mut snapshots = Snapshots::open(&context, dir.path()).unwrap().blocking(true).durable(false).keep_last(1);
         let mut step = 0;
         let mut save = || {
             step += 1;
-            snapshots.save(&State::new(&vs, &optimizer), Progress { epoch: 0, step, samples: 0 }).unwrap();
+            let contents = Contents { optimizer: &mut optimizer, parts: Vec::new(), metric: None };
+            snapshots.save(&vs, &contents, Progress { epoch: 0, step, samples: 0 }).unwrap();
         };
         save();
         let held = SavedModel::newest(dir.path()).unwrap().unwrap();

@@ -17,6 +17,34 @@ use crate::train::lr_scheduler::{
     CosineAnnealing, CosineAnnealingLr, LrScheduler, ReduceLrOnPlateau, ReduceLrOnPlateauOptions,
 };
 use crate::train::optim::{AdamW, AdamWOptions, Optimizer};
+use crate::train::stateful::{StateDict, Stateful};
+
+/// Values of the program's own.
+#[derive(Debug)]
+struct Own<T>(&'static str, T);
+
+impl<T: Serialize + serde::de::DeserializeOwned> Stateful for Own<T> {
+    fn state_dict(&self) -> Result<StateDict> {
+        StateDict::new().with(&value_name(self.0), &self.1)
+    }
+
+    fn load_state_dict(&mut self, state: &StateDict) -> Result<()> {
+        state.get(&value_name(self.0))?.into_iter().for_each(|value| self.1 = value);
+        Ok(())
+    }
+}
+
+/// Another store with the same variables.
+fn handle(vs: &VarStore) -> VarStore {
+    let mut handle = VarStore::new(vs.device());
+    handle.variables_ = vs.variables_.clone();
+    handle
+}
+
+/// A model and its optimizer alone.
+fn bare(optimizer: &mut AdamW) -> Contents<'_> {
+    Contents { optimizer, parts: Vec::new(), metric: None }
+}
 
 /// A run in mid-training.
 struct Run {
@@ -26,7 +54,7 @@ struct Run {
     scheduler: CosineAnnealingLr,
     plateau: ReduceLrOnPlateau,
     scaler: GradScaler,
-    names: Vec<String>,
+    names: Own<Vec<String>>,
 }
 
 impl Run {
@@ -38,7 +66,7 @@ impl Run {
         let scheduler = CosineAnnealingLr::new(&mut optimizer, CosineAnnealing::new(9)).unwrap();
         let plateau = ReduceLrOnPlateau::new(&optimizer, ReduceLrOnPlateauOptions::default()).unwrap();
         let scaler = GradScaler::new(context.device(), GradScalerOptions::default()).unwrap();
-        Self { context, vs, optimizer, scheduler, plateau, scaler, names: Vec::new() }
+        Self { context, vs, optimizer, scheduler, plateau, scaler, names: Own("names", Vec::new()) }
     }
 
     fn step(&mut self) {
@@ -49,36 +77,41 @@ impl Run {
         self.scaler.update().unwrap();
         self.scheduler.step(&mut self.optimizer).unwrap();
         self.plateau.step_with(1.0, &mut self.optimizer).unwrap();
-        self.names.push(format!("step {}", self.names.len()));
+        self.names.1.push(format!("step {}", self.names.1.len()));
     }
 
     fn open(&self, dir: &Path) -> Snapshots {
         Snapshots::open(&self.context, dir).unwrap()
     }
 
-    fn state(&self) -> State<'_> {
-        let state = State::new(&self.vs, &self.optimizer).scheduler(&self.scheduler).plateau(&self.plateau);
-        state.scaler(&self.scaler).value("names", &self.names)
+    fn contents(&mut self) -> Contents<'_> {
+        let parts: Vec<&mut dyn Stateful> =
+            vec![&mut self.scheduler, &mut self.plateau, &mut self.scaler, &mut self.names];
+        Contents { optimizer: &mut self.optimizer, parts, metric: None }
+    }
+
+    fn save(&mut self, snapshots: &mut Snapshots, at: Progress) -> Result<()> {
+        let vs = handle(&self.vs);
+        snapshots.save(&vs, &self.contents(), at)
     }
 
     fn resume(&mut self, dir: &Path) -> Result<Option<Progress>> {
-        let mut snapshots = self.open(dir);
-        let state = StateMut::new(&self.vs, &mut self.optimizer).scheduler(&mut self.scheduler);
-        let state = state.plateau(&mut self.plateau).scaler(&mut self.scaler).value("names", &mut self.names);
-        snapshots.resume(state)
+        let (vs, mut snapshots) = (handle(&self.vs), self.open(dir));
+        snapshots.resume(&vs, &mut self.contents())
     }
 
     /// All there is to know of it, as text.
     fn everything(&self) -> String {
         let mut tensors = params::all(&self.vs);
-        tensors.extend(self.optimizer.state_dict());
+        tensors.extend(self.optimizer.state_dict().unwrap().into_tensors());
         let numbers: Vec<_> = tensors
             .iter()
             .map(|(name, t)| {
                 (name, Vec::<f32>::try_from(t.detach().flatten(0, -1)).unwrap().iter().map(|x| x.to_bits()).collect())
             })
             .collect::<Vec<(_, Vec<u32>)>>();
-        let states = (self.scheduler.state(), self.plateau.state(), self.scaler.state().unwrap());
+        let parts: [&dyn Stateful; 3] = [&self.scheduler, &self.plateau, &self.scaler];
+        let states = parts.map(|part| part.state_dict().unwrap().into_values());
         format!("{numbers:?} {states:?} {:?} {:?}", self.optimizer.learning_rates(), self.names)
     }
 }
@@ -90,7 +123,7 @@ fn saved() -> (Run, TempDir) {
     (0..3).for_each(|_| run.step());
     let dir = tempdir().unwrap();
     let mut snapshots = run.open(dir.path()).blocking(true);
-    snapshots.save(&run.state(), AT).unwrap();
+    run.save(&mut snapshots, AT).unwrap();
     (run, dir)
 }
 
@@ -135,14 +168,14 @@ fn channels_last_parameters_and_their_states_keep_their_strides() {
     let mut run = make(0.3);
     (0..3).for_each(|_| assert!(step(&mut run) > 0.0));
     let mut snapshots = Snapshots::open(&context, dir.path()).unwrap().blocking(true);
-    snapshots.save(&State::new(&run.vs, &run.optimizer), AT).unwrap();
+    snapshots.save(&run.vs, &bare(&mut run.optimizer), AT).unwrap();
 
     let mut other = make(0.1);
     let storage = other.weight.data_ptr();
-    let state = StateMut::new(&other.vs, &mut other.optimizer);
-    assert_eq!(Snapshots::open(&context, dir.path()).unwrap().resume(state).unwrap(), Some(AT));
+    let mut snapshots = Snapshots::open(&context, dir.path()).unwrap();
+    assert_eq!(snapshots.resume(&other.vs, &mut bare(&mut other.optimizer)).unwrap(), Some(AT));
     assert_eq!((other.weight.data_ptr(), other.weight.stride()), (storage, vec![36, 1, 12, 4]));
-    let states = other.optimizer.state_dict();
+    let states = other.optimizer.state_dict().unwrap().into_tensors();
     assert_eq!(states.len(), 4);
     for (name, state) in states.iter().filter(|(name, _)| !name.ends_with("step")) {
         assert_eq!(state.stride(), other.weight.stride(), "{name}");
@@ -156,21 +189,23 @@ fn channels_last_parameters_and_their_states_keep_their_strides() {
 fn a_part_that_was_not_saved_is_refused_and_a_value_stays() {
     let mut run = Run::new();
     let dir = tempdir().unwrap();
-    run.open(dir.path()).save(&State::new(&run.vs, &run.optimizer), AT).unwrap();
+    run.open(dir.path()).save(&run.vs, &bare(&mut run.optimizer), AT).unwrap();
     let err = run.resume(dir.path()).unwrap_err().to_string();
     assert!(err.starts_with("the scheduler in ") && err.ends_with("it was saved without one"), "{err}");
-    let mut answer = 42;
-    let state = StateMut::new(&run.vs, &mut run.optimizer).value("answer", &mut answer);
-    assert_eq!(Snapshots::open(&run.context, dir.path()).unwrap().resume(state).unwrap(), Some(AT));
-    assert_eq!(answer, 42);
+    let mut answer = Own("answer", 42);
+    let mut contents = Contents { parts: vec![&mut answer], ..bare(&mut run.optimizer) };
+    let mut snapshots = Snapshots::open(&run.context, dir.path()).unwrap();
+    assert_eq!(snapshots.resume(&run.vs, &mut contents).unwrap(), Some(AT));
+    assert_eq!(answer.1, 42);
 }
 
 #[test]
 fn a_value_of_another_type_is_refused_by_name() {
     let (mut run, dir) = saved();
-    let mut names = 0u8;
-    let state = StateMut::new(&run.vs, &mut run.optimizer).value("names", &mut names);
-    let err = Snapshots::open(&run.context, dir.path()).unwrap().resume(state).unwrap_err().to_string();
+    let mut names = Own("names", 0u8);
+    let mut contents = Contents { parts: vec![&mut names], ..bare(&mut run.optimizer) };
+    let mut snapshots = Snapshots::open(&run.context, dir.path()).unwrap();
+    let err = snapshots.resume(&run.vs, &mut contents).unwrap_err().to_string();
     assert!(err.starts_with("value.names does not fit: "), "{err}");
 }
 
@@ -179,7 +214,9 @@ fn a_snapshot_of_the_same_step_takes_the_place_of_the_one_before() {
     let (mut run, dir) = saved();
     run.step();
     let later = Progress { epoch: 4, samples: 0, ..AT };
-    run.open(dir.path()).save(&run.state(), later).unwrap(); // written when it is dropped
+    let mut snapshots = run.open(dir.path());
+    run.save(&mut snapshots, later).unwrap();
+    drop(snapshots); // waits until it is written
     let mut other = Run::new();
     assert_eq!(other.resume(dir.path()).unwrap(), Some(later));
     assert_eq!(other.everything(), run.everything());
@@ -188,7 +225,7 @@ fn a_snapshot_of_the_same_step_takes_the_place_of_the_one_before() {
 
 #[test]
 fn a_write_that_fails_is_said_at_the_next_call_and_older_ones_stay() {
-    let (run, dir) = saved();
+    let (mut run, dir) = saved();
     let mut snapshots = run.open(dir.path());
     // Files where the new snapshot's folder should be made: under each name that is tried.
     let blocked: Vec<_> = (0..9)
@@ -197,11 +234,12 @@ fn a_write_that_fails_is_said_at_the_next_call_and_older_ones_stay() {
         .collect();
     blocked.iter().for_each(|file| fs::write(file, "").unwrap());
     let next = Progress { step: 42, ..AT };
-    snapshots.save(&run.state(), next).unwrap();
+    run.save(&mut snapshots, next).unwrap();
     let err = snapshots.finish().unwrap_err().to_string();
     assert!(err.contains("step-00000042.8.partial"), "{err}");
     blocked.iter().for_each(|file| fs::remove_file(file).unwrap());
-    snapshots.finish_at(&run.state(), AT).unwrap();
+    let vs = handle(&run.vs);
+    snapshots.finish_at(&vs, &run.contents(), AT).unwrap();
     assert_eq!(Run::new().resume(dir.path()).unwrap(), Some(AT));
 }
 
@@ -212,8 +250,8 @@ fn a_snapshot_of_nothing_but_a_model_gives_its_weights_and_leaves_all_else() {
     let mut manifest = format::read_manifest(&folder).unwrap();
     let mut other = Run::new();
     other.step();
-    let (weights, before) = (params::all(&run.vs), other.optimizer.state_dict());
-    let (rate, names) = (other.optimizer.learning_rate(), other.names.clone());
+    let (weights, before) = (params::all(&run.vs), other.optimizer.state_dict().unwrap().into_tensors());
+    let (rate, names) = (other.optimizer.learning_rate(), other.names.1.clone());
     // As `cargo ddp snapshot import` writes one.
     manifest.files.retain(|name, _| name == format::MODEL);
     (manifest.states, manifest.step, manifest.epoch, manifest.samples_in_epoch) = (Default::default(), 0, 0, 0);
@@ -224,10 +262,10 @@ fn a_snapshot_of_nothing_but_a_model_gives_its_weights_and_leaves_all_else() {
         "the weights are the saved ones"
     );
     assert!(
-        other.optimizer.state_dict().iter().zip(&before).all(|((_, a), (_, b))| a == b),
+        other.optimizer.state_dict().unwrap().tensors().iter().zip(&before).all(|((_, a), (_, b))| a == b),
         "the optimizer is as it was"
     );
-    assert_eq!((other.optimizer.learning_rate(), other.names), (rate, names));
+    assert_eq!((other.optimizer.learning_rate(), other.names.1), (rate, names));
 }
 
 fn flip(file: &Path) {
@@ -243,37 +281,37 @@ fn steps(dir: &Path) -> Vec<u64> {
 #[test]
 fn keep_last_counts_valid_snapshots_only() {
     let (mut run, dir) = saved();
-    let save = |snapshots: &mut Snapshots, run: &Run, step| {
-        snapshots.save(&run.state(), Progress { step, ..AT }).unwrap();
+    let save = |snapshots: &mut Snapshots, run: &mut Run, step| {
+        run.save(snapshots, Progress { step, ..AT }).unwrap();
         snapshots.finish().unwrap();
     };
-    save(&mut run.open(dir.path()), &run, 64);
+    save(&mut run.open(dir.path()), &mut run, 64);
     flip(&dir.path().join("step-00000064").join(format::MODEL));
     let mut snapshots = run.open(dir.path()).keep_last(1);
     let Run { vs, optimizer, .. } = &mut run;
-    assert_eq!(snapshots.resume(StateMut::new(vs, optimizer)).unwrap(), Some(AT));
-    save(&mut snapshots, &run, 50);
+    assert_eq!(snapshots.resume(vs, &mut bare(optimizer)).unwrap(), Some(AT));
+    save(&mut snapshots, &mut run, 50);
     assert_eq!(steps(dir.path()), [64, 50], "the damaged one is left alone, and does not count");
-    save(&mut snapshots, &run, 60);
+    save(&mut snapshots, &mut run, 60);
     assert_eq!(steps(dir.path()), [64, 60]);
     // Damaged after this process has written it.
     flip(&dir.path().join("step-00000060").join(format::OPTIMIZER));
-    save(&mut snapshots, &run, 61);
+    save(&mut snapshots, &mut run, 61);
     flip(&dir.path().join("step-00000061").join(format::MODEL));
-    save(&mut snapshots, &run, 62);
+    save(&mut snapshots, &mut run, 62);
     assert_eq!(steps(dir.path()), [64, 62], "older than what stays");
     flip(&dir.path().join("step-00000062").join(format::MODEL));
-    save(&mut snapshots, &run, 61);
+    save(&mut snapshots, &mut run, 61);
     assert_eq!(steps(dir.path()), [64, 62, 61], "62 was looked at again");
-    save(&mut snapshots, &run, 64);
+    save(&mut snapshots, &mut run, 64);
     assert_eq!(steps(dir.path()), [64], "the damaged one is replaced, and older than it is the other");
 }
 
 #[test]
 fn keep_last_keeps_what_is_newest_in_time_or_pointed_to() {
-    let (run, dir) = saved(); // step 41
+    let (mut run, dir) = saved(); // step 41
     let mut snapshots = run.open(dir.path()).keep_last(1).blocking(true);
-    let mut save = |step| snapshots.save(&run.state(), Progress { step, ..AT }).unwrap();
+    let mut save = |step| run.save(&mut snapshots, Progress { step, ..AT }).unwrap();
     // A run that has not resumed begins at lower steps.
     save(1);
     assert_eq!(steps(dir.path()), [41, 1]);
@@ -289,13 +327,13 @@ fn keep_last_keeps_what_is_newest_in_time_or_pointed_to() {
     fs::remove_file(&model).unwrap();
     link("../step-00000041/model.safetensors", "step-00000050/model.safetensors");
     snapshots = run.open(dir.path()).keep_last(2).blocking(true);
-    snapshots.save(&run.state(), Progress { step: 51, ..AT }).unwrap();
+    run.save(&mut snapshots, Progress { step: 51, ..AT }).unwrap();
     assert_eq!(steps(dir.path()), [99, 51, 50, 41, 2], "50 needs a file of 41");
 }
 
 #[test]
 fn what_has_the_name_of_a_snapshot_and_is_none_is_not_replaced() {
-    let (run, dir) = saved();
+    let (mut run, dir) = saved();
     let mut snapshots = run.open(dir.path()).keep_last(1).blocking(true);
     let precious = dir.path().join("step-00000042/precious");
     fs::create_dir(precious.parent().unwrap()).unwrap();
@@ -303,7 +341,7 @@ fn what_has_the_name_of_a_snapshot_and_is_none_is_not_replaced() {
     fs::write(dir.path().join("step-00000043"), "data").unwrap();
     for step in [42, 43] {
         let at = Progress { step, ..AT };
-        snapshots.save(&run.state(), at).unwrap();
+        run.save(&mut snapshots, at).unwrap();
         assert_eq!(format::newest_whole(dir.path()).unwrap().whole.unwrap().manifest.step, step);
         assert_eq!(Run::new().resume(dir.path()).unwrap(), Some(at));
     }
@@ -313,7 +351,7 @@ fn what_has_the_name_of_a_snapshot_and_is_none_is_not_replaced() {
 
 #[test]
 fn what_another_version_or_another_program_has_written_is_not_replaced() {
-    let (run, dir) = saved(); // step 41
+    let (mut run, dir) = saved(); // step 41
     let mut snapshots = run.open(dir.path()).keep_last(1).blocking(true);
     let path = |name: &str| dir.path().join(name);
     // A later version's, something else with a file of that name, and a link.
@@ -329,12 +367,12 @@ fn what_another_version_or_another_program_has_written_is_not_replaced() {
         let at = Progress { step, ..AT };
         // The second one replaces the first.
         for samples in [0, 8] {
-            snapshots.save(&run.state(), Progress { samples, ..at }).unwrap();
+            run.save(&mut snapshots, Progress { samples, ..at }).unwrap();
             let whole = format::newest_whole(dir.path()).unwrap().whole.unwrap();
             assert_eq!((whole.manifest.step, whole.manifest.samples_in_epoch), (step, samples));
             assert_eq!(whole.folder, path(&format!("step-{step:09}")), "more zeros are newer");
         }
-        snapshots.save(&run.state(), at).unwrap();
+        run.save(&mut snapshots, at).unwrap();
         assert_eq!(Run::new().resume(dir.path()).unwrap(), Some(at));
     }
     assert_eq!(fs::read_to_string(path("step-00000042/state.json")).unwrap(), newer);
@@ -342,19 +380,19 @@ fn what_another_version_or_another_program_has_written_is_not_replaced() {
     assert!(path("step-00000044").is_symlink());
     // Once the name is free, the snapshot has it again.
     fs::remove_file(path("step-00000044")).unwrap();
-    snapshots.save(&run.state(), Progress { step: 44, ..AT }).unwrap();
+    run.save(&mut snapshots, Progress { step: 44, ..AT }).unwrap();
     assert!(path("step-00000044").is_dir() && !path("step-000000044").exists());
 }
 
 #[test]
 fn statistics_that_are_nan_are_noticed() {
-    let (run, dir) = saved();
+    let (mut run, dir) = saved();
     let mut statistics = run.vs.root().zeros_no_train("running_var", &[2]);
     let mut mask = run.vs.root().zeros_no_train("mask", &[2]);
     let mut snapshots = run.open(dir.path()).keep_last(1).blocking(true);
     let mut save = |step| {
         run.context.report(crate::StepReport::new(0, step).loss(1.0));
-        snapshots.save(&run.state(), Progress { step, ..AT }).unwrap();
+        run.save(&mut snapshots, Progress { step, ..AT }).unwrap();
     };
     let _ = mask.fill_(f64::NEG_INFINITY);
     save(42);
@@ -373,8 +411,10 @@ fn a_program_that_only_reads_changes_nothing() {
     assert_eq!(Run::new().resume(dir.path()).unwrap(), Some(AT));
     assert!(partial.exists() && fs::read_dir(dir.path()).unwrap().count() == 2);
     // One that saves removes it, and leaves no lock.
-    let run = Run::new();
-    run.open(dir.path()).blocking(true).save(&run.state(), AT).unwrap();
+    let mut run = Run::new();
+    let mut snapshots = run.open(dir.path()).blocking(true);
+    run.save(&mut snapshots, AT).unwrap();
+    drop(snapshots);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 
@@ -382,13 +422,15 @@ fn a_program_that_only_reads_changes_nothing() {
 fn values_that_are_not_finite_come_back() {
     let (mut run, dir) = saved();
     let (best, worst) = (f64::INFINITY, vec![f64::NEG_INFINITY, 1.0]);
-    let state = State::new(&run.vs, &run.optimizer).value("best", &best).value("worst", &worst).metric(f64::NAN);
-    run.open(dir.path()).blocking(true).save(&state, AT).unwrap();
-    drop(state);
-    let (mut best, mut worst) = (0.0, Vec::<f64>::new());
-    let state = StateMut::new(&run.vs, &mut run.optimizer).value("best", &mut best).value("worst", &mut worst);
-    assert_eq!(Snapshots::open(&run.context, dir.path()).unwrap().resume(state).unwrap(), Some(AT));
-    assert_eq!((best, worst), (f64::INFINITY, vec![f64::NEG_INFINITY, 1.0]));
+    let mut values = (Own("best", best), Own("worst", worst));
+    let mut snapshots = run.open(dir.path()).blocking(true);
+    let contents = Contents { optimizer: &mut run.optimizer, parts: vec![&mut values], metric: Some(f64::NAN) };
+    snapshots.save(&run.vs, &contents, AT).unwrap();
+    let mut values = (Own("best", 0.0), Own("worst", Vec::<f64>::new()));
+    let mut contents = Contents { parts: vec![&mut values], ..bare(&mut run.optimizer) };
+    let mut snapshots = Snapshots::open(&run.context, dir.path()).unwrap();
+    assert_eq!(snapshots.resume(&run.vs, &mut contents).unwrap(), Some(AT));
+    assert_eq!((values.0.1, values.1.1), (f64::INFINITY, vec![f64::NEG_INFINITY, 1.0]));
     let saved = SavedModel::newest(dir.path()).unwrap().unwrap();
     assert_eq!((saved.value("best").unwrap(), saved.metric()), (Some(f64::INFINITY), None));
 }
@@ -409,35 +451,38 @@ fn the_state_of_a_run_that_overflows_comes_back() {
     }
     assert_eq!(run.scaler.get_scale().unwrap(), 0.0);
     run.optimizer.set_learning_rate(f64::INFINITY);
-    run.open(dir.path()).blocking(true).save(&run.state(), AT).unwrap();
+    let mut snapshots = run.open(dir.path()).blocking(true);
+    run.save(&mut snapshots, AT).unwrap();
     let mut other = Run::new();
     assert_eq!(other.resume(dir.path()).unwrap(), Some(AT));
-    assert_eq!((other.scaler.get_scale().unwrap(), other.plateau.state()), (0.0, run.plateau.state()));
+    assert_eq!(other.scaler.get_scale().unwrap(), 0.0);
+    let state = |run: &Run| run.plateau.state_dict().unwrap().into_values();
+    assert_eq!(state(&other), state(&run));
     let options = GradScalerOptions { init_scale: 1e39, ..Default::default() };
     assert!(GradScaler::new(run.context.device(), options).is_err(), "a scale that its tensor can't hold");
 }
 
 #[test]
 fn keep_last_keeps_the_newest_from_before_a_nan() {
-    let (run, dir) = saved();
+    let (mut run, dir) = saved();
     let mut snapshots = run.open(dir.path()).keep_last(1).blocking(true);
-    let mut save = |step| snapshots.save(&run.state(), Progress { step, ..AT }).unwrap();
+    let mut save = |run: &mut Run, step| run.save(&mut snapshots, Progress { step, ..AT }).unwrap();
     run.context.report(crate::StepReport::new(0, 42).loss(1.0));
-    save(42);
+    save(&mut run, 42);
     run.context.report(crate::StepReport::new(0, 43).loss(f64::NAN));
-    save(43);
-    save(44);
+    save(&mut run, 43);
+    save(&mut run, 44);
     assert_eq!(steps(dir.path()), [44, 42]);
     run.context.report(crate::StepReport::new(0, 45).loss(1.0));
-    save(45);
+    save(&mut run, 45);
     assert_eq!(steps(dir.path()), [45], "the loss is finite again");
     // Weights are looked at without a loss. A later process knows from the snapshots.
     let _ = tch::no_grad(|| run.vs.trainable_variables()[0].fill_(f64::NAN));
-    save(46);
+    save(&mut run, 46);
     let mut later = Run::new();
     assert_eq!(later.resume(dir.path()).unwrap().unwrap().step, 46);
     let mut snapshots = later.open(dir.path()).keep_last(1).blocking(true);
-    snapshots.save(&later.state(), Progress { step: 47, ..AT }).unwrap();
+    later.save(&mut snapshots, Progress { step: 47, ..AT }).unwrap();
     assert_eq!(steps(dir.path()), [47, 45]);
 }
 
@@ -449,10 +494,11 @@ fn what_another_user_has_left_does_not_stop_the_run() {
         return;
     }
     const NOBODY: u32 = 65534;
-    let (run, dir) = saved();
+    let (mut run, dir) = saved();
     let path = dir.path();
     for step in [20, 30] {
-        run.open(path).save(&run.state(), Progress { step, ..AT }).unwrap();
+        let mut snapshots = run.open(path);
+        run.save(&mut snapshots, Progress { step, ..AT }).unwrap();
     }
     std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
     let partial = path.join(".step-00000050.partial");
@@ -468,9 +514,9 @@ fn what_another_user_has_left_does_not_stop_the_run() {
         assert!(fs::write(path.join("step-00000030/x"), "").is_err(), "it is not root any more");
         let mut snapshots = run.open(path).keep_last(1).blocking(true);
         let Run { vs, optimizer, .. } = &mut run;
-        assert_eq!(snapshots.resume(StateMut::new(vs, optimizer)).unwrap(), Some(AT));
+        assert_eq!(snapshots.resume(vs, &mut bare(optimizer)).unwrap(), Some(AT));
         for step in [50, 51] {
-            snapshots.save(&run.state(), Progress { step, ..AT }).unwrap();
+            run.save(&mut snapshots, Progress { step, ..AT }).unwrap();
         }
         assert_eq!(steps(path), [51, 41, 30, 20], "those that can't be removed are as they were");
         format::list(path).unwrap().iter().for_each(|folder| drop(format::verify(folder).unwrap()));

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use ddp_contract::Event;
-use ddp_contract::retention::{self, Best, is_taken};
+use ddp_contract::retention::{self, Goal, is_taken};
 use ddp_contract::snapshot::{self as format, Damage, FileInfo, Manifest, PARTIAL};
 
 use super::keep::{Keep, Known};
@@ -76,7 +76,7 @@ impl Job {
         });
         let result = written.map(|folder| {
             let Manifest { epoch, step, metric, .. } = self.manifest;
-            let lower_is_better = self.keep.best.map(|(_, best)| best == Best::Min);
+            let lower_is_better = self.keep.best.map(|(_, best)| best == Goal::Minimize);
             self.known.is_valid(&folder);
             self.launcher.send(&Event::SnapshotSaved {
                 snapshot: folder.clone(),

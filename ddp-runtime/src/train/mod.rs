@@ -3,5 +3,8 @@
 pub mod amp;
 pub(crate) mod loss_guard;
 pub mod lr_scheduler;
+pub(crate) mod mean;
 pub mod optim;
+pub(crate) mod run;
+pub(crate) mod stateful;
 pub(crate) mod trainer;

@@ -1,16 +1,15 @@
 //! Fits `y = w · x + b` to noisy samples, data-parallel: every rank trains on its share of each epoch.
 
-mod settings;
-
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
+use ddp_runtime::data::{DataLoader, TensorDataset};
 use ddp_runtime::optim::{Optimizer, Sgd, SgdOptions};
-use ddp_runtime::{Context, Ddp, DistributedSampler, ReduceOp, Snapshots, State, StateMut, StepReport};
+use ddp_runtime::{Context, Ddp, Mean, Run, Snapshots, settings};
 use tch::nn::{self, Module};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, Reduction, Tensor};
 
 const SAMPLES: i64 = 2048;
 const TRUE_W: [f32; 2] = [-2.0, 3.4];
@@ -19,7 +18,6 @@ const NOISE: f64 = 0.01;
 
 /// Fits a linear model with one worker per GPU: `cargo ddp run -- [OPTIONS]`.
 #[derive(Debug, Parser)]
-#[command(after_help = settings::HELP)]
 struct Args {
     /// Epochs to train, counted from the very first start
     #[arg(long, default_value_t = 20)]
@@ -33,16 +31,13 @@ struct Args {
     /// Learning rate
     #[arg(long, default_value_t = 0.03)]
     learning_rate: f64,
-    /// Folder for snapshots; training goes on from the newest one in it
+    /// Directory for snapshots; training resumes from the newest one in it
     #[arg(long, default_value = "snapshots")]
     snapshots: PathBuf,
-    /// File with options [default: train.toml, if there is one]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
-    let args: Args = settings::parse(|args: &Args| args.config.clone());
+    let args: Args = settings::parse(); // flags, and options from train.toml
     ddp_runtime::main(|| train(&args).map(drop))
 }
 
@@ -50,70 +45,51 @@ fn main() -> ExitCode {
 fn train(args: &Args) -> Result<Tensor> {
     ensure!(args.learning_rate > 0.0, "--learning-rate must be above 0");
 
-    // Set-up: this worker's rank and device come from the environment, and all ranks meet here.
+    // Setup: this worker's rank and device come from the environment, and all ranks join here.
     let context = Context::init()?;
     let device = context.device();
 
-    // Data: the same on every rank, as the seed is.
-    let (x, y) = samples(device);
-    let mut sampler = DistributedSampler::new(SAMPLES as usize, context.world_size(), context.rank())?;
+    // Data: the loader gives each rank its share of every epoch, in another order each time.
+    let mut train = DataLoader::new(&context, TensorDataset::new(samples(device))?, args.batch_size as usize)?;
 
-    // Model: Ddp makes every rank's first weights equal to rank 0's.
+    // Model: Ddp copies rank 0's first weights to all ranks.
     let vs = nn::VarStore::new(device);
     let model = nn::linear(vs.root(), 2, 1, Default::default());
     let ddp = Ddp::new(context.group(), &vs)?;
-    let mut optimizer = Sgd::new(&vs, SgdOptions { lr: args.learning_rate, ..Default::default() });
+    let optimizer = Sgd::new(&vs, SgdOptions { lr: args.learning_rate, ..Default::default() });
 
-    // Go on from the newest whole snapshot, if there is one.
-    let mut snapshots = Snapshots::open(&context, &args.snapshots)?.every_epochs(args.save_every);
-    let mut progress = snapshots.resume(StateMut::new(&vs, &mut optimizer))?.unwrap_or_default();
-    if context.is_rank0() && progress.epoch >= args.total_epochs {
-        let (done, all) = (progress.epoch, args.total_epochs);
+    // The run resumes from the newest valid snapshot, if there is one.
+    let snapshots = Snapshots::open(&context, &args.snapshots)?.every_epochs(args.save_every);
+    let mut run = Run::new(&context, &vs, optimizer).snapshots(snapshots).resume(&mut train)?;
+    let (done, all) = (run.epoch(), args.total_epochs);
+    if context.is_rank0() && done >= all {
         println!("nothing to train: {done} of {all} epochs are done; see --total-epochs and --snapshots");
-    } else if context.is_rank0() && progress.step > 0 {
-        println!("going on from epoch {} of {}", progress.epoch, args.total_epochs);
+    } else if context.is_rank0() && run.step() > 0 {
+        println!("going on from epoch {done} of {all}");
     }
 
-    let all_steps = args.total_epochs * sampler.num_samples().div_ceil(args.batch_size as usize) as u64;
-    while progress.epoch < args.total_epochs {
-        sampler.set_epoch(progress.epoch); // another shuffle in each epoch, the same on all ranks
-        let indices = sampler.indices_from(progress.samples as usize)?; // what is left of it, after a resume
-        let mut epoch_loss = Tensor::zeros([], (Kind::Float, device));
-        let mut steps = 0;
-        for batch in indices.chunks(args.batch_size as usize) {
-            let batch = Tensor::from_slice(batch).to_device(device);
-            let (x, y) = (x.index_select(0, &batch), y.index_select(0, &batch));
-
-            optimizer.zero_grad()?;
-            let loss = ddp.forward(|| model.forward(&x).mse_loss(&y, tch::Reduction::Mean))?;
-            ddp.backward(&loss)?; // gradients are averaged over the ranks while they appear
-            optimizer.step()?;
-
-            progress.step += 1;
-            let samples = (batch.numel() * context.world_size()) as u64; // of all ranks
-            progress.samples += samples;
-            steps += 1;
-            context.report(StepReport::new(progress.epoch, progress.step).of(all_steps).samples(samples));
-            epoch_loss += loss.detach(); // stays on the device: reading it here would wait for the GPU
-            // Saves when Ctrl-C or SIGTERM asks the run to stop; then `?` leaves the loop on all ranks.
-            snapshots.save_if_due(&State::new(&vs, &optimizer), progress)?;
+    while let Some(epoch) = run.next_epoch(args.total_epochs) {
+        let mut losses = Mean::new();
+        for batch in train.epoch(epoch)? {
+            let (x, y) = batch?;
+            run.optimizer.zero_grad()?;
+            let loss = ddp.forward(|| model.forward(&x).mse_loss(&y, Reduction::Mean))?;
+            ddp.backward(&loss)?; // gradients are all-reduced while backward runs
+            run.optimizer.step()?;
+            losses.add(&loss)?; // stays on the device: reading the loss here would wait for the GPU
+            // Counts the step, and saves when Ctrl-C or SIGTERM asks the run to stop: then `?` ends it on all ranks.
+            run.step_done(&train)?;
         }
-
-        if steps > 0 {
-            // Every rank takes part in the reduction; rank 0 prints.
-            epoch_loss /= steps;
-            context.group().all_reduce(&mut epoch_loss, ReduceOp::Avg)?;
+        if losses.count() > 0 {
+            let loss = losses.over_ranks(context.group())?; // every rank takes part; rank 0 prints
             if context.is_rank0() {
-                let loss = epoch_loss.double_value(&[]);
-                println!("epoch {:>3}  loss {loss:.6}", progress.epoch + 1);
-                context.report(StepReport::new(progress.epoch, progress.step).loss(loss));
+                println!("epoch {:>3}  loss {loss:.6}", epoch + 1);
             }
+            run.log("loss", loss)?;
         }
-
-        (progress.epoch, progress.samples) = (progress.epoch + 1, 0);
-        snapshots.save_if_due(&State::new(&vs, &optimizer), progress)?; // rank 0 writes while all go on
+        run.epoch_done()?; // saves if it is time: rank 0 writes in the background
     }
-    snapshots.finish_at(&State::new(&vs, &optimizer), progress)?;
+    run.finish()?;
 
     let w = Vec::<f32>::try_from(model.ws.flatten(0, -1).to_device(Device::Cpu))?;
     let b = model.bs.as_ref().map_or(0.0, |b| b.double_value(&[0]) as f32);
@@ -133,12 +109,6 @@ fn samples(device: Device) -> (Tensor, Tensor) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn train_toml_holds_the_defaults() {
-        let from_file: Args = settings::merge(include_str!("../train.toml"), &["linear".into()]).unwrap();
-        assert_eq!(format!("{from_file:?}"), format!("{:?}", Args::parse_from(["linear"])));
-    }
 
     #[test]
     fn a_world_of_one_fits_the_samples() {

@@ -1,5 +1,4 @@
 //! What training and sampling share.
 
 pub mod model;
-pub mod settings;
 pub mod text;

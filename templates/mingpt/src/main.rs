@@ -7,20 +7,18 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use clap::{ArgAction, Parser};
 use ddp_runtime::amp::Autocast;
-use ddp_runtime::data::{BatchDataset, DataLoader, EvalSampler, mean_over_ranks};
+use ddp_runtime::data::{BatchDataset, DataLoader, EvalSampler};
 use ddp_runtime::lr_scheduler::{Lambda, LambdaLr, LrScheduler};
 use ddp_runtime::metrics::Metrics;
 use ddp_runtime::optim::{AdamW, AdamWOptions, Optimizer, ParamGroup, clip_grad_norm};
-use ddp_runtime::{Best, Context, Ddp, Snapshots, State, StateMut, StepReport};
+use ddp_runtime::{Context, Ddp, Goal, Mean, Run, Snapshots, settings};
 use gpt::model::{Config, Gpt};
-use gpt::settings;
 use gpt::text::{Text, Windows};
 use tch::nn::VarStore;
 use tch::{Kind, Tensor};
 
 /// Trains a GPT with one worker per GPU: `cargo ddp run -- [OPTIONS]`.
 #[derive(Debug, Parser)]
-#[command(after_help = settings::HELP)]
 struct Args {
     /// Text to learn, in UTF-8
     #[arg(long, default_value = "data/text.txt")]
@@ -76,16 +74,13 @@ struct Args {
     /// Epochs between two snapshots
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     save_every: u64,
-    /// Folder for snapshots; training goes on from the newest one in it
+    /// Directory for snapshots; training resumes from the newest one in it
     #[arg(long, default_value = "snapshots")]
     snapshots: PathBuf,
-    /// File with options [default: train.toml, if there is one]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
-    let args: Args = settings::parse(|args: &Args| args.config.clone());
+    let args: Args = settings::parse(); // flags, and options from train.toml
     ddp_runtime::main(|| train(&args))
 }
 
@@ -95,7 +90,7 @@ fn train(args: &Args) -> Result<()> {
     ensure!((0.0..=1.0).contains(&args.train_split), "--train-split must be from 0 to 1");
     ensure!((0.0..1.0).contains(&args.dropout), "--dropout must be at least 0 and less than 1");
 
-    // Set-up: this worker's rank and device come from the environment, and all ranks meet here.
+    // Setup: this worker's rank and device come from the environment, and all ranks join here.
     let context = Context::init()?;
     let (device, group, seed) = (context.device(), context.group(), u64::from(args.seed));
 
@@ -106,7 +101,7 @@ fn train(args: &Args) -> Result<()> {
     let mut train = DataLoader::new(&context, train, args.batch_size as usize)?.seed(seed).workers(1).device(device);
     let test = DataLoader::eval(&context, test, args.batch_size as usize)?.device(device);
 
-    // Model: Ddp makes every rank's first weights equal to rank 0's; dropout is random on each.
+    // Model: Ddp copies rank 0's first weights to all ranks; dropout is random on each.
     tch::manual_seed(i64::from(args.seed) + context.rank() as i64);
     let Args { n_layer, n_head, n_embd, block_size, dropout, .. } = *args;
     let config = Config { vocabulary, n_layer, n_head, n_embd, block_size, dropout };
@@ -115,78 +110,65 @@ fn train(args: &Args) -> Result<()> {
     let ddp = Ddp::new(group, &vs)?;
     let all_steps = args.max_epochs * train.batches_per_epoch() as u64;
     let mut optimizer = optimizer(&vs, args)?;
-    let mut scheduler = LambdaLr::new(&mut optimizer, schedule(args.warmup_steps, all_steps))?;
+    let scheduler = LambdaLr::new(&mut optimizer, schedule(args.warmup_steps, all_steps))?;
     let autocast = if args.use_amp { Autocast::new(device, Kind::BFloat16)? } else { Autocast::disabled(device)? };
     let loss_of = |(x, y): &(Tensor, Tensor), train| autocast.run(|| model.loss(x, y, train));
 
-    // Go on from the newest whole snapshot, if there is one.
+    // The run resumes from the newest valid snapshot, if there is one.
     let snapshots = Snapshots::open(&context, &args.snapshots)?.every_epochs(args.save_every);
-    let mut snapshots = snapshots.keep_last(2).keep_best(1, Best::Min);
-    let mut saved = config.clone();
-    let state = StateMut::new(&vs, &mut optimizer).scheduler(&mut scheduler).value("gpt", &mut saved);
-    let mut progress = snapshots.resume(state)?.unwrap_or_default();
-    ensure!(saved == config, "the snapshots are of another model or text: give another folder with --snapshots");
-    train.resume_at(progress.epoch, progress.samples);
     let metrics = Metrics::open(&context)?; // for TensorBoard and `cargo ddp plot`
+    let mut run = Run::new(&context, &vs, optimizer)
+        .scheduler(scheduler)
+        .value("gpt", config.clone()) // for `sample`, which makes the same model
+        .snapshots(snapshots.keep_last(2).keep_best(1, Goal::Minimize))
+        .metrics(&metrics)
+        .resume(&mut train)?;
+    ensure!(run.value == config, "the snapshots are of another model or text: give another directory with --snapshots");
     if context.is_rank0() {
         let weights: usize = vs.trainable_variables().iter().map(Tensor::numel).sum();
-        let (step, windows) = (progress.step, train.dataset().len());
+        let (step, windows) = (run.step(), train.dataset().len());
         println!("{weights} weights, {windows} windows of text, step {step} of {all_steps}");
-        if progress.epoch >= args.max_epochs {
-            let (done, all) = (progress.epoch, args.max_epochs);
+        let (done, all) = (run.epoch(), args.max_epochs);
+        if done >= all {
             println!("nothing to train: {done} of {all} epochs are done; see --max-epochs and --snapshots");
         }
     }
 
-    let mut test_loss = f64::NAN;
-    while progress.epoch < args.max_epochs {
-        let (mut sum, mut count) = (Tensor::zeros([], (Kind::Double, device)), 0); // of losses since the last line
-        for batch in train.epoch(progress.epoch)? {
+    while let Some(epoch) = run.next_epoch(args.max_epochs) {
+        let mut losses = Mean::new(); // since the last line of the log
+        for batch in train.epoch(epoch)? {
             let batch = batch?;
-            optimizer.zero_grad()?;
+            run.optimizer.zero_grad()?;
             let loss = ddp.forward(|| loss_of(&batch, true))?;
-            ddp.backward(&loss)?; // gradients are averaged over the ranks while they appear
+            ddp.backward(&loss)?; // gradients are all-reduced while backward runs
             let norm = clip_grad_norm(&vs, args.grad_norm_clip, 2.0)?;
-            let learning_rate = optimizer.learning_rate();
-            optimizer.step()?;
-            scheduler.step(&mut optimizer)?;
+            let (step, learning_rate) = (run.step() + 1, run.optimizer.learning_rate());
+            run.optimizer.step()?;
+            run.scheduler.step(&mut run.optimizer)?;
 
-            progress.step += 1;
-            let samples = train.position().samples - progress.samples; // of all ranks
-            progress.samples += samples;
-            (sum, count) = (sum + loss.detach(), count + 1);
-            let mut report = StepReport::new(progress.epoch, progress.step).of(all_steps).samples(samples);
-            report = report.learning_rate(learning_rate);
-            if progress.step.is_multiple_of(args.log_every) {
-                let loss = mean_over_ranks(group, &sum, count)?; // every rank takes part; rank 0 prints
-                (sum, count) = (Tensor::zeros([], (Kind::Double, device)), 0);
-                let norm = norm.double_value(&[]);
-                report = report.loss(loss).grad_norm(norm);
+            run.log("train/loss", &loss)?; // the mean over the ranks, without waiting for them
+            run.log("train/learning_rate", learning_rate)?;
+            losses.add(&loss)?;
+            if step.is_multiple_of(args.log_every) {
+                let (loss, norm) = (losses.over_ranks(group)?, norm.double_value(&[])); // waits for all ranks
+                losses = Mean::new();
                 if context.is_rank0() {
-                    println!("step {:>5}  loss {loss:.6}  lr {learning_rate:.2e}  grad norm {norm:.2}", progress.step);
+                    println!("step {step:>5}  loss {loss:.6}  lr {learning_rate:.2e}  grad norm {norm:.2}");
                 }
             }
-            context.report(report);
-            metrics.log("train/loss", &loss, progress.step)?; // the mean over the ranks, without waiting for them
-            metrics.log_rank0("train/learning_rate", learning_rate, progress.step)?;
-            // Saves when Ctrl-C or SIGTERM asks the run to stop; then `?` leaves the loop on all ranks.
-            let state = State::new(&vs, &optimizer).scheduler(&scheduler).value("gpt", &config);
-            snapshots.save_if_due(&state, progress)?;
+            // Counts the step, and saves when Ctrl-C or SIGTERM asks the run to stop: then `?` ends it on all ranks.
+            run.step_done(&train)?;
         }
 
-        test_loss = evaluate(&context, &test, |batch| loss_of(batch, false))?;
-        metrics.log_rank0("test/loss", test_loss, progress.step)?;
+        let test_loss = evaluate(&context, &test, |batch| loss_of(batch, false))?;
         if context.is_rank0() {
-            println!("epoch {:>4}  test loss {test_loss:.6}", progress.epoch + 1);
+            println!("epoch {:>4}  test loss {test_loss:.6}", epoch + 1);
         }
-        (progress.epoch, progress.samples) = (progress.epoch + 1, 0);
-        let state = State::new(&vs, &optimizer).scheduler(&scheduler).value("gpt", &config).metric(test_loss);
-        snapshots.save_if_due(&state, progress)?; // rank 0 writes while all go on
+        run.log("test/loss", test_loss)?;
+        run.metric(test_loss); // for the best snapshot
+        run.epoch_done()?; // saves if it is time: rank 0 writes in the background
     }
-    let state = State::new(&vs, &optimizer).scheduler(&scheduler).value("gpt", &config).metric(test_loss);
-    snapshots.finish_at(&state, progress)?;
-    metrics.finish()?;
-    Ok(())
+    Ok(run.finish()?)
 }
 
 /// AdamW with weight decay for the matrices alone.
@@ -203,7 +185,7 @@ fn optimizer(vs: &VarStore, args: &Args) -> Result<AdamW> {
 }
 
 /// The factor of the learning rate: up in a line, then down to a tenth along half a cosine. It counts in steps, so a run
-/// that goes on with more epochs has the curve of those.
+/// that resumes with more epochs has the curve of those.
 fn schedule(warmup: u64, all: u64) -> Lambda {
     Lambda::new(move |step| {
         if step < warmup {
@@ -222,25 +204,18 @@ fn evaluate(
     loss: impl Fn(&(Tensor, Tensor)) -> Tensor,
 ) -> Result<f64> {
     let _guard = tch::no_grad_guard();
-    let (mut sum, mut count) = (Tensor::zeros([], (Kind::Double, context.device())), 0);
+    let mut losses = Mean::new();
     for batch in test.epoch(0)? {
         let batch = batch?;
         let windows = batch.0.size()[0];
-        sum += loss(&batch) * windows;
-        count += windows;
+        losses.add_sum(&(loss(&batch) * windows), windows)?;
     }
-    Ok(mean_over_ranks(context.group(), &sum, count)?)
+    Ok(losses.over_ranks(context.group())?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn train_toml_holds_the_defaults() {
-        let from_file: Args = settings::merge(include_str!("../train.toml"), &["gpt".into()]).unwrap();
-        assert_eq!(format!("{from_file:?}"), format!("{:?}", Args::parse_from(["gpt"])));
-    }
 
     #[test]
     fn the_learning_rate_rises_and_falls() {

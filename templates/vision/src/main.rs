@@ -2,7 +2,6 @@
 
 mod images;
 mod model;
-mod settings;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,14 +12,13 @@ use ddp_runtime::data::{BatchDataset, DataLoader};
 use ddp_runtime::lr_scheduler::{CosineAnnealing, CosineAnnealingLr};
 use ddp_runtime::metrics::Metrics;
 use ddp_runtime::optim::{AdamW, AdamWOptions};
-use ddp_runtime::{Best, Context, Per, SavedModel, Snapshots, Trainer};
+use ddp_runtime::{Context, Goal, SavedModel, Snapshots, StepEvery, Trainer, settings};
 use images::Images;
 use model::Network;
 use tch::nn;
 
 /// Classifies images with one worker per GPU: `cargo ddp run -- [OPTIONS]`.
 #[derive(Debug, Parser)]
-#[command(after_help = settings::HELP)]
 struct Args {
     /// Folder with the images: those of this project, MNIST's or Fashion-MNIST's four IDX files
     #[arg(long, default_value = "data")]
@@ -40,7 +38,7 @@ struct Args {
     /// Turn, scale and move the images a little, differently in each epoch
     #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     augment: bool,
-    /// Stop when the accuracy was not better for more than so many epochs in a row
+    /// Stop after more than this many epochs in a row without a better accuracy
     #[arg(long, default_value_t = 10)]
     patience: u64,
     /// Epochs between two snapshots
@@ -49,23 +47,20 @@ struct Args {
     /// Seed of the first weights, the order and the augmentation
     #[arg(long, default_value_t = 1)]
     seed: u32,
-    /// Folder for snapshots; training goes on from the newest one in it
+    /// Directory for snapshots; training resumes from the newest one in it
     #[arg(long, default_value = "snapshots")]
     snapshots: PathBuf,
-    /// File with options [default: train.toml, if there is one]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
-    let args: Args = settings::parse(|args: &Args| args.config.clone());
+    let args: Args = settings::parse(); // flags, and options from train.toml
     ddp_runtime::main(|| train(&args))
 }
 
 fn train(args: &Args) -> Result<()> {
     ensure!(args.learning_rate > 0.0, "--learning-rate must be above 0");
 
-    // Set-up: this worker's rank and device come from the environment, and all ranks meet here.
+    // Setup: this worker's rank and device come from the environment, and all ranks join here.
     let context = Context::init()?;
     let device = context.device();
 
@@ -85,16 +80,16 @@ fn train(args: &Args) -> Result<()> {
     let mut optimizer = AdamW::new(&vs, options);
     let schedule = CosineAnnealingLr::new(&mut optimizer, CosineAnnealing::new(args.total_epochs))?;
 
-    // Saves the newest two and the best; also when Ctrl-C or SIGTERM asks the run to stop.
+    // Keeps the newest two snapshots and the best one. The run is also saved when Ctrl-C or SIGTERM asks it to stop.
     let snapshots = Snapshots::open(&context, &args.snapshots)?;
-    let snapshots = snapshots.every_epochs(args.save_every).keep_last(2).keep_best(1, Best::Max);
+    let snapshots = snapshots.every_epochs(args.save_every).keep_last(2).keep_best(1, Goal::Maximize);
 
-    // The loop, from the newest whole snapshot if there is one. It prints a line per epoch; `cargo ddp plot` draws them.
+    // The loop: resumes from the newest valid snapshot, if there is one, and prints a line per epoch.
     let metrics = Metrics::open(&context)?;
     let outcome = Trainer::new(&context, &vs, optimizer)?
-        .scheduler(schedule, Per::Epoch)
+        .scheduler(schedule, StepEvery::Epoch)
         .clip_grad_norm(1.0)
-        .early_stopping(args.patience, Best::Max)
+        .early_stopping(args.patience, Goal::Maximize)
         .metrics(&metrics)
         .metric_name("eval/accuracy")
         .snapshots(snapshots)
@@ -103,20 +98,9 @@ fn train(args: &Args) -> Result<()> {
 
     if context.is_rank0() {
         let accuracy = 100.0 * outcome.metric.unwrap_or_default();
-        let best = SavedModel::best(&args.snapshots, Best::Max)?;
+        let best = SavedModel::best(&args.snapshots, Goal::Maximize)?;
         let folder = best.map_or("none".into(), |saved| saved.folder().display().to_string());
         println!("best accuracy {accuracy:.2} % of {} test images; snapshot: {folder}", test.dataset().len());
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn train_toml_holds_the_defaults() {
-        let from_file: Args = settings::merge(include_str!("../train.toml"), &["vision".into()]).unwrap();
-        assert_eq!(format!("{from_file:?}"), format!("{:?}", Args::parse_from(["vision"])));
-    }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use ddp_runtime::cuda::{Stream, current_stream, with_stream};
 use ddp_runtime::optim::{AdamW, AdamWOptions, Optimizer};
-use ddp_runtime::{Backend, Context, Ddp, Progress, Snapshots, State, StateMut};
+use ddp_runtime::{Backend, Context, Ddp, Run, Snapshots, Stateful};
 use tch::nn::{self, ModuleT, VarStore};
 use tch::{Device, Kind, Reduction, Tensor};
 
@@ -28,26 +28,24 @@ pub fn resume(dir: &str, steps: u64, die_at: u64) -> Result<()> {
         .add_fn_t(|x, train| x.relu().dropout(0.2, train))
         .add(nn::linear(vs.root() / "out", 128, 64, Default::default()));
     let ddp = Ddp::new(context.group(), &vs)?;
-    let mut optimizer = AdamW::new(&vs, AdamWOptions { lr: 1e-2, ..Default::default() });
-    let mut snapshots = Snapshots::open(&context, dir)?.every_steps(5).keep_last(2);
-    let mut progress = snapshots.resume(StateMut::new(&vs, &mut optimizer))?.unwrap_or_default();
-    if progress.step > 0 {
-        println!("rank {} resumed at {}", context.rank(), progress.step);
+    let optimizer = AdamW::new(&vs, AdamWOptions { lr: 1e-2, ..Default::default() });
+    let snapshots = Snapshots::open(&context, dir)?.every_steps(5).keep_last(2);
+    let mut run = Run::new(&context, &vs, optimizer).snapshots(snapshots).resume(&mut ())?;
+    if run.step() > 0 {
+        println!("rank {} resumed at {}", context.rank(), run.step());
     }
-    while progress.step < steps {
-        let (x, y) = batch(context.rank(), progress.step, 64, context.device());
-        optimizer.zero_grad()?;
+    while run.step() < steps {
+        let (x, y) = batch(context.rank(), run.step(), 64, context.device());
+        run.optimizer.zero_grad()?;
         let loss = ddp.forward(|| model.forward_t(&x, true).mse_loss(&y, Reduction::Mean))?;
         ddp.backward(&loss)?;
-        optimizer.step()?;
-        progress.step += 1;
-        context.report_step(0, progress.step);
-        snapshots.save_if_due(&State::new(&vs, &optimizer), progress)?;
-        if progress.step == die_at && context.restart_count() == 0 && context.rank() == context.world_size() - 1 {
+        run.optimizer.step()?;
+        run.step_done(&())?;
+        if run.step() == die_at && context.restart_count() == 0 && context.rank() == context.world_size() - 1 {
             kill_self();
         }
     }
-    snapshots.finish()?;
+    run.wait_saved()?;
     let variables: BTreeMap<_, _> = vs.variables().into_iter().collect();
     let mut sum = 0;
     for tensor in variables.values() {
@@ -61,33 +59,40 @@ pub fn resume(dir: &str, steps: u64, die_at: u64) -> Result<()> {
 /// A model and its AdamW state.
 struct Trained {
     vs: VarStore,
-    optimizer: AdamW,
+    run: Run<AdamW>,
 }
 
 impl Trained {
     /// Of 2.2 GB on a GPU, and of 6 MB elsewhere; without a step, so without optimizer state.
-    fn new(device: Device) -> Self {
+    fn new(context: &Context) -> Self {
+        let device = context.device();
         let (layers, width) = if device.is_cuda() { (11, 4096) } else { (8, 256) };
         let vs = VarStore::new(device);
         for layer in 0..layers {
             nn::linear(vs.root() / layer, width, width, Default::default());
         }
         let optimizer = AdamW::new(&vs, AdamWOptions { lr: 1e-2, ..Default::default() });
-        Self { vs, optimizer }
+        let run = Run::new(context, &vs, optimizer);
+        Self { vs, run }
+    }
+
+    fn with_snapshots(self, snapshots: Snapshots) -> Self {
+        Self { run: self.run.snapshots(snapshots), ..self }
     }
 
     /// Changes all parameters and all state. Does not wait for the device.
     fn step(&mut self) -> Result<()> {
-        self.optimizer.zero_grad()?;
+        self.run.optimizer.zero_grad()?;
         for parameter in self.vs.trainable_variables() {
             parameter.square().sum(Kind::Float).backward();
         }
-        Ok(self.optimizer.step()?)
+        Ok(self.run.optimizer.step()?)
     }
 
     /// Handles of all tensors, by name.
-    fn tensors(&self) -> BTreeMap<String, Tensor> {
-        self.vs.variables().into_iter().chain(self.optimizer.state_dict()).map(|(name, t)| (name, t.detach())).collect()
+    fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+        let state = self.run.optimizer.state_dict()?.into_tensors();
+        Ok(self.vs.variables().into_iter().chain(state).map(|(name, t)| (name, t.detach())).collect())
     }
 }
 
@@ -114,23 +119,24 @@ pub fn race(dir: &str) -> Result<()> {
     let context = Context::init()?;
     let device = context.device();
     tch::manual_seed(3); // the same model on all ranks
-    let (mut run, mut other) = (Trained::new(device), Trained::new(device));
+    let (mut run, mut other) = (Trained::new(&context), Trained::new(&context));
+    run = run.with_snapshots(Snapshots::open(&context, dir)?.keep_last(1));
+    run.run.load(&mut ())?;
     run.step()?;
-    let mut snapshots = Snapshots::open(&context, dir)?.keep_last(1);
-    // Gets the memory for the copies in the background, as in a loop that calls this after each step.
-    snapshots.save_if_due(&State::new(&run.vs, &run.optimizer), Progress::default())?;
+    // Allocates the memory for the copies in the background, as in a loop that calls this after each step.
+    run.run.step_done(&())?;
     let (mut still_copying, mut bytes) = (0, 0.0);
     for round in 1..=ROUNDS {
         let mut race = || -> Result<_> {
             run.step()?;
-            let before = copies(&run.tensors());
-            snapshots.save(&State::new(&run.vs, &run.optimizer), Progress { step: round, ..Progress::default() })?;
+            let before = copies(&run.tensors()?);
+            run.run.save()?;
             let copied = Mark::now(device)?;
             let is_copying = !copied.is_done()?;
             for _ in 0..3 {
                 run.step()?;
                 // Memory that the steps have freed is used for something else.
-                drop(run.tensors().values().map(|tensor| tensor.full_like(f64::NAN)).collect::<Vec<_>>());
+                drop(run.tensors()?.values().map(|tensor| tensor.full_like(f64::NAN)).collect::<Vec<_>>());
             }
             Ok((before, is_copying))
         };
@@ -144,12 +150,13 @@ pub fn race(dir: &str) -> Result<()> {
             race()?
         };
         still_copying += u64::from(is_copying);
-        snapshots.finish()?;
-        snapshots.resume(StateMut::new(&other.vs, &mut other.optimizer))?.context("there is no snapshot")?;
-        let wrong = different(&before, &other.tensors())?;
+        run.run.wait_saved()?;
+        other = other.with_snapshots(Snapshots::open(&context, dir)?);
+        other.run.load(&mut ())?.context("there is no snapshot")?;
+        let wrong = different(&before, &other.tensors()?)?;
         let (count, first) = (wrong.len(), &wrong[..wrong.len().min(4)]);
         ensure!(wrong.is_empty(), "round {round}: {count} of {} tensors are wrong, such as {first:?}", before.len());
-        let changed = different(&before, &run.tensors())?.len();
+        let changed = different(&before, &run.tensors()?)?.len();
         ensure!(changed == before.len(), "the steps changed {changed} of {} tensors only", before.len());
         bytes = bytes_of(before.values());
     }
@@ -171,29 +178,28 @@ pub fn speed(dir: &str) -> Result<()> {
     let context = Context::init()?;
     need_ranks(&context, 1)?;
     let device = context.device();
-    let mut run = Trained::new(device);
+    let mut run = Trained::new(&context).with_snapshots(Snapshots::open(&context, dir)?.keep_last(1));
+    run.run.load(&mut ())?;
     run.step()?;
-    let bytes = bytes_of(run.tensors().values());
-    let mut snapshots = Snapshots::open(&context, dir)?.keep_last(1);
-    snapshots.save_if_due(&State::new(&run.vs, &run.optimizer), Progress::default())?;
+    let bytes = bytes_of(run.tensors()?.values());
+    run.run.step_done(&())?;
     let (mut blocked, mut copied, mut written) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..=ROUNDS {
+    for _ in 0..=ROUNDS {
         run.step()?; // the GPU is busy, as in a loop
         let (before, start) = (Mark::now(device)?, Instant::now());
-        snapshots
-            .save(&State::new(&run.vs, &run.optimizer), Progress { step: round as u64 + 1, ..Progress::default() })?;
+        run.run.save()?;
         blocked.push(ms_since(start));
         copied.push(before.ms_until(&Mark::now(device)?)?);
-        snapshots.finish()?;
+        run.run.wait_saved()?;
         written.push(ms_since(start));
     }
-    let mut other = Trained::new(device);
+    let mut other = Trained::new(&context).with_snapshots(Snapshots::open(&context, dir)?);
     synchronize(device)?;
     let start = Instant::now();
-    snapshots.resume(StateMut::new(&other.vs, &mut other.optimizer))?.context("there is no snapshot")?;
+    other.run.load(&mut ())?.context("there is no snapshot")?;
     synchronize(device)?;
     let load = ms_since(start);
-    let wrong = different(&run.tensors(), &other.tensors())?;
+    let wrong = different(&run.tensors()?, &other.tensors()?)?;
     ensure!(wrong.is_empty(), "these tensors are wrong: {wrong:?}");
 
     let first = blocked[0];
@@ -245,9 +251,8 @@ pub fn seeded() -> Result<()> {
     let resumed = |seed: i64| -> Result<[Tensor; 3]> {
         tch::manual_seed(seed);
         let before = random_numbers(device);
-        let (vs, mut optimizer) = small(device);
-        let found = Snapshots::open(&context, dir.path())?.resume(StateMut::new(&vs, &mut optimizer))?;
-        ensure!(found.is_some_and(|progress| progress.step == 3), "resumed at {found:?}");
+        let run = small(&context).snapshots(Snapshots::open(&context, dir.path())?).resume(&mut ())?;
+        ensure!(run.step() == 3, "resumed at {:?}", run.progress());
         // The GPU's first: they must not depend on the CPU's.
         let on_gpu = if device.is_cuda() { random_numbers(device) } else { before.zeros_like() };
         Ok([before, on_gpu, random_numbers(Device::Cpu)])
@@ -267,20 +272,18 @@ const EXPECTED: &str = "expected.pt";
 /// The first half of `seeded`: saves a snapshot on the CPU.
 pub fn save_on_cpu(dir: &str) -> Result<()> {
     let context = Context::builder().backend(Backend::Gloo).device(Device::Cpu).init()?;
-    let (vs, optimizer) = small(Device::Cpu);
+    let mut run = small(&context).snapshots(Snapshots::open(&context, dir)?).resume(&mut ())?;
     tch::manual_seed(5);
     let _ = random_numbers(Device::Cpu);
-    let mut snapshots = Snapshots::open(&context, dir)?;
-    snapshots.save(&State::new(&vs, &optimizer), Progress { step: 3, ..Progress::default() })?;
-    snapshots.finish()?;
+    (0..3).try_for_each(|_| run.step_done(&()))?;
+    run.finish()?;
     Ok(random_numbers(Device::Cpu).save(Path::new(dir).join(EXPECTED))?)
 }
 
-fn small(device: Device) -> (VarStore, AdamW) {
-    let vs = VarStore::new(device);
+fn small(context: &Context) -> Run<AdamW> {
+    let vs = VarStore::new(context.device());
     nn::linear(vs.root(), 4, 4, Default::default());
-    let optimizer = AdamW::new(&vs, AdamWOptions::default());
-    (vs, optimizer)
+    Run::new(context, &vs, AdamW::new(&vs, AdamWOptions::default()))
 }
 
 fn random_numbers(device: Device) -> Tensor {

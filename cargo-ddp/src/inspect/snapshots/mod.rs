@@ -28,5 +28,5 @@ pub use export::export;
 pub use find::{Listed, list, whole};
 pub use import::import;
 pub use names::Names;
-pub use prune::{Best, Keep, prune};
+pub use prune::{Goal, Keep, prune};
 pub use tensors::{TensorFile, TensorInfo};

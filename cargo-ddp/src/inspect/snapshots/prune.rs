@@ -3,7 +3,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use ddp_contract::lock::Lock;
-pub use ddp_contract::retention::Best;
+pub use ddp_contract::retention::Goal;
 use ddp_contract::retention::{self, Candidate, Retention};
 use ddp_contract::snapshot::{Damage, MANIFEST};
 
@@ -16,7 +16,7 @@ pub struct Keep {
     /// So many of the newest whole ones; at least 1.
     pub last: usize,
     /// And so many of the best.
-    pub best: Option<(usize, Best)>,
+    pub best: Option<(usize, Goal)>,
 }
 
 /// What was done, or would be.

@@ -2,7 +2,6 @@ const MIB: i64 = 1024 * 1024;
 
 /// Settings of [`Ddp`](crate::Ddp), with PyTorch's defaults.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct DdpOptions {
     /// Gradients travel in buckets of at most this size, in bytes: 25 MiB.
     pub bucket_cap_bytes: i64,

@@ -5,6 +5,7 @@ use super::stepped::{Stepped, failed, number};
 use crate::dist::params;
 use crate::error::check;
 use crate::train::optim::{Optimizer, Scaling};
+use crate::train::stateful::{StateDict, Stateful};
 use crate::{Error, Result, sys};
 
 /// Settings of [`GradScaler`], with PyTorch's names and defaults.
@@ -88,6 +89,9 @@ enum Phase {
     Unscaled,
     Stepped,
 }
+
+/// The value's name in a snapshot.
+const SCALER: &str = "scaler";
 
 /// As in PyTorch's `state_dict`.
 #[derive(Serialize, Deserialize)]
@@ -236,26 +240,21 @@ impl GradScaler {
         }
         number(&self.scale)
     }
+}
 
-    /// The scale, the settings and how many good steps there were in a row: PyTorch's `state_dict`.
-    ///
-    /// # Errors
-    /// [`Error::Torch`].
-    pub fn state(&self) -> Result<serde_json::Value> {
+/// The value `scaler`: the scale, the settings and how many good steps there were in a row. Reading it waits for a GPU.
+impl Stateful for GradScaler {
+    fn state_dict(&self) -> Result<StateDict> {
         let GradScalerOptions { growth_factor, backoff_factor, growth_interval, .. } = self.options;
         let growth_tracker = self.growth_tracker.f_int64_value(&[]).map_err(failed)?;
         let scale = number(&self.scale)?;
-        let state = State { scale, growth_factor, backoff_factor, growth_interval, growth_tracker };
-        serde_json::to_value(state).map_err(Error::other)
+        StateDict::new().with(SCALER, &State { scale, growth_factor, backoff_factor, growth_interval, growth_tracker })
     }
 
-    /// Replaces scale, settings and count by those that [`state`](Self::state) gave.
-    ///
-    /// # Errors
-    /// [`Error::StateMismatch`] for anything else; then nothing has changed.
-    pub fn load_state(&mut self, state: &serde_json::Value) -> Result<()> {
+    fn load_state_dict(&mut self, state: &StateDict) -> Result<()> {
         let mismatch = |problem: String| Error::StateMismatch { what: "the gradient scaler's state".into(), problem };
-        let state = State::deserialize(state).map_err(|err| mismatch(err.to_string()))?;
+        let json: serde_json::Value = state.require(SCALER)?;
+        let state = State::deserialize(&json).map_err(|err| mismatch(err.to_string()))?;
         let options = GradScalerOptions {
             growth_factor: state.growth_factor,
             backoff_factor: state.backoff_factor,

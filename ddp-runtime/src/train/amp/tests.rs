@@ -43,10 +43,11 @@ fn overflows_are_left_out_and_the_scale_follows() {
     assert_eq!((job.weight(), job.scaler.get_scale().unwrap()), (0.5, 4.0));
     assert!(job.step(0.5));
 
-    let state = job.scaler.state().unwrap();
+    let state = |scaler: &GradScaler| scaler.state_dict().unwrap().require::<serde_json::Value>("scaler").unwrap();
+    let saved: serde_json::Value = serde_json::from_str(&state(&job.scaler).to_string()).unwrap();
     let mut fresh = GradScaler::new(Device::Cpu, GradScalerOptions::default()).unwrap();
-    fresh.load_state(&serde_json::from_str(&state.to_string()).unwrap()).unwrap();
-    assert_eq!(fresh.state().unwrap(), state);
+    fresh.load_state_dict(&StateDict::new().with("scaler", &saved).unwrap()).unwrap();
+    assert_eq!(state(&fresh), saved);
     job.scaler = fresh;
     job.step(0.0);
     assert_eq!(job.scaler.get_scale().unwrap(), 8.0, "the count of good steps is part of the state");
@@ -79,9 +80,10 @@ fn settings_and_states_that_make_no_sense_are_refused() {
     assert!(refused(GradScalerOptions { growth_factor: 1.0, ..Default::default() }));
     assert!(refused(GradScalerOptions { backoff_factor: 1.0, ..Default::default() }));
     let mut scaler = GradScaler::new(Device::Cpu, GradScalerOptions::default()).unwrap();
-    let mut state = scaler.state().unwrap();
+    let mut state: serde_json::Value = scaler.state_dict().unwrap().require("scaler").unwrap();
     state["scale"] = serde_json::json!(-1.0);
-    assert!(matches!(scaler.load_state(&state), Err(Error::StateMismatch { .. })));
+    let state = StateDict::new().with("scaler", &state).unwrap();
+    assert!(matches!(scaler.load_state_dict(&state), Err(Error::StateMismatch { .. })));
     assert_eq!(scaler.get_scale().unwrap(), 65536.0);
 }
 
@@ -113,7 +115,7 @@ impl<O: Optimizer> Run<O> {
     /// The bits of all weights and states.
     fn bits(&self) -> Vec<(String, Vec<i64>)> {
         let weights = self.vs.variables().into_iter();
-        let mut all: Vec<_> = weights.chain(self.optimizer.state_dict()).collect();
+        let mut all: Vec<_> = weights.chain(self.optimizer.state_dict().unwrap().into_tensors()).collect();
         all.sort_by(|a, b| a.0.cmp(&b.0));
         let bits = |tensor: &Tensor| tensor.detach().flatten(0, -1).view_dtype(Kind::Int).to_kind(Kind::Int64);
         all.iter().map(|(name, tensor)| (name.clone(), Vec::try_from(bits(tensor)).unwrap())).collect()
@@ -145,10 +147,13 @@ impl<O: Optimizer> Optimizer for Foreign<O> {
     fn parameters(&self) -> Vec<(&str, &Tensor)> {
         self.0.parameters()
     }
-    fn state_dict(&self) -> Vec<(String, Tensor)> {
+}
+
+impl<O: Optimizer> Stateful for Foreign<O> {
+    fn state_dict(&self) -> Result<StateDict> {
         self.0.state_dict()
     }
-    fn load_state_dict(&mut self, state: std::collections::HashMap<String, Tensor>) -> Result<()> {
+    fn load_state_dict(&mut self, state: &StateDict) -> Result<()> {
         self.0.load_state_dict(state)
     }
 }
@@ -213,7 +218,7 @@ fn a_first_step_under_a_scaler_copies_the_gradient_into_the_momentum_buffer() {
     (&w * &gradient).sum(Kind::Float).backward();
     scaler.step(&mut sgd).unwrap();
     let bits = |tensor: &Tensor| Vec::<i32>::try_from(tensor.view_dtype(Kind::Int)).unwrap();
-    assert_eq!(bits(&sgd.state_dict()[0].1), bits(&w.grad()));
+    assert_eq!(bits(&sgd.state_dict().unwrap().tensors()[0].1), bits(&w.grad()));
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //!
 //! ```
 //! use ddp_runtime::lr_scheduler::{CosineAnnealing, Linear, LrScheduler, Schedule, SequentialLr};
+//! use ddp_runtime::Stateful;
 //! use ddp_runtime::optim::{Optimizer, Sgd, SgdOptions};
 //! use tch::{Device, nn};
 //!
@@ -23,9 +24,10 @@
 //! }
 //! assert_eq!(optimizer.learning_rate(), 0.4);
 //!
-//! // After a restart: an optimizer and a scheduler made in the same way go on from the state.
-//! let state = scheduler.state();
-//! scheduler.restore(&state, &mut optimizer)?;
+//! // After a restart, an optimizer and a scheduler that are made in the same way continue from the state. A `Run` does this.
+//! let state = scheduler.state_dict()?;
+//! scheduler.load_state_dict(&state)?;
+//! scheduler.restore_optimizer(&mut optimizer)?;
 //! # Ok(())
 //! # }
 //! ```
@@ -57,15 +59,18 @@ pub use scheduler::Scheduler;
 pub use sequential::SequentialLr;
 pub use step::{Exponential, ExponentialLr, MultiStep, MultiStepLr, Step, StepLr};
 
-use serde_json::Value;
-
 use crate::Result;
 use crate::train::optim::Optimizer;
+use crate::train::stateful::Stateful;
 
 /// What a training loop and a snapshot need of a scheduler: `torch.optim.lr_scheduler.LRScheduler`.
 ///
-/// [`ReduceLrOnPlateau`] is not one of these, for its step needs a metric.
-pub trait LrScheduler {
+/// Its [state](Stateful) has, as in PyTorch, the settings, too; it is the value `scheduler`. Floats are text, so that they come
+/// back to the last bit whatever the JSON passes through. Loading it leaves the optimizer's rates alone until
+/// [`restore_optimizer`](Stateful::restore_optimizer) sets them.
+///
+/// [`ReduceLrOnPlateau`] is not one of these, because its step needs a metric.
+pub trait LrScheduler: Stateful {
     /// Sets the optimizer's next learning rate; call it after [`Optimizer::step`].
     ///
     /// Most rules go on from the optimizer's rate, so one that was changed by hand is respected, as in PyTorch.
@@ -87,26 +92,19 @@ pub trait LrScheduler {
     fn last_momentum(&self) -> Option<f64> {
         None
     }
+}
 
-    /// The state and, as in PyTorch, the settings. Floats are written as text, so that they come back to the last bit
-    /// whatever the JSON passes through.
-    fn state(&self) -> Value;
+impl<L: LrScheduler + ?Sized> LrScheduler for Box<L> {
+    fn step(&mut self, optimizer: &mut dyn Optimizer) -> Result<()> {
+        (**self).step(optimizer)
+    }
 
-    /// Replaces state and settings by those that [`LrScheduler::state`] gave. The optimizer keeps its learning rate:
-    /// see [`LrScheduler::restore`].
-    ///
-    /// # Errors
-    /// [`Error::StateMismatch`](crate::Error::StateMismatch) for what another kind of scheduler gave, or is damaged;
-    /// then the state is as it was.
-    fn load_state(&mut self, state: &Value) -> Result<()>;
+    fn last_lrs(&self) -> &[f64] {
+        (**self).last_lrs()
+    }
 
-    /// Loads the state, and sets the optimizer's learning rates (and momentum) to those it had then.
-    ///
-    /// # Errors
-    /// Those of [`LrScheduler::load_state`]; then neither has changed.
-    fn restore(&mut self, state: &Value, optimizer: &mut dyn Optimizer) -> Result<()> {
-        self.load_state(state)?;
-        set(optimizer, self.last_lrs(), self.last_momentum())
+    fn last_momentum(&self) -> Option<f64> {
+        (**self).last_momentum()
     }
 }
 

@@ -4,6 +4,7 @@ use serde_json::Value;
 use super::schedule::each;
 use super::{exact, state};
 use crate::train::optim::Optimizer;
+use crate::train::stateful::{StateDict, Stateful};
 use crate::{Error, Result};
 
 /// Which metrics are better.
@@ -89,6 +90,8 @@ struct State {
 }
 
 const NAME: &str = "ReduceLROnPlateau";
+/// The value's name in a snapshot.
+const PLATEAU: &str = "plateau";
 
 impl ReduceLrOnPlateau {
     /// A scheduler that has seen no metric. The optimizer keeps its learning rate.
@@ -151,21 +154,20 @@ impl ReduceLrOnPlateau {
     pub fn last_lr(&self) -> f64 {
         self.state.last_lrs[0]
     }
+}
 
-    /// As [`LrScheduler::state`](super::LrScheduler::state).
-    pub fn state(&self) -> Value {
-        state::to_json(&self.state)
+/// The value `plateau`.
+impl Stateful for ReduceLrOnPlateau {
+    fn state_dict(&self) -> Result<StateDict> {
+        StateDict::new().with(PLATEAU, &self.state)
     }
 
-    /// As [`LrScheduler::load_state`](super::LrScheduler::load_state).
-    ///
-    /// # Errors
-    /// [`Error::StateMismatch`] for what another kind of scheduler gave, or is damaged; then the state is as it was.
-    pub fn load_state(&mut self, state: &Value) -> Result<()> {
+    fn load_state_dict(&mut self, state: &StateDict) -> Result<()> {
+        let state: Value = state.require(PLATEAU)?;
         if state["kind"] != NAME {
             return Err(state::mismatch(format!("it is of {}, and this is {NAME}", state["kind"])));
         }
-        let loaded: State = state::from_json(state)?;
+        let loaded: State = state::from_json(&state)?;
         let (theirs, ours) = (loaded.last_lrs.len(), self.state.last_lrs.len());
         if theirs != ours {
             return Err(state::mismatch(format!("learning rates: {theirs}, parameter groups: {ours}")));
@@ -175,12 +177,7 @@ impl ReduceLrOnPlateau {
         Ok(())
     }
 
-    /// Loads the state, and sets the optimizer's learning rate to the one it had then.
-    ///
-    /// # Errors
-    /// Those of [`ReduceLrOnPlateau::load_state`]; then neither has changed.
-    pub fn restore(&mut self, state: &Value, optimizer: &mut dyn Optimizer) -> Result<()> {
-        self.load_state(state)?;
+    fn restore_optimizer(&self, optimizer: &mut dyn Optimizer) -> Result<()> {
         optimizer.set_learning_rates(&self.state.last_lrs)
     }
 }

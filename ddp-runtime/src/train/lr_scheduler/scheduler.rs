@@ -4,6 +4,10 @@ use serde_json::Value;
 use super::{LrScheduler, Schedule, exact, set, state};
 use crate::Result;
 use crate::train::optim::Optimizer;
+use crate::train::stateful::{StateDict, Stateful};
+
+/// The value's name in a snapshot.
+const SCHEDULER: &str = "scheduler";
 
 /// Applies a [`Schedule`] to an optimizer. [`StepLr`](super::StepLr) and the others are names for it.
 #[derive(Debug)]
@@ -71,14 +75,16 @@ impl<S: Schedule> LrScheduler for Scheduler<S> {
     fn last_momentum(&self) -> Option<f64> {
         self.schedule.momentum(self.progress.last_epoch).ok().flatten()
     }
+}
 
-    fn state(&self) -> Value {
+impl<S: Schedule> Stateful for Scheduler<S> {
+    fn state_dict(&self) -> Result<StateDict> {
         let (kind, settings) = (self.schedule.name().to_owned(), self.schedule.settings());
-        state::to_json(&State { kind, settings, progress: &self.progress })
+        StateDict::new().with(SCHEDULER, &State { kind, settings, progress: &self.progress })
     }
 
-    fn load_state(&mut self, state: &Value) -> Result<()> {
-        let State { kind, settings, progress } = state::from_json::<State<Progress>>(state)?;
+    fn load_state_dict(&mut self, state: &StateDict) -> Result<()> {
+        let State { kind, settings, progress } = state::from_json::<State<Progress>>(&state.require(SCHEDULER)?)?;
         if kind != self.schedule.name() {
             return Err(state::mismatch(format!("it is of {kind}, and this is {}", self.schedule.name())));
         }
@@ -91,5 +97,9 @@ impl<S: Schedule> LrScheduler for Scheduler<S> {
         self.schedule.load_settings(&settings)?;
         self.progress = progress;
         Ok(())
+    }
+
+    fn restore_optimizer(&self, optimizer: &mut dyn Optimizer) -> Result<()> {
+        set(optimizer, &self.progress.last_lrs, self.last_momentum())
     }
 }

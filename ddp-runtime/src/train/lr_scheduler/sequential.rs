@@ -2,6 +2,7 @@ use serde_json::{Value, json};
 
 use super::{LrScheduler, Schedule, Scheduler, state};
 use crate::train::optim::Optimizer;
+use crate::train::stateful::{StateDict, Stateful};
 use crate::{Error, Result};
 
 /// One schedule after another, each counting its epochs from its milestone on:
@@ -46,13 +47,19 @@ impl LrScheduler for SequentialLr {
     fn last_momentum(&self) -> Option<f64> {
         self.0.last_momentum()
     }
+}
 
-    fn state(&self) -> Value {
-        self.0.state()
+impl Stateful for SequentialLr {
+    fn state_dict(&self) -> Result<StateDict> {
+        self.0.state_dict()
     }
 
-    fn load_state(&mut self, state: &Value) -> Result<()> {
-        self.0.load_state(state)
+    fn load_state_dict(&mut self, state: &StateDict) -> Result<()> {
+        self.0.load_state_dict(state)
+    }
+
+    fn restore_optimizer(&self, optimizer: &mut dyn Optimizer) -> Result<()> {
+        self.0.restore_optimizer(optimizer)
     }
 }
 

@@ -1,12 +1,13 @@
 //! What is refused, and what a refusal leaves as it was. The rates are compared with Python's in the end-to-end tests.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tch::Device;
 use tch::nn::VarStore;
 
 use super::*;
 use crate::Error;
 use crate::train::optim::{Sgd, SgdOptions};
+use crate::train::stateful::StateDict;
 
 /// An optimizer without parameters.
 fn with_rate(lr: f64) -> Sgd {
@@ -67,9 +68,9 @@ fn a_step_beyond_the_cycle_is_an_error_that_changes_nothing() {
     for _ in 0..5 {
         scheduler.step(&mut optimizer).unwrap();
     }
-    let (lr, state) = (optimizer.learning_rate(), scheduler.state());
+    let (lr, state) = (optimizer.learning_rate(), state_of(&scheduler));
     assert!(matches!(scheduler.step(&mut optimizer), Err(Error::Invalid(_))));
-    assert_eq!((optimizer.learning_rate(), scheduler.state()), (lr, state));
+    assert_eq!((optimizer.learning_rate(), state_of(&scheduler)), (lr, state));
 }
 
 #[test]
@@ -80,12 +81,12 @@ fn a_state_of_another_scheduler_is_refused_and_changes_nothing() {
         SequentialLr::new(optimizer, [Linear::default().boxed(), second], [5]).unwrap()
     };
     let sequence = two(&mut with_rate(0.1), Step::new(3).boxed());
-    let mut damaged = two(&mut with_rate(0.1), Step::new(4).boxed()).state();
+    let mut damaged = state_of(&two(&mut with_rate(0.1), Step::new(4).boxed()));
     damaged["settings"]["schedules"][0]["settings"]["start_factor"] = json!("0.9");
     damaged["settings"]["milestones"] = json!([5, 6]);
-    let mut groups = step.state();
+    let mut groups = state_of(&step);
     groups["base_lrs"] = json!(["0.1", "0.2"]);
-    let mut zero = step.state();
+    let mut zero = state_of(&step);
     zero["settings"]["step_size"] = json!(0);
 
     let mut schedulers: Vec<Box<dyn LrScheduler>> = vec![
@@ -94,19 +95,32 @@ fn a_state_of_another_scheduler_is_refused_and_changes_nothing() {
         Box::new(two(&mut with_rate(0.1), Exponential { gamma: 0.5 }.boxed())),
         Box::new(two(&mut with_rate(0.1), Step::new(9).boxed())),
     ];
-    let states = [step.state(), groups, sequence.state(), damaged];
+    let states = [state_of(&step), groups, state_of(&sequence), damaged];
     for (scheduler, state) in schedulers.iter_mut().zip(&states) {
-        let before = scheduler.state();
+        let before = state_of(scheduler);
         for state in [state, &zero, &Value::Null, &json!({ "kind": "StepLR" })] {
-            let err = scheduler.restore(state, &mut optimizer).unwrap_err();
+            let err = restore(scheduler, state, &mut optimizer).unwrap_err();
             assert!(matches!(err, Error::StateMismatch { .. }), "{err}");
-            assert_eq!((scheduler.state(), optimizer.learning_rate()), (before.clone(), 0.1));
+            assert_eq!((state_of(scheduler), optimizer.learning_rate()), (before.clone(), 0.1));
         }
     }
     let mut plateau = ReduceLrOnPlateau::new(&optimizer, Default::default()).unwrap();
-    let before = plateau.state();
-    assert!(matches!(plateau.load_state(&step.state()), Err(Error::StateMismatch { .. })));
-    assert_eq!(plateau.state(), before);
+    let before = state_of(&plateau);
+    assert!(matches!(
+        plateau.load_state_dict(&StateDict::new().with("plateau", &state_of(&step)).unwrap()),
+        Err(Error::StateMismatch { .. })
+    ));
+    assert_eq!(state_of(&plateau), before);
+}
+
+fn state_of(scheduler: &impl Stateful) -> Value {
+    let state = scheduler.state_dict().unwrap();
+    state.get("scheduler").unwrap().or_else(|| state.get("plateau").unwrap()).unwrap()
+}
+
+fn restore(scheduler: &mut impl Stateful, state: &Value, optimizer: &mut Sgd) -> Result<()> {
+    scheduler.load_state_dict(&StateDict::new().with("scheduler", state)?)?;
+    scheduler.restore_optimizer(optimizer)
 }
 
 /// The form that snapshots hold.
@@ -131,8 +145,8 @@ fn states_are_what_they_were_in_earlier_versions() {
         "base_lrs": ["0.3"],
         "last_lrs": ["0.09999999999999999"],
     });
-    assert_eq!(sequence.state(), expected);
+    assert_eq!(state_of(&sequence), expected);
     let plateau = ReduceLrOnPlateau::new(&with_rate(0.3), Default::default()).unwrap();
-    assert_eq!(plateau.state()["best"], "inf");
-    assert_eq!(plateau.state()["settings"]["mode"], "min");
+    assert_eq!(state_of(&plateau)["best"], "inf");
+    assert_eq!(state_of(&plateau)["settings"]["mode"], "min");
 }

@@ -1,4 +1,3 @@
-use std::collections::HashMap;
 use std::fmt::Debug;
 
 use tch::Tensor;
@@ -6,6 +5,7 @@ use tch::nn::VarStore;
 
 use super::state::{self, Slots};
 use super::{Optimizer, ParamGroup, Parameters, ScaledStep, Scaling, groups};
+use crate::train::stateful::{StateDict, Stateful};
 use crate::{Result, sys};
 
 /// An optimizer on one of PyTorch's fused kernels; [`Sgd`](super::Sgd), [`Adam`](super::Adam) and
@@ -156,14 +156,17 @@ impl<A: Algorithm> Optimizer for Fused<A> {
         let all = self.groups.iter().flat_map(|group| &group.parameters.named);
         all.map(|(name, tensor)| (name.as_str(), tensor)).collect()
     }
+}
 
-    fn state_dict(&self) -> Vec<(String, Tensor)> {
-        self.groups.iter().flat_map(|group| state::save(&group.parameters, &group.states)).collect()
+/// Values are copied to the parameters' device. A tensor that belongs to no parameter is refused.
+impl<A: Algorithm> Stateful for Fused<A> {
+    fn state_dict(&self) -> Result<StateDict> {
+        Ok(self.groups.iter().flat_map(|group| state::save(&group.parameters, &group.states)).collect())
     }
 
-    fn load_state_dict(&mut self, loaded: HashMap<String, Tensor>) -> Result<()> {
+    fn load_state_dict(&mut self, state: &StateDict) -> Result<()> {
         let parts = self.groups.iter_mut().map(|group| (&group.parameters, &mut group.states[..]));
-        state::load(parts.collect(), loaded)
+        state::load(parts.collect(), state.tensors().iter().map(|(name, tensor)| (name.as_str(), tensor)).collect())
     }
 }
 

@@ -20,16 +20,18 @@ pub use scaled::{ScaledStep, Scaling};
 pub use sgd::{Sgd, SgdOptions};
 pub use zero::ZeroRedundancy;
 
-use std::collections::HashMap;
-
 use tch::Tensor;
 
 use crate::dist::params;
 use crate::error::check;
+use crate::train::stateful::{StateDict, Stateful};
 use crate::{Result, sys};
 
 /// What a training loop and a snapshot need of an optimizer.
-pub trait Optimizer {
+///
+/// Its [state](Stateful) is tensors named `<parameter>.<state>` with PyTorch's names of states (`momentum_buffer`, `exp_avg`,
+/// `exp_avg_sq`, `max_exp_avg_sq`, `step`). Learning rates are not part of it: a scheduler's state has them.
+pub trait Optimizer: Stateful {
     /// Updates the parameters from their gradients. Parameters without a gradient are left alone.
     ///
     /// # Errors
@@ -95,25 +97,64 @@ pub trait Optimizer {
     /// The parameters of all groups, by name.
     fn parameters(&self) -> Vec<(&str, &Tensor)>;
 
-    /// The state, as tensors named `<parameter>.<state>` with PyTorch's names of states (`momentum_buffer`, `exp_avg`,
-    /// `exp_avg_sq`, `max_exp_avg_sq`, `step`). They are handles of the optimizer's own tensors, not copies.
-    fn state_dict(&self) -> Vec<(String, Tensor)>;
-
     /// The state of all ranks together, complete on rank 0: what a snapshot saves. Every rank must call it. An optimizer
-    /// whose state is the same on all ranks gives its [`state_dict`](Self::state_dict).
+    /// whose state is the same on all ranks gives its [`state_dict`](Stateful::state_dict).
     ///
     /// # Errors
     /// [`Error::Torch`](crate::Error::Torch) and [`Error::Timeout`](crate::Error::Timeout) from the group.
-    fn consolidated_state_dict(&self) -> Result<Vec<(String, Tensor)>> {
-        Ok(self.state_dict())
+    fn consolidated_state_dict(&self) -> Result<StateDict> {
+        self.state_dict()
+    }
+}
+
+impl<O: Optimizer + ?Sized> Optimizer for Box<O> {
+    fn step(&mut self) -> Result<()> {
+        (**self).step()
     }
 
-    /// Replaces the state by one that [`Optimizer::state_dict`] gave; values are copied to the parameters' device.
-    ///
-    /// # Errors
-    /// [`Error::StateMismatch`](crate::Error::StateMismatch) for a name that is unknown or a shape that does not fit;
-    /// then the state is as it was.
-    fn load_state_dict(&mut self, state: HashMap<String, Tensor>) -> Result<()>;
+    fn as_scaled(&mut self) -> Option<&mut dyn ScaledStep> {
+        (**self).as_scaled()
+    }
+
+    fn zero_grad(&mut self) -> Result<()> {
+        (**self).zero_grad()
+    }
+
+    fn zero_grad_with(&mut self, set_to_none: bool) -> Result<()> {
+        (**self).zero_grad_with(set_to_none)
+    }
+
+    fn learning_rate(&self) -> f64 {
+        (**self).learning_rate()
+    }
+
+    fn set_learning_rate(&mut self, lr: f64) {
+        (**self).set_learning_rate(lr);
+    }
+
+    fn learning_rates(&self) -> Vec<f64> {
+        (**self).learning_rates()
+    }
+
+    fn set_learning_rates(&mut self, lrs: &[f64]) -> Result<()> {
+        (**self).set_learning_rates(lrs)
+    }
+
+    fn momenta(&self) -> Vec<f64> {
+        (**self).momenta()
+    }
+
+    fn set_momenta(&mut self, momenta: &[f64]) -> Result<()> {
+        (**self).set_momenta(momenta)
+    }
+
+    fn parameters(&self) -> Vec<(&str, &Tensor)> {
+        (**self).parameters()
+    }
+
+    fn consolidated_state_dict(&self) -> Result<StateDict> {
+        (**self).consolidated_state_dict()
+    }
 }
 
 /// The parameters an optimizer was made for.
@@ -145,6 +186,8 @@ impl Parameters {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
     use crate::Error;
     use tch::nn::{self, Module, VarStore};
@@ -170,12 +213,12 @@ mod tests {
         let vs = VarStore::new(Device::Cpu);
         let model = nn::linear(vs.root() / "l", 3, 2, Default::default());
         let mut optimizer = make(&vs);
-        assert!(optimizer.state_dict().is_empty(), "there is no state before the first step");
+        assert!(optimizer.state_dict().unwrap().tensors().is_empty(), "there is no state before the first step");
         three_more(&vs, &model, &mut optimizer);
 
         let copies =
             |named: Vec<(String, Tensor)>| named.into_iter().map(|(n, t)| (n, t.copy())).collect::<HashMap<_, _>>();
-        let state = copies(optimizer.state_dict());
+        let state = copies(optimizer.state_dict().unwrap().into_tensors());
         let mut names: Vec<_> = state.keys().cloned().collect();
         names.sort();
         let mut expected: Vec<_> = ["l.bias", "l.weight"]
@@ -189,7 +232,7 @@ mod tests {
 
         tch::no_grad(|| vs.variables().into_iter().for_each(|(name, mut t)| t.copy_(&weights[&name])));
         let mut fresh = make(&vs);
-        fresh.load_state_dict(state).unwrap();
+        fresh.load_state_dict(&state.into_iter().collect()).unwrap();
         assert_eq!(three_more(&vs, &model, &mut fresh), undisturbed);
     }
 
@@ -211,7 +254,7 @@ mod tests {
         let mut optimizer = AdamW::new(&vs, AdamWOptions::default());
         let mut refused = |name: &str, shape: &[i64]| {
             let tensor = Tensor::zeros(shape, (Kind::Float, Device::Cpu));
-            match optimizer.load_state_dict(HashMap::from([(name.to_owned(), tensor)])) {
+            match optimizer.load_state_dict(&[(name.to_owned(), tensor)].into_iter().collect()) {
                 Err(Error::StateMismatch { problem, .. }) => problem,
                 other => panic!("{other:?}"),
             }
@@ -244,8 +287,8 @@ mod tests {
         assert_eq!(model.bs.as_ref().unwrap(), &bias);
 
         let mut fresh = Sgd::with_groups(&vs, groups()).unwrap();
-        fresh.load_state_dict(optimizer.state_dict().into_iter().collect()).unwrap();
-        let names: Vec<_> = fresh.state_dict().into_iter().map(|(name, _)| name).collect();
+        fresh.load_state_dict(&optimizer.state_dict().unwrap()).unwrap();
+        let names: Vec<_> = fresh.state_dict().unwrap().into_tensors().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["l.weight.momentum_buffer", "l.bias.momentum_buffer"]);
         assert!(optimizer.set_learning_rates(&[0.1]).is_err());
         optimizer.set_learning_rate(0.25);

@@ -48,15 +48,15 @@ pub(super) fn save(parameters: &Parameters, states: &[Slots]) -> Vec<(String, Te
 }
 
 /// Replaces the state of all groups by `loaded`, or nothing if it does not fit.
-pub(super) fn load(groups: Vec<(&Parameters, &mut [Slots])>, mut loaded: HashMap<String, Tensor>) -> Result<()> {
+pub(super) fn load(groups: Vec<(&Parameters, &mut [Slots])>, mut loaded: HashMap<&str, &Tensor>) -> Result<()> {
     let mismatch = |problem: String| Error::StateMismatch { what: "the optimizer's state".into(), problem };
     let mut fresh = Vec::new();
     for (parameters, states) in &groups {
         for slots in states.iter() {
             for (name, parameter) in &parameters.named {
-                fresh.push(match loaded.remove(&format!("{name}.{}", slots.name)) {
+                fresh.push(match loaded.remove(&*format!("{name}.{}", slots.name)) {
                     Some(tensor) => {
-                        check_fit(&tensor, (slots.name, slots.scalar), name, parameter)?;
+                        check_fit(tensor, (slots.name, slots.scalar), name, parameter)?;
                         Some(tensor)
                     }
                     None => None,
@@ -75,7 +75,7 @@ pub(super) fn load(groups: Vec<(&Parameters, &mut [Slots])>, mut loaded: HashMap
                     *slot = None;
                     continue;
                 };
-                fill(slot, &tensor, parameter, slots.scalar).map_err(Error::tch("loading the optimizer's state"))?;
+                fill(slot, tensor, parameter, slots.scalar).map_err(Error::tch("loading the optimizer's state"))?;
             }
         }
     }

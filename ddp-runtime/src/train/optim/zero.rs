@@ -10,6 +10,7 @@ use crate::dist::collectives::point_to_point::STATE;
 use crate::dist::ddp;
 use crate::error::check;
 use crate::sys::convert::to_i32;
+use crate::train::stateful::{StateDict, Stateful};
 use crate::{Error, ProcessGroup, Result, memory, sys};
 
 /// An optimizer whose state is sharded across the ranks: `ZeroRedundancyOptimizer`
@@ -21,7 +22,7 @@ use crate::{Error, ProcessGroup, Result, memory, sys};
 ///
 /// Parameter groups, schedulers, [`clip_grad_norm`](super::clip_grad_norm) and [`GradScaler`](crate::amp::GradScaler) work as
 /// with any optimizer. [`Snapshots`](crate::Snapshots) save the complete state, which [`Fused`] and any number of ranks can load.
-/// [`state_dict`](Optimizer::state_dict) is this rank's shard;
+/// [`state_dict`](Stateful::state_dict) is this rank's shard;
 /// [`consolidated_state_dict`](Optimizer::consolidated_state_dict) is complete on rank 0. A step can't be taken in
 /// [`Ddp::join`](crate::Ddp::join), as ranks without batches take none.
 ///
@@ -157,13 +158,9 @@ impl<A: Algorithm> Optimizer for ZeroRedundancy<A> {
         self.parameters.named.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect()
     }
 
-    fn state_dict(&self) -> Vec<(String, Tensor)> {
-        self.local.state_dict()
-    }
-
     /// `consolidate_state_dict`: rank 0 receives the other ranks' shards in CPU memory.
-    fn consolidated_state_dict(&self) -> Result<Vec<(String, Tensor)>> {
-        let own = self.state_dict();
+    fn consolidated_state_dict(&self) -> Result<StateDict> {
+        let own = self.local.state_dict()?.into_tensors();
         let headers = own.iter().map(Header::of).collect::<Result<Vec<_>>>();
         let headers = self.group.agree("collecting the optimizer's state", headers)?;
         let Some(headers) = self.group.gather_value(&headers, 0)? else {
@@ -171,7 +168,7 @@ impl<A: Algorithm> Optimizer for ZeroRedundancy<A> {
                 let tensor = tensor.f_to_device(Device::Cpu).and_then(|tensor| tensor.f_contiguous());
                 self.group.start_send(&tensor.map_err(failed)?, 0, STATE)?.wait()?;
             }
-            return Ok(own);
+            return Ok(own.into_iter().collect());
         };
         let mut all = own;
         for (src, headers) in headers.into_iter().enumerate().skip(1) {
@@ -181,25 +178,34 @@ impl<A: Algorithm> Optimizer for ZeroRedundancy<A> {
                 all.push((name, tensor));
             }
         }
-        Ok(all)
+        Ok(all.into_iter().collect())
+    }
+}
+
+impl<A: Algorithm> Stateful for ZeroRedundancy<A> {
+    /// This rank's shard.
+    fn state_dict(&self) -> Result<StateDict> {
+        self.local.state_dict()
     }
 
     /// Takes this rank's shard of a complete state.
-    fn load_state_dict(&mut self, mut loaded: HashMap<String, Tensor>) -> Result<()> {
+    fn load_state_dict(&mut self, state: &StateDict) -> Result<()> {
+        let mut loaded: HashMap<_, _> = state.tensors().iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         let rank = self.group.rank();
-        let mut own = HashMap::new();
+        let mut own = Vec::new();
         for ((name, parameter), &owner) in self.parameters.named.iter().zip(&self.owners) {
             for &(state, is_scalar) in A::STATES {
-                let Some((key, tensor)) = loaded.remove_entry(&format!("{name}.{state}")) else { continue };
+                let Some((key, tensor)) = loaded.remove_entry(&*format!("{name}.{state}")) else { continue };
                 if owner == rank {
-                    own.insert(key, tensor);
+                    own.push((key, tensor));
                 } else {
-                    state::check_fit(&tensor, (state, is_scalar), name, parameter)?;
+                    state::check_fit(tensor, (state, is_scalar), name, parameter)?;
                 }
             }
         }
         own.extend(loaded); // belongs to no parameter: the error names it
-        self.local.load_state_dict(own)
+        let own = own.into_iter().map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone()));
+        self.local.load_state_dict(&own.collect())
     }
 }
 

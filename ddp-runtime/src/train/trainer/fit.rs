@@ -2,18 +2,16 @@
 
 use std::time::Instant;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
-use super::report::Metrics;
-use super::{EpochReport, Learner, Outcome, Per, Trainer};
+use super::report::Scores;
+use super::{EpochReport, Learner, Outcome, StepEvery, Trainer};
 use crate::data::{BatchDataset, DataLoader, EvalSampler, mean_over_ranks};
 use crate::train::amp::Stepped;
 use crate::train::optim;
+use crate::train::run::at_hand;
 use crate::worker::say::say;
-use crate::{Error, LossGuard, Progress, Result, State, StateMut, StepReport};
-
-/// The name of [`Metrics`] among a snapshot's values.
-const METRICS: &str = "trainer";
+use crate::{Error, LossGuard, Progress, Result, StepReport};
 
 /// Sums over an epoch, kept on the device: reading them would wait for it.
 struct Epoch {
@@ -60,7 +58,6 @@ impl Step {
     /// What the launcher shows: what can be read without waiting for a GPU.
     fn report(&self, epoch: u64, sums: &Epoch) -> StepReport {
         let mut report = StepReport::new(epoch, self.number).samples(self.samples).learning_rate(self.learning_rate);
-        let at_hand = |tensor: &Tensor| (tensor.device() == Device::Cpu).then(|| number(tensor).ok()).flatten();
         if let Some(loss) = self.losses.last().and_then(at_hand) {
             report = report.loss(loss);
         }
@@ -78,7 +75,7 @@ impl Trainer<'_> {
     /// Before an evaluation, every rank gets rank 0's buffers (BatchNorm's statistics).
     ///
     /// # Errors
-    /// [`Error::Preempted`] when the run was told to stop, with everything saved; what the loaders, the optimizer and the
+    /// [`Error::Preempted`] when the run was asked to stop, with everything saved; what the loaders, the optimizer and the
     /// snapshots may give; [`Error::Invalid`] for `test` with a learner without a metric.
     pub fn fit<L, D>(
         &mut self,
@@ -91,35 +88,43 @@ impl Trainer<'_> {
         L: Learner,
         D: BatchDataset<Batch = L::Batch>,
     {
-        let mut metrics = Metrics::default();
-        let mut progress = self.resume(&mut metrics)?.unwrap_or_default();
-        train.resume_at(progress.epoch, progress.samples);
-        let mut guard = LossGuard::new(self.context, self.vs, self.non_finite);
-        let mut stopped_early = self.is_through(&metrics);
-        if self.context.is_rank0() && (stopped_early || progress.epoch >= epochs) {
-            say(nothing_to_train(progress, epochs, stopped_early));
+        self.run.restart();
+        self.run.value = Scores::default();
+        if let Some(snapshots) = self.run.snapshots_ref() {
+            snapshots.check_writable()?; // it saves at its end in any case
         }
-        while progress.epoch < epochs && !stopped_early {
+        self.run.load(train)?;
+        let mut guard = LossGuard::new(self.run.context(), self.vs, self.non_finite);
+        let mut stopped_early = self.should_stop();
+        if self.run.context().is_rank0() && (stopped_early || self.run.epoch() >= epochs) {
+            say(nothing_to_train(self.run.progress(), epochs, stopped_early));
+        }
+        while !stopped_early && self.run.next_epoch(epochs).is_some() {
             let start = Instant::now();
-            let samples = progress.samples;
-            let epoch = self.train_epoch(learner, train, epochs, &mut progress, &metrics, &mut guard)?;
+            let before = self.run.progress();
+            let epoch = self.train_epoch(learner, train, epochs, &mut guard)?;
             guard.look()?;
-            let loss = mean_over_ranks(self.context.group(), &epoch.loss, epoch.batches)?;
+            let loss = mean_over_ranks(self.run.context().group(), &epoch.loss, epoch.batches)?;
             let duration = start.elapsed(); // the loss is known when the GPU has computed it
 
-            let learning_rate = self.optimizer.learning_rate();
+            let learning_rate = self.run.optimizer.learning_rate();
             let metric = test.map(|test| self.evaluate(learner, test)).transpose()?;
-            let is_best = metric.is_some_and(|metric| metrics.take(metric, self.best));
-            if let (Some(plateau), Some(metric)) = (&mut self.plateau, metric) {
-                plateau.step_with(metric, &mut *self.optimizer)?;
+            let run = &mut self.run;
+            let is_best = metric.is_some_and(|metric| run.value.take(metric, self.best));
+            if let Some(metric) = metric {
+                run.metric(metric);
+                if let Some(plateau) = &mut run.scheduler.plateau {
+                    plateau.step_with(metric, &mut run.optimizer)?;
+                }
             }
-            if let Some((scheduler, Per::Epoch)) = &mut self.scheduler {
-                scheduler.step(&mut *self.optimizer)?;
+            if let Some((scheduler, StepEvery::Epoch)) = &mut run.scheduler.scheduler {
+                scheduler.step(&mut run.optimizer)?;
             }
             let skipped_steps = epoch.skipped_steps()?;
+            let Progress { step, samples, .. } = run.progress();
             let report = EpochReport {
-                epoch: progress.epoch,
-                step: progress.step,
+                epoch: before.epoch,
+                step,
                 loss: Some(loss).filter(|_| epoch.batches > 0),
                 metric_name: self.metric_name.clone(),
                 metric,
@@ -128,23 +133,21 @@ impl Trainer<'_> {
                 grad_norm: epoch.grad_norm.map(|norm| number(&norm)).transpose()?,
                 skipped_steps,
                 duration,
-                samples: progress.samples - samples,
+                samples: samples - before.samples,
             };
             (self.on_epoch)(&report);
             self.log_epoch(&report)?;
             if let Some(loss) = report.loss {
-                self.context.send(StepReport::new(progress.epoch, progress.step).loss(loss));
+                self.run.send(StepReport::new(report.epoch, step).loss(loss));
             }
-
-            (progress.epoch, progress.samples) = (progress.epoch + 1, 0);
-            stopped_early = self.is_through(&metrics);
-            self.save_if_due(progress, &metrics)?;
+            stopped_early = self.should_stop();
+            self.run.epoch_done()?;
         }
         if let Some(metrics) = self.metrics {
             metrics.flush()?;
         }
-        self.finish(progress, &metrics)?;
-        Ok(Outcome { progress, metric: metrics.best, stopped_early })
+        self.run.save_at_end()?;
+        Ok(Outcome { progress: self.run.progress(), metric: self.run.value.best, stopped_early })
     }
 
     /// What is left of an epoch.
@@ -153,17 +156,16 @@ impl Trainer<'_> {
         learner: &L,
         train: &DataLoader<D>,
         epochs: u64,
-        progress: &mut Progress,
-        metrics: &Metrics,
         guard: &mut LossGuard,
     ) -> Result<Epoch>
     where
         L: Learner,
         D: BatchDataset<Batch = L::Batch>,
     {
-        let loss = Tensor::f_zeros([1i64; 0], (Kind::Double, self.context.device()));
+        let loss = Tensor::f_zeros([1i64; 0], (Kind::Double, self.run.context().device()));
         let loss = loss.map_err(Error::tch("training"))?;
         let mut epoch = Epoch { loss, batches: 0, grad_norm: None, skipped_steps: 0, overflows: None };
+        let progress = self.run.progress();
         let mut batches = train.epoch(progress.epoch)?;
         let steps_of = |batches: usize| batches.div_ceil(self.accumulate) as u64;
         let later_epochs = epochs.saturating_sub(progress.epoch).saturating_sub(1);
@@ -177,7 +179,7 @@ impl Trainer<'_> {
             if count == 0 {
                 return Ok(epoch);
             }
-            self.optimizer.zero_grad()?;
+            self.run.optimizer.zero_grad()?;
             let mut losses = Vec::with_capacity(count);
             for (i, batch) in batches.by_ref().take(count).enumerate() {
                 let batch = batch?;
@@ -185,21 +187,19 @@ impl Trainer<'_> {
                 let loss = if i + 1 < count { self.ddp.no_sync(backward)? } else { backward()? };
                 losses.push(loss);
             }
-            let learning_rate = self.optimizer.learning_rate();
-            if guard.check(&mean(&losses)?, progress.step + 1)? {
+            let learning_rate = self.run.optimizer.learning_rate();
+            if guard.check(&mean(&losses)?, self.run.step() + 1)? {
                 losses.iter().for_each(|loss| epoch.loss += loss);
                 epoch.batches += losses.len() as i64;
                 self.step(&mut epoch)?;
             } else {
                 epoch.skipped_steps += 1;
             }
-            progress.step += 1;
-            let before = progress.samples;
-            progress.samples = train.position().samples;
-            let step = Step { number: progress.step, losses, learning_rate, samples: progress.samples - before };
-            self.context.send(step.report(progress.epoch, &epoch).of(all_steps));
+            let (progress, samples) = self.run.count_step(train);
+            let step = Step { number: progress.step, losses, learning_rate, samples };
+            self.run.send(step.report(progress.epoch, &epoch).total_steps(all_steps));
             self.log_step(&step, &epoch)?;
-            self.save_if_due(*progress, metrics)?;
+            self.run.save_step()?;
         }
     }
 
@@ -234,7 +234,7 @@ impl Trainer<'_> {
         })?;
         // Accumulated, they are to be the gradients of the mean.
         let share = if count == 1 { loss.shallow_clone() } else { &loss / count as f64 };
-        match &self.scaler {
+        match &self.run.scaler {
             Some(scaler) => self.ddp.backward(&scaler.scale(&share)?)?,
             None => self.ddp.backward(&share)?,
         }
@@ -243,8 +243,9 @@ impl Trainer<'_> {
 
     /// The optimizer's step, and the scheduler's.
     fn step(&mut self, epoch: &mut Epoch) -> Result<()> {
-        if let Some(scaler) = &mut self.scaler {
-            scaler.unscale(&*self.optimizer)?;
+        let run = &mut self.run;
+        if let Some(scaler) = &mut run.scaler {
+            scaler.unscale(&run.optimizer)?;
         }
         if let Some(clip_value) = self.clip_value {
             optim::clip_grad_value(self.vs, clip_value)?;
@@ -252,17 +253,17 @@ impl Trainer<'_> {
         if let Some(max_norm) = self.clip_norm {
             epoch.grad_norm = Some(optim::clip_grad_norm(self.vs, max_norm, 2.0)?);
         }
-        let stepped = match &mut self.scaler {
+        let stepped = match &mut run.scaler {
             Some(scaler) => {
-                let stepped = scaler.step(&mut *self.optimizer)?;
+                let stepped = scaler.step(&mut run.optimizer)?;
                 scaler.update()?;
                 stepped
             }
-            None => self.optimizer.step().map(|()| Stepped::always())?,
+            None => run.optimizer.step().map(|()| Stepped::always())?,
         };
-        match &mut self.scheduler {
+        match &mut run.scheduler.scheduler {
             // Only this needs to know it now.
-            Some((scheduler, Per::Step)) if stepped.was_taken()? => scheduler.step(&mut *self.optimizer),
+            Some((scheduler, StepEvery::Step)) if stepped.was_taken()? => scheduler.step(&mut run.optimizer),
             _ => epoch.count(&stepped),
         }
     }
@@ -275,7 +276,7 @@ impl Trainer<'_> {
     {
         let _guard = tch::no_grad_guard();
         // A pass without anything in it makes the buffers rank 0's.
-        let device = self.context.device();
+        let device = self.run.context().device();
         let _ = self.ddp.forward(|| Tensor::zeros([1i64; 0], (Kind::Float, device)))?;
         let mut sum = Tensor::f_zeros([1i64; 0], (Kind::Double, device)).map_err(Error::tch("evaluating"))?;
         let mut count = 0;
@@ -294,60 +295,12 @@ impl Trainer<'_> {
             }
         }
         // Ranks have different numbers of batches, so the first to fail tells the others here.
-        self.context.group().agree("evaluating", outcome)?;
-        mean_over_ranks(self.context.group(), &sum, count)
+        self.run.context().group().agree("evaluating", outcome)?;
+        mean_over_ranks(self.run.context().group(), &sum, count)
     }
 
-    fn is_through(&self, metrics: &Metrics) -> bool {
-        self.patience.is_some_and(|patience| metrics.bad_epochs > patience)
-    }
-
-    fn resume(&mut self, metrics: &mut Metrics) -> Result<Option<Progress>> {
-        let Some(snapshots) = &mut self.snapshots else { return Ok(None) };
-        snapshots.check_writable()?; // it saves at its end in any case
-        let mut state = StateMut::new(self.vs, &mut *self.optimizer).value(METRICS, metrics);
-        if let Some((scheduler, _)) = &mut self.scheduler {
-            state = state.scheduler(&mut **scheduler);
-        }
-        if let Some(plateau) = &mut self.plateau {
-            state = state.plateau(plateau);
-        }
-        if let Some(scaler) = &mut self.scaler {
-            state = state.scaler(scaler);
-        }
-        snapshots.resume(state)
-    }
-
-    fn save_if_due(&mut self, progress: Progress, metrics: &Metrics) -> Result<()> {
-        let Some(mut snapshots) = self.snapshots.take() else { return Ok(()) };
-        let saved = snapshots.save_if_due(&self.state(progress, metrics), progress);
-        self.snapshots = Some(snapshots);
-        saved.map(drop)
-    }
-
-    fn finish(&mut self, progress: Progress, metrics: &Metrics) -> Result<()> {
-        let Some(mut snapshots) = self.snapshots.take() else { return Ok(()) };
-        let saved = snapshots.finish_at(&self.state(progress, metrics), progress);
-        self.snapshots = Some(snapshots);
-        saved
-    }
-
-    fn state<'a>(&'a self, progress: Progress, metrics: &'a Metrics) -> State<'a> {
-        let mut state = State::new(self.vs, &*self.optimizer).value(METRICS, metrics);
-        if let Some((scheduler, _)) = &self.scheduler {
-            state = state.scheduler(&**scheduler);
-        }
-        if let Some(plateau) = &self.plateau {
-            state = state.plateau(plateau);
-        }
-        if let Some(scaler) = &self.scaler {
-            state = state.scaler(scaler);
-        }
-        match metrics.last {
-            // Inside of an epoch, these are other weights than those that were evaluated.
-            Some(metric) if progress.samples == 0 => state.metric(metric),
-            _ => state,
-        }
+    fn should_stop(&self) -> bool {
+        self.patience.is_some_and(|patience| self.run.value.bad_epochs > patience)
     }
 }
 

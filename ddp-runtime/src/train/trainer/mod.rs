@@ -8,13 +8,14 @@ use std::fmt;
 use tch::nn::VarStore;
 use tch::{Kind, Tensor};
 
+use report::Scores;
 pub use report::{EpochReport, Outcome};
 
 use crate::metrics::Metrics;
 use crate::train::amp::{Autocast, GradScaler};
 use crate::train::lr_scheduler::{LrScheduler, ReduceLrOnPlateau};
 use crate::train::optim::Optimizer;
-use crate::{Best, Context, Ddp, NonFinite, Result, Snapshots};
+use crate::{Context, Ddp, Goal, NonFinite, Result, Run, Snapshots, StateDict, Stateful};
 
 /// What a [`Trainer`] needs to know of a model: what it makes of a batch.
 pub trait Learner {
@@ -34,7 +35,7 @@ pub trait Learner {
 
 /// When a [`Trainer`] steps its scheduler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Per {
+pub enum StepEvery {
     /// After each optimizer step that was taken.
     Step,
     /// After each epoch.
@@ -49,7 +50,7 @@ pub enum Per {
 /// use ddp_runtime::data::{DataLoader, TensorDataset};
 /// use ddp_runtime::lr_scheduler::{CosineAnnealing, CosineAnnealingLr};
 /// use ddp_runtime::optim::{Sgd, SgdOptions};
-/// use ddp_runtime::{Best, Context, EpochReport, Learner, Outcome, Per, Trainer};
+/// use ddp_runtime::{Goal, Context, EpochReport, Learner, Outcome, StepEvery, Trainer};
 /// use tch::nn::{self, Module};
 /// use tch::{Kind, Tensor};
 ///
@@ -79,37 +80,62 @@ pub enum Per {
 /// let mut optimizer = Sgd::new(&vs, SgdOptions { lr: 0.1, ..Default::default() });
 /// let scheduler = CosineAnnealingLr::new(&mut optimizer, CosineAnnealing::new(5))?;
 /// let outcome: Outcome = Trainer::new(&context, &vs, optimizer)?
-///     .scheduler(scheduler, Per::Epoch)
+///     .scheduler(scheduler, StepEvery::Epoch)
 ///     .accumulate(2)
 ///     .clip_grad_norm(1.0)
 ///     .on_epoch(|report: &EpochReport| assert!(report.loss.is_some())) // instead of printing a line
-///     .early_stopping(3, Best::Min)
+///     .early_stopping(3, Goal::Minimize)
 ///     .fit(&learner, 5, &mut train, Some(&test))?;
 /// assert!(outcome.metric.is_some_and(|loss| loss < 10.0));
 /// # Ok(())
 /// # }
 /// ```
 pub struct Trainer<'a> {
-    context: &'a Context,
     vs: &'a VarStore,
     ddp: Ddp,
-    optimizer: Box<dyn Optimizer + 'a>,
-    scheduler: Option<(Box<dyn LrScheduler + 'a>, Per)>,
-    plateau: Option<ReduceLrOnPlateau>,
+    run: TrainerRun<'a>,
     accumulate: usize,
     clip_norm: Option<f64>,
     clip_value: Option<f64>,
     autocast: Option<Autocast>,
-    scaler: Option<GradScaler>,
-    snapshots: Option<Snapshots>,
     /// How many epochs without a better metric are still put up with.
     patience: Option<u64>,
-    best: Best,
+    best: Goal,
     on_epoch: Box<dyn FnMut(&EpochReport) + 'a>,
     metrics: Option<&'a Metrics>,
     non_finite: NonFinite,
     /// What evaluations are logged as.
     metric_name: String,
+}
+
+/// The name of [`Scores`] among a snapshot's values.
+const METRICS: &str = "trainer";
+
+type TrainerRun<'a> = Run<Box<dyn Optimizer + 'a>, Schedulers<'a>, Scores, Option<GradScaler>>;
+
+/// The schedulers that a trainer was given.
+#[derive(Default)]
+struct Schedulers<'a> {
+    scheduler: Option<(Box<dyn LrScheduler + 'a>, StepEvery)>,
+    plateau: Option<ReduceLrOnPlateau>,
+}
+
+impl Stateful for Schedulers<'_> {
+    fn state_dict(&self) -> Result<StateDict> {
+        let state =
+            self.scheduler.as_ref().map_or_else(|| Ok(StateDict::new()), |(scheduler, _)| scheduler.state_dict())?;
+        Ok(state.merge(self.plateau.state_dict()?))
+    }
+
+    fn load_state_dict(&mut self, state: &StateDict) -> Result<()> {
+        self.scheduler.as_mut().map_or(Ok(()), |(scheduler, _)| scheduler.load_state_dict(state))?;
+        self.plateau.load_state_dict(state)
+    }
+
+    fn restore_optimizer(&self, optimizer: &mut dyn Optimizer) -> Result<()> {
+        self.scheduler.as_ref().map_or(Ok(()), |(scheduler, _)| scheduler.restore_optimizer(optimizer))?;
+        self.plateau.restore_optimizer(optimizer)
+    }
 }
 
 impl<'a> Trainer<'a> {
@@ -129,21 +155,18 @@ impl<'a> Trainer<'a> {
                 println!("{report}");
             }
         };
+        let optimizer: Box<dyn Optimizer + 'a> = Box::new(optimizer);
+        let run = Run::new(context, vs, optimizer).scheduler(Schedulers::default());
         Self {
-            context,
             vs,
             ddp,
-            optimizer: Box::new(optimizer),
-            scheduler: None,
-            plateau: None,
+            run: run.value(METRICS, Scores::default()).with_scaler(None),
             accumulate: 1,
             clip_norm: None,
             clip_value: None,
             autocast: None,
-            scaler: None,
-            snapshots: None,
             patience: None,
-            best: Best::Min,
+            best: Goal::Minimize,
             on_epoch: Box::new(print),
             metrics: None,
             non_finite: NonFinite::Warn,
@@ -152,14 +175,14 @@ impl<'a> Trainer<'a> {
     }
 
     /// Steps this learning rate scheduler, which was made for the optimizer.
-    pub fn scheduler(mut self, scheduler: impl LrScheduler + 'a, per: Per) -> Self {
-        self.scheduler = Some((Box::new(scheduler), per));
+    pub fn scheduler(mut self, scheduler: impl LrScheduler + 'a, every: StepEvery) -> Self {
+        self.run.scheduler.scheduler = Some((Box::new(scheduler), every));
         self
     }
 
     /// Steps this one with the metric of each evaluation.
     pub fn plateau(mut self, scheduler: ReduceLrOnPlateau) -> Self {
-        self.plateau = Some(scheduler);
+        self.run.scheduler.plateau = Some(scheduler);
         self
     }
 
@@ -187,26 +210,26 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// Those of [`Autocast::new`].
     pub fn autocast(mut self, kind: Kind) -> Result<Self> {
-        self.autocast = Some(Autocast::new(self.context.device(), kind)?);
+        self.autocast = Some(Autocast::new(self.run.context().device(), kind)?);
         Ok(self)
     }
 
-    /// Scales the loss, for `Half`. With a scheduler that takes a step [per step](Per::Step), each step waits for a GPU, as
+    /// Scales the loss, for `Half`. With a scheduler that takes a step [per step](StepEvery::Step), each step waits for a GPU, as
     /// the scheduler does not count the steps that the scaler skips.
     pub fn scaler(mut self, scaler: GradScaler) -> Self {
-        self.scaler = Some(scaler);
+        self.run.scaler = Some(scaler);
         self
     }
 
-    /// Goes on from the newest snapshot, saves when these say so, and when the run is told to stop or is through.
+    /// Resumes from the newest snapshot; saves when these say so, when the run is asked to stop, and at its end.
     pub fn snapshots(mut self, snapshots: Snapshots) -> Self {
-        self.snapshots = Some(snapshots.saves());
+        self.run.set_snapshots(snapshots.saves());
         self
     }
 
     /// Stops when the metric was not better for more than `patience` epochs in a row. `best` also says which metric of
     /// the run is reported; without this, the smallest.
-    pub fn early_stopping(mut self, patience: u64, best: Best) -> Self {
+    pub fn early_stopping(mut self, patience: u64, best: Goal) -> Self {
         self.patience = Some(patience);
         self.best = best;
         self
@@ -253,7 +276,7 @@ impl<'a> Trainer<'a> {
 
     /// The optimizer.
     pub fn optimizer(&self) -> &dyn Optimizer {
-        &*self.optimizer
+        &self.run.optimizer
     }
 }
 
@@ -264,7 +287,7 @@ impl fmt::Debug for Trainer<'_> {
             .field("accumulate", &self.accumulate)
             .field("clip_norm", &self.clip_norm)
             .field("autocast", &self.autocast)
-            .field("snapshots", &self.snapshots)
+            .field("run", &self.run)
             .finish_non_exhaustive()
     }
 }

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Best, Progress};
+use crate::{Goal, Progress};
 
 /// What an epoch of a [`Trainer`](super::Trainer) came to. The same on all ranks, but for the time.
 #[derive(Clone, Debug)]
@@ -65,21 +65,21 @@ pub struct Outcome {
     pub stopped_early: bool,
 }
 
-/// The metrics so far: part of a snapshot.
+/// The metrics of the evaluations so far: part of a snapshot.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Metrics {
+pub(super) struct Scores {
     pub(super) best: Option<f64>,
     pub(super) last: Option<f64>,
     /// Epochs in a row that were not better.
     pub(super) bad_epochs: u64,
 }
 
-impl Metrics {
+impl Scores {
     /// Takes the metric of an epoch; whether it is the best so far.
-    pub(super) fn take(&mut self, metric: f64, best: Best) -> bool {
+    pub(super) fn take(&mut self, metric: f64, best: Goal) -> bool {
         let is_better = self.best.is_none_or(|so_far| match best {
-            Best::Min => metric < so_far,
-            Best::Max => metric > so_far,
+            Goal::Minimize => metric < so_far,
+            Goal::Maximize => metric > so_far,
         });
         self.last = Some(metric);
         if is_better && !metric.is_nan() {
@@ -98,12 +98,12 @@ mod tests {
 
     #[test]
     fn a_metric_that_is_no_number_is_never_the_best() {
-        let mut metrics = Metrics::default();
-        assert!(!metrics.take(f64::NAN, Best::Max));
-        assert!(metrics.take(0.5, Best::Max));
-        assert!(!metrics.take(f64::NAN, Best::Max));
-        assert!(!metrics.take(0.5, Best::Max));
+        let mut metrics = Scores::default();
+        assert!(!metrics.take(f64::NAN, Goal::Maximize));
+        assert!(metrics.take(0.5, Goal::Maximize));
+        assert!(!metrics.take(f64::NAN, Goal::Maximize));
+        assert!(!metrics.take(0.5, Goal::Maximize));
         assert_eq!((metrics.best, metrics.bad_epochs), (Some(0.5), 2));
-        assert!(metrics.take(0.4, Best::Min));
+        assert!(metrics.take(0.4, Goal::Minimize));
     }
 }

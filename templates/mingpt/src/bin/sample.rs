@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-use ddp_runtime::{Best, SavedModel};
+use ddp_runtime::{Goal, SavedModel};
 use gpt::model::{Config, Gpt};
 use gpt::text::Vocabulary;
 use tch::nn::VarStore;
@@ -41,7 +41,7 @@ fn main() -> Result<()> {
 
     let saved = match args.snapshots.join("state.json").exists() {
         true => Some(SavedModel::open(&args.snapshots)?),
-        false => SavedModel::best(&args.snapshots, Best::Min)?,
+        false => SavedModel::best(&args.snapshots, Goal::Minimize)?,
     };
     let saved = saved.with_context(|| format!("no snapshot in {}: train first", args.snapshots.display()))?;
     let config: Config = saved.value("gpt")?.context("the snapshot is not of this program's training")?;

@@ -4,7 +4,7 @@ use anyhow::Result;
 use ddp_runtime::amp::Autocast;
 use ddp_runtime::nn::sync_batch_norm;
 use ddp_runtime::optim::{AdamW, AdamWOptions, Optimizer};
-use ddp_runtime::{Ddp, DdpOptions, State};
+use ddp_runtime::{Ddp, DdpOptions};
 use tch::nn::{self, ModuleT, VarStore};
 use tch::{Kind, Tensor};
 
@@ -75,10 +75,6 @@ impl ConvNet {
         let net = Self::new(lab, &DdpOptions::default())?;
         net.ddp.backward(&net.forward()?)?;
         Ok(net)
-    }
-
-    pub fn state(&self) -> State<'_> {
-        State::new(&self.vs, &self.optimizer)
     }
 
     pub fn forward(&self) -> Result<Tensor> {

@@ -9,7 +9,7 @@ use ddp_runtime::metrics::{Metrics, MetricsOptions};
 use ddp_runtime::optim::{
     Adam, AdamOptions, AdamWOptions, Optimizer, Sgd, SgdOptions, ZeroRedundancy, clip_grad_norm, clip_grad_value,
 };
-use ddp_runtime::{CommHook, DdpOptions, LossGuard, NonFinite, P2pOp, Progress, ReduceOp, Snapshots};
+use ddp_runtime::{CommHook, DdpOptions, LossGuard, NonFinite, P2pOp, ReduceOp, Snapshots};
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
 
@@ -51,8 +51,7 @@ pub(super) const PARTS: &[Part] = &[
     }),
     Part::new("find_unused_parameters", |lab| steps(lab, |options| options.find_unused_parameters = true)),
     Part::new("find_unused_parameters with an unused one", |lab| {
-        let mut options = DdpOptions::default();
-        options.find_unused_parameters = true;
+        let options = DdpOptions { find_unused_parameters: true, ..Default::default() };
         let mut net = ConvNet::with_unused(lab, &options)?;
         run(move || net.step())
     })
@@ -160,47 +159,50 @@ pub(super) const PARTS: &[Part] = &[
     })
     .warm_up(2)
     .not_in_debug_mode(),
-    Part::new("save_if_due, not due", |lab| {
-        let (net, mut snapshots) = (ConvNet::trained(lab)?, snapshots(lab, "not-due")?.every_steps(1 << 40));
-        let mut step = 0;
+    Part::new("step_done, not due", |lab| {
+        let mut training = trained(lab, snapshots(lab, "not-due")?.every_steps(1 << 40))?;
         run(move || {
-            step += 1;
-            let due = snapshots.save_if_due(&net.state(), Progress { step, ..Progress::default() })?;
-            anyhow::ensure!(!due, "it saved");
+            training.step_done(&())?;
+            anyhow::ensure!(training.saved_at().is_none(), "it saved");
             Ok(())
         })
     })
     .warm_up(3),
-    Part::new("save_if_due, due", |lab| {
-        let (net, mut snapshots) = (ConvNet::trained(lab)?, snapshots(lab, "due")?.every_steps(1));
-        let mut step = 0;
+    Part::new("step_done, due", |lab| {
+        let mut training = trained(lab, snapshots(lab, "due")?.every_steps(1))?;
         run(move || {
-            step += 1;
-            let due = snapshots.save_if_due(&net.state(), Progress { step, ..Progress::default() })?;
-            anyhow::ensure!(due, "it did not save");
+            training.step_done(&())?;
+            anyhow::ensure!(training.saved_at() == Some(training.progress()), "it did not save");
             Ok(())
+        })
+    })
+    .warm_up(3),
+    Part::new("Run::log of a loss on the device", |lab| {
+        let metrics = metrics(lab, "run", 1 << 40)?;
+        let (mut training, loss) = (trained(lab, snapshots(lab, "logged")?)?.metrics(&metrics), lab.loss());
+        run(move || {
+            training.log("train/loss", &(&loss * 2))?;
+            training.log("learning_rate", 0.1)?;
+            Ok(training.step_done(&())?)
         })
     })
     .warm_up(3),
     Part::new("save with metrics open", |lab| {
-        let (net, mut snapshots) = (ConvNet::trained(lab)?, snapshots(lab, "metrics-open")?);
+        let mut training = trained(lab, snapshots(lab, "metrics-open")?)?;
         let (metrics, loss, mut step) = (metrics(lab, "saved", 1 << 40)?, lab.loss(), 0);
         run(move || {
             step += 1;
             metrics.log("loss", &(&loss * 2), step)?;
-            Ok(snapshots.save(&net.state(), Progress { step, ..Progress::default() })?)
+            Ok(training.save()?)
         })
     })
     .may_wait("what was logged is read and written first")
     .warm_up(2)
     .not_in_debug_mode(),
     Part::new("save with a GradScaler", |lab| {
-        let (net, mut snapshots) = (ConvNet::trained(lab)?, snapshots(lab, "scaler")?);
-        let (scaler, mut step) = (GradScaler::new(lab.device(), GradScalerOptions::default())?, 0);
-        run(move || {
-            step += 1;
-            Ok(snapshots.save(&net.state().scaler(&scaler), Progress { step, ..Progress::default() })?)
-        })
+        let scaler = GradScaler::new(lab.device(), GradScalerOptions::default())?;
+        let mut training = trained(lab, snapshots(lab, "scaler")?)?.scaler(scaler);
+        run(move || Ok(training.save()?))
     })
     .may_wait("the scale is a number in state.json")
     .warm_up(2),
@@ -300,11 +302,17 @@ fn guarded(lab: &Lab, policy: NonFinite, checks: u64) -> Result<Run<'_>> {
 
 fn metrics(lab: &Lab, name: &str, every_steps: u64) -> Result<Metrics> {
     let options = MetricsOptions { dir: Some(lab.dir.join(name)), every_steps: Some(every_steps) };
-    Ok(Metrics::with(&lab.context, options)?)
+    Ok(Metrics::with_options(&lab.context, options)?)
 }
 
 fn snapshots(lab: &Lab, name: &str) -> Result<Snapshots> {
     Ok(Snapshots::open(&lab.context, lab.dir.join(name))?.keep_last(1).durable(false))
+}
+
+/// A run of a network that has taken a step.
+fn trained(lab: &Lab, snapshots: Snapshots) -> Result<ddp_runtime::Run<ddp_runtime::optim::AdamW>> {
+    let ConvNet { vs, optimizer, .. } = ConvNet::trained(lab)?;
+    Ok(ddp_runtime::Run::new(&lab.context, &vs, optimizer).snapshots(snapshots).resume(&mut ())?)
 }
 
 /// Steps on the batches of an epoch.

@@ -1,0 +1,194 @@
+//! How far a run has come: counted, reported and saved.
+
+use tch::nn::VarStore;
+use tch::{Device, Tensor};
+
+use crate::data::Position;
+use crate::metrics::{Kept, Metrics, Value};
+use crate::snapshot::Contents;
+use crate::{Context, Progress, Result, Snapshots, StepReport};
+
+/// The part of a [`Run`](super::Run) that does not depend on the types of what is trained.
+pub(super) struct Course {
+    pub(super) context: Context,
+    /// A handle of the program's own store.
+    model: VarStore,
+    pub(super) snapshots: Option<Snapshots>,
+    pub(super) metrics: Option<Metrics>,
+    pub(super) progress: Progress,
+    /// Of the whole run, if the program has given it.
+    pub(super) total_steps: Option<u64>,
+    /// Of the whole run, once the loop has begun.
+    epochs: Option<u64>,
+    /// The learning rate of the step that comes next, if nothing changes it.
+    learning_rate: f64,
+    /// What was logged since the last step or epoch was done.
+    logged: Vec<Logged>,
+    judged: Option<Judged>,
+    resumed: bool,
+}
+
+struct Logged {
+    name: String,
+    value: Kept,
+    /// The value is this rank's, and the mean over the ranks is written.
+    is_of_rank: bool,
+}
+
+/// The metric of the model.
+struct Judged {
+    metric: f64,
+    /// No step or epoch was done since.
+    is_new: bool,
+}
+
+impl Course {
+    pub(super) fn new(context: &Context, vs: &VarStore, learning_rate: f64) -> Self {
+        // Only the variables of a store can be shared.
+        let mut model = VarStore::new(vs.device());
+        model.variables_ = vs.variables_.clone();
+        Self {
+            context: context.clone(),
+            model,
+            snapshots: None,
+            metrics: None,
+            progress: Progress::default(),
+            total_steps: None,
+            epochs: None,
+            learning_rate,
+            logged: Vec::new(),
+            judged: None,
+            resumed: false,
+        }
+    }
+
+    pub(super) fn load(&mut self, contents: &mut Contents<'_>) -> Result<Option<Progress>> {
+        self.resumed = true;
+        let Some(snapshots) = &mut self.snapshots else { return Ok(None) };
+        let found = snapshots.resume(&self.model, contents)?;
+        self.progress = found.unwrap_or(self.progress);
+        self.learning_rate = contents.optimizer.learning_rate();
+        Ok(found)
+    }
+
+    pub(super) fn position(&self) -> Position {
+        Position { epoch: self.progress.epoch, samples: self.progress.samples }
+    }
+
+    pub(super) fn next_epoch(&mut self, epochs: u64, learning_rate: f64) -> Option<u64> {
+        (self.epochs, self.learning_rate) = (Some(epochs), learning_rate);
+        (self.progress.epoch < epochs).then_some(self.progress.epoch)
+    }
+
+    pub(super) fn log(&mut self, name: &str, value: Value<'_>) -> Result<()> {
+        let is_of_rank = matches!(value, Value::Tensor(_));
+        self.logged.push(Logged { name: name.to_owned(), value: value.keep(name)?, is_of_rank });
+        Ok(())
+    }
+
+    pub(super) fn judge(&mut self, metric: f64) {
+        self.judged = Some(Judged { metric, is_new: true });
+    }
+
+    /// Counts a step that was trained on the samples up to `position`, and reports it with what was logged.
+    pub(super) fn step_done(
+        &mut self,
+        contents: &mut Contents<'_>,
+        position: Position,
+        batches_per_epoch: Option<u64>,
+    ) -> Result<()> {
+        let samples = self.count(position);
+        let Progress { epoch, step, .. } = self.progress;
+        let mut report = StepReport::new(epoch, step).samples(samples).learning_rate(self.learning_rate);
+        let all = || self.epochs?.checked_mul(batches_per_epoch?);
+        if let Some(total) = self.total_steps.or_else(all) {
+            report = report.total_steps(total);
+        }
+        self.context.report(self.with_logged(report));
+        self.write_logged()?;
+        self.save_step(contents)
+    }
+
+    /// Counts a step; gives the samples of all ranks that it was trained on.
+    pub(super) fn count(&mut self, position: Position) -> u64 {
+        let before = self.progress.samples;
+        self.progress.step += 1;
+        if position.epoch == self.progress.epoch {
+            self.progress.samples = position.samples;
+        }
+        self.progress.samples.saturating_sub(before)
+    }
+
+    /// Saves after a step, if it is time or the run is asked to stop.
+    pub(super) fn save_step(&mut self, contents: &mut Contents<'_>) -> Result<()> {
+        self.learning_rate = contents.optimizer.learning_rate();
+        self.judged.take_if(|judged| !judged.is_new); // it was of other weights
+        self.save_if_due(contents)
+    }
+
+    pub(super) fn epoch_done(&mut self, contents: &mut Contents<'_>) -> Result<()> {
+        let Progress { epoch, step, .. } = self.progress;
+        let report = self.with_logged(StepReport::new(epoch, step));
+        if report != StepReport::new(epoch, step) {
+            self.context.report(report);
+        }
+        self.write_logged()?;
+        (self.progress.epoch, self.progress.samples) = (epoch + 1, 0);
+        self.save_if_due(contents)
+    }
+
+    pub(super) fn save(&mut self, contents: &mut Contents<'_>) -> Result<()> {
+        contents.metric = self.judged.as_ref().map(|judged| judged.metric);
+        let Some(snapshots) = &mut self.snapshots else { return Ok(()) };
+        snapshots.save(&self.model, contents, self.progress)
+    }
+
+    pub(super) fn finish(&mut self, contents: &mut Contents<'_>) -> Result<()> {
+        self.write_logged()?;
+        contents.metric = self.judged.as_ref().map(|judged| judged.metric);
+        let Some(snapshots) = &mut self.snapshots else { return Ok(()) };
+        snapshots.finish_at(&self.model, contents, self.progress)
+    }
+
+    fn save_if_due(&mut self, contents: &mut Contents<'_>) -> Result<()> {
+        if let Some(judged) = &mut self.judged {
+            judged.is_new = false;
+            contents.metric = Some(judged.metric);
+        }
+        let Some(snapshots) = &mut self.snapshots else { return Ok(()) };
+        if !self.resumed {
+            let problem = "`Run::resume` must be called before the first step: the run would start from scratch, and \
+                           replace the snapshots of the one before it";
+            return Err(crate::Error::Invalid(problem.into()));
+        }
+        snapshots.save_if_due(&self.model, contents, self.progress)
+    }
+
+    /// `report` with the logged values that the launcher shows, as far as they can be read without waiting for a GPU.
+    fn with_logged(&self, report: StepReport) -> StepReport {
+        let at_hand = self.logged.iter().filter_map(|logged| match &logged.value {
+            Kept::Number(number) => Some((logged.name.as_str(), *number)),
+            Kept::OnDevice(_) => None,
+        });
+        at_hand.fold(report, |report, (name, number)| match name {
+            "loss" | "train/loss" => report.loss(number),
+            "learning_rate" | "train/learning_rate" => report.learning_rate(number),
+            "grad_norm" | "train/grad_norm" => report.grad_norm(number),
+            _ => report,
+        })
+    }
+
+    fn write_logged(&mut self) -> Result<()> {
+        let logged = std::mem::take(&mut self.logged);
+        let Some(metrics) = &self.metrics else { return Ok(()) };
+        let step = self.progress.step;
+        logged
+            .into_iter()
+            .try_for_each(|Logged { name, value, is_of_rank }| metrics.write(name, value, step, is_of_rank))
+    }
+}
+
+/// The value of a tensor that need not be waited for.
+pub(crate) fn at_hand(tensor: &Tensor) -> Option<f64> {
+    (tensor.device() == Device::Cpu).then(|| tensor.f_double_value(&[]).ok()).flatten()
+}
