@@ -24,8 +24,11 @@ struct Declared {
     statics: Vec<String>,
 }
 
+/// Pairs of a name in C and one in Rust.
+type Variants = &'static [(&'static str, &'static str)];
+
 /// Enumerations whose numbers are a Rust enum's: by enum in C, the Rust file, the enum, and its variants in C's order.
-const MIRRORED: [(&str, &str, &str, &[(&str, &str)]); 6] = [
+const MIRRORED: [(&str, &str, &str, Variants); 6] = [
     ("ddp_backend", "dist/process_group.rs", "Backend", &[("DDP_GLOO", "Gloo"), ("DDP_NCCL", "Nccl")]),
     (
         "ddp_reduce_op",

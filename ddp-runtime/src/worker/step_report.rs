@@ -24,7 +24,7 @@ impl StepReport {
         Self { loss: Some(loss), ..self }
     }
 
-    /// The number of steps that the whole run will have.
+    /// The number of steps that the run will have.
     pub fn of(self, steps: u64) -> Self {
         Self { steps: Some(steps), ..self }
     }
