@@ -2,7 +2,8 @@
 //
 // Every function that can fail returns a `ddp_status`, is noexcept, and fills `error` when it fails; results come back
 // through `out` parameters, which are written on success only. A `ddp_tensor` is what tch calls `C_tensor`: a
-// `torch::Tensor` on the heap. Its Rust mirror is src/sys/: keep the two alike.
+// `torch::Tensor` on the heap. Its Rust mirror is src/sys; tests/sys.rs compares the
+// two.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -45,11 +45,8 @@ pub fn float32_matmul_precision() -> Result<MatmulPrecision> {
     let mut precision = 0;
     // SAFETY: `precision` is written on success only.
     check("reading the matmul precision", |error| unsafe { sys::ddp_get_matmul_precision(&mut precision, error) })?;
-    Ok(match precision {
-        0 => MatmulPrecision::Highest,
-        1 => MatmulPrecision::High,
-        _ => MatmulPrecision::Medium,
-    })
+    let all = [MatmulPrecision::Highest, MatmulPrecision::High];
+    Ok(all.into_iter().find(|known| *known as i32 == precision).unwrap_or(MatmulPrecision::Medium))
 }
 
 /// Lets cuDNN's convolutions of `Float` tensors use TF32 (`torch.backends.cudnn.allow_tf32`): on by default.

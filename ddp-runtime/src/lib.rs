@@ -73,6 +73,11 @@
 //!
 //! # Errors
 //! libtorch's errors come with their first line; `DDP_BACKTRACE=1` keeps the C++ stack trace.
+//!
+//! # Diagnostics
+//! With `DDP_LOG=debug` (a filter of tracing-subscriber's `EnvFilter`) a worker prints diagnostics on stderr, with
+//! `DDP_LOG_FORMAT=json` as JSON lines. A program with its own [tracing](https://docs.rs/tracing) subscriber, installed before
+//! [`Context::init`], gets them instead: spans `run`, `epoch`, `step` and `snapshot`, and events in them.
 
 /// The guide's pages, compiled with the tests.
 #[cfg(doctest)]

@@ -74,6 +74,10 @@ pub const STORE_FD: &str = "DDP_STORE_FD";
 pub const EVENT_FD: &str = "DDP_EVENT_FD";
 /// The folder of the run, where its logs are: metrics go there too.
 pub const RUN_DIR: &str = "DDP_RUN_DIR";
+/// Which diagnostics a worker prints, as a filter of tracing-subscriber's `EnvFilter`: `debug`, `ddp_runtime=trace`.
+pub const LOG: &str = "DDP_LOG";
+/// How diagnostics are printed: `text` (the default) or `json`, one object a line.
+pub const LOG_FORMAT: &str = "DDP_LOG_FORMAT";
 /// Set to anything but 0: errors from libtorch keep their C++ stack trace.
 pub const BACKTRACE: &str = "DDP_BACKTRACE";
 

@@ -15,7 +15,7 @@ pub enum SyncDebugMode {
 }
 
 /// Finds what makes the CPU wait for a GPU, such as reading a loss in the training loop (`torch.cuda.set_sync_debug_mode`). It
-/// holds for the whole process. PyTorch does not notice all such operations.
+/// holds for the entire process. PyTorch does not notice all such operations.
 ///
 /// # Errors
 /// See [the module](super); also with DDP_WITHOUT_NCCL.

@@ -23,7 +23,7 @@ pub trait Collate: Sized {
     /// An empty stack with room for `samples` samples.
     fn stack(samples: usize) -> Self::Stack;
 
-    /// Puts this sample on top. It is copied and let go at once, so that the next one is made in the same memory, which
+    /// Puts this sample on top. It is copied and dropped immediately, so that the next one is made in the same memory, which
     /// the processor still has at hand.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Datasets and the loader that feeds them to the ranks: what `torch.utils.data` is to a Python program.
 //!
 //! A [`DataLoader`] splits each epoch among the ranks with a [`DistributedSampler`](crate::DistributedSampler), gathers
-//! batches in worker threads ahead of the training loop, and knows where it stands, so that a run can go on in the middle
+//! batches in worker threads ahead of the training loop, and knows its position, so that a run can resume in the middle
 //! of an epoch, with another number of ranks if need be.
 //!
 //! ```
@@ -42,7 +42,7 @@
 //! - [`TokenDataset`]: windows of a token file, for language models; the file is mapped, not read.
 //! - [`idx`]: MNIST's files as tensors.
 //! - Your own: implement [`Dataset`] (one sample at a time; [`Dataset::stacked`] makes batches of them) or, where a batch
-//!   can be had at once, [`BatchDataset`]. Augmentation goes into [`Dataset::get_in_epoch`] or
+//!   can be read in one piece, [`BatchDataset`]. Augmentation goes into [`Dataset::get_in_epoch`] or
 //!   [`BatchDataset::batch_in_epoch`].
 
 mod collate;

@@ -63,7 +63,7 @@ impl<T: Tensors> BatchDataset for TensorDataset<T> {
     fn batch(&self, indices: &[i64]) -> Result<T> {
         let _guard = tch::no_grad_guard(); // a graph would keep the index
         // SAFETY: `indices` outlives the tensor, which is read before this function ends: `index_select` on the CPU
-        // makes a new tensor at once, and no graph is made; a copy to another device is made from memory of its own.
+        // makes a new tensor immediately, and no graph is made; a copy to another device is made from its own memory.
         let index = unsafe {
             Tensor::from_blob(indices.as_ptr().cast(), &[indices.len() as i64], &[1], Kind::Int64, Device::Cpu)
         };

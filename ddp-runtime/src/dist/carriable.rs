@@ -58,15 +58,15 @@ fn check(vs: &VarStore, kinds: &[Kind], what: &str) -> Result<()> {
 fn obstacle(tensor: &Tensor, kinds: &[Kind]) -> Option<String> {
     // SAFETY: a live tensor, which the call only looks at.
     match unsafe { sys::ddp_tensor_form(tensor.as_ptr()) } {
-        0 => match tensor.f_kind() {
+        sys::DDP_ORDINARY => match tensor.f_kind() {
             Ok(kind) if kinds.contains(&kind) => None,
             Ok(kind) => Some(format!("{kind:?}")),
             Err(_) => Some("a dtype that tch lacks".into()),
         },
-        1 => Some("undefined".into()),
-        2 => Some("sparse".into()),
-        3 => Some("quantized".into()),
-        4 => Some("on the meta device, without data".into()),
+        sys::DDP_UNDEFINED => Some("undefined".into()),
+        sys::DDP_SPARSE => Some("sparse".into()),
+        sys::DDP_QUANTIZED => Some("quantized".into()),
+        sys::DDP_META => Some("on the meta device, without data".into()),
         _ => Some("computed from other parameters: detach it".into()),
     }
 }

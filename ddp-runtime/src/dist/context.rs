@@ -12,13 +12,14 @@ use crate::dist::health::Health;
 use crate::dist::process_group::{Backend, Identity, ProcessGroup, Settings};
 use crate::dist::reducer::Reducers;
 use crate::dist::resume_point::ResumePoint;
+use crate::dist::spans::Spans;
 use crate::dist::store::Store;
 use crate::dist::{device, listen};
 use crate::error::check;
 use crate::sys::convert::to_i32;
 use crate::worker::launcher::EventPipe;
 use crate::worker::process::process;
-use crate::worker::{debug, launcher, variables};
+use crate::worker::{debug, launcher, logging, variables};
 use crate::{Result, StepReport, World, memory, sys};
 
 /// How long a rank waits for the others to appear (c10d's store default).
@@ -49,6 +50,7 @@ pub struct Context {
     before_save: BeforeSave,
     resume_point: ResumePoint,
     health: Health,
+    spans: Spans,
     /// Steps that were reported.
     reports: Arc<AtomicU64>,
 }
@@ -114,7 +116,7 @@ impl ContextBuilder {
     }
 
     /// Whether the ranks compare what they call (operation, shape, dtype, root) before each collective, so that a mistake
-    /// is an error on every rank at once, where c10d would hang, crash or mix data up. It costs a small exchange per call,
+    /// is an error on every rank immediately, where c10d would hang, crash or mix data up. It costs a small exchange per call,
     /// for which the CPUs wait for each other: 0.2 to 0.5 ms on one machine, more than an all_reduce of one number takes. So
     /// by default all calls are compared with Gloo, and with NCCL the first 1000 of each group; gradients in
     /// [`Ddp`](crate::Ddp) never are.
@@ -134,16 +136,20 @@ impl ContextBuilder {
     /// # Errors
     /// [`Error::MissingVariable`] and [`Error::BadVariable`] for the environment; [`Error::NoCuda`] when
     /// CUDA_VISIBLE_DEVICES names GPUs but CUDA is not available; [`Error::Invalid`] for a device that does not exist;
-    /// [`Error::Timeout`] when ranks do not come within 5 minutes; [`Error::Torch`] with PyTorch's reason when the backend
+    /// [`Error::Timeout`] when ranks do not join within 5 minutes; [`Error::Torch`] with PyTorch's reason when the backend
     /// can't start.
     pub fn init(self) -> Result<Context> {
         debug::started();
         process().deferred.finish(); // the groups of a context before this one
         let world = World::from_env()?;
+        logging::start(world.rank);
         launcher::check()?;
         let event_pipe = EventPipe::inherited();
         event_pipe.send(&Event::Started);
 
+        if world.restart_count > 0 {
+            tracing::debug!(restarts = world.restart_count, "the job was restarted");
+        }
         let device = device::choose(&world, self.device, self.backend)?;
         let on_gpu = device != Device::Cpu;
         let default_backend = if on_gpu && Backend::Nccl.is_built() { Backend::Nccl } else { Backend::Gloo };
@@ -192,7 +198,8 @@ impl ContextBuilder {
         let health = Health::new(world.rank);
         let (before_save, resume_point) = (BeforeSave::default(), ResumePoint::default());
         let reports = Arc::default();
-        Ok(Context { world, device, group, launcher: event_pipe, before_save, resume_point, health, reports })
+        let spans = Spans::new(world.rank, world.world_size, world.restart_count);
+        Ok(Context { world, device, group, launcher: event_pipe, before_save, resume_point, health, spans, reports })
     }
 }
 
@@ -264,6 +271,7 @@ impl Context {
     /// As [`report`](Self::report), for a loss that was looked at already.
     pub(crate) fn send(&self, report: StepReport) {
         let StepReport { epoch, step, loss, steps, samples, learning_rate, grad_norm } = report;
+        self.spans.step_done(epoch, step, loss);
         process().step_done(step);
         let looks = self.reports.fetch_add(1, Ordering::Relaxed).is_multiple_of(MEMORY_EVERY);
         let memory = looks.then(|| memory::in_use(self.device)).flatten();

@@ -37,7 +37,7 @@ impl Health {
         self.report(&format!("{name} holds values that are not finite numbers at step {step}; training continues"));
     }
 
-    /// A run goes on from a snapshot that was saved in this state.
+    /// A run resumes from a snapshot that was saved in this state.
     pub(crate) fn resumed(&self, since: Option<u64>) {
         self.lock().since = since;
     }

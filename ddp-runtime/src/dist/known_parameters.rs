@@ -87,7 +87,7 @@ fn count(store: &VarStore) -> usize {
 
 /// Whether one of the tensors is (not) to have a gradient.
 fn find(tensors: &[*mut sys::C_tensor], requires_grad: bool) -> bool {
-    // SAFETY: the pointers are of tensors that lie beside them.
+    // SAFETY: the pointers are of tensors that are kept next to them.
     unsafe { sys::ddp_find_requires_grad(tensors.as_ptr(), tensors.len(), requires_grad) >= 0 }
 }
 

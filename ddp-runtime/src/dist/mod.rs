@@ -17,6 +17,7 @@ pub(crate) mod params;
 pub(crate) mod process_group;
 mod reducer;
 pub(crate) mod resume_point;
+mod spans;
 pub(crate) mod store;
 mod values;
 pub(crate) mod work;

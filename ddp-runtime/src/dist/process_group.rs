@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tracing::debug;
+
 use crate::dist::overdue::Watch;
 use crate::dist::reducer::Reducers;
 use crate::dist::store::Store;
@@ -20,7 +22,7 @@ use crate::{Error, Result, sys};
 pub enum Backend {
     /// Gloo: CPU tensors, over TCP.
     Gloo,
-    /// NCCL for CUDA tensors, with Gloo beside it for CPU tensors.
+    /// NCCL for CUDA tensors, with Gloo next to it for CPU tensors.
     Nccl,
 }
 
@@ -58,8 +60,8 @@ pub enum ReduceOp {
 
 /// Ranks that exchange tensors: c10d's `ProcessGroup` with `ProcessGroupGloo` and, on CUDA, `ProcessGroupNCCL`.
 ///
-/// Every rank must call the same operations in the same order. Each call returns when its result can be used: at once
-/// on the CPU, in stream order on CUDA. A rank that is gone is an error on the others (at once with Gloo on one node,
+/// Every rank must call the same operations in the same order. Each call returns when its result can be used: immediately
+/// on the CPU, in stream order on CUDA. A rank that is gone is an error on the others (immediately with Gloo on one node,
 /// after the group's time-out at the latest). Clones are handles of the same group. When the last one is dropped, the
 /// group is closed as by `destroy_process_group`: operations in flight end first. (In [`main`](crate::main) that happens at
 /// the next step that is reported, at the next new group, or at the end; after an error or a panic it does not happen at
@@ -79,7 +81,7 @@ struct Inner {
     identity: Identity,
     rank: usize,
     world_size: usize,
-    /// Groups that were made from this one: each has a number of its own, the same on all ranks.
+    /// Groups that were made from this one: each has its own number, the same on all ranks.
     children: AtomicU64,
     /// Collectives so far, and messages to or from each rank.
     calls: AtomicU64,
@@ -98,7 +100,7 @@ pub(crate) struct Settings {
     pub high_priority_stream: bool,
     /// NCCL connects the ranks when a group is made.
     pub eager_init: bool,
-    /// Compare what the ranks call before each of the first so many collectives.
+    /// Compare what the ranks call before each of the first N collectives.
     pub compared_calls: u64,
     pub reducers: Reducers,
 }
@@ -115,7 +117,7 @@ unsafe impl Sync for Inner {}
 pub(crate) struct Identity {
     name: String,
     description: &'static str,
-    /// The ranks in the whole job.
+    /// The ranks in the job.
     global_ranks: Vec<u64>,
 }
 
@@ -196,6 +198,7 @@ impl ProcessGroup {
         // SAFETY: the store, the options and what they point to live until the call returns, and there are `world_size`
         // global ranks; `raw` is written on success only.
         check(operation, |error| unsafe { sys::ddp_group_new(store.as_ptr(), &options, &mut raw, error) })?;
+        debug!(name = identity.name, backend = ?settings.backend, rank, world_size, "process group created");
         let raw = NonNull::new(raw).expect("a group that was made is not null");
         let is_watched = settings.backend == Backend::Nccl && world_size > 1;
         let watch = is_watched.then(|| Watch::begin(raw, settings.timeout)).flatten();

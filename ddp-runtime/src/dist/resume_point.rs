@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 pub(crate) struct ResumePoint(Arc<OnceLock<u64>>);
 
 impl ResumePoint {
-    /// The run goes on after this many steps. The first call counts.
+    /// The run resumes after this many steps. The first call counts.
     pub(crate) fn set(&self, step: u64) {
         let _ = self.0.set(step);
     }

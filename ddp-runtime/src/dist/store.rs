@@ -4,6 +4,8 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use crate::dist::world::Master;
+use tracing::debug;
+
 use crate::error::check;
 use crate::os::fd::RawFd;
 use crate::sys::convert::{milliseconds, to_i32};
@@ -32,7 +34,7 @@ impl Store {
         Ok(Self::from_raw(raw))
     }
 
-    /// The TCP store at `master`, with keys of its own for each context: the first call connects. Rank 0 serves the store, on
+    /// The TCP store at `master`, with its own keys for each context: the first call connects. Rank 0 serves the store, on
     /// the socket that `listen_fd` gives, if any.
     pub(crate) fn of_job(
         world: &World,
@@ -57,7 +59,7 @@ impl Store {
 
     fn tcp(world: &World, master: &Master, listen_fd: Option<RawFd>, timeout: Duration) -> Result<Self> {
         let host = CString::new(master.addr.as_str())?;
-        // torchrun keeps one store for all attempts, so each attempt has keys of its own there
+        // torchrun keeps one store for all attempts, so each attempt has its own keys there
         // (torch/distributed/rendezvous.py, _create_c10d_store).
         let prefix = match master.agent_store {
             true => CString::new(format!("/worker/attempt_{}", world.restart_count))?,
@@ -72,13 +74,15 @@ impl Store {
             is_server: world.rank == 0 && !master.agent_store,
             listen_fd: listen_fd.unwrap_or(-1),
         };
+        debug!(addr = %master.addr, port = master.port, serves = options.is_server, "connecting to the job's store");
         let mut raw = std::ptr::null_mut();
         // SAFETY: `options` and the strings it points to live until the call returns; `raw` is written on success only.
         check("meeting the other ranks", |error| unsafe { sys::ddp_store_tcp(&options, &mut raw, error) })?;
+        debug!("connected to the job's store");
         Ok(Self::from_raw(raw))
     }
 
-    /// This store, with keys of its own.
+    /// This store, with its own keys.
     pub(crate) fn prefixed(&self, prefix: &str) -> Result<Self> {
         let prefix = CString::new(prefix)?;
         let mut raw = std::ptr::null_mut();
@@ -105,7 +109,7 @@ unsafe impl Sync for Store {}
 
 impl Drop for Store {
     fn drop(&mut self) {
-        // SAFETY: `raw` came from `ddp_store_*`; only `drop` frees it. A group keeps a reference of its own.
+        // SAFETY: `raw` came from `ddp_store_*`; only `drop` frees it. A group keeps its own reference.
         unsafe { sys::ddp_store_free(self.raw.as_ptr()) }
     }
 }

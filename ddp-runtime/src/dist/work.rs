@@ -1,6 +1,8 @@
 use std::ptr::NonNull;
 use std::time::Duration;
 
+use tracing::trace;
+
 use crate::error::check;
 use crate::sys::convert::milliseconds;
 use crate::{Result, sys};
@@ -8,7 +10,7 @@ use crate::{Result, sys};
 /// An operation between ranks that has been started, and what it will give.
 ///
 /// Until [`wait`](Work::wait) has returned, the tensors in it must be left alone: what they hold is not settled. Dropped
-/// without a wait, the operation goes on, and its errors are lost.
+/// without a wait, the operation continues, and its errors are lost.
 #[derive(Debug)]
 #[must_use = "the result is there, and an error is seen, only after `wait`"]
 pub struct Work<T = ()> {
@@ -37,6 +39,7 @@ impl<T> Work<T> {
         value: T,
         start: impl FnOnce(*mut *mut sys::ddp_work, *mut sys::ddp_error) -> i32,
     ) -> Result<Self> {
+        trace!(operation, "collective starts");
         let mut raw = std::ptr::null_mut();
         check(operation, |error| start(&mut raw, error))?;
         let handle = Handle(NonNull::new(raw).expect("a work that was started is not null"));

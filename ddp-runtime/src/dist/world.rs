@@ -10,7 +10,7 @@ use crate::{Error, Result};
 /// [`Context::init`](crate::Context::init) reads it; use it alone to look before anything is set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct World {
-    /// Number of this worker in the whole job, from 0.
+    /// Number of this worker in the job, from 0.
     pub rank: usize,
     /// Number of this worker on its node, from 0.
     pub local_rank: usize,

@@ -29,6 +29,7 @@ use ddp_contract::snapshot::{self as format, Manifest, Whole};
 use ddp_contract::{Event, env};
 use tch::nn::VarStore;
 use tch::{Device, Tensor};
+use tracing::debug;
 
 pub use keep::Goal;
 pub use progress::Progress;
@@ -260,6 +261,7 @@ impl Snapshots {
         self.health.resumed(since);
         self.due.resumed(progress);
         self.saved_at = Some(progress);
+        debug!(snapshot = %folder.display(), epoch, step, "resumed");
         self.resume_point.set(step);
         self.launcher.send(&Event::Resumed { snapshot: folder, epoch, step });
         Ok(Some(progress))
@@ -355,6 +357,7 @@ impl Snapshots {
         if wish.stop {
             self.finish()?;
             let snapshot = self.dir.join(format::folder_name(progress.step));
+            debug!(step = progress.step, "asked to stop: all ranks have saved");
             process().preempted(progress.step);
             return Err(Error::Preempted { step: progress.step, snapshot });
         }

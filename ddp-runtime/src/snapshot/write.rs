@@ -11,6 +11,7 @@ use std::time::Duration;
 use ddp_contract::Event;
 use ddp_contract::retention::{self, Goal, is_taken};
 use ddp_contract::snapshot::{self as format, Damage, FileInfo, Manifest, PARTIAL};
+use tracing::{debug, info_span};
 
 use super::keep::{Keep, Known};
 use super::stage::Stage;
@@ -58,10 +59,12 @@ impl Job {
         let dir = self.dir.clone();
         let (alive, done) = mpsc::channel::<()>();
         let guard = process().signals.begin_writing();
+        let Manifest { epoch, step, .. } = self.manifest;
+        let span = info_span!("snapshot", epoch, step, dir = %dir.display());
         let run = move || {
             let _alive = alive;
             let _guard = guard;
-            self.run(stage)
+            span.in_scope(|| self.run(stage))
         };
         let spawned = thread::Builder::new().name("ddp-snapshot".into()).spawn(run);
         let thread = spawned.map_err(Error::io("can't start a thread to write to", dir))?;
@@ -74,6 +77,10 @@ impl Job {
             self.check_weights();
             self.write()
         });
+        match &written {
+            Ok(folder) => debug!(snapshot = %folder.display(), "snapshot saved"),
+            Err(err) => debug!(error = %err, "snapshot not saved"),
+        }
         let result = written.map(|folder| {
             let Manifest { epoch, step, metric, .. } = self.manifest;
             let lower_is_better = self.keep.best.map(|(_, best)| best == Goal::Minimize);

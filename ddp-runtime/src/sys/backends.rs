@@ -1,4 +1,4 @@
-//! `backends.cpp`: settings of libtorch for the whole process.
+//! `backends.cpp`: settings of libtorch for the entire process.
 
 use super::ddp_error;
 

@@ -2,6 +2,10 @@
 
 use super::{C_tensor, ddp_error};
 
+/// `ddp_device_type`
+pub(crate) const DDP_CPU: i32 = 0;
+pub(crate) const DDP_CUDA: i32 = 1;
+
 #[repr(C)]
 pub(crate) struct ddp_sgd_options {
     pub lr: f64,
@@ -33,7 +37,7 @@ pub(crate) struct ddp_scaling {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ddp_autocast_state {
-    /// 0: CPU, 1: CUDA.
+    /// [`DDP_CPU`] or [`DDP_CUDA`].
     pub device: i32,
     /// c10::ScalarType.
     pub dtype: i32,

@@ -3,6 +3,13 @@
 use super::group::ddp_group;
 use super::{C_tensor, ddp_error};
 
+/// `ddp_form`; `DDP_COMPUTED` is the rest.
+pub(crate) const DDP_ORDINARY: i32 = 0;
+pub(crate) const DDP_UNDEFINED: i32 = 1;
+pub(crate) const DDP_SPARSE: i32 = 2;
+pub(crate) const DDP_QUANTIZED: i32 = 3;
+pub(crate) const DDP_META: i32 = 4;
+
 #[repr(C)]
 pub(crate) struct ddp_batch_norm {
     pub weight: *const C_tensor,

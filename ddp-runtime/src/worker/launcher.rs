@@ -17,7 +17,7 @@ impl EventPipe {
         Self(number_in(env::EVENT_FD).and_then(fd::pipe).map(Arc::new))
     }
 
-    /// Sends an event. One that can't be sent (full pipe, no launcher any more) is lost: training goes on.
+    /// Sends an event. One that can't be sent (full pipe, no launcher any more) is lost: training continues.
     pub(crate) fn send(&self, event: &Event) {
         let Some(pipe) = &self.0 else { return };
         if let Ok(mut line) = serde_json::to_vec(event) {

@@ -44,7 +44,7 @@ fn end_well() {
 /// ```
 ///
 /// The exit code is 0, 1 after an error, 101 after a panic, and 75 after
-/// [`Error::Preempted`](crate::Error::Preempted), whatever type the program's errors have. After an error or a panic the process ends at once, without
+/// [`Error::Preempted`](crate::Error::Preempted), whatever type the program's errors have. After an error or a panic the process ends immediately, without
 /// running destructors of statics, so that the launcher sees the cause before its consequences.
 pub fn main<E: Display + Debug + 'static>(train: impl FnOnce() -> Result<(), E>) -> ExitCode {
     debug::started();

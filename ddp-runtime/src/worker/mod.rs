@@ -6,6 +6,7 @@ pub mod debug;
 pub(crate) mod deferred;
 pub(crate) mod failure;
 pub(crate) mod launcher;
+pub(crate) mod logging;
 pub(crate) mod main;
 pub(crate) mod panics;
 pub(crate) mod process;

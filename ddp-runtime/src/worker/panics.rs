@@ -34,12 +34,12 @@ pub(crate) fn caught<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
     result.unwrap_or_else(|panic| Err(Error::Panicked { message: message(panic.as_ref()), location }))
 }
 
-/// For the panic hook: whether the panic at `location` in this thread becomes an error, which will tell of it.
+/// For the panic hook: whether the panic at `location` in this thread becomes an error, which will report it.
 pub(crate) fn becomes_an_error(location: &str) -> bool {
     let caught = |panic: &RefCell<Panic>| match &mut *panic.borrow_mut() {
         Panic::Failure => false,
         panic => {
-            // A second panic may be one in a destructor, after which the process is aborted: no error would tell of it.
+            // A second panic may be one in a destructor, after which the process is aborted: no error would report it.
             matches!(mem::replace(panic, Panic::CaughtAt(location.to_owned())), Panic::Caught)
         }
     };

@@ -23,7 +23,7 @@ impl StepReport {
         Self { loss: Some(loss), ..self }
     }
 
-    /// The number of steps that the whole run will have.
+    /// The number of steps that the run will have.
     pub(crate) fn total_steps(self, steps: u64) -> Self {
         Self { steps: Some(steps), ..self }
     }

@@ -29,6 +29,6 @@ pub(crate) fn number<T: FromStr<Err: std::fmt::Display>>(name: &'static str) -> 
 }
 
 fn text(name: &str) -> Option<String> {
-    // What is not UTF-8 is no number either.
+    // What is not UTF-8 is not a number either.
     std::env::var_os(name).filter(|value| !value.is_empty()).map(|value| value.to_string_lossy().into_owned())
 }

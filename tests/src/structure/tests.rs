@@ -110,3 +110,16 @@ fn structure_statics_and_other_crates_are_found() {
     let expected = ["libc::c_int", "libc::close", "rustix::io::Y", "std::os::fd::X"];
     assert_eq!(outside, expected.map(|path| format!("low.rs uses {path}")));
 }
+
+/// Each of the children imports by name what its parent, which imports all of theirs, has from another crate: looking that up
+/// behind every glob took minutes.
+#[test]
+fn structure_names_of_other_crates_are_not_looked_for_behind_globs() {
+    let names: Vec<String> = (0..12).map(|number| format!("child{number}")).collect();
+    let mut parent = String::from("pub use other::Thing;");
+    names.iter().for_each(|name| parent += &format!("mod {name}; pub use {name}::*;"));
+    let mut files = vec![("lib.rs".to_owned(), "mod a;".to_owned()), ("a/mod.rs".to_owned(), parent)];
+    files.extend(names.iter().map(|name| (format!("a/{name}.rs"), "use super::Thing; fn f(_: Thing) {}".to_owned())));
+    let tree = Tree::parse(&files.into_iter().collect());
+    assert_eq!(tree.cycles(), Vec::<String>::new());
+}

@@ -4,20 +4,13 @@ use std::path::{Path, PathBuf};
 
 use ddp_contract::lock::Lock;
 pub use ddp_contract::retention::Goal;
-use ddp_contract::retention::{self, Candidate, Retention};
+/// What stays: the rule is the same as in a run.
+pub use ddp_contract::retention::Retention as Keep;
+use ddp_contract::retention::{self, Candidate};
 use ddp_contract::snapshot::{Damage, MANIFEST};
 
 use super::find::{Listed, list};
 use crate::Result;
-
-/// What stays.
-#[derive(Clone, Copy, Debug)]
-pub struct Keep {
-    /// So many of the newest whole ones; at least 1.
-    pub last: usize,
-    /// And so many of the best.
-    pub best: Option<(usize, Goal)>,
-}
 
 /// What was done, or would be.
 #[derive(Debug, Default)]
@@ -59,7 +52,7 @@ pub fn prune(dir: &Path, keep: Keep, dry_run: bool) -> Result<Pruned> {
     });
     let needed: Vec<PathBuf> = newest_in_time.into_iter().collect();
     let (candidates, bytes): (Vec<_>, Vec<_>) = valid.into_iter().unzip();
-    let stays = Retention { last: keep.last, best: keep.best }.stays(dir, &candidates, &needed, |_| true);
+    let stays = keep.stays(dir, &candidates, &needed, |_| true);
     // Oldest first, as they are listed.
     for ((Candidate { folder, .. }, bytes), stays) in candidates.into_iter().zip(bytes).zip(stays).rev() {
         if stays {

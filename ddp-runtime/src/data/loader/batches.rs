@@ -26,7 +26,7 @@ pub struct Batches<'a, B> {
     pub(super) progress: Progress<'a>,
 }
 
-/// Where an epoch stands, in this rank's batches and all ranks' samples.
+/// How far an epoch is, in this rank's batches and all ranks' samples.
 pub(super) struct Progress<'a> {
     pub next: usize,
     pub batches: usize,

@@ -30,6 +30,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use tch::Device;
+use tracing::debug;
 
 use crate::cuda::side_stream;
 use crate::data::loader::batches::Progress;
@@ -76,7 +77,7 @@ pub struct DataLoader<D: BatchDataset, S = DistributedSampler> {
     transfer: Option<Transfer<D::Batch>>,
     position: Cell<Position>,
     resume: Cell<Option<Position>>,
-    /// Whether an epoch without batches is still to be told of: by rank 0, once.
+    /// Whether an epoch without batches is still to be reported: by rank 0, once.
     tells_if_empty: Cell<bool>,
 }
 
@@ -111,14 +112,14 @@ impl<D: BatchDataset> DataLoader<D> {
         self
     }
 
-    /// Where the training loop stands, with the last batch that it was given counted as seen. It is the same on all
+    /// The position of the training loop, with the last batch that it was given counted as seen. It is the same on all
     /// ranks that have taken the same number of batches. Batches made ahead do not count.
     pub fn position(&self) -> Position {
         self.position.get()
     }
 
     /// Goes on in the middle of an epoch: the next [`epoch(epoch)`](Self::epoch) gives what is left of it after
-    /// `samples` samples of all ranks. Other epochs, and this one later, are whole.
+    /// `samples` samples of all ranks. Other epochs, and this one later, are complete.
     ///
     /// The loader needs the shuffle, seed and length of the one that was at this [`position`](Self::position). Its
     /// world size and batch size may be others: each sample that is left is seen exactly once, as
@@ -164,7 +165,7 @@ impl<D: BatchDataset> DataLoader<D, EvalSampler> {
 }
 
 impl<D: BatchDataset, S: Sampler> DataLoader<D, S> {
-    /// A loader with a sampler of your own, over the same dataset.
+    /// A loader with your own sampler, over the same dataset.
     ///
     /// # Errors
     /// [`Error::Invalid`] when `batch_size` is 0.
@@ -222,16 +223,16 @@ impl<D: BatchDataset, S: Sampler> DataLoader<D, S> {
         &self.dataset
     }
 
-    /// Number of this rank's batches in a whole epoch.
+    /// Number of this rank's batches in a complete epoch.
     pub fn batches_per_epoch(&self) -> usize {
         self.batches(self.sampler.num_samples())
     }
 
     /// This rank's batches of epoch number `epoch` (from 0), or what is left of it after
-    /// [`resume_at`](DataLoader::resume_at). Its worker threads start at once.
+    /// [`resume_at`](DataLoader::resume_at). Its worker threads start immediately.
     ///
     /// An epoch that is empty as a whole, such as one of a dataset with fewer samples than a batch with
-    /// [`drop_last_batch`](Self::drop_last_batch), is told of on stderr, once.
+    /// [`drop_last_batch`](Self::drop_last_batch), is reported on stderr, once.
     ///
     /// A batch's item is an [`Error::Sample`] or [`Error::Batch`] when the dataset gives an error or panics.
     ///
@@ -251,6 +252,7 @@ impl<D: BatchDataset, S: Sampler> DataLoader<D, S> {
         let indices = self.sampler.indices(epoch, seen)?;
 
         let (samples, batches) = (indices.len(), self.batches(indices.len()));
+        debug!(epoch, samples, batches, workers = self.workers.min(batches), "epoch of a data loader starts");
         let load = self.load(epoch, indices);
         let workers = match self.workers.min(batches) {
             0 => None,

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-/// Where a loader stands. Part of what a training run needs to go on in the middle of an epoch; see
+/// The position of a loader. Part of what a training run needs to resume in the middle of an epoch; see
 /// [`DataLoader::resume_at`](crate::data::DataLoader::resume_at).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {

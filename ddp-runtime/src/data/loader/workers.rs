@@ -9,7 +9,7 @@ pub(super) type Load<B> = dyn Fn(usize) -> Result<B> + Send + Sync;
 
 /// Threads that make batches ahead of the training loop.
 ///
-/// Worker w of n makes batches w, w + n, w + 2n, ... and hands them over in this order through a channel of its own, so
+/// Worker w of n makes batches w, w + n, w + 2n, ... and hands them over in this order through its own channel, so
 /// the loop takes batch k from worker k % n: the order is kept without sorting, and as no worker ever waits for another
 /// one, nothing can lock up.
 pub(super) struct Workers<B> {
@@ -20,7 +20,7 @@ pub(super) struct Workers<B> {
 
 impl<B: Send + 'static> Workers<B> {
     /// Starts `count` workers that make `batches` batches, each worker up to `prefetch` (at least 1) ahead. Each does
-    /// `set_up` first; if that fails, its error stands for the worker's first batch.
+    /// `set_up` first; if that fails, its error takes the place of the worker's first batch.
     pub(super) fn start(
         load: &Arc<Load<B>>,
         batches: usize,

@@ -87,7 +87,7 @@ impl DistributedSampler {
     /// This rank's indices for what is left of the chosen epoch when all ranks together have seen `seen` samples of it.
     ///
     /// Ranks that go through their indices in step have seen the front of the epoch's permutation, however many they
-    /// are; the rest of it is split among this sampler's ranks by the same rule. So the epoch can go on with another
+    /// are; the rest of it is split among this sampler's ranks by the same rule. So the epoch can continue with another
     /// number of ranks and each sample that is left is seen exactly once (but for the repeated indices, or with
     /// `drop_last` the tail, that make the ranks' shares equal). With the same number of ranks these are the indices
     /// that [`indices`](Self::indices) would have given next.

@@ -34,7 +34,7 @@ pub trait Sampler {
     /// Number of ranks that share the dataset.
     fn num_replicas(&self) -> usize;
 
-    /// Number of this rank's samples in a whole epoch.
+    /// Number of this rank's samples in a complete epoch.
     fn num_samples(&self) -> usize;
 
     /// This rank's indices for `epoch` (from 0), or for the rest of it when all ranks together have seen `seen` samples.

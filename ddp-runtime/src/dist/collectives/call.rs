@@ -85,12 +85,12 @@ impl ProcessGroup {
         checked.and(compared)
     }
 
-    /// As `compare`, for a call in words of its own.
+    /// As `compare`, for a call in its own words.
     pub(crate) fn check_equal(&self, name: &'static str, words: &str) -> Result<()> {
         self.check_equal_or(Ok(()), name, words)
     }
 
-    /// As `compare_or`, for a call in words of its own, which is compared however many calls there were.
+    /// As `compare_or`, for a call in its own words, which is compared however many calls there were.
     pub(crate) fn check_equal_or(&self, checked: Result<()>, name: &'static str, words: &str) -> Result<()> {
         if self.compares() {
             self.compare_now(checked, Call { name, words: format!("calls {words}") })

@@ -28,7 +28,7 @@ impl ProcessGroup {
     ///
     /// # Errors
     /// [`Error::CallsDiffer`]; [`Error::Torch`] when a rank is gone or the backend does not know the op for this dtype;
-    /// [`Error::Timeout`] when ranks do not come.
+    /// [`Error::Timeout`] when ranks do not join.
     pub fn all_reduce(&self, tensor: &mut Tensor, op: ReduceOp) -> Result<()> {
         self.start_all_reduce(tensor, op, Mode::Blocking)?.wait()
     }

@@ -9,9 +9,9 @@ use crate::{Error, ProcessGroup, ReduceOp, Result, Work, sys};
 /// Who waits for an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// The caller, at once: NCCL runs the operation on the current stream (PyTorch's `async_op=False`).
+    /// The caller, immediately: NCCL runs the operation on the current stream (PyTorch's `async_op=False`).
     Blocking,
-    /// The caller, later: NCCL runs it on a stream of its own.
+    /// The caller, later: NCCL runs it on its own stream.
     Async,
 }
 
@@ -57,7 +57,7 @@ impl ProcessGroup {
         let outputs: Vec<Tensor> = (0..self.world_size()).map(|_| input.empty_like()).collect();
         let pointers = pointers(&outputs);
         let (group, input) = (self.as_ptr(), input.as_ptr().cast_mut());
-        // SAFETY: `pointers` holds world_size live tensors like `input`; the work keeps references of its own.
+        // SAFETY: `pointers` holds world_size live tensors like `input`; the work keeps its own references.
         Work::start("all_gather", outputs, |work, error| unsafe {
             sys::ddp_all_gather(group, pointers.as_ptr(), input, mode.is_async(), work, error)
         })
@@ -91,7 +91,7 @@ impl ProcessGroup {
         let pointers = outputs.as_deref().map(pointers);
         let list = pointers.as_ref().map_or(std::ptr::null(), |pointers| pointers.as_ptr());
         let (group, input) = (self.as_ptr(), input.as_ptr().cast_mut());
-        // SAFETY: `list` is null or holds world_size live tensors like `input`; the work keeps references of its own.
+        // SAFETY: `list` is null or holds world_size live tensors like `input`; the work keeps its own references.
         Work::start("gather", outputs, |work, error| unsafe {
             sys::ddp_gather(group, list, input, to_i32(dst), mode.is_async(), work, error)
         })
@@ -106,7 +106,7 @@ impl ProcessGroup {
         let pointers = pointers(&inputs);
         let list = if is_src { pointers.as_ptr() } else { std::ptr::null() };
         let (group, output) = (self.as_ptr(), output.as_mut_ptr());
-        // SAFETY: `list` is null or holds world_size live tensors; the work keeps references of its own.
+        // SAFETY: `list` is null or holds world_size live tensors; the work keeps its own references.
         Work::start("scatter", (), |work, error| unsafe {
             sys::ddp_scatter(group, output, list, to_i32(src), mode.is_async(), work, error)
         })
@@ -124,7 +124,7 @@ impl ProcessGroup {
         let inputs = contiguous_all(inputs)?;
         let pointers = pointers(&inputs);
         let (group, output) = (self.as_ptr(), output.as_mut_ptr());
-        // SAFETY: `pointers` holds world_size live tensors; the work keeps references of its own.
+        // SAFETY: `pointers` holds world_size live tensors; the work keeps its own references.
         Work::start("reduce_scatter", (), |work, error| unsafe {
             sys::ddp_reduce_scatter(group, output, pointers.as_ptr(), op as i32, mode.is_async(), work, error)
         })
@@ -139,7 +139,7 @@ impl ProcessGroup {
         let outputs: Vec<Tensor> = inputs.iter().map(Tensor::empty_like).collect();
         let (sent, received) = (pointers(&inputs), pointers(&outputs));
         let group = self.as_ptr();
-        // SAFETY: both lists hold world_size live tensors; the work keeps references of its own.
+        // SAFETY: both lists hold world_size live tensors; the work keeps its own references.
         Work::start("all_to_all", outputs, |work, error| unsafe {
             sys::ddp_all_to_all(group, received.as_ptr(), sent.as_ptr(), mode.is_async(), work, error)
         })

@@ -146,7 +146,7 @@ fn drop_quietly<T>(value: Box<T>) {
 /// # Safety
 /// All pointers in `raw` are of live tensors, `n` of each kind.
 unsafe fn bucket_of(raw: &sys::ddp_grad_bucket, names: &HashMap<usize, String>) -> GradBucket {
-    // SAFETY: as promised; the copy keeps a reference of its own.
+    // SAFETY: as promised; the copy keeps its own reference.
     let clone = |tensor| unsafe { Tensor::clone_from_ptr(tensor) };
     // SAFETY: as promised.
     let list = |list| unsafe { std::slice::from_raw_parts(list, raw.n) }.iter().map(|&tensor| clone(tensor)).collect();

@@ -26,11 +26,11 @@ pub use options::{CommHook, DdpOptions, JoinDivisor};
 /// parameters and apply the same averaged gradients, they stay equal.
 ///
 /// A loss that does not go through both has gradients of this rank alone, and ranks that step with them differ: the first
-/// such gradient is told of on stderr.
+/// such gradient is reported on stderr.
 ///
 /// After a step, gradients are views of the reducer's buckets, which saves memory and the copy back from the buckets; clear
 /// them with this crate's optimizers (tch's own `zero_grad` can't). Clearing them to none, the default, ends the views: the
-/// next backward pass makes new gradients, which the reducer copies into the buckets, each with a kernel of its own, or
+/// next backward pass makes new gradients, which the reducer copies into the buckets, each with its own kernel, or
 /// bucket by bucket with [`batched_grad_copy`](DdpOptions::batched_grad_copy).
 ///
 /// # BatchNorm
@@ -169,7 +169,7 @@ impl Ddp {
     /// [`find_unused_parameters`](DdpOptions::find_unused_parameters) is off. (A rank that skips none waits for those that
     /// do, until they are gone.) [`Error::Torch`] for a loss that is not of a [`forward`](Ddp::forward) since the last
     /// backward pass, as its gradients would not be averaged, and when another rank is gone; [`Error::Timeout`] when other
-    /// ranks do not come.
+    /// ranks do not join.
     pub fn backward(&self, loss: &Tensor) -> Result<()> {
         if !loss.requires_grad() {
             self.check_parameters()?;
@@ -279,7 +279,7 @@ impl Ddp {
     /// ```
     ///
     /// # Errors
-    /// `f`'s, at once: the other ranks then wait for this one until it is gone or the group's time-out;
+    /// `f`'s, immediately: the other ranks then wait for this one until it is gone or the group's time-out;
     /// [`Error::Torch`] and [`Error::Timeout`] when another rank is gone.
     pub fn join<T>(&self, divisor: JoinDivisor, f: impl FnOnce() -> Result<T>) -> Result<T> {
         let (reducer, initial) = (self.reducer.as_ptr(), divisor == JoinDivisor::WorldSize);

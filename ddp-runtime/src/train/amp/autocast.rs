@@ -35,8 +35,8 @@ impl Autocast {
 
     fn with(device: Device, dtype: i32, enabled: bool) -> Result<Self> {
         let device = match device {
-            Device::Cpu => 0,
-            Device::Cuda(_) => 1,
+            Device::Cpu => sys::DDP_CPU,
+            Device::Cuda(_) => sys::DDP_CUDA,
             other => return Err(Error::Invalid(format!("there is no autocast on {other:?}"))),
         };
         Ok(Self(sys::ddp_autocast_state { device, dtype, enabled, cache_enabled: true }))

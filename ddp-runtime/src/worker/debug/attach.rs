@@ -13,7 +13,7 @@ use crate::os;
 ///
 /// # let loss: f64 = 0.25;
 /// if !loss.is_finite() {
-///     debug::break_here(1); // rank 1 stops here, the others go on until they need it
+///     debug::break_here(1); // rank 1 stops here, the others continue until they need it
 /// }
 /// ```
 ///
@@ -36,7 +36,7 @@ fn is_rank(rank: usize) -> bool {
     std::env::var(env::RANK).ok().and_then(|own| own.trim().parse().ok()).unwrap_or(0) == rank
 }
 
-/// A breakpoint of the program's own. Debuggers go on behind it.
+/// A breakpoint of the program's own. Debuggers continue behind it.
 #[inline(always)]
 fn trap() {
     // SAFETY: it raises SIGTRAP, for which a debugger waits.

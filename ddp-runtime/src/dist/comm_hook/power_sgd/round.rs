@@ -246,7 +246,7 @@ fn uncat(flat: &Tensor, tensors: &mut [Tensor]) -> Result<(), TchError> {
 }
 
 /// Random Qs, the same on all ranks. Python seeds the default generators for them, and restores the CPU's; these come from
-/// a generator of their own.
+/// their own generator.
 fn fill_randn(matrices: &[Matrices], seed: u64) -> Result<()> {
     let qs: Vec<_> = matrices.iter().map(|matrices| matrices.q.as_ptr().cast_mut()).collect();
     // SAFETY: pointers to tensors that `matrices` keeps alive.
