@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use ddp_contract::lock::Lock;
 pub use ddp_contract::retention::Goal;
 use ddp_contract::retention::{self, Candidate, Retention};
-use ddp_contract::snapshot::{Damage, MANIFEST};
+use ddp_contract::snapshot::{MANIFEST, SnapshotError};
 
 use super::find::{Listed, list};
 use crate::Result;
@@ -24,10 +24,10 @@ pub struct Keep {
 pub struct Pruned {
     /// Snapshots that went, and their bytes.
     pub removed: Vec<(PathBuf, u64)>,
-    /// Whole snapshots that stay.
+    /// Valid snapshots that stay.
     pub kept: Vec<PathBuf>,
     /// Damaged ones, which are left alone: they may be all that is left of something.
-    pub damaged: Vec<(PathBuf, Damage)>,
+    pub damaged: Vec<(PathBuf, SnapshotError)>,
     /// Links to directories.
     pub links: Vec<PathBuf>,
     /// Snapshots that could not be removed, and why.

@@ -1,4 +1,4 @@
-//! A snapshot's way to the disk: whole or absent.
+//! Writes a snapshot: complete or absent.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use ddp_contract::Event;
 use ddp_contract::retention::{self, Goal, is_taken};
-use ddp_contract::snapshot::{self as format, Damage, FileInfo, Manifest, PARTIAL};
+use ddp_contract::snapshot::{self as format, FileInfo, Manifest, PARTIAL, SnapshotError};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::keep::{Keep, Known};
 use super::preempt::WritingGuard;
+use super::retention::{Known, Policy};
 use super::stage::Stage;
 use super::tensors::{self, HostTensor};
 use crate::dist::health::Health;
@@ -38,7 +38,7 @@ pub(super) struct Job {
     pub(super) trained: HashSet<String>,
     /// Further names of the model's tensors.
     pub(super) aliases: BTreeMap<String, String>,
-    pub(super) keep: Keep,
+    pub(super) policy: Policy,
     pub(super) known: Known,
     pub(super) health: Health,
     /// Wait for the disk before the snapshot gets its name.
@@ -76,10 +76,10 @@ impl Job {
         });
         let result = written.map(|folder| {
             let Manifest { epoch, step, metric, .. } = self.manifest;
-            let lower_is_better = self.keep.best.map(|(_, best)| best == Goal::Minimize);
+            let lower_is_better = self.policy.best.map(|(_, best)| best == Goal::Minimize);
             self.known.is_valid(&folder);
             self.events.send(&Event::SnapshotSaved { snapshot: folder.clone(), epoch, step, metric, lower_is_better });
-            self.known.prune(self.keep, &self.dir, &folder);
+            self.known.prune(self.policy, &self.dir, &folder);
         });
         for (file, tensors) in self.tensors {
             stage.recycle(file, tensors);
@@ -234,7 +234,7 @@ impl Job {
 /// version wrote and what can't be read at the moment are not.
 fn is_replaceable(folder: &Path) -> bool {
     let is_directory = fs::symlink_metadata(folder).is_ok_and(|found| found.is_dir());
-    is_directory && matches!(format::read_manifest(folder), Ok(_) | Err(Damage::ManifestChecksum))
+    is_directory && matches!(format::read_manifest(folder), Ok(_) | Err(SnapshotError::ManifestChecksum))
 }
 
 impl Writing {

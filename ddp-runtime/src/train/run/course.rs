@@ -4,7 +4,7 @@ use tch::nn::VarStore;
 use tch::{Device, Tensor};
 
 use crate::data::Position;
-use crate::metrics::{Kept, Metrics, Value};
+use crate::metrics::{Metrics, OwnedValue, Value};
 use crate::snapshot::Contents;
 use crate::{Context, Progress, Result, Snapshots, StepReport};
 
@@ -30,7 +30,7 @@ pub(super) struct Course {
 
 struct Logged {
     name: String,
-    value: Kept,
+    value: OwnedValue,
     /// The value is this rank's, and the mean over the ranks is written.
     is_of_rank: bool,
 }
@@ -82,7 +82,7 @@ impl Course {
 
     pub(super) fn log(&mut self, name: &str, value: Value<'_>) -> Result<()> {
         let is_of_rank = matches!(value, Value::Tensor(_));
-        self.logged.push(Logged { name: name.to_owned(), value: value.keep(name)?, is_of_rank });
+        self.logged.push(Logged { name: name.to_owned(), value: value.into_owned(name)?, is_of_rank });
         Ok(())
     }
 
@@ -167,8 +167,8 @@ impl Course {
     /// `report` with the logged values that the launcher shows, as far as they can be read without waiting for a GPU.
     fn with_logged(&self, report: StepReport) -> StepReport {
         let at_hand = self.logged.iter().filter_map(|logged| match &logged.value {
-            Kept::Number(number) => Some((logged.name.as_str(), *number)),
-            Kept::OnDevice(_) => None,
+            OwnedValue::Number(number) => Some((logged.name.as_str(), *number)),
+            OwnedValue::OnDevice(_) => None,
         });
         at_hand.fold(report, |report, (name, number)| match name {
             "loss" | "train/loss" => report.loss(number),

@@ -240,7 +240,7 @@ impl<O: Optimizer, S: Stateful, V: Serialize + DeserializeOwned, C: Stateful> Ru
     ///
     /// # Errors
     /// [`Error::SnapshotsInUse`](crate::Error::SnapshotsInUse) when this run is going to save, and another program does;
-    /// [`Error::NoWholeSnapshot`](crate::Error::NoWholeSnapshot) when there are snapshots but none is valid;
+    /// [`Error::NoValidSnapshot`](crate::Error::NoValidSnapshot) when there are snapshots but none is valid;
     /// [`Error::StateMismatch`](crate::Error::StateMismatch) when the model, the optimizer or another part is another, or
     /// was not saved; [`Error::Invalid`](crate::Error::Invalid) for tensors that no snapshot can hold, by name;
     /// [`Error::Io`](crate::Error::Io), also when the run is going to save and the directory can't be written to.
