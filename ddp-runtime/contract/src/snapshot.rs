@@ -81,6 +81,7 @@ pub struct Manifest {
 
 /// Why a folder is not a snapshot that can be loaded.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SnapshotError {
     /// No manifest: not a snapshot, or one that was never finished.
     #[error("it has no {MANIFEST}")]

@@ -49,8 +49,9 @@ use stage::Stage;
 use unfinished::{LONG, Unfinished};
 use write::{Job, Writing};
 
-/// How far a run has come: what a training loop needs to go on.
+/// How far a run has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Progress {
     /// The epoch to continue with, from 0.
     pub epoch: u64,
