@@ -129,17 +129,17 @@ pub enum Error {
         problem: String,
     },
     /// A file or folder of a snapshot.
-    #[error("{action} {}: {source}", path.display())]
+    #[error("{action} {}: {reason}", path.display())]
     Io {
         /// What was tried.
         action: &'static str,
         /// On which file or folder.
         path: PathBuf,
         /// Why it failed.
-        source: io::Error,
+        reason: io::Error,
     },
     /// No space for a snapshot.
-    #[error("no space left to write {}; the snapshots before it are whole", path.display())]
+    #[error("no space left to write {}; earlier snapshots are complete", path.display())]
     DiskFull {
         /// What was being written.
         path: PathBuf,
@@ -166,8 +166,8 @@ pub enum Error {
         /// Whether the weights hold such values, too.
         weights: bool,
     },
-    /// The run was told to stop, has saved a snapshot on all ranks, and goes on from it when it is started again.
-    #[error("told to stop: saved step {step} to {}", snapshot.display())]
+    /// The run was asked to stop, has saved a snapshot on all ranks, and resumes from it when it is started again.
+    #[error("asked to stop: saved step {step} to {}", snapshot.display())]
     Preempted {
         /// Optimizer steps done.
         step: u64,
@@ -176,13 +176,13 @@ pub enum Error {
     },
     /// There are snapshots, but none that can be loaded.
     #[error("no snapshot in {} can be loaded; the newest, {}: {damage}", dir.display(), newest.display())]
-    NoWholeSnapshot {
+    NoValidSnapshot {
         /// Where they are.
         dir: PathBuf,
         /// The newest.
         newest: PathBuf,
         /// What is wrong with it.
-        damage: snapshot::Damage,
+        damage: snapshot::SnapshotError,
     },
     /// Something failed on another rank, so it failed here.
     #[error("{operation} failed on rank {rank}: {message}")]
@@ -269,15 +269,15 @@ impl Error {
             Self::Metrics(reason) => return reason.hint(),
             Self::Sample { reason, .. } | Self::Batch { reason, .. } => return reason.hint(),
             Self::BadFile { problem, .. } if problem.contains("gzip") => "unpack the file first, with gunzip".into(),
-            Self::NoWholeSnapshot { dir, .. } => {
-                format!("move the damaged folders out of {} to start anew", dir.display())
+            Self::NoValidSnapshot { dir, .. } => {
+                format!("move the damaged snapshots out of {} to start from scratch", dir.display())
             }
             Self::NonFiniteLoss { .. } => "lower the learning rate, clip the gradients, or look for bad samples; \
                  move the snapshots after that step away to resume from an earlier one"
                 .into(),
             Self::DiskFull { .. } => "make space, or keep fewer snapshots (`keep_last`)".into(),
             Self::StateMismatch { .. } => {
-                "give another folder for snapshots, or load into the model that wrote it".into()
+                "use another directory for snapshots, or load into the model that wrote them".into()
             }
             _ => return None,
         })
@@ -290,15 +290,15 @@ impl Error {
 
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { action, path, source }
+        move |reason| Self::Io { action, path, reason }
     }
 
     /// An error of writing `path`.
     pub(crate) fn writing(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| match source.kind() {
+        move |reason| match reason.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path },
-            _ => Self::Io { action: "can't write", path, source },
+            _ => Self::Io { action: "can't write", path, reason },
         }
     }
 
@@ -360,6 +360,81 @@ pub(crate) fn without_trace(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One error of each kind.
+    fn every() -> Vec<Error> {
+        let text = || "words of the cause".to_owned();
+        let path = || PathBuf::from("file");
+        let reason = || io::Error::other(text());
+        let operation = "reading";
+        let io = || Error::Io { action: "can't read", path: path(), reason: reason() };
+        let damage = snapshot::SnapshotError::Io { file: "state.json".into(), reason: reason() };
+        let all = vec![
+            Error::MissingVariable { name: "RANK", present: "WORLD_SIZE" },
+            Error::BadVariable { name: "RANK", value: text(), problem: text() },
+            Error::NoCuda { visible: text(), is_built: true },
+            Error::Torch { operation, message: text() },
+            Error::Timeout { operation, message: text() },
+            Error::RankOutOfRange { rank: 2, world_size: 2 },
+            Error::CallsDiffer { rank: 1, there: text(), here: text() },
+            Error::ModelsDiffer { rank: 1, there: text(), here: text() },
+            Error::ModelChanged { changes: text() },
+            Error::UnusedParameters { parameters: vec![text()] },
+            Error::MetricsDiffer { rank: 1, there: text(), here: text() },
+            Error::Metrics(std::sync::Arc::new(io())),
+            Error::NoParameters,
+            Error::StateMismatch { what: text(), problem: text() },
+            io(),
+            Error::DiskFull { path: path() },
+            Error::SnapshotsInUse { dir: path(), problem: text() },
+            Error::NonFiniteLoss { rank: 1, step: 2, weights: true },
+            Error::Preempted { step: 2, snapshot: path() },
+            Error::NoValidSnapshot { dir: path(), newest: path(), damage },
+            Error::OnRank { operation, rank: 1, message: text() },
+            Error::Sample { index: 3, reason: Box::new(io()) },
+            Error::Batch { indices: vec![3], reason: Box::new(Error::other(reason())) },
+            Error::Panicked { message: text(), location: None },
+            Error::BadFile { path: path(), problem: text() },
+            Error::other(reason()),
+            Error::Invalid(text()),
+        ];
+        // A new kind must be added above: then it must be added here.
+        for error in &all {
+            match error {
+                Error::MissingVariable { .. }
+                | Error::BadVariable { .. }
+                | Error::NoCuda { .. }
+                | Error::Torch { .. } => {}
+                Error::Timeout { .. } | Error::RankOutOfRange { .. } | Error::CallsDiffer { .. } => {}
+                Error::ModelsDiffer { .. } | Error::ModelChanged { .. } | Error::UnusedParameters { .. } => {}
+                Error::MetricsDiffer { .. } | Error::Metrics(_) | Error::NoParameters | Error::StateMismatch { .. } => {
+                }
+                Error::Io { .. }
+                | Error::DiskFull { .. }
+                | Error::SnapshotsInUse { .. }
+                | Error::NonFiniteLoss { .. } => {}
+                Error::Preempted { .. }
+                | Error::NoValidSnapshot { .. }
+                | Error::OnRank { .. }
+                | Error::Sample { .. } => {}
+                Error::Batch { .. } | Error::Panicked { .. } | Error::BadFile { .. } | Error::Other(_) => {}
+                Error::Invalid(_) => {}
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn no_error_prints_its_cause_twice() {
+        for error in every() {
+            let kind = format!("{error:?}");
+            let alone = error.to_string();
+            let chain = format!("{:#}", anyhow::Error::from(error));
+            let count = |text: &str| text.matches("words of the cause").count();
+            assert_eq!(count(&chain), count(&alone), "{kind}: {chain}");
+            assert!(!alone.is_empty() && !alone.ends_with('.'), "{alone}");
+        }
+    }
 
     #[test]
     fn cpp_stack_traces_are_cut_off() {

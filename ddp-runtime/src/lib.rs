@@ -6,38 +6,44 @@
 //! A worker is started by `cargo ddp run` (or torchrun) once per GPU; it finds its place in the environment.
 //!
 //! ```
-//! use ddp_runtime::{Context, Ddp, DistributedSampler, optim::{Optimizer, Sgd, SgdOptions}};
+//! use ddp_runtime::data::{DataLoader, TensorDataset};
+//! use ddp_runtime::optim::{Optimizer, Sgd, SgdOptions};
+//! use ddp_runtime::{Context, Ddp, Run};
 //! use tch::{Kind, Tensor, nn, nn::Module};
 //!
 //! fn main() -> std::process::ExitCode {
 //!     ddp_runtime::main(train)
 //! }
 //!
-//! fn train() -> Result<(), ddp_runtime::Error> {
+//! fn train() -> ddp_runtime::Result<()> {
 //!     let context = Context::init()?;
 //!     let x = Tensor::randn([64, 2], (Kind::Float, context.device()));
+//!     let mut train = DataLoader::new(&context, TensorDataset::new(x)?, 8)?;
 //!     let vs = nn::VarStore::new(context.device());
 //!     let model = nn::linear(vs.root(), 2, 1, Default::default());
 //!     let ddp = Ddp::new(context.group(), &vs)?; // all ranks now hold rank 0's parameters
-//!     let mut optimizer = Sgd::new(&vs, SgdOptions { lr: 0.03, ..Default::default() });
-//!     let mut sampler = DistributedSampler::new(64, context.world_size(), context.rank())?;
-//!     for epoch in 0..2 {
-//!         sampler.set_epoch(epoch);
-//!         for batch in sampler.indices()?.chunks(8) {
-//!             let batch = x.index_select(0, &Tensor::from_slice(batch).to_device(context.device()));
-//!             optimizer.zero_grad()?;
-//!             let loss = ddp.forward(|| model.forward(&batch).square().mean(Kind::Float))?;
-//!             ddp.backward(&loss)?; // gradients are averaged over the ranks while they appear
-//!             optimizer.step()?;
+//!     let optimizer = Sgd::new(&vs, SgdOptions { lr: 0.03, ..Default::default() });
+//!
+//!     // With `.snapshots(…)` the run is saved and resumed.
+//!     let mut run = Run::new(&context, &vs, optimizer).resume(&mut train)?;
+//!     while let Some(epoch) = run.next_epoch(2) {
+//!         for batch in train.epoch(epoch)? {
+//!             let x = batch?;
+//!             run.optimizer.zero_grad()?;
+//!             let loss = ddp.forward(|| model.forward(&x).square().mean(Kind::Float))?;
+//!             ddp.backward(&loss)?; // gradients are all-reduced while backward runs
+//!             run.optimizer.step()?;
+//!             run.step_done(&train)?;
 //!         }
+//!         run.epoch_done()?;
 //!     }
-//!     Ok(())
+//!     run.finish()
 //! }
 //! ```
 //!
 //! # What is where
-//! [`Trainer`] is the loop that most people want; with the parts below, any other can be written. The crate's `examples/`
-//! have a loop by hand, every collective and every scheduler.
+//! [`Run`] is what a training loop is written with; [`Trainer`] is a loop that is written already. The crate's `examples/` have
+//! a loop with everything, every collective and every scheduler.
 //!
 //! | Python | here |
 //! |---|---|
@@ -52,7 +58,8 @@
 //! | `torch.cuda`: streams, events, memory | [`cuda`] |
 //! | `torch.backends`, `use_deterministic_algorithms` | [`backends`] |
 //! | `Dataset`, `DataLoader`, `DistributedSampler` | [`data`], [`DistributedSampler`] |
-//! | `torch.save`, `torch.load` | [`Snapshots`]; [`SavedModel`] for inference |
+//! | `torch.save`, `torch.load` | [`Run`] with [`Snapshots`]; [`SavedModel`] for inference |
+//! | `state_dict`, `load_state_dict` | [`Stateful`] |
 //! | `torch.distributed.elastic`'s `record` | [`main`] |
 //! | `SummaryWriter` | [`Metrics`](metrics::Metrics) |
 //! | `torch.distributed.breakpoint` | [`debug::break_here`] |
@@ -68,8 +75,17 @@
 //! the build script of a program that depends on this crate. `DDP_WITHOUT_NCCL=1` leaves NCCL out.
 //!
 //! # Exit codes
-//! Those of [`main`]: 0, 1 after an error, 101 after a panic, and 75 when the run was told to stop (SIGTERM,
-//! SIGINT, SIGUSR1), has saved a snapshot on all ranks, and goes on from it when it is started again.
+//! Those of [`main`]: 0, 1 after an error, 101 after a panic, and 75 when the run was asked to stop (SIGTERM,
+//! SIGINT, SIGUSR1), has saved a snapshot on all ranks, and resumes from it when it is started again.
+//!
+//! # Conventions
+//! - Plain settings are a struct with PyTorch's names and defaults, written as `SgdOptions { lr: 0.1, ..Default::default() }`. A
+//!   new field is a change of the minor version. What holds resources ([`Run`], [`Trainer`], [`Snapshots`],
+//!   [`DataLoader`](data::DataLoader), [`ContextBuilder`]) is set up by methods that take and return it. `new` takes what is
+//!   needed, `with_options` also takes settings.
+//! - Enums of errors and events, and structs of results that a program only reads, are `#[non_exhaustive]`. Structs of settings are
+//!   not, as `..Default::default()` would be refused.
+//! - tch's types are part of this crate's interface: [`tch`] is the version that it uses.
 //!
 //! # Errors
 //! libtorch's errors come with their first line; `DDP_BACKTRACE=1` keeps the C++ stack trace.

@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
+use ddp_runtime::data::{DataLoader, TensorDataset};
 use ddp_runtime::optim::{Optimizer, Sgd, SgdOptions};
-use ddp_runtime::{Context, Ddp, DistributedSampler, Result, Snapshots, State, StateMut, StepReport};
+use ddp_runtime::{Context, Ddp, Result, Run, Snapshots};
 use tch::nn::{self, Module};
 use tch::{Device, Kind, Reduction, Tensor};
 
@@ -15,47 +16,42 @@ fn main() -> ExitCode {
 }
 
 fn train() -> Result<()> {
-    // This worker's rank and device come from the environment, and all ranks meet here.
+    // This worker's rank and device come from the environment, and all ranks join here.
     let context = Context::init()?;
 
-    // Data: the same on every rank, as the seed is.
+    // Data: the loader gives each rank its share of every epoch, in another order each time.
     tch::manual_seed(42);
     let x = Tensor::randn([1024, 2], (Kind::Float, Device::Cpu)).to_device(context.device());
     let y = x.sum_dim_intlist(1, true, Kind::Float) * 3.0 + 1.0;
-    let mut sampler = DistributedSampler::new(1024, context.world_size(), context.rank())?;
+    let dataset = TensorDataset::new((x.shallow_clone(), y.shallow_clone()))?;
+    let mut train = DataLoader::new(&context, dataset, BATCH_SIZE)?;
 
-    // Model: Ddp makes every rank's first weights equal to rank 0's.
+    // Model: Ddp copies rank 0's first weights to all ranks.
     let vs = nn::VarStore::new(context.device());
     let model = nn::linear(vs.root(), 2, 1, Default::default());
     let ddp = Ddp::new(context.group(), &vs)?;
-    let mut optimizer = Sgd::new(&vs, SgdOptions { lr: 0.05, ..Default::default() });
+    let optimizer = Sgd::new(&vs, SgdOptions { lr: 0.05, ..Default::default() });
 
-    // Go on from the newest whole snapshot, if there is one.
-    let mut snapshots = Snapshots::open(&context, "snapshots")?.every_epochs(1).keep_last(2);
-    let mut progress = snapshots.resume(StateMut::new(&vs, &mut optimizer))?.unwrap_or_default();
-    while progress.epoch < EPOCHS {
-        sampler.set_epoch(progress.epoch);
-        for batch in sampler.indices_from(progress.samples as usize)?.chunks(BATCH_SIZE) {
-            let batch = Tensor::from_slice(batch).to_device(context.device());
-            let (x, y) = (x.index_select(0, &batch), y.index_select(0, &batch));
-            optimizer.zero_grad()?;
+    // The run resumes from the newest valid snapshot, if there is one.
+    let snapshots = Snapshots::open(&context, "snapshots")?.every_epochs(1).keep_last(2);
+    let mut run = Run::new(&context, &vs, optimizer).snapshots(snapshots).resume(&mut train)?;
+    while let Some(epoch) = run.next_epoch(EPOCHS) {
+        for batch in train.epoch(epoch)? {
+            let (x, y) = batch?;
+            run.optimizer.zero_grad()?;
             let loss = ddp.forward(|| model.forward(&x).mse_loss(&y, Reduction::Mean))?;
-            ddp.backward(&loss)?; // gradients are averaged over the ranks while they appear
-            optimizer.step()?;
-
-            progress.step += 1;
-            progress.samples += (batch.numel() * context.world_size()) as u64;
-            context.report(StepReport::new(progress.epoch, progress.step));
-            // Saves when the run is told to stop; then `?` leaves the loop on all ranks.
-            snapshots.save_if_due(&State::new(&vs, &optimizer), progress)?;
+            ddp.backward(&loss)?; // gradients are all-reduced while backward runs
+            run.optimizer.step()?;
+            run.log("loss", &loss)?;
+            // Counts the step, and saves when the run is asked to stop: then `?` ends it on all ranks.
+            run.step_done(&train)?;
         }
-        (progress.epoch, progress.samples) = (progress.epoch + 1, 0);
-        snapshots.save_if_due(&State::new(&vs, &optimizer), progress)?;
+        run.epoch_done()?;
     }
-    snapshots.finish_at(&State::new(&vs, &optimizer), progress)?;
+    run.finish()?;
     if context.is_rank0() {
         let loss = model.forward(&x).mse_loss(&y, Reduction::Mean).double_value(&[]);
-        println!("trained {} epochs: loss {loss:.2e}", progress.epoch);
+        println!("trained {} epochs: loss {loss:.2e}", run.epoch());
     }
     Ok(())
 }

@@ -46,17 +46,17 @@ def check_variables(session, rank, nproc):
     variables = session.variables()
     value = lambda name: variables[name][0]
     # A None that is a niche in PathBuf.
-    has(session.variables(variables["args"][1])["config"][0], "^None$")
+    has(value("config"), "^None$")
     has(value("title"), f'"rank {rank} of {nproc}"')
     has(value("indices"), f"size={2048 // nproc}")
     indices = session.variables(variables["indices"][1])
     has(indices["[0]"][0], r"^\d+$")
+    has(value("numbers"), r"^\[32\] int64 cpu \[\d+, ")
     has(value("x"), r"^\[32, 2\] float32 cpu \[-?\d+\.\d+, .*…\]$")
     has(value("loss"), r"^\[\] float32 cpu, requires_grad \d+\.\d+$")
-    has(value("batch"), r"^\[32\] int64 cpu \[\d+, ")
     has(value("context"), f"rank {rank} of {nproc}")
-    has(value("sampler"), f"epoch 0: at 0 of 2048 samples, {2048 // nproc} for rank {rank} of {nproc}, shuffled with seed 0")
-    has(value("progress"), "epoch 0, step 0, 0 samples")
+    has(value("train"), f"epoch 0: at {32 * nproc} of 2048 samples, {2048 // nproc} for rank {rank} of {nproc}, shuffled with seed 0")
+    has(value("run"), "epoch 0, step 0, 0 samples")
     parts = session.variables(variables["x"][1])
     has(parts["dtype"][0], "float32")
     has(session.variables(parts["shape"][1])["[1]"][0], "^2$")
@@ -82,8 +82,8 @@ def f5(nproc):
         session.go_on()
     stopped = made.stopped(nproc, times=2)
     for rank, session in enumerate(stopped):
-        has(session.variables()["sampler"][0],
-            f"epoch 0: at {32 * nproc} of 2048 samples, {2048 // nproc} for rank {rank} of {nproc}, shuffled with seed 0")
+        has(session.variables()["train"][0],
+            f"epoch 0: at {64 * nproc} of 2048 samples, {2048 // nproc} for rank {rank} of {nproc}, shuffled with seed 0")
     finish(made, stopped)
     launcher.said(f"Finished.* {nproc} workers")
     assert launcher.stops == [], "the launcher never stops"

@@ -23,7 +23,7 @@ fn steps(dir: &Path) -> Vec<u64> {
 }
 
 fn newest_valid(dir: &Path) -> u64 {
-    snapshot::newest_whole(dir).unwrap().whole.expect("a valid snapshot is left").manifest.step
+    snapshot::newest_valid(dir).unwrap().valid.expect("a valid snapshot is left").manifest.step
 }
 
 fn flip(file: &Path) {

@@ -58,7 +58,6 @@ for name in linear vision mingpt; do
     cp Cargo.lock "$work/$name/"
     cargo build --release --manifest-path "$work/$name/Cargo.toml"
     mkdir "$bundle/$name"
-    cp "$work/$name/train.toml" "$bundle/$name/"
     [ ! -d "$work/$name/data" ] || cp -r "$work/$name/data" "$bundle/$name/"
     cp "$bin/$name" "$bundle/bin/"
 done

@@ -45,8 +45,11 @@ fn project() -> &'static Path {
         std::os::unix::fs::symlink("../debugged-target", project.join("target")).unwrap();
         let main = project.join("src/main.rs");
         let text = fs::read_to_string(&main).unwrap();
-        let loop_start = "    while progress.epoch < args.total_epochs {\n";
+        let loop_start = "    while let Some(epoch) = run.next_epoch(args.total_epochs) {\n";
         let additions = r#"    let title = format!("rank {} of {}", context.rank(), context.world_size());
+    let indices: Vec<i64> = (0..SAMPLES / context.world_size() as i64).collect();
+    let numbers = Tensor::from_slice(&indices[..32]);
+    let config: Option<PathBuf> = None; // a niche in PathBuf
     if std::env::var_os("DDP_TEST_PANIC").is_some() && context.rank() == 1 {
         panic!("told to");
     }
@@ -56,7 +59,7 @@ fn project() -> &'static Path {
 "#;
         let changed = text
             .replacen(loop_start, &format!("{additions}{loop_start}"), 1)
-            .replacen("progress.step += 1;", "progress.step += 1; // BREAK", 1)
+            .replacen("run.step_done(&train)?;", "run.step_done(&train)?; // BREAK", 1)
             .replacen("    Ok(())\n}\n", "    drop(title);\n    Ok(())\n}\n", 1);
         assert_eq!(changed.matches("// BREAK").count(), 1, "the template's loop has changed");
         fs::write(&main, changed).unwrap();
@@ -208,7 +211,7 @@ fn without_cargo_ddp_f5_says_so_and_starts_nothing() {
 fn a_build_that_fails_stops_f5_with_the_compilers_words() {
     let main = project().join("src/main.rs");
     let text = fs::read_to_string(&main).unwrap();
-    let broken = text.replacen("let mut steps = 0;", "let mut steps = nowhere;", 1);
+    let broken = text.replacen("let mut losses = Mean::new();", "let mut losses = nowhere;", 1);
     assert_ne!(broken, text);
     let alone = alone(); // until the source is whole again
     let result = std::panic::catch_unwind(|| {

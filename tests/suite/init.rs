@@ -87,7 +87,7 @@ fn what_is_there_is_not_touched() {
     ];
     own.iter().for_each(|(name, text)| write(&dir.path().join(name), text));
     write(&dir.path().join(".vscode/launch.json"), "{} // mine\n");
-    init(dir.path(), &[]).succeeds().says(&["build script is yours", "DEP_DDP_RUNTIME_LIBTORCH_LIB"]);
+    init(dir.path(), &[]).succeeds().says(&["build script is yours", "ddp_build::link();"]);
     let launch = text(&dir.path().join(".vscode/launch.json"));
     assert!(launch.ends_with("} // mine\n") && launch.contains("ddp: run mine on "), "{launch}");
     for (name, before) in own {

@@ -205,10 +205,7 @@ fn a_full_disk_is_said_so_and_leaves_the_snapshots_before_it_whole() {
     let output = within(&script).current_dir(repo()).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
-    assert!(
-        stderr.contains("no space left to write") && stderr.contains("the snapshots before it are whole"),
-        "{stderr}"
-    );
+    assert!(stderr.contains("no space left to write") && stderr.contains("earlier snapshots are complete"), "{stderr}");
     let left = snapshots(out.path());
     assert!(!left.is_empty());
     for folder in &left {

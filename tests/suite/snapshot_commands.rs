@@ -86,7 +86,7 @@ fn snapshots_are_listed_and_damage_is_named() {
     let text = command(dir.path(), &["ls", "."]).succeeds().stdout;
     let lines: Vec<_> = text.lines().collect();
     assert!(lines[1].ends_with("whole"), "{text}");
-    assert!(lines[2].ends_with("damaged: optimizer.safetensors is damaged (its checksum is another)"), "{text}");
+    assert!(lines[2].ends_with("damaged: optimizer.safetensors is damaged: checksum mismatch"), "{text}");
     assert!(lines[3].ends_with("damaged: model.safetensors is missing"), "{text}");
     let verified = command(dir.path(), &["verify", "."]).ends_with(6).stdout;
     assert!(verified.starts_with("whole    ./step-00000024 (4 files, "), "{verified}");

@@ -56,7 +56,8 @@ fn a_damaged_snapshot_is_passed_over_and_said_so() {
     fs::create_dir(dir.path().join(".step-00000128.partial")).unwrap();
 
     let done = train(dir.path(), "4").succeeds();
-    done_says(&done, "is passed over: model.safetensors is damaged (its checksum is another)");
+    done_says(&done, "warning: skipping snapshot ");
+    done_says(&done, ": model.safetensors is damaged: checksum mismatch");
     assert!(done.stdout.contains("going on from epoch 2 of 4"), "{}", done.stdout);
     assert_eq!(fitted(&done.stdout), fitted(&expected.stdout));
     assert!(snapshots(dir.path()).iter().all(|folder| snapshot::verify(folder).is_ok()), "the damaged one is replaced");
@@ -75,7 +76,7 @@ fn a_truncated_and_a_newer_snapshot_are_named_on_all_ranks() {
     done_says(&done, "its format is version 2, and this program reads up to 1");
     fs::write(&manifest, text.replace("\"step\": 32", "\"step\": 33")).unwrap();
     let done = train(dir.path(), "2").ends_with(1).leaves_no_process();
-    done_says(&done, "its state.json is damaged (its checksum is another)");
+    done_says(&done, "its state.json is damaged: checksum mismatch");
     fs::write(&manifest, &text[..text.len() / 2]).unwrap();
     let done = train(dir.path(), "2").ends_with(1).leaves_no_process();
     done_says(&done, "its state.json can't be read");

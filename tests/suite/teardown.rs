@@ -27,7 +27,7 @@ fn run_dir(log_dir: &Path) -> PathBuf {
 }
 
 fn is_whole(snapshots: &Path) -> bool {
-    snapshot::newest_whole(snapshots).unwrap().whole.is_some_and(|found| found.manifest.step == 1)
+    snapshot::newest_valid(snapshots).unwrap().valid.is_some_and(|found| found.manifest.step == 1)
 }
 
 fn says_the_cause(done: Done, rank: usize) -> Done {

@@ -83,3 +83,55 @@ fn what_is_no_such_project_is_refused() {
     update(&project, &["--yes"]).ends_with(2).says(&[".ddp-template.toml: "]);
     assert!(!project.join("build.rs").exists());
 }
+
+/// A `linear` project from before the library parsed options: with files that its template no longer has.
+fn project_with_copied_settings() -> (TempDir, PathBuf) {
+    let dir = tempdir().unwrap();
+    let project = dir.path().join("m");
+    Ddp::new(["new", "m", "--template", "linear"]).dir(dir.path()).run().succeeds();
+    let record = project.join(".ddp-template.toml");
+    let mut text = fs::read_to_string(&record).unwrap().replacen("version = \"0.1.0\"", "version = \"0.0.1\"", 1);
+    for (path, content) in [("src/settings.rs", "pub fn parse() {}\n"), ("train.toml", "batch_size = 32\n")] {
+        fs::write(project.join(path), content).unwrap();
+        text += &format!("\"{path}\" = \"{}-{:08x}\"\n", content.len(), crc32c::crc32c(content.as_bytes()));
+    }
+    fs::write(&record, text).unwrap();
+    (dir, project)
+}
+
+#[test]
+fn file_that_the_template_no_longer_has_goes_unless_it_was_edited() {
+    let (_dir, project) = project_with_copied_settings();
+    fs::write(project.join("train.toml"), "batch_size = 64\n").unwrap();
+    let checked = update(&project, &["--check"]).ends_with(1);
+    assert!(checked.stdout.contains("--- a/src/settings.rs\n+++ /dev/null"), "{}", checked.stdout);
+    assert!(!checked.stdout.contains("train.toml"), "{}", checked.stdout);
+    update(&project, &["--yes"]).succeeds().says(&["Updated 1 file"]);
+    assert!(!project.join("src/settings.rs").exists());
+    assert_eq!(fs::read_to_string(project.join("train.toml")).unwrap(), "batch_size = 64\n");
+    assert_eq!(update(&project, &["--check"]).succeeds().stdout, "");
+}
+
+#[test]
+fn file_that_the_template_no_longer_has_stays_while_edited_code_may_need_it() {
+    let (_dir, project) = project_with_copied_settings();
+    let main = project.join("src/main.rs");
+    let edited = "mod settings;\nfn main() { settings::parse() }\n";
+    fs::write(&main, edited).unwrap();
+    // The template has changed it, too: it is recorded as it was.
+    let record = project.join(".ddp-template.toml");
+    let text = fs::read_to_string(&record).unwrap();
+    let changed = text.lines().map(|line| match line.split_once(" = ") {
+        Some(("\"src/main.rs\"", _)) => "\"src/main.rs\" = \"1-00000000\"\n".to_owned(),
+        _ => format!("{line}\n"),
+    });
+    fs::write(&record, changed.collect::<String>()).unwrap();
+    update(&project, &["--yes"]).succeeds().says(&["Kept src/main.rs"]);
+    assert!(project.join("src/settings.rs").exists() && project.join("train.toml").exists());
+    // Once the code is the template's again, they go.
+    fs::remove_file(&main).unwrap();
+    Ddp::new(["new", "other", "--template", "linear", "--name", "m"]).dir(project.parent().unwrap()).run().succeeds();
+    fs::copy(project.with_file_name("other").join("src/main.rs"), &main).unwrap();
+    update(&project, &["--yes"]).succeeds();
+    assert!(!project.join("src/settings.rs").exists() && !project.join("train.toml").exists());
+}

@@ -4,7 +4,7 @@
 
 use std::mem::{ManuallyDrop, MaybeUninit};
 
-use ddp_runtime::data::{DataLoader, EvalSampler, Sampler, TensorDataset};
+use ddp_runtime::data::{DataLoader, EvalSampler, Position, Sampler, TensorDataset};
 use ddp_runtime::{Context, DistributedSampler, Progress, Result};
 use tch::Tensor;
 
@@ -38,7 +38,7 @@ fn main() {
     let context = Context::init().unwrap();
     let dataset = || TensorDataset::new(Tensor::arange(100, tch::kind::INT64_CPU)).unwrap();
     let mut loader = DataLoader::new(&context, dataset(), 8).unwrap().seed(7).workers(1);
-    loader.resume_at(3, 40);
+    loader.resume_at(Position { epoch: 3, samples: 40 });
     let evaluation = DataLoader::eval(&context, dataset(), 16).unwrap();
     let own = DataLoader::with_sampler(dataset(), Even, 20).unwrap();
     let mut batches = evaluation.epoch(0).unwrap();

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
-use ddp_contract::snapshot::Damage;
+use ddp_contract::snapshot::SnapshotError;
 
 use crate::os::interpreter::Fault;
 use crate::os::interpreter::Missing;
@@ -258,7 +258,7 @@ pub enum Error {
         /// Its folder.
         folder: PathBuf,
         /// Why.
-        damage: Damage,
+        damage: SnapshotError,
     },
     /// A program writes to the same directory of snapshots.
     #[error("{} can't be used: {problem}", dir.display())]

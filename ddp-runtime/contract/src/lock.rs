@@ -91,6 +91,7 @@ impl fmt::Display for Holder {
 
 /// Why a lock was not given.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum LockError {
     /// Another program holds it.
     #[error("another program writes there: {}", .0.as_ref().map_or_else(|| "its lock does not say which".into(), Holder::to_string))]

@@ -1,6 +1,6 @@
 //! The snapshot folder: `snapshots/step-00001200/` with its files and a manifest, `state.json`.
 //!
-//! A snapshot is whole or absent: its files are written to a folder with another name, synced, and the folder renamed.
+//! A snapshot is complete or absent: its files are written to a directory with another name, synced, and the directory renamed.
 //! The manifest states the size and CRC-32C of every other file, and ends with its own, so damage that came later is
 //! found before anything is loaded.
 
@@ -74,7 +74,8 @@ pub struct Manifest {
 
 /// Why a folder is not a snapshot that can be loaded.
 #[derive(Debug, thiserror::Error)]
-pub enum Damage {
+#[non_exhaustive]
+pub enum SnapshotError {
     /// No manifest: not a snapshot, or one that was never finished.
     #[error("it has no {MANIFEST}")]
     NoManifest,
@@ -82,7 +83,7 @@ pub enum Damage {
     #[error("its {MANIFEST} can't be read: {0}")]
     BadManifest(String),
     /// The manifest changed.
-    #[error("its {MANIFEST} is damaged (its checksum is another)")]
+    #[error("its {MANIFEST} is damaged: checksum mismatch")]
     ManifestChecksum,
     /// Written by a version of the future.
     #[error("its format is version {found}, and this program reads up to {FORMAT_VERSION}: use a newer ddp-runtime")]
@@ -104,15 +105,15 @@ pub enum Damage {
         found: u64,
     },
     /// A file changed.
-    #[error("{0} is damaged (its checksum is another)")]
+    #[error("{0} is damaged: checksum mismatch")]
     Checksum(String),
     /// A file could not be read.
-    #[error("{file} can't be read: {source}")]
+    #[error("{file} can't be read: {reason}")]
     Io {
         /// Its name.
         file: String,
         /// Why.
-        source: io::Error,
+        reason: io::Error,
     },
 }
 
@@ -170,63 +171,63 @@ fn seal(body: &str) -> String {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn read_manifest(folder: &Path) -> Result<Manifest, Damage> {
+pub fn read_manifest(folder: &Path) -> Result<Manifest, SnapshotError> {
     let text = match file::read(&folder.join(MANIFEST), LARGEST_MANIFEST) {
         Ok(text) => text,
-        Err(err) if err.kind() == io::ErrorKind::NotFound => return Err(Damage::NoManifest),
-        Err(source) => return Err(Damage::Io { file: MANIFEST.into(), source }),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Err(SnapshotError::NoManifest),
+        Err(reason) => return Err(SnapshotError::Io { file: MANIFEST.into(), reason }),
     };
     // The version first: what else a newer manifest holds may have another shape.
     #[derive(Deserialize)]
     struct Version {
         format_version: u32,
     }
-    let bad = |err: serde_json::Error| Damage::BadManifest(err.to_string());
+    let bad = |err: serde_json::Error| SnapshotError::BadManifest(err.to_string());
     let Version { format_version: found } = serde_json::from_slice(&text).map_err(bad)?;
     if found > FORMAT_VERSION {
-        return Err(Damage::Newer { found });
+        return Err(SnapshotError::Newer { found });
     }
-    let text = std::str::from_utf8(&text).map_err(|err| Damage::BadManifest(err.to_string()))?;
+    let text = std::str::from_utf8(&text).map_err(|err| SnapshotError::BadManifest(err.to_string()))?;
     let body = text.rfind(SEAL).map(|at| &text[..at]);
     if body.is_none_or(|body| text[body.len()..] != seal(body)) {
-        return Err(Damage::ManifestChecksum);
+        return Err(SnapshotError::ManifestChecksum);
     }
     let manifest: Manifest = serde_json::from_str(text).map_err(bad)?;
     let largest = [manifest.step, manifest.epoch, manifest.samples_in_epoch].into_iter().max();
     if largest.is_some_and(|number| number > LARGEST_NUMBER) {
-        return Err(Damage::BadManifest("a step, an epoch or a number of samples is too large".into()));
+        return Err(SnapshotError::BadManifest("a step, an epoch or a number of samples is too large".into()));
     }
     Ok(manifest)
 }
 
 /// Reads a snapshot's manifest and checks that every file is there, of its size and checksum.
-pub fn verify(folder: &Path) -> Result<Manifest, Damage> {
+pub fn verify(folder: &Path) -> Result<Manifest, SnapshotError> {
     let manifest = read_manifest(folder)?;
     for (name, expected) in &manifest.files {
         if Path::new(name).components().count() != 1 || name == ".." {
-            return Err(Damage::BadManifest(format!("{name:?} is not the name of a file in the folder")));
+            return Err(SnapshotError::BadManifest(format!("{name:?} is not the name of a file in the folder")));
         }
-        let io_error = |source: io::Error| match source.kind() {
-            io::ErrorKind::NotFound => Damage::Missing(name.clone()),
-            _ => Damage::Io { file: name.clone(), source },
+        let io_error = |reason: io::Error| match reason.kind() {
+            io::ErrorKind::NotFound => SnapshotError::Missing(name.clone()),
+            _ => SnapshotError::Io { file: name.clone(), reason },
         };
         let path = folder.join(name);
         let found = fs::metadata(&path).map_err(io_error)?.len();
         if found != expected.bytes {
-            return Err(Damage::Size { file: name.clone(), expected: expected.bytes, found });
+            return Err(SnapshotError::Size { file: name.clone(), expected: expected.bytes, found });
         }
         if FileInfo::of(&path).map_err(io_error)?.crc32c != expected.crc32c {
-            return Err(Damage::Checksum(name.clone()));
+            return Err(SnapshotError::Checksum(name.clone()));
         }
     }
     Ok(manifest)
 }
 
 /// Verifies the snapshot in `folder`, and holds it; `None` if it was removed meanwhile.
-pub fn whole(folder: &Path) -> Result<Option<Whole>, Damage> {
+pub fn valid(folder: &Path) -> Result<Option<ValidSnapshot>, SnapshotError> {
     let Some(hold) = Hold::of(folder) else { return Ok(None) };
     match verify(folder) {
-        Ok(manifest) => Ok(Some(Whole { folder: folder.to_owned(), manifest, hold })),
+        Ok(manifest) => Ok(Some(ValidSnapshot { folder: folder.to_owned(), manifest, hold })),
         Err(_) if !folder.exists() => Ok(None),
         Err(damage) => Err(damage),
     }
@@ -234,7 +235,7 @@ pub fn whole(folder: &Path) -> Result<Option<Whole>, Damage> {
 
 /// A snapshot that can be loaded.
 #[derive(Clone, Debug)]
-pub struct Whole {
+pub struct ValidSnapshot {
     /// Its folder.
     pub folder: PathBuf,
     /// Its manifest.
@@ -243,30 +244,30 @@ pub struct Whole {
     pub hold: Hold,
 }
 
-/// What a look for the newest whole snapshot found.
+/// What a search for the newest valid snapshot found.
 #[derive(Debug)]
-pub struct Search {
-    /// The newest whole snapshot, if there is one.
-    pub whole: Option<Whole>,
-    /// Newer folders (all, if none is whole), newest first, and why each was passed over.
-    pub skipped: Vec<(PathBuf, Damage)>,
+pub struct Found {
+    /// The newest valid snapshot, if there is one.
+    pub valid: Option<ValidSnapshot>,
+    /// Newer directories (all, if none is valid), newest first, and why each was skipped.
+    pub skipped: Vec<(PathBuf, SnapshotError)>,
 }
 
-/// Looks for the newest whole snapshot below `dir`. A missing `dir` has none.
-pub fn newest_whole(dir: &Path) -> io::Result<Search> {
+/// Looks for the newest valid snapshot below `dir`. A missing `dir` has none.
+pub fn newest_valid(dir: &Path) -> io::Result<Found> {
     let start = Instant::now();
     loop {
         let (mut skipped, mut removed) = (Vec::new(), false);
         for folder in list(dir)? {
-            match whole(&folder) {
-                Ok(Some(whole)) => return Ok(Search { whole: Some(whole), skipped }),
+            match valid(&folder) {
+                Ok(Some(found)) => return Ok(Found { valid: Some(found), skipped }),
                 Ok(None) => removed = true,
                 Err(damage) => skipped.push((folder, damage)),
             }
         }
         // A run removes snapshots when there are newer ones.
         if !removed || start.elapsed() > PATIENCE {
-            return Ok(Search { whole: None, skipped });
+            return Ok(Found { valid: None, skipped });
         }
         thread::sleep(Duration::from_millis(20));
     }
@@ -311,11 +312,11 @@ mod tests {
         assert_eq!(manifest_text(&manifest).expect("plain data"), text);
 
         fs::write(folder.join(MANIFEST), text.replace("\"step\": 64", "\"step\": 65")).expect("a temporary file");
-        assert!(matches!(read_manifest(&folder), Err(Damage::ManifestChecksum)));
+        assert!(matches!(read_manifest(&folder), Err(SnapshotError::ManifestChecksum)));
         for step in [u64::MAX, u64::MAX - 1] {
             let text = manifest_text(&Manifest { step, ..manifest.clone() }).expect("plain data");
             fs::write(folder.join(MANIFEST), text).expect("a temporary file");
-            assert!(matches!(read_manifest(&folder), Err(Damage::BadManifest(_))), "no step can follow");
+            assert!(matches!(read_manifest(&folder), Err(SnapshotError::BadManifest(_))), "no step can follow");
         }
         fs::remove_dir_all(&folder).expect("it is there");
     }

@@ -47,16 +47,16 @@ pub enum Value<'a> {
 
 /// A value that stays what it is.
 #[derive(Debug)]
-pub(crate) enum Kept {
+pub(crate) enum OwnedValue {
     Number(f64),
     /// On a GPU, where reading it would wait.
     OnDevice(Tensor),
 }
 
 impl Value<'_> {
-    pub(crate) fn keep(self, name: &str) -> Result<Kept> {
+    pub(crate) fn into_owned(self, name: &str) -> Result<OwnedValue> {
         let tensor = match self {
-            Self::Number(number) => return Ok(Kept::Number(number)),
+            Self::Number(number) => return Ok(OwnedValue::Number(number)),
             Self::Tensor(tensor) => tensor,
         };
         if !tensor.defined() || tensor.numel() != 1 {
@@ -68,8 +68,8 @@ impl Value<'_> {
         let read = || {
             let one = tensor.f_detach()?.f_reshape([0i64; 0])?;
             match one.device() {
-                Device::Cpu => one.f_double_value(&[]).map(Kept::Number),
-                _ => one.f_to_dtype(Kind::Double, false, true).map(Kept::OnDevice),
+                Device::Cpu => one.f_double_value(&[]).map(OwnedValue::Number),
+                _ => one.f_to_dtype(Kind::Double, false, true).map(OwnedValue::OnDevice),
             }
         };
         read().map_err(Error::tch("reading a metric"))
@@ -175,7 +175,7 @@ impl Entry {
 pub(super) struct Scalar {
     pub(super) name: String,
     pub(super) step: u64,
-    pub(super) value: Kept,
+    pub(super) value: OwnedValue,
     /// `None`: rank 0's alone.
     pub(super) reduce: Option<Reduce>,
     pub(super) time: f64,

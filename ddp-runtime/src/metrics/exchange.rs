@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::entry::{Kept, Reduce, Scalar};
+use super::entry::{OwnedValue, Reduce, Scalar};
 use crate::dist::fnv;
 use crate::{Error, ProcessGroup, Result};
 
@@ -89,8 +89,8 @@ pub(super) fn read(entries: &[Scalar]) -> Result<Vec<f64>> {
     let on_device: Vec<&Tensor> = entries
         .iter()
         .filter_map(|entry| match &entry.value {
-            Kept::OnDevice(tensor) => Some(tensor),
-            Kept::Number(_) => None,
+            OwnedValue::OnDevice(tensor) => Some(tensor),
+            OwnedValue::Number(_) => None,
         })
         .collect();
     let mut read = match on_device.as_slice() {
@@ -103,8 +103,8 @@ pub(super) fn read(entries: &[Scalar]) -> Result<Vec<f64>> {
     }
     .into_iter();
     let values = entries.iter().map(|entry| match entry.value {
-        Kept::Number(number) => number,
-        Kept::OnDevice(_) => read.next().unwrap_or(f64::NAN),
+        OwnedValue::Number(number) => number,
+        OwnedValue::OnDevice(_) => read.next().unwrap_or(f64::NAN),
     });
     Ok(values.collect())
 }
@@ -178,7 +178,7 @@ mod tests {
         let entry = |name: &str, step, reduce| Scalar {
             name: name.into(),
             step,
-            value: Kept::Number(0.0),
+            value: OwnedValue::Number(0.0),
             reduce: Some(reduce),
             time: 0.0,
         };

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use ddp_contract::env;
 use tch::Tensor;
 
-pub(crate) use entry::Kept;
+pub(crate) use entry::OwnedValue;
 pub use entry::{HParam, Reduce, Value};
 
 use crate::train::optim;
@@ -193,7 +193,7 @@ impl Metrics {
     /// # Errors
     /// As [`log`](Self::log).
     pub fn log_as<'v>(&self, name: &str, value: impl Into<Value<'v>>, step: u64, reduce: Reduce) -> Result<()> {
-        let value = value.into().keep(name)?;
+        let value = value.into().into_owned(name)?;
         self.send(Entry::Scalar(Scalar { name: name.into(), step, value, reduce: Some(reduce), time: now() }))
     }
 
@@ -205,7 +205,7 @@ impl Metrics {
         if !self.0.rank0 {
             return self.check();
         }
-        let value = value.into().keep(name)?;
+        let value = value.into().into_owned(name)?;
         self.send(Entry::Scalar(Scalar { name: name.into(), step, value, reduce: None, time: now() }))
     }
 
@@ -362,7 +362,7 @@ impl Metrics {
     }
 
     /// Logs a value that was taken earlier: this rank's, of which the mean over the ranks is written, or rank 0's.
-    pub(crate) fn write(&self, name: String, value: Kept, step: u64, is_of_rank: bool) -> Result<()> {
+    pub(crate) fn write(&self, name: String, value: OwnedValue, step: u64, is_of_rank: bool) -> Result<()> {
         if !is_of_rank && !self.0.rank0 {
             return self.check();
         }

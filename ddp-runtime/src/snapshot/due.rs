@@ -1,4 +1,4 @@
-//! When to save: by steps, epochs and time, and when the run is told to stop.
+//! When to save: by steps, epochs and time, and when the run is asked to stop.
 
 use std::time::{Duration, Instant};
 
@@ -39,8 +39,8 @@ impl Due {
         [self.every_steps, self.every_epochs].into_iter().flatten().any(|every| every > 0) || self.every.is_some()
     }
 
-    /// Whether the time is up, by this rank's clock.
-    pub(super) fn is_time(&self) -> bool {
+    /// Whether the interval has elapsed, by this rank's clock.
+    pub(super) fn interval_elapsed(&self) -> bool {
         self.every.is_some_and(|every| self.saved.elapsed() >= every)
     }
 
@@ -55,17 +55,17 @@ impl Due {
     }
 }
 
-/// What a rank wishes, or all ranks have agreed on.
+/// What a rank requests, or all ranks have agreed on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Wish {
+pub(super) struct Request {
     pub(super) save: bool,
     pub(super) stop: bool,
 }
 
-/// Ranks that see signals and clocks at different moments agree on one step: they exchange their wishes every so many
-/// calls, about ten times a second, which costs a small all_reduce each time.
+/// Ranks that see signals and clocks at different moments agree on one step: they exchange their requests every
+/// few calls, about ten times a second, which costs a small all_reduce each time.
 #[derive(Debug)]
-pub(super) struct Agreement {
+pub(super) struct Consensus {
     /// Calls between two exchanges, the same on all ranks: rank 0 proposes it.
     interval: u64,
     calls_left: u64,
@@ -74,29 +74,29 @@ pub(super) struct Agreement {
 
 const PERIOD: Duration = Duration::from_millis(100);
 
-impl Default for Agreement {
+impl Default for Consensus {
     fn default() -> Self {
         Self { interval: 1, calls_left: 1, since: Instant::now() }
     }
 }
 
-impl Agreement {
-    /// What all ranks wish together, at the calls where they exchange it. Every rank must make the same calls.
-    pub(super) fn reach(&mut self, group: &ProcessGroup, wish: Wish) -> Result<Wish> {
+impl Consensus {
+    /// What all ranks request together, at the calls where they exchange it. Every rank must make the same calls.
+    pub(super) fn reach(&mut self, group: &ProcessGroup, request: Request) -> Result<Request> {
         if group.world_size() == 1 {
-            return Ok(wish);
+            return Ok(request);
         }
         self.calls_left -= 1;
         if self.calls_left > 0 {
-            return Ok(Wish::default());
+            return Ok(Request::default());
         }
         let proposed = if group.rank() == 0 { next_interval(self.interval, self.since.elapsed()) } else { 0 };
         self.since = Instant::now();
-        let mine = [i64::from(wish.save), i64::from(wish.stop), i64::try_from(proposed).unwrap_or(i64::MAX)];
+        let mine = [i64::from(request.save), i64::from(request.stop), i64::try_from(proposed).unwrap_or(i64::MAX)];
         let [save, stop, interval] = group.largest("agreeing on snapshots", mine)?;
         self.interval = interval.max(1).unsigned_abs();
         self.calls_left = self.interval;
-        Ok(Wish { save: save != 0, stop: stop != 0 })
+        Ok(Request { save: save != 0, stop: stop != 0 })
     }
 }
 

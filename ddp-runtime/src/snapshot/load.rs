@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use ddp_contract::snapshot::{self as format, Damage, Manifest, Search, Whole};
+use ddp_contract::snapshot::{self as format, Found, Manifest, SnapshotError, ValidSnapshot};
 use tch::Device;
 use tch::nn::VarStore;
 
@@ -11,23 +11,23 @@ use crate::train::stateful::StateDict;
 use crate::worker::say::say;
 use crate::{Error, Result};
 
-/// The newest whole snapshot below `dir`. Warns of those passed over.
-pub(super) fn choose(dir: &Path) -> Result<Option<Whole>> {
-    let Search { whole, mut skipped } = format::newest_whole(dir).map_err(Error::io("can't read", dir))?;
-    if whole.is_none() && !skipped.is_empty() {
+/// The newest valid snapshot below `dir`. Warns of those that are skipped.
+pub(super) fn choose(dir: &Path) -> Result<Option<ValidSnapshot>> {
+    let Found { valid, mut skipped } = format::newest_valid(dir).map_err(Error::io("can't read", dir))?;
+    if valid.is_none() && !skipped.is_empty() {
         let (newest, damage) = skipped.remove(0);
-        return Err(Error::NoWholeSnapshot { dir: dir.to_owned(), newest, damage });
+        return Err(Error::NoValidSnapshot { dir: dir.to_owned(), newest, damage });
     }
     for (folder, damage) in skipped {
-        say(format_args!("warning: snapshot {} is passed over: {damage}", folder.display()));
+        say(format_args!("warning: skipping snapshot {}: {damage}", folder.display()));
     }
-    if let Some(Whole { folder, manifest: Manifest { non_finite_since: Some(step), .. }, .. }) = &whole {
+    if let Some(ValidSnapshot { folder, manifest: Manifest { non_finite_since: Some(step), .. }, .. }) = &valid {
         let folder = folder.display();
         say(format_args!(
             "warning: {folder} was saved after the loss or a weight was not a finite number (step {step})"
         ));
     }
-    Ok(whole)
+    Ok(valid)
 }
 
 /// Where strings in the state of this name stand for numbers.
@@ -35,7 +35,7 @@ pub(super) fn non_finite<'a>(manifest: &'a Manifest, name: &str) -> &'a [String]
     manifest.non_finite.get(name).map_or(&[], Vec::as_slice)
 }
 
-/// Loads the snapshot `folder`, which was found whole and has this manifest.
+/// Loads the snapshot `folder`, which is valid and has this manifest.
 pub(super) fn load(
     folder: &Path,
     manifest: &Manifest,
@@ -79,11 +79,11 @@ pub(super) fn load(
 }
 
 /// What one of the contract's functions gives for the snapshot `folder`.
-pub(super) fn read<T>(folder: &Path, by: impl FnOnce(&Path) -> std::result::Result<T, Damage>) -> Result<T> {
+pub(super) fn read<T>(folder: &Path, by: impl FnOnce(&Path) -> std::result::Result<T, SnapshotError>) -> Result<T> {
     by(folder).map_err(|damage| Error::Io {
         action: "can't load",
         path: folder.to_owned(),
-        source: std::io::Error::other(damage),
+        reason: std::io::Error::other(damage),
     })
 }
 

@@ -3,10 +3,10 @@
 mod due;
 mod fit;
 pub(crate) mod floats;
-mod keep;
 mod load;
 mod pinned;
 mod progress;
+mod retention;
 mod rng;
 mod saved;
 mod stage;
@@ -25,17 +25,18 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ddp_contract::lock::{Lock, LockError};
-use ddp_contract::snapshot::{self as format, Manifest, Whole};
+use ddp_contract::snapshot::{self as format, Manifest, ValidSnapshot};
 use ddp_contract::{Event, env};
 use tch::nn::VarStore;
 use tch::{Device, Tensor};
 use tracing::debug;
 
-pub use keep::Goal;
 pub use progress::Progress;
+pub use retention::Goal;
 pub use saved::SavedModel;
 pub(crate) use state::{Contents, value_name};
 
+use self::retention::{Known, Policy};
 use crate::dist::before_save::BeforeSave;
 use crate::dist::health::Health;
 use crate::dist::resume_point::ResumePoint;
@@ -45,8 +46,7 @@ use crate::worker::launcher::EventPipe;
 use crate::worker::process::process;
 use crate::worker::say::say;
 use crate::{Context, Error, ProcessGroup, Result};
-use due::{Agreement, Due, Wish};
-use keep::{Keep, Known};
+use due::{Consensus, Due, Request};
 use rng::RngState;
 use stage::Stage;
 use unfinished::{LONG, Unfinished};
@@ -89,9 +89,9 @@ pub struct Snapshots {
     before_save: BeforeSave,
     resume_point: ResumePoint,
     due: Due,
-    agreement: Agreement,
+    consensus: Consensus,
     preemption: bool,
-    keep: Keep,
+    policy: Policy,
     known: Known,
     health: Health,
     /// Rank 0's, once it was needed.
@@ -139,9 +139,9 @@ impl Snapshots {
             before_save: context.before_save().clone(),
             resume_point: context.resume_point().clone(),
             due: Due::default(),
-            agreement: Agreement::default(),
+            consensus: Consensus::default(),
             preemption: true,
-            keep: Keep::default(),
+            policy: Policy::default(),
             known: Known::default(),
             health: context.health().clone(),
             lock: None,
@@ -187,7 +187,7 @@ impl Snapshots {
     /// sizes and times of its files.
     pub fn keep_last(mut self, count: usize) -> Self {
         self.saves = true;
-        self.keep.last = Some(count.max(1));
+        self.policy.last = Some(count.max(1));
         self
     }
 
@@ -195,8 +195,8 @@ impl Snapshots {
     /// [metric](crate::Run::metric) of all stay.
     pub fn keep_best(mut self, count: usize, goal: Goal) -> Self {
         self.saves = true;
-        self.keep.best = Some((count, goal));
-        self.keep.last = self.keep.last.or(Some(1));
+        self.policy.best = Some((count, goal));
+        self.policy.last = self.policy.last.or(Some(1));
         self
     }
 
@@ -239,10 +239,11 @@ impl Snapshots {
         let found = if self.group.rank() == 0 { self.choose() } else { Ok(None) };
         let found = self.group.agree("looking for a snapshot", found)?;
         self.locked |= self.saves;
-        if let Some(Whole { folder, .. }) = &found {
+        if let Some(ValidSnapshot { folder, .. }) = &found {
             self.known.resumed(folder);
         }
-        let name = found.as_ref().and_then(|Whole { folder, .. }| folder.file_name().map(|name| name.to_owned()));
+        let name =
+            found.as_ref().and_then(|ValidSnapshot { folder, .. }| folder.file_name().map(|name| name.to_owned()));
         let name = self.group.broadcast_bytes(name.unwrap_or_default().as_encoded_bytes(), 0)?;
         if name.is_empty() {
             return Ok(None);
@@ -302,7 +303,7 @@ impl Snapshots {
     }
 
     /// The snapshot to go on from, if there is any; before that, the lock if this program is going to save.
-    fn choose(&mut self) -> Result<Option<Whole>> {
+    fn choose(&mut self) -> Result<Option<ValidSnapshot>> {
         if self.saves {
             self.lock_here()?;
         } else if let Some(holder) = Lock::holder(&self.dir) {
@@ -349,12 +350,12 @@ impl Snapshots {
         }
         self.prepare(model, contents);
         let mut due = self.due.passed(progress);
-        let wish = self.agree_on_wishes()?;
-        due |= wish.save || wish.stop;
+        let request = self.agree_on_requests()?;
+        due |= request.save || request.stop;
         if due {
             self.save(model, contents, progress)?;
         }
-        if wish.stop {
+        if request.stop {
             self.finish()?;
             let snapshot = self.dir.join(format::folder_name(progress.step));
             debug!(step = progress.step, "asked to stop: all ranks have saved");
@@ -376,16 +377,16 @@ impl Snapshots {
         };
     }
 
-    fn agree_on_wishes(&mut self) -> Result<Wish> {
+    fn agree_on_requests(&mut self) -> Result<Request> {
         if self.preemption {
             let watched = process().signals.watch();
             watched.map_err(|err| Error::Invalid(format!("can't watch for signals to stop: {err}")))?;
         }
         if !self.preemption && self.due.every.is_none() {
-            return Ok(Wish::default());
+            return Ok(Request::default());
         }
-        let save = self.group.rank() == 0 && self.due.is_time();
-        self.agreement.reach(&self.group, Wish { save, stop: self.preemption && process().signals.asked() })
+        let save = self.group.rank() == 0 && self.due.interval_elapsed();
+        self.consensus.reach(&self.group, Request { save, stop: self.preemption && process().signals.asked() })
     }
 
     /// Waits until the last snapshot is on disk, on every rank, also beyond the group's timeout. Every rank must call it.
@@ -479,7 +480,7 @@ impl Snapshots {
             tensors,
             trained: params::trained(model).into_iter().map(|(name, _)| name).collect(),
             aliases: params::aliases(model),
-            keep: self.keep,
+            policy: self.policy,
             known: self.known.clone(),
             health: self.health.clone(),
             durable: self.durable,

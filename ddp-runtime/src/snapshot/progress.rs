@@ -1,7 +1,8 @@
 use serde::{Deserialize, Serialize};
 
-/// How far a run has come: what a training loop needs to go on.
+/// How far a run has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Progress {
     /// The epoch to continue with, from 0.
     pub epoch: u64,

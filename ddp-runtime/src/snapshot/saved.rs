@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use ddp_contract::snapshot::{self as format, Damage, MANIFEST, Manifest, Whole};
+use ddp_contract::snapshot::{self as format, MANIFEST, Manifest, SnapshotError, ValidSnapshot};
 use serde::de::DeserializeOwned;
 use tch::nn::VarStore;
 
@@ -29,16 +29,16 @@ use crate::{Error, Result};
 /// ```
 #[derive(Debug)]
 pub struct SavedModel {
-    whole: Whole,
+    snapshot: ValidSnapshot,
 }
 
 impl SavedModel {
-    /// The newest whole snapshot in `dir`, if there is any. Damaged ones are passed over, with a warning on stderr.
+    /// The newest valid snapshot in `dir`, if there is one. Damaged ones are skipped, with a warning on stderr.
     ///
     /// # Errors
-    /// [`Error::NoWholeSnapshot`] when there are folders but none is whole; [`Error::Io`].
+    /// [`Error::NoValidSnapshot`] when there are snapshots but none is valid; [`Error::Io`].
     pub fn newest(dir: impl AsRef<Path>) -> Result<Option<Self>> {
-        Ok(choose(dir.as_ref())?.map(|whole| Self { whole }))
+        Ok(choose(dir.as_ref())?.map(|snapshot| Self { snapshot }))
     }
 
     /// The snapshot in `dir` with the best [metric](crate::Run::metric), of several the newest; when none has a metric,
@@ -59,10 +59,10 @@ impl SavedModel {
             Goal::Maximize => b.total_cmp(a),
         });
         for (_, folder) in found {
-            match format::whole(&folder) {
-                Ok(Some(whole)) => return Ok(Some(Self { whole })),
+            match format::valid(&folder) {
+                Ok(Some(snapshot)) => return Ok(Some(Self { snapshot })),
                 Ok(None) => {} // removed meanwhile
-                Err(damage) => say(format_args!("warning: snapshot {} is passed over: {damage}", folder.display())),
+                Err(damage) => say(format_args!("warning: skipping snapshot {}: {damage}", folder.display())),
             }
         }
         Self::newest(dir)
@@ -74,25 +74,25 @@ impl SavedModel {
     /// [`Error::Io`] with what is wrong with it.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
-        let removed = || Damage::Missing(MANIFEST.into());
-        let whole = read(folder, |folder| format::whole(folder)?.ok_or_else(removed))?;
-        Ok(Self { whole })
+        let removed = || SnapshotError::Missing(MANIFEST.into());
+        let snapshot = read(folder, |folder| format::valid(folder)?.ok_or_else(removed))?;
+        Ok(Self { snapshot })
     }
 
     /// Where it is.
     pub fn folder(&self) -> &Path {
-        &self.whole.folder
+        &self.snapshot.folder
     }
 
     /// Where its run stood.
     pub fn progress(&self) -> Progress {
-        let Manifest { epoch, step, samples_in_epoch, .. } = self.whole.manifest;
+        let Manifest { epoch, step, samples_in_epoch, .. } = self.snapshot.manifest;
         Progress { epoch, step, samples: samples_in_epoch }
     }
 
     /// What it was judged by, if it was.
     pub fn metric(&self) -> Option<f64> {
-        self.whole.manifest.metric
+        self.snapshot.manifest.metric
     }
 
     /// What the run saved under this name with [`Run::value`](crate::Run::value), if it did.
@@ -101,9 +101,9 @@ impl SavedModel {
     /// [`Error::StateMismatch`] for a value of another type.
     pub fn value<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         let name = value_name(name);
-        let decode = |value| floats::decode(value, non_finite(&self.whole.manifest, &name));
-        let value = self.whole.manifest.states.get(&name).map(decode).transpose();
-        value.map_err(|err| mismatch(&name, &self.whole.folder, &err.to_string()))
+        let decode = |value| floats::decode(value, non_finite(&self.snapshot.manifest, &name));
+        let value = self.snapshot.manifest.states.get(&name).map(decode).transpose();
+        value.map_err(|err| mismatch(&name, &self.snapshot.folder, &err.to_string()))
     }
 
     /// Loads the variables of `model`, on whatever device they are.
@@ -111,8 +111,8 @@ impl SavedModel {
     /// # Errors
     /// [`Error::StateMismatch`] when the model is another one, which then is as it was; [`Error::Io`].
     pub fn load(&self, model: &VarStore) -> Result<()> {
-        tensors::with_model(&self.whole.folder.join(format::MODEL), |saved, aliases| {
-            let mismatch = |problem: String| mismatch("the model", &self.whole.folder, &problem);
+        tensors::with_model(&self.snapshot.folder.join(format::MODEL), |saved, aliases| {
+            let mismatch = |problem: String| mismatch("the model", &self.snapshot.folder, &problem);
             copy(pairs(model, &saved, &aliases).map_err(mismatch)?)
         })
     }

@@ -342,7 +342,7 @@ fn what_has_the_name_of_a_snapshot_and_is_none_is_not_replaced() {
     for step in [42, 43] {
         let at = Progress { step, ..AT };
         run.save(&mut snapshots, at).unwrap();
-        assert_eq!(format::newest_whole(dir.path()).unwrap().whole.unwrap().manifest.step, step);
+        assert_eq!(format::newest_valid(dir.path()).unwrap().valid.unwrap().manifest.step, step);
         assert_eq!(Run::new().resume(dir.path()).unwrap(), Some(at));
     }
     assert_eq!(fs::read(precious).unwrap(), b"data");
@@ -368,7 +368,7 @@ fn what_another_version_or_another_program_has_written_is_not_replaced() {
         // The second one replaces the first.
         for samples in [0, 8] {
             run.save(&mut snapshots, Progress { samples, ..at }).unwrap();
-            let whole = format::newest_whole(dir.path()).unwrap().whole.unwrap();
+            let whole = format::newest_valid(dir.path()).unwrap().valid.unwrap();
             assert_eq!((whole.manifest.step, whole.manifest.samples_in_epoch), (step, samples));
             assert_eq!(whole.folder, path(&format!("step-{step:09}")), "more zeros are newer");
         }
@@ -582,7 +582,7 @@ fn a_damaged_folder_is_refused_or_loads_what_was_saved() {
                 prop_assert_eq!(&other.everything(), &expected);
             }
             Err(err) => {
-                prop_assert!(matches!(err, Error::NoWholeSnapshot { .. }), "{}", err);
+                prop_assert!(matches!(err, Error::NoValidSnapshot { .. }), "{}", err);
                 prop_assert_eq!(other.everything(), before, "nothing was loaded");
             }
         }

@@ -1,4 +1,4 @@
-//! A snapshot's way to the disk: whole or absent.
+//! Writes a snapshot: complete or absent.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use ddp_contract::Event;
 use ddp_contract::retention::{self, Goal, is_taken};
-use ddp_contract::snapshot::{self as format, Damage, FileInfo, Manifest, PARTIAL};
+use ddp_contract::snapshot::{self as format, FileInfo, Manifest, PARTIAL, SnapshotError};
 use tracing::{debug, info_span};
 
-use super::keep::{Keep, Known};
+use super::retention::{Known, Policy};
 use super::stage::Stage;
 use super::tensors::{self, HostTensor};
 use crate::dist::health::Health;
@@ -39,7 +39,7 @@ pub(super) struct Job {
     pub(super) trained: HashSet<String>,
     /// Further names of the model's tensors.
     pub(super) aliases: BTreeMap<String, String>,
-    pub(super) keep: Keep,
+    pub(super) policy: Policy,
     pub(super) known: Known,
     pub(super) health: Health,
     /// Wait for the disk before the snapshot gets its name.
@@ -83,7 +83,7 @@ impl Job {
         }
         let result = written.map(|folder| {
             let Manifest { epoch, step, metric, .. } = self.manifest;
-            let lower_is_better = self.keep.best.map(|(_, best)| best == Goal::Minimize);
+            let lower_is_better = self.policy.best.map(|(_, best)| best == Goal::Minimize);
             self.known.is_valid(&folder);
             self.launcher.send(&Event::SnapshotSaved {
                 snapshot: folder.clone(),
@@ -92,7 +92,7 @@ impl Job {
                 metric,
                 lower_is_better,
             });
-            self.known.prune(self.keep, &self.dir, &folder);
+            self.known.prune(self.policy, &self.dir, &folder);
         });
         for (file, tensors) in self.tensors {
             stage.recycle(file, tensors);
@@ -247,7 +247,7 @@ impl Job {
 /// version wrote and what can't be read at the moment are not.
 fn is_replaceable(folder: &Path) -> bool {
     let is_directory = fs::symlink_metadata(folder).is_ok_and(|found| found.is_dir());
-    is_directory && matches!(format::read_manifest(folder), Ok(_) | Err(Damage::ManifestChecksum))
+    is_directory && matches!(format::read_manifest(folder), Ok(_) | Err(SnapshotError::ManifestChecksum))
 }
 
 impl Writing {

@@ -40,7 +40,7 @@ pub enum NonFinite {
 /// let model = nn::linear(vs.root(), 2, 1, Default::default());
 /// let ddp = Ddp::new(context.group(), &vs)?;
 /// let mut optimizer = Sgd::new(&vs, SgdOptions::default());
-/// // After `Snapshots::resume`:
+/// // After `Run::resume`:
 /// let mut guard = LossGuard::new(&context, &vs, NonFinite::Skip);
 /// for step in 1..=3 {
 ///     let x = Tensor::full([8, 2], if step == 2 { f64::NAN } else { 1.0 }, (Kind::Float, context.device()));
@@ -69,6 +69,8 @@ pub struct LossGuard {
     /// Where they are copied; made for the first of them.
     stream: Option<SideStream>,
     skipped: u64,
+    /// The newest loss that a GPU has computed.
+    latest: Option<f64>,
 }
 
 /// More pending losses than a GPU's queue has room for; with more, the loop waits for the oldest.
@@ -90,6 +92,7 @@ impl LossGuard {
             pending: VecDeque::new(),
             stream: None,
             skipped: 0,
+            latest: None,
         }
     }
 
@@ -139,7 +142,10 @@ impl LossGuard {
 
     /// Looks at the losses that are still pending, and waits for them.
     pub(crate) fn look(&mut self) -> Result<()> {
-        self.pending.drain(..).try_for_each(|pending| pending.see(&self.health))
+        for pending in self.pending.drain(..) {
+            self.latest = Some(pending.see(&self.health)?);
+        }
+        Ok(())
     }
 
     /// Looks at a loss on the CPU now, and at those on a GPU that have been computed by now.
@@ -160,9 +166,14 @@ impl LossGuard {
         while is_due(&self.pending)
             && let Some(oldest) = self.pending.pop_front()
         {
-            oldest.see(&self.health)?;
+            self.latest = Some(oldest.see(&self.health)?);
         }
         Ok(())
+    }
+
+    /// The newest loss that a GPU has computed, as far as it was looked at.
+    pub(crate) fn latest(&self) -> Option<f64> {
+        self.latest
     }
 
     fn has_finite_weights(&self) -> Result<bool> {
@@ -199,10 +210,11 @@ impl Pending {
     }
 
     /// Waits for the copy.
-    fn see(self, health: &Health) -> Result<()> {
+    fn see(self, health: &Health) -> Result<f64> {
         self.copies.wait()?;
-        health.see_loss(self.step, number(&self.value)?);
-        Ok(())
+        let loss = number(&self.value)?;
+        health.see_loss(self.step, loss);
+        Ok(loss)
     }
 }
 

@@ -149,7 +149,7 @@ mod tests {
         assert!(hint.is_some() && hint_of(&full) == hint);
         let err = anyhow::Error::from(full).context("saving");
         assert_eq!((text_of(&err), hint_of(&err)), (format!("saving: {}", Error::DiskFull { path: "s".into() }), hint));
-        let io = Error::Io { action: "can't write", path: "s".into(), source: source() };
+        let io = Error::Io { action: "can't write", path: "s".into(), reason: source() };
         let expected = "can't write s: Read-only file system (os error 30)";
         assert_eq!(text_of(&io), expected);
         assert_eq!(text_of(&anyhow::Error::from(io)), expected);

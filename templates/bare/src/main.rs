@@ -1,4 +1,4 @@
-//! The ranks of a job meet and add up a number. Your loop comes where it says so.
+//! The ranks of a job join and add up a number: a start for your own loop.
 
 use std::process::ExitCode;
 
@@ -11,13 +11,13 @@ fn main() -> ExitCode {
 
 /// The sum of all ranks' numbers.
 fn train() -> Result<i64> {
-    // This worker's rank and device come from the environment, and all ranks meet here.
+    // This worker's rank and device come from the environment, and all ranks join here.
     let context = Context::init()?;
 
     let mut sum = Tensor::full([1], context.rank() as i64 + 1, (Kind::Int64, context.device()));
     context.group().all_reduce(&mut sum, ReduceOp::Sum)?; // every rank takes part, and has the sum afterwards
 
-    // Your loop: `Ddp` averages gradients, `DistributedSampler` splits the data, `Snapshots` saves and resumes.
+    // Your loop: `Ddp` averages gradients, `DataLoader` splits the data, `Run` counts, reports, saves and resumes.
 
     let sum = sum.int64_value(&[0]);
     println!("rank {} of {} on {:?}: the sum is {sum}", context.rank(), context.world_size(), context.device());

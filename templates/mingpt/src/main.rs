@@ -150,8 +150,9 @@ fn train(args: &Args) -> Result<()> {
             run.log("train/learning_rate", learning_rate)?;
             losses.add(&loss)?;
             if step.is_multiple_of(args.log_every) {
-                let (loss, norm) = (losses.over_ranks(group)?, norm.double_value(&[])); // waits for all ranks
-                losses = Mean::new();
+                let loss = std::mem::take(&mut losses).over_ranks(group)?; // waits for all ranks
+                let norm = norm.double_value(&[]);
+                run.log("train/grad_norm", norm)?;
                 if context.is_rank0() {
                     println!("step {step:>5}  loss {loss:.6}  lr {learning_rate:.2e}  grad norm {norm:.2}");
                 }

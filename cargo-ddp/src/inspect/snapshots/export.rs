@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::path::Path;
 
-use ddp_contract::snapshot::{self as format, Whole};
+use ddp_contract::snapshot::{self as format, ValidSnapshot};
 use safetensors::tensor::{TensorView, serialize_to_file};
 
 use super::names::Names;
@@ -35,7 +35,7 @@ impl Format {
 ///
 /// # Errors
 /// [`Error::Exists`], [`Error::BadOption`] for an ending that is none of ours or names that do not fit, [`Error::System`].
-pub fn export(snapshot: &Whole, names: &Names, to: &Path) -> Result<usize> {
+pub fn export(snapshot: &ValidSnapshot, names: &Names, to: &Path) -> Result<usize> {
     let bad = |problem: String| Error::BadOption { option: "to", problem };
     let format =
         Format::of(to).ok_or_else(|| bad(format!("{} must end in .safetensors, .pt or .pth", to.display())))?;

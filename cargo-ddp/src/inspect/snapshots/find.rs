@@ -2,7 +2,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ddp_contract::snapshot::{self as format, Damage, Manifest, Whole};
+use ddp_contract::snapshot::{self as format, Manifest, SnapshotError, ValidSnapshot};
 
 use crate::{Error, Result};
 
@@ -16,7 +16,7 @@ pub struct Listed {
     /// Bytes in its files.
     pub bytes: u64,
     /// What it holds, or why it can't be loaded.
-    pub manifest: Result<Manifest, Damage>,
+    pub manifest: Result<Manifest, SnapshotError>,
 }
 
 impl Listed {
@@ -47,14 +47,14 @@ pub fn list(path: &Path) -> Result<Vec<Listed>> {
 /// # Errors
 /// [`Error::NoSnapshot`], [`Error::NoSnapshotFolder`]; [`Error::Damaged`] if `path` is a damaged snapshot, or if all
 /// snapshots below it are damaged.
-pub fn whole(path: &Path) -> Result<Whole> {
+pub fn whole(path: &Path) -> Result<ValidSnapshot> {
     if is_snapshot(path) {
-        let whole = format::whole(path).map_err(|damage| Error::Damaged { folder: path.to_owned(), damage })?;
+        let whole = format::valid(path).map_err(|damage| Error::Damaged { folder: path.to_owned(), damage })?;
         return whole.ok_or_else(|| Error::NoSnapshot(path.to_owned()));
     }
     below(path)?;
-    let search = format::newest_whole(path).map_err(cant_read(path))?;
-    search.whole.ok_or_else(|| match search.skipped.into_iter().next() {
+    let search = format::newest_valid(path).map_err(cant_read(path))?;
+    search.valid.ok_or_else(|| match search.skipped.into_iter().next() {
         Some((folder, damage)) => Error::Damaged { folder, damage },
         None => Error::NoSnapshot(path.to_owned()),
     })

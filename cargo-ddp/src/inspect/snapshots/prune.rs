@@ -7,7 +7,7 @@ pub use ddp_contract::retention::Goal;
 /// What stays: the rule is the same as in a run.
 pub use ddp_contract::retention::Retention as Keep;
 use ddp_contract::retention::{self, Candidate};
-use ddp_contract::snapshot::{Damage, MANIFEST};
+use ddp_contract::snapshot::{MANIFEST, SnapshotError};
 
 use super::find::{Listed, list};
 use crate::Result;
@@ -17,10 +17,10 @@ use crate::Result;
 pub struct Pruned {
     /// Snapshots that went, and their bytes.
     pub removed: Vec<(PathBuf, u64)>,
-    /// Whole snapshots that stay.
+    /// Valid snapshots that stay.
     pub kept: Vec<PathBuf>,
     /// Damaged ones, which are left alone: they may be all that is left of something.
-    pub damaged: Vec<(PathBuf, Damage)>,
+    pub damaged: Vec<(PathBuf, SnapshotError)>,
     /// Links to directories.
     pub links: Vec<PathBuf>,
     /// Snapshots that could not be removed, and why.

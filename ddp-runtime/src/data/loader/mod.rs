@@ -118,8 +118,8 @@ impl<D: BatchDataset> DataLoader<D> {
         self.position.get()
     }
 
-    /// Goes on in the middle of an epoch: the next [`epoch(epoch)`](Self::epoch) gives what is left of it after
-    /// `samples` samples of all ranks. Other epochs, and this one later, are complete.
+    /// Continues in the middle of an epoch: the next [`epoch`](Self::epoch) of this number gives what is left of it
+    /// after the position's samples. Other epochs, and this one later, are complete.
     ///
     /// The loader needs the shuffle, seed and length of the one that was at this [`position`](Self::position). Its
     /// world size and batch size may be others: each sample that is left is seen exactly once, as
@@ -139,12 +139,11 @@ impl<D: BatchDataset> DataLoader<D> {
     ///
     /// // In another run, with another batch size:
     /// let mut loader = DataLoader::new(&context, dataset()?, 6)?.seed(1);
-    /// loader.resume_at(position.epoch, position.samples);
+    /// loader.resume_at(position);
     /// assert_eq!(loader.epoch(3)?.count(), 1);
     /// # Ok::<(), ddp_runtime::Error>(())
     /// ```
-    pub fn resume_at(&mut self, epoch: u64, samples: u64) {
-        let position = Position { epoch, samples };
+    pub fn resume_at(&mut self, position: Position) {
         self.resume.set(Some(position));
         self.position.set(position);
     }

@@ -207,7 +207,7 @@ proptest! {
             let mut positions = HashSet::new();
             for rank in 0..ranks {
                 let mut loader = setting.loader(ranks, rank, batch_size);
-                loader.resume_at(position.epoch, position.samples);
+                loader.resume_at(position);
                 let batches = loader.epoch(setting.epoch).unwrap();
                 shares.push(batches.take(taken).collect::<Result<Vec<_>>>().unwrap().concat());
                 positions.insert((loader.position().epoch, loader.position().samples));
@@ -245,7 +245,7 @@ proptest! {
         let rest: Vec<_> = batches.collect::<Result<_>>().unwrap();
 
         let mut resumed = setting.loader(world_size, rank, batch_size);
-        resumed.resume_at(epoch, samples);
+        resumed.resume_at(Position { epoch, samples });
         prop_assert_eq!(resumed.position(), Position { epoch, samples });
         prop_assert_eq!(resumed.epoch(epoch).unwrap().collect::<Result<Vec<_>>>().unwrap(), rest);
         // Only once.

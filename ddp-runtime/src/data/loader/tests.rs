@@ -93,11 +93,11 @@ impl BatchDataset for FaultyBatches {
 #[test]
 fn a_batch_that_fails_names_its_samples() {
     let mut loader = DataLoader::with_sampler(FaultyBatches, ordered(100), 10).unwrap().workers(2);
-    loader.resume_at(0, 10);
+    loader.resume_at(Position { epoch: 0, samples: 10 });
     let err = loader.epoch(0).unwrap().next().unwrap().unwrap_err();
     let samples = "10, 11, 12, 13, 14, 15, 16, 17, … (10 in all)";
     assert_eq!(err.to_string(), format!("batch of samples {samples}: the disk is gone"));
-    loader.resume_at(0, 20);
+    loader.resume_at(Position { epoch: 0, samples: 20 });
     let err = loader.epoch(0).unwrap().next().unwrap().unwrap_err();
     let Error::Batch { indices, reason } = err else { panic!("{err}") };
     assert_eq!(indices, (20..30).collect::<Vec<_>>());
@@ -303,7 +303,7 @@ fn samples_are_made_for_their_epoch_with_and_without_workers_and_after_a_resume(
         };
         assert_eq!(numbers(&loader(), 4), [[40, 41], [42, 43], [44, 45]]);
         let mut resumed = loader();
-        resumed.resume_at(4, 2);
+        resumed.resume_at(Position { epoch: 4, samples: 2 });
         assert_eq!(numbers(&resumed, 4), [[42, 43], [44, 45]]);
         assert_eq!(numbers(&resumed, 5)[0], [50, 51]);
     }

@@ -4,9 +4,9 @@ use tch::nn::VarStore;
 use tch::{Device, Tensor};
 
 use crate::data::Position;
-use crate::metrics::{Kept, Metrics, Value};
+use crate::metrics::{Metrics, OwnedValue, Value};
 use crate::snapshot::Contents;
-use crate::{Context, Progress, Result, Snapshots, StepReport};
+use crate::{Context, LossGuard, NonFinite, Progress, Result, Snapshots, StepReport};
 
 /// The part of a [`Run`](super::Run) that does not depend on the types of what is trained.
 pub(super) struct Course {
@@ -26,11 +26,13 @@ pub(super) struct Course {
     logged: Vec<Logged>,
     judged: Option<Judged>,
     resumed: bool,
+    /// For losses on a GPU.
+    guard: Option<LossGuard>,
 }
 
 struct Logged {
     name: String,
-    value: Kept,
+    value: OwnedValue,
     /// The value is this rank's, and the mean over the ranks is written.
     is_of_rank: bool,
 }
@@ -59,6 +61,7 @@ impl Course {
             logged: Vec::new(),
             judged: None,
             resumed: false,
+            guard: None,
         }
     }
 
@@ -82,7 +85,7 @@ impl Course {
 
     pub(super) fn log(&mut self, name: &str, value: Value<'_>) -> Result<()> {
         let is_of_rank = matches!(value, Value::Tensor(_));
-        self.logged.push(Logged { name: name.to_owned(), value: value.keep(name)?, is_of_rank });
+        self.logged.push(Logged { name: name.to_owned(), value: value.into_owned(name)?, is_of_rank });
         Ok(())
     }
 
@@ -104,7 +107,7 @@ impl Course {
         if let Some(total) = self.total_steps.or_else(all) {
             report = report.total_steps(total);
         }
-        self.context.report(self.with_logged(report));
+        self.report(report)?;
         self.write_logged()?;
         self.save_step(contents)
     }
@@ -128,9 +131,8 @@ impl Course {
 
     pub(super) fn epoch_done(&mut self, contents: &mut Contents<'_>) -> Result<()> {
         let Progress { epoch, step, .. } = self.progress;
-        let report = self.with_logged(StepReport::new(epoch, step));
-        if report != StepReport::new(epoch, step) {
-            self.context.report(report);
+        if self.logged.iter().any(|logged| is_loss(&logged.name)) {
+            self.report(StepReport::new(epoch, step))?;
         }
         self.write_logged()?;
         (self.progress.epoch, self.progress.samples) = (epoch + 1, 0);
@@ -164,18 +166,31 @@ impl Course {
         snapshots.save_if_due(&self.model, contents, self.progress)
     }
 
-    /// `report` with the logged values that the launcher shows, as far as they can be read without waiting for a GPU.
-    fn with_logged(&self, report: StepReport) -> StepReport {
-        let at_hand = self.logged.iter().filter_map(|logged| match &logged.value {
-            Kept::Number(number) => Some((logged.name.as_str(), *number)),
-            Kept::OnDevice(_) => None,
-        });
-        at_hand.fold(report, |report, (name, number)| match name {
-            "loss" | "train/loss" => report.loss(number),
-            "learning_rate" | "train/learning_rate" => report.learning_rate(number),
-            "grad_norm" | "train/grad_norm" => report.grad_norm(number),
-            _ => report,
-        })
+    /// Sends a report with the logged values that the launcher shows. A loss on a GPU is that of a few steps ago, as nothing
+    /// waits for it.
+    fn report(&mut self, mut report: StepReport) -> Result<()> {
+        let mut on_device = None;
+        for Logged { name, value, .. } in &self.logged {
+            report = match (name.as_str(), value) {
+                (name, OwnedValue::Number(loss)) if is_loss(name) => report.loss(*loss),
+                ("learning_rate" | "train/learning_rate", OwnedValue::Number(rate)) => report.learning_rate(*rate),
+                ("grad_norm" | "train/grad_norm", OwnedValue::Number(norm)) => report.grad_norm(*norm),
+                (name, OwnedValue::OnDevice(loss)) if is_loss(name) => {
+                    on_device = Some(loss);
+                    report
+                }
+                _ => report,
+            };
+        }
+        let Some(loss) = on_device else {
+            self.context.report(report);
+            return Ok(());
+        };
+        // It is looked at when the GPU has computed it.
+        let guard = self.guard.get_or_insert_with(|| LossGuard::new(&self.context, &self.model, NonFinite::Warn));
+        guard.check(loss, self.progress.step)?;
+        self.context.send(guard.latest().map_or(report, |loss| report.loss(loss)));
+        Ok(())
     }
 
     fn write_logged(&mut self) -> Result<()> {
@@ -186,6 +201,10 @@ impl Course {
             .into_iter()
             .try_for_each(|Logged { name, value, is_of_rank }| metrics.write(name, value, step, is_of_rank))
     }
+}
+
+fn is_loss(name: &str) -> bool {
+    matches!(name, "loss" | "train/loss")
 }
 
 /// The value of a tensor that need not be waited for.

@@ -195,7 +195,8 @@ impl<O, S, V, C> Run<O, S, V, C> {
 
     /// Logs a value of the current step: call it before [`step_done`](Self::step_done), or of the epoch before
     /// [`epoch_done`](Self::epoch_done). The value goes to the [metrics](Self::metrics); the launcher shows `loss`,
-    /// `learning_rate` and `grad_norm`, also as `train/loss` and so on.
+    /// `learning_rate` and `grad_norm`, also as `train/loss` and so on. A loss that is not a finite number is reported once; see
+    /// [`LossGuard`](crate::LossGuard) for other policies.
     ///
     /// A tensor with one element is this rank's value: the mean over the ranks is written, without waiting for them or for a
     /// GPU. A number is the same on all ranks: rank 0's is written. All ranks log the same names at the same steps.
@@ -240,7 +241,7 @@ impl<O: Optimizer, S: Stateful, V: Serialize + DeserializeOwned, C: Stateful> Ru
     ///
     /// # Errors
     /// [`Error::SnapshotsInUse`](crate::Error::SnapshotsInUse) when this run is going to save, and another program does;
-    /// [`Error::NoWholeSnapshot`](crate::Error::NoWholeSnapshot) when there are snapshots but none is valid;
+    /// [`Error::NoValidSnapshot`](crate::Error::NoValidSnapshot) when there are snapshots but none is valid;
     /// [`Error::StateMismatch`](crate::Error::StateMismatch) when the model, the optimizer or another part is another, or
     /// was not saved; [`Error::Invalid`](crate::Error::Invalid) for tensors that no snapshot can hold, by name;
     /// [`Error::Io`](crate::Error::Io), also when the run is going to save and the directory can't be written to.

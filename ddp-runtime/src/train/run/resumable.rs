@@ -22,8 +22,8 @@ impl<D: BatchDataset> Resumable for DataLoader<D> {
         self.position()
     }
 
-    fn resume_at(&mut self, Position { epoch, samples }: Position) {
-        self.resume_at(epoch, samples);
+    fn resume_at(&mut self, position: Position) {
+        self.resume_at(position);
     }
 
     fn batches_per_epoch(&self) -> Option<u64> {

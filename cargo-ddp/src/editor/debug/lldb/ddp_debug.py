@@ -13,7 +13,7 @@ import lldb
 import ddp_rustc
 from ddp_tensor import TensorChildren, tensor_summary
 from ddp_types import (PROGRESS, batches_summary, context_summary, loader_summary, position_summary, progress_summary,
-                       sampler_summary, world_summary)
+                       run_summary, sampler_summary, world_summary)
 
 # What the launcher sends, the program is to get; a write to a rank that is gone makes a SIGPIPE, which Rust ignores.
 SIGNALS = "SIGTERM SIGINT SIGHUP SIGQUIT SIGUSR1 SIGUSR2 SIGCONT SIGPIPE"
@@ -29,6 +29,7 @@ FORMATTERS = {
     batches_summary: ["^ddp_runtime::data::loader::batches::Batches<.+>$"],
     position_summary: ["ddp_runtime::data::loader::position::Position"],
     progress_summary: PROGRESS,
+    run_summary: ["^ddp_runtime::train::run::Run<.+>$"],
 }
 
 

@@ -100,5 +100,11 @@ def progress_summary(value, _dict):
     return f"epoch {epoch}, step {step}, {samples} samples of the epoch seen"
 
 
+def run_summary(value, _dict):
+    at = ("course", "progress")
+    epoch, step, samples = (_member(value, *at, name) for name in ("epoch", "step", "samples"))
+    return f"epoch {epoch}, step {step}, {samples} samples of the epoch seen"
+
+
 def position_summary(value, _dict):
     return f"epoch {_member(value, 'epoch')}, {_member(value, 'samples')} samples of it given out"

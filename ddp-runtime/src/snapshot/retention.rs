@@ -1,4 +1,4 @@
-//! Which snapshots are removed when a new one is there, and what this process knows of those that stay.
+//! Which snapshots are removed when a new one is saved, and what this process knows of those that stay.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -13,9 +13,9 @@ use ddp_contract::snapshot::{self as format, MANIFEST};
 
 use crate::worker::say::say;
 
-/// What stays; all, unless something is said.
+/// Which snapshots stay; all, by default.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Keep {
+pub(super) struct Policy {
     pub(super) last: Option<usize>,
     pub(super) best: Option<(usize, Goal)>,
 }
@@ -81,8 +81,8 @@ impl Known {
     }
 
     /// Removes what need not stay, now that the snapshot in `written` is there. What can't be removed stays.
-    pub(super) fn prune(&self, keep: Keep, dir: &Path, written: &Path) {
-        let Some(last) = keep.last else { return };
+    pub(super) fn prune(&self, policy: Policy, dir: &Path, written: &Path) {
+        let Some(last) = policy.last else { return };
         let folders = match format::list(dir) {
             Ok(folders) => folders,
             Err(err) => {
@@ -99,7 +99,7 @@ impl Known {
         // One from before a later one, which this run did not go on from, is not the newest by its number.
         let mut needed = vec![written.to_owned()];
         needed.extend(inner.resumed.clone().filter(|resumed| format::step_of(resumed) > format::step_of(written)));
-        let retention = Retention { last, best: keep.best };
+        let retention = Retention { last, best: policy.best };
         let stays = retention.stays(dir, &snapshots, &needed, |folder| inner.verify(folder));
         for (snapshot, _) in snapshots.iter().zip(stays).filter(|(_, stays)| !stays) {
             if inner.stuck.contains(&snapshot.folder) {
