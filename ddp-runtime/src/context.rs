@@ -133,7 +133,7 @@ impl ContextBuilder {
         let world = World::from_env()?;
         inherited::check()?;
         let events = Events::to(inherited::event_pipe());
-        events.send(&Event::Started);
+        events.send(&Event::started());
 
         let device = device::choose(&world, self.device, self.backend)?;
         let on_gpu = device != Device::Cpu;
