@@ -14,6 +14,7 @@
 //! | `project` | finds and builds projects; finds or provisions libtorch |
 //! | `machine` | what a launch depends on: GPUs, cores, network interfaces, environment |
 //! | `error`, [`exit`] | errors with hints, and exit codes |
+//! | `progress` | how lower modules report what they do |
 //! | `os` | what is Linux's |
 //!
 //! It never links libtorch: that is `ddp-runtime`'s part, inside the workers. The two share `ddp-contract`.
@@ -33,6 +34,7 @@ mod inspect;
 mod launch;
 mod machine;
 mod os;
+mod progress;
 mod project;
 mod scaffold;
 mod shell;

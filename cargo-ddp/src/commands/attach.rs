@@ -18,11 +18,11 @@ use crate::{Error, Result, Ui, exit, shell};
 /// How often to look whether the job has started its workers again.
 const PERIOD: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
 
-/// The run that was chosen, in the project's folder for debugging. The next attach takes it away.
+/// The file with the chosen run, in the project's folder for debugging. The next attach removes it.
 const CHOSEN: &str = "attach";
 
-/// `cargo ddp attach [RUN]`: has a debug session opened for each worker of a job, and stays until that ends, or the debugger
-/// goes.
+/// `cargo ddp attach [RUN]`: opens a debug session for each worker of a job, and stays until the job ends or the debugger
+/// detaches.
 pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<u8> {
     let root = match Project::find(None) {
         Ok(project) => project.root,

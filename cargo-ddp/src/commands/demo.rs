@@ -25,7 +25,7 @@ pub(super) fn demo(args: &Demo, ui: &Ui) -> Result<u8> {
 
     let project = Project::find(Some(&folder.join("Cargo.toml")))?;
     super::ensure_libtorch(&project.root, ui)?;
-    // What an earlier demo trained is finished: this one gets a folder of its own.
+    // An earlier demo's training is finished: this one gets its own folder.
     let snapshots = fresh_snapshot_folder(&folder);
     let gpus = gpu::list().map(|gpus| gpu::available(&gpus, visible().as_deref())).unwrap_or_default();
     let nproc = gpus.is_empty().then_some(2);

@@ -14,7 +14,7 @@ pub(super) fn ps(args: &Ps) -> Result<u8> {
         print_json(&jobs)?;
         return Ok(exit::SUCCESS);
     }
-    // Not on stdout: nobody here can do anything with them.
+    // Not on stdout: these jobs can't be controlled from here.
     for job in registry.elsewhere() {
         Ui::new().status("Elsewhere", job.to_string());
     }

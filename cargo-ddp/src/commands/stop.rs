@@ -9,12 +9,12 @@ use crate::cli::Stop;
 use crate::launch::process_of;
 use crate::{Error, Result, Ui, exit};
 
-/// How often a launcher is continued that may have been stopped again.
+/// How often to continue a launcher that something may stop (SIGSTOP) again.
 const PERIOD: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// How long a launcher may take that was asked to end immediately. It gives up on its own processes sooner.
 const UNRESPONSIVE: Duration = Duration::from_secs(20);
 
-/// `cargo ddp stop [RUN]`: asks, and waits for the end.
+/// `cargo ddp stop [RUN]`: asks the job to stop, and waits for its end.
 pub(super) fn stop(args: &Stop, ui: &Ui) -> Result<u8> {
     let mut jobs = super::registry().running();
     let names = |jobs: &[Job]| -> Vec<String> { jobs.iter().map(|job| job.run.clone()).collect() };
@@ -39,7 +39,7 @@ pub(super) fn stop(args: &Stop, ui: &Ui) -> Result<u8> {
     };
     ui.status("Stopping", format!("{} (pid {})", job.run, job.pid));
     // The second signal kills; two of one kind could arrive as one, and a launcher in the background of a script ignores
-    // SIGINT. A process that is stopped hears none until it is continued.
+    // SIGINT. A stopped process receives none until it is continued.
     send(&[Signal::TERM])?;
     let again: &[_] = if args.now { &[Signal::INT, Signal::TERM, Signal::CONT] } else { &[Signal::CONT] };
     let mut end = args.now.then(|| Instant::now() + UNRESPONSIVE);
@@ -61,7 +61,7 @@ pub(super) fn stop(args: &Stop, ui: &Ui) -> Result<u8> {
     Ok(exit::SUCCESS)
 }
 
-/// No such job runs here: perhaps it runs elsewhere.
+/// The error for a job that does not run here; it may run elsewhere.
 pub(super) fn not_here(run: Option<&str>, running: Vec<String>) -> Error {
     let elsewhere = super::registry().elsewhere();
     let found: Vec<_> = match run {

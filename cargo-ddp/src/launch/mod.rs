@@ -86,6 +86,7 @@ fn run(plan: &LaunchPlan, links: Vec<Link>, reporter: &mut dyn Reporter) -> Resu
     let start = Instant::now();
     let whole = plan.debug.is_none() && debug::is_traced();
     let mut guard = guard::split(whole, reporter)?;
+    tracing::debug!(pid = std::process::id(), guard = guard.pid(), "launcher started");
     let (verdict, record) = match accept_workers(plan, &mut guard, reporter)? {
         Ready::Stopped(signal) => {
             let mut record = JobFile::new(plan, guard.pid());

@@ -17,6 +17,11 @@ pub enum Exit {
     Signal(i32),
 }
 
+impl Exit {
+    /// Of a worker that was asked to stop, and has saved a snapshot.
+    pub(crate) const PREEMPTED: Self = Self::Code(ddp_contract::exit::PREEMPTED as i32);
+}
+
 impl From<ExitStatus> for Exit {
     fn from(status: ExitStatus) -> Self {
         use std::os::unix::process::ExitStatusExt;

@@ -1,10 +1,10 @@
-//! Moves a copy of ours out of the way without losing it.
+//! Moves a copy of our own files out of the way without losing it.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Renames `path` to `NAME.copy`, or `NAME.copy-2` if that is there, and so on. Gives the new path.
+/// Renames `path` to `NAME.copy`, or `NAME.copy-2` if that is there, and so on. Returns the new path.
 ///
 /// # Errors
 /// The system's.

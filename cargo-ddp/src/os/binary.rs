@@ -80,7 +80,7 @@ mod tests {
 
     use super::*;
 
-    /// What comes of a program with this content.
+    /// The result of starting a program with this content.
     fn start(content: &[u8]) -> io::Result<Option<i32>> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("program");

@@ -7,7 +7,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// What a worker gets at least, where the hard limit allows it: what most systems set, and what `select` can take.
 const FOR_WORKERS: u64 = 1024;
 
-/// Raises this process' limit as far as it goes. Gives the limit for workers, which is the user's own unless it is too low.
+/// Raises this process' limit as far as it goes. Returns the limit for workers, which is the user's own unless it is too low.
 pub(crate) fn raise_limit() -> Rlimit {
     static FOUND: OnceLock<Rlimit> = OnceLock::new();
     let found = *FOUND.get_or_init(|| {

@@ -9,6 +9,7 @@ pub(crate) mod host;
 pub mod inherited;
 pub(crate) mod interfaces;
 pub(crate) mod interpreter;
+pub(crate) mod json;
 pub(crate) mod loopback;
 pub(crate) mod origin;
 pub mod output;

@@ -1,4 +1,4 @@
-//! The end of a worker that a process traces. The kernel tells a tracer first, and the parent only when the tracer has
+//! The end of a worker that a process traces. The kernel notifies a tracer first, and the parent only when the tracer has
 //! taken note or is gone: a debugger that a worker started, and that does neither, would hold up the launcher forever.
 
 use std::fs;
@@ -15,7 +15,7 @@ pub(crate) const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a tracer may take to take note.
 const TRACER: Duration = Duration::from_millis(500);
 
-/// Waits for a child that has ended, or was sent SIGKILL, for `limit` at most. `None`: whoever traces it does not let go, or
+/// Waits for a child that has ended, or was sent SIGKILL, for `limit` at most. `None`: its tracer does not detach, or
 /// the kernel does not.
 pub(crate) fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
     let start = Instant::now();
@@ -51,7 +51,7 @@ fn descends_from_us(mut pid: Pid) -> bool {
     false
 }
 
-/// What the parent would be told.
+/// The status that the parent would get.
 fn exit_of_zombie(pid: Pid) -> Option<ExitStatus> {
     let fields = stat(pid)?;
     let is_zombie = fields.first().is_some_and(|state| state == "Z");

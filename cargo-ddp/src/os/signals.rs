@@ -48,7 +48,7 @@ impl Signals {
         self.pipes.iter().map(|(_, pipe)| pipe.as_fd())
     }
 
-    /// The signals that came since the last look.
+    /// The signals since the last call.
     pub(crate) fn take(&mut self) -> Vec<i32> {
         let mut came = Vec::new();
         for (signal, pipe) in &mut self.pipes {

@@ -206,7 +206,7 @@ impl Reporter for JobUi {
 
     fn waiting(&self) -> Vec<(Target, BorrowedFd<'static>)> {
         let waiting = TARGETS.into_iter().filter(|target| screen::is_waiting(*target));
-        waiting.map(|target| (target, screen::fd(target))).collect()
+        waiting.map(|target| (target, target.fd())).collect()
     }
 
     fn flush(&mut self, stream: Target) {

@@ -1,4 +1,4 @@
-//! Workers' output: whole lines, each with its rank before it.
+//! Workers' output: complete lines, each with its rank before it.
 
 /// A line longer than this is printed in pieces.
 const LONGEST: usize = 1 << 20;
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_out_whole_whatever_the_pieces() {
+    fn lines_are_complete_whatever_the_pieces() {
         let out = through(prefixer(), &[b"a\nb", b"", b"c\n\nd"]);
         assert_eq!(out, b"[rank 1] a\n[rank 1] bc\n[rank 1] \n[rank 1] d\n");
         assert_eq!(through(prefixer(), &[b"\xff\xfe\n"]), b"[rank 1] \xff\xfe\n");
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn on_a_terminal_a_progress_bar_moves() {
+    fn progress_bar_moves_on_a_terminal() {
         let mut prefixer = Prefixer::new("[rank 0] ".into(), true);
         let mut out = Vec::new();
         prefixer.push(b"10%\r", &mut out);
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_end_does_not_fill_the_memory() {
+    fn line_without_end_does_not_fill_the_memory() {
         let out = through(prefixer(), &[&vec![b'x'; LONGEST], b"rest"]);
         assert_eq!(out.len(), LONGEST + 4 + 2 * ("[rank 1] \n".len()));
     }

@@ -5,8 +5,9 @@
 //! | `job` | takes what the launcher reports |
 //! | `messages`, `failure` | its words |
 //! | `json` | the same as JSON, for `--json` |
-//! | `lines` | workers' output: whole lines, each with its rank before it |
+//! | `lines` | workers' output: complete lines, each with its rank before it |
 //! | `live`, `progress`, `keys` | one line for the whole job, below all others |
+//! | `spinner` | long work |
 //! | `screen`, `stdout` | writes without waiting for a slow reader; notes what is lost |
 
 mod failure;
@@ -18,21 +19,23 @@ mod live;
 pub(crate) mod messages;
 mod progress;
 mod screen;
+mod spinner;
 pub(crate) mod stdout;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use ddp_contract::text::{printable, printable_json, printable_line};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 pub(crate) use job::JobUi;
 
 use crate::Error;
 use crate::os::stdio::Target;
+use crate::progress::{Progress, Work};
 use crate::ui::lines::Prefixer;
+use crate::ui::spinner::Spinner;
 
 /// Prints to stderr, in color on a terminal; workers' output goes where they wrote it.
 #[derive(Clone, Debug)]
@@ -95,13 +98,13 @@ impl Ui {
             Target::Stderr => (self.terminal, self.color),
         };
         let prefix = format!("[rank {rank}]");
-        // Red is for errors, and what is left tells neighbours apart.
+        // Red is for errors, and the others tell neighbours apart.
         let color = ["36", "33", "35", "34", "32"][rank % 5];
         let prefix = if colored { format!("\x1b[{color}m{prefix}\x1b[0m ") } else { format!("{prefix} ") };
         Prefixer::new(prefix, terminal)
     }
 
-    /// Forwards what a worker wrote: whole lines that have their prefix. A reader that is gone (`| head`) is no reason to stop
+    /// Forwards what a worker wrote: complete lines that have their prefix. A reader that is gone (`| head`) is no reason to stop
     /// the training.
     pub(crate) fn output(&self, rank: usize, target: Target, bytes: &[u8]) {
         if bytes.is_empty() {
@@ -143,7 +146,7 @@ impl Ui {
         self.warn_of_loss(lost);
     }
 
-    /// Whether what a worker writes there has to wait for a reader of ours.
+    /// Whether what a worker writes there has to wait for our reader.
     pub(crate) fn is_held_up(&self, target: Target) -> bool {
         screen::is_waiting(if self.json { Target::Stdout } else { target })
     }
@@ -219,26 +222,22 @@ impl Ui {
         ExitCode::from(err.exit_code())
     }
 
-    /// Long work whose end is not known: a spinner on a terminal.
-    pub fn spinner(&self, message: &str) -> ProgressBar {
-        if !self.terminal || self.quiet {
-            return ProgressBar::hidden();
-        }
-        let bar = ProgressBar::new_spinner().with_message(message.to_owned());
-        if let Ok(style) = ProgressStyle::with_template("{spinner:>12} {msg}  {elapsed}") {
-            bar.set_style(style);
-        }
-        bar.enable_steady_tick(Duration::from_millis(120));
-        bar
-    }
-
-    /// Whether stderr is a terminal.
-    pub fn is_terminal(&self) -> bool {
-        self.terminal
-    }
-
     fn paint(&self, code: &str, text: &str) -> String {
         if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+impl Progress for Ui {
+    fn status(&self, verb: &str, message: &str) {
+        Ui::status(self, verb, message);
+    }
+
+    fn warn(&self, message: &str) {
+        Ui::warn(self, message);
+    }
+
+    fn begin(&self, message: &str) -> Box<dyn Work + '_> {
+        Box::new(Spinner::new(self, message, self.terminal && !self.quiet))
     }
 }
 

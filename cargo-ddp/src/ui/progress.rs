@@ -33,7 +33,7 @@ pub(crate) struct Progress {
     learning_rate: Option<f64>,
     grad_norm: Option<f64>,
     memory: Option<u64>,
-    /// The first step's end: what came before it is no part of any rate.
+    /// The first step's end: the time before it is not part of any rate.
     first: Option<Mark>,
     /// The last few seconds.
     marks: VecDeque<Mark>,
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_has_what_is_known() {
+    fn live_line_has_what_is_known() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut progress = Progress::new(0, start);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_room_is_left_out() {
+    fn live_line_leaves_out_what_has_no_room() {
         let start = Instant::now();
         let mut progress = Progress::new(0, start);
         for (seconds, number) in (0..).zip(1..=60) {
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_is_that_of_the_last_seconds_and_the_time_left_that_of_the_whole_run() {
+    fn rate_is_of_the_last_seconds_and_time_left_of_the_whole_run() {
         let start = Instant::now();
         let mut progress = Progress::new(0, start);
         // 100 steps of 1 s, then 100 of 0.1 s.

@@ -2,7 +2,6 @@
 //! the launcher: what cannot be written now waits here, and the loop of the launcher reads no more output meanwhile.
 
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -11,7 +10,7 @@ use rustix::io::Errno;
 use super::stdout;
 use crate::os::stdio::Target;
 
-/// As much as a pipe takes without waiting, once it says that it takes something (`PIPE_BUF`).
+/// As much as a pipe takes without waiting, once it is ready (`PIPE_BUF`).
 const PIECE: usize = 4096;
 
 struct Queue {
@@ -38,8 +37,8 @@ pub(crate) fn expect_output(target: Target) {
     queues()[target as usize].has_output = true;
 }
 
-/// Writes what can be written without waiting; the rest has to wait for [`flush`]. The first time that output is lost, says
-/// so.
+/// Writes what can be written without waiting; the rest has to wait for [`flush`]. The first time that output is lost, returns
+/// the reason.
 pub(crate) fn write(target: Target, bytes: &[u8]) -> Option<String> {
     let queue = &mut queues()[target as usize];
     if queue.given_up {
@@ -59,7 +58,7 @@ fn send(target: Target, Queue { bytes, has_output, .. }: &mut Queue) -> Option<S
     let mut problem = None;
     while sent < bytes.len() && is_ready(target) {
         let end = bytes.len().min(sent + PIECE);
-        match rustix::io::write(fd(target), &bytes[sent..end]) {
+        match rustix::io::write(target.fd(), &bytes[sent..end]) {
             Ok(n) => sent += n,
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => break,
@@ -83,7 +82,7 @@ pub(crate) fn is_waiting(target: Target) -> bool {
 /// Whether the stream takes something now.
 pub(crate) fn is_ready(target: Target) -> bool {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    let mut fds = [PollFd::from_borrowed_fd(fd(target), PollFlags::OUT)];
+    let mut fds = [PollFd::from_borrowed_fd(target.fd(), PollFlags::OUT)];
     !matches!(poll(&mut fds, Some(&now)), Ok(0))
 }
 
@@ -91,7 +90,7 @@ pub(crate) fn is_ready(target: Target) -> bool {
 pub(crate) fn write_if_ready(target: Target, bytes: &[u8]) {
     if is_ready(target) {
         // Shorter than PIPE_BUF: a stream that is ready takes all of it.
-        let _ = rustix::io::write(fd(target), bytes);
+        let _ = rustix::io::write(target.fd(), bytes);
     }
 }
 
@@ -113,13 +112,4 @@ pub(crate) fn write_and_wait(target: Target, bytes: &[u8]) -> Option<String> {
             None
         }
     }
-}
-
-pub(crate) fn fd(target: Target) -> BorrowedFd<'static> {
-    let number = match target {
-        Target::Stdout => io::stdout().as_raw_fd(),
-        Target::Stderr => io::stderr().as_raw_fd(),
-    };
-    // SAFETY: these two are never closed.
-    unsafe { BorrowedFd::borrow_raw(number) }
 }

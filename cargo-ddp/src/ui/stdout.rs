@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ddp_contract::text::printable;
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
 
-use super::screen;
 use crate::os::stdio::Target;
 use crate::{Error, Result};
 
@@ -35,7 +34,7 @@ pub(crate) fn shown(text: &str) -> Cow<'_, str> {
     if io::stdout().is_terminal() { printable(text) } else { Cow::Borrowed(text) }
 }
 
-/// Notes what came of a write to stdout. The first time that something is lost, says what.
+/// Notes the result of a write to stdout. The first time that something is lost, returns what.
 pub fn note(result: io::Result<()>) -> Option<String> {
     note_of(Target::Stdout, result.and_then(|()| check_mode()))
 }
@@ -49,7 +48,7 @@ pub(crate) fn note_of(target: Target, result: io::Result<()>) -> Option<String> 
     first
 }
 
-/// The standard library says of a stdout that is open for reading only that everything was written.
+/// For a stdout that is open for reading only, the standard library reports that everything was written.
 fn check_mode() -> io::Result<()> {
     if fcntl_getfl(io::stdout())? & OFlags::ACCMODE == OFlags::RDONLY {
         return Err(io::Error::new(ErrorKind::PermissionDenied, "it is open for reading only"));
@@ -69,9 +68,9 @@ pub fn failure() -> Result<()> {
 }
 
 fn reader_is_gone(target: Target, err: &io::Error) -> bool {
-    // What a terminal says that was closed.
+    // The error of a terminal that was closed.
     let is_device = |stat: rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode).is_char_device();
-    let hung_up = || fstat(screen::fd(target)).is_ok_and(is_device);
+    let hung_up = || fstat(target.fd()).is_ok_and(is_device);
     err.kind() == ErrorKind::BrokenPipe || err.raw_os_error() == Some(libc::EIO) && hung_up()
 }
 

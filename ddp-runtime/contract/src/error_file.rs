@@ -22,6 +22,9 @@ struct Message {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Extra {
+    /// [`ErrorFile::VERSION`]; 0 in files of torchrun and of earlier versions.
+    #[serde(default)]
+    version: u32,
     /// Python's name for it; a Rust worker puts its back-trace here.
     #[serde(default)]
     py_callstack: String,
@@ -37,10 +40,14 @@ struct Extra {
 }
 
 impl ErrorFile {
+    /// The version of what is added to torchrun's layout.
+    pub const VERSION: u32 = 1;
+
     /// A record of `message`, stamped with the present time.
     pub fn new(message: impl Into<String>, backtrace: impl Into<String>) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let extra = Extra { py_callstack: backtrace.into(), timestamp: now.to_string(), ..Extra::default() };
+        let (py_callstack, timestamp) = (backtrace.into(), now.to_string());
+        let extra = Extra { version: Self::VERSION, py_callstack, timestamp, ..Extra::default() };
         Self { message: Message { message: message.into(), extra } }
     }
 
@@ -65,6 +72,11 @@ impl ErrorFile {
     /// The optimizer steps that the worker had done, if it said so.
     pub fn step(&self) -> Option<u64> {
         self.message.extra.step
+    }
+
+    /// [`VERSION`](Self::VERSION) of the file; 0 if it has none.
+    pub fn version(&self) -> u32 {
+        self.message.extra.version
     }
 
     /// What went wrong.
@@ -110,6 +122,16 @@ mod tests {
         let python = r#"{"message": {"message": "ValueError: no", "extraInfo": {"py_callstack": "Traceback", "timestamp": "1700000000"}}}"#;
         let read: ErrorFile = serde_json::from_str(python).expect("torchrun's layout");
         assert_eq!(read.message(), "ValueError: no");
-        assert_eq!(read.location(), None);
+        assert_eq!((read.location(), read.version()), (None, 0));
+    }
+
+    #[test]
+    fn error_file_of_the_previous_version_is_read() {
+        let old = r#"{"message": {"message": "no", "extraInfo": {"py_callstack": "", "timestamp": "1700000000",
+            "location": "src/main.rs:7:9", "rank": 1, "step": 64}}}"#;
+        let read: ErrorFile = serde_json::from_str(old).expect("a file without a version");
+        assert_eq!((read.version(), read.step(), read.location()), (0, Some(64), Some("src/main.rs:7:9")));
+        let new = serde_json::to_string(&ErrorFile::new("no", "")).expect("plain data");
+        assert_eq!(serde_json::from_str::<ErrorFile>(&new).expect("what was written can be read").version(), 1);
     }
 }

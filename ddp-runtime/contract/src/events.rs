@@ -10,8 +10,12 @@ use serde::{Deserialize, Serialize};
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
-    /// The worker has read its environment.
-    Started,
+    /// The worker has read its environment. Always the first event.
+    Started {
+        /// [`VERSION`](Self::VERSION) of the events that follow; 0 for workers that did not send it yet.
+        #[serde(default)]
+        version: u32,
+    },
     /// Training goes on from a snapshot.
     Resumed {
         /// The snapshot's folder. What is not UTF-8 in it arrives as U+FFFD.
@@ -68,9 +72,27 @@ pub enum Event {
     Unknown,
 }
 
+impl Event {
+    /// The version of the event stream that is written. Readers skip events, and ignore fields, that they do not know.
+    pub const VERSION: u32 = 1;
+
+    /// The first event of a worker.
+    pub fn started() -> Self {
+        Self::Started { version: Self::VERSION }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn event_stream_of_the_previous_version_is_read() {
+        let started = serde_json::from_str::<Event>(r#"{"event":"started"}"#).expect("a worker of an earlier version");
+        assert_eq!(started, Event::Started { version: 0 });
+        let newer = r#"{"event":"started","version":9,"coffee":true}"#;
+        assert_eq!(serde_json::from_str::<Event>(newer).expect("a newer worker"), Event::Started { version: 9 });
+    }
 
     #[test]
     fn events_survive_the_pipe_and_unknown_ones_are_no_error() {
@@ -91,7 +113,7 @@ mod tests {
             grad_norm: None,
             memory: Some(1 << 30),
         };
-        for event in [Event::Started, saved, step] {
+        for event in [Event::started(), saved, step] {
             let line = serde_json::to_string(&event).expect("an event is plain data");
             assert_eq!(serde_json::from_str::<Event>(&line).expect("what was written can be read"), event, "{line}");
         }

@@ -145,7 +145,7 @@ impl ContextBuilder {
         logging::start(world.rank);
         launcher::check()?;
         let event_pipe = EventPipe::inherited();
-        event_pipe.send(&Event::Started);
+        event_pipe.send(&Event::started());
 
         if world.restart_count > 0 {
             tracing::debug!(restarts = world.restart_count, "the job was restarted");

@@ -25,10 +25,11 @@ mod tests;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+pub use crate::project::trainable::{Trainable, Workers};
 pub use debugger::Debugger;
 pub use file::File;
 pub use place::Place;
-pub use project::{Project, Trainable, Workers, path_named, target_folder};
+pub use project::{Project, path_named, target_folder};
 
 use config::Variant;
 use entry::{Entry, Role};

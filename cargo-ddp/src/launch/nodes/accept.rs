@@ -10,11 +10,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::handshake::{Answer, Guest, LONGEST_GREETING, Step};
-use super::join::{HANDSHAKE, seconds};
 use super::link::Link;
 use super::message::{FromCoordinator, ToCoordinator};
+use super::rendezvous::{HANDSHAKE, Rendezvous, seconds};
 use super::secret::{self, Secret};
-use super::{Member, Nodes, Rendezvous, bounds};
+use super::{Member, Nodes, bounds};
 use crate::Result;
 use crate::launch::event::{LaunchEvent, Reporter};
 
@@ -25,7 +25,7 @@ const MOST_REPORTS: u32 = 10;
 /// How long to let others end when there are no more descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Someone who has connected.
+/// A process that has connected.
 struct Caller {
     guest: Guest,
     link: Link,
@@ -40,7 +40,7 @@ struct Ready {
     joined: Vec<bool>,
 }
 
-/// What has become of the nodes, by node rank from 1.
+/// Who has connected and who has joined.
 struct Lobby<'a> {
     at: &'a Rendezvous,
     secret: Option<&'a Secret>,
@@ -166,6 +166,7 @@ impl Lobby<'_> {
         for _ in 0..MOST_CALLERS {
             match listener.accept() {
                 Ok((stream, from)) => {
+                    tracing::debug!(%from, "connection accepted");
                     let (Ok(link), Ok(nonce)) = (Link::new(stream, LONGEST_GREETING), secret::nonce()) else {
                         continue;
                     };
@@ -186,7 +187,7 @@ impl Lobby<'_> {
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => return,
                 // No descriptors are left, or the network reports an error here (`man accept`): that passes.
                 Err(err) => {
-                    tracing::debug!(%err, "a connection was not accepted");
+                    tracing::debug!(%err, "can't accept a connection");
                     self.end_one();
                     std::thread::sleep(PAUSE);
                     return;
@@ -228,7 +229,7 @@ impl Lobby<'_> {
         }
     }
 
-    /// Handles what a caller sends. Gives it back if more is to come.
+    /// Handles what a caller sends. Returns it if more may follow.
     fn hear(&mut self, mut caller: Caller) -> Option<Caller> {
         loop {
             if caller.refused {
@@ -239,7 +240,7 @@ impl Lobby<'_> {
                 Ok(Some(line)) => line,
                 Ok(None) => return Some(caller),
                 Err(lost) => {
-                    tracing::debug!(from = %caller.from, why = lost.0, "a stranger");
+                    tracing::debug!(from = %caller.from, why = lost.0, "connection lost before it joined");
                     return None;
                 }
             };
@@ -261,7 +262,7 @@ impl Lobby<'_> {
                 }
                 Step::Refuse(problem) => self.refuse(&mut caller, problem),
                 Step::Leave => {
-                    tracing::debug!(from = %caller.from, "a stranger");
+                    tracing::debug!(from = %caller.from, "not a launcher");
                     return None;
                 }
             }

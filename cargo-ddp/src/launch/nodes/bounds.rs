@@ -24,7 +24,7 @@ pub(crate) const LONGEST_ERROR_FILE: usize = 256 << 10;
 const LONGEST_PATH: usize = 16 << 10;
 const MOST_LINES: usize = 10;
 const LARGEST_ATTEMPT: u32 = 1 << 24;
-/// The signals that a launcher passes on, and the one that it kills with.
+/// The signals that a launcher forwards, and the one that it kills with.
 const SIGNALS: [i32; 7] =
     [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2, libc::SIGKILL];
 
@@ -40,7 +40,7 @@ pub(crate) fn check_gpus(gpus: Option<&[String]>, nproc: usize) -> Checked {
     if gpus.iter().all(is_name) { Ok(()) } else { Err("the name of a GPU is not one".into()) }
 }
 
-/// Gives the nodes their ranks, one after the other.
+/// Numbers the nodes' ranks, one node after the other.
 pub(crate) fn number_ranks(members: &mut [Member]) -> Checked {
     let mut first_rank = 0;
     for member in members {
@@ -54,7 +54,7 @@ pub(crate) fn number_ranks(members: &mut [Member]) -> Checked {
     Ok(())
 }
 
-/// What node 0 says about all nodes, to one that knows its own part.
+/// Checks node 0's list of all nodes, on a node that knows its own part.
 pub(crate) fn check_welcome(members: &[Member], run: &str, nnodes: usize, own: (usize, &Member)) -> Checked {
     if members.len() != nnodes {
         return Err(format!("it lists {} nodes instead of {nnodes}", members.len()));
@@ -77,7 +77,7 @@ pub(crate) fn check_welcome(members: &[Member], run: &str, nnodes: usize, own: (
 }
 
 impl ToCoordinator {
-    /// A node may speak of its own ranks alone.
+    /// A node may report on its own ranks only.
     pub(crate) fn check(&self, ranks: &Range<usize>) -> Checked {
         match self {
             Self::Alive => Ok(()),
@@ -207,7 +207,7 @@ mod tests {
         for rank in [0, 1, 4, usize::MAX] {
             assert!(exited(rank).check(&ranks).unwrap_err().contains("not one of its ranks"));
             assert!(ToCoordinator::Output { rank }.check(&ranks).is_err());
-            assert!(ToCoordinator::Event { rank, event: Event::Started }.check(&ranks).is_err());
+            assert!(ToCoordinator::Event { rank, event: Event::started() }.check(&ranks).is_err());
         }
         for signal in [0, -1, 64, i32::MAX, libc::SIGSTOP] {
             assert!(ToCoordinator::Signal(signal).check(&ranks).is_err(), "{signal}");
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn node_0_is_not_believed_everything_either() {
+    fn node_0_is_checked_as_well() {
         let failure = |rank| Failure { rank, ..Failure::example() };
         let finish = |failure| FromCoordinator::Finish(Verdict::Failed(failure, NoRestart::Never)).check(4);
         assert_eq!(finish(failure(3)), Ok(()));

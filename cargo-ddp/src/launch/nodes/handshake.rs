@@ -1,4 +1,4 @@
-//! How a launcher joins a job: who says what first, and what is checked. No sockets here.
+//! How a launcher joins a job: who sends what first, and what is checked. No sockets here.
 //!
 //! | launcher of node N | node 0 |
 //! |---|---|
@@ -29,7 +29,7 @@ pub(crate) const LONGEST_JOIN: usize = 128 << 10;
 /// A machine's name has at most 64 bytes on Linux, and 253 in DNS.
 const LONGEST_HOST: usize = 255;
 
-/// What a launcher says until it has joined.
+/// What a launcher sends until it has joined.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Greeting {
     /// The first word.
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn other_versions_are_told_the_difference() {
+    fn version_that_differs_is_refused_with_the_difference() {
         let hear = |text: &str| Guest::new(Nonce::default()).hear(text.as_bytes(), None, 2);
         let Step::Refuse(older) =
             hear(r#"{"Hello":{"version":"0.0.9","node_rank":1,"nnodes":2,"host":"h","nproc":1}}"#)

@@ -1,5 +1,5 @@
 use std::io;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -8,32 +8,14 @@ use serde::de::DeserializeOwned;
 
 use super::handshake::{Answer, Greeting, Join, LONGEST_GREETING, Version};
 use super::link::{Link, Lost};
+use super::rendezvous::{HANDSHAKE, Rendezvous, seconds};
 use super::secret::{self, Secret, SecretSource, Side};
 use super::{Member, Nodes, accept, bounds};
+use crate::Result;
 use crate::launch::event::{LaunchEvent, Reporter};
-use crate::{Error, Result};
 
-/// How long one side may take for its part of joining.
-pub(crate) const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Time between two attempts to reach node 0.
 const RETRY: Duration = Duration::from_millis(300);
-
-/// Where the launchers of all nodes meet: torchrun's `--nnodes`, `--node-rank`, `--master-addr` and `--master-port`.
-#[derive(Clone, Debug)]
-pub struct Rendezvous {
-    /// Number of nodes.
-    pub nnodes: usize,
-    /// This one's number, from 0.
-    pub node_rank: usize,
-    /// An address of node 0.
-    pub master_addr: String,
-    /// A port that is free there.
-    pub master_port: u16,
-    /// How long to wait for all to come.
-    pub timeout: Duration,
-    /// What a launcher must know to join.
-    pub secret: SecretSource,
-}
 
 /// Meets the launchers of the other nodes; `own` is this node, whose first rank is not known yet. Gives who has which ranks, the name of the job, and the connections: node 0's
 /// to all others (by node rank, from 1), the others' to node 0.
@@ -64,29 +46,6 @@ pub fn join(
     }
 }
 
-impl Rendezvous {
-    pub(crate) fn place(&self) -> String {
-        match self.master_addr.contains(':') {
-            true => format!("[{}]:{}", self.master_addr, self.master_port),
-            false => format!("{}:{}", self.master_addr, self.master_port),
-        }
-    }
-
-    pub(crate) fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
-        Ok((self.master_addr.as_str(), self.master_port).to_socket_addrs()?.collect())
-    }
-
-    pub(crate) fn failed(&self, problem: impl Into<String>) -> Error {
-        Error::Rendezvous { place: self.place(), problem: problem.into() }
-    }
-}
-
-/// `600 s`, `0.5 s`.
-pub(super) fn seconds(time: Duration) -> String {
-    let seconds = time.as_secs_f64();
-    if seconds < 10.0 && seconds.fract() > 0.05 { format!("{seconds:.1} s") } else { format!("{seconds:.0} s") }
-}
-
 fn wait(fd: &impl std::os::fd::AsFd, time: Duration) -> io::Result<()> {
     let mut fds = [PollFd::new(fd, PollFlags::IN)];
     let timeout =
@@ -97,7 +56,7 @@ fn wait(fd: &impl std::os::fd::AsFd, time: Duration) -> io::Result<()> {
     }
 }
 
-/// The next message of a connection, if it comes in time.
+/// The next message of a connection, if it arrives within `time`.
 fn receive<M: DeserializeOwned>(link: &mut Link, time: Duration) -> Result<Option<M>, Lost> {
     let end = Instant::now() + time;
     loop {
@@ -233,7 +192,10 @@ fn call(at: &Rendezvous, end: Instant) -> Result<(Link, SocketAddr)> {
             Err(last)
         };
         match connect() {
-            Ok(connected) => return Ok(connected),
+            Ok(connected) => {
+                tracing::debug!(address = %connected.1, place = at.place(), "connected to node 0");
+                return Ok(connected);
+            }
             Err(err) if Instant::now() + RETRY >= end => {
                 return Err(at.failed(format!("node 0 could not be reached within {}: {err}", seconds(at.timeout))));
             }
@@ -290,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_come_is_named_and_waited_for_no_longer_than_told() {
+    fn node_that_does_not_join_is_named_after_the_timeout() {
         let missing = start(at(0, 3, port(), 0.3), 1).join().unwrap().unwrap_err().to_string();
         assert!(missing.contains("nodes 1, 2 of 3 did not join"), "{missing}");
         let alone = start(at(1, 2, port(), 0.3), 1).join().unwrap().unwrap_err().to_string();
@@ -311,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_with_the_same_secret_meet_and_others_are_told_why_not() {
+    fn nodes_with_the_same_secret_meet_and_others_get_the_reason() {
         for node in nodes([value("0123456789abcdef"), value("0123456789abcdef\n")], 30.0) {
             node.unwrap();
         }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// A side that has nothing to say says so this often.
+/// A side that has nothing to send sends a sign of life this often.
 const BEAT: Duration = Duration::from_secs(5);
-/// A side that has said nothing for so long is lost: its machine, or the network.
+/// A side that has sent nothing for this long is lost: its machine, or the network.
 const SILENCE: Duration = Duration::from_secs(20);
 /// What waits to be sent to a side that does not read; beyond that, what may be lost is.
 const LONGEST_QUEUE: usize = 1 << 20;
@@ -166,7 +166,7 @@ impl Link {
         end.map_or(Ok(()), Err)
     }
 
-    /// Reads until there is a message, or nothing more for now. Gives the end of the connection.
+    /// Reads until there is a message, or nothing more for now. Returns the end of the connection.
     fn fill(&mut self) -> Option<Lost> {
         let mut buffer = [0; PIECE];
         while self.inbox.len() <= self.longest && !self.has_message() {
@@ -200,7 +200,7 @@ impl Link {
         Ok(Some(line))
     }
 
-    /// Speaks up if nothing was said for a while; an error if nothing was heard for too long.
+    /// Sends `alive` if nothing was sent for a while; an error if nothing was received for too long.
     pub(crate) fn tick(&mut self, now: Instant, alive: &impl Serialize) -> Result<(), Lost> {
         if now >= self.heard + SILENCE {
             return Err(Lost(format!("nothing was heard of it for {} s", SILENCE.as_secs())));
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_come_whole_and_before_the_end() {
+    fn messages_arrive_complete_and_before_the_end() {
         let (mut link, mut far) = pair();
         far.write_all(b"[1]\n[2").unwrap();
         wait(&link);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_side_that_does_not_read_costs_no_waiting_and_little_memory() {
+    fn side_that_does_not_read_costs_no_waiting_and_little_memory() {
         let (mut link, _far) = pair();
         let long = "x".repeat(1000);
         for _ in 0..100_000 {

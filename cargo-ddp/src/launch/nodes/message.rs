@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 use super::Member;
 use crate::launch::outcome::{Exit, Failure, Known, Suspect, Verdict};
 
-/// What a launcher that has joined tells node 0's.
+/// What a launcher that has joined sends to node 0's.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToCoordinator {
-    /// Nothing else was said for a while.
+    /// Nothing else was sent for a while.
     Alive,
     Exited {
         rank: usize,
@@ -25,7 +25,7 @@ pub(crate) enum ToCoordinator {
         rank: usize,
         event: Event,
     },
-    /// A worker wrote something. Not said for each piece.
+    /// A worker wrote something. Not sent for each piece.
     Output {
         rank: usize,
     },
@@ -33,16 +33,16 @@ pub(crate) enum ToCoordinator {
     Signal(i32),
     /// The stacks of its workers are written.
     Traced(Option<Suspect>),
-    /// It can't go on, and ends now.
+    /// It can't continue, and ends now.
     GivesUp(String),
 }
 
-/// What node 0's launcher tells the others.
+/// What node 0's launcher sends to the others.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum FromCoordinator {
-    /// All are there.
+    /// All nodes have joined.
     Welcome { members: Vec<Member>, run: String },
-    /// Nothing else was said for a while.
+    /// Nothing else was sent for a while.
     Alive,
     /// Start your workers; they meet at this port.
     Start { attempt: u32, port: u16 },
@@ -54,6 +54,6 @@ pub(crate) enum FromCoordinator {
     Trace { idle: Duration, steps: Vec<Option<u64>> },
     /// The job is over.
     Finish(Verdict),
-    /// Node 0 can't go on, and ends now.
+    /// Node 0 can't continue, and ends now.
     GivesUp(String),
 }

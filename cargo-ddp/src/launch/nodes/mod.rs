@@ -2,16 +2,17 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `join` | the launchers meet at node 0's `--master-addr` and `--master-port`, and agree on who has which ranks |
+//! | `rendezvous` | where the launchers meet: node 0's `--master-addr` and `--master-port` |
+//! | `join` | they meet there, and agree on who has which ranks |
 //! | `accept` | node 0's part of that, among strangers |
-//! | `handshake` | what they say to each other until all have joined |
+//! | `handshake` | what they send each other until all have joined |
 //! | `secret` | what a launcher must know to join |
 //! | `bounds` | the largest numbers and the longest lists that they may send |
 //! | `link` | the connection between two launchers: messages, signs of life, its end |
-//! | `message` | what they say to each other |
+//! | `message` | what they send each other |
 //!
-//! Node 0's dispatcher decides for all. The other launchers tell it what happens to their workers, and do what it says.
-//! Workers never see any of this: they meet at a port of its own for each attempt, which node 0 opens for its rank 0.
+//! Node 0's dispatcher decides for all. The other launchers report to it what happens to their workers, and do what it says.
+//! Workers never see any of this: they meet at a new port for each attempt, which node 0 opens for its rank 0.
 
 mod accept;
 mod bounds;
@@ -19,6 +20,7 @@ mod handshake;
 mod join;
 mod link;
 mod message;
+mod rendezvous;
 mod secret;
 
 use std::net::SocketAddr;
@@ -27,10 +29,11 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use bounds::{LONGEST_ERROR_FILE, LONGEST_LINE, LONGEST_TEXT, shortened};
-pub use join::{Rendezvous, join};
+pub use join::join;
 pub use link::Link;
 pub(crate) use link::Lost;
 pub(crate) use message::{FromCoordinator, ToCoordinator};
+pub use rendezvous::Rendezvous;
 pub use secret::{Secret, SecretSource};
 
 /// One launcher's part in the job.

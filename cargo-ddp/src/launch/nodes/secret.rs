@@ -1,4 +1,4 @@
-//! The secret that the launchers of a job share: who knows it may join.
+//! The secret that the launchers of a job share: a launcher that knows it may join.
 //!
 //! Each side proves that it knows the secret by an HMAC over what the other side has chosen at random. The secret itself
 //! never leaves its machine.
@@ -27,7 +27,7 @@ pub(crate) type Nonce = [u8; 32];
 /// Where the job's secret comes from.
 #[derive(Clone, Debug, Default)]
 pub enum SecretSource {
-    /// There is none: whoever reaches the port may join.
+    /// No secret: anyone who can reach the port may join.
     #[default]
     None,
     /// `DDP_JOB_SECRET`.
@@ -47,7 +47,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The side that proves something. A proof of one is none of the other.
+/// The side that proves something. A proof of one side is not valid for the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     /// Node 0.

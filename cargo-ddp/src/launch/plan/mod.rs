@@ -11,6 +11,7 @@
 
 pub(crate) mod binding;
 mod environment;
+mod note;
 mod options;
 mod placement;
 mod rendezvous;
@@ -25,9 +26,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use binding::Binding;
+pub use note::Note;
 pub use options::Options;
+pub use resolve::Resolved;
 pub(crate) use resolve::resolve;
-pub use resolve::{Note, Resolved};
 pub use rules::Rules;
 pub use show::Show;
 

@@ -8,7 +8,7 @@ use ddp_contract::env;
 use super::binding::Binding;
 use super::placement::Placement;
 use super::rendezvous::rendezvous;
-use super::{LaunchPlan, Options, Rules, Show, StorePort};
+use super::{LaunchPlan, Note, Options, Rules, Show, StorePort};
 use crate::launch::nodes::{Member, Nodes, Rendezvous};
 use crate::machine::{Environment, Machine};
 use crate::{Error, Result};
@@ -21,22 +21,6 @@ pub struct Resolved {
     pub plan: LaunchPlan,
     /// In the order in which they should be printed.
     pub notes: Vec<Note>,
-}
-
-/// Something about a plan that the user should know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Note {
-    /// The machine has no GPU, and nothing was said about workers: there will be one, on the CPU.
-    NoGpu,
-    /// Others use a GPU of the job.
-    BusyGpu {
-        /// The GPU.
-        gpu: String,
-        /// Who uses it, and how much of its memory.
-        busy: String,
-    },
-    /// Where the workers are bound, by rank.
-    Bindings(Vec<Binding>),
 }
 
 /// Checks the options and decides everything about a launch that does not depend on the program.

@@ -85,28 +85,28 @@ mod tests {
         (events, lines)
     }
 
-    const STARTED: &[u8] = b"{\"event\":\"started\"}\n";
+    const STARTED: &[u8] = b"{\"event\":\"started\",\"version\":1}\n";
 
     #[test]
-    fn events_arrive_in_pieces_and_between_lines_that_are_none() {
+    fn events_are_read_in_pieces_and_between_other_lines() {
         let (events, _) = through(&[STARTED, &STARTED[..7], &STARTED[7..], b"hello\n\n{}\n", STARTED, &STARTED[..9]]);
-        assert_eq!(events, [Event::Started, Event::Started, Event::Started]);
+        assert_eq!(events, [Event::started(), Event::started(), Event::started()]);
     }
 
     #[test]
-    fn a_message_without_an_end_takes_little_memory_and_the_next_one_is_read() {
+    fn event_without_an_end_takes_little_memory_and_the_next_one_is_read() {
         let long = vec![b'x'; LONGEST];
         let mut pieces = vec![&long[..]; 1000];
         let (events, lines) = through(&pieces);
         assert!(events.is_empty() && lines.partial.capacity() <= 2 * LONGEST);
         pieces.extend([&b"\n"[..], STARTED]);
-        assert_eq!(through(&pieces).0, [Event::Started]);
+        assert_eq!(through(&pieces).0, [Event::started()]);
         let line = [&long[..], b"\n", STARTED].concat();
-        assert_eq!(through(&[&line]).0, [Event::Started]);
+        assert_eq!(through(&[&line]).0, [Event::started()]);
     }
 
     #[test]
-    fn a_long_path_is_an_event() {
+    fn event_may_have_a_long_path() {
         let snapshot = "\u{1}".repeat(4095).into();
         let saved = Event::Resumed { snapshot, epoch: u64::MAX, step: u64::MAX };
         let line = serde_json::to_string(&saved).unwrap() + "\n";

@@ -10,7 +10,7 @@
 //! - SIGKILL for the launcher, or for guard and launcher: its workers die with it (`PR_SET_PDEATHSIG`), and what they started
 //!   becomes the keeper's, which kills it.
 //! - SIGKILL for the keeper, or for keeper and launcher: what is left becomes the guard's, which kills it.
-//! - SIGKILL for all three at once: the workers die with the launcher; what had left their sessions stays.
+//! - SIGKILL for all three at the same moment: the workers die with the launcher; processes that had left their sessions stay.
 //!
 //! Each two of the three are connected by a pair of sockets. When one process dies, the kernel continues the other two, should
 //! they be stopped ([`continue_on`]).
@@ -49,7 +49,7 @@ const F_SETSIG: libc::c_int = 10;
 pub(crate) enum Guard {
     /// The process that the user started. `keeper` is at its end when the keeper is gone.
     Other { pipe: UnixStream, keeper: UnixStream, pid: Pid },
-    /// There is none: this process catches them itself.
+    /// No guard: this process catches signals itself.
     None(Signals),
 }
 
@@ -73,7 +73,7 @@ pub(crate) fn split(whole: bool, reporter: &dyn Reporter) -> Result<Guard> {
     let blocked = block_signals();
     let signals = Signals::catch().map_err(Error::system("can't catch signals"))?;
     let guard = getpid();
-    // SAFETY: the launcher has one thread here. (If it had more, the child would go on with this one alone, and the C
+    // SAFETY: the launcher has one thread here. (If it had more, the child would continue with this one alone, and the C
     // library keeps its own locks usable.)
     match unsafe { libc::fork() } {
         -1 => Err(cant()(std::io::Error::last_os_error())),
@@ -261,7 +261,7 @@ fn timespec(time: Duration) -> Timespec {
     Timespec { tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() }
 }
 
-/// What the guard is told: first the launcher's pid, then the debug sessions that the launcher asks for, one a line.
+/// What the guard receives: first the launcher's pid, then the debug sessions that the launcher asks for, one a line.
 struct Requests {
     partial: Vec<u8>,
     launcher: Option<Pid>,
@@ -327,7 +327,7 @@ impl Guard {
         }
     }
 
-    /// The signals that came since the last look; `None` once the guard or the keeper is gone.
+    /// The signals since the last call; `None` once the guard or the keeper is gone.
     pub(crate) fn take(&mut self) -> Option<Vec<i32>> {
         let (pipe, keeper) = match self {
             Self::Other { pipe, keeper, .. } => (pipe, keeper),

@@ -6,13 +6,14 @@
 //! | `port` | where the ranks of an attempt meet |
 //! | `stream`, `tail`, `events` | what a worker writes: output, its last lines, events |
 //! | `affinity` | binds a worker to its cores |
-//! | `debugged` | workers that a debugger starts, and that join the launcher |
+//! | `debugged`, `exit` | workers that a debugger starts, and that join the launcher; how they end |
 //! | `stacks` | what the ranks of a stalled job do |
 //! | `guard` | the processes around the launcher |
 
 mod affinity;
 pub(crate) mod debugged;
 pub(crate) mod events;
+mod exit;
 pub(crate) mod guard;
 pub(crate) mod port;
 pub(crate) mod stacks;

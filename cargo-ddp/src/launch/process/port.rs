@@ -48,7 +48,7 @@ impl Port {
         self.listener.as_ref().map(AsFd::as_fd)
     }
 
-    /// All workers are started: who inherits the socket has it.
+    /// All workers are started: rank 0 has inherited the socket.
     pub(crate) fn started(&mut self) {
         self.listener = None;
     }

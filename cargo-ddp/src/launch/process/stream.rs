@@ -83,7 +83,7 @@ impl Stream {
         });
     }
 
-    /// The worker is gone: what it wrote is read, and nobody else's writing is waited for.
+    /// The worker is gone: reads what it wrote, without waiting for other writers.
     pub(crate) fn close(&mut self, buffer: &mut [u8], out: &mut Vec<u8>) {
         // No more than it wrote: what it left running may write forever.
         self.read(buffer, self.pipe.waiting(), out);

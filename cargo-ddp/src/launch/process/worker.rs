@@ -17,6 +17,7 @@ use rustix::process::{
 
 use super::affinity;
 use super::events::EventStream;
+use super::exit::exit_of_joined;
 use super::port::Port;
 use super::stream::{Pipe, Stream};
 use crate::launch::outcome::Exit;
@@ -40,6 +41,8 @@ pub(crate) struct Worker {
     pub(crate) stdout: Stream,
     pub(crate) stderr: Stream,
     pub(crate) events: EventStream,
+    /// From its start to its end.
+    span: tracing::Span,
 }
 
 enum Process {
@@ -94,12 +97,13 @@ impl Worker {
         let logs = ["stdout", "stderr"].map(|stream| Log::create(plan.log_file(rank, attempt, stream)));
         let mut child = command.spawn().map_err(|source| Error::start(&plan.program, source))?;
         let pid = Pid::from_child(&child);
-        tracing::debug!(rank, attempt, %pid, "worker started");
+        let span = tracing::debug_span!("rank", rank);
+        span.in_scope(|| tracing::debug!(%pid, attempt, program = %plan.program.display(), "worker started"));
         let output = [child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from)];
         match Parts::new(pid, output, events, logs) {
             Ok(Parts { pidfd, stdout, stderr, events }) => {
                 let process = Process::Child(child);
-                Ok(Self { rank, process, pid, pidfd, alive: true, stdout, stderr, events })
+                Ok(Self { rank, process, pid, pidfd, alive: true, stdout, stderr, events, span })
             }
             Err(err) => {
                 let _ = child.kill().and_then(|()| child.wait());
@@ -115,7 +119,8 @@ impl Worker {
         let logs = ["stdout", "stderr"].map(|stream| Log::create(plan.log_file(rank, 0, stream)));
         let Parts { pidfd, stdout, stderr, events } = Parts::new(pid, [None, None], events, logs)?;
         let process = Process::Joined(connection);
-        Ok((Self { rank, process, pid, pidfd, alive: true, stdout, stderr, events }, event_writer))
+        let span = tracing::debug_span!("rank", rank);
+        Ok((Self { rank, process, pid, pidfd, alive: true, stdout, stderr, events, span }, event_writer))
     }
 
     /// The connection to one that has joined.
@@ -169,7 +174,7 @@ impl Worker {
 
     /// Takes note of its end. What it left running in its group ends with it.
     pub(crate) fn reap(&mut self) -> Result<Exit> {
-        // Before the wait: until then nobody else can have its number.
+        // Before the wait: until then no other process can have its id.
         self.signal(Signal::KILL.as_raw());
         if self.connection().is_some() {
             self.ends_within(KILL_TIMEOUT);
@@ -179,10 +184,11 @@ impl Worker {
                 let status = reap::wait(child, KILL_TIMEOUT).map_err(Error::system("can't wait for a worker"))?;
                 status.map_or(Exit::Signal(Signal::KILL.as_raw()), Exit::from)
             }
-            Process::Joined(connection) => super::debugged::exit_of_joined(connection, &self.pidfd),
+            Process::Joined(connection) => exit_of_joined(connection, &self.pidfd),
         };
         self.alive = false;
-        tracing::debug!(rank = self.rank, pid = %self.pid, ?exit, "worker ended");
+        std::mem::replace(&mut self.span, tracing::Span::none())
+            .in_scope(|| tracing::debug!(pid = %self.pid, ?exit, "worker ended"));
         Ok(exit)
     }
 }

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
-use ddp_contract::file;
 use ddp_contract::job::{FILE, Job, Origin};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -20,14 +19,14 @@ use serde::{Deserialize, Serialize};
 use super::previous;
 use crate::launch::event::{Blocker, LaunchEvent, Reporter};
 use crate::os::aside::move_aside;
-use crate::os::{origin, private};
+use crate::os::{json, origin, private};
 use crate::{Error, Result};
 
 /// A directory with this number or a larger one was not made by a launcher.
 const LARGEST_NUMBER: u64 = 1 << 53;
 /// The newest runs that keep their logs.
 const KEPT_RUNS: usize = 50;
-/// In each run's directory: says that it is one, and which process on which machine made it.
+/// In each run's directory: marks it as one, and names the process and the machine that made it.
 pub(crate) const MARKER: &str = ".cargo-ddp-run";
 /// In each run's directory: locked as long as the launcher lives.
 const LOCK: &str = ".lock";
@@ -39,7 +38,7 @@ const PARTIAL: &str = "partial";
 const LOCK_TRIES: u32 = 200;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
-/// What the marker says. Before it had a version, that was 0.
+/// The content of the marker. A marker without a version has version 0.
 #[derive(Serialize, Deserialize)]
 struct Marker {
     #[serde(default)]
@@ -153,17 +152,12 @@ pub(crate) fn numbers(runs: &Path) -> Vec<u64> {
 
 /// Whether this is the directory of a run. Earlier versions left no marker, but a `run.json`.
 pub(crate) fn is_run(path: &Path) -> bool {
-    path.join(MARKER).is_file() || parse::<previous::RunFile>(&path.join(previous::RUN_FILE)).is_some()
+    path.join(MARKER).is_file() || json::read::<previous::RunFile>(&path.join(previous::RUN_FILE)).is_some()
 }
 
 /// The job of the run in this directory, in the present format or the one before.
 pub(crate) fn load(path: &Path) -> Option<Job> {
-    parse(&path.join(FILE)).or_else(|| previous::load(path))
-}
-
-/// The JSON in a regular file, if it is valid.
-pub(super) fn parse<T: for<'de> Deserialize<'de>>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&file::read(path, file::SMALL).ok()?).ok()
+    json::read(&path.join(FILE)).or_else(|| previous::load(path))
 }
 
 /// What is known of the launcher of a run.
@@ -179,7 +173,7 @@ pub(crate) enum Presence {
 
 /// Whether the launcher of the run in this directory lives.
 pub(crate) fn presence(path: &Path) -> Presence {
-    let marker = || parse::<Marker>(&path.join(MARKER)).map(|marker| marker.origin);
+    let marker = || json::read::<Marker>(&path.join(MARKER)).map(|marker| marker.origin);
     let origin = || load(path).and_then(|job| job.origin).or_else(marker);
     match probe(path) {
         Lock::Held => Presence::Running,
@@ -203,7 +197,7 @@ pub(crate) fn presence(path: &Path) -> Presence {
     }
 }
 
-/// What the lock of a run's directory says.
+/// The state of the lock of a run's directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lock {
     Held,

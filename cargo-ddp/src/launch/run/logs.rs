@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-/// A file that grows beyond this is set aside as `….log.1`, in place of an older one, and begun anew.
+/// A file that grows beyond this is set aside as `….log.1`, in place of an older one, and started again.
 const LARGEST: u64 = 64 << 20;
 
 /// One stream of one rank in one attempt.
@@ -33,7 +33,7 @@ impl Log {
     /// Appends a piece.
     ///
     /// # Errors
-    /// The first one (a full disk); after that the log is closed, and the job goes on without it.
+    /// The first one (a full disk); after that the log is closed, and the job continues without it.
     pub(crate) fn write(&mut self, piece: &[u8]) -> io::Result<()> {
         if self.file.is_none() || piece.is_empty() {
             return Ok(());
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_is_bounded_and_loses_the_oldest_only() {
+    fn log_is_bounded_and_loses_the_oldest_only() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("attempt-0/rank-0.stdout.log");
         let (mut log, failed) = Log::with_limit(path.clone(), 10);
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_said_once() {
+    fn log_on_a_full_disk_fails_once() {
         let file = Some(File::options().write(true).open("/dev/full").unwrap());
         let mut log = Log { path: "/dev/full".into(), file, written: 0, largest: 10 };
         assert!(log.write(b"x").is_err());
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_whose_place_is_taken_is_no_log() {
+    fn log_whose_place_is_taken_is_not_written() {
         let dir = tempfile::tempdir().unwrap();
         let (mut log, failed) = Log::with_limit(dir.path().to_owned(), 10);
         assert!(failed.unwrap().to_string().contains("a directory"));
@@ -123,7 +123,7 @@ mod tests {
 
     // The file behind the link was emptied, and got the worker's output.
     #[test]
-    fn a_log_follows_no_link_and_empties_no_file() {
+    fn log_follows_no_link_and_empties_no_file() {
         let dir = tempfile::tempdir().unwrap();
         let victim = dir.path().join("victim");
         fs::create_dir(&victim).unwrap();

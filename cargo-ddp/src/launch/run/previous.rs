@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use ddp_contract::job::{Cause, Job, Origin, Outcome, Restart, Saved};
 use serde::Deserialize;
 
-use super::dir::parse;
+use crate::os::json;
 
 pub(super) const RUN_FILE: &str = "run.json";
 pub(super) const REPORT_FILE: &str = "report.json";
@@ -53,8 +53,8 @@ struct Report {
 
 /// The job of both files, or of the one that can be read.
 pub(super) fn load(dir: &Path) -> Option<Job> {
-    let run: Option<RunFile> = parse(&dir.join(RUN_FILE));
-    let report: Option<Report> = parse(&dir.join(REPORT_FILE));
+    let run: Option<RunFile> = json::read(&dir.join(RUN_FILE));
+    let report: Option<Report> = json::read(&dir.join(REPORT_FILE));
     if run.is_none() && report.is_none() {
         return None;
     }

@@ -1,7 +1,7 @@
 //! The jobs of this user that run on this machine, for `cargo ddp ps` and `cargo ddp stop`.
 //!
 //! A run's directory has a `job.json`, and a lock that the launcher holds as long as it lives, so that a launcher that was
-//! killed has no job any more. The user's cache has a link to each such directory, whose name says which process on
+//! killed has no job any more. The user's cache has a link to each such directory, whose name tells which process on
 //! which machine it is of: the cache may be shared by machines and containers (NFS, a mounted home), and only what belongs
 //! to processes of this one is signaled or removed.
 
@@ -57,7 +57,7 @@ pub struct Elsewhere {
 
 impl std::fmt::Display for Elsewhere {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Somebody else wrote it.
+        // Another program wrote it.
         let run = self.run.as_deref().unwrap_or("a job").replace(char::is_control, "?");
         write!(f, "{run} {}", self.place)
     }
@@ -149,6 +149,7 @@ fn read(link: &Path) -> Option<Result<Job, Elsewhere>> {
     let named = link.file_name().and_then(|name| origin::from_name(name.to_str()?));
     let origin = job.as_ref().and_then(|job| job.origin.clone()).or(named);
     let remove = || {
+        tracing::debug!(link = %link.display(), "removing the entry of a job that is gone");
         let _ = fs::remove_file(link);
         None
     };
@@ -158,7 +159,7 @@ fn read(link: &Path) -> Option<Result<Job, Elsewhere>> {
     };
     let lock = dir::probe(link);
     let Some(origin) = origin else {
-        // Of an earlier version, which did not say on which machine it runs.
+        // Of an earlier version, which did not record its machine.
         return match (lock, &job) {
             (Lock::Held, Some(job)) if is_alive(job) => Some(Ok(job.clone())),
             (Lock::Held, Some(_)) => elsewhere("on another machine or in another container".into()),
@@ -215,9 +216,9 @@ mod tests {
         }
     }
 
-    // A path that is not UTF-8 has no JSON of its own: nothing of such a job was written.
+    // JSON refuses a path that is not UTF-8: nothing of such a job was written.
     #[test]
-    fn job_in_a_folder_that_is_not_utf8_is_written_down() {
+    fn job_in_a_folder_that_is_not_utf8_is_written() {
         use std::ffi::OsStr;
         use std::os::unix::ffi::OsStrExt;
         let path = Path::new(OsStr::from_bytes(b"n\xff/1"));

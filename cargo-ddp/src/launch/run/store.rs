@@ -1,4 +1,4 @@
-//! Where the runs of a project are: new ones in `runs/` (or where its settings say), and those of earlier versions in
+//! Where the runs of a project are: new ones in `runs/` (or where its settings point), and those of earlier versions in
 //! `target/ddp/runs`, which `cargo clean` removes and projects may share.
 
 use std::fs;

@@ -129,7 +129,7 @@ impl Decider {
         self.links().map(|(_, link)| link.deadline()).chain(decision).min()
     }
 
-    /// Gives signs of life, and the connections that are lost.
+    /// Sends signs of life, and returns the connections that are lost.
     pub(crate) fn beat(&mut self, now: Instant) -> Vec<(usize, Lost)> {
         let here = matches!(self, Self::Local { .. });
         let beat = |link: &mut Link| match here {

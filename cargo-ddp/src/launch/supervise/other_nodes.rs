@@ -109,6 +109,7 @@ impl Watch<'_> {
         let nodes = &self.plan.nodes;
         let node = if nodes.own == 0 { index + 1 } else { 0 };
         let why = format!("{} was lost: {why}", nodes.name(node));
+        tracing::debug!(node, why, "node lost");
         self.reports.reporter.report(LaunchEvent::NodeLost { why: why.clone() });
         if nodes.own == 0 {
             self.decider.forget(index);

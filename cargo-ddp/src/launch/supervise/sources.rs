@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::crew::LAST_LINES;
 use super::dispatch::{Input, comparable};
 use super::reports::Reports;
-use super::watch::Watch;
+use super::watch::{Source, Watch};
 use crate::launch::outcome::Verdict;
 use crate::launch::process::guard::Guard;
 use crate::launch::process::worker::Worker;
@@ -22,21 +22,6 @@ const FAIR_SHARE: usize = 256 << 10;
 
 /// How long a job that was asked to stop waits for whoever reads its output.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// What a descriptor in the poll set belongs to.
-#[derive(Clone, Copy)]
-pub(crate) enum Source {
-    Guard,
-    Orphans,
-    Link(usize),
-    Stdout(usize),
-    Stderr(usize),
-    Events(usize),
-    Tracer,
-    /// The reporter can write more there.
-    Reporter(Target),
-    Deaths,
-}
 
 impl Watch<'_> {
     /// Waits until something can be read. Deaths come last, so that a worker's last output is read first.
@@ -71,7 +56,7 @@ impl Watch<'_> {
             let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: i64::from(left.subsec_nanos()) }
         });
-        // What came together with the last message that was handled is not in the kernel any more.
+        // Messages that arrived together with the last one that was handled are no longer in the kernel.
         let unread = |source: Source| match source {
             Source::Link(index) => self.decider.links().any(|(i, link)| i == index && link.has_message()),
             _ => false,

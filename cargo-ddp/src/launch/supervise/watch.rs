@@ -8,7 +8,6 @@ use super::decider::Decider;
 use super::dispatch::{Action, Input, SIGKILL};
 use super::pauses::Pauses;
 use super::reports::Reports;
-use super::sources::Source;
 use super::stalls::Stall;
 use crate::Result;
 use crate::editor::debug::Debug;
@@ -20,6 +19,22 @@ use crate::launch::process::guard::Guard;
 use crate::launch::process::port::Port;
 use crate::launch::process::worker::Worker;
 use crate::launch::run::job_file::JobFile;
+use crate::os::stdio::Target;
+
+/// What a descriptor in the poll set belongs to.
+#[derive(Clone, Copy)]
+pub(super) enum Source {
+    Guard,
+    Orphans,
+    Link(usize),
+    Stdout(usize),
+    Stderr(usize),
+    Events(usize),
+    Tracer,
+    /// The reporter can write more there.
+    Reporter(Target),
+    Deaths,
+}
 
 pub(crate) struct Watch<'a> {
     pub(super) plan: &'a LaunchPlan,

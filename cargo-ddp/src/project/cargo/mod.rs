@@ -13,9 +13,9 @@ use std::process::{Command, Stdio};
 
 use cargo_metadata::{Artifact, CargoOpt, Message, Metadata, MetadataCommand};
 
-use crate::editor::vscode::Trainable;
 use crate::os::child;
 use crate::project::libtorch::libtorch_for;
+use crate::project::trainable::Trainable;
 use crate::{Error, Result};
 
 pub use config::{BuildConfig, BuildTarget, TARGET_DIR_VARIABLES, TARGET_VARIABLE, home, host};

@@ -17,8 +17,9 @@ pub(crate) use provision::space_needed_gb;
 
 pub(crate) use crate::machine::cache::dir as cache_dir;
 use crate::machine::gpus as gpu;
+use crate::progress::Progress;
 pub use crate::version::LIBTORCH as VERSION;
-use crate::{Error, Result, Ui};
+use crate::{Error, Result};
 
 /// The CUDA that its wheels are built with (`cu130`).
 pub(crate) const CUDA: (u32, u32) = (13, 0);
@@ -79,7 +80,7 @@ pub fn own_libtorch() -> Option<PathBuf> {
 ///
 /// # Errors
 /// Each names the way out; see [`Error::hint`].
-pub fn choose(request: &Request, project: Option<&Path>, ui: &Ui) -> Result<Choice> {
+pub fn choose(request: &Request, project: Option<&Path>, ui: &dyn Progress) -> Result<Choice> {
     if let Some(path) = own_libtorch() {
         return own(&path, request);
     }
@@ -106,12 +107,12 @@ pub fn choose(request: &Request, project: Option<&Path>, ui: &Ui) -> Result<Choi
                     return Ok(Choice { home, why });
                 }
                 Err(problem) => {
-                    ui.status("Passed over", format!("the torch of {}: {problem}", python.program.display()));
+                    ui.status("Passed over", &format!("the torch of {}: {problem}", python.program.display()));
                 }
             },
             Some(torch) => ui.status(
                 "Passed over",
-                format!(
+                &format!(
                     "the torch of {}: it is {}, and {VERSION} is needed",
                     python.program.display(),
                     torch.full_version
@@ -125,7 +126,7 @@ pub fn choose(request: &Request, project: Option<&Path>, ui: &Ui) -> Result<Choi
     if let Ok(home) = Home::inspect(&cached) {
         return Ok(Choice { home, why: format!("it is in the cache ({}: {reason})", flavor.name()) });
     }
-    ui.status("Setting up", format!("libtorch {VERSION} ({}: {reason}) in {}", flavor.name(), cached.display()));
+    ui.status("Setting up", &format!("libtorch {VERSION} ({}: {reason}) in {}", flavor.name(), cached.display()));
     let home = provision::provision(flavor, &pythons, ui)?;
     Ok(Choice { home, why: format!("fetched with pip ({}: {reason})", flavor.name()) })
 }

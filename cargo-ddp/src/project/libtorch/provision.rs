@@ -15,7 +15,8 @@ use super::{Flavor, Home, VERSION, cache_dir, view};
 use crate::error::PipFault;
 use crate::os::child;
 use crate::os::private;
-use crate::{Error, Result, Ui};
+use crate::progress::Progress;
+use crate::{Error, Result};
 
 /// Where the provisioned libtorch of a flavor is, or will be.
 pub(super) fn folder(flavor: Flavor) -> Result<PathBuf> {
@@ -40,7 +41,7 @@ pub(crate) fn space_needed_gb(flavor: Flavor) -> f64 {
     }
 }
 
-pub(super) fn provision(flavor: Flavor, pythons: &[Python], ui: &Ui) -> Result<Home> {
+pub(super) fn provision(flavor: Flavor, pythons: &[Python], ui: &dyn Progress) -> Result<Home> {
     let cache = cache_dir()?;
     let folder = folder(flavor)?;
     private::create_dir_all(&cache).map_err(Error::system(format!("can't make {}", cache.display())))?;
@@ -61,7 +62,7 @@ pub(super) fn provision(flavor: Flavor, pythons: &[Python], ui: &Ui) -> Result<H
     done
 }
 
-fn fetch(staging: &Path, flavor: Flavor, pythons: &[Python], ui: &Ui) -> Result<()> {
+fn fetch(staging: &Path, flavor: Flavor, pythons: &[Python], ui: &dyn Progress) -> Result<()> {
     let scratch = staging.join("tmp");
     fs::create_dir_all(&scratch).map_err(Error::system(format!("can't make {}", scratch.display())))?;
     let pip = pip(staging, pythons)?;
@@ -109,7 +110,7 @@ fn pip(staging: &Path, pythons: &[Python]) -> Result<PathBuf> {
 }
 
 /// Runs pip, with its lines and the growth of `staging` as progress.
-fn run_pip(mut install: Command, staging: &Path, ui: &Ui) -> Result<()> {
+fn run_pip(mut install: Command, staging: &Path, ui: &dyn Progress) -> Result<()> {
     let program = PathBuf::from(install.get_program());
     let mut child = install.spawn().map_err(|source| Error::Start { program, source })?;
     let (sender, lines) = mpsc::channel();
@@ -125,7 +126,7 @@ fn run_pip(mut install: Command, staging: &Path, ui: &Ui) -> Result<()> {
     }
     drop(sender);
 
-    let spinner = ui.spinner("fetching");
+    let work = ui.begin("fetching");
     let (start, mut reported) = (Instant::now(), Instant::now());
     let mut errors = Vec::new();
     loop {
@@ -135,21 +136,21 @@ fn run_pip(mut install: Command, staging: &Path, ui: &Ui) -> Result<()> {
                     errors.push(line.clone());
                 }
                 if line.starts_with("Collecting") || line.starts_with("Installing") || is_error(&line) {
-                    spinner.suspend(|| ui.status("pip", line.split(" (from ").next().unwrap_or(&line)));
+                    work.status("pip", line.split(" (from ").next().unwrap_or(&line));
                 }
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
         }
         let message = || format!("{:.0} MB", size_of(staging) as f64 / 1e6);
-        if ui.is_terminal() {
-            spinner.set_message(message());
+        if work.is_visible() {
+            work.set(&message());
         } else if reported.elapsed() > Duration::from_secs(10) {
             reported = Instant::now();
-            ui.status("Fetching", format!("{} in {} s", message(), start.elapsed().as_secs()));
+            ui.status("Fetching", &format!("{} in {} s", message(), start.elapsed().as_secs()));
         }
     }
-    spinner.finish_and_clear();
+    drop(work);
     let status = child.wait().map_err(Error::system("can't wait for pip"))?;
     if status.success() {
         return Ok(());
@@ -192,7 +193,7 @@ fn publish(staging: &Path, folder: &Path) -> Result<Home> {
 }
 
 /// One set-up at a time. The lock goes with the process, however that ends.
-fn lock(cache: &Path, ui: &Ui) -> Result<File> {
+fn lock(cache: &Path, ui: &dyn Progress) -> Result<File> {
     let path = cache.join("lock");
     let cant = || Error::system(format!("can't lock {}", path.display()));
     let file = private::open_lock(&path).map_err(cant())?;

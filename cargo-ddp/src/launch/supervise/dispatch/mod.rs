@@ -16,23 +16,15 @@ use crate::launch::plan::Rules;
 use crate::os::signals::is_user_signal;
 
 /// SIGTERM, which asks a worker to stop.
-pub(crate) const SIGTERM: i32 = 15;
-/// SIGUSR1, which asks workers that know it to save and leave.
-const SIGUSR1: i32 = 10;
-const SIGUSR2: i32 = 12;
-const SIGHUP: i32 = 1;
-const SIGINT: i32 = 2;
-const SIGQUIT: i32 = 3;
-/// How a worker ends that was asked to stop, and has saved all.
-const PREEMPTED: Exit = Exit::Code(ddp_contract::exit::PREEMPTED as i32);
+pub(crate) const SIGTERM: i32 = libc::SIGTERM;
 /// SIGKILL.
-pub(crate) const SIGKILL: i32 = 9;
+pub(crate) const SIGKILL: i32 = libc::SIGKILL;
 
 /// How often to look whether workers that should have ended are still paused in a debugger.
 const PAUSE_CHECK: Duration = Duration::from_millis(200);
 /// How long a job whose workers send events may go without one.
 const STALL_TIMEOUT: Duration = Duration::from_secs(600);
-/// A peer of a dying worker sees the connection's end before the kernel tells of the death, and may itself be gone by then.
+/// A peer of a dying worker sees the connection's end before the kernel reports the death, and may itself be gone by then.
 const SIMULTANEOUS: Duration = Duration::from_secs(1);
 /// After a failure, ranks that are still there after this time are asked to stop once more.
 const REMINDER: Duration = Duration::from_secs(2);
@@ -56,13 +48,13 @@ pub(crate) struct Dispatcher {
     previous: Option<Failure>,
     /// When the attempt began.
     started: Instant,
-    /// An attempt has got beyond its startup, so the program's arguments are fine.
+    /// An attempt has got beyond its startup, so the program's arguments are valid.
     has_trained: bool,
-    /// A worker of this attempt has ended as [`PREEMPTED`].
+    /// A worker of this attempt has ended as [`Exit::PREEMPTED`].
     preempted: bool,
-    /// The stall in progress was told.
+    /// The stall in progress was reported.
     stalled: bool,
-    /// A node is gone, without which there is no further attempt.
+    /// A node is gone, so there is no further attempt.
     node_is_lost: bool,
 }
 
@@ -70,7 +62,7 @@ struct Rank {
     alive: bool,
     step: Option<u64>,
     /// It has sent an event.
-    speaks: bool,
+    sends_events: bool,
     /// Its last sign of progress.
     sign: Instant,
 }
@@ -97,7 +89,7 @@ enum Reason {
 
 impl Dispatcher {
     pub(crate) fn new(nproc: usize, rules: Rules, now: Instant) -> Self {
-        let ranks = (0..nproc).map(|_| Rank { alive: true, step: None, speaks: false, sign: now }).collect();
+        let ranks = (0..nproc).map(|_| Rank { alive: true, step: None, sends_events: false, sign: now }).collect();
         Self {
             rules,
             attempt: 0,
@@ -115,7 +107,7 @@ impl Dispatcher {
         }
     }
 
-    /// For a node that has lost the one that decides: what is left here ends.
+    /// For a node that has lost the node that decides: what is left here ends.
     pub(crate) fn cut_off(
         world_size: usize,
         rules: Rules,
@@ -135,7 +127,7 @@ impl Dispatcher {
         self.newest.as_ref()
     }
 
-    /// The last step that a rank has told of.
+    /// The last step that a rank has reported.
     pub(crate) fn step_of(&self, rank: usize) -> Option<u64> {
         self.ranks[rank].step
     }
@@ -149,7 +141,19 @@ impl Dispatcher {
         }
     }
 
+    /// What to do about something that happened.
     pub(crate) fn handle(&mut self, input: Input, now: Instant) -> Vec<Action> {
+        if !matches!(input, Input::Event { .. } | Input::Output { .. } | Input::Tick) {
+            tracing::debug!(?input, "happened");
+        }
+        let actions = self.decide(input, now);
+        if !actions.is_empty() {
+            tracing::debug!(?actions, "decided");
+        }
+        actions
+    }
+
+    fn decide(&mut self, input: Input, now: Instant) -> Vec<Action> {
         match input {
             Input::Exited { rank, pid, exit, message, stderr } => {
                 let at_startup = self.is_starting(now);
@@ -162,7 +166,7 @@ impl Dispatcher {
             }
             Input::Output { rank } => {
                 let rank = &mut self.ranks[rank];
-                if !rank.speaks {
+                if !rank.sends_events {
                     rank.sign = now;
                 }
                 vec![]
@@ -217,7 +221,7 @@ impl Dispatcher {
     /// The rank that is watched for stalls and has been quiet longest.
     fn quietest(&self) -> Option<&Rank> {
         let explicit = self.rules.stall_timeout.is_some();
-        self.ranks.iter().filter(|rank| rank.alive && (explicit || rank.speaks)).min_by_key(|rank| rank.sign)
+        self.ranks.iter().filter(|rank| rank.alive && (explicit || rank.sends_events)).min_by_key(|rank| rank.sign)
     }
 
     fn stall_deadline(&self) -> Option<Instant> {
@@ -228,9 +232,9 @@ impl Dispatcher {
         Some(self.quietest()?.sign + timeout)
     }
 
-    /// Of programs that report steps it is known; of others, the time tells.
+    /// Known for programs that report steps; guessed from the time for others.
     fn is_starting(&self, now: Instant) -> bool {
-        match self.ranks.iter().any(|rank| rank.speaks) {
+        match self.ranks.iter().any(|rank| rank.sends_events) {
             true => self.ranks.iter().all(|rank| rank.step.is_none()),
             false => now.duration_since(self.started) <= STARTUP,
         }
@@ -244,7 +248,7 @@ impl Dispatcher {
         }
         self.ranks[rank].alive = false;
         let last = !self.ranks.iter().any(|rank| rank.alive);
-        self.preempted |= exit == PREEMPTED;
+        self.preempted |= exit == Exit::PREEMPTED;
         match &mut self.state {
             State::Stopping { reason: Reason::Failure(failure, _), .. } if failure.rank == rank => {
                 // A rank that was ended because it held the others up.
@@ -260,12 +264,12 @@ impl Dispatcher {
             }
             State::Stopping { reason: Reason::Failure(failure, _), .. } => failure.consequences.push((rank, exit)),
             State::Stopping { .. } | State::Waiting(_) => {}
-            State::Running if exit == Exit::Code(0) || exit == PREEMPTED => {}
+            State::Running if exit == Exit::Code(0) || exit == Exit::PREEMPTED => {}
             State::Running => {
-                let told = Action::Failed(new.clone());
+                let reported = Action::Failed(new.clone());
                 self.stop_after(new, now);
                 if !last {
-                    return vec![Action::Signal(SIGTERM), told];
+                    return vec![Action::Signal(SIGTERM), reported];
                 }
             }
         }
@@ -289,7 +293,7 @@ impl Dispatcher {
 
     fn all_gone(&mut self, now: Instant) -> Vec<Action> {
         let verdict = match std::mem::replace(&mut self.state, State::Running) {
-            State::Stopping { reason: Reason::Failure(failure, _), .. } => match self.no_restart(&failure) {
+            State::Stopping { reason: Reason::Failure(failure, _), .. } => match self.why_no_restart(&failure) {
                 Some(why) => Verdict::Failed(failure, why),
                 None => return self.restart(failure, now),
             },
@@ -301,7 +305,7 @@ impl Dispatcher {
         vec![Action::Finish(verdict)]
     }
 
-    fn no_restart(&self, failure: &Failure) -> Option<NoRestart> {
+    fn why_no_restart(&self, failure: &Failure) -> Option<NoRestart> {
         if self.node_is_lost {
             Some(NoRestart::NodeLost)
         } else if self.rules.max_restarts == 0 {
@@ -340,13 +344,13 @@ impl Dispatcher {
         self.preempted = false;
         self.stalled = false;
         for rank in &mut self.ranks {
-            *rank = Rank { alive: true, step: None, speaks: false, sign: now };
+            *rank = Rank { alive: true, step: None, sends_events: false, sign: now };
         }
         Action::Start { attempt: self.attempt }
     }
 
-    /// The first signal goes on to the workers, so that they can end well; the second kills them. SIGUSR1 and SIGUSR2 go
-    /// on, too, and what comes of it is theirs to say.
+    /// The first signal is forwarded to the workers, so that they can save; the second kills them. SIGUSR1 and SIGUSR2 are
+    /// forwarded, too, and the workers decide what they mean.
     fn signalled(&mut self, signal: i32, now: Instant) -> Vec<Action> {
         match &mut self.state {
             State::Running if is_user_signal(signal) => vec![Action::Signal(signal)],
@@ -372,14 +376,14 @@ impl Dispatcher {
         vec![Action::Signal(SIGKILL)]
     }
 
-    /// What is left of the job ends; there is nobody to start the missing ranks again.
+    /// What is left of the job ends: nobody can start the missing ranks again.
     fn node_lost(&mut self, ranks: Range<usize>, why: String, now: Instant) -> Vec<Action> {
         self.node_is_lost = true;
         for rank in ranks {
             self.ranks[rank].alive = false;
         }
         let others_live = self.ranks.iter().any(|rank| rank.alive);
-        // What has begun to end goes on ending, for the reason that it has.
+        // A job that is ending already keeps its reason.
         if matches!(self.state, State::Running | State::Waiting(_)) {
             let deadline = Some(now + self.rules.grace);
             self.state = State::Stopping { reason: Reason::NodeLost(why), deadline, reminder: None };
@@ -402,13 +406,13 @@ impl Dispatcher {
     /// The other ranks end, too. Those of ddp-runtime take a first SIGTERM for a request to save, but may wait for the failed
     /// rank on their GPUs, and take a second one for the end.
     fn stop_after(&mut self, failure: Failure, now: Instant) {
-        let reminder = self.ranks.iter().all(|rank| rank.speaks).then(|| now + REMINDER);
+        let reminder = self.ranks.iter().all(|rank| rank.sends_events).then(|| now + REMINDER);
         let deadline = Some(now + self.rules.grace);
         self.state = State::Stopping { reason: Reason::Failure(failure, now), deadline, reminder };
     }
 
     fn note(&mut self, rank: usize, event: Event, now: Instant) {
-        self.ranks[rank].speaks = true;
+        self.ranks[rank].sends_events = true;
         self.ranks[rank].sign = now;
         self.stalled = false;
         match event {
@@ -418,7 +422,7 @@ impl Dispatcher {
             }
             Event::SnapshotSaved { snapshot, step, .. } => {
                 if Some(step) > self.furthest {
-                    // Real progress: what went wrong before it is past.
+                    // Real progress: earlier failures no longer count.
                     self.used = 0;
                     self.previous = None;
                     self.furthest = Some(step);

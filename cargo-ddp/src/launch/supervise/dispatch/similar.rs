@@ -1,6 +1,7 @@
 //! Which failures are the same, and which is the cause of another.
 
-use super::{PREEMPTED, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use libc::{SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+
 use crate::launch::outcome::{Exit, Failure};
 
 /// By a signal that programs don't send themselves, or as a shell reports that.
@@ -19,7 +20,7 @@ impl Failure {
         let message = |failure: &Self| failure.message.as_deref().map(comparable);
         let same_message = self.step == other.step && message(self) == message(other);
         let reports = self.step.is_some() || self.message.is_some();
-        // Before the first step a program has got nowhere, even if it says nothing.
+        // Before the first step a program has made no progress, even if it prints nothing.
         let same_startup = self.at_startup && other.at_startup && self.stderr == other.stderr;
         !is_from_outside(self.exit)
             && self.stalled.is_none()
@@ -36,7 +37,7 @@ impl Failure {
     /// Whether this is the cause of `other`, which was noticed a moment before: that rank reports that a peer is gone, and this
     /// one ended for its own reason, not because it was asked to.
     pub(crate) fn explains(&self, other: &Self) -> bool {
-        let asked = matches!(self.exit, Exit::Code(0) | PREEMPTED | Exit::Signal(SIGTERM) | ASKED);
+        let asked = matches!(self.exit, Exit::Code(0) | Exit::PREEMPTED | Exit::Signal(SIGTERM) | ASKED);
         other.stalled.is_none() && other.misses_a_peer() && !asked && !self.misses_a_peer()
     }
 
@@ -47,7 +48,7 @@ impl Failure {
     }
 }
 
-/// Two failures of one kind differ in pids, ports, addresses, times, ids and names of temporary files: a `#` stands for each.
+/// Two failures of one kind differ in pids, ports, addresses, times, ids and names of temporary files: each becomes a `#`.
 pub(crate) fn comparable(text: &str) -> String {
     let mut out = String::new();
     let (mut rest, mut previous) = (text, ' ');
@@ -92,11 +93,11 @@ fn temporary_name(before: &str, text: &str) -> Option<usize> {
 
 /// How a program ends that can't read its arguments.
 const USAGE: Exit = Exit::Code(2);
-/// How a shell puts that its program was ended by SIGTERM.
+/// How a shell reports that its program was ended by SIGTERM.
 const ASKED: Exit = Exit::Code(128 + SIGTERM);
 /// How a process ends in which NCCL's watchdog, or another thread of libtorch, met an error: by SIGABRT.
 const ABORTED: Exit = Exit::Signal(6);
-/// What Gloo, NCCL, its watchdog, the TCPStore and ddp-runtime say when another rank is gone.
+/// What Gloo, NCCL, its watchdog, the TCPStore and ddp-runtime report when another rank is gone.
 const PEER_IS_GONE: [&str; 11] = [
     "Connection closed by peer",
     "Connection reset by peer",

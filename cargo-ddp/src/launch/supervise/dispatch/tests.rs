@@ -1,5 +1,8 @@
-use super::*;
 use std::path::PathBuf;
+
+use libc::{SIGINT, SIGQUIT, SIGUSR1};
+
+use super::*;
 
 struct Job {
     dispatcher: Dispatcher,
@@ -62,14 +65,14 @@ impl Job {
 }
 
 #[test]
-fn a_job_is_done_when_all_ranks_are() {
+fn job_is_done_when_all_ranks_are() {
     let mut job = Job::new(2, 0);
     assert_eq!(job.exit(1, Exit::Code(0)), []);
     assert_eq!(job.exit(0, Exit::Code(0)), [Action::Finish(Verdict::Done { restarts: 0 })]);
 }
 
 #[test]
-fn a_lost_node_ends_what_is_left_of_the_job() {
+fn node_that_is_lost_ends_the_job() {
     let lost =
         |job: &mut Job| job.dispatcher.handle(Input::NodeLost { ranks: 2..4, why: "node 1 was lost".into() }, job.now);
     let mut job = Job::new(4, 3);
@@ -99,7 +102,7 @@ fn a_lost_node_ends_what_is_left_of_the_job() {
 }
 
 #[test]
-fn the_first_failure_is_the_cause_and_stops_the_others() {
+fn failure_that_comes_first_is_the_cause_and_stops_the_others() {
     let mut job = Job::new(3, 0);
     job.step(1, 12);
     let actions = job.exit(1, Exit::Signal(SIGKILL));
@@ -129,7 +132,7 @@ fn cause(first: (Exit, Option<&str>), later: (Exit, Option<&str>), milliseconds:
 }
 
 #[test]
-fn a_rank_that_misses_a_peer_is_not_the_cause_when_one_died_by_itself() {
+fn rank_that_misses_a_peer_is_not_the_cause_when_one_died_by_itself() {
     let missing = (Exit::Code(1), Some(GONE));
     assert_eq!(cause(missing, (Exit::Signal(SIGKILL), None), 3), (2, vec![1, 0]));
     assert_eq!(cause(missing, (Exit::Code(101), Some("panic: told to")), 3), (2, vec![1, 0]));
@@ -137,7 +140,7 @@ fn a_rank_that_misses_a_peer_is_not_the_cause_when_one_died_by_itself() {
     assert_eq!(cause(missing, (Exit::Signal(SIGKILL), None), 3000), (1, vec![2, 0]));
     // It misses a peer as well, or does as it was asked to.
     assert_eq!(cause(missing, missing, 3), (1, vec![2, 0]));
-    for exit in [Exit::Code(0), PREEMPTED, Exit::Signal(SIGTERM), Exit::Code(143)] {
+    for exit in [Exit::Code(0), Exit::PREEMPTED, Exit::Signal(SIGTERM), Exit::Code(143)] {
         assert_eq!(cause(missing, (exit, None), 3), (1, vec![2, 0]), "{exit:?}");
     }
     let own = (Exit::Code(1), Some("the loss is not finite"));
@@ -194,7 +197,7 @@ fn ranks_that_are_still_there_after_a_failure_are_asked_twice() {
 }
 
 #[test]
-fn who_was_killed_by_the_launcher_is_not_the_cause() {
+fn rank_that_the_launcher_killed_is_not_the_cause() {
     let mut job = Job::with(2, Rules { grace: Duration::ZERO, max_restarts: 0, ..Rules::default() });
     job.says(0, Exit::Code(1), Some(GONE));
     assert_eq!(job.after(0), [Action::KillUnpaused]);
@@ -203,7 +206,7 @@ fn who_was_killed_by_the_launcher_is_not_the_cause() {
 }
 
 #[test]
-fn all_restart_as_often_as_they_may() {
+fn restarts_are_limited() {
     let mut job = Job::new(2, 1);
     job.exit(0, Exit::Code(3));
     let actions = job.exit(1, Exit::Signal(SIGTERM));
@@ -232,7 +235,7 @@ fn fail(job: &mut Job, message: &str) -> Result<Duration, NoRestart> {
 }
 
 #[test]
-fn the_first_restart_comes_at_once_and_the_next_ones_later_and_later() {
+fn restarts_are_immediate_first_and_then_back_off() {
     let mut job = Job::new(1, 4);
     let delays: Vec<_> = ["a", "b", "c", "d", "e"].map(|message| fail(&mut job, message)).into();
     let seconds = Duration::from_secs;
@@ -268,7 +271,7 @@ fn worker_that_saves_but_never_resumes_is_given_up() {
 }
 
 #[test]
-fn the_same_failure_at_the_same_step_is_not_tried_a_third_time() {
+fn failure_at_the_same_step_is_not_tried_a_third_time() {
     let mut job = Job::new(1, 100);
     job.step(0, 7);
     assert_eq!(fail(&mut job, "nan"), Ok(Duration::ZERO));
@@ -281,7 +284,7 @@ fn the_same_failure_at_the_same_step_is_not_tried_a_third_time() {
 }
 
 #[test]
-fn what_says_nothing_after_its_startup_and_what_comes_from_outside_is_never_the_same() {
+fn failure_without_a_message_or_from_outside_is_never_a_repeat() {
     let mut job = Job::new(1, 3);
     for _ in 0..3 {
         job.now += STARTUP + Duration::from_secs(1);
@@ -318,7 +321,7 @@ fn after(job: &mut Job, rank: usize, exit: Exit, stderr: &str) -> Result<(), NoR
 }
 
 #[test]
-fn a_usage_error_is_not_retried() {
+fn usage_error_is_not_retried() {
     let usage = Exit::Code(2);
     for stderr in ["error: unexpected argument '--epoch' found", ""] {
         assert_eq!(after(&mut Job::new(2, 3), 1, usage, stderr), Err(NoRestart::Usage));
@@ -336,7 +339,7 @@ fn a_usage_error_is_not_retried() {
 }
 
 #[test]
-fn what_differs_from_one_start_to_the_next_is_not_compared() {
+fn failures_are_compared_without_pids_ports_and_times() {
     for (first, second) in [
         ("can't bind 127.0.0.1:29500 (pid 17)", "can't bind 127.0.0.1:4711 (pid 9000)"),
         ("job f81d4fae-7dec-11d0-a765-00a0c91e6bf6: no", "job aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee: no"),
@@ -365,7 +368,7 @@ fn what_differs_from_one_start_to_the_next_is_not_compared() {
 }
 
 #[test]
-fn an_identical_failure_before_the_first_step_is_retried_once_whatever_it_says() {
+fn startup_failure_is_retried_once_whatever_its_message() {
     // Nothing on stderr.
     for exit in [Exit::Code(1), Exit::Signal(11), Exit::Code(139)] {
         let mut job = Job::new(2, 3);
@@ -385,7 +388,7 @@ fn an_identical_failure_before_the_first_step_is_retried_once_whatever_it_says()
 }
 
 #[test]
-fn an_identical_failure_before_the_first_step_is_retried_once() {
+fn startup_failure_is_retried_once() {
     let failed = Exit::Code(101);
     let panic = |pid: u32| format!("thread 'main' ({pid}) panicked at src/main.rs:7:9:\nno file at 0x{pid:x}");
     let mut job = Job::new(2, 3);
@@ -408,7 +411,7 @@ fn an_identical_failure_before_the_first_step_is_retried_once() {
 }
 
 #[test]
-fn a_signal_while_waiting_for_a_restart_ends_the_job() {
+fn signal_while_waiting_for_a_restart_ends_the_job() {
     let mut job = Job::new(1, 3);
     fail(&mut job, "a").unwrap();
     assert!(matches!(job.says(0, Exit::Code(1), Some("b"))[..], [Action::Announce { .. }]));
@@ -417,7 +420,7 @@ fn a_signal_while_waiting_for_a_restart_ends_the_job() {
 }
 
 #[test]
-fn without_the_guard_everything_ends_at_once() {
+fn guard_that_is_gone_ends_everything_immediately() {
     let mut job = Job::new(2, 3);
     assert_eq!(job.dispatcher.handle(Input::Orphaned, job.now), [Action::Signal(SIGKILL)]);
     job.exit(0, Exit::Signal(SIGKILL));
@@ -425,7 +428,7 @@ fn without_the_guard_everything_ends_at_once() {
 }
 
 #[test]
-fn a_rank_without_progress_is_a_stall_once_until_it_goes_on() {
+fn stall_is_reported_once_until_there_is_progress() {
     let mut job = Job::new(2, 3);
     assert_eq!(job.after(3600), [], "a program without events may be as quiet as it likes");
     job.step(0, 1);
@@ -440,7 +443,7 @@ fn a_rank_without_progress_is_a_stall_once_until_it_goes_on() {
 }
 
 #[test]
-fn a_stalled_job_is_restarted_by_flag_and_output_counts_without_events() {
+fn stall_restarts_the_job_by_flag_and_output_counts_without_events() {
     let stall_timeout = Some(Duration::from_secs(5));
     let mut job = Job::with(2, Rules { stall_timeout, restart_on_stall: true, ..Rules::default() });
     assert_eq!(job.after(4), []);
@@ -456,7 +459,7 @@ fn a_stalled_job_is_restarted_by_flag_and_output_counts_without_events() {
 
 // The worker's own 0 was the launcher's, too.
 #[test]
-fn a_job_that_failed_never_ends_with_0() {
+fn job_that_failed_never_ends_with_0() {
     let stall_timeout = Some(Duration::from_secs(5));
     let rules = Rules { max_restarts: 0, stall_timeout, restart_on_stall: true, ..Rules::default() };
     let mut job = Job::with(1, rules);
@@ -471,21 +474,21 @@ fn a_job_that_failed_never_ends_with_0() {
 }
 
 #[test]
-fn who_is_not_watched_does_not_stall() {
+fn stall_needs_events_or_the_flag() {
     let mut job = Job::with(1, Rules { stall_timeout: Some(Duration::ZERO), ..Rules::default() });
     job.step(0, 1);
     assert_eq!(job.dispatcher.deadline(), None);
 }
 
 #[test]
-fn a_rank_that_fails_after_the_others_are_done_fails_the_job() {
+fn rank_that_fails_after_the_others_are_done_fails_the_job() {
     let mut job = Job::new(2, 0);
     job.exit(0, Exit::Code(0));
     assert!(matches!(job.exit(1, Exit::Code(1))[..], [Action::Finish(Verdict::Failed(..))]));
 }
 
 #[test]
-fn who_does_not_stop_in_time_is_killed_once() {
+fn rank_that_does_not_stop_in_time_is_killed_once() {
     let mut job = Job::new(2, 0);
     job.exit(0, Exit::Code(1));
     assert_eq!(job.after(9), []);
@@ -495,7 +498,7 @@ fn who_does_not_stop_in_time_is_killed_once() {
 }
 
 #[test]
-fn who_is_paused_in_a_debugger_is_waited_for_and_then_has_time_to_end() {
+fn rank_that_is_paused_in_a_debugger_has_time_to_end_afterwards() {
     let mut job = Job::new(2, 0);
     job.exit(0, Exit::Code(1));
     for _ in 0..5 {
@@ -513,7 +516,7 @@ fn who_is_paused_in_a_debugger_is_waited_for_and_then_has_time_to_end() {
 }
 
 #[test]
-fn a_job_that_is_looked_at_does_not_stall() {
+fn job_in_a_debugger_does_not_stall() {
     let rules = Rules { stall_timeout: Some(Duration::from_secs(5)), ..Rules::default() };
     let mut job = Job::with(2, rules);
     assert!(matches!(job.after(5)[..], [Action::Trace { .. }]));
@@ -523,7 +526,7 @@ fn a_job_that_is_looked_at_does_not_stall() {
 }
 
 #[test]
-fn a_signal_goes_on_to_the_workers_and_the_second_kills() {
+fn signal_is_forwarded_to_the_workers_and_the_second_kills() {
     let mut job = Job::new(2, 3);
     assert_eq!(job.signal(SIGINT), [Action::Signal(SIGINT)]);
     assert_eq!(job.signal(SIGINT), [Action::Signal(SIGKILL)]);
@@ -532,7 +535,7 @@ fn a_signal_goes_on_to_the_workers_and_the_second_kills() {
 }
 
 #[test]
-fn workers_that_save_and_leave_when_asked_did_not_fail() {
+fn workers_that_save_and_exit_when_asked_did_not_fail() {
     for asked in [SIGTERM, SIGUSR1] {
         let mut job = Job::new(2, 3);
         let snapshot = PathBuf::from("snapshots/step-00000007");
@@ -540,9 +543,9 @@ fn workers_that_save_and_leave_when_asked_did_not_fail() {
         let saved =
             Event::SnapshotSaved { snapshot: snapshot.clone(), epoch: 0, step: 7, metric: None, lower_is_better: None };
         job.event(0, saved);
-        assert_eq!(job.exit(1, PREEMPTED), []);
+        assert_eq!(job.exit(1, Exit::PREEMPTED), []);
         let snapshot = Some(snapshot);
-        assert_eq!(job.exit(0, PREEMPTED), [Action::Finish(Verdict::Preempted { snapshot })]);
+        assert_eq!(job.exit(0, Exit::PREEMPTED), [Action::Finish(Verdict::Preempted { snapshot })]);
     }
 }
 
@@ -557,7 +560,7 @@ fn sigusr1_alone_ends_nothing() {
 }
 
 #[test]
-fn a_signal_during_a_restart_stops_the_job() {
+fn signal_during_a_restart_stops_the_job() {
     let mut job = Job::new(2, 3);
     job.exit(0, Exit::Code(1));
     assert_eq!(job.signal(SIGTERM), [Action::Signal(SIGTERM)]);
