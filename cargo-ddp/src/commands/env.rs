@@ -8,9 +8,9 @@ use crate::{Result, Ui, exit, shell};
 
 /// `cargo ddp env`: what `exec` sets.
 pub(super) fn env(args: &Env, ui: &Ui) -> Result<u8> {
-    let variables = environment(ui)?.map(|(name, value)| (name, value.to_string_lossy().into_owned()));
+    let variables = environment(ui)?.into_iter().map(|(name, value)| (name, value.to_string_lossy().into_owned()));
     if args.json {
-        print_json(&BTreeMap::from(variables))?;
+        print_json(&BTreeMap::from_iter(variables))?;
     } else {
         for (name, value) in variables {
             println!("export {name}={}", stdout::shown(&shell::quote(&value)));

@@ -20,15 +20,22 @@ pub(super) fn exec(args: Exec, ui: &Ui) -> Result<u8> {
 }
 
 /// What is set for a command: libtorch is there then, and the project linked to it.
-pub(super) fn environment(ui: &Ui) -> Result<[(&'static str, OsString); 1]> {
-    let libtorch = match Project::find(None) {
-        Ok(project) => {
-            super::ensure_libtorch(&project.root, ui)?;
-            torch::libtorch_for(&project.root)
-        }
+pub(super) fn environment(ui: &Ui) -> Result<Vec<(&'static str, OsString)>> {
+    let project = match Project::find(None) {
+        Ok(project) => project,
         // Outside of a project there is nothing to link.
-        Err(Error::NoProject(_)) => torch::choose(&Request::default(), None, ui)?.home.path().into(),
+        Err(Error::NoProject(_)) => {
+            let choice = torch::choose(&Request::default(), None, ui)?;
+            return Ok(vec![("LIBTORCH", choice.home.path().into())]);
+        }
         Err(err) => return Err(err),
     };
-    Ok([("LIBTORCH", libtorch)])
+    super::ensure_libtorch(&project.root, ui)?;
+    let libtorch = torch::libtorch_for(&project.root);
+    let mut variables = vec![("LIBTORCH", libtorch.clone())];
+    if torch::own_libtorch().is_none() && torch::is_included(&project.root) {
+        // As cargo sets it: a `cargo ddp` in there does not take it for the user's own.
+        variables.push((torch::VARIABLE, libtorch));
+    }
+    Ok(variables)
 }

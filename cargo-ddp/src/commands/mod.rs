@@ -42,6 +42,7 @@ use crate::cli::Command;
 use crate::editor::debug;
 use crate::launch::Registry;
 use crate::machine::cache;
+use crate::project::cargo::Project;
 use crate::project::libtorch::{self as torch, Choice, Request};
 use crate::{Result, Ui};
 
@@ -91,6 +92,33 @@ fn ensure_libtorch(project: &Path, ui: &Ui) -> Result<Choice> {
         say(&choice, ui);
     }
     Ok(choice)
+}
+
+/// What makes a new project ready without waiting for anything: a link to the libtorch that is there already, and the
+/// dependencies that other projects have built. What fails here, the first `cargo ddp run` reports.
+fn prepare(project: &Path, ui: &Ui) -> Result<()> {
+    let Some(choice) = torch::find(&Request::default(), None, ui)? else { return Ok(()) };
+    if torch::own_libtorch().is_none() && torch::link(project, &choice.home)? {
+        say(&choice, ui);
+    }
+    reuse(&Project::find(Some(&project.join("Cargo.toml")))?, ui);
+    Ok(())
+}
+
+/// Gives a project the dependencies that other projects have built.
+fn reuse(project: &Project, ui: &Ui) {
+    let count = project.seed(None);
+    if count > 0 {
+        ui.status("Reusing", format!("{count} compiled dependencies of earlier projects"));
+    }
+}
+
+/// Writes this machine's libtorch for cargo, in a project whose configuration was changed after it had been linked.
+fn relink(project: &Path) -> Result<()> {
+    match torch::Home::inspect(&project.join(torch::LINK)) {
+        Ok(home) if torch::own_libtorch().is_none() => torch::link(project, &home).map(drop),
+        _ => Ok(()),
+    }
 }
 
 fn say(Choice { home, why }: &Choice, ui: &Ui) {

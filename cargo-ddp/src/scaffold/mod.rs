@@ -4,6 +4,7 @@ mod dependencies;
 mod files;
 mod init;
 mod lines;
+mod lock;
 mod name;
 mod record;
 mod source;
@@ -19,6 +20,7 @@ use record::Record;
 use source::RuntimeSource;
 
 use crate::editor::vscode::{self, Trainable, Workers};
+use crate::project::cargo;
 use crate::project::libtorch as torch;
 use crate::{Error, Result};
 
@@ -99,6 +101,8 @@ fn render_beside(plan: &Plan, parent: &Path, workers: Workers) -> Result<Made> {
     }
     let record = Record::new(plan.template.name, &plan.name, standalone, &generated);
     files::write(&staging.path().join(record::FILE), record.to_toml().as_bytes())?;
+    let lock = lock::of_template(plan.template, &RuntimeSource::of_this_program());
+    files::write(&staging.path().join("Cargo.lock"), lock.as_bytes())?;
     if !inside_a_repository(parent) {
         git_init(staging.path());
     }
@@ -148,6 +152,8 @@ fn generate(template: &Template, name: &str, standalone: bool) -> Result<Generat
         alias => source.alias(),
         standalone => standalone,
         torch_version => torch::VERSION,
+        libtorch_file => cargo::reads_included_files().then_some(torch::INCLUDED),
+        libtorch_link => torch::LINK,
     };
     let mut generated = Generated::new();
     for file in template.files {

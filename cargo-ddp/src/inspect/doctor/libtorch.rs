@@ -27,8 +27,8 @@ pub(super) fn find(machine: &Machine) -> Found {
         Ok(home) => Found::Good { place: place.into(), home },
         Err(problem) => Found::Bad { place: place.into(), path, problem, own },
     };
-    let own = machine.variable("LIBTORCH").map(PathBuf::from).filter(|path| !path.ends_with(LINK));
-    if let Some(path) = own {
+    let own = |path: PathBuf| torch::is_own(path, machine.variable(torch::VARIABLE));
+    if let Some(path) = machine.variable("LIBTORCH").map(PathBuf::from).and_then(own) {
         return look("LIBTORCH leads to it", path, true);
     }
     if let Some(link) = machine.project.as_ref().map(|project| project.root.join(LINK))

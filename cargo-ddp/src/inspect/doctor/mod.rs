@@ -5,6 +5,7 @@
 //! | `machine` | the machine, as checks see it |
 //! | `toolchain` | cargo, rustc, the C++ compiler |
 //! | `libtorch` | Python, the cache, libtorch, its headers and shared libraries |
+//! | `shared` | the compiled dependencies that projects share |
 //! | `project` | the built binary, room for snapshots, the clock |
 //! | `gpu` | the NVIDIA driver, GPUs, and what this libtorch is built for |
 //! | `limits` | /dev/shm, locked memory, ptrace |
@@ -21,6 +22,7 @@ mod libtorch;
 mod limits;
 mod machine;
 mod project;
+mod shared;
 mod toolchain;
 
 use serde::Serialize;
@@ -83,6 +85,7 @@ pub fn examine(machine: &Machine) -> Vec<Line> {
     let mut lines = toolchain::examine(machine);
     lines.extend(libtorch::examine(machine, &torch));
     lines.extend(gpu::examine(machine, torch.home()));
+    lines.extend(shared::examine(machine));
     lines.extend(project::examine(machine));
     lines.extend(limits::examine(machine));
     lines.extend(editor::examine(machine));

@@ -133,7 +133,7 @@ impl BuildConfig {
 }
 
 /// The paths in `include`, and whether each file may be missing.
-fn included(file: &Table) -> Vec<(String, bool)> {
+pub(in crate::project) fn included(file: &Table) -> Vec<(String, bool)> {
     let one = |value: &Value| match value {
         Value::String(path) => Some((path.clone(), false)),
         Value::Table(table) => {

@@ -11,19 +11,36 @@ use std::io::{BufReader, Write, stderr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use cargo_metadata::semver::Version;
 use cargo_metadata::{Artifact, CargoOpt, Message, Metadata, MetadataCommand};
 
 use crate::os::child;
 use crate::project::libtorch::libtorch_for;
+use crate::project::shared::Sharing;
 use crate::project::trainable::Trainable;
 use crate::{Error, Result};
 
+pub(in crate::project) use config::included;
 pub use config::{BuildConfig, BuildTarget, TARGET_DIR_VARIABLES, TARGET_VARIABLE, home, host};
 use select::Chosen;
 
 /// The cargo that runs us, or the one on PATH.
 pub fn program() -> OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// Whether this cargo reads other files that its configuration includes, which came with 1.94. Older ones refuse such a
+/// configuration.
+pub fn reads_included_files() -> bool {
+    let output = Command::new(program()).arg("-V").stdin(Stdio::null()).stderr(Stdio::null()).output();
+    output.is_ok_and(|output| includes(&String::from_utf8_lossy(&output.stdout)))
+}
+
+/// The same, by the version that `cargo -V` prints.
+fn includes(version: &str) -> bool {
+    let number = version.split_whitespace().nth(1).unwrap_or_default();
+    let number = number.split('-').next().unwrap_or_default();
+    Version::parse(number).is_ok_and(|version| version >= Version::new(1, 94, 0))
 }
 
 /// A cargo project: the workspace that a manifest belongs to.
@@ -33,6 +50,8 @@ pub struct Project {
     pub root: PathBuf,
     /// The folder for what is built.
     pub target: PathBuf,
+    /// The folder for intermediate files (`build.build-dir`): the same, unless it is configured.
+    pub build: PathBuf,
     metadata: Metadata,
 }
 
@@ -77,7 +96,21 @@ impl Project {
         })?;
         let root = metadata.workspace_root.clone().into_std_path_buf();
         let target = metadata.target_directory.clone().into_std_path_buf();
-        Ok(Self { root, target, metadata })
+        let build = metadata.build_directory.clone().map_or_else(|| target.clone(), |path| path.into_std_path_buf());
+        Ok(Self { root, target, build, metadata })
+    }
+
+    /// Whether cargo's ID of a package is that of a workspace member.
+    pub(super) fn has_member(&self, id: &str) -> bool {
+        self.metadata.workspace_members.iter().any(|member| member.repr == id)
+    }
+
+    /// Gives a project that was never built, or not with these dependencies, what earlier builds of other projects have left.
+    /// Returns the number of crates and build scripts that need not be compiled.
+    pub fn seed(&self, profile: Option<&str>) -> usize {
+        let platforms = BuildConfig::read(&self.root, |name| std::env::var_os(name)).unwrap_or_default().targets;
+        let platforms: Vec<_> = platforms.iter().map(BuildTarget::folder).collect();
+        Sharing::of(self, profile, &platforms).map_or(0, |sharing| sharing.seed())
     }
 
     /// The binaries and examples of packages that depend on ddp-runtime, and its own, each with its package's name.
@@ -199,6 +232,10 @@ impl Project {
         }
         build.env("LIBTORCH", libtorch_for(&self.root)).stdin(Stdio::null()).stdout(Stdio::piped());
         child::dies_with_parent(&mut build);
+        let mut sharing = self.sharing(selection);
+        if let Some(sharing) = &sharing {
+            sharing.seed();
+        }
         tracing::debug!(command = ?build, "building");
         let start = |source| Error::Start { program: program().into(), source };
         let mut cargo = build.spawn().map_err(start)?;
@@ -207,7 +244,17 @@ impl Project {
         if let Some(stdout) = cargo.stdout.take() {
             for message in Message::parse_stream(BufReader::new(stdout)) {
                 match message.map_err(Error::system("can't read cargo's messages"))? {
-                    Message::CompilerArtifact(artifact) => built.push(artifact),
+                    Message::CompilerArtifact(artifact) => {
+                        if let Some(sharing) = &mut sharing {
+                            sharing.saw(&artifact);
+                        }
+                        built.push(artifact);
+                    }
+                    Message::BuildScriptExecuted(script) => {
+                        if let Some(sharing) = &mut sharing {
+                            sharing.saw_script(&script);
+                        }
+                    }
                     // What a build script or a macro prints on stdout.
                     Message::TextLine(line) => drop(writeln!(stderr(), "{line}")),
                     _ => {}
@@ -218,7 +265,23 @@ impl Project {
         if !status.success() {
             return Err(Error::Build(status));
         }
+        if let Some(sharing) = &sharing {
+            sharing.keep();
+        }
         pick(&built, selection, chosen.as_ref())
+    }
+
+    /// What a build of the selection shares with other projects.
+    fn sharing(&self, selection: &Selection) -> Option<Sharing<'_>> {
+        let here = std::env::current_dir().unwrap_or_default();
+        let configured = || BuildConfig::read(&here, |name| std::env::var_os(name)).unwrap_or_default().targets;
+        let platforms = match &selection.platform {
+            Some(name) => vec![BuildTarget { name: name.clone(), source: PathBuf::new() }],
+            None => configured(),
+        };
+        let platforms: Vec<_> = platforms.iter().map(BuildTarget::folder).collect();
+        // cargo does not tell where `--target-dir` leads.
+        (!selection.elsewhere).then(|| Sharing::of(self, selection.profile.as_deref(), &platforms)).flatten()
     }
 }
 
@@ -282,5 +345,23 @@ fn cargos_error(stderr: &str) -> String {
     match lines.iter().rposition(|line| *line == "Caused by:").and_then(|at| lines.get(at + 1)) {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_includes_files_from_1_94_on() {
+        for (version, reads) in [
+            ("cargo 1.91.1 (ea2d97820 2025-10-10)", false),
+            ("cargo 1.93.1 (083ac5135 2025-12-15)", false),
+            ("cargo 1.94.0 (85eff7c80 2026-01-15)", true),
+            ("cargo 1.97.0-nightly (4d1f98451 2026-05-15)", true),
+            ("", false),
+        ] {
+            assert_eq!(includes(version), reads, "{version}");
+        }
     }
 }

@@ -4,19 +4,25 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use super::Home;
+use super::{Home, config};
 use crate::os::aside::move_aside;
 use crate::project::cargo;
 use crate::{Error, Result};
 
-/// Where a project links to its libtorch. Its `.cargo/config.toml` names this path, relative to itself.
+/// Where a project links to its libtorch.
 pub const LINK: &str = ".ddp/libtorch";
 
-/// Links `project` to `home`. Says whether the link is new.
+/// Links `project` to `home`, and writes its path for cargo (`.ddp/cargo.toml`). Says whether the link is new.
 ///
 /// When the link led to another libtorch, what was built against that is cleaned, because neither cargo nor torch-sys
 /// looks behind the link.
 pub fn link(project: &Path, home: &Home) -> Result<bool> {
+    let is_new = relink(project, home)?;
+    config::write(project, home)?;
+    Ok(is_new)
+}
+
+fn relink(project: &Path, home: &Home) -> Result<bool> {
     let link = project.join(LINK);
     let before = fs::read_link(&link).ok();
     if before.as_deref() == Some(home.path()) {

@@ -1,6 +1,7 @@
 //! The libtorch that everything builds against: found, or provisioned into the user's cache, and linked to from the
 //! project as `.ddp/libtorch`.
 
+mod config;
 mod home;
 mod link;
 mod provision;
@@ -10,6 +11,8 @@ mod view;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+pub(crate) use config::libtorch as configured;
+pub use config::{FILE, INCLUDED, VARIABLE, is_included};
 pub use home::Home;
 pub(crate) use home::text_of;
 pub use link::{LINK, link};
@@ -66,11 +69,17 @@ pub struct Choice {
     pub why: String,
 }
 
-/// The user's own LIBTORCH, if one is set. (Where cargo runs us, in a clone through the alias, it sets the variable to
-/// the clone's own `.ddp/libtorch`: that is ours.)
+/// The user's own LIBTORCH, if one is set. (Where cargo runs us, through the alias of a clone or of a project, it sets the
+/// variable as `.cargo/config.toml` says: that is ours.)
 pub fn own_libtorch() -> Option<PathBuf> {
-    let path = std::env::var_os("LIBTORCH").filter(|value| !value.is_empty()).map(PathBuf::from)?;
-    (!path.ends_with(LINK)).then_some(path)
+    let set = |name| std::env::var_os(name).filter(|value: &std::ffi::OsString| !value.is_empty());
+    is_own(set("LIBTORCH")?.into(), set(VARIABLE))
+}
+
+/// `path`, a value of LIBTORCH, unless a project's configuration has set it; then `configured` has the same value.
+pub(crate) fn is_own(path: PathBuf, configured: Option<std::ffi::OsString>) -> Option<PathBuf> {
+    let is_ours = path.ends_with(LINK) || configured.is_some_and(|configured| path == Path::new(&configured));
+    (!is_ours).then_some(path)
 }
 
 /// Finds a libtorch that fits, or provisions one.
@@ -81,15 +90,42 @@ pub fn own_libtorch() -> Option<PathBuf> {
 /// # Errors
 /// Each names the way out; see [`Error::hint`].
 pub fn choose(request: &Request, project: Option<&Path>, ui: &dyn Progress) -> Result<Choice> {
+    let (flavor, reason, pythons) = match look(request, project, ui)? {
+        Look::Found(choice) => return Ok(choice),
+        Look::Missing { flavor, reason, pythons } => (flavor, reason, pythons),
+    };
+    let cached = provision::folder(flavor)?;
+    ui.status("Setting up", &format!("libtorch {VERSION} ({}: {reason}) in {}", flavor.name(), cached.display()));
+    let home = provision::provision(flavor, &pythons, ui)?;
+    Ok(Choice { home, why: format!("fetched with pip ({}: {reason})", flavor.name()) })
+}
+
+/// As [`choose`], but fetches nothing: `None` if there is no libtorch yet.
+///
+/// # Errors
+/// Those of [`choose`].
+pub fn find(request: &Request, project: Option<&Path>, ui: &dyn Progress) -> Result<Option<Choice>> {
+    Ok(match look(request, project, ui)? {
+        Look::Found(choice) => Some(choice),
+        Look::Missing { .. } => None,
+    })
+}
+
+enum Look {
+    Found(Choice),
+    Missing { flavor: Flavor, reason: &'static str, pythons: Vec<python::Python> },
+}
+
+fn look(request: &Request, project: Option<&Path>, ui: &dyn Progress) -> Result<Look> {
     if let Some(path) = own_libtorch() {
-        return own(&path, request);
+        return own(&path, request).map(Look::Found);
     }
     let as_it_is = request.flavor.is_none() && request.python.is_none();
     if let Some(project) = project
         && let Ok(home) = Home::inspect(&project.join(LINK))
         && (as_it_is || request.python.is_none() && request.flavor == Some(home.flavor()))
     {
-        return Ok(Choice { home, why: "the project is linked to it".into() });
+        return Ok(Look::Found(Choice { home, why: "the project is linked to it".into() }));
     }
     let flavor = request.flavor.unwrap_or_else(Flavor::of_this_machine);
     let reason = match (request.flavor, flavor) {
@@ -104,7 +140,7 @@ pub fn choose(request: &Request, project: Option<&Path>, ui: &dyn Progress) -> R
             Some(torch) if torch.version() == VERSION => match view::of_python(&torch.site, flavor) {
                 Ok(home) => {
                     let why = format!("{} has it ({}: {reason})", python.program.display(), flavor.name());
-                    return Ok(Choice { home, why });
+                    return Ok(Look::Found(Choice { home, why }));
                 }
                 Err(problem) => {
                     ui.status("Passed over", &format!("the torch of {}: {problem}", python.program.display()));
@@ -124,11 +160,10 @@ pub fn choose(request: &Request, project: Option<&Path>, ui: &dyn Progress) -> R
 
     let cached = provision::folder(flavor)?;
     if let Ok(home) = Home::inspect(&cached) {
-        return Ok(Choice { home, why: format!("it is in the cache ({}: {reason})", flavor.name()) });
+        let why = format!("it is in the cache ({}: {reason})", flavor.name());
+        return Ok(Look::Found(Choice { home, why }));
     }
-    ui.status("Setting up", &format!("libtorch {VERSION} ({}: {reason}) in {}", flavor.name(), cached.display()));
-    let home = provision::provision(flavor, &pythons, ui)?;
-    Ok(Choice { home, why: format!("fetched with pip ({}: {reason})", flavor.name()) })
+    Ok(Look::Missing { flavor, reason, pythons })
 }
 
 fn own(path: &Path, request: &Request) -> Result<Choice> {
@@ -140,10 +175,11 @@ fn own(path: &Path, request: &Request) -> Result<Choice> {
     Ok(Choice { home, why: "LIBTORCH leads to it".into() })
 }
 
-/// The value of LIBTORCH for commands in `project`: the user's own, or the project's link, spelled exactly as the
-/// `[env]` table of `.cargo/config.toml` spells it, so that cargo sees no change between ways of building.
+/// The value of LIBTORCH for commands in `project`: the user's own, or the one in the project's configuration, spelled as it
+/// is there, so that cargo sees no change between ways of building.
 pub fn libtorch_for(project: &Path) -> std::ffi::OsString {
-    own_libtorch().unwrap_or_else(|| project.join(LINK)).into_os_string()
+    let configured = || config::libtorch(project).unwrap_or_else(|| project.join(LINK));
+    own_libtorch().unwrap_or_else(configured).into_os_string()
 }
 
 /// Where set-up keeps a libtorch of this flavor, or would.

@@ -1,0 +1,263 @@
+//! Built dependencies that the projects of a user share.
+//!
+//! A new project would compile libtorch's bindings, our C++ and 100 crates again. Instead, each build of `cargo ddp` leaves
+//! its dependencies in the user's cache, and a project that lacks some gets them from there, before cargo looks. cargo then
+//! checks them as it checks everything in `target/`: by its fingerprints. What does not fit is compiled as usual, so nothing
+//! here decides whether something is up to date.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `store` | the folder in the cache: its key, its lock, pruning |
+//! | `unit` | one crate or build script: its files in `target/`, and in the store |
+//! | `packages` | which packages are shared: those whose code does not depend on the project |
+//! | `place` | hard links and copies that keep their times |
+//!
+//! Nothing in a project refers to the store: a project has files of its own, most of them hard links. So the store can be
+//! deleted at any time, and `cargo clean` in one project does not affect another.
+//!
+//! The store only helps if all projects give torch-sys the same LIBTORCH; see `libtorch::config`.
+
+mod packages;
+mod place;
+mod store;
+mod unit;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use cargo_metadata::{Artifact, BuildScript};
+
+use super::cargo::Project;
+use super::libtorch::{LINK, libtorch_for};
+use packages::{Locked, Package};
+use store::Store;
+pub use store::{Summary, prune, summary};
+use unit::Unit;
+
+/// Set to `0`, it turns sharing off.
+pub const VARIABLE: &str = "DDP_SHARED_BUILD";
+
+/// In a profile's folder: what it shares, as of this file's time.
+const STAMP: &str = ".ddp-shared";
+/// How long the stamp is good for. Then the units that the project uses are marked as used again.
+const STAMP_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Whether builds are shared at all.
+pub fn is_on() -> bool {
+    !std::env::var_os(VARIABLE).is_some_and(|value| is_off(&value))
+}
+
+/// Whether this value of [`VARIABLE`] turns sharing off.
+pub(crate) fn is_off(value: &OsStr) -> bool {
+    ["0", "false", "no", "off"].iter().any(|off| value == *off)
+}
+
+/// What a build of one profile of a project takes from the store and leaves there.
+///
+/// Sharing is an optimization: when something fails, it is logged, and cargo builds as usual.
+#[derive(Debug)]
+pub(super) struct Sharing<'a> {
+    project: &'a Project,
+    libtorch: OsString,
+    /// The folder for intermediate files, which has the profiles' folders.
+    base: PathBuf,
+    /// Below it, those that the build uses: `debug`, and for a platform `x86_64-unknown-linux-gnu/debug`.
+    profiles: Vec<PathBuf>,
+    packages: BTreeMap<Package, BTreeSet<PathBuf>>,
+    compiled: bool,
+}
+
+impl<'a> Sharing<'a> {
+    /// `None` if sharing is off, or if LIBTORCH is a path of this project alone.
+    pub(super) fn of(project: &'a Project, profile: Option<&str>, platforms: &[String]) -> Option<Self> {
+        let libtorch = libtorch_for(&project.root);
+        if !is_on() || Path::new(&libtorch).ends_with(LINK) {
+            return None;
+        }
+        let profile = match profile.unwrap_or("dev") {
+            "dev" | "test" => "debug",
+            "bench" => "release",
+            other => other,
+        };
+        let platforms = platforms.iter().map(|platform| Path::new(platform).join(profile));
+        let profiles = std::iter::once(profile.into()).chain(platforms).collect();
+        let base = project.build.clone();
+        Some(Self { project, libtorch, base, profiles, packages: BTreeMap::new(), compiled: false })
+    }
+
+    /// Gives the project what it lacks. Returns the number of units.
+    pub(super) fn seed(&self) -> usize {
+        if self.profiles.iter().all(|profile| self.is_current(profile)) {
+            return 0;
+        }
+        self.try_seed().unwrap_or_else(|err| {
+            tracing::debug!("no dependencies were taken from earlier builds: {err}");
+            0
+        })
+    }
+
+    fn try_seed(&self) -> io::Result<usize> {
+        let locked = Locked::read(&self.project.root)?;
+        let Some(store) = Store::find(&self.project.root, &self.libtorch)? else { return Ok(0) };
+        let _lock = store.lock_shared()?;
+        let mut count = 0;
+        for profile in &self.profiles {
+            let stored = store.units(profile);
+            let wanted = stored.iter().filter(|(_, package)| locked.has(package));
+            let wanted: Vec<_> =
+                wanted.map(|(unit, _)| unit).filter(|unit| !unit.is_in(&self.base.join(profile))).collect();
+            if wanted.is_empty() {
+                continue;
+            }
+            let folder = self.base.join(profile);
+            make_target(&self.project.target)?;
+            make_target(&self.base)?;
+            let Some(_cargo) = lock_as_cargo(&folder)? else {
+                tracing::debug!("another cargo builds in {}", folder.display());
+                continue;
+            };
+            for unit in wanted {
+                match unit.take(&store.folder_of(profile, unit), &folder) {
+                    Ok(()) => count += 1,
+                    Err(err) => tracing::debug!("{unit}: {err}"),
+                }
+            }
+        }
+        tracing::debug!(count, store = %store.folder().display(), "dependencies from earlier builds");
+        Ok(count)
+    }
+
+    /// Takes note of what cargo has built, or found to be up to date.
+    pub(super) fn saw(&mut self, artifact: &Artifact) {
+        let files = artifact.filenames.iter().map(|path| path.clone().into_std_path_buf());
+        let is_shared = self.saw_files(&artifact.package_id.repr, files.collect());
+        self.compiled |= is_shared && !artifact.fresh;
+    }
+
+    /// Takes note of a build script that has run, or did not need to.
+    pub(super) fn saw_script(&mut self, script: &BuildScript) {
+        self.saw_files(&script.package_id.repr, vec![script.out_dir.clone().into_std_path_buf()]);
+    }
+
+    fn saw_files(&mut self, id: &str, files: Vec<PathBuf>) -> bool {
+        let Some(package) = Package::of_id(id).filter(|package| package.is_shared() && !self.project.has_member(id))
+        else {
+            return false;
+        };
+        self.packages.entry(package).or_default().extend(files);
+        true
+    }
+
+    /// After a build that succeeded: leaves what is new in the store, and marks what was used.
+    pub(super) fn keep(&self) {
+        if !self.compiled && self.profiles.iter().all(|profile| self.is_current(profile)) {
+            return;
+        }
+        if let Err(err) = self.try_keep() {
+            tracing::debug!("the dependencies were not kept for later builds: {err}");
+        }
+    }
+
+    fn try_keep(&self) -> io::Result<()> {
+        let Some(store) = Store::make(&self.project.root, &self.libtorch)? else { return Ok(()) };
+        let _lock = store.lock()?;
+        let used = self.used();
+        for (profile, units) in &used {
+            let folder = self.base.join(profile);
+            let Some(_cargo) = lock_as_cargo(&folder)? else { continue };
+            let files = unit::files_by_hash(&folder)?;
+            for (unit, package) in with_other_modes(&folder, units)? {
+                let kept = unit.keep(&folder, &files, &store.folder_of(profile, &unit), &package.to_string());
+                if let Err(err) = kept {
+                    tracing::debug!("{unit}: {err}");
+                }
+            }
+        }
+        for profile in self.profiles.iter().filter(|profile| self.base.join(profile).is_dir()) {
+            fs::write(self.base.join(profile).join(STAMP), self.stamp()?)?;
+        }
+        store.prune_sometimes();
+        Ok(())
+    }
+
+    /// The units of this build, by their profile's folder.
+    fn used(&self) -> BTreeMap<PathBuf, BTreeMap<Unit, Package>> {
+        let mut used: BTreeMap<PathBuf, BTreeMap<Unit, Package>> = BTreeMap::new();
+        for (package, files) in &self.packages {
+            for file in files {
+                let Some((profile, hash)) = unit::profile_and_hash(&self.base, file) else { continue };
+                used.entry(profile).or_default().insert(Unit::new(&package.name, &hash), package.clone());
+            }
+        }
+        used
+    }
+
+    /// Whether nothing has changed since the last build that `cargo ddp` made.
+    fn is_current(&self, profile: &Path) -> bool {
+        let path = self.base.join(profile).join(STAMP);
+        let is_recent =
+            fs::metadata(&path).and_then(|stamp| stamp.modified()).is_ok_and(|time| is_within(time, STAMP_AGE));
+        is_recent && self.stamp().is_ok_and(|stamp| fs::read_to_string(&path).is_ok_and(|text| text == stamp))
+    }
+
+    /// What decides which units the project uses, as far as it can change without `cargo ddp` seeing it.
+    fn stamp(&self) -> io::Result<String> {
+        let lock = fs::read(self.project.root.join("Cargo.lock"))?;
+        Ok(format!("{}\n{:08x}\n", self.libtorch.to_string_lossy(), crc32c::crc32c(&lock)))
+    }
+}
+
+/// The units of a build, and those of the same packages that were made for `cargo check`, `cargo test` or rust-analyzer: a
+/// build's messages do not list them. They are recognized by their names if the build uses one version of the package.
+fn with_other_modes(folder: &Path, units: &BTreeMap<Unit, Package>) -> io::Result<BTreeMap<Unit, Package>> {
+    let mut versions: BTreeMap<&str, BTreeSet<&Package>> = BTreeMap::new();
+    for package in units.values() {
+        versions.entry(&package.name).or_default().insert(package);
+    }
+    let mut all = units.clone();
+    for unit in unit::all(folder)? {
+        if let Some(packages) = versions.get(unit.package())
+            && let (Some(package), 1) = (packages.first(), packages.len())
+        {
+            all.entry(unit).or_insert_with(|| (*package).clone());
+        }
+    }
+    Ok(all)
+}
+
+fn is_within(time: SystemTime, age: Duration) -> bool {
+    // A time in the future is one of a clock that was wrong.
+    SystemTime::now().duration_since(time).is_ok_and(|since| since < age)
+}
+
+/// Makes a folder for what is built, as cargo does: backups and searches skip it.
+fn make_target(folder: &Path) -> io::Result<()> {
+    if folder.exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(folder)?;
+    let text = "Signature: 8a477f597d28d172789f06886806bc55\n\
+        # This file is a cache directory tag created by cargo.\n\
+        # For information about cache directory tags see https://bford.info/cachedir/\n";
+    fs::write(folder.join("CACHEDIR.TAG"), text)
+}
+
+/// The lock that cargo takes while it builds in a profile's folder; `None` if a cargo has it.
+fn lock_as_cargo(folder: &Path) -> io::Result<Option<Vec<File>>> {
+    fs::create_dir_all(folder)?;
+    let mut locks = Vec::new();
+    // From 1.97 on, cargo has a second one.
+    for (name, create) in [(".cargo-lock", true), (".cargo-build-lock", false)] {
+        match File::options().read(true).write(true).create(create).open(folder.join(name)) {
+            Ok(file) if file.try_lock().is_ok() => locks.push(file),
+            Ok(_) => return Ok(None),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+            Err(err) => return Err(err),
+        }
+    }
+    Ok(Some(locks))
+}
