@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use ddp_runtime::optim::{Sgd, SgdOptions};
-use ddp_runtime::{Context, Progress, Snapshots, State, StepReport};
+use ddp_runtime::{Context, Run, Snapshots};
 use serde_json::Value;
 use tch::nn;
 use tracing::field::{Field, Visit};
@@ -27,10 +27,15 @@ fn run() {
     let vs = nn::VarStore::new(context.device());
     let _model = nn::linear(vs.root(), 2, 1, Default::default());
     let optimizer = Sgd::new(&vs, SgdOptions::default());
-    context.report(StepReport::new(0, 1).loss(0.5));
-    context.report(StepReport::new(1, 2));
-    let mut snapshots = Snapshots::open(&context, dir.path()).unwrap().blocking(true);
-    snapshots.save(&State::new(&vs, &optimizer), Progress { epoch: 1, step: 2, samples: 0 }).unwrap();
+    let snapshots = Snapshots::open(&context, dir.path()).unwrap().blocking(true);
+    let mut run = Run::new(&context, &vs, optimizer).snapshots(snapshots).resume(&mut ()).unwrap();
+    assert_eq!(run.next_epoch(2), Some(0));
+    run.log("loss", 0.5).unwrap();
+    run.step_done(&()).unwrap();
+    run.epoch_done().unwrap();
+    assert_eq!(run.next_epoch(2), Some(1));
+    run.step_done(&()).unwrap();
+    run.save().unwrap();
 }
 
 /// Notes the fields of spans, and each span when it ends.

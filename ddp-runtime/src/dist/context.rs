@@ -50,7 +50,7 @@ pub struct Context {
     before_save: BeforeSave,
     resume_point: ResumePoint,
     health: Health,
-    spans: Spans,
+    spans: Arc<Spans>,
     /// Steps that were reported.
     reports: Arc<AtomicU64>,
 }
@@ -198,7 +198,7 @@ impl ContextBuilder {
         let health = Health::new(world.rank);
         let (before_save, resume_point) = (BeforeSave::default(), ResumePoint::default());
         let reports = Arc::default();
-        let spans = Spans::new(world.rank, world.world_size, world.restart_count);
+        let spans = Arc::new(Spans::new(world.rank, world.world_size, world.restart_count));
         Ok(Context { world, device, group, launcher: event_pipe, before_save, resume_point, health, spans, reports })
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
+use serde::Serialize;
 use tch::nn::{self, VarStore};
 use tch::{Kind, Tensor};
 use tempfile::{TempDir, tempdir};
