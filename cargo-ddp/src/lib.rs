@@ -4,7 +4,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`cli`] | the command line, turned into plain data |
-//! | `config` | launch options from Cargo.toml |
+//! | `config` | launch options: flags, environment and Cargo.toml in one |
 //! | `commands` | one file per subcommand: resolve, call, print |
 //! | `ui` | what users read on stderr and stdout |
 //! | `scaffold` | renders templates into new projects |

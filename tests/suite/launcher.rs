@@ -289,7 +289,7 @@ fn settings_in_cargo_toml_hold_unless_a_flag_says_otherwise() {
     assert!(!done.stderr.contains("Running 3"), "{}", done.stderr);
     assert_eq!(run(&["--nproc", "1"]).succeeds().stdout, "[rank 0] 1\n");
     manifest("max-restart = 3");
-    run(&[]).ends_with(2).says(&["[package.metadata.ddp] in Cargo.toml: ", r#"did you mean "max-restarts"?"#]);
+    run(&[]).ends_with(2).says(&["Cargo.toml [package.metadata.ddp]: ", "did you mean `max-restarts`?"]);
 }
 
 #[test]

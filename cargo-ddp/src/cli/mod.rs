@@ -1,6 +1,6 @@
 //! The words of the command line. Flags become plain data here, and nothing behind this file knows clap.
 
-mod launch;
+mod build;
 mod snapshot;
 mod tools;
 
@@ -12,7 +12,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::editor::vscode::Debugger;
 use crate::project::libtorch::{Flavor, Request};
 
-pub use launch::{Build, LaunchOptions, Seconds};
+pub use crate::config::LaunchFlags;
+pub use build::Build;
 pub use snapshot::{
     Best, Snapshot, SnapshotCommand, SnapshotDiff, SnapshotExport, SnapshotImport, SnapshotList, SnapshotPrune,
     SnapshotShow,
@@ -217,7 +218,11 @@ pub struct Exec {
 pub struct Run {
     /// How to launch it.
     #[command(flatten)]
-    pub options: LaunchOptions,
+    pub options: LaunchFlags,
+    /// Use the settings in [package.metadata.ddp.preset.NAME] of Cargo.toml, over those in [package.metadata.ddp] [env:
+    /// DDP_PRESET]
+    #[arg(long, value_name = "NAME")]
+    pub preset: Option<String>,
     /// What to build.
     #[command(flatten)]
     pub build: Build,
@@ -249,7 +254,7 @@ pub struct Attach {
 pub struct Launch {
     /// How to launch it.
     #[command(flatten)]
-    pub options: LaunchOptions,
+    pub options: LaunchFlags,
     /// The program and its arguments
     #[arg(required = true, last = true, value_name = "PROGRAM")]
     pub command: Vec<OsString>,
@@ -386,9 +391,10 @@ mod tests {
                 "new: path name template list",
                 "init: path workspace",
                 "update: path yes check",
-                "run: gpus nproc max_restarts backoff grace bind stall_timeout restart_on_stall show log_dir stdin report \
-                 json quiet dry_run nnodes node_rank master_addr master_port join_timeout secret_file package bin example release profile features all_features no_default_features \
-                 target target_dir manifest_path jobs locked offline frozen args",
+                "run: gpus nproc max_restarts backoff grace bind no_bind stall_timeout restart_on_stall no_restart_on_stall \
+                 show log_dir stdin report json no_json quiet no_quiet dry_run no_dry_run nnodes node_rank master_addr \
+                 master_port join_timeout secret_file preset package bin example release profile features all_features \
+                 no_default_features target target_dir manifest_path jobs locked offline frozen args",
                 "build: package bin example release profile features all_features no_default_features target target_dir \
                  manifest_path jobs locked offline frozen",
                 "attach: run choose",

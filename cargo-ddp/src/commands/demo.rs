@@ -5,8 +5,9 @@ use ddp_contract::text::printable_line;
 use ddp_contract::{file, snapshot};
 
 use super::job::Job;
-use super::{run, table};
-use crate::cli::{Demo, LaunchOptions};
+use super::{run, store, table};
+use crate::cli::Demo;
+use crate::config::{LaunchOptions, Nproc};
 use crate::machine::gpus as gpu;
 use crate::project::cargo::{Project, Selection};
 use crate::scaffold::{self, Plan};
@@ -28,13 +29,19 @@ pub(super) fn demo(args: &Demo, ui: &Ui) -> Result<u8> {
     // What an earlier demo trained is finished: this one gets a folder of its own.
     let snapshots = fresh_snapshot_folder(&folder);
     let gpus = gpu::list().map(|gpus| gpu::available(&gpus, visible().as_deref())).unwrap_or_default();
-    let nproc = gpus.is_empty().then_some(2);
+    let nproc = gpus.is_empty().then_some(Nproc::Count(2));
     let job = Job::new(LaunchOptions { nproc, ..LaunchOptions::default() }, ui)?;
     ui.status("Building", "the project (the first time takes a few minutes: libtorch's bindings are C++)");
     std::env::set_current_dir(&folder).map_err(Error::system(format!("can't go to {}", folder.display())))?;
     let nproc = job.nproc;
-    let code =
-        run::build_and_launch(&project, &Selection::default(), job, args_of(&snapshots), &project.store(None), ui)?;
+    let code = run::build_and_launch(
+        &project,
+        &Selection::default(),
+        job,
+        args_of(&snapshots),
+        &store::of_project(&project, vec![]),
+        ui,
+    )?;
     if code == exit::SUCCESS {
         let dir = folder.join(&snapshots);
         let newest = snapshot::list(&dir).map_err(Error::system(format!("can't read {}", dir.display())))?;

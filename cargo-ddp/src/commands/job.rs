@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ddp_contract::env;
 use ddp_contract::text::printable_line;
 
-use crate::cli::{LaunchOptions, Seconds};
+use crate::config::{LaunchOptions, Nproc, Seconds};
 use crate::editor::debug::Debug;
 use crate::launch::{
     self, Binding, LaunchPlan, Member, Nodes, Record, Rendezvous, Rules, Secret, SecretSource, Show, Store, StorePort,
@@ -59,7 +59,7 @@ impl Job {
             ui.status("Binding", ranks.collect::<Vec<_>>().join(", "));
         }
         let bad = |option, problem| Error::BadOption { option, problem };
-        let show = options.show.as_deref().unwrap_or("all").parse().map_err(|problem| bad("show", problem))?;
+        let show = options.show.clone().unwrap_or(Show::All);
         let rendezvous = rendezvous(&options)?;
         // With several nodes, who has which ranks is not known yet.
         let is_rank = |option, rank: usize| {
@@ -138,6 +138,7 @@ impl Job {
             show: self.show,
             store,
             debug: self.debug,
+            withheld: crate::config::variables(),
         };
         if self.dry_run {
             print(&plan);
@@ -229,7 +230,10 @@ fn print(plan: &LaunchPlan) {
             plan.nproc
         );
     }
-    println!("GPUs:    {}", plan.gpus.as_ref().map_or("none".into(), |gpus| gpus.join(", ")));
+    println!(
+        "GPUs:    {}",
+        plan.gpus.as_ref().filter(|gpus| !gpus.is_empty()).map_or("none".into(), |gpus| gpus.join(", "))
+    );
     println!("logs:    {}", printable_line(&plan.run_dir.to_string_lossy()));
     for rank in plan.ranks() {
         println!("rank {rank}:");
@@ -322,20 +326,30 @@ struct Places {
 }
 
 /// How many workers, and where.
-fn workers(list: Option<&str>, nproc: Option<u16>, ui: &Ui) -> Result<Places> {
+fn workers(list: Option<&str>, nproc: Option<Nproc>, ui: &Ui) -> Result<Places> {
     let visible = std::env::var(env::CUDA_VISIBLE_DEVICES).ok();
     // Without a driver, only those who ask for GPUs need to know.
     let there = if list.is_some() { gpu::list()? } else { gpu::list().unwrap_or_default() };
-    let chosen = match (list, nproc.map(usize::from)) {
-        (Some(list), _) => gpu::select(list, &there, visible.as_deref())?,
-        (None, nproc) => {
+    let chosen = match list {
+        Some(list) => gpu::select(list, &there, visible.as_deref())?,
+        None => {
             let all = gpu::available(&there, visible.as_deref());
+            let on_cpu = |gpus: Option<Vec<String>>| Ok(Places { gpus, nodes: vec![None; cores()] });
             match nproc {
-                Some(nproc) if all.is_empty() => return Ok(Places { gpus: None, nodes: vec![None; nproc] }),
-                Some(nproc) if nproc <= all.len() => all[..nproc].to_vec(),
-                Some(nproc) => {
+                Some(Nproc::Gpu) if all.is_empty() => {
+                    let problem = "`gpu` is one worker per GPU, and this machine has none".into();
+                    return Err(Error::BadOption { option: "nproc", problem });
+                }
+                Some(Nproc::Auto) if all.is_empty() => return on_cpu(None),
+                Some(Nproc::Cpu) => return on_cpu((!all.is_empty()).then(Vec::new)),
+                Some(Nproc::Gpu | Nproc::Auto) => all,
+                Some(Nproc::Count(nproc)) if all.is_empty() => {
+                    return Ok(Places { gpus: None, nodes: vec![None; nproc.into()] });
+                }
+                Some(Nproc::Count(nproc)) if usize::from(nproc) <= all.len() => all[..nproc.into()].to_vec(),
+                Some(Nproc::Count(nproc)) => {
                     let problem = format!("{nproc} workers need {nproc} GPUs, and there are {}", all.len());
-                    return Err(Error::BadGpuList { list: all.join(","), problem });
+                    return Err(Error::BadOption { option: "nproc", problem });
                 }
                 None if all.is_empty() => {
                     let note = "there is no GPU here, so there will be one worker on the CPU; `--nproc N` starts N";
@@ -368,8 +382,12 @@ fn omp_num_threads(nproc: usize, bindings: &[Binding]) -> Option<usize> {
     if let Some(fewest) = bindings.iter().map(|binding| binding.cpus.len()).min() {
         return Some(fewest);
     }
-    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-    Some((cores / nproc).max(1))
+    Some((cores() / nproc).max(1))
+}
+
+/// The cores that this process may use.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 #[cfg(test)]

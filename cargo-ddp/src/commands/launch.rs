@@ -2,18 +2,21 @@ use std::path::{Path, PathBuf};
 
 use super::job::Job;
 use crate::cli::Launch;
+use crate::config::Combined;
 use crate::launch::{Store, StorePort};
 use crate::{Error, Result, Ui};
 
 /// `cargo ddp launch -- PROGRAM`: as `run`, without a build.
 pub(super) fn launch(args: Launch) -> Result<u8> {
-    let ui = Ui::new().quiet(args.options.quiet).json(args.options.json);
+    let combined = Combined::of_flags(&args.options)?;
+    let options = combined.options.clone();
+    let ui = Ui::new().quiet(options.quiet).json(options.json);
     let mut words = args.command.into_iter();
     let name = PathBuf::from(words.next().unwrap_or_default());
     let program = find(&name)?;
     let here = std::env::current_dir().map_err(Error::system("can't find the current folder"))?;
-    let runs = args.options.log_dir.clone().map_or_else(Store::here, Store::only);
-    let job = Job::new(args.options, &ui)?.debugged(&here, &ui)?;
+    let runs = options.log_dir.clone().map_or_else(Store::here, Store::only);
+    let job = Job::new(options, &ui).map_err(|err| combined.locate(err))?.debugged(&here, &ui)?;
     job.launch(program, words.collect(), &runs, StorePort::Reserved, &ui)
 }
 

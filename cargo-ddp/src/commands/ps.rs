@@ -38,7 +38,7 @@ fn row(job: &Job) -> [String; 6] {
         job.run.clone(),
         job.pid.to_string(),
         job.nproc.to_string(),
-        job.gpus.as_ref().map_or("none".into(), |gpus| gpus.join(",")),
+        job.gpus.as_ref().filter(|gpus| !gpus.is_empty()).map_or("none".into(), |gpus| gpus.join(",")),
         format!("{hours}:{minutes:02}:{seconds:02}"),
         shell::join(&job.command),
     ]

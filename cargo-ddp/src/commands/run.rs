@@ -1,8 +1,9 @@
 use std::path::PathBuf;
 
 use super::job::Job;
+use super::store;
 use crate::cli::Run;
-use crate::config as settings;
+use crate::config::Combined;
 use crate::launch::{Store, StorePort};
 use crate::project::cargo::{Project, Selection};
 use crate::{Error, Result, Ui, shell};
@@ -11,15 +12,16 @@ use crate::{Error, Result, Ui, shell};
 pub(super) fn run(args: Run) -> Result<u8> {
     let mut selection = args.build.selection();
     let project = Project::find(selection.manifest_path.as_deref())?;
-    let metadata = project.package_metadata(&selection);
-    let options = settings::with_metadata(args.options.clone(), metadata)?;
-    let runs = match args.options.log_dir {
-        Some(dir) => Store::only(dir),
-        None => project.store(project.log_dir_of(metadata)),
+    let tables = project.settings_of_selection(&selection);
+    let combined = Combined::of_project(&args.options, args.preset.as_deref(), &tables)?;
+    let options = combined.options.clone();
+    let runs = match &options.log_dir {
+        Some(dir) if !combined.is_from_manifest("log-dir") => Store::only(dir.clone()),
+        log_dir => store::of_project(&project, log_dir.iter().cloned().collect()),
     };
     selection.quiet = options.quiet;
     let ui = Ui::new().quiet(options.quiet).json(options.json);
-    let job = Job::new(options, &ui)?;
+    let job = Job::new(options, &ui).map_err(|err| combined.locate(err))?;
     project.check(&selection)?;
     super::ensure_libtorch(&project.root, &ui)?;
     let job = job.debugged(&project.root, &ui)?;

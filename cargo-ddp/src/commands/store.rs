@@ -1,4 +1,4 @@
-//! Where `runs` and `plot` look for runs.
+//! Where `runs` and `plot` look for runs, and where a project keeps them.
 
 use std::path::PathBuf;
 
@@ -13,8 +13,13 @@ pub(super) fn store(log_dir: Option<PathBuf>) -> Result<Store> {
     }
     match Project::find(None) {
         // `launch` knows no project.
-        Ok(project) => Ok(project.all_runs().and(Store::here())),
+        Ok(project) => Ok(of_project(&project, project.log_dirs()).and(Store::here())),
         Err(Error::NoProject(_)) => Ok(Store::here()),
         Err(err) => Err(err),
     }
+}
+
+/// Where runs of a project are: in these folders, and in the usual places. New ones go to the first.
+pub(super) fn of_project(project: &Project, log_dirs: Vec<PathBuf>) -> Store {
+    Store::of_project(&project.root, &project.target, log_dirs)
 }

@@ -29,7 +29,7 @@ impl Error {
             Self::BadProject(_) => "correct the file that cargo names; `cargo metadata` shows the same error".into(),
             Self::ManyPlatforms(_) => "choose one with --target TRIPLE".into(),
             Self::StartsAnother { .. } => "run `cargo ddp vscode` to update .vscode/".into(),
-            Self::BadSetting { .. } => "`cargo ddp run --help` lists the options and what they take".into(),
+            Self::BadSetting { .. } => "`cargo ddp run --help` lists the options and their values".into(),
             Self::NoProgram(_) => "give its path, or the name of one on PATH".into(),
             Self::NotExecutable { source, .. } if is_not_a_program(source) => {
                 format!("a program must be built for this machine ({}); a script must be text", std::env::consts::ARCH)

@@ -85,9 +85,11 @@ pub enum Error {
     /// Changes that nobody could be asked about.
     #[error("there are changes, and no terminal to ask on")]
     Unconfirmed,
-    /// An option in Cargo.toml that is none.
-    #[error("[package.metadata.ddp] in Cargo.toml: {problem}")]
+    /// A setting in Cargo.toml or in the environment that can't be used.
+    #[error("{place}: {problem}")]
     BadSetting {
+        /// Where it is: a table, or a variable.
+        place: String,
         /// What is wrong.
         problem: String,
     },

@@ -31,7 +31,7 @@ pub struct LaunchPlan {
     /// All nodes, and which ranks they have.
     pub nodes: Nodes,
     /// CUDA_VISIBLE_DEVICES for every worker; worker N uses the N-th of them. Of MIG instances, of which CUDA gives a
-    /// process one, each worker sees its own alone. `None` leaves the variable as it is.
+    /// process one, each worker sees its own alone. `None` leaves the variable unchanged; an empty list hides all GPUs.
     pub gpus: Option<Vec<String>>,
     /// Where each worker runs; empty: anywhere.
     pub bindings: Vec<Binding>,
@@ -51,6 +51,8 @@ pub struct LaunchPlan {
     pub store: StorePort,
     /// How the workers are debugged, if they are.
     pub debug: Option<Debug>,
+    /// Variables that are meant for this launcher alone: workers do not inherit them.
+    pub withheld: Vec<String>,
 }
 
 /// What becomes of the port where ranks meet, which is ours before a worker starts.
@@ -240,6 +242,7 @@ mod tests {
             show: Show::All,
             store: StorePort::Inherited,
             debug: None,
+            withheld: vec![],
         }
     }
 

@@ -3,7 +3,7 @@
 mod config;
 mod runner;
 mod select;
-mod store;
+mod settings;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -20,6 +20,7 @@ use crate::{Error, Result};
 
 pub use config::{BuildConfig, BuildTarget, TARGET_DIR_VARIABLES, TARGET_VARIABLE, home, host};
 use select::Chosen;
+pub use settings::{SettingsTable, SettingsTables};
 
 /// The cargo that runs us, or the one on PATH.
 pub fn program() -> OsString {

@@ -179,8 +179,8 @@ impl<'a> Watch<'a> {
         let ranks: Vec<_> =
             self.workers.iter().map(|worker| format!("rank {} pid {}", worker.rank, worker.pid())).collect();
         let place = match &self.plan.gpus {
-            Some(gpus) => format!("on GPU {}", gpus.join(", ")),
-            None => "on the CPU".into(),
+            Some(gpus) if !gpus.is_empty() => format!("on GPU {}", gpus.join(", ")),
+            _ => "on the CPU".into(),
         };
         let mut workers = if self.plan.nproc == 1 { "1 worker".into() } else { format!("{} workers", self.plan.nproc) };
         if self.plan.nodes.are_several() {
