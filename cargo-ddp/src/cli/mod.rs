@@ -1,6 +1,7 @@
 //! The words of the command line. Flags become plain data here, and nothing behind this file knows clap.
 
 mod build;
+mod color;
 mod snapshot;
 mod tools;
 
@@ -11,9 +12,11 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::editor::vscode::Debugger;
 use crate::project::libtorch::{Flavor, Request};
+use crate::ui::Color;
 
 pub use crate::config::LaunchFlags;
 pub use build::Build;
+pub(crate) use color::{choose as choose_color, flags_for_cargo, for_clap};
 pub use snapshot::{
     Best, Snapshot, SnapshotCommand, SnapshotDiff, SnapshotExport, SnapshotImport, SnapshotList, SnapshotPrune,
     SnapshotShow,
@@ -40,9 +43,12 @@ When a worker failed, and was not (or no more) restarted, its own: the code of t
 #[derive(Debug, Parser)]
 #[command(name = "cargo ddp", bin_name = "cargo ddp", version = tools::version(), after_help = EXIT_CODES)]
 pub struct Cli {
-    /// Say what is done in detail
-    #[arg(short, long, global = true)]
-    pub verbose: bool,
+    /// Use verbose output (-vv: very verbose); DDP_LOG wins over it
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Color the output: auto, always or never [default: CARGO_TERM_COLOR, else auto]
+    #[arg(long, global = true, value_name = "WHEN")]
+    pub color: Option<Color>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,

@@ -7,10 +7,10 @@ use crate::launch::{Store, StorePort};
 use crate::{Error, Result, Ui};
 
 /// `cargo ddp launch -- PROGRAM`: as `run`, without a build.
-pub(super) fn launch(args: Launch) -> Result<u8> {
+pub(super) fn launch(args: Launch, ui: &Ui) -> Result<u8> {
     let combined = Combined::of_flags(&args.options)?;
     let options = combined.options.clone();
-    let ui = Ui::new().quiet(options.quiet).json(options.json);
+    let ui = ui.clone().quiet(options.quiet).json(options.json);
     let mut words = args.command.into_iter();
     let name = PathBuf::from(words.next().unwrap_or_default());
     let program = find(&name)?;

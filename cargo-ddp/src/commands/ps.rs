@@ -6,7 +6,7 @@ use crate::launch::{self, Job};
 use crate::{Result, Ui, exit, shell};
 
 /// `cargo ddp ps`
-pub(super) fn ps(args: &Ps) -> Result<u8> {
+pub(super) fn ps(args: &Ps, ui: &Ui) -> Result<u8> {
     let jobs = launch::running();
     if args.json {
         print_json(&jobs)?;
@@ -14,7 +14,7 @@ pub(super) fn ps(args: &Ps) -> Result<u8> {
     }
     // Not on stdout: nobody here can do anything with them.
     for job in launch::elsewhere() {
-        Ui::new().status("Elsewhere", job.to_string());
+        ui.status("Elsewhere", job.to_string());
     }
     if jobs.is_empty() {
         println!("no job of yours runs here");

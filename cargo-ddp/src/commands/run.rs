@@ -2,15 +2,16 @@ use std::path::PathBuf;
 
 use super::job::Job;
 use super::store;
-use crate::cli::Run;
+use crate::cli::{self, Run};
 use crate::config::Combined;
 use crate::launch::{Store, StorePort};
 use crate::project::cargo::{Project, Selection};
 use crate::{Error, Result, Ui, shell};
 
 /// `cargo ddp run`
-pub(super) fn run(args: Run) -> Result<u8> {
+pub(super) fn run(args: Run, ui: &Ui) -> Result<u8> {
     let mut selection = args.build.selection();
+    selection.flags.extend(cli::flags_for_cargo(ui.color()));
     let project = Project::find(selection.manifest_path.as_deref())?;
     let tables = project.settings_of_selection(&selection);
     let combined = Combined::of_project(&args.options, args.preset.as_deref(), &tables)?;
@@ -20,7 +21,7 @@ pub(super) fn run(args: Run) -> Result<u8> {
         log_dir => store::of_project(&project, log_dir.iter().cloned().collect()),
     };
     selection.quiet = options.quiet;
-    let ui = Ui::new().quiet(options.quiet).json(options.json);
+    let ui = ui.clone().quiet(options.quiet).json(options.json);
     let job = Job::new(options, &ui).map_err(|err| combined.locate(err))?;
     project.check(&selection)?;
     super::ensure_libtorch(&project.root, &ui)?;

@@ -1,5 +1,6 @@
 //! What users read on stderr. Results go to stdout, by the commands themselves.
 
+mod color;
 mod keys;
 pub(crate) mod lines;
 pub(crate) mod live;
@@ -18,6 +19,7 @@ use serde_json::{Value, json};
 
 use crate::Error;
 use crate::ui::lines::Prefixer;
+pub use color::Color;
 
 /// One of the two streams of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,7 @@ impl Target {
 /// Prints to stderr, in colour on a terminal; workers' output goes where they wrote it.
 #[derive(Clone, Debug)]
 pub struct Ui {
+    color: Color,
     terminal: bool,
     colour: bool,
     stdout_terminal: bool,
@@ -53,18 +56,41 @@ pub struct Ui {
 impl Ui {
     /// Looks at stderr, stdout and NO_COLOR.
     pub fn new() -> Self {
-        let coloured = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let (terminal, stdout_terminal) = (std::io::stderr().is_terminal(), std::io::stdout().is_terminal());
+        let color = Color::default();
         Self {
+            color,
             terminal,
-            colour: terminal && coloured,
+            colour: color.is_on(terminal),
             stdout_terminal,
-            stdout_colour: stdout_terminal && coloured,
+            stdout_colour: color.is_on(stdout_terminal),
             quiet: false,
             json: false,
             waits: true,
             live: ProgressBar::hidden(),
         }
+    }
+
+    /// With another choice of colors.
+    #[must_use]
+    pub fn with_color(self, color: Color) -> Self {
+        let (colour, stdout_colour) = (color.is_on(self.terminal), color.is_on(self.stdout_terminal));
+        Self { color, colour, stdout_colour, ..self }
+    }
+
+    /// The choice of colors.
+    pub fn color(&self) -> Color {
+        self.color
+    }
+
+    /// Whether stderr is colored.
+    pub fn is_colored(&self) -> bool {
+        self.colour
+    }
+
+    /// Whether stdout is colored.
+    pub fn is_stdout_colored(&self) -> bool {
+        self.stdout_colour
     }
 
     /// Only warnings and errors.
