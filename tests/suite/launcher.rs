@@ -57,7 +57,7 @@ dist.destroy_process_group()
 os._exit(0)
 ";
     fs::write(dir.path().join("train.py"), script).unwrap();
-    let done = Ddp::new(["launch", "--nproc", "2", "--", "python3", "train.py"])
+    let done = Ddp::new(["launch", "--nproc", "2", "--max-restarts", "1", "--", "python3", "train.py"])
         .dir(dir.path())
         .env("PYTHONPATH", torch.home.join("site"))
         .run()

@@ -77,6 +77,7 @@ impl Job {
         let defaults = Rules::default();
         let rules = Rules {
             max_restarts: options.max_restarts.unwrap_or(defaults.max_restarts),
+            only_reporting: false,
             backoff: options.backoff.map_or(defaults.backoff, |Seconds(time)| time),
             grace: options.grace.map_or(defaults.grace, |Seconds(time)| time),
             stall_timeout: options.stall_timeout.map(|Seconds(time)| time),
@@ -84,6 +85,13 @@ impl Job {
         };
         let (stdin, dry_run) = (options.stdin, options.dry_run);
         Ok(Self { nproc, gpus, bindings, rules, show, stdin, report, dry_run, debug: None, rendezvous })
+    }
+
+    /// For a program that may not report to us: as under torchrun, it is restarted only if `--max-restarts` says so, or once it
+    /// has reported something.
+    pub(super) fn of_any_program(mut self, is_limit_given: bool) -> Self {
+        self.rules.only_reporting = !is_limit_given;
+        self
     }
 
     /// Takes note of a debugger, for a job of the project in `root`.

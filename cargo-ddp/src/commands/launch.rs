@@ -16,7 +16,9 @@ pub(super) fn launch(args: Launch, ui: &Ui) -> Result<u8> {
     let program = find(&name)?;
     let here = std::env::current_dir().map_err(Error::system("can't find the current folder"))?;
     let runs = options.log_dir.clone().map_or_else(Store::here, Store::only);
-    let job = Job::new(options, &ui).map_err(|err| combined.locate(err))?.debugged(&here, &ui)?;
+    let is_limit_given = options.max_restarts.is_some();
+    let job = Job::new(options, &ui).map_err(|err| combined.locate(err))?.of_any_program(is_limit_given);
+    let job = job.debugged(&here, &ui)?;
     job.launch(program, words.collect(), &runs, StorePort::Reserved, &ui)
 }
 

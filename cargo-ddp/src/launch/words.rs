@@ -78,6 +78,12 @@ pub(crate) fn hints(failure: &Failure, plan: &LaunchPlan, record: &Record, verdi
         Verdict::Failed(_, NoRestart::UsedUp(count)) => hints.push(format!(
             "{count} restarts brought no new snapshot, so it was not started again (`--max-restarts` allows more)"
         )),
+        Verdict::Failed(_, NoRestart::Stopping) => {
+            hints.push("the job had been asked to stop, so it was not restarted; not all ranks saved a snapshot".into());
+        }
+        Verdict::Failed(_, NoRestart::Unreported) => hints.push(
+            "the program reports no progress to the launcher, so it was not restarted (`--max-restarts N` restarts it)".into(),
+        ),
         Verdict::Failed(_, NoRestart::NodeLost) => {
             hints.push("a node was lost as well, so it was not started again: start the launchers of all nodes".into());
         }

@@ -29,6 +29,15 @@ impl Exit {
         };
         matches!(signal, SIGHUP | SIGINT | SIGQUIT | SIGKILL | SIGUSR1 | SIGUSR2 | SIGTERM)
     }
+
+    /// After the work, after saving, or by the signal that asked it to (or SIGKILL, as it did not listen).
+    pub(super) fn is_answer_to(self, signal: i32) -> bool {
+        match self {
+            Self::Code(0) | PREEMPTED => true,
+            Self::Code(code) => [signal, SIGKILL].contains(&(code - 128)),
+            Self::Signal(end) => [signal, SIGTERM, SIGKILL].contains(&end),
+        }
+    }
 }
 
 impl From<ExitStatus> for Exit {
@@ -115,7 +124,7 @@ impl Failure {
         other.stalled.is_none() && other.misses_a_peer() && !asked && !self.misses_a_peer()
     }
 
-    fn misses_a_peer(&self) -> bool {
+    pub(super) fn misses_a_peer(&self) -> bool {
         let says = |text: &str| PEER_IS_GONE.iter().any(|words| text.contains(words));
         // NCCL's watchdog leaves no error file.
         self.message.as_deref().is_some_and(says) || self.exit == ABORTED && says(&self.stderr)
@@ -199,6 +208,10 @@ pub enum NoRestart {
     Usage,
     /// A node was lost, too.
     NodeLost,
+    /// The job had been asked to stop.
+    Stopping,
+    /// The program reports nothing, and the number of restarts is the default.
+    Unreported,
 }
 
 /// How a job ended.
@@ -323,6 +336,9 @@ pub struct Rules {
     /// Time before the second restart without progress; the first comes at once, and each further one waits twice as
     /// long as the one before, at most a minute.
     pub backoff: Duration,
+    /// Only a program that has reported something (a step, a snapshot) is restarted: another one might begin from scratch each
+    /// time.
+    pub only_reporting: bool,
     /// Time between asking workers to stop and killing them.
     pub grace: Duration,
     /// Time without a sign of progress after which a job is stalled. `None`: 10 minutes for workers that send events,
@@ -336,6 +352,7 @@ impl Default for Rules {
     fn default() -> Self {
         Self {
             max_restarts: 3,
+            only_reporting: false,
             backoff: Duration::from_secs(1),
             grace: Duration::from_secs(10),
             stall_timeout: None,
