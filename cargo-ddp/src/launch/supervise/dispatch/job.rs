@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use ddp_contract::Event;
+use ddp_contract::{Event, LOST_PEER};
 use serde::{Deserialize, Serialize};
 
 use super::{PREEMPTED, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
@@ -181,7 +181,8 @@ const ASKED: Exit = Exit::Code(128 + SIGTERM);
 /// How a process ends in which NCCL's watchdog, or another thread of libtorch, met an error: by SIGABRT.
 const ABORTED: Exit = Exit::Signal(6);
 /// What Gloo, NCCL, its watchdog, the TCPStore and ddp-runtime say when another rank is gone.
-const PEER_IS_GONE: [&str; 11] = [
+const PEER_IS_GONE: [&str; 12] = [
+    LOST_PEER,
     "Connection closed by peer",
     "Connection reset by peer",
     "Broken pipe",

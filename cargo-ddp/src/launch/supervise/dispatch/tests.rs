@@ -133,6 +133,8 @@ fn a_rank_that_misses_a_peer_is_not_the_cause_when_one_died_by_itself() {
     let missing = (Exit::Code(1), Some(GONE));
     assert_eq!(cause(missing, (Exit::Signal(SIGKILL), None), 3), (2, vec![1, 0]));
     assert_eq!(cause(missing, (Exit::Code(101), Some("panic: told to")), 3), (2, vec![1, 0]));
+    let in_our_words = Some("lost the connection to a peer during all_reduce; that peer ended first");
+    assert_eq!(cause((Exit::Code(1), in_our_words), (Exit::Signal(SIGKILL), None), 3), (2, vec![1, 0]));
     // By its own death it could not be missed.
     assert_eq!(cause(missing, (Exit::Signal(SIGKILL), None), 3000), (1, vec![2, 0]));
     // It misses a peer as well, or does as it was asked to.
