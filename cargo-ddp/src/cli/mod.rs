@@ -248,9 +248,12 @@ pub struct BuildArgs {
 /// `cargo ddp attach`
 #[derive(Args, Debug)]
 pub struct Attach {
-    /// The run, as `cargo ddp ps` names it [default: the one that was chosen, or the only one that runs]
+    /// The run, as `cargo ddp ps` names it [default: the one that was chosen, or the only running job of this project]
     pub run: Option<String>,
-    /// Ask which, if several run, for the next `attach` in this project; a launch configuration's task does so
+    /// Consider the jobs of all projects, not only of the one around the current folder
+    #[arg(long, conflicts_with = "run")]
+    pub all: bool,
+    /// Ask which one, if several are running, for the next `attach` in this project; a launch configuration's task does so
     #[arg(long, conflicts_with = "run")]
     pub choose: bool,
 }
@@ -285,9 +288,12 @@ pub struct Ps {
 /// `cargo ddp stop`
 #[derive(Args, Debug)]
 pub struct Stop {
-    /// The run, as `cargo ddp ps` names it [default: the only one that runs]
+    /// The run, as `cargo ddp ps` names it [default: the only running job of this project]
     pub run: Option<String>,
-    /// Kill its workers at once
+    /// Consider the jobs of all projects, not only of the one around the current folder
+    #[arg(long, conflicts_with = "run")]
+    pub all: bool,
+    /// Kill its workers immediately
     #[arg(long)]
     pub now: bool,
 }
@@ -403,12 +409,13 @@ mod tests {
                  no_default_features target target_dir manifest_path jobs locked offline frozen args",
                 "build: package bin example release profile features all_features no_default_features target target_dir \
                  manifest_path jobs locked offline frozen",
-                "attach: run choose",
-                "launch: gpus nproc max_restarts backoff grace bind stall_timeout restart_on_stall show log_dir stdin report \
-                 json quiet dry_run nnodes node_rank master_addr master_port join_timeout secret_file command",
+                "attach: run all choose",
+                "launch: gpus nproc max_restarts backoff grace bind no_bind stall_timeout restart_on_stall \
+                 no_restart_on_stall show log_dir stdin report json no_json quiet no_quiet dry_run no_dry_run nnodes \
+                 node_rank master_addr master_port join_timeout secret_file command",
                 "gpus: json",
                 "ps: json",
-                "stop: run now",
+                "stop: run all now",
                 "vscode: debugger nproc gpus bin package release check print manifest_path",
                 "setup: cpu cuda python",
                 "exec: command",

@@ -28,6 +28,7 @@ mod plot;
 mod ps;
 mod run;
 mod runs;
+mod scope;
 mod setup;
 mod snapshot;
 mod stop;

@@ -30,6 +30,7 @@ impl Error {
             | Self::NotDebugged
             | Self::JoinTaken(_)
             | Self::NoRun { .. }
+            | Self::NoRunInProject(_)
             | Self::ManyRuns(_)
             | Self::RunsElsewhere(_)
             | Self::NoRunFolder { .. }

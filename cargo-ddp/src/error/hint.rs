@@ -54,7 +54,10 @@ impl Error {
             {
                 crate::os::descriptors::hint()
             }
-            Self::NoRun { .. } | Self::ManyRuns(_) => "`cargo ddp ps` lists them".into(),
+            Self::NoRun { .. } | Self::ManyRuns(_) => "`cargo ddp ps` lists the running jobs".into(),
+            Self::NoRunInProject(_) => {
+                "give the name of one of these, or --all to consider the jobs of all projects".into()
+            }
             Self::BadJson { .. } => "correct it there, or move the file away; nothing was changed".into(),
             Self::NoTarget { .. } => "give the name of a binary or an example with --bin, its package with -p".into(),
             Self::NothingToDebug => "add ddp-runtime to its dependencies, or go into a project that has it".into(),

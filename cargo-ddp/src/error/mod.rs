@@ -140,8 +140,11 @@ pub enum Error {
         /// The runs there are.
         running: Vec<String>,
     },
+    /// No job of the current project runs, but others do.
+    #[error("no running jobs in this project (elsewhere on this machine: {})", .0.join(", "))]
+    NoRunInProject(Vec<String>),
     /// Several jobs, and none was chosen.
-    #[error("several jobs run here, and none was chosen: {0}")]
+    #[error("several jobs are running, and none was chosen: {0}")]
     ManyRuns(String),
     /// DDP_DEBUG has no such value.
     #[error("DDP_DEBUG={0:?} is neither lldb-dap, codelldb nor compound")]
@@ -506,9 +509,9 @@ fn list(paths: &[PathBuf]) -> String {
 
 fn no_run(run: &str, running: &[String]) -> String {
     if run.is_empty() {
-        return "no job of yours runs here".into();
+        return "no running jobs".into();
     }
-    format!("no job {run:?} of yours runs here; there {}", are(running))
+    format!("no running job {run:?}; there {}", are(running))
 }
 
 fn are(present: &[String]) -> String {
