@@ -43,7 +43,7 @@ impl Error {
             | Self::BadJson { .. }
             | Self::NoTarget { .. }
             | Self::NothingToDebug
-            | Self::NoSnapshot(_)
+            | Self::NoSnapshot { .. }
             | Self::NoSnapshotFolder { .. }
             | Self::SnapshotsInUse { .. }
             | Self::BadTensorFile { .. }

@@ -123,9 +123,11 @@ impl Error {
                 }
                 PipFault::Other => "see pip's lines above; `-v` shows the whole command".into(),
             },
-            Self::NoSnapshot(_) | Self::NoSnapshotFolder { .. } => {
-                "give a folder that has `step-…` folders, or one of these; without a path it is `snapshots`".into()
-            }
+            Self::NoSnapshot { others, .. } | Self::NoSnapshotFolder { others, .. } => match others.as_slice() {
+                [] => "give a folder that has `step-…` folders, or one of these; a run writes them with `Snapshots`".into(),
+                [one] => format!("{} has snapshots", quote_path(one)),
+                many => format!("these folders have snapshots: {}", super::list(many)),
+            },
             Self::SnapshotsInUse { .. } => "wait for that program to end, stop it, or give another directory".into(),
             Self::Damaged { .. } => "`cargo ddp snapshot ls DIR` lists which snapshots are valid".into(),
             Self::BadTensorFile { help: Some(help), .. } => help.clone(),

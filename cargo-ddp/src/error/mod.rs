@@ -245,8 +245,13 @@ pub enum Error {
 
     // --- snapshots -------------------------------------------------------------------------------------------------
     /// A folder without snapshots.
-    #[error("there is no snapshot in {}", .0.display())]
-    NoSnapshot(PathBuf),
+    #[error("no snapshots in {}", dir.display())]
+    NoSnapshot {
+        /// The folder.
+        dir: PathBuf,
+        /// Folders below the current one that have snapshots.
+        others: Vec<PathBuf>,
+    },
     /// A path that can't have snapshots.
     #[error("{} is not a folder of snapshots: {problem}", path.display())]
     NoSnapshotFolder {
@@ -254,6 +259,8 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it.
         problem: &'static str,
+        /// Folders below the current one that have snapshots.
+        others: Vec<PathBuf>,
     },
     /// A snapshot that can't be loaded.
     #[error("{} can't be loaded: {damage}", folder.display())]
