@@ -19,6 +19,7 @@
 //!
 //! It never links libtorch: that is `ddp-runtime`'s part, inside the workers. The two share `ddp-contract`.
 
+#![cfg_attr(not(feature = "plot"), allow(dead_code, unused_imports, reason = "only `cargo ddp plot` needs some parts"))]
 #![deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic when the stream is closed or full")]
 
 pub mod cli;

@@ -24,6 +24,7 @@ mod job;
 mod launch;
 mod man;
 mod new;
+#[cfg(feature = "plot")]
 mod plot;
 mod ps;
 mod run;
@@ -70,7 +71,10 @@ pub fn run(command: Command, ui: &Ui) -> Result<u8> {
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => man::man(&args, ui),
+        #[cfg(feature = "plot")]
         Command::Plot(args) => plot::plot(args, ui),
+        #[cfg(not(feature = "plot"))]
+        Command::Plot(_) => Err(crate::Error::NoFeature("plot")),
     }
 }
 

@@ -36,6 +36,7 @@ impl Error {
             | Self::NoRunFolder { .. }
             | Self::NoMetrics(_)
             | Self::NoMetric { .. }
+            | Self::NoFeature(_)
             | Self::BadMetrics { .. }
             | Self::BadGpuList { .. }
             | Self::NoSuchGpu { .. }

@@ -69,6 +69,9 @@ impl Error {
                 "choose another directory with --log-dir DIR, or with log-dir in [package.metadata.ddp]".into()
             }
             Self::NoRunFolder { .. } => "give a run's number, its folder, or the folder of runs with --log-dir".into(),
+            Self::NoFeature(feature) => {
+                format!("install it with `cargo install cargo-ddp --features {feature}`, which has it by default")
+            }
             Self::NoMetrics(_) => {
                 "a run writes them with `ddp_runtime::metrics::Metrics`; a `Trainer` does by itself with `.metrics(&metrics)`"
                     .into()

@@ -348,6 +348,11 @@ pub enum Error {
         problem: String,
     },
 
+    /// A command that was left out when the program was built.
+    #[error("this cargo-ddp was built without the feature `{0}`")]
+    #[cfg_attr(feature = "plot", expect(dead_code, reason = "all features are on"))]
+    NoFeature(&'static str),
+
     // --- set-up ----------------------------------------------------------------------------------------------------
     /// LIBTORCH leads to something unusable.
     #[error("LIBTORCH={}: {problem}", path.display())]
