@@ -80,7 +80,7 @@ fn sessions(root: &Path, ui: &Ui) -> Result<Option<Sessions>> {
     if !debug::is_traced() {
         return Ok(None);
     }
-    Ok(match Debug::from_env(root, ui)? {
+    Ok(match Debug::from_env(root, |text| ui.warn(text))? {
         Some(Debug::Sessions(sessions)) => Some(sessions),
         Some(Debug::Join(_)) | None => None,
     })

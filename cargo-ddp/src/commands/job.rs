@@ -96,7 +96,7 @@ impl Job {
 
     /// Takes note of a debugger, for a job of the project in `root`.
     pub(super) fn debugged(self, root: &Path, ui: &Ui) -> Result<Self> {
-        let debug = Debug::from_env(root, ui)?;
+        let debug = Debug::from_env(root, |text| ui.warn(text))?;
         let mut rules = self.rules;
         if debug.is_some() {
             // Who stands still may be looked at.

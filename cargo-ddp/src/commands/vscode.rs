@@ -1,9 +1,9 @@
 use crate::cli::Vscode;
 use crate::config::{self, Nproc};
 use crate::editor::debug;
-use crate::editor::vscode::{self, File, Place, Request, Trainable, Workers};
+use crate::editor::vscode::{self, File, Place, Request};
 use crate::machine::gpus as gpu;
-use crate::project::cargo::{Project, TARGET_DIR_VARIABLES};
+use crate::project::cargo::{Project, TARGET_DIR_VARIABLES, Trainable, Workers};
 use crate::ui::stdout;
 use crate::{Error, Result, Ui, exit};
 

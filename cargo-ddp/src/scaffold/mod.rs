@@ -18,7 +18,8 @@ use std::process::{Command, Stdio};
 use record::Record;
 use source::RuntimeSource;
 
-use crate::editor::vscode::{self, Trainable, Workers};
+use crate::editor::vscode;
+use crate::project::cargo::{Trainable, Workers};
 use crate::project::libtorch as torch;
 use crate::{Error, Result};
 

@@ -24,7 +24,7 @@ pub use prepare::{FOLDER, prepare};
 pub(crate) use session::FRAME_NAMES;
 pub use session::{Adapter, Session, Sessions, start};
 
-use crate::{Error, Result, Ui};
+use crate::{Error, Result};
 
 /// How a job is debugged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,12 +36,12 @@ pub enum Debug {
 }
 
 impl Debug {
-    /// What DDP_DEBUG says, for a job of the project in `root`. Sessions need a debugger that watches this process: when
-    /// there is none, that is said, and the job is an ordinary one.
+    /// What DDP_DEBUG says, for a job of the project in `root`. Sessions need a debugger that watches this process: without
+    /// one, `warn` gets a message, and the job is an ordinary one.
     ///
     /// # Errors
     /// [`Error::BadDebug`]; [`Error::System`] when the project's `.ddp/` can't be written.
-    pub fn from_env(root: &Path, ui: &Ui) -> Result<Option<Self>> {
+    pub fn from_env(root: &Path, warn: impl FnOnce(String)) -> Result<Option<Self>> {
         let Some(value) = std::env::var_os(env::DEBUG).filter(|value| !value.is_empty()) else { return Ok(None) };
         if value == "compound" {
             prepare(root)?;
@@ -49,7 +49,7 @@ impl Debug {
         }
         let adapter: Adapter = value.to_string_lossy().parse().map_err(Error::BadDebug)?;
         if !is_traced() {
-            ui.warn(format!(
+            warn(format!(
                 "{}={adapter} is set, but no debugger watches this process: workers run without one",
                 env::DEBUG
             ));

@@ -3,8 +3,8 @@
 use super::debugger::Debugger;
 use super::entry::{Entry, Role};
 use super::json::Json;
-use super::project::{Trainable, Workers};
 use crate::editor::debug::FRAME_NAMES;
+use crate::project::cargo::{Trainable, Workers};
 
 /// The launcher that is in use, and the callback and formatters that it wrote there: links and files in the git-ignored
 /// `.ddp/`, so that nothing of a machine is in launch.json.

@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 pub use debugger::Debugger;
 pub use file::File;
 pub use place::Place;
-pub use project::{Project, Trainable, Workers, path_named, target_folder};
+pub use project::{Project, path_named, target_folder};
 
 use config::Variant;
 use entry::{Entry, Role};
@@ -36,6 +36,7 @@ use files::Wanted;
 use json::Json;
 use source::Source;
 
+use crate::project::cargo::{Trainable, Workers};
 use crate::{Error, Result};
 
 /// What was asked for. What is left open stays as the files have it.

@@ -1,9 +1,11 @@
 //! cargo: where a project is, and building it.
 
 mod config;
+mod host;
 mod runner;
 mod select;
 mod settings;
+mod trainable;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,14 +15,15 @@ use std::process::{Command, Stdio};
 
 use cargo_metadata::{Artifact, CargoOpt, Message, Metadata, MetadataCommand};
 
-use crate::editor::vscode::Trainable;
 use crate::os::child;
 use crate::project::libtorch::libtorch_for;
 use crate::{Error, Result};
 
-pub use config::{BuildConfig, BuildTarget, TARGET_DIR_VARIABLES, TARGET_VARIABLE, home, host};
+pub use config::{BuildConfig, BuildTarget, TARGET_DIR_VARIABLES, TARGET_VARIABLE, home};
+pub use host::host;
 use select::Chosen;
 pub use settings::{SettingsTable, SettingsTables};
+pub use trainable::{Trainable, Workers};
 
 /// The cargo that runs us, or the one on PATH.
 pub fn program() -> OsString {
