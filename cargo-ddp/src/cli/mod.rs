@@ -1,4 +1,4 @@
-//! The words of the command line. Flags become plain data here, and nothing behind this file knows clap.
+//! The command line. Flags become plain data here and in `config`; no other module knows clap.
 
 mod build;
 mod color;
@@ -27,17 +27,17 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0      done
   1      --check: files are not as they would be written; build: launch.json starts another program
-  2      wrong use: flags, values, GPUs that are not there, no project
-  3      no libtorch: set-up failed
-  4      the system refused: a file, a process, a socket; or the output could not be written
-  5      another node of the job did not come, or was lost
+  2      usage error: bad flag or value, unknown GPU, no project
+  3      setup failed: no libtorch
+  4      I/O error: a file, process or socket; or output was lost
+  5      a node failed to join or was lost
   6      a check found something: an error of doctor, a damaged snapshot, snapshots that differ
-  75     told to stop: the workers have saved a snapshot and left; run it again to go on
+  75     asked to stop: all workers saved a snapshot and exited; run again to resume
   101    the build failed
   126    the program can't be run
-  127    there is no such program
+  127    program not found
   128+N  stopped by signal N (130: Ctrl-C)
-When a worker failed, and was not (or no more) restarted, its own: the code of the first that failed, or 128+N for signal N.";
+If a worker fails for good: the exit code of the first one, or 128+N for signal N.";
 
 /// Train tch (libtorch) models on several GPUs, one worker process per GPU.
 #[derive(Debug, Parser)]
@@ -57,68 +57,71 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Set up, scaffold a project, build it and train it: everything once
+    /// Create, build and train an example project
     Demo(Demo),
-    /// Make a new data-parallel training project
+    /// Create a new data-parallel training project
     ///
     /// The project depends on the release of ddp-runtime with this program's version; or, by path, on the clone that this
-    /// program was built from, if that is still there. An existing folder is never touched.
+    /// program was built from, if it still exists. An existing folder is never touched.
     New(New),
     /// Make an existing crate trainable
     ///
-    /// Adds what it lacks: dependencies, .cargo/config.toml, a build script, .vscode, and an example with a training loop if
-    /// no source has one. Says what it wrote; whatever is there stays as it is, and a second call changes nothing.
+    /// Adds what is missing: dependencies, .cargo/config.toml, a build script, .vscode, and an example with a training loop if
+    /// no source has one. Lists what it wrote. Existing content stays unchanged, and a second call changes nothing.
     Init(Init),
     /// Bring a project's generated files up to this version's template
     ///
-    /// Shows the changes as a diff, then asks. Files that were edited stay as they are. Works in projects of `cargo ddp
+    /// Shows the changes as a diff, then asks. Edited files stay unchanged. Works in projects of `cargo ddp
     /// new`, which keep a record in .ddp-template.toml.
     Update(Update),
     /// Build a project and run one worker per GPU
     ///
     /// Workers get torchrun's environment variables; with `--gpus 2,3` all see CUDA_VISIBLE_DEVICES=2,3, and LOCAL_RANK 0
-    /// and 1 are their device indices. Their lines come with their rank before them. When one fails, all are stopped and
-    /// started again, and go on from the newest snapshot. No worker outlives the launcher, however that ends.
+    /// and 1 are their device indices. Each output line is prefixed with its rank. When a worker fails, all are stopped and
+    /// restarted from the newest snapshot. No worker outlives the launcher, however the launcher ends.
+    ///
+    /// Options are also read from DDP_ environment variables and from [package.metadata.ddp] and [workspace.metadata.ddp] in
+    /// Cargo.toml; flags win over variables, and variables over Cargo.toml.
     Run(Box<Run>),
     /// Build a project as `run` does, and launch nothing: for editors
     Build(BuildArgs),
-    /// Open a debug session for each worker of a job that runs
+    /// Open a debug session for each worker of a running job
     ///
     /// For a debugger's launch configuration, which `cargo ddp vscode` writes.
     Attach(Attach),
     /// Run one worker per GPU of any program, without building anything
     ///
     /// A Python script written for torchrun runs unchanged: `cargo ddp launch --nproc 2 -- python3 train.py`. Everything
-    /// else is as with `run`.
+    /// else works as in `run`, except that a program that does not use ddp-runtime is restarted only with --max-restarts.
     Launch(Launch),
-    /// List this machine's GPUs: memory, who uses them, NUMA node
+    /// List this machine's GPUs: memory, processes, NUMA node
     Gpus(GpusArgs),
-    /// List the jobs of yours that run on this machine
+    /// List your running jobs on this machine
     Ps(Ps),
     /// Ask a job to stop, as Ctrl-C in its terminal would
     Stop(Stop),
     /// Write or update .vscode/, to debug every rank with F5
     ///
     /// For each binary that trains: launcher and ranks, one process, and a compound for debuggers that can't open sessions;
-    /// with the tasks that build them. Files are edited: what is not `cargo ddp`'s stays as it is, to the byte. What is left
-    /// open stays as the files have it.
+    /// with the tasks that build them. Files are edited: your own entries stay unchanged to the byte. Options that you
+    /// leave out keep their value in the files.
     Vscode(Vscode),
     /// Find libtorch, or fetch it, and link this project to it
     ///
-    /// In this order: LIBTORCH; what the project is linked to already; the active Python's torch; one in the user's cache;
+    /// In this order: LIBTORCH; the one that the project is linked to; the active Python's torch; one in the user's cache;
     /// a new one in the cache, fetched with pip. Without --cpu or --cuda, a machine with an NVIDIA driver gets CUDA.
     Setup(Setup),
-    /// Run a command in the environment that set-up provides
+    /// Run a command in the environment that `setup` provides
     Exec(Exec),
     /// Print the variables that `exec` sets, for a shell: `eval "$(cargo ddp env)"`
     Env(Env),
-    /// List the runs of this project: when, how each ended, last step, best metric, restarts
+    /// List this project's runs: start, end, last step, best metric, restarts
     Runs(Runs),
-    /// Look at snapshots, compare, prune, export and import them
+    /// List, compare, prune, export and import snapshots
     Snapshot(Snapshot),
-    /// Test whether this machine is fit to train: toolchain, libtorch, GPUs, limits, debugger
+    /// Check that this machine can train: toolchain, libtorch, GPUs, limits, debugger
     ///
-    /// Each line is ok, a warning or an error, with the way out. Ends with code 6 when there is an error.
+    /// Each line is ok, a warning or an error, with a hint. Exits with code 6 if there is an error.
     Doctor(Doctor),
     /// Print the completion script for a shell
     ///
@@ -130,8 +133,8 @@ pub enum Command {
     Man(Man),
     /// Draw loss and metric curves of runs, as SVG and PNG
     ///
-    /// A run is its number (as in runs/) or a folder with a metrics.jsonl, which `ddp_runtime::metrics` writes.
-    /// Several are drawn together, one colour each. The files' names are printed on stdout.
+    /// A run is a number (as in runs/) or a folder with a metrics.jsonl, which `ddp_runtime::metrics` writes.
+    /// Several runs share one picture, one color each. The files' names are printed on stdout.
     Plot(Plot),
 }
 
@@ -146,7 +149,7 @@ pub struct Demo {
 /// `cargo ddp new`
 #[derive(Args, Debug)]
 pub struct New {
-    /// Folder to make
+    /// Folder to create
     #[arg(required_unless_present = "list")]
     pub path: Option<PathBuf>,
     /// Name of the package [default: the folder's]
@@ -188,13 +191,13 @@ pub struct Update {
 /// `cargo ddp setup`
 #[derive(Args, Debug)]
 pub struct Setup {
-    /// A libtorch without CUDA
+    /// Use a libtorch without CUDA
     #[arg(long, conflicts_with = "cuda")]
     pub cpu: bool,
-    /// A libtorch with CUDA and NCCL
+    /// Use a libtorch with CUDA and NCCL
     #[arg(long)]
     pub cuda: bool,
-    /// Python to look for torch in, and to fetch it with
+    /// Python whose torch is used, and whose pip fetches it
     #[arg(long, value_name = "PATH")]
     pub python: Option<PathBuf>,
 }
@@ -310,7 +313,7 @@ pub struct Vscode {
     /// GPUs to use, one worker each, as in `2,3` or `0-3`
     #[arg(long, value_name = "LIST")]
     pub gpus: Option<String>,
-    /// Only these binaries or examples; the entries of others stay as they are [default: all binaries]
+    /// Only these binaries or examples; the entries of others stay unchanged [default: all binaries]
     #[arg(long, value_name = "NAME", num_args = 1..)]
     pub bin: Vec<String>,
     /// Only this package
@@ -319,7 +322,7 @@ pub struct Vscode {
     /// Add variants for optimized programs with debug info
     #[arg(short, long)]
     pub release: bool,
-    /// Write nothing; fail when a file is not as it would be written
+    /// Write nothing; fail if a file is out of date
     #[arg(long, conflicts_with = "print")]
     pub check: bool,
     /// Write nothing; print the files
@@ -336,18 +339,17 @@ pub struct Plot {
     /// Runs: numbers or folders [default: latest]
     #[arg(value_name = "RUN")]
     pub runs: Vec<String>,
-    /// A metric to draw, by its name (`train/loss`) or the last part of it (`loss`); may be given again [default: all of
-    /// the model, without learning rate, gradient norm, throughput and memory]
+    /// A metric to draw, by its name (`train/loss`) or the last part of it (`loss`); may be repeated [default: all
+    /// metrics of the model, without learning rate, gradient norm, throughput and memory]
     #[arg(short, long, value_name = "NAME")]
     pub metric: Vec<String>,
-    /// File to write, .svg or .png; may be given again [default: plot.svg and plot.png in the first run's folder]
+    /// File to write, .svg or .png; may be repeated [default: plot.svg and plot.png in the first run's folder]
     #[arg(short, long, value_name = "FILE")]
     pub output: Vec<PathBuf>,
-    /// Draw a moving average, in which the past weighs so much, over the values of curves of 50 points or more [with no
-    /// number: 0.9]
+    /// Draw a moving average over curves of 50 points or more; the value is the weight of the past [without a value: 0.9]
     #[arg(long, value_name = "WEIGHT", num_args = 0..=1, require_equals = true, default_missing_value = "0.9", value_parser = weight)]
     pub smooth: Option<f64>,
-    /// Values on a logarithmic scale
+    /// Use a logarithmic scale for values
     #[arg(long)]
     pub log: bool,
     /// Directory of the runs [default: as for `cargo ddp runs`]

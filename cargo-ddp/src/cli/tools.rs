@@ -45,7 +45,7 @@ pub struct Man {
     pub dir: Option<PathBuf>,
 }
 
-/// This program's version, and that of the libtorch it is for.
+/// The versions of this program and of its libtorch.
 pub(super) fn version() -> &'static str {
     static TEXT: std::sync::OnceLock<String> = std::sync::OnceLock::new();
     TEXT.get_or_init(|| format!("{} (libtorch {})", env!("CARGO_PKG_VERSION"), crate::project::libtorch::VERSION))
