@@ -2,26 +2,24 @@
 
 mod build;
 mod color;
+mod jobs;
+mod project;
 mod snapshot;
 mod tools;
 
-use std::ffi::OsString;
-use std::path::PathBuf;
+use clap::{Parser, Subcommand};
 
-use clap::{Args, Parser, Subcommand};
-
-use crate::editor::vscode::Debugger;
-use crate::project::libtorch::{Flavor, Request};
 use crate::ui::Color;
 
-pub use crate::config::LaunchFlags;
 pub use build::Build;
 pub(crate) use color::{choose as choose_color, flags_for_cargo, for_clap};
+pub use jobs::{Attach, BuildArgs, GpusArgs, Launch, Ps, Run, Stop};
+pub use project::{Demo, Exec, Init, New, Setup, Update, Vscode};
 pub use snapshot::{
     Best, Snapshot, SnapshotCommand, SnapshotDiff, SnapshotExport, SnapshotImport, SnapshotList, SnapshotPrune,
     SnapshotShow,
 };
-pub use tools::{Completions, Doctor, Env, Man, Runs};
+pub use tools::{Completions, Doctor, Env, Man, Plot, Runs};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -136,232 +134,6 @@ pub enum Command {
     /// A run is a number (as in runs/) or a folder with a metrics.jsonl, which `ddp_runtime::metrics` writes.
     /// Several runs share one picture, one color each. The files' names are printed on stdout.
     Plot(Plot),
-}
-
-/// `cargo ddp demo`
-#[derive(Args, Debug)]
-pub struct Demo {
-    /// Folder for the project
-    #[arg(default_value = "ddp-demo")]
-    pub path: PathBuf,
-}
-
-/// `cargo ddp new`
-#[derive(Args, Debug)]
-pub struct New {
-    /// Folder to create
-    #[arg(required_unless_present = "list")]
-    pub path: Option<PathBuf>,
-    /// Name of the package [default: the folder's]
-    #[arg(long)]
-    pub name: Option<String>,
-    /// Template to start from
-    #[arg(long, default_value = "linear")]
-    pub template: String,
-    /// List the templates, with a line about each
-    #[arg(long)]
-    pub list: bool,
-}
-
-/// `cargo ddp init`
-#[derive(Args, Debug)]
-pub struct Init {
-    /// Folder of the crate
-    #[arg(default_value = ".")]
-    pub path: PathBuf,
-    /// Make it a member of the workspace around it
-    #[arg(long)]
-    pub workspace: bool,
-}
-
-/// `cargo ddp update`
-#[derive(Args, Debug)]
-pub struct Update {
-    /// Folder of the project
-    #[arg(default_value = ".")]
-    pub path: PathBuf,
-    /// Apply the changes without asking
-    #[arg(short, long, conflicts_with = "check")]
-    pub yes: bool,
-    /// Only show the changes; exit code 1 if there are any
-    #[arg(long)]
-    pub check: bool,
-}
-
-/// `cargo ddp setup`
-#[derive(Args, Debug)]
-pub struct Setup {
-    /// Use a libtorch without CUDA
-    #[arg(long, conflicts_with = "cuda")]
-    pub cpu: bool,
-    /// Use a libtorch with CUDA and NCCL
-    #[arg(long)]
-    pub cuda: bool,
-    /// Python whose torch is used, and whose pip fetches it
-    #[arg(long, value_name = "PATH")]
-    pub python: Option<PathBuf>,
-}
-
-impl Setup {
-    /// As plain data.
-    pub fn request(&self) -> Request {
-        let flavor = match (self.cpu, self.cuda) {
-            (true, _) => Some(Flavor::Cpu),
-            (_, true) => Some(Flavor::Cuda),
-            _ => None,
-        };
-        Request { flavor, python: self.python.clone() }
-    }
-}
-
-/// `cargo ddp exec`
-#[derive(Args, Debug)]
-pub struct Exec {
-    /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
-    pub command: Vec<OsString>,
-}
-
-/// `cargo ddp run`
-#[derive(Args, Debug)]
-pub struct Run {
-    /// How to launch it.
-    #[command(flatten)]
-    pub options: LaunchFlags,
-    /// Use the settings in [package.metadata.ddp.preset.NAME] of Cargo.toml, over those in [package.metadata.ddp] [env:
-    /// DDP_PRESET]
-    #[arg(long, value_name = "NAME")]
-    pub preset: Option<String>,
-    /// What to build.
-    #[command(flatten)]
-    pub build: Build,
-    /// Arguments for the program
-    #[arg(last = true)]
-    pub args: Vec<OsString>,
-}
-
-/// `cargo ddp build`
-#[derive(Args, Debug)]
-pub struct BuildArgs {
-    /// What to build.
-    #[command(flatten)]
-    pub build: Build,
-}
-
-/// `cargo ddp attach`
-#[derive(Args, Debug)]
-pub struct Attach {
-    /// The run, as `cargo ddp ps` names it [default: the one that was chosen, or the only running job of this project]
-    pub run: Option<String>,
-    /// Consider the jobs of all projects, not only of the one around the current folder
-    #[arg(long, conflicts_with = "run")]
-    pub all: bool,
-    /// Ask which one, if several are running, for the next `attach` in this project; a launch configuration's task does so
-    #[arg(long, conflicts_with = "run")]
-    pub choose: bool,
-}
-
-/// `cargo ddp launch`
-#[derive(Args, Debug)]
-pub struct Launch {
-    /// How to launch it.
-    #[command(flatten)]
-    pub options: LaunchFlags,
-    /// The program and its arguments
-    #[arg(required = true, last = true, value_name = "PROGRAM")]
-    pub command: Vec<OsString>,
-}
-
-/// `cargo ddp gpus`
-#[derive(Args, Debug)]
-pub struct GpusArgs {
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `cargo ddp ps`
-#[derive(Args, Debug)]
-pub struct Ps {
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `cargo ddp stop`
-#[derive(Args, Debug)]
-pub struct Stop {
-    /// The run, as `cargo ddp ps` names it [default: the only running job of this project]
-    pub run: Option<String>,
-    /// Consider the jobs of all projects, not only of the one around the current folder
-    #[arg(long, conflicts_with = "run")]
-    pub all: bool,
-    /// Kill its workers immediately
-    #[arg(long)]
-    pub now: bool,
-}
-
-/// `cargo ddp vscode`
-#[derive(Args, Debug)]
-pub struct Vscode {
-    /// Debugger to write configurations for: codelldb, lldb-dap or cppdbg [default: the one in use, else codelldb]
-    #[arg(long, value_name = "NAME")]
-    pub debugger: Option<Debugger>,
-    /// Number of workers [default: as before, else as in Cargo.toml, else one per GPU, or 2]
-    #[arg(long, value_name = "N", conflicts_with = "gpus", value_parser = clap::value_parser!(u16).range(1..=4096))]
-    pub nproc: Option<u16>,
-    /// GPUs to use, one worker each, as in `2,3` or `0-3`
-    #[arg(long, value_name = "LIST")]
-    pub gpus: Option<String>,
-    /// Only these binaries or examples; the entries of others stay unchanged [default: all binaries]
-    #[arg(long, value_name = "NAME", num_args = 1..)]
-    pub bin: Vec<String>,
-    /// Only this package
-    #[arg(short, long, value_name = "NAME")]
-    pub package: Option<String>,
-    /// Add variants for optimized programs with debug info
-    #[arg(short, long)]
-    pub release: bool,
-    /// Write nothing; fail if a file is out of date
-    #[arg(long, conflicts_with = "print")]
-    pub check: bool,
-    /// Write nothing; print the files
-    #[arg(long)]
-    pub print: bool,
-    /// Path to Cargo.toml
-    #[arg(long, value_name = "PATH")]
-    pub manifest_path: Option<PathBuf>,
-}
-
-/// `cargo ddp plot`
-#[derive(Args, Debug)]
-pub struct Plot {
-    /// Runs: numbers or folders [default: latest]
-    #[arg(value_name = "RUN")]
-    pub runs: Vec<String>,
-    /// A metric to draw, by its name (`train/loss`) or the last part of it (`loss`); may be repeated [default: all
-    /// metrics of the model, without learning rate, gradient norm, throughput and memory]
-    #[arg(short, long, value_name = "NAME")]
-    pub metric: Vec<String>,
-    /// File to write, .svg or .png; may be repeated [default: plot.svg and plot.png in the first run's folder]
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Vec<PathBuf>,
-    /// Draw a moving average over curves of 50 points or more; the value is the weight of the past [without a value: 0.9]
-    #[arg(long, value_name = "WEIGHT", num_args = 0..=1, require_equals = true, default_missing_value = "0.9", value_parser = weight)]
-    pub smooth: Option<f64>,
-    /// Use a logarithmic scale for values
-    #[arg(long)]
-    pub log: bool,
-    /// Directory of the runs [default: as for `cargo ddp runs`]
-    #[arg(long, value_name = "DIR")]
-    pub log_dir: Option<PathBuf>,
-}
-
-fn weight(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(weight) if (0.0..1.0).contains(&weight) => Ok(weight),
-        _ => Err("a weight is a number from 0 to below 1, such as 0.9".into()),
-    }
 }
 
 #[cfg(test)]
