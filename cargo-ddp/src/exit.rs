@@ -4,19 +4,19 @@
 //! |---|---|
 //! | 0 | done |
 //! | 1 | `--check`: files are not as they would be written; `build`: launch.json starts another program |
-//! | 2 | wrong use: flags, values, GPUs that are not there, no project |
-//! | 3 | no libtorch: set-up failed |
-//! | 4 | the system refused: a file, a process, a socket; or the output could not be written |
-//! | 5 | another node of the job did not come, or was lost |
+//! | 2 | usage error: bad flag or value, unknown GPU, no project |
+//! | 3 | setup failed: no libtorch |
+//! | 4 | I/O error: a file, process or socket; or output was lost |
+//! | 5 | a node failed to join or was lost |
 //! | 6 | a check found something: an error that doctor names, a damaged snapshot, snapshots that differ |
-//! | 75 | told to stop (Ctrl-C, SIGTERM, SIGUSR1): the workers have saved a snapshot and left; run it again to go on |
+//! | 75 | asked to stop (Ctrl-C, SIGTERM, SIGUSR1): all workers saved a snapshot and exited; run again to resume |
 //! | 101 | the build failed (cargo's own code for it) |
 //! | 126 | the program can't be run |
-//! | 127 | there is no such program |
+//! | 127 | program not found |
 //! | 128 + N | stopped by signal N (130: Ctrl-C, 143: SIGTERM), by workers that did not save |
 //!
-//! When a worker failed, and was not (or no more) restarted: the code of the first that failed, or 128 + N for signal N. A
-//! worker may use any of the codes above; `--report FILE` tells them apart. A rank that was ended because it stalled, and
+//! If a worker fails for good: the exit code of the first one, or 128 + N for signal N; also if the worker fails after the job was
+//! asked to stop. A worker may use any of the codes above; `--report FILE` tells them apart. A rank that was ended because it stalled, and
 //! ended with 0, counts as one that ended with 1.
 //!
 //! A command that did its work but could not write its output (a full disk) ends with 4; one that found or reported
@@ -30,23 +30,23 @@ pub const SUCCESS: u8 = 0;
 pub const STALE: u8 = 1;
 /// A worker failed, and its own exit code does not say so.
 pub const FAILED: u8 = 1;
-/// Wrong use.
+/// Usage error.
 pub const USAGE: u8 = 2;
-/// No libtorch: set-up failed.
+/// Setup failed: no libtorch.
 pub const SETUP_FAILED: u8 = 3;
-/// The system refused.
+/// I/O error.
 pub const SYSTEM: u8 = 4;
-/// Another node of the job did not come, or was lost.
+/// A node failed to join or was lost.
 pub const NODE_LOST: u8 = 5;
 /// A check found something: an error of doctor, a damaged snapshot, snapshots that differ.
 pub const FOUND: u8 = 6;
-/// Told to stop, and everything is saved.
+/// Asked to stop, and everything is saved.
 pub const PREEMPTED: u8 = ddp_contract::exit::PREEMPTED;
 /// The build failed.
 pub const BUILD_FAILED: u8 = 101;
 /// The program can't be run.
 pub const NOT_EXECUTABLE: u8 = 126;
-/// There is no such program.
+/// Program not found.
 pub const COMMAND_NOT_FOUND: u8 = 127;
 
 /// Stopped by a signal.

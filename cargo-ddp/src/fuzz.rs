@@ -7,11 +7,13 @@
 use std::fs;
 use std::path::Path;
 
+#[cfg(feature = "plot")]
 use ddp_contract::metrics::Curves;
 use ddp_contract::snapshot::{self as format, MODEL};
 use ddp_contract::{ErrorFile, Event};
 use tempfile::tempdir;
 
+#[cfg(feature = "plot")]
 use crate::inspect::plots::{Figure, Options, Run};
 use crate::inspect::snapshots::{self as snapshot, Goal, Keep, Names, TensorFile};
 use crate::launch::Store;
@@ -208,6 +210,7 @@ fn fuzzed_events_are_events_or_skipped() {
 }
 
 #[test]
+#[cfg(feature = "plot")]
 fn fuzzed_metrics_are_drawn_or_refused() {
     let seed = br#"{"event":"start","format":1,"step":0,"attempt":0,"world_size":2,"time":0.25}
 {"event":"scalar","name":"train/loss","step":1,"value":4.0,"time":1.5}

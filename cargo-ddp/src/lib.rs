@@ -4,7 +4,8 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`cli`] | the command line, turned into plain data |
-//! | `config` | launch options from Cargo.toml |
+//! | `config` | launch options: flags, environment and Cargo.toml in one |
+//! | `log` | what `-v` and DDP_LOG show |
 //! | `commands` | one file per subcommand: resolve, call, print |
 //! | `ui` | what users read on stderr and stdout |
 //! | `scaffold` | renders templates into new projects |
@@ -19,6 +20,7 @@
 //!
 //! It never links libtorch: that is `ddp-runtime`'s part, inside the workers. The two share `ddp-contract`.
 
+#![cfg_attr(not(feature = "plot"), allow(dead_code, unused_imports, reason = "only `cargo ddp plot` needs some parts"))]
 #![deny(clippy::print_stdout, clippy::print_stderr, reason = "they panic when the stream is closed or full")]
 
 pub mod cli;
@@ -32,6 +34,7 @@ mod error;
 mod fuzz;
 mod inspect;
 mod launch;
+mod log;
 mod machine;
 mod os;
 mod progress;
@@ -46,10 +49,9 @@ use ui::Ui;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use cli::Cli;
 use os::inherited;
-use tracing_subscriber::filter::LevelFilter;
 use ui::stdout;
 
 /// The program: reads the command line, runs the command, prints its error, and gives the exit code.
@@ -60,8 +62,12 @@ pub fn main() -> ExitCode {
     if words.get(1).is_some_and(|word| word == "ddp") {
         words.remove(1);
     }
-    let ui = Ui::new();
-    let cli = match Cli::try_parse_from(words) {
+    let ui = match cli::choose_color(&words) {
+        Ok(color) => Ui::new().with_color(color),
+        Err(err) => return Ui::new().report(&err),
+    };
+    let parsed = Cli::command().color(cli::for_clap(ui.color())).try_get_matches_from(words);
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(err) if err.use_stderr() => err.exit(),
         // `--help` and `--version`.
@@ -70,15 +76,9 @@ pub fn main() -> ExitCode {
             return end(exit::SUCCESS, &ui);
         }
     };
-    let level = if cli.verbose { LevelFilter::DEBUG } else { LevelFilter::WARN };
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .log_internal_errors(false)
-        .without_time()
-        .with_target(false)
-        .init();
-
+    if let Err(err) = log::init(cli.verbose, ui.is_colored()) {
+        return ui.report(&err);
+    }
     stdout::survive_file_size_limit();
     match commands::run(cli.command, &ui) {
         Ok(code) => end(code, &ui),

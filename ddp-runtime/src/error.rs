@@ -2,12 +2,16 @@ use std::ffi::{CStr, NulError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ddp_contract::{env, snapshot};
+use ddp_contract::{LOST_PEER, env, snapshot};
 
 use crate::sys;
 
 /// The result of what can fail in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What Gloo and the TCPStore say when a peer's process has ended.
+const CLOSED: [&str; 4] =
+    ["Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection was likely closed"];
 
 /// What can go wrong in a worker.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +53,14 @@ pub enum Error {
         operation: &'static str,
         /// libtorch's first line (all of it with `DDP_BACKTRACE=1`).
         message: String,
+    },
+    /// A peer's process ended while this rank waited for it: the cause is there.
+    #[error("{LOST_PEER} during {operation}; that peer ended first")]
+    LostPeer {
+        /// What was tried.
+        operation: &'static str,
+        /// What Gloo or the store says.
+        detail: String,
     },
     /// Other ranks did not come in time.
     #[error("{operation} timed out: {message}")]
@@ -253,6 +265,7 @@ impl Error {
                 };
                 format!("{fix}; set {}= (empty) to train on the CPU", env::CUDA_VISIBLE_DEVICES)
             }
+            Self::LostPeer { .. } => "the first rank that failed is the cause: look at its last lines".into(),
             Self::Timeout { .. } => "a rank is missing or busy: look at the other ranks' last lines".into(),
             Self::ModelChanged { .. } => {
                 "with `find_unused_parameters` in `DdpOptions`, parameters that are trained may be frozen for a while"
@@ -283,6 +296,14 @@ impl Error {
         })
     }
 
+    /// What libtorch says, in our words where a peer is gone.
+    fn torch(operation: &'static str, message: String) -> Self {
+        match CLOSED.iter().any(|words| message.contains(words)) {
+            true => Self::LostPeer { operation, detail: message },
+            false => Self::Torch { operation, message },
+        }
+    }
+
     /// Any other error as one of this crate's, for what a [`Dataset`](crate::data::Dataset) may meet.
     pub fn other(err: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Other(err.into())
@@ -304,7 +325,7 @@ impl Error {
 
     /// An error of tch's own, on its first line.
     pub(crate) fn tch(operation: &'static str) -> impl Fn(tch::TchError) -> Self {
-        move |err| Self::Torch { operation, message: without_trace(&err.to_string()) }
+        move |err| Self::torch(operation, without_trace(&err.to_string()))
     }
 }
 
@@ -332,7 +353,7 @@ pub(crate) fn check(operation: &'static str, call: impl FnOnce(*mut sys::ddp_err
     Err(match status {
         sys::DDP_TIMEOUT => Error::Timeout { operation, message },
         sys::DDP_UNUSED => Error::UnusedParameters { parameters: message.lines().map(str::to_owned).collect() },
-        _ => Error::Torch { operation, message },
+        _ => Error::torch(operation, message),
     })
 }
 
@@ -434,6 +455,16 @@ mod tests {
             assert_eq!(count(&chain), count(&alone), "{kind}: {chain}");
             assert!(!alone.is_empty() && !alone.ends_with('.'), "{alone}");
         }
+    }
+
+    #[test]
+    fn lost_peer_is_said_in_our_words_and_keeps_the_detail() {
+        let gloo = "[pair.cc:553] Connection closed by peer [127.0.0.1]:1. This is typically caused by a crash. GLHF!";
+        let err = Error::torch("all_reduce", gloo.into());
+        assert_eq!(err.to_string(), "lost the connection to a peer during all_reduce; that peer ended first");
+        assert!(format!("{err:?}").contains("pair.cc:553") && err.hint().is_some(), "{err:?}");
+        let other = Error::torch("all_reduce", "out of memory".into());
+        assert_eq!(other.to_string(), "all_reduce: out of memory");
     }
 
     #[test]

@@ -195,13 +195,18 @@ fn a_port_in_the_address_of_node_0_is_refused_with_the_right_option() {
 fn a_usage_error_is_not_retried_and_an_identical_failure_at_startup_once() {
     let dir = tempdir().unwrap();
     let restarts = |code: i32, script: &str, words: &str| {
-        let done = launch(dir.path(), &["--nproc", "2", "--backoff", "0"], script).run().ends_with(code);
+        let flags = ["--nproc", "2", "--backoff", "0", "--max-restarts", "3"];
+        let done = launch(dir.path(), &flags, script).run().ends_with(code);
         let restarts = done.stderr.matches("Restarting").count();
         done.says(&[words]).leaves_no_process();
         restarts
     };
     let usage = "echo \"error: unexpected argument '--epochs' found\" >&2; exit 2";
     assert_eq!(restarts(2, usage, "is a usage error, so it was not restarted"), 0);
+    launch(dir.path(), &["--nproc", "1"], usage)
+        .run()
+        .ends_with(2)
+        .says(&["is a usage error, so it was not restarted"]);
     let same = "echo \"pid $$ of rank $RANK: no data at 0x$$\" >&2; exit 1";
     assert_eq!(restarts(1, same, "in the same way before its first step"), 1);
     for silent in ["echo 'error: bad flag'; exit 1", "kill -SEGV $$"] {

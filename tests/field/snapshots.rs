@@ -427,3 +427,16 @@ fn a_loss_that_is_no_number_on_one_rank_skips_the_step_on_all() {
         }
     }
 }
+
+/// Whatever went wrong after a preemption was exit code 75, without a word.
+#[test]
+fn error_after_a_preemption_is_reported() {
+    let dir = tempdir().unwrap();
+    let job = keeper(dir.path(), &["steps=100000", "every=100000", "pause=10", "fail=1"]).start();
+    job.wait_for("step 0 4");
+    job.signal(SIGTERM);
+    let done = job.wait().ends_with(1).leaves_no_process();
+    done.says(&["error: rank 1 ended with exit code 1", "can't write the summary", "it was not restarted"]);
+    // What was saved is valid all the same.
+    assert!(newest_valid(dir.path()) >= 4);
+}

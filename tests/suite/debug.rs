@@ -277,14 +277,14 @@ fn attach_takes_the_only_job_and_of_several_the_one_that_is_chosen() {
         job.wait_for("Running 1 worker");
         job
     };
-    choose().ends_with(2).says(&["error: no job of yours runs here", "hint: "]);
+    choose().ends_with(2).says(&["error: no running jobs", "hint: "]);
     let only = start();
     choose().succeeds().says(&["Chosen run-"]);
     let chosen = fs::read_to_string(dir.path().join(".ddp/debug/attach")).unwrap();
     assert!(ddp(&["ps"]).run().succeeds().stdout.contains(&format!("\n{chosen} ")), "{chosen}");
     let more = start();
     // There is no terminal to ask in.
-    choose().ends_with(2).says(&["error: several jobs run here, and none was chosen: ", &chosen]);
+    choose().ends_with(2).says(&["error: several jobs are running, and none was chosen: ", &chosen]);
     ddp(&["attach", "--choose", &chosen]).run().ends_with(2).says(&["--choose", "cannot be used with"]);
     for job in [only, more] {
         job.signal(ddp_tests::SIGTERM);

@@ -95,6 +95,31 @@ fn ranges_uuids_and_mig_instances_can_be_chosen() {
 }
 
 #[test]
+fn nproc_in_torchruns_words_is_one_worker_per_gpu_or_per_core() {
+    let cores = std::thread::available_parallelism().unwrap().get();
+    for word in ["gpu", "auto"] {
+        let done = visible(&["--nproc", word], Some("2,3"));
+        let mut lines: Vec<_> = done.stdout.lines().collect();
+        lines.sort_unstable();
+        assert_eq!(lines, ["[rank 0] 2,3 by PCI_BUS_ID", "[rank 1] 2,3 by PCI_BUS_ID"], "{word}");
+    }
+    let done = visible(&["--nproc", "cpu"], None);
+    // CUDA_VISIBLE_DEVICES is empty: with CUDA_DEVICE_ORDER, it was set.
+    let mut lines: Vec<_> = done.stdout.lines().map(str::to_owned).collect();
+    lines.sort_unstable();
+    let mut expected: Vec<_> = (0..cores).map(|rank| format!("[rank {rank}] by PCI_BUS_ID")).collect();
+    expected.sort_unstable();
+    assert_eq!(lines, expected);
+    done.says(&["on the CPU: rank 0"]);
+    if !has_driver() {
+        let none = Ddp::new(["launch", "--nproc-per-node", "gpu", "--", "true"]).run().ends_with(2);
+        none.says(&["error: --nproc: `gpu` is one worker per GPU, and this machine has none"]);
+        let done = Ddp::new(["launch", "--nproc=auto", "--dry-run", "--", "true"]).run().succeeds();
+        assert!(done.stdout.contains(&format!("workers: {cores}\n")), "{}", done.stdout);
+    }
+}
+
+#[test]
 fn a_busy_gpu_is_warned_about_and_used() {
     let done = visible(&["--gpus", "2,3"], None);
     assert!(!done.stderr.contains("GPU 2: "), "{}", done.stderr);

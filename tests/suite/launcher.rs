@@ -57,7 +57,7 @@ dist.destroy_process_group()
 os._exit(0)
 ";
     fs::write(dir.path().join("train.py"), script).unwrap();
-    let done = Ddp::new(["launch", "--nproc", "2", "--", "python3", "train.py"])
+    let done = Ddp::new(["launch", "--nproc", "2", "--max-restarts", "1", "--", "python3", "train.py"])
         .dir(dir.path())
         .env("PYTHONPATH", torch.home.join("site"))
         .run()
@@ -289,7 +289,7 @@ fn settings_in_cargo_toml_hold_unless_a_flag_says_otherwise() {
     assert!(!done.stderr.contains("Running 3"), "{}", done.stderr);
     assert_eq!(run(&["--nproc", "1"]).succeeds().stdout, "[rank 0] 1\n");
     manifest("max-restart = 3");
-    run(&[]).ends_with(2).says(&["[package.metadata.ddp] in Cargo.toml: ", r#"did you mean "max-restarts"?"#]);
+    run(&[]).ends_with(2).says(&["Cargo.toml [package.metadata.ddp]: ", "did you mean `max-restarts`?"]);
 }
 
 #[test]
@@ -298,7 +298,7 @@ fn jobs_that_run_are_listed_and_can_be_stopped() {
     let here = |ddp: Ddp| ddp.dir(dir.path()).env("XDG_CACHE_HOME", cache.path());
     let ps = || here(Ddp::new(["ps"])).run().succeeds().stdout;
     assert_eq!(ps(), "no job of yours runs here\n");
-    here(Ddp::new(["stop"])).run().ends_with(2).says(&["error: no job of yours runs here\n"]);
+    here(Ddp::new(["stop"])).run().ends_with(2).says(&["error: no running jobs\n"]);
 
     let first = here(launch(dir.path(), &["--nproc", "2"], "echo ready; sleep 500")).start();
     first.wait_for_count("ready", 2);
@@ -311,8 +311,8 @@ fn jobs_that_run_are_listed_and_can_be_stopped() {
     assert_eq!((&jobs[0]["nproc"], &jobs[1]["nproc"]), (&2.into(), &1.into()));
     assert_eq!(jobs[0]["workers"].as_array().unwrap().len(), 2);
 
-    here(Ddp::new(["stop"])).run().ends_with(2).says(&["several jobs run here", "run-1-", "run-2-"]);
-    here(Ddp::new(["stop", "run-9"])).run().ends_with(2).says(&[r#"no job "run-9" of yours runs here"#]);
+    here(Ddp::new(["stop"])).run().ends_with(2).says(&["several jobs are running", "run-1-", "run-2-"]);
+    here(Ddp::new(["stop", "run-9"])).run().ends_with(2).says(&[r#"no running job "run-9""#]);
     let run = jobs[0]["run"].as_str().unwrap();
     here(Ddp::new(["stop", run])).run().succeeds();
     first.wait().ends_with(143).leaves_no_process();
@@ -326,6 +326,60 @@ fn jobs_that_run_are_listed_and_can_be_stopped() {
     killed.wait().leaves_no_process_after(Duration::from_secs(5));
     wait_until("the killed job to be gone", ps, || ps() == "no job of yours runs here\n");
     assert_eq!(fs::read_dir(cache.path().join("cargo-ddp/jobs")).unwrap().count(), 0);
+}
+
+#[test]
+fn stop_without_a_name_leaves_jobs_of_other_projects_alone() {
+    let (dir, cache) = (tempdir().unwrap(), tempdir().unwrap());
+    let [one, two] = ["one", "two"].map(|name| dir.path().join(name));
+    for folder in [&one, &two] {
+        fs::create_dir(folder).unwrap();
+    }
+    let start = |folder: &Path| {
+        let job = launch(folder, &["--nproc", "1"], "echo ready; sleep 500");
+        let job = job.env("XDG_CACHE_HOME", cache.path()).start();
+        job.wait_for("ready");
+        job
+    };
+    let stop = |folder: &Path, args: &[&str]| {
+        Ddp::new(["stop"].iter().chain(args)).dir(folder).env("XDG_CACHE_HOME", cache.path()).run()
+    };
+    let first = start(&one);
+    let hint = "hint: give the name of one of these, or --all";
+    stop(&two, &[]).ends_with(2).says(&["no running jobs in this project (elsewhere on this machine: run-1-", hint]);
+    let second = start(&two);
+    stop(&two, &[]).succeeds();
+    second.wait().ends_with(143).leaves_no_process();
+    assert!(!first.has_ended());
+    let third = start(&two);
+    stop(&two, &["--all"]).ends_with(2).says(&["several jobs are running, and none was chosen: run-"]);
+    stop(&two, &[]).succeeds();
+    third.wait().ends_with(143);
+    stop(&two, &["--all"]).succeeds();
+    first.wait().ends_with(143).leaves_no_process();
+}
+
+#[test]
+fn program_that_reports_nothing_is_restarted_only_on_request() {
+    let dir = tempdir().unwrap();
+    let script = "[ $TORCHELASTIC_RESTART_COUNT = 1 ] || exit 3";
+    let hint = "hint: the program reports no progress to the launcher, so it was not restarted";
+    launch(dir.path(), &["--nproc", "1"], script).run().ends_with(3).says(&[hint]).leaves_no_process();
+    launch(dir.path(), &["--nproc", "1", "--max-restarts", "1"], script).run().succeeds();
+    launch(dir.path(), &["--nproc", "1"], script).env("DDP_MAX_RESTARTS", "1").run().succeeds();
+}
+
+#[test]
+fn error_after_sigterm_is_not_a_preemption() {
+    let dir = tempdir().unwrap();
+    // As ddp-runtime's workers do after saving; rank 1 fails instead.
+    let script = "trap '[ $RANK = 0 ] && exit 75; echo no space left >&2; exit 3' TERM; echo ready; \
+                  while :; do sleep 0.1; done";
+    let job = launch(dir.path(), &["--nproc", "2"], script).start();
+    job.wait_for_count("ready", 2);
+    job.signal(SIGTERM);
+    let done = job.wait().ends_with(3).leaves_no_process();
+    done.says(&["error: rank 1 ended with exit code 3", "the job had been asked to stop, so it was not restarted"]);
 }
 
 #[test]

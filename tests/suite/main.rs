@@ -28,6 +28,7 @@ mod reducer;
 mod resume;
 mod runs;
 mod sampler;
+mod settings;
 mod setup;
 mod shells;
 mod snapshot_commands;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 
 use ddp_contract::snapshot;
@@ -113,10 +114,27 @@ fn a_stray_manifest_next_to_snapshots_is_ignored() {
 }
 
 #[test]
+fn commands_without_snapshots_point_to_those_below() {
+    let dir = trained();
+    // Among the parent's folders it is the only one with snapshots.
+    let outside = tempdir().unwrap();
+    fs::create_dir_all(outside.path().join("runs/7")).unwrap();
+    let kept = outside.path().join("runs/7/kept");
+    assert!(Command::new("cp").arg("-r").args([dir.path(), &*kept]).status().unwrap().success());
+    for args in [&["ls"][..], &["show"], &["verify"], &["prune", "--keep-last", "1"], &["export", "--to", "x.pt"]] {
+        command(outside.path(), args).ends_with(2).says(&["does not exist", "hint: runs/7/kept has snapshots"]);
+    }
+    command(outside.path(), &["diff", "runs", "runs/7/kept"]).ends_with(2);
+    // The folder that the project's settings name needs no flag.
+    fs::write(outside.path().join("train.toml"), "snapshots = \"runs/7/kept\"\n").unwrap();
+    assert!(command(outside.path(), &["ls"]).succeeds().stdout.contains("STEP"));
+}
+
+#[test]
 fn what_is_no_snapshot_is_said_so() {
     let dir = tempdir().unwrap();
     for args in [["ls", "."], ["show", "."], ["verify", "."]] {
-        command(dir.path(), &args).ends_with(2).says(&["there is no snapshot in .", "hint: "]);
+        command(dir.path(), &args).ends_with(2).says(&["no snapshots in .", "hint: "]);
     }
     fs::write(dir.path().join("x"), "no tensors").unwrap();
     for subcommand in ["ls", "show", "verify"] {

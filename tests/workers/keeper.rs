@@ -10,6 +10,7 @@
 //! | `policy` | 1: warn, 2: stop, 3: skip, by a guard in the loop; 0: no guard |
 //! | `trainer` | 1: the loop is `Trainer`'s |
 //! | `read` | 1: resume, and save nothing |
+//! | `fail` | 1: rank 1 fails after it has saved because it was asked to stop |
 //! | `late` | 1: save at the end only; 2: save even so when there was no step |
 
 use std::collections::HashMap;
@@ -28,7 +29,14 @@ const BATCH: i64 = 4;
 
 pub(crate) fn main() -> ExitCode {
     let args: Vec<String> = ddp_tests::args().collect();
-    ddp_runtime::main(|| train(&args))
+    ddp_runtime::main(|| train(&args).map_err(|err| after_preemption(&args, err)))
+}
+
+/// With `fail=1`, rank 1's own error in place of the preemption.
+fn after_preemption(args: &[String], err: anyhow::Error) -> anyhow::Error {
+    let is_preempted = matches!(err.downcast_ref(), Some(ddp_runtime::Error::Preempted { .. }));
+    let fails = args.iter().any(|arg| arg == "fail=1") && std::env::var("RANK").is_ok_and(|rank| rank == "1");
+    if is_preempted && fails { anyhow::anyhow!("can't write the summary") } else { err }
 }
 
 struct Settings(HashMap<String, u64>);

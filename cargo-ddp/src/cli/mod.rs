@@ -1,47 +1,52 @@
-//! The words of the command line. Flags become plain data here, and nothing behind this file knows clap.
+//! The command line. Flags become plain data here and in `config`; no other module knows clap.
 
-mod launch;
+mod build;
+mod color;
+mod jobs;
+mod project;
 mod snapshot;
 mod tools;
 
-use std::ffi::OsString;
-use std::path::PathBuf;
+use clap::{Parser, Subcommand};
 
-use clap::{Args, Parser, Subcommand};
+use crate::ui::Color;
 
-use crate::editor::vscode::Debugger;
-use crate::project::libtorch::{Flavor, Request};
-
-pub use launch::{Build, LaunchOptions, Seconds};
+pub use build::Build;
+pub(crate) use color::{choose as choose_color, flags_for_cargo, for_clap};
+pub use jobs::{Attach, BuildArgs, GpusArgs, Launch, Ps, Run, Stop};
+pub use project::{Demo, Exec, Init, New, Setup, Update, Vscode};
 pub use snapshot::{
     Best, Snapshot, SnapshotCommand, SnapshotDiff, SnapshotExport, SnapshotImport, SnapshotList, SnapshotPrune,
     SnapshotShow,
 };
-pub use tools::{Completions, Doctor, Env, Man, Runs};
+pub use tools::{Completions, Doctor, Env, Man, Plot, Runs};
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0      done
   1      --check: files are not as they would be written; build: launch.json starts another program
-  2      wrong use: flags, values, GPUs that are not there, no project
-  3      no libtorch: set-up failed
-  4      the system refused: a file, a process, a socket; or the output could not be written
-  5      another node of the job did not come, or was lost
+  2      usage error: bad flag or value, unknown GPU, no project
+  3      setup failed: no libtorch
+  4      I/O error: a file, process or socket; or output was lost
+  5      a node failed to join or was lost
   6      a check found something: an error of doctor, a damaged snapshot, snapshots that differ
-  75     told to stop: the workers have saved a snapshot and left; run it again to go on
+  75     asked to stop: all workers saved a snapshot and exited; run again to resume
   101    the build failed
   126    the program can't be run
-  127    there is no such program
+  127    program not found
   128+N  stopped by signal N (130: Ctrl-C)
-When a worker failed, and was not (or no more) restarted, its own: the code of the first that failed, or 128+N for signal N.";
+If a worker fails for good: the exit code of the first one, or 128+N for signal N.";
 
 /// Train tch (libtorch) models on several GPUs, one worker process per GPU.
 #[derive(Debug, Parser)]
 #[command(name = "cargo ddp", bin_name = "cargo ddp", version = tools::version(), after_help = EXIT_CODES)]
 pub struct Cli {
-    /// Say what is done in detail
-    #[arg(short, long, global = true)]
-    pub verbose: bool,
+    /// Use verbose output (-vv: very verbose); DDP_LOG wins over it
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Color the output: auto, always or never [default: CARGO_TERM_COLOR, else auto]
+    #[arg(long, global = true, value_name = "WHEN")]
+    pub color: Option<Color>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -50,68 +55,71 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Set up, scaffold a project, build it and train it: everything once
+    /// Create, build and train an example project
     Demo(Demo),
-    /// Make a new data-parallel training project
+    /// Create a new data-parallel training project
     ///
     /// The project depends on the release of ddp-runtime with this program's version; or, by path, on the clone that this
-    /// program was built from, if that is still there. An existing folder is never touched.
+    /// program was built from, if it still exists. An existing folder is never touched.
     New(New),
     /// Make an existing crate trainable
     ///
-    /// Adds what it lacks: dependencies, .cargo/config.toml, a build script, .vscode, and an example with a training loop if
-    /// no source has one. Says what it wrote; whatever is there stays as it is, and a second call changes nothing.
+    /// Adds what is missing: dependencies, .cargo/config.toml, a build script, .vscode, and an example with a training loop if
+    /// no source has one. Lists what it wrote. Existing content stays unchanged, and a second call changes nothing.
     Init(Init),
     /// Bring a project's generated files up to this version's template
     ///
-    /// Shows the changes as a diff, then asks. Files that were edited stay as they are. Works in projects of `cargo ddp
+    /// Shows the changes as a diff, then asks. Edited files stay unchanged. Works in projects of `cargo ddp
     /// new`, which keep a record in .ddp-template.toml.
     Update(Update),
     /// Build a project and run one worker per GPU
     ///
     /// Workers get torchrun's environment variables; with `--gpus 2,3` all see CUDA_VISIBLE_DEVICES=2,3, and LOCAL_RANK 0
-    /// and 1 are their device indices. Their lines come with their rank before them. When one fails, all are stopped and
-    /// started again, and go on from the newest snapshot. No worker outlives the launcher, however that ends.
+    /// and 1 are their device indices. Each output line is prefixed with its rank. When a worker fails, all are stopped and
+    /// restarted from the newest snapshot. No worker outlives the launcher, however the launcher ends.
+    ///
+    /// Options are also read from DDP_ environment variables and from [package.metadata.ddp] and [workspace.metadata.ddp] in
+    /// Cargo.toml; flags win over variables, and variables over Cargo.toml.
     Run(Box<Run>),
     /// Build a project as `run` does, and launch nothing: for editors
     Build(BuildArgs),
-    /// Open a debug session for each worker of a job that runs
+    /// Open a debug session for each worker of a running job
     ///
     /// For a debugger's launch configuration, which `cargo ddp vscode` writes.
     Attach(Attach),
     /// Run one worker per GPU of any program, without building anything
     ///
     /// A Python script written for torchrun runs unchanged: `cargo ddp launch --nproc 2 -- python3 train.py`. Everything
-    /// else is as with `run`.
+    /// else works as in `run`, except that a program that does not use ddp-runtime is restarted only with --max-restarts.
     Launch(Launch),
-    /// List this machine's GPUs: memory, who uses them, NUMA node
+    /// List this machine's GPUs: memory, processes, NUMA node
     Gpus(GpusArgs),
-    /// List the jobs of yours that run on this machine
+    /// List your running jobs on this machine
     Ps(Ps),
     /// Ask a job to stop, as Ctrl-C in its terminal would
     Stop(Stop),
     /// Write or update .vscode/, to debug every rank with F5
     ///
     /// For each binary that trains: launcher and ranks, one process, and a compound for debuggers that can't open sessions;
-    /// with the tasks that build them. Files are edited: what is not `cargo ddp`'s stays as it is, to the byte. What is left
-    /// open stays as the files have it.
+    /// with the tasks that build them. Files are edited: your own entries stay unchanged to the byte. Options that you
+    /// leave out keep their value in the files.
     Vscode(Vscode),
     /// Find libtorch, or fetch it, and link this project to it
     ///
-    /// In this order: LIBTORCH; what the project is linked to already; the active Python's torch; one in the user's cache;
+    /// In this order: LIBTORCH; the one that the project is linked to; the active Python's torch; one in the user's cache;
     /// a new one in the cache, fetched with pip. Without --cpu or --cuda, a machine with an NVIDIA driver gets CUDA.
     Setup(Setup),
-    /// Run a command in the environment that set-up provides
+    /// Run a command in the environment that `setup` provides
     Exec(Exec),
     /// Print the variables that `exec` sets, for a shell: `eval "$(cargo ddp env)"`
     Env(Env),
-    /// List the runs of this project: when, how each ended, last step, best metric, restarts
+    /// List this project's runs: start, end, last step, best metric, restarts
     Runs(Runs),
-    /// Look at snapshots, compare, prune, export and import them
+    /// List, compare, prune, export and import snapshots
     Snapshot(Snapshot),
-    /// Test whether this machine is fit to train: toolchain, libtorch, GPUs, limits, debugger
+    /// Check that this machine can train: toolchain, libtorch, GPUs, limits, debugger
     ///
-    /// Each line is ok, a warning or an error, with the way out. Ends with code 6 when there is an error.
+    /// Each line is ok, a warning or an error, with a hint. Exits with code 6 if there is an error.
     Doctor(Doctor),
     /// Print the completion script for a shell
     ///
@@ -123,226 +131,9 @@ pub enum Command {
     Man(Man),
     /// Draw loss and metric curves of runs, as SVG and PNG
     ///
-    /// A run is its number (as in runs/) or a folder with a metrics.jsonl, which `ddp_runtime::metrics` writes.
-    /// Several are drawn together, one colour each. The files' names are printed on stdout.
+    /// A run is a number (as in runs/) or a folder with a metrics.jsonl, which `ddp_runtime::metrics` writes.
+    /// Several runs share one picture, one color each. The files' names are printed on stdout.
     Plot(Plot),
-}
-
-/// `cargo ddp demo`
-#[derive(Args, Debug)]
-pub struct Demo {
-    /// Folder for the project
-    #[arg(default_value = "ddp-demo")]
-    pub path: PathBuf,
-}
-
-/// `cargo ddp new`
-#[derive(Args, Debug)]
-pub struct New {
-    /// Folder to make
-    #[arg(required_unless_present = "list")]
-    pub path: Option<PathBuf>,
-    /// Name of the package [default: the folder's]
-    #[arg(long)]
-    pub name: Option<String>,
-    /// Template to start from
-    #[arg(long, default_value = "linear")]
-    pub template: String,
-    /// List the templates, with a line about each
-    #[arg(long)]
-    pub list: bool,
-}
-
-/// `cargo ddp init`
-#[derive(Args, Debug)]
-pub struct Init {
-    /// Folder of the crate
-    #[arg(default_value = ".")]
-    pub path: PathBuf,
-    /// Make it a member of the workspace around it
-    #[arg(long)]
-    pub workspace: bool,
-}
-
-/// `cargo ddp update`
-#[derive(Args, Debug)]
-pub struct Update {
-    /// Folder of the project
-    #[arg(default_value = ".")]
-    pub path: PathBuf,
-    /// Apply the changes without asking
-    #[arg(short, long, conflicts_with = "check")]
-    pub yes: bool,
-    /// Only show the changes; exit code 1 if there are any
-    #[arg(long)]
-    pub check: bool,
-}
-
-/// `cargo ddp setup`
-#[derive(Args, Debug)]
-pub struct Setup {
-    /// A libtorch without CUDA
-    #[arg(long, conflicts_with = "cuda")]
-    pub cpu: bool,
-    /// A libtorch with CUDA and NCCL
-    #[arg(long)]
-    pub cuda: bool,
-    /// Python to look for torch in, and to fetch it with
-    #[arg(long, value_name = "PATH")]
-    pub python: Option<PathBuf>,
-}
-
-impl Setup {
-    /// As plain data.
-    pub fn request(&self) -> Request {
-        let flavor = match (self.cpu, self.cuda) {
-            (true, _) => Some(Flavor::Cpu),
-            (_, true) => Some(Flavor::Cuda),
-            _ => None,
-        };
-        Request { flavor, python: self.python.clone() }
-    }
-}
-
-/// `cargo ddp exec`
-#[derive(Args, Debug)]
-pub struct Exec {
-    /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
-    pub command: Vec<OsString>,
-}
-
-/// `cargo ddp run`
-#[derive(Args, Debug)]
-pub struct Run {
-    /// How to launch it.
-    #[command(flatten)]
-    pub options: LaunchOptions,
-    /// What to build.
-    #[command(flatten)]
-    pub build: Build,
-    /// Arguments for the program
-    #[arg(last = true)]
-    pub args: Vec<OsString>,
-}
-
-/// `cargo ddp build`
-#[derive(Args, Debug)]
-pub struct BuildArgs {
-    /// What to build.
-    #[command(flatten)]
-    pub build: Build,
-}
-
-/// `cargo ddp attach`
-#[derive(Args, Debug)]
-pub struct Attach {
-    /// The run, as `cargo ddp ps` names it [default: the one that was chosen, or the only one that runs]
-    pub run: Option<String>,
-    /// Ask which, if several run, for the next `attach` in this project; a launch configuration's task does so
-    #[arg(long, conflicts_with = "run")]
-    pub choose: bool,
-}
-
-/// `cargo ddp launch`
-#[derive(Args, Debug)]
-pub struct Launch {
-    /// How to launch it.
-    #[command(flatten)]
-    pub options: LaunchOptions,
-    /// The program and its arguments
-    #[arg(required = true, last = true, value_name = "PROGRAM")]
-    pub command: Vec<OsString>,
-}
-
-/// `cargo ddp gpus`
-#[derive(Args, Debug)]
-pub struct GpusArgs {
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `cargo ddp ps`
-#[derive(Args, Debug)]
-pub struct Ps {
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `cargo ddp stop`
-#[derive(Args, Debug)]
-pub struct Stop {
-    /// The run, as `cargo ddp ps` names it [default: the only one that runs]
-    pub run: Option<String>,
-    /// Kill its workers at once
-    #[arg(long)]
-    pub now: bool,
-}
-
-/// `cargo ddp vscode`
-#[derive(Args, Debug)]
-pub struct Vscode {
-    /// Debugger to write configurations for: codelldb, lldb-dap or cppdbg [default: the one in use, else codelldb]
-    #[arg(long, value_name = "NAME")]
-    pub debugger: Option<Debugger>,
-    /// Number of workers [default: as before, else as in Cargo.toml, else one per GPU, or 2]
-    #[arg(long, value_name = "N", conflicts_with = "gpus", value_parser = clap::value_parser!(u16).range(1..=4096))]
-    pub nproc: Option<u16>,
-    /// GPUs to use, one worker each, as in `2,3` or `0-3`
-    #[arg(long, value_name = "LIST")]
-    pub gpus: Option<String>,
-    /// Only these binaries or examples; the entries of others stay as they are [default: all binaries]
-    #[arg(long, value_name = "NAME", num_args = 1..)]
-    pub bin: Vec<String>,
-    /// Only this package
-    #[arg(short, long, value_name = "NAME")]
-    pub package: Option<String>,
-    /// Add variants for optimized programs with debug info
-    #[arg(short, long)]
-    pub release: bool,
-    /// Write nothing; fail when a file is not as it would be written
-    #[arg(long, conflicts_with = "print")]
-    pub check: bool,
-    /// Write nothing; print the files
-    #[arg(long)]
-    pub print: bool,
-    /// Path to Cargo.toml
-    #[arg(long, value_name = "PATH")]
-    pub manifest_path: Option<PathBuf>,
-}
-
-/// `cargo ddp plot`
-#[derive(Args, Debug)]
-pub struct Plot {
-    /// Runs: numbers or folders [default: latest]
-    #[arg(value_name = "RUN")]
-    pub runs: Vec<String>,
-    /// A metric to draw, by its name (`train/loss`) or the last part of it (`loss`); may be given again [default: all of
-    /// the model, without learning rate, gradient norm, throughput and memory]
-    #[arg(short, long, value_name = "NAME")]
-    pub metric: Vec<String>,
-    /// File to write, .svg or .png; may be given again [default: plot.svg and plot.png in the first run's folder]
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Vec<PathBuf>,
-    /// Draw a moving average, in which the past weighs so much, over the values of curves of 50 points or more [with no
-    /// number: 0.9]
-    #[arg(long, value_name = "WEIGHT", num_args = 0..=1, require_equals = true, default_missing_value = "0.9", value_parser = weight)]
-    pub smooth: Option<f64>,
-    /// Values on a logarithmic scale
-    #[arg(long)]
-    pub log: bool,
-    /// Directory of the runs [default: as for `cargo ddp runs`]
-    #[arg(long, value_name = "DIR")]
-    pub log_dir: Option<PathBuf>,
-}
-
-fn weight(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(weight) if (0.0..1.0).contains(&weight) => Ok(weight),
-        _ => Err("a weight is a number from 0 to below 1, such as 0.9".into()),
-    }
 }
 
 #[cfg(test)]
@@ -386,17 +177,19 @@ mod tests {
                 "new: path name template list",
                 "init: path workspace",
                 "update: path yes check",
-                "run: gpus nproc max_restarts backoff grace bind stall_timeout restart_on_stall show log_dir stdin report \
-                 json quiet dry_run nnodes node_rank master_addr master_port join_timeout secret_file package bin example release profile features all_features no_default_features \
-                 target target_dir manifest_path jobs locked offline frozen args",
+                "run: gpus nproc max_restarts backoff grace bind no_bind stall_timeout restart_on_stall no_restart_on_stall \
+                 show log_dir stdin report json no_json quiet no_quiet dry_run no_dry_run nnodes node_rank master_addr \
+                 master_port join_timeout secret_file preset package bin example release profile features all_features \
+                 no_default_features target target_dir manifest_path jobs locked offline frozen args",
                 "build: package bin example release profile features all_features no_default_features target target_dir \
                  manifest_path jobs locked offline frozen",
-                "attach: run choose",
-                "launch: gpus nproc max_restarts backoff grace bind stall_timeout restart_on_stall show log_dir stdin report \
-                 json quiet dry_run nnodes node_rank master_addr master_port join_timeout secret_file command",
+                "attach: run all choose",
+                "launch: gpus nproc max_restarts backoff grace bind no_bind stall_timeout restart_on_stall \
+                 no_restart_on_stall show log_dir stdin report json no_json quiet no_quiet dry_run no_dry_run nnodes \
+                 node_rank master_addr master_port join_timeout secret_file command",
                 "gpus: json",
                 "ps: json",
-                "stop: run now",
+                "stop: run all now",
                 "vscode: debugger nproc gpus bin package release check print manifest_path",
                 "setup: cpu cuda python",
                 "exec: command",

@@ -15,23 +15,23 @@ pub struct Snapshot {
 /// What to do with snapshots.
 #[derive(Debug, Subcommand)]
 pub enum SnapshotCommand {
-    /// List snapshots: step, epoch, workers, size, metric, whether each is whole
+    /// List snapshots: step, epoch, workers, size, metric, validity
     ///
-    /// Every file is read and its checksum tested.
+    /// Every file is read and its checksum checked.
     Ls(SnapshotList),
     /// Show what a snapshot holds: tensors, optimizer, states and values
     Show(SnapshotShow),
-    /// Test every file of snapshots against its checksum; ends with code 6 when one is damaged
+    /// Check every file of snapshots against its checksum; exits with code 6 if one is damaged
     Verify(SnapshotList),
-    /// Compare two snapshots or safetensors files, tensor by tensor; ends with code 6 when they differ
+    /// Compare two snapshots or safetensors files, tensor by tensor; exits with code 6 if they differ
     Diff(SnapshotDiff),
-    /// Remove old snapshots; the newest whole one always stays, and damaged ones are left alone
+    /// Remove old snapshots; the newest valid one always stays, and damaged ones are not touched
     Prune(SnapshotPrune),
     /// Write a snapshot's model as one file: .safetensors, or .pt for `torch.load(weights_only=True)`
     Export(SnapshotExport),
-    /// Make a snapshot of another program's safetensors file, for a run to begin with its weights
+    /// Make a snapshot of another program's safetensors file, so that a run starts with its weights
     ///
-    /// The run's optimizer begins anew. The tensors must have the names, shapes and types of the model's variables;
+    /// The run's optimizer starts from scratch. The tensors must have the names, shapes and types of the model's variables;
     /// `cargo ddp snapshot show` of a snapshot of the project lists these.
     Import(SnapshotImport),
 }
@@ -39,9 +39,9 @@ pub enum SnapshotCommand {
 /// `cargo ddp snapshot ls` and `verify`
 #[derive(Args, Debug)]
 pub struct SnapshotList {
-    /// A folder of snapshots, or one of them
-    #[arg(default_value = "snapshots")]
-    pub dir: PathBuf,
+    /// A folder of snapshots, or one of them [default: `snapshots` in
+    /// train.toml, or the folder `snapshots`]
+    pub dir: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -50,9 +50,9 @@ pub struct SnapshotList {
 /// `cargo ddp snapshot show`
 #[derive(Args, Debug)]
 pub struct SnapshotShow {
-    /// A snapshot, or a folder of snapshots for the newest whole one
-    #[arg(default_value = "snapshots")]
-    pub dir: PathBuf,
+    /// A snapshot, or a folder of snapshots for the newest valid one [default: `snapshots` in
+    /// train.toml, or the folder `snapshots`]
+    pub dir: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -61,7 +61,7 @@ pub struct SnapshotShow {
 /// `cargo ddp snapshot diff`
 #[derive(Args, Debug)]
 pub struct SnapshotDiff {
-    /// A snapshot, a folder of snapshots for the newest whole one, or a safetensors file
+    /// A snapshot, a folder of snapshots for the newest valid one, or a safetensors file
     pub a: PathBuf,
     /// Another
     pub b: PathBuf,
@@ -73,10 +73,10 @@ pub struct SnapshotDiff {
 /// `cargo ddp snapshot prune`
 #[derive(Args, Debug)]
 pub struct SnapshotPrune {
-    /// A folder of snapshots
-    #[arg(default_value = "snapshots")]
-    pub dir: PathBuf,
-    /// How many of the newest whole ones stay
+    /// A folder of snapshots [default: `snapshots` in
+    /// train.toml, or the folder `snapshots`]
+    pub dir: Option<PathBuf>,
+    /// How many of the newest valid ones stay
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     pub keep_last: u32,
     /// How many of those with the best metric stay as well
@@ -85,7 +85,7 @@ pub struct SnapshotPrune {
     /// Which metrics are better
     #[arg(long, value_name = "WHICH", default_value = "min", requires = "keep_best")]
     pub best: Best,
-    /// Say what would be removed, and remove nothing
+    /// Print what would be removed, and remove nothing
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -113,9 +113,9 @@ pub enum Best {
 /// `cargo ddp snapshot export`
 #[derive(Args, Debug)]
 pub struct SnapshotExport {
-    /// A snapshot, or a folder of snapshots for the newest whole one
-    #[arg(default_value = "snapshots")]
-    pub dir: PathBuf,
+    /// A snapshot, or a folder of snapshots for the newest valid one [default: `snapshots` in
+    /// train.toml, or the folder `snapshots`]
+    pub dir: Option<PathBuf>,
     /// The file to write: its ending says which kind
     #[arg(long, value_name = "FILE")]
     pub to: PathBuf,
@@ -129,7 +129,7 @@ pub struct SnapshotExport {
 pub struct SnapshotImport {
     /// A safetensors file
     pub file: PathBuf,
-    /// The folder of snapshots to make it in; it must have none yet
+    /// The folder for the new snapshot; it must not have any snapshots yet
     #[arg(long, value_name = "DIR", default_value = "snapshots")]
     pub to: PathBuf,
     /// Other names for the tensors: a table of `"theirs" = "ours"` (.toml, .json), with patterns such as `"model.*" = "*"`;

@@ -8,6 +8,7 @@ use ddp_contract::text::printable_line;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use super::scope::{self, Candidates};
 use crate::cli::Attach;
 use crate::editor::debug::{self, Debug, Sessions};
 use crate::launch::process_of;
@@ -30,7 +31,7 @@ pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<u8> {
     };
     let chosen = root.join(debug::FOLDER).join(CHOSEN);
     if args.choose {
-        let job = choose(None, super::registry().running())?;
+        let job = choose(None, args.all, super::registry().running())?;
         debug::prepare(&root)?;
         debug::replace(&chosen, |fresh| fs::write(fresh, &job.run))
             .map_err(Error::system(format!("can't write {}", chosen.display())))?;
@@ -43,7 +44,7 @@ pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<u8> {
     };
     let run = args.run.clone().or_else(|| String::from_utf8(file::read(&chosen, file::SMALL).ok()?).ok());
     let _ = fs::remove_file(&chosen);
-    let mut job = choose(run.as_deref(), super::registry().running())?;
+    let mut job = choose(run.as_deref(), args.all, super::registry().running())?;
     let run = job.run.clone();
     let failed = |err: Errno| Error::system(format!("can't attach to {run}"))(err.into());
     let process = process_of(&job).map_err(Error::system(format!("can't attach to {run}")))?;
@@ -89,21 +90,18 @@ fn sessions(root: &Path, ui: &Ui) -> Result<Option<Sessions>> {
 }
 
 /// The job that was asked for, or the only one, or the one that the user chooses.
-fn choose(run: Option<&str>, mut jobs: Vec<Job>) -> Result<Job> {
-    let names = |jobs: &[Job]| -> Vec<String> { jobs.iter().map(|job| job.run.clone()).collect() };
-    let running = names(&jobs);
-    if let Some(run) = run {
-        jobs.retain(|job| job.run == *run || job.pid.to_string() == *run);
-    }
+fn choose(run: Option<&str>, all: bool, running: Vec<Job>) -> Result<Job> {
+    let names = scope::names(&running);
+    let Candidates { mut jobs, others } = scope::candidates(run, all, running)?;
     let choice = match jobs.len() {
-        0 => return Err(super::stop::not_here(run, running)),
+        0 => return Err(super::stop::not_here(run, names, &others)),
         1 => Some(0),
         _ if std::io::stdin().is_terminal() => ask(&jobs),
         _ => None,
     };
     match choice {
         Some(choice) => Ok(jobs.swap_remove(choice)),
-        None => Err(Error::ManyRuns(names(&jobs).join(", "))),
+        None => Err(Error::ManyRuns(scope::names(&jobs).join(", "))),
     }
 }
 

@@ -1,7 +1,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::cli::BuildArgs;
+use crate::cli::{self, BuildArgs};
 use crate::editor::debug;
 use crate::editor::vscode::{self, Place};
 use crate::project::cargo::{Project, Selection, TARGET_DIR_VARIABLES, TARGET_VARIABLE};
@@ -10,7 +10,8 @@ use crate::{Error, Result, Ui, exit};
 
 /// `cargo ddp build`: what `run` does before it launches.
 pub(super) fn build(args: &BuildArgs, ui: &Ui) -> Result<u8> {
-    let selection = args.build.selection();
+    let mut selection = args.build.selection();
+    selection.flags.extend(cli::flags_for_cargo(ui.color()));
     let project = Project::find(selection.manifest_path.as_deref())?;
     project.check(&selection)?;
     super::ensure_libtorch(&project.root, ui)?;

@@ -6,7 +6,9 @@ use ddp_contract::{file, snapshot};
 
 use super::job::Prepared;
 use super::{run, store, table};
-use crate::cli::{Demo, LaunchOptions};
+use crate::cli::Demo;
+use crate::config::LaunchOptions;
+use crate::launch::plan::Nproc;
 use crate::machine::gpus as gpu;
 use crate::project::cargo::{Project, Selection};
 use crate::scaffold::{self, Plan};
@@ -28,12 +30,12 @@ pub(super) fn demo(args: &Demo, ui: &Ui) -> Result<u8> {
     // An earlier demo's training is finished: this one gets its own folder.
     let snapshots = fresh_snapshot_folder(&folder);
     let gpus = gpu::list().map(|gpus| gpu::available(&gpus, visible().as_deref())).unwrap_or_default();
-    let nproc = gpus.is_empty().then_some(2);
+    let nproc = gpus.is_empty().then_some(Nproc::Count(2));
     let job = Prepared::new(LaunchOptions { nproc, ..LaunchOptions::default() }, &project.root, ui)?;
     ui.status("Building", "the project (the first time takes a few minutes: libtorch's bindings are C++)");
     std::env::set_current_dir(&folder).map_err(Error::system(format!("can't go to {}", folder.display())))?;
     let nproc = job.nproc();
-    let runs = store::of_project(&project, None);
+    let runs = store::of_project(&project, vec![]);
     let code = run::build_and_launch(&project, &Selection::default(), job, args_of(&snapshots), &runs, ui)?;
     if code == exit::SUCCESS {
         let dir = folder.join(&snapshots);

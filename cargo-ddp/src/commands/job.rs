@@ -8,7 +8,7 @@ use ddp_contract::env;
 use ddp_contract::job::{self, Job};
 use ddp_contract::text::printable_line;
 
-use crate::cli::{LaunchOptions, Seconds};
+use crate::config::{LaunchOptions, Seconds};
 use crate::editor::debug::Debug;
 use crate::launch::plan::{Note, Options, Resolved, resolve};
 use crate::launch::{self, LaunchPlan, Store, StorePort};
@@ -29,10 +29,21 @@ impl Prepared {
     /// Checks the options, so that what is wrong is found before a build, which may take minutes. `project` is the one that
     /// the job belongs to.
     pub(super) fn new(options: LaunchOptions, project: &Path, ui: &Ui) -> Result<Self> {
+        Self::resolve(plain(options.clone(), project), &options, ui)
+    }
+
+    /// For a program that may not report to us: as under torchrun, it is restarted only if `--max-restarts` says so, or once it
+    /// has reported something.
+    pub(super) fn of_any_program(options: LaunchOptions, folder: &Path, ui: &Ui) -> Result<Self> {
+        let plain = Options { only_reporting: true, ..plain(options.clone(), folder) };
+        Self::resolve(plain, &options, ui)
+    }
+
+    fn resolve(plain: Options, options: &LaunchOptions, ui: &Ui) -> Result<Self> {
         crate::os::descriptors::raise_limit();
         let machine = Machine::read();
         let (report, dry_run) = (options.report.clone(), options.dry_run);
-        let Resolved { plan, notes } = resolve(&plain(options, project), &machine)?;
+        let Resolved { plan, notes } = resolve(&plain, &machine)?;
         notes.iter().for_each(|note| print_note(note, ui));
         let report = report.map(|path| {
             let problem = |err| format!("can't write to {}: {err}", path.display());
@@ -94,7 +105,9 @@ fn plain(options: LaunchOptions, project: &Path) -> Options {
     Options {
         project: project.to_owned(),
         gpus: options.gpus,
-        nproc: options.nproc.map(usize::from),
+        nproc: options.nproc,
+        only_reporting: false,
+        withheld: crate::config::variables(),
         bind: options.bind,
         max_restarts: options.max_restarts,
         backoff: seconds(options.backoff),
@@ -147,7 +160,10 @@ fn print_plan(plan: &LaunchPlan) {
             messages::count(plan.nproc, "worker")
         );
     }
-    println!("GPUs:    {}", plan.gpus.as_ref().map_or("none".into(), |gpus| gpus.join(", ")));
+    println!(
+        "GPUs:    {}",
+        plan.gpus.as_ref().filter(|gpus| !gpus.is_empty()).map_or("none".into(), |gpus| gpus.join(", "))
+    );
     println!("logs:    {}", printable_line(&plan.run_dir.to_string_lossy()));
     for rank in plan.ranks() {
         println!("rank {rank}:");

@@ -24,10 +24,12 @@ mod job;
 mod launch;
 mod man;
 mod new;
+#[cfg(feature = "plot")]
 mod plot;
 mod ps;
 mod run;
 mod runs;
+mod scope;
 mod setup;
 mod snapshot;
 mod stop;
@@ -56,12 +58,12 @@ pub fn run(command: Command, ui: &Ui) -> Result<u8> {
         Command::New(args) => new::new(&args, ui),
         Command::Init(args) => init::init(&args, ui),
         Command::Update(args) => update::update(&args, ui),
-        Command::Run(args) => run::run(*args),
+        Command::Run(args) => run::run(*args, ui),
         Command::Build(args) => build::build(&args, ui),
         Command::Attach(args) => attach::attach(&args, ui),
-        Command::Launch(args) => launch::launch(args),
+        Command::Launch(args) => launch::launch(args, ui),
         Command::Gpus(args) => gpus::gpus(&args),
-        Command::Ps(args) => ps::ps(&args),
+        Command::Ps(args) => ps::ps(&args, ui),
         Command::Stop(args) => stop::stop(&args, ui),
         Command::Vscode(args) => vscode::vscode(&args, ui),
         Command::Setup(args) => setup::setup(&args, ui),
@@ -72,7 +74,10 @@ pub fn run(command: Command, ui: &Ui) -> Result<u8> {
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => man::man(&args, ui),
+        #[cfg(feature = "plot")]
         Command::Plot(args) => plot::plot(args, ui),
+        #[cfg(not(feature = "plot"))]
+        Command::Plot(_) => Err(crate::Error::NoFeature("plot")),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::cli::Ps;
 use crate::{Result, Ui, exit, shell};
 
 /// `cargo ddp ps`
-pub(super) fn ps(args: &Ps) -> Result<u8> {
+pub(super) fn ps(args: &Ps, ui: &Ui) -> Result<u8> {
     let registry = super::registry();
     let jobs = registry.running();
     if args.json {
@@ -16,7 +16,7 @@ pub(super) fn ps(args: &Ps) -> Result<u8> {
     }
     // Not on stdout: these jobs can't be controlled from here.
     for job in registry.elsewhere() {
-        Ui::new().status("Elsewhere", job.to_string());
+        ui.status("Elsewhere", job.to_string());
     }
     if jobs.is_empty() {
         println!("no job of yours runs here");
@@ -40,7 +40,7 @@ fn row(job: &Job) -> [String; 6] {
         job.run.clone(),
         job.pid.to_string(),
         job.nproc.to_string(),
-        job.gpus.as_ref().map_or("none".into(), |gpus| gpus.join(",")),
+        job.gpus.as_ref().filter(|gpus| !gpus.is_empty()).map_or("none".into(), |gpus| gpus.join(",")),
         format!("{hours}:{minutes:02}:{seconds:02}"),
         shell::join(&job.command),
     ]

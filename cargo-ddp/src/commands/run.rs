@@ -2,25 +2,27 @@ use std::path::PathBuf;
 
 use super::job::Prepared;
 use super::store;
-use crate::cli::Run;
-use crate::config as settings;
+use crate::cli::{self, Run};
+use crate::config::Combined;
 use crate::launch::{Store, StorePort};
 use crate::project::cargo::{Project, Selection};
 use crate::{Error, Result, Ui, shell};
 
 /// `cargo ddp run`
-pub(super) fn run(args: Run) -> Result<u8> {
+pub(super) fn run(args: Run, ui: &Ui) -> Result<u8> {
     let mut selection = args.build.selection();
+    selection.flags.extend(cli::flags_for_cargo(ui.color()));
     let project = Project::find(selection.manifest_path.as_deref())?;
-    let metadata = project.package_metadata(&selection);
-    let options = settings::with_metadata(args.options.clone(), metadata)?;
-    let runs = match args.options.log_dir {
-        Some(dir) => Store::only(dir),
-        None => store::of_project(&project, project.log_dir_of(metadata)),
+    let tables = project.settings_of_selection(&selection);
+    let combined = Combined::of_project(&args.options, args.preset.as_deref(), &tables)?;
+    let options = combined.options.clone();
+    let runs = match &options.log_dir {
+        Some(dir) if !combined.is_from_manifest("log-dir") => Store::only(dir.clone()),
+        log_dir => store::of_project(&project, log_dir.iter().cloned().collect()),
     };
     selection.quiet = options.quiet;
-    let ui = Ui::new().quiet(options.quiet).json(options.json);
-    let job = Prepared::new(options, &project.root, &ui)?;
+    let ui = ui.clone().quiet(options.quiet).json(options.json);
+    let job = Prepared::new(options, &project.root, &ui).map_err(|err| combined.locate(err))?;
     project.check(&selection)?;
     super::ensure_libtorch(&project.root, &ui)?;
     let job = job.with_debugger(&project.root, &ui)?;

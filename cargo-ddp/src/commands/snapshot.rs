@@ -26,8 +26,13 @@ pub(super) fn snapshot(command: &SnapshotCommand, ui: &Ui) -> Result<u8> {
     }
 }
 
+/// The folder that was named, or the usual one here.
+fn folder(named: Option<&Path>) -> PathBuf {
+    named.map_or_else(|| snapshot::usual_folder(&std::env::current_dir().unwrap_or_default()), Path::to_owned)
+}
+
 fn ls(args: &SnapshotList) -> Result<u8> {
-    let found = snapshot::list(&args.dir)?;
+    let found = snapshot::list(&folder(args.dir.as_deref()))?;
     if args.json {
         print_json(&found.iter().map(listed_json).collect::<Vec<_>>())?;
         return Ok(exit::SUCCESS);
@@ -72,7 +77,7 @@ fn listed_json(listed: &Listed) -> Value {
 }
 
 fn verify(args: &SnapshotList) -> Result<u8> {
-    let found = snapshot::list(&args.dir)?;
+    let found = snapshot::list(&folder(args.dir.as_deref()))?;
     if args.json {
         print_json(&found.iter().map(listed_json).collect::<Vec<_>>())?;
     } else {
@@ -90,7 +95,7 @@ fn verify(args: &SnapshotList) -> Result<u8> {
 }
 
 fn show(args: &SnapshotShow) -> Result<u8> {
-    let whole = snapshot::whole(&args.dir)?;
+    let whole = snapshot::whole(&folder(args.dir.as_deref()))?;
     let (folder, manifest) = (&whole.folder, &whole.manifest);
     let infos = |file: &str| match manifest.files.contains_key(file) {
         true => TensorFile::open(&folder.join(file))?.infos(),
@@ -232,7 +237,7 @@ fn comparison_json(comparison: &Comparison) -> Value {
 }
 
 fn prune(args: &SnapshotPrune, ui: &Ui) -> Result<u8> {
-    let pruned = snapshot::prune(&args.dir, args.keep(), args.dry_run)?;
+    let pruned = snapshot::prune(&folder(args.dir.as_deref()), args.keep(), args.dry_run)?;
     let verb = if args.dry_run { "would remove" } else { "removed" };
     for (folder, bytes) in &pruned.removed {
         println!("{verb} {} ({})", path(folder), size(*bytes));
@@ -256,7 +261,7 @@ fn count(snapshots: usize) -> String {
 }
 
 fn export(args: &SnapshotExport, ui: &Ui) -> Result<u8> {
-    let whole = snapshot::whole(&args.dir)?;
+    let whole = snapshot::whole(&folder(args.dir.as_deref()))?;
     let written = snapshot::export(&whole, &names(args.names.as_deref())?, &args.to)?;
     ui.status("Exported", format!("{} of {}", tensors(written), whole.folder.display()));
     // Not among what goes through a link to stdout.

@@ -5,6 +5,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 
+use super::scope;
 use crate::cli::Stop;
 use crate::launch::process_of;
 use crate::{Error, Result, Ui, exit};
@@ -16,16 +17,12 @@ const UNRESPONSIVE: Duration = Duration::from_secs(20);
 
 /// `cargo ddp stop [RUN]`: asks the job to stop, and waits for its end.
 pub(super) fn stop(args: &Stop, ui: &Ui) -> Result<u8> {
-    let mut jobs = super::registry().running();
-    let names = |jobs: &[Job]| -> Vec<String> { jobs.iter().map(|job| job.run.clone()).collect() };
-    let running = names(&jobs);
-    if let Some(run) = &args.run {
-        jobs.retain(|job| job.run == *run || job.pid.to_string() == *run);
-    }
-    let job = match jobs.as_slice() {
+    let running = super::registry().running();
+    let found = scope::candidates(args.run.as_deref(), args.all, running.clone())?;
+    let job = match found.jobs.as_slice() {
         [job] => job,
-        [] => return Err(not_here(args.run.as_deref(), running)),
-        many => return Err(Error::ManyRuns(names(many).join(", "))),
+        [] => return Err(not_here(args.run.as_deref(), scope::names(&running), &found.others)),
+        many => return Err(Error::ManyRuns(scope::names(many).join(", "))),
     };
     let failed = |err: Errno| Error::system(format!("can't stop {}", job.run))(err.into());
     let process = process_of(job).map_err(Error::system(format!("can't stop {}", job.run)))?;
@@ -62,7 +59,10 @@ pub(super) fn stop(args: &Stop, ui: &Ui) -> Result<u8> {
 }
 
 /// The error for a job that does not run here; it may run elsewhere.
-pub(super) fn not_here(run: Option<&str>, running: Vec<String>) -> Error {
+pub(super) fn not_here(run: Option<&str>, running: Vec<String>, others: &[Job]) -> Error {
+    if !others.is_empty() {
+        return Error::NoRunInProject(scope::names(others));
+    }
     let elsewhere = super::registry().elsewhere();
     let found: Vec<_> = match run {
         Some(run) => elsewhere.iter().filter(|job| job.run.as_deref() == Some(run)).collect(),

@@ -1,4 +1,4 @@
-use std::io::{IsTerminal, Write, stderr, stdin, stdout};
+use std::io::{IsTerminal, Write, stderr, stdin};
 
 use crate::scaffold;
 use crate::ui::stdout::shown;
@@ -7,11 +7,11 @@ use crate::{Error, Result, Ui, cli, exit};
 /// `cargo ddp update`: the diff on stdout, all else on stderr.
 pub(super) fn update(args: &cli::Update, ui: &Ui) -> Result<u8> {
     let update = scaffold::Update::find(&args.path)?;
-    let coloured = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colored = ui.is_stdout_colored();
     for change in &update.changes {
         let diff = change.diff();
         let diff = shown(&diff);
-        print!("{}", if coloured { paint(&diff) } else { diff.into_owned() });
+        print!("{}", if colored { paint(&diff) } else { diff.into_owned() });
     }
     for path in &update.kept {
         ui.status("Kept", format!("{path}: the template has changed it, and so have you"));

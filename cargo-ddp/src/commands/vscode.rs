@@ -1,9 +1,11 @@
-use crate::cli::{LaunchOptions, Vscode};
-use crate::config as settings;
+use crate::cli::Vscode;
+use crate::config;
 use crate::editor::debug;
-use crate::editor::vscode::{self, File, Place, Request, Trainable, Workers};
+use crate::editor::vscode::{self, File, Place, Request};
+use crate::launch::plan::Nproc;
 use crate::machine::gpus as gpu;
 use crate::project::cargo::{Project, TARGET_DIR_VARIABLES};
+use crate::project::trainable::{Trainable, Workers};
 use crate::ui::stdout;
 use crate::{Error, Result, Ui, exit};
 
@@ -107,8 +109,9 @@ fn workers_of_package(gpus: Option<&str>, nproc: Option<u16>) -> Result<Option<W
 pub(super) fn trainable(project: &Project) -> Result<Vec<(String, Trainable)>> {
     let mut all = project.trainable();
     for (package, target) in &mut all {
-        let given = settings::with_metadata(LaunchOptions::default(), project.metadata_of(package))?;
-        target.workers = workers_of_package(given.gpus.as_deref(), given.nproc)?;
+        let given = config::of_package(&project.settings_of(package))?;
+        let nproc = given.nproc.and_then(Nproc::count);
+        target.workers = workers_of_package(given.gpus.as_deref(), nproc)?;
     }
     Ok(all)
 }

@@ -30,11 +30,13 @@ impl Error {
             | Self::NotDebugged
             | Self::JoinTaken(_)
             | Self::NoRun { .. }
+            | Self::NoRunInProject(_)
             | Self::ManyRuns(_)
             | Self::RunsElsewhere(_)
             | Self::NoRunFolder { .. }
             | Self::NoMetrics(_)
             | Self::NoMetric { .. }
+            | Self::NoFeature(_)
             | Self::BadMetrics { .. }
             | Self::BadGpuList { .. }
             | Self::NoSuchGpu { .. }
@@ -42,7 +44,7 @@ impl Error {
             | Self::BadJson { .. }
             | Self::NoTarget { .. }
             | Self::NothingToDebug
-            | Self::NoSnapshot(_)
+            | Self::NoSnapshot { .. }
             | Self::NoSnapshotFolder { .. }
             | Self::SnapshotsInUse { .. }
             | Self::BadTensorFile { .. }

@@ -29,7 +29,7 @@ impl Error {
             Self::BadProject(_) => "correct the file that cargo names; `cargo metadata` shows the same error".into(),
             Self::ManyPlatforms(_) => "choose one with --target TRIPLE".into(),
             Self::StartsAnother { .. } => "run `cargo ddp vscode` to update .vscode/".into(),
-            Self::BadSetting { .. } => "`cargo ddp run --help` lists the options and what they take".into(),
+            Self::BadSetting { .. } => "`cargo ddp run --help` lists the options and their values".into(),
             Self::NoProgram(_) => "give its path, or the name of one on PATH".into(),
             Self::NotExecutable { source, .. } if is_not_a_program(source) => {
                 format!("a program must be built for this machine ({}); a script must be text", std::env::consts::ARCH)
@@ -54,7 +54,10 @@ impl Error {
             {
                 crate::os::descriptors::hint()
             }
-            Self::NoRun { .. } | Self::ManyRuns(_) => "`cargo ddp ps` lists them".into(),
+            Self::NoRun { .. } | Self::ManyRuns(_) => "`cargo ddp ps` lists the running jobs".into(),
+            Self::NoRunInProject(_) => {
+                "give the name of one of these, or --all to consider the jobs of all projects".into()
+            }
             Self::BadJson { .. } => "correct it there, or move the file away; nothing was changed".into(),
             Self::NoTarget { .. } => "give the name of a binary or an example with --bin, its package with -p".into(),
             Self::NothingToDebug => "add ddp-runtime to its dependencies, or go into a project that has it".into(),
@@ -66,6 +69,9 @@ impl Error {
                 "choose another directory with --log-dir DIR, or with log-dir in [package.metadata.ddp]".into()
             }
             Self::NoRunFolder { .. } => "give a run's number, its folder, or the folder of runs with --log-dir".into(),
+            Self::NoFeature(feature) => {
+                format!("install it with `cargo install cargo-ddp --features {feature}`, which has it by default")
+            }
             Self::NoMetrics(_) => {
                 "a run writes them with `ddp_runtime::metrics::Metrics`; a `Trainer` does by itself with `.metrics(&metrics)`"
                     .into()
@@ -120,9 +126,11 @@ impl Error {
                 }
                 PipFault::Other => "see pip's lines above; `-v` shows the whole command".into(),
             },
-            Self::NoSnapshot(_) | Self::NoSnapshotFolder { .. } => {
-                "give a folder that has `step-…` folders, or one of these; without a path it is `snapshots`".into()
-            }
+            Self::NoSnapshot { others, .. } | Self::NoSnapshotFolder { others, .. } => match others.as_slice() {
+                [] => "give a folder that has `step-…` folders, or one of these; a run writes them with `Snapshots`".into(),
+                [one] => format!("{} has snapshots", quote_path(one)),
+                many => format!("these folders have snapshots: {}", super::list(many)),
+            },
             Self::SnapshotsInUse { .. } => "wait for that program to end, stop it, or give another directory".into(),
             Self::Damaged { .. } => "`cargo ddp snapshot ls DIR` lists which snapshots are valid".into(),
             Self::BadTensorFile { help: Some(help), .. } => help.clone(),

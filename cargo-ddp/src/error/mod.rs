@@ -87,9 +87,11 @@ pub enum Error {
     /// Changes that nobody could be asked about.
     #[error("there are changes, and no terminal to ask on")]
     Unconfirmed,
-    /// An option in Cargo.toml that is none.
-    #[error("[package.metadata.ddp] in Cargo.toml: {problem}")]
+    /// A setting in Cargo.toml or in the environment that can't be used.
+    #[error("{place}: {problem}")]
     BadSetting {
+        /// Where it is: a table, or a variable.
+        place: String,
         /// What is wrong.
         problem: String,
     },
@@ -140,8 +142,11 @@ pub enum Error {
         /// The runs there are.
         running: Vec<String>,
     },
+    /// No job of the current project runs, but others do.
+    #[error("no running jobs in this project (elsewhere on this machine: {})", .0.join(", "))]
+    NoRunInProject(Vec<String>),
     /// Several jobs, and none was chosen.
-    #[error("several jobs run here, and none was chosen: {0}")]
+    #[error("several jobs are running, and none was chosen: {0}")]
     ManyRuns(String),
     /// DDP_DEBUG has no such value.
     #[error("DDP_DEBUG={0:?} is neither lldb-dap, codelldb nor compound")]
@@ -242,8 +247,13 @@ pub enum Error {
 
     // --- snapshots -------------------------------------------------------------------------------------------------
     /// A folder without snapshots.
-    #[error("there is no snapshot in {}", .0.display())]
-    NoSnapshot(PathBuf),
+    #[error("no snapshots in {}", dir.display())]
+    NoSnapshot {
+        /// The folder.
+        dir: PathBuf,
+        /// Folders below the current one that have snapshots.
+        others: Vec<PathBuf>,
+    },
     /// A path that can't have snapshots.
     #[error("{} is not a folder of snapshots: {problem}", path.display())]
     NoSnapshotFolder {
@@ -251,6 +261,8 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it.
         problem: &'static str,
+        /// Folders below the current one that have snapshots.
+        others: Vec<PathBuf>,
     },
     /// A snapshot that can't be loaded.
     #[error("{} can't be loaded: {damage}", folder.display())]
@@ -337,6 +349,11 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+
+    /// A command that was left out when the program was built.
+    #[error("this cargo-ddp was built without the feature `{0}`")]
+    #[cfg_attr(feature = "plot", expect(dead_code, reason = "all features are on"))]
+    NoFeature(&'static str),
 
     // --- set-up ----------------------------------------------------------------------------------------------------
     /// LIBTORCH leads to something unusable.
@@ -511,9 +528,9 @@ fn list(paths: &[PathBuf]) -> String {
 
 fn no_run(run: &str, running: &[String]) -> String {
     if run.is_empty() {
-        return "no job of yours runs here".into();
+        return "no running jobs".into();
     }
-    format!("no job {run:?} of yours runs here; there {}", are(running))
+    format!("no running job {run:?}; there {}", are(running))
 }
 
 fn are(present: &[String]) -> String {

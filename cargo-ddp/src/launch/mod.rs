@@ -31,7 +31,7 @@ pub use plan::{LaunchPlan, StorePort};
 pub use run::dir::LATEST;
 pub use run::history::{Because, Run};
 pub use run::job_file::write_report;
-pub use run::registry::{Registry, process_of};
+pub use run::registry::{Registry, belongs_to, process_of};
 pub use run::store::Store;
 
 use crate::Result;

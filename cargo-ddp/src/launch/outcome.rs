@@ -92,6 +92,10 @@ pub enum NoRestart {
     Usage,
     /// A node was lost, too.
     NodeLost,
+    /// The job had been asked to stop.
+    Stopping,
+    /// The program reports nothing, and the number of restarts is the default.
+    Unreported,
 }
 
 /// How a job ended.

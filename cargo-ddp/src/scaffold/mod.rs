@@ -19,9 +19,10 @@ use std::process::{Command, Stdio};
 use record::Record;
 use source::RuntimeSource;
 
-use crate::editor::vscode::{self, Trainable, Workers};
+use crate::editor::vscode;
 use crate::project::cargo;
 use crate::project::libtorch as torch;
+use crate::project::trainable::{Trainable, Workers};
 use crate::{Error, Result};
 
 pub use init::{Done, EXAMPLE, Init, init};

@@ -72,6 +72,12 @@ pub(super) fn hints(failed: &Failed) -> Vec<String> {
             "giving up after {} without a new snapshot (`--max-restarts` allows more)",
             count(*restarts as usize, "restart")
         )),
+        NoRestart::Stopping => hints.push(
+            "the job was asked to stop, so it was not restarted; not all ranks saved a snapshot".into(),
+        ),
+        NoRestart::Unreported => hints.push(
+            "the program reports no progress to the launcher, so it was not restarted (`--max-restarts N` restarts it)".into(),
+        ),
         NoRestart::NodeLost => {
             hints.push("a node was lost as well, so it was not restarted: start the launchers of all nodes".into());
         }

@@ -44,8 +44,8 @@ pub(super) fn running(launched: &Launched) -> String {
         own => format!("{} of {world_size}", count(own, "worker")),
     };
     let place = match gpus {
-        Some(gpus) => format!("on GPU {}", gpus.join(", ")),
-        None => "on the CPU".into(),
+        Some(gpus) if !gpus.is_empty() => format!("on GPU {}", gpus.join(", ")),
+        _ => "on the CPU".into(),
     };
     if pids.len() > MOST_PIDS {
         return format!("{workers} {place}: {}", pid_range(pids));

@@ -2,6 +2,7 @@
 //!
 //! | file | what it does |
 //! |---|---|
+//! | `color` | when to color |
 //! | `job` | takes what the launcher reports |
 //! | `messages`, `failure` | its words |
 //! | `json` | the same as JSON, for `--json` |
@@ -10,6 +11,7 @@
 //! | `spinner` | long work |
 //! | `screen`, `stdout` | writes without waiting for a slow reader; notes what is lost |
 
+mod color;
 mod failure;
 mod job;
 mod json;
@@ -29,6 +31,7 @@ use ddp_contract::text::{printable, printable_json, printable_line};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
+pub use color::Color;
 pub(crate) use job::JobUi;
 
 use crate::Error;
@@ -40,6 +43,7 @@ use crate::ui::spinner::Spinner;
 /// Prints to stderr, in color on a terminal; workers' output goes where they wrote it.
 #[derive(Clone, Debug)]
 pub struct Ui {
+    choice: Color,
     terminal: bool,
     color: bool,
     stdout_terminal: bool,
@@ -55,18 +59,41 @@ pub struct Ui {
 impl Ui {
     /// Looks at stderr, stdout and NO_COLOR.
     pub fn new() -> Self {
-        let colored = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let (terminal, stdout_terminal) = (std::io::stderr().is_terminal(), std::io::stdout().is_terminal());
+        let choice = Color::default();
         Self {
+            choice,
             terminal,
-            color: terminal && colored,
+            color: choice.is_on(terminal),
             stdout_terminal,
-            stdout_color: stdout_terminal && colored,
+            stdout_color: choice.is_on(stdout_terminal),
             quiet: false,
             json: false,
             waits: true,
             live: ProgressBar::hidden(),
         }
+    }
+
+    /// With another choice of colors.
+    #[must_use]
+    pub fn with_color(self, choice: Color) -> Self {
+        let (color, stdout_color) = (choice.is_on(self.terminal), choice.is_on(self.stdout_terminal));
+        Self { choice, color, stdout_color, ..self }
+    }
+
+    /// The choice of colors.
+    pub fn color(&self) -> Color {
+        self.choice
+    }
+
+    /// Whether stderr is colored.
+    pub fn is_colored(&self) -> bool {
+        self.color
+    }
+
+    /// Whether stdout is colored.
+    pub fn is_stdout_colored(&self) -> bool {
+        self.stdout_color
     }
 
     /// Only warnings and errors.

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::file;
 
+/// How the message of a worker begins whose peer has ended: that peer, not this worker, is the cause.
+pub const LOST_PEER: &str = "lost the connection to a peer";
+
 /// Why a worker failed, in the layout of torchrun's error file (`torch/distributed/elastic/multiprocessing/errors`):
 /// `{"message": {"message": …, "extraInfo": {"py_callstack": …, "timestamp": …}}}`, with ours added to `extraInfo`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -25,5 +25,5 @@ pub mod retention;
 pub mod snapshot;
 pub mod text;
 
-pub use error_file::ErrorFile;
+pub use error_file::{ErrorFile, LOST_PEER};
 pub use events::Event;

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::backtrace::Backtrace;
 use std::fmt::{Debug, Display};
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -44,14 +45,20 @@ fn end_well() {
 /// ```
 ///
 /// The exit code is 0, 1 after an error, 101 after a panic, and 75 after
-/// [`Error::Preempted`](crate::Error::Preempted), whatever type the program's errors have. After an error or a panic the process ends immediately, without
+/// [`Error::Preempted`](crate::Error::Preempted), if the program passes it on (also as the cause or in the text of its own
+/// error) or returns `Ok`. Any other error is reported, also one that follows the preemption. After an error or a panic the process ends immediately, without
 /// running destructors of statics, so that the launcher sees the cause before its consequences.
 pub fn main<E: Display + Debug + 'static>(train: impl FnOnce() -> Result<(), E>) -> ExitCode {
     debug::started();
     panic::set_hook(Box::new(report_panic));
     process().deferred.begin();
     let result = panic::catch_unwind(AssertUnwindSafe(train));
-    if result.is_ok() && process().is_preempted() {
+    let is_preempted = match &result {
+        Ok(Ok(())) => process().preempted_at().is_some(),
+        Ok(Err(err)) => process().preempted_at().is_some_and(|step| is_preemption(err, step)),
+        Err(_) => false,
+    };
+    if is_preempted {
         // All ranks are here, or on their way: nobody's end is another's failure.
         end_well();
         return ExitCode::from(exit::PREEMPTED);
@@ -117,6 +124,17 @@ fn own_error<E: 'static>(err: &E) -> Option<&Error> {
     })
 }
 
+/// Whether an error is the one that stops a run which was saved at `step`. A type of the program's own may hold it where only
+/// its text shows.
+fn is_preemption<E: Display + Debug + 'static>(err: &E, step: u64) -> bool {
+    if let Some(own) = own_error(err) {
+        return matches!(own, Error::Preempted { .. });
+    }
+    let preempted = Error::Preempted { step, snapshot: PathBuf::new() };
+    let text = format!("{err:#}\n{err:?}");
+    text.contains(&preempted.to_string()) || text.contains(&format!("Preempted {{ step: {step}, "))
+}
+
 fn report_panic(info: &PanicHookInfo<'_>) {
     let message = without_trace(info.payload_as_str().unwrap_or("a panic without a message"));
     let location = info.location().map(ToString::to_string).unwrap_or_default();
@@ -156,5 +174,21 @@ mod tests {
         let plain = Err::<(), _>(source()).context("loading").unwrap_err();
         assert_eq!((text_of(&plain), hint_of(&plain)), ("loading: Read-only file system (os error 30)".into(), None));
         assert_eq!((text_of(&"text"), hint_of(&"text")), ("text".into(), None));
+    }
+
+    #[test]
+    fn preemption_is_recognized_whatever_type_holds_it_and_nothing_else_is() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("training ended")]
+        struct Own(#[source] Error);
+        let preempted = || Error::Preempted { step: 7, snapshot: "s".into() };
+        let other = || Error::DiskFull { path: "s".into() };
+        assert!(is_preemption(&preempted(), 7) && !is_preemption(&other(), 7));
+        assert!(is_preemption(&anyhow::Error::from(preempted()).context("training"), 7));
+        assert!(!is_preemption(&anyhow::Error::from(other()).context("told to stop"), 7));
+        assert!(is_preemption(&Own(preempted()), 7) && !is_preemption(&Own(other()), 7));
+        assert!(is_preemption(&preempted().to_string(), 7) && !is_preemption(&"no space".to_owned(), 7));
+        let boxed: Box<dyn std::error::Error> = preempted().into();
+        assert!(is_preemption(&boxed, 7));
     }
 }

@@ -67,9 +67,9 @@ impl Process {
         self.preempted_at.store(step, Ordering::Relaxed);
     }
 
-    /// Whether all ranks have saved in order to leave.
-    pub(super) fn is_preempted(&self) -> bool {
-        self.preempted_at.load(Ordering::Relaxed) != NO_STEP
+    /// The step that all ranks have saved in order to leave.
+    pub(super) fn preempted_at(&self) -> Option<u64> {
+        Some(self.preempted_at.load(Ordering::Relaxed)).filter(|step| *step != NO_STEP)
     }
 
     /// Keeps the socket of the launcher that this process has joined.

@@ -98,7 +98,7 @@ fn init_that_fails_changes_nothing() {
     let manifest = |more: &str| format!("[package]\nname = \"m\"\nversion = \"0.1.0\"\nedition = \"2024\"\n{more}");
     for (file, text, said) in [
         ("Cargo.toml", manifest("").replace("2024", "2124"), "2124"),
-        ("Cargo.toml", manifest("[package.metadata.ddp]\nnprocs = 3\n"), "did you mean \"nproc\"?"),
+        ("Cargo.toml", manifest("[package.metadata.ddp]\nnprocs = 3\n"), "did you mean `nproc`?"),
         ("Cargo.toml", manifest("[workspace]\n[dependencies]\ngone.path = \"gone\"\n"), "gone"),
         (".vscode/launch.json", "{ \"configurations\": [ {\"name\" } ]}".to_owned(), "nothing was changed"),
         (".vscode/tasks.json", "[".to_owned(), "nothing was changed"),

@@ -88,20 +88,23 @@ impl Variant<'_> {
         let name = self.name(role.clone());
         let task = Some(self.name(Role::Build));
         match role {
-            Role::Run => launcher(self.debugger, name, self.run_args(), self.debugger.name(), self.env(), task),
-            Role::Launcher => launcher(self.debugger, name, self.run_args(), "compound", self.env(), None),
+            Role::Run | Role::Launcher => {
+                let task = task.filter(|_| role == Role::Run);
+                launcher(self.debugger, &role, name, self.run_args(), self.release_env(), task)
+            }
             Role::Rank(rank) => {
                 let env = vec![
                     ("DDP_JOIN".into(), format!(".ddp/debug/{}.sock", self.target.name).into()),
                     ("DDP_JOIN_RANK".into(), rank.to_string().into()),
                 ];
-                worker(self.debugger, name, program, env, None)
+                worker(self.debugger, &role, name, program, env, None)
             }
-            _ => worker(self.debugger, name, program, vec![], task),
+            _ => worker(self.debugger, &role, name, program, vec![], task),
         }
     }
 
-    fn env(&self) -> Vec<(String, Json)> {
+    /// The variables that define the release variants' profile.
+    fn release_env(&self) -> Vec<(String, Json)> {
         let set = RELEASE_ENV.map(|(name, value)| (name.to_owned(), value.into()));
         set.into_iter().filter(|_| self.release).collect()
     }
@@ -145,7 +148,7 @@ impl Variant<'_> {
             ("args", Json::texts(args)),
         ];
         if self.release {
-            task.push(("options", Json::object([("env", Json::Object(self.env()))])));
+            task.push(("options", Json::object([("env", Json::Object(self.release_env()))])));
         }
         task.extend([
             ("problemMatcher", Json::texts(["$rustc"])),
@@ -203,16 +206,17 @@ pub(super) fn choose() -> (Entry, Json) {
     (entry, task)
 }
 
-/// A session of the launcher; `debug` is its `DDP_DEBUG`.
+/// A session of the launcher, alone or as a member of the compound.
 pub(super) fn launcher(
     debugger: Debugger,
+    role: &Role,
     name: String,
     args: Vec<String>,
-    debug: &str,
     mut env: Vec<(String, Json)>,
     task: Option<String>,
 ) -> Json {
-    let opens_children = debug != "compound";
+    let opens_children = *role != Role::Launcher;
+    let debug = if opens_children { debugger.name() } else { "compound" };
     env.insert(0, ("DDP_DEBUG".into(), debug.into()));
     let mut session = session(debugger, name, LAUNCHER.into(), args, &env);
     match debugger {
@@ -228,12 +232,18 @@ pub(super) fn launcher(
         Debugger::LldbDap => session.push(("runInTerminal", true.into())),
         Debugger::CppDbg => {}
     }
-    finish(session, task, !opens_children)
+    finish(session, task, role)
 }
 
 /// A session that shows Rust's values: a rank, or one process.
-fn worker(debugger: Debugger, name: String, program: String, env: Vec<(String, Json)>, task: Option<String>) -> Json {
-    let hidden = !env.is_empty();
+fn worker(
+    debugger: Debugger,
+    role: &Role,
+    name: String,
+    program: String,
+    env: Vec<(String, Json)>,
+    task: Option<String>,
+) -> Json {
     let mut session = session(debugger, name, program, vec![], &env);
     match debugger {
         Debugger::CodeLldb | Debugger::LldbDap => session.push(("initCommands", Json::texts([INDEX_CACHE, IMPORT]))),
@@ -259,7 +269,7 @@ fn worker(debugger: Debugger, name: String, program: String, env: Vec<(String, J
         }
         Debugger::CppDbg => {}
     }
-    finish(session, task, hidden)
+    finish(session, task, role)
 }
 
 fn session(
@@ -283,10 +293,9 @@ fn session(
     session
 }
 
-fn finish(mut session: Vec<(&'static str, Json)>, task: Option<String>, hidden: bool) -> Json {
+fn finish(mut session: Vec<(&'static str, Json)>, task: Option<String>, role: &Role) -> Json {
     session.extend(task.map(|task| ("preLaunchTask", task.into())));
-    if hidden {
-        // Not among what F5 offers: the compound starts it.
+    if role.is_hidden() {
         session.push(("presentation", Json::object([("hidden", true.into())])));
     }
     Json::object(session)

@@ -27,6 +27,13 @@ pub(super) enum Role {
     Former,
 }
 
+impl Role {
+    /// Whether the entry is left out of the list that F5 offers: the compound starts it.
+    pub(super) fn is_hidden(&self) -> bool {
+        matches!(self, Self::Launcher | Self::Rank(_))
+    }
+}
+
 /// An entry, told by its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
@@ -132,6 +139,14 @@ mod tests {
                 assert!(found.is(&entry), "{entry:?}: {found:?}");
                 assert!(found.ranks.is_none_or(|found| found == ranks), "{found:?}");
             }
+        }
+    }
+
+    #[test]
+    fn members_of_the_compound_are_hidden_and_nothing_else_is() {
+        assert!(Role::Launcher.is_hidden() && Role::Rank(0).is_hidden());
+        for role in [Role::Run, Role::Compound, Role::Alone, Role::Attach, Role::Build] {
+            assert!(!role.is_hidden(), "{role:?}");
         }
     }
 

@@ -8,6 +8,7 @@
 //! | env, environment, options.env | our variables are updated, others stay |
 //! | lists of debugger commands | ours are updated, others stay |
 //! | a compound's members | ours are updated, others stay |
+//! | `cwd`, `terminal`, `presentation` and others of [`BY_DEFAULT`] | ours in a new entry, then the user's: changed or removed, it stays so |
 //! | anything else that is there already | the user's |
 //!
 //! When the debugger changes, or the request, what only the former one understands goes.
@@ -20,6 +21,10 @@ use super::json::Json;
 const OURS: [&str; 7] = ["name", "label", "type", "request", "program", "preLaunchTask", "command"];
 const COMMANDS: [&str; 6] =
     ["initCommands", "preRunCommands", "postRunCommands", "setupCommands", "attachCommands", "processCreateCommands"];
+/// Ours in a new entry, or in one that gets another debugger; from then on the user's, who may also remove it. Without these an
+/// entry works as well.
+const BY_DEFAULT: [&str; 7] =
+    ["cwd", "terminal", "runInTerminal", "presentation", "stopAll", "group", "problemMatcher"];
 /// What debuggers don't have in common.
 const OF_ONE_DEBUGGER: [&str; 16] = [
     "env",
@@ -100,11 +105,17 @@ pub(super) fn merge(old: &Json, wanted: &Json, features: &[String]) -> Json {
     for (key, value) in wanted {
         let slot = pairs.iter_mut().find(|(known, _)| *known == key).map(|(_, slot)| slot);
         match slot {
+            None if !switched && is_by_default(&key, &value) => {}
             None => pairs.push((key, value)),
             Some(slot) => *slot = merged_value(&key, slot, value, features),
         }
     }
     Json::Object(pairs)
+}
+
+/// Whether an entry may be without what it was made with. A worker's arguments are the user's; the launcher's are ours.
+fn is_by_default(key: &str, wanted: &Json) -> bool {
+    BY_DEFAULT.contains(&key) || key == "args" && wanted.list().is_empty()
 }
 
 fn merged_value(key: &str, old: &Json, wanted: Json, features: &[String]) -> Json {
@@ -218,6 +229,7 @@ fn is_ours(command: &Json) -> bool {
 mod tests {
     use super::*;
     use crate::editor::vscode::config::{attach, choose, launcher};
+    use crate::editor::vscode::entry::Role;
 
     /// For a package with the features `cuda` and `mine`.
     fn merge(old: &Json, wanted: &Json) -> Json {
@@ -234,7 +246,7 @@ mod tests {
 
     fn run(debugger: Debugger) -> Json {
         let args = ["ddp", "run", "--bin", "m"].map(str::to_owned).into();
-        launcher(debugger, "ddp: run m on 2 ranks".into(), args, debugger.name(), vec![], None)
+        launcher(debugger, &Role::Run, "ddp: run m on 2 ranks".into(), args, vec![], None)
     }
 
     fn with(value: &Json, key: &str, new: Json) -> Json {
@@ -250,6 +262,25 @@ mod tests {
                 assert_eq!(merge(&wanted, &wanted), wanted);
             }
         }
+    }
+
+    #[test]
+    fn defaults_that_the_user_changed_or_removed_stay_so() {
+        for debugger in Debugger::ALL {
+            let wanted = run(debugger);
+            for key in BY_DEFAULT.into_iter().filter(|key| wanted.get(key).is_some()) {
+                let removed = Json::Object(wanted.pairs().iter().filter(|(known, _)| known != key).cloned().collect());
+                assert_eq!(merge(&removed, &wanted), removed, "{key}");
+                let changed = with(&wanted, key, "mine".into());
+                assert_eq!(merge(&changed, &wanted), changed, "{key}");
+                // Not what the entry needs.
+                assert!(!OURS.contains(&key) && !COMMANDS.contains(&key), "{key}");
+            }
+        }
+        // Another debugger has its own.
+        let console = with(&run(Debugger::CodeLldb), "terminal", "console".into());
+        let merged = merge(&console, &run(Debugger::LldbDap));
+        assert_eq!((merged.get("terminal"), merged.get("runInTerminal")), (None, Some(&true.into())));
     }
 
     #[test]

@@ -25,7 +25,6 @@ mod tests;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-pub use crate::project::trainable::{Trainable, Workers};
 pub use debugger::Debugger;
 pub use file::File;
 pub use place::Place;
@@ -37,6 +36,7 @@ use files::Wanted;
 use json::Json;
 use source::Source;
 
+use crate::project::trainable::{Trainable, Workers};
 use crate::{Error, Result};
 
 /// What was asked for. What is left open stays as the files have it.

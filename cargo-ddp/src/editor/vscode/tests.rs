@@ -211,6 +211,26 @@ fn members_of_the_users_compounds_follow_a_new_name() {
 }
 
 #[test]
+fn rank_that_the_user_shows_stays_shown() {
+    let [launch, ..] = generated(&only(&["m"]), &request());
+    let rank = "ddp: m, rank 1 of 2";
+    let hidden = Json::object([("hidden", true.into())]);
+    assert_eq!(entry(&launch, rank).get("presentation"), Some(&hidden));
+    assert_eq!(entry(&launch, "ddp: m, one process").get("presentation"), None);
+    let at = launch.find(rank).unwrap();
+    let (before, after) = launch.split_at(at);
+    let key = ",\n      \"presentation\": {\n        \"hidden\": true\n      }";
+    assert!(after.contains(key), "{after}");
+    let shown = format!("{before}{}", after.replacen(key, "", 1));
+    let text = updated(&shown, &only(&["m"]), &request());
+    assert_eq!(text, shown);
+    // A new rank is hidden, and the one that was shown is not.
+    let more = updated(&shown, &only(&["m"]), &Request { workers: Some(Workers::nproc(3)), ..request() });
+    assert_eq!(entry(&more, "ddp: m, rank 1 of 3").get("presentation"), None);
+    assert_eq!(entry(&more, "ddp: m, rank 2 of 3").get("presentation"), Some(&hidden));
+}
+
+#[test]
 fn names_like_ours_that_are_none_stay() {
     let theirs =
         r#"{"configurations": [{"name": "ddp: the launcher"}, {"name": "ddp: build train"}, 7, {"name": null}]}"#;

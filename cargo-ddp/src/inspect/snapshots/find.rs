@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ddp_contract::snapshot::{self as format, Manifest, SnapshotError, ValidSnapshot};
 
+use super::nearby;
 use crate::{Error, Result};
 
 /// A snapshot folder, whole or not.
@@ -50,19 +51,36 @@ pub fn list(path: &Path) -> Result<Vec<Listed>> {
 pub fn whole(path: &Path) -> Result<ValidSnapshot> {
     if is_snapshot(path) {
         let whole = format::valid(path).map_err(|damage| Error::Damaged { folder: path.to_owned(), damage })?;
-        return whole.ok_or_else(|| Error::NoSnapshot(path.to_owned()));
+        return whole.ok_or_else(|| no_snapshot(path));
     }
     below(path)?;
     let search = format::newest_valid(path).map_err(cant_read(path))?;
     search.valid.ok_or_else(|| match search.skipped.into_iter().next() {
         Some((folder, damage)) => Error::Damaged { folder, damage },
-        None => Error::NoSnapshot(path.to_owned()),
+        None => no_snapshot(path),
     })
+}
+
+fn no_snapshot(dir: &Path) -> Error {
+    let others = nearby::folders_below(Path::new("."));
+    Error::NoSnapshot { dir: dir.to_owned(), others: others.iter().map(|path| tidy(path)).collect() }
+}
+
+/// Without the `./` before it.
+fn tidy(path: &Path) -> PathBuf {
+    path.strip_prefix(".").unwrap_or(path).to_owned()
 }
 
 /// Below `dir`, newest first; at least one.
 fn below(dir: &Path) -> Result<Vec<PathBuf>> {
-    let no_folder = |problem| Err(Error::NoSnapshotFolder { path: dir.to_owned(), problem });
+    let no_folder = |problem| {
+        let others = nearby::folders_below(Path::new("."));
+        Err(Error::NoSnapshotFolder {
+            path: dir.to_owned(),
+            problem,
+            others: others.iter().map(|path| tidy(path)).collect(),
+        })
+    };
     match fs::metadata(dir) {
         Ok(found) if found.is_dir() => {}
         Ok(_) => return no_folder("it is not a directory"),
@@ -70,7 +88,7 @@ fn below(dir: &Path) -> Result<Vec<PathBuf>> {
         Err(err) => return Err(cant_read(dir)(err)),
     }
     let folders = format::list(dir).map_err(cant_read(dir))?;
-    if folders.is_empty() { Err(Error::NoSnapshot(dir.to_owned())) } else { Ok(folders) }
+    if folders.is_empty() { Err(no_snapshot(dir)) } else { Ok(folders) }
 }
 
 /// The newest snapshot at `path`, valid or not.

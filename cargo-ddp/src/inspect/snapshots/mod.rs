@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `find` | which snapshot a path means, and all there are |
 //! | `tensors` | safetensors files, read where they lie |
+//! | `nearby` | where snapshots are when nobody says it |
 //! | `foreign` | what a file is that is no safetensors file |
 //! | `diff` | how two sets of tensors differ |
 //! | `prune` | which snapshots go |
@@ -19,6 +20,7 @@ mod find;
 mod foreign;
 mod import;
 mod names;
+mod nearby;
 mod prune;
 mod tensors;
 mod torch_file;
@@ -28,5 +30,6 @@ pub use export::export;
 pub use find::{Listed, list, whole};
 pub use import::import;
 pub use names::Names;
+pub use nearby::usual_folder;
 pub use prune::{Goal, Keep, prune};
 pub use tensors::{TensorFile, TensorInfo};

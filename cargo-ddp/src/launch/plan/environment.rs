@@ -89,7 +89,7 @@ mod tests {
     use crate::machine::Machine;
 
     fn plan() -> LaunchPlan {
-        let options = Options { nproc: Some(2), ..Options::default() };
+        let options = Options { nproc: Some(super::super::Nproc::Count(2)), ..Options::default() };
         let mut plan = resolve(&options, &Machine::example()).unwrap().plan;
         plan.gpus = Some(vec!["2".into(), "3".into()]);
         plan.nodes.members[0].gpus = plan.gpus.clone();

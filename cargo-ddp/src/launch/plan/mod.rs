@@ -12,6 +12,7 @@
 pub(crate) mod binding;
 mod environment;
 mod note;
+mod nproc;
 mod options;
 mod placement;
 mod rendezvous;
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 pub use binding::Binding;
 pub use note::Note;
+pub use nproc::Nproc;
 pub use options::Options;
 pub use resolve::Resolved;
 pub(crate) use resolve::resolve;
@@ -64,7 +66,7 @@ pub struct LaunchPlan {
     /// Where they meet; `None` for a job on one node.
     pub rendezvous: Option<Rendezvous>,
     /// CUDA_VISIBLE_DEVICES for every worker; worker N uses the N-th of them. Of MIG instances, of which CUDA gives a
-    /// process one, each worker sees only its own. `None` leaves the variable unchanged.
+    /// process one, each worker sees only its own. `None` leaves the variable unchanged; an empty list hides all GPUs.
     pub gpus: Option<Vec<String>>,
     /// Where each worker runs; empty: anywhere.
     pub bindings: Vec<Binding>,
@@ -84,6 +86,8 @@ pub struct LaunchPlan {
     pub(crate) preset: BTreeSet<String>,
     /// Where an outer launcher (a scheduler's agent) looks for the cause of a failure.
     pub(crate) outer_error_file: Option<PathBuf>,
+    /// Variables that are meant for this launcher alone: workers do not inherit them.
+    pub withheld: Vec<String>,
 }
 
 /// What becomes of the port where ranks meet, which is ours before a worker starts.

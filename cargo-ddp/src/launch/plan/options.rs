@@ -1,6 +1,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::{Nproc, Show};
+
 /// What the user asks of a launch, from flags, environment and Cargo.toml together. `None` and `false` are the defaults.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -9,11 +11,13 @@ pub struct Options {
     /// GPUs to use, one worker each: numbers, ranges, UUIDs, MIG instances or `all`.
     pub gpus: Option<String>,
     /// Number of workers.
-    pub nproc: Option<usize>,
+    pub nproc: Option<Nproc>,
     /// Bind each worker to the cores and the memory of its GPU's NUMA node, or to its share of the cores.
     pub bind: bool,
     /// [`Rules::max_restarts`](super::Rules::max_restarts).
     pub max_restarts: Option<u32>,
+    /// The program may not report to the launcher: without `max_restarts`, it is restarted only once it has reported something.
+    pub only_reporting: bool,
     /// [`Rules::backoff`](super::Rules::backoff).
     pub backoff: Option<Duration>,
     /// [`Rules::grace`](super::Rules::grace).
@@ -23,7 +27,7 @@ pub struct Options {
     /// [`Rules::restart_on_stall`](super::Rules::restart_on_stall).
     pub restart_on_stall: bool,
     /// Ranks whose output is shown: `all`, `none`, or `0,1`.
-    pub show: Option<String>,
+    pub show: Option<Show>,
     /// The rank that reads standard input.
     pub stdin: Option<usize>,
     /// Number of nodes.
@@ -36,6 +40,8 @@ pub struct Options {
     pub master_port: Option<u16>,
     /// How long to wait for all nodes to join.
     pub join_timeout: Option<Duration>,
+    /// Variables that are meant for this launcher alone: workers do not inherit them.
+    pub withheld: Vec<String>,
     /// File with the secret of a job on several nodes.
     pub secret_file: Option<PathBuf>,
 }

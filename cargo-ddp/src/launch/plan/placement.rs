@@ -1,7 +1,7 @@
 //! How many workers there are, and what each of them runs on.
 
-use super::Note;
 use super::binding::{Binding, bind};
+use super::{Note, Nproc};
 use crate::machine::Machine;
 use crate::machine::gpus::{self, Gpu};
 use crate::{Error, Result};
@@ -18,14 +18,15 @@ impl Placement {
     /// Chooses GPUs: those of the list, or the first `nproc` of those that are visible, or all that are visible.
     pub(super) fn choose(
         list: Option<&str>,
-        nproc: Option<usize>,
+        nproc: Option<Nproc>,
         machine: &Machine,
         notes: &mut Vec<Note>,
     ) -> Result<Self> {
         let visible = machine.environment.text(ddp_contract::env::CUDA_VISIBLE_DEVICES);
+        let bad = |problem: String| Error::BadOption { option: "nproc", problem };
         let on_cpu = |nproc| Ok(Self { gpus: None, numa_nodes: vec![None; nproc] });
-        if nproc == Some(0) {
-            return Err(Error::BadOption { option: "nproc", problem: "expected at least 1 worker".into() });
+        if nproc == Some(Nproc::Count(0)) {
+            return Err(bad("expected at least 1 worker".into()));
         }
         // Without a driver, only those who ask for GPUs need to know.
         let there: &[Gpu] = match &machine.gpus {
@@ -38,11 +39,20 @@ impl Placement {
             (None, nproc) => {
                 let all = gpus::available(there, visible);
                 match nproc {
-                    Some(nproc) if all.is_empty() => return on_cpu(nproc),
-                    Some(nproc) if nproc <= all.len() => all[..nproc].to_vec(),
-                    Some(nproc) => {
-                        let problem = format!("{nproc} workers need {nproc} GPUs, and there are {}", all.len());
-                        return Err(Error::BadGpuList { list: all.join(","), problem });
+                    Some(Nproc::Gpu) if all.is_empty() => {
+                        return Err(bad("`gpu` is one worker per GPU, and this machine has none".into()));
+                    }
+                    Some(Nproc::Auto) if all.is_empty() => return on_cpu(machine.cores),
+                    // An empty list hides the GPUs from the workers.
+                    Some(Nproc::Cpu) => {
+                        let gpus = (!all.is_empty()).then(Vec::new);
+                        return Ok(Self { gpus, numa_nodes: vec![None; machine.cores] });
+                    }
+                    Some(Nproc::Gpu | Nproc::Auto) => all,
+                    Some(Nproc::Count(nproc)) if all.is_empty() => return on_cpu(nproc.into()),
+                    Some(Nproc::Count(nproc)) if usize::from(nproc) <= all.len() => all[..nproc.into()].to_vec(),
+                    Some(Nproc::Count(nproc)) => {
+                        return Err(bad(format!("{nproc} workers need {nproc} GPUs, and there are {}", all.len())));
                     }
                     None if all.is_empty() => {
                         notes.push(Note::NoGpu);

@@ -37,7 +37,7 @@ pub(crate) fn resolve(options: &Options, machine: &Machine) -> Result<Resolved> 
         notes.push(Note::Bindings(bindings.clone()));
     }
     let bad = |option, problem| Error::BadOption { option, problem };
-    let show: Show = options.show.as_deref().unwrap_or("all").parse().map_err(|problem| bad("show", problem))?;
+    let show = options.show.clone().unwrap_or(Show::All);
     let rendezvous = rendezvous(options, &machine.environment)?;
     // With several nodes, who has which ranks is not known yet.
     let check_rank = |option, rank: usize| match rank < nproc || rendezvous.is_some() {
@@ -66,6 +66,7 @@ pub(crate) fn resolve(options: &Options, machine: &Machine) -> Result<Resolved> 
         bindings,
         rules: Rules {
             max_restarts: options.max_restarts.unwrap_or(defaults.max_restarts),
+            only_reporting: options.only_reporting && options.max_restarts.is_none(),
             backoff: options.backoff.unwrap_or(defaults.backoff),
             grace: options.grace.unwrap_or(defaults.grace),
             stall_timeout: options.stall_timeout,
@@ -76,6 +77,7 @@ pub(crate) fn resolve(options: &Options, machine: &Machine) -> Result<Resolved> 
         debug: None,
         interfaces: machine.interfaces.clone(),
         preset: machine.environment.names().map(str::to_owned).collect(),
+        withheld: options.withheld.clone(),
         outer_error_file: machine.environment.get(env::ERROR_FILE).map(PathBuf::from),
     };
     Ok(Resolved { plan, notes })
@@ -116,6 +118,7 @@ fn omp_num_threads(nproc: usize, bindings: &[Binding], machine: &Machine) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::launch::plan::Nproc;
     use crate::machine::gpus::{Gpu, Memory};
 
     fn problem(options: &Options, machine: &Machine) -> String {
@@ -146,7 +149,7 @@ mod tests {
         let visible = |value: &str| Machine { environment: [("CUDA_VISIBLE_DEVICES", value)].into(), ..with_gpus(4) };
         let gpus = |machine: &Machine| resolve(&Options::default(), machine).unwrap().plan.gpus.unwrap();
         assert_eq!(gpus(&visible("3,1")), ["3", "1"]);
-        let three = Options { nproc: Some(3), ..Options::default() };
+        let three = Options { nproc: Some(Nproc::Count(3)), ..Options::default() };
         assert!(problem(&three, &visible("3,1")).contains("3 workers need 3 GPUs, and there are 2"));
         let asked = Options { gpus: Some("0".into()), ..Options::default() };
         assert!(problem(&asked, &visible("3,1")).contains("not among CUDA_VISIBLE_DEVICES"));
@@ -177,7 +180,7 @@ mod tests {
     // Zero workers divided by zero, and zero nodes had no member.
     #[test]
     fn plan_of_no_workers_or_no_nodes_is_refused() {
-        let none = Options { nproc: Some(0), ..Options::default() };
+        let none = Options { nproc: Some(Nproc::Count(0)), ..Options::default() };
         assert_eq!(problem(&none, &Machine::example()), "--nproc: expected at least 1 worker");
         assert_eq!(problem(&none, &with_gpus(2)), "--nproc: expected at least 1 worker");
         let none = Options { nnodes: Some(0), node_rank: Some(0), ..Options::default() };
@@ -186,9 +189,9 @@ mod tests {
 
     #[test]
     fn plan_refuses_ranks_and_nodes_that_do_not_exist() {
-        let two = Options { nproc: Some(2), ..Options::default() };
+        let two = Options { nproc: Some(Nproc::Count(2)), ..Options::default() };
         let refused = |options: Options| problem(&options, &Machine::example());
-        let show = Options { show: Some("1,2".into()), ..two.clone() };
+        let show = Options { show: Some(Show::Only(vec![1, 2])), ..two.clone() };
         assert_eq!(refused(show.clone()), "--show: rank 2 not found: ranks are 0 to 1");
         assert_eq!(refused(Options { stdin: Some(7), ..two.clone() }), "--stdin: rank 7 not found: ranks are 0 to 1");
         assert_eq!(refused(Options { node_rank: Some(1), ..two.clone() }), "--node-rank: it needs --nnodes");

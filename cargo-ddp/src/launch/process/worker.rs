@@ -86,6 +86,9 @@ impl Worker {
         command.env_remove(env::DEBUG);
         // The launchers' alone: a program may print its environment.
         command.env_remove(env::JOB_SECRET).env_remove(env::JOB_SECRET_FILE);
+        for name in &plan.withheld {
+            command.env_remove(name);
+        }
         let mut inherited = vec![event_writer.as_raw_fd()];
         if let Some(socket) = port.listener().filter(|_| rank == 0) {
             command.env(env::STORE_FD, socket.as_raw_fd().to_string());

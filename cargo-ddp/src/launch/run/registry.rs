@@ -114,14 +114,6 @@ impl Registry {
         jobs
     }
 
-    /// Those of [`running`](Self::running) that belong to the project in this directory.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for `ps` and `stop` without --all"))]
-    pub fn jobs_of(&self, project: &Path) -> Vec<Job> {
-        let mut jobs = self.running();
-        jobs.retain(|job| belongs_to(job, project));
-        jobs
-    }
-
     /// The jobs of this user that run elsewhere, as far as is known here. They can be neither looked at nor signaled.
     pub fn elsewhere(&self) -> Vec<Elsewhere> {
         let mut jobs: Vec<_> = self.entries().into_iter().filter_map(Result::err).collect();
@@ -137,7 +129,7 @@ impl Registry {
 
 /// Whether the job was started for this project, or for one inside of it. Jobs of earlier versions name no project: the
 /// directory that they were started in counts.
-fn belongs_to(job: &Job, project: &Path) -> bool {
+pub fn belongs_to(job: &Job, project: &Path) -> bool {
     let of_job = if job.project.as_os_str().is_empty() { &job.folder } else { &job.project };
     let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     real(of_job).starts_with(real(project))
@@ -327,15 +319,14 @@ mod tests {
     }
 
     #[test]
-    fn registry_lists_the_jobs_of_a_project() {
+    fn registry_lists_running_jobs() {
         let (dir, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let own = origin::own();
         let mine = Job { project: dir.path().into(), ..job(&dir.path().join("1"), own.pid, Some(own.clone())) };
         fs::create_dir(cache.path().join("jobs")).unwrap();
         let (_, _lock) = entry(&cache.path().join("jobs"), &origin::to_name(&own), &mine);
         let registry = Registry::in_cache(Some(cache.path()));
-        assert_eq!(registry.jobs_of(dir.path()), [mine]);
-        assert_eq!(registry.jobs_of(&dir.path().join("other")), []);
+        assert_eq!(registry.running(), [mine]);
         assert_eq!(Registry::in_cache(None).running(), []);
     }
 }

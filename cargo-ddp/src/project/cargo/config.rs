@@ -7,10 +7,10 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use toml::{Table, Value};
 
+use super::host::host;
 use super::runner::Runner;
 use crate::{Error, Result};
 
@@ -153,14 +153,6 @@ pub(in crate::project) fn included(file: &Table) -> Vec<(String, bool)> {
 pub fn home(folder: &Path, variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let set = variable("CARGO_HOME").filter(|home| !home.is_empty());
     set.map(|home| folder.join(home)).or_else(|| Some(std::env::home_dir()?.join(".cargo")))
-}
-
-/// This machine's triple, as rustc names it.
-pub fn host() -> Option<String> {
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let output = Command::new(rustc).arg("-vV").output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    Some(text.lines().find_map(|line| line.strip_prefix("host: "))?.trim().to_owned())
 }
 
 #[cfg(test)]

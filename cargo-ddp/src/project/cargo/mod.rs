@@ -1,9 +1,10 @@
 //! cargo: where a project is, and building it.
 
 mod config;
+mod host;
 mod runner;
 mod select;
-mod store;
+mod settings;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -21,8 +22,10 @@ use crate::project::trainable::Trainable;
 use crate::{Error, Result};
 
 pub(in crate::project) use config::included;
-pub use config::{BuildConfig, BuildTarget, TARGET_DIR_VARIABLES, TARGET_VARIABLE, home, host};
+pub use config::{BuildConfig, BuildTarget, TARGET_DIR_VARIABLES, TARGET_VARIABLE, home};
+pub use host::host;
 use select::Chosen;
+pub use settings::{SettingsTable, SettingsTables};
 
 /// The cargo that runs us, or the one on PATH.
 pub fn program() -> OsString {

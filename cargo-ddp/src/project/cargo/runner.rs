@@ -8,7 +8,7 @@ use std::str::FromStr;
 use cargo_platform::{Cfg, Platform};
 use toml::{Table, Value};
 
-use super::config::host;
+use super::host::host;
 use crate::{Error, Result};
 
 /// A runner in one of cargo's files.

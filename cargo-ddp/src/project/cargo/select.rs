@@ -5,7 +5,6 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use cargo_metadata::{CrateType, Package, PackageId, Target, TargetKind};
-use serde_json::Value;
 
 use super::{Project, Selection};
 use crate::{Error, Result};
@@ -92,24 +91,17 @@ impl Project {
         }
     }
 
-    /// `package.metadata` of the package that the selection runs. Where that is not clear: of the only package that could be
-    /// meant; null, if there are several.
-    pub fn package_metadata(&self, selection: &Selection) -> &Value {
+    /// The package that the selection runs. Where that is not clear: the only package that could be meant.
+    pub(super) fn package_of(&self, selection: &Selection) -> Option<&Package> {
         if let Ok(Some(chosen)) = self.choose(selection)
             && let Some(package) = self.metadata.packages.iter().find(|package| package.id == chosen.package)
         {
-            return &package.metadata;
+            return Some(package);
         }
         match self.selected(selection).as_slice() {
-            [one] => &one.metadata,
-            _ => &Value::Null,
+            [one] => Some(one),
+            _ => None,
         }
-    }
-
-    /// `package.metadata` of the workspace's package with this name.
-    pub fn metadata_of(&self, package: &str) -> &Value {
-        let packages = self.metadata.workspace_packages();
-        packages.into_iter().find(|other| other.name == package).map_or(&Value::Null, |package| &package.metadata)
     }
 }
 

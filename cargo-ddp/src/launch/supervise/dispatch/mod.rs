@@ -52,6 +52,14 @@ pub(crate) struct Dispatcher {
     has_trained: bool,
     /// A worker of this attempt has ended as [`Exit::PREEMPTED`].
     preempted: bool,
+    /// A worker of this attempt has ended neither after its work nor as [`Exit::PREEMPTED`].
+    unsaved: bool,
+    /// The first worker that failed by itself after the job was asked to stop, and when.
+    failed: Option<(Failure, Instant)>,
+    /// When the job was asked to stop, it was about to restart after a failure.
+    failed_before: bool,
+    /// A worker has sent an event, in any attempt.
+    has_reported: bool,
     /// The stall in progress was reported.
     stalled: bool,
     /// A node is gone, so there is no further attempt.
@@ -102,6 +110,10 @@ impl Dispatcher {
             started: now,
             has_trained: false,
             preempted: false,
+            unsaved: false,
+            failed: None,
+            failed_before: false,
+            has_reported: false,
             stalled: false,
             node_is_lost: false,
         }
@@ -249,6 +261,7 @@ impl Dispatcher {
         self.ranks[rank].alive = false;
         let last = !self.ranks.iter().any(|rank| rank.alive);
         self.preempted |= exit == Exit::PREEMPTED;
+        self.unsaved |= exit != Exit::PREEMPTED && exit != Exit::Code(0);
         match &mut self.state {
             State::Stopping { reason: Reason::Failure(failure, _), .. } if failure.rank == rank => {
                 // A rank that was ended because it held the others up.
@@ -263,6 +276,10 @@ impl Dispatcher {
                 failure.consequences.insert(0, (consequence.rank, consequence.exit));
             }
             State::Stopping { reason: Reason::Failure(failure, _), .. } => failure.consequences.push((rank, exit)),
+            State::Stopping { reason: Reason::Signal(signal), deadline, .. } => {
+                let asked = deadline.is_none() || new.exit.is_answer_to(*signal);
+                self.failed_while_stopping(new, asked, now);
+            }
             State::Stopping { .. } | State::Waiting(_) => {}
             State::Running if exit == Exit::Code(0) || exit == Exit::PREEMPTED => {}
             State::Running => {
@@ -274,6 +291,28 @@ impl Dispatcher {
             }
         }
         if last { self.all_gone(now) } else { vec![] }
+    }
+
+    /// After a signal to the job, as after a failure, the first one to fail is the cause, unless it only misses a peer that was
+    /// dying. `asked`: it ended because of the signal.
+    fn failed_while_stopping(&mut self, new: Failure, asked: bool, now: Instant) {
+        match &mut self.failed {
+            None if asked => {}
+            None => self.failed = Some((new, now)),
+            Some((first, since)) if !asked && now.duration_since(*since) <= SIMULTANEOUS && new.explains(first) => {
+                let consequence = std::mem::replace(first, new);
+                first.consequences = consequence.consequences;
+                first.consequences.insert(0, (consequence.rank, consequence.exit));
+            }
+            Some((first, _)) => first.consequences.push((new.rank, new.exit)),
+        }
+    }
+
+    /// Whether a failure after the job was asked to stop is more than a program's own way to end then, or a peer's end: it says
+    /// why, it crashed, or its peers have saved a snapshot.
+    fn is_error(&self, failure: &Failure) -> bool {
+        let says_why = failure.message.is_some() && !failure.misses_a_peer();
+        !self.failed_before && (says_why || matches!(failure.exit, Exit::Signal(_)) || self.preempted)
     }
 
     fn failure(&self, rank: usize, pid: u32) -> Failure {
@@ -298,6 +337,12 @@ impl Dispatcher {
                 None => return self.restart(failure, now),
             },
             State::Stopping { reason: Reason::NodeLost(why), .. } => Verdict::NodeLost(why),
+            State::Stopping { reason: Reason::Signal(signal), .. } if self.unsaved => {
+                match self.failed.take().filter(|(failure, _)| self.is_error(failure)) {
+                    Some((failure, _)) => Verdict::Failed(failure, NoRestart::Stopping),
+                    None => Verdict::Stopped(signal),
+                }
+            }
             _ if self.preempted => Verdict::Preempted { snapshot: self.newest.take().map(|known| known.snapshot) },
             State::Stopping { reason: Reason::Signal(signal), .. } => Verdict::Stopped(signal),
             State::Running | State::Waiting(_) => Verdict::Done { restarts: self.attempt },
@@ -312,6 +357,9 @@ impl Dispatcher {
             Some(NoRestart::Never)
         } else if failure.is_usage_error() && !self.has_trained {
             Some(NoRestart::Usage)
+        } else if self.rules.only_reporting && !self.has_reported && failure.stalled.is_none() {
+            // (That a stalled rank is restarted was asked for.)
+            Some(NoRestart::Unreported)
         } else if self.previous.as_ref().is_some_and(|previous| failure.is_repeat_of(previous)) {
             Some(NoRestart::Again)
         } else if self.used >= self.rules.max_restarts {
@@ -342,6 +390,8 @@ impl Dispatcher {
         self.state = State::Running;
         self.started = now;
         self.preempted = false;
+        self.unsaved = false;
+        self.failed = None;
         self.stalled = false;
         for rank in &mut self.ranks {
             *rank = Rank { alive: true, step: None, sends_events: false, sign: now };
@@ -362,6 +412,7 @@ impl Dispatcher {
             }
             _ => {
                 let deadline = Some(now + self.rules.grace);
+                self.failed_before = matches!(self.state, State::Stopping { reason: Reason::Failure(..), .. });
                 self.state = State::Stopping { reason: Reason::Signal(signal), deadline, reminder: None };
                 vec![Action::Signal(signal)]
             }
@@ -413,6 +464,7 @@ impl Dispatcher {
 
     fn note(&mut self, rank: usize, event: Event, now: Instant) {
         self.ranks[rank].sends_events = true;
+        self.has_reported = true;
         self.ranks[rank].sign = now;
         self.stalled = false;
         match event {

@@ -1,5 +1,6 @@
 //! Which failures are the same, and which is the cause of another.
 
+use ddp_contract::LOST_PEER;
 use libc::{SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use crate::launch::outcome::{Exit, Failure};
@@ -11,6 +12,17 @@ fn is_from_outside(exit: Exit) -> bool {
         Exit::Code(code) => code - 128,
     };
     matches!(signal, SIGHUP | SIGINT | SIGQUIT | SIGKILL | SIGUSR1 | SIGUSR2 | SIGTERM)
+}
+
+impl Exit {
+    /// After the work, after saving, or by the signal that asked it to (or SIGKILL, as it did not listen).
+    pub(super) fn is_answer_to(self, signal: i32) -> bool {
+        match self {
+            Self::Code(0) | Self::PREEMPTED => true,
+            Self::Code(code) => [signal, SIGKILL].contains(&(code - 128)),
+            Self::Signal(end) => [signal, SIGTERM, SIGKILL].contains(&end),
+        }
+    }
 }
 
 impl Failure {
@@ -41,7 +53,7 @@ impl Failure {
         other.stalled.is_none() && other.misses_a_peer() && !asked && !self.misses_a_peer()
     }
 
-    fn misses_a_peer(&self) -> bool {
+    pub(super) fn misses_a_peer(&self) -> bool {
         let says = |text: &str| PEER_IS_GONE.iter().any(|words| text.contains(words));
         // NCCL's watchdog leaves no error file.
         self.message.as_deref().is_some_and(says) || self.exit == ABORTED && says(&self.stderr)
@@ -98,7 +110,8 @@ const ASKED: Exit = Exit::Code(128 + SIGTERM);
 /// How a process ends in which NCCL's watchdog, or another thread of libtorch, met an error: by SIGABRT.
 const ABORTED: Exit = Exit::Signal(6);
 /// What Gloo, NCCL, its watchdog, the TCPStore and ddp-runtime report when another rank is gone.
-const PEER_IS_GONE: [&str; 11] = [
+const PEER_IS_GONE: [&str; 12] = [
+    LOST_PEER,
     "Connection closed by peer",
     "Connection reset by peer",
     "Broken pipe",

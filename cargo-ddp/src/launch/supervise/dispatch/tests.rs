@@ -136,6 +136,8 @@ fn rank_that_misses_a_peer_is_not_the_cause_when_one_died_by_itself() {
     let missing = (Exit::Code(1), Some(GONE));
     assert_eq!(cause(missing, (Exit::Signal(SIGKILL), None), 3), (2, vec![1, 0]));
     assert_eq!(cause(missing, (Exit::Code(101), Some("panic: told to")), 3), (2, vec![1, 0]));
+    let in_our_words = Some("lost the connection to a peer during all_reduce; that peer ended first");
+    assert_eq!(cause((Exit::Code(1), in_our_words), (Exit::Signal(SIGKILL), None), 3), (2, vec![1, 0]));
     // By its own death it could not be missed.
     assert_eq!(cause(missing, (Exit::Signal(SIGKILL), None), 3000), (1, vec![2, 0]));
     // It misses a peer as well, or does as it was asked to.
@@ -547,6 +549,72 @@ fn workers_that_save_and_exit_when_asked_did_not_fail() {
         let snapshot = Some(snapshot);
         assert_eq!(job.exit(0, Exit::PREEMPTED), [Action::Finish(Verdict::Preempted { snapshot })]);
     }
+}
+
+/// What a job of two ranks comes to that is asked to stop, and whose ranks then end in this way.
+fn stopped(ends: [(usize, Exit, Option<&str>); 2]) -> Verdict {
+    let mut job = Job::new(2, 3);
+    job.step(0, 7);
+    assert_eq!(job.signal(SIGTERM), [Action::Signal(SIGTERM)]);
+    job.saved(7);
+    let [(first, exit, message), last] = ends;
+    assert_eq!(job.says(first, exit, message), []);
+    match &mut job.says(last.0, last.1, last.2)[..] {
+        [Action::Finish(verdict)] => verdict.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn error_after_a_request_to_stop_is_not_a_preemption() {
+    let failed = Exit::Code(1);
+    for ends in [
+        [(1, failed, Some("disk full")), (0, Exit::PREEMPTED, None)],
+        [(0, Exit::PREEMPTED, None), (1, failed, Some("disk full"))],
+        [(0, Exit::PREEMPTED, None), (1, failed, None)],
+        [(1, failed, Some("disk full")), (0, Exit::Signal(SIGTERM), None)],
+        [(1, Exit::Signal(11), None), (0, Exit::PREEMPTED, None)],
+    ] {
+        let Verdict::Failed(failure, NoRestart::Stopping) = stopped(ends) else { panic!("{ends:?}") };
+        assert_eq!(failure.rank, 1, "{ends:?}");
+        assert_ne!(Verdict::Failed(failure, NoRestart::Stopping).exit_code(), crate::exit::PREEMPTED);
+    }
+    // The cause comes first, whoever was noticed first.
+    let gone = Some("Connection closed by peer");
+    let Verdict::Failed(failure, _) = stopped([(0, failed, gone), (1, failed, Some("disk full"))]) else { panic!() };
+    assert_eq!((failure.rank, failure.consequences), (1, vec![(0, failed)]));
+}
+
+#[test]
+fn end_by_the_signal_is_no_error_and_no_preemption() {
+    let failed = Exit::Code(1);
+    for ends in [
+        [(0, Exit::PREEMPTED, None), (1, Exit::Signal(SIGTERM), None)],
+        [(0, Exit::PREEMPTED, None), (1, Exit::Signal(SIGKILL), None)],
+        [(0, Exit::Code(143), None), (1, Exit::Code(0), None)],
+        // A program that ends in its own way when asked, or whose peer did.
+        [(0, failed, None), (1, failed, None)],
+        [(0, Exit::Signal(SIGTERM), None), (1, failed, Some("Connection closed by peer"))],
+    ] {
+        assert_eq!(stopped(ends), Verdict::Stopped(SIGTERM), "{ends:?}");
+    }
+    let snapshot = Some("snapshots/step".into());
+    assert_eq!(stopped([(0, Exit::PREEMPTED, None), (1, Exit::Code(0), None)]), Verdict::Preempted { snapshot });
+}
+
+#[test]
+fn program_that_reports_nothing_is_restarted_only_on_request() {
+    let rules = Rules { only_reporting: true, ..Rules::default() };
+    let mut silent = Job::with(1, rules.clone());
+    let [Action::Finish(Verdict::Failed(_, why))] = &silent.exit(0, Exit::Code(1))[..] else { panic!() };
+    assert_eq!(*why, NoRestart::Unreported);
+    let mut reporting = Job::with(1, rules);
+    reporting.step(0, 1);
+    assert!(matches!(reporting.exit(0, Exit::Code(1))[..], [Action::Announce { .. }, Action::Start { .. }]));
+    // Once is enough: a later attempt may fail before it reports.
+    assert!(matches!(reporting.exit(0, Exit::Code(3))[..], [Action::Announce { .. }]));
+    let mut asked_for = Job::new(1, 3);
+    assert!(matches!(asked_for.exit(0, Exit::Code(1))[..], [Action::Announce { .. }, Action::Start { .. }]));
 }
 
 #[test]
