@@ -29,6 +29,7 @@ mod resume;
 mod runs;
 mod sampler;
 mod setup;
+mod shared;
 mod shells;
 mod snapshot_commands;
 mod snapshots;
