@@ -111,8 +111,7 @@ pub fn linear_project() -> &'static Path {
     })
 }
 
-/// The libtorch that `cargo ddp setup` has linked a project to. By the link's own name, which differs between projects,
-/// cargo would build torch-sys anew for each.
+/// The libtorch that `cargo ddp setup` has linked a project to: the value of LIBTORCH that all projects share.
 pub fn libtorch_of(project: &Path) -> PathBuf {
     fs::canonicalize(project.join(".ddp/libtorch")).unwrap()
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use ddp_tests::{Ddp, cargo_ddp, kept, processes, repo};
+use ddp_tests::{Ddp, cargo_ddp, kept, linear_project, processes, repo};
 use tempfile::tempdir;
 
 /// libtorch's symbols take some seconds and some 500 MB in each debugger: one test at a time.
@@ -35,12 +35,12 @@ fn is_here(names: &[&str]) -> bool {
 fn project() -> &'static Path {
     static PROJECT: OnceLock<PathBuf> = OnceLock::new();
     PROJECT.get_or_init(|| {
+        linear_project(); // compiles the dependencies for all
         let project = kept().join("debugged");
         let _ = fs::remove_dir_all(&project);
         Ddp::new(["new", project.to_str().unwrap()]).run().succeeds();
         fs::copy(repo().join("Cargo.lock"), project.join("Cargo.lock")).unwrap();
-        // What is built outlives the project, and is where launch configurations look for it. (Not shared with `linear`: each
-        // project's libtorch has a path of its own, for which torch-sys builds anew.)
+        // What is built outlives the project, and is where launch configurations look for it.
         fs::create_dir_all(kept().join("debugged-target")).unwrap();
         std::os::unix::fs::symlink("../debugged-target", project.join("target")).unwrap();
         let main = project.join("src/main.rs");

@@ -62,8 +62,8 @@ fn a_crate_gets_what_it_lacks_and_a_second_call_changes_nothing() {
     assert!(manifest.contains("# none yet") && manifest.contains("\nddp-runtime = "), "{manifest}");
     assert!(manifest.contains("\ntch = \"0.26\"\n") && !manifest.contains("[workspace]"), "{manifest}");
     let config = text(&dir.path().join(".cargo/config.toml"));
-    assert!(config.starts_with("# mine\n[build]\njobs = 2 # two\n"), "{config}");
-    assert!(config.contains("LIBTORCH = { value = \".ddp/libtorch\", relative = true }"), "{config}");
+    assert!(config.contains("# mine\n[build]\njobs = 2 # two\n"), "{config}");
+    assert!(config.contains("include = [{ path = \"../.ddp/cargo.toml\", optional = true }]"), "{config}");
     assert_eq!(text(&dir.path().join(".gitignore")), "/target\n/.ddp\n/snapshots\n");
     assert_eq!(text(&dir.path().join("src/main.rs")), "fn main() {}\n");
     let made = files(dir.path());
@@ -131,4 +131,34 @@ fn what_can_not_be_made_trainable_is_refused_and_left_alone() {
     write(&dir.path().join("Cargo.toml"), MANIFEST);
     init(dir.path(), &["--workspace"]).ends_with(2).says(&["there is no workspace around it", "hint: "]);
     assert_eq!(files(dir.path()).len(), 1);
+}
+
+#[test]
+fn libtorch_of_an_older_init_moves_to_the_included_file_and_the_users_own_stays() {
+    let old = "LIBTORCH = { value = \".ddp/libtorch\", relative = true }";
+    let own = "LIBTORCH = \"/opt/libtorch\"";
+    let include = "include = [{ path = \"../.ddp/cargo.toml\", optional = true }]";
+    for (before, includes) in [
+        (format!("[env]\n{old}\n"), true),
+        (format!("[env]\nOTHER = \"1\"\n{old}\n"), true),
+        (format!("include = [{{ path = \"mine.toml\" }}]\n\n[env]\n{old}\n"), true),
+        (format!("[env]\n{own}\n"), false),
+        ("include = [\"mine.toml\"]\n".to_owned(), false),
+    ] {
+        let dir = tempdir().unwrap();
+        crate_in(dir.path());
+        let path = dir.path().join(".cargo/config.toml");
+        write(&path, &before);
+        write(&dir.path().join(".cargo/mine.toml"), "");
+        init(dir.path(), &[]).succeeds();
+        let after = text(&path);
+        assert_eq!(after.contains("../.ddp/cargo.toml"), includes, "{after}");
+        assert_eq!(after.contains("mine.toml"), before.contains("mine.toml"), "{after}");
+        assert_eq!(after.contains(old), !includes && !before.contains(own), "{after}");
+        assert_eq!(after.contains(own), before.contains(own), "{after}");
+        assert_eq!(after.contains("OTHER"), before.contains("OTHER"), "{after}");
+        assert_eq!(after.contains(include), includes && !before.contains("mine"), "{after}");
+        init(dir.path(), &[]).succeeds().says(&["Unchanged"]);
+        assert_eq!(text(&path), after);
+    }
 }

@@ -30,6 +30,7 @@ mod runs;
 mod sampler;
 mod settings;
 mod setup;
+mod shared;
 mod shells;
 mod snapshot_commands;
 mod snapshots;

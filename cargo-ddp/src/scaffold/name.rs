@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn what_a_template_brings_along_is_taken() {
         let problem = |name, template| check(name, find(template).unwrap()).unwrap_err().to_string();
-        for name in ["anyhow", "clap", "toml", "serde"] {
+        for name in ["anyhow", "clap", "ddp-runtime", "serde"] {
             assert!(problem(name, "mingpt").contains("depends on a package of that name"), "{name}");
         }
         assert!(problem("sample", "mingpt").contains("another binary of that name"));

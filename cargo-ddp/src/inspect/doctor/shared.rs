@@ -52,12 +52,12 @@ mod tests {
         fs::write(project.join(".cargo/config.toml"), include).unwrap();
         assert!(line().says.starts_with("none yet"));
         fs::create_dir_all(project.join(".ddp")).unwrap();
-        fs::write(project.join(torch::FILE), "[env]\nLIBTORCH = \"/nowhere/libtorch\"\n").unwrap();
+        fs::write(project.join(torch::FILE), "[env]\nLIBTORCH = { value = \"/nowhere/libtorch\" }\n").unwrap();
         assert_eq!(line().level, Level::Error);
         assert!(line().says.contains("LIBTORCH to /nowhere/libtorch, which does not exist"));
         assert_eq!(builds(true, Some(project), None).level, Level::Ok);
 
-        fs::write(project.join(torch::FILE), format!("[env]\nLIBTORCH = {project:?}\n")).unwrap();
+        fs::write(project.join(torch::FILE), format!("[env]\nLIBTORCH = {{ value = {project:?} }}\n")).unwrap();
         let summary = Summary { folder: "/cache/builds".into(), units: 180, bytes: 400_000_000 };
         let says = builds(false, Some(project), Some(summary)).says;
         assert_eq!(says, "180 compiled dependencies, 400 MB, in /cache/builds");

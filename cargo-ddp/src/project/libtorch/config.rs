@@ -29,9 +29,10 @@ pub(super) fn write(project: &Path, home: &Home) -> Result<()> {
     let Some(libtorch) = home.path().to_str() else { return Ok(()) };
     let libtorch = toml_edit::value(libtorch);
     let libtorch = libtorch.to_string();
+    // A table, as cargo refuses to merge it with a string: a folder above may have one, such as a clone of ours.
     let text = format!(
         "# Written by `cargo ddp setup`, for this machine: .cargo/config.toml includes it.\n\
-         [env]\nLIBTORCH = {0}\n# The same: this LIBTORCH is not one that you have set.\n{VARIABLE} = {0}\n",
+         [env]\nLIBTORCH = {{ value = {0}, relative = false }}\n# The same: this LIBTORCH is not one that you have set.\n{VARIABLE} = {0}\n",
         libtorch.trim()
     );
     if text_of(&path) == text {
@@ -49,7 +50,7 @@ pub(crate) fn libtorch(project: &Path) -> Option<PathBuf> {
         return None;
     }
     let file: Table = text_of(&project.join(FILE)).parse().ok()?;
-    Some(file.get("env")?.get("LIBTORCH")?.as_str()?.into())
+    Some(file.get("env")?.get("LIBTORCH")?.get("value")?.as_str()?.into())
 }
 
 /// Whether cargo reads `.ddp/cargo.toml` in `project`, and nothing overrides it.

@@ -165,10 +165,13 @@ impl<'a> Sharing<'a> {
     fn try_keep(&self) -> io::Result<()> {
         let Some(store) = Store::make(&self.project.root, &self.libtorch)? else { return Ok(()) };
         let _lock = store.lock()?;
-        let used = self.used();
-        for (profile, units) in &used {
+        let mut busy = BTreeSet::new();
+        for (profile, units) in &self.used() {
             let folder = self.base.join(profile);
-            let Some(_cargo) = lock_as_cargo(&folder)? else { continue };
+            let Some(_cargo) = lock_as_cargo(&folder)? else {
+                busy.insert(profile.clone());
+                continue;
+            };
             let files = unit::files_by_hash(&folder)?;
             for (unit, package) in with_other_modes(&folder, units)? {
                 let kept = unit.keep(&folder, &files, &store.folder_of(profile, &unit), &package.to_string());
@@ -177,8 +180,12 @@ impl<'a> Sharing<'a> {
                 }
             }
         }
-        for profile in self.profiles.iter().filter(|profile| self.base.join(profile).is_dir()) {
-            fs::write(self.base.join(profile).join(STAMP), self.stamp()?)?;
+        // Where another cargo builds, the next build leaves its units.
+        for profile in self.profiles.iter().filter(|profile| !busy.contains(*profile)) {
+            let folder = self.base.join(profile);
+            if folder.is_dir() {
+                fs::write(folder.join(STAMP), self.stamp()?)?;
+            }
         }
         store.prune_sometimes();
         Ok(())

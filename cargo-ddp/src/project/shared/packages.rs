@@ -52,26 +52,29 @@ impl fmt::Display for Package {
     }
 }
 
-/// The packages in a project's Cargo.lock.
+/// The packages in a project's Cargo.lock. Without one, cargo chooses versions when it builds, and may choose any.
 #[derive(Debug)]
-pub(super) struct Locked(Vec<Package>);
+pub(super) struct Locked(Option<Vec<Package>>);
 
 impl Locked {
     /// Of the workspace in `root`.
     pub(super) fn read(root: &Path) -> io::Result<Self> {
-        let text = fs::read_to_string(root.join("Cargo.lock"))?;
+        let text = match fs::read_to_string(root.join("Cargo.lock")) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Self(None)),
+            text => text?,
+        };
         let lock: Table = text.parse().map_err(|err: toml::de::Error| io::Error::other(err.message().to_owned()))?;
         let packages = lock.get("package").and_then(Value::as_array).into_iter().flatten();
         let package = |package: &Value| {
             let text = |key: &str| Some(package.get(key)?.as_str()?.to_owned());
             Some(Package { name: text("name")?, version: text("version")?, is_path: package.get("source").is_none() })
         };
-        Ok(Self(packages.filter_map(package).collect()))
+        Ok(Self(Some(packages.filter_map(package).collect())))
     }
 
     /// Whether a build of the project may use this package.
     pub(super) fn has(&self, package: &Package) -> bool {
-        self.0.contains(package)
+        self.0.as_ref().is_none_or(|locked| locked.contains(package))
     }
 }
 
@@ -106,7 +109,9 @@ mod tests {
         let has = |text| locked.has(&Package::parse(text).unwrap());
         assert!(has("a 1.0.0") && has("ddp-runtime 0.1.0 path"));
         assert!(!has("a 1.0.1") && !has("a 1.0.0 path") && !has("ddp-runtime 0.1.0"));
-        fs::remove_file(dir.path().join("Cargo.lock")).unwrap();
+        fs::write(dir.path().join("Cargo.lock"), "[").unwrap();
         assert!(Locked::read(dir.path()).is_err());
+        fs::remove_file(dir.path().join("Cargo.lock")).unwrap();
+        assert!(Locked::read(dir.path()).unwrap().has(&Package::parse("a 2.0.0").unwrap()));
     }
 }
