@@ -395,6 +395,7 @@ mod tests {
             Error::BadVariable { name: "RANK", value: text(), problem: text() },
             Error::NoCuda { visible: text(), is_built: true },
             Error::Torch { operation, message: text() },
+            Error::LostPeer { operation, detail: text() },
             Error::Timeout { operation, message: text() },
             Error::RankOutOfRange { rank: 2, world_size: 2 },
             Error::CallsDiffer { rank: 1, there: text(), here: text() },
@@ -425,7 +426,8 @@ mod tests {
                 Error::MissingVariable { .. }
                 | Error::BadVariable { .. }
                 | Error::NoCuda { .. }
-                | Error::Torch { .. } => {}
+                | Error::Torch { .. }
+                | Error::LostPeer { .. } => {}
                 Error::Timeout { .. } | Error::RankOutOfRange { .. } | Error::CallsDiffer { .. } => {}
                 Error::ModelsDiffer { .. } | Error::ModelChanged { .. } | Error::UnusedParameters { .. } => {}
                 Error::MetricsDiffer { .. } | Error::Metrics(_) | Error::NoParameters | Error::StateMismatch { .. } => {

@@ -303,7 +303,7 @@ fn a_launcher_of_a_compound_says_whom_it_waits_for_and_stops_when_told() {
         .ends_with(2)
         .says(&["another launcher waits for its workers"]);
     let program = kept().join("linear-target/debug/linear");
-    let socket = ddp_tests::linear_project().join(".ddp/debug/linear.sock");
+    let socket = linear_project().join(".ddp/debug/linear.sock");
     let join = |rank: &str| {
         let mut worker = Command::new(&program);
         worker.env("DDP_JOIN", &socket).env("DDP_JOIN_RANK", rank).output().unwrap()
@@ -323,7 +323,7 @@ fn a_launcher_of_a_compound_says_whom_it_waits_for_and_stops_when_told() {
 fn build_prints_the_program_and_prepares_what_debuggers_load() {
     let done = Ddp::in_linear(["build"]).run().succeeds();
     assert_eq!(Path::new(done.stdout.trim()), kept().join("linear-target/debug/linear"));
-    let project = ddp_tests::linear_project();
+    let project = linear_project();
     assert_eq!(fs::read_link(project.join(".ddp/cargo-ddp")).unwrap(), cargo_ddp().canonicalize().unwrap());
     assert!(fs::read_to_string(project.join(".ddp/debug/ddp_debug.py")).unwrap().starts_with("# Version "));
     Ddp::in_linear(["build", "--bin", "nothing"]).run().ends_with(101);
