@@ -67,7 +67,7 @@ mod tests {
             for name in ["plotters", "nvml-wrapper", "cargo-ddp", "ddp-tests"] {
                 assert!(!names.contains(&name), "{}: {name}", template.name);
             }
-            assert_eq!(names.contains(&"fastrand"), template.name == "vision");
+            assert!(names.len() < TESTED.matches(PACKAGE).count(), "{}", template.name);
             assert_eq!(lock["version"], Value::Integer(4));
             assert!(!of_template(template, &RuntimeSource::Release).contains("\"ddp-runtime\"\nversion"));
         }
