@@ -28,9 +28,9 @@ use std::time::Instant;
 pub(crate) use event::{LaunchEvent, Reporter};
 pub use outcome::Verdict;
 pub use plan::{LaunchPlan, StorePort};
-pub use run::dir::LATEST;
 pub use run::history::{Because, Run};
 pub use run::job_file::write_report;
+pub use run::latest::LATEST;
 pub use run::registry::{Registry, belongs_to, process_of};
 pub use run::store::Store;
 

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use ddp_contract::job::{Cause, Job, Outcome};
 
-use super::dir::{self, Presence};
+use super::presence::{Presence, presence};
+use super::{dir, files};
 use crate::launch::outcome::signal_name;
 
 /// A run, as its directory tells.
@@ -64,8 +65,8 @@ pub(super) fn history(runs: &Path, below: Option<&Path>) -> Vec<Run> {
 
 fn read(folder: PathBuf, number: u64, below: Option<&Path>) -> Option<Run> {
     // Before the job: a run that ends in between has ended.
-    let presence = dir::presence(&folder);
-    let job = dir::load(&folder)?;
+    let presence = presence(&folder);
+    let job = files::load(&folder)?;
     if below.is_some_and(|below| !job.folder.starts_with(below)) {
         return None;
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use ddp_contract::job::{Cause, Consequence, FILE, Job, Outcome, Restart, Saved, VERSION};
 use ddp_contract::{ErrorFile, Event, file};
 
-use super::dir::write_run_file;
+use super::files;
 use crate::launch::outcome::{Exit, Failure, Known, Verdict, signal_name};
 use crate::launch::plan::LaunchPlan;
 use crate::os::origin;
@@ -64,7 +64,7 @@ impl JobFile {
     /// The system's.
     pub(crate) fn try_save(&mut self) -> io::Result<()> {
         self.saved = Some(Instant::now());
-        write_run_file(&self.job.run_dir.join(FILE), &to_text(&self.job)?)
+        files::write(&self.job.run_dir.join(FILE), &to_text(&self.job)?)
     }
 
     /// Writes the file. A file that can't be written is no failure of the job.

@@ -14,7 +14,8 @@ use ddp_contract::job::Job;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::dir::{self, Lock};
+use super::files;
+use super::presence::{self, Lock};
 use crate::os::{origin, private};
 
 /// A descriptor of the job's launcher; `None` if it has ended, even if its process id belongs to another process by now.
@@ -137,7 +138,7 @@ pub fn belongs_to(job: &Job, project: &Path) -> bool {
 
 /// A job that runs here, or elsewhere.
 fn read(link: &Path) -> Option<Result<Job, Elsewhere>> {
-    let job = dir::load(link);
+    let job = files::load(link);
     let named = link.file_name().and_then(|name| origin::from_name(name.to_str()?));
     let origin = job.as_ref().and_then(|job| job.origin.clone()).or(named);
     let remove = || {
@@ -149,13 +150,13 @@ fn read(link: &Path) -> Option<Result<Job, Elsewhere>> {
         let run = job.as_ref().map(|job| job.run.clone());
         Some(Err(Elsewhere { run, place }))
     };
-    let lock = dir::probe(link);
+    let lock = presence::probe(link);
     let Some(origin) = origin else {
         // Of an earlier version, which did not record its machine.
         return match (lock, &job) {
             (Lock::Held, Some(job)) if is_alive(job) => Some(Ok(job.clone())),
             (Lock::Held, Some(_)) => elsewhere("on another machine or in another container".into()),
-            (Lock::Free, _) if dir::is_local(link) => remove(),
+            (Lock::Free, _) if presence::is_local(link) => remove(),
             _ => None,
         };
     };
@@ -181,7 +182,7 @@ fn read(link: &Path) -> Option<Result<Job, Elsewhere>> {
         // All locks of this kernel are seen here; and a machine that was restarted runs no earlier job.
         Lock::Free if !origin::is_of_other_machine(&origin) => remove(),
         // A file system of one machine has no locks of others. What is left of that machine is not ours to remove.
-        Lock::Free if dir::is_local(link) => None,
+        Lock::Free if presence::is_local(link) => None,
         Lock::Missing if !origin::is_of_this_boot(&origin) && !origin::is_of_other_machine(&origin) => remove(),
         _ => elsewhere(format!("on {}", origin::machine(&origin))),
     }
@@ -278,7 +279,7 @@ mod tests {
         fs::remove_file(&link).unwrap();
         let (link, lock) = entry(dir.path(), &origin::to_name(&machine), &job);
         drop(lock);
-        if dir::is_local(dir.path()) {
+        if presence::is_local(dir.path()) {
             assert_eq!(read(&link), None);
         }
         assert!(link.is_symlink());
@@ -290,7 +291,7 @@ mod tests {
         let text = r#"{"run": "run-9-1", "pid": 1, "started": 1700000000, "nproc": 4, "gpus": null, "command": ["train"],
             "folder": "/", "run_dir": "/", "workers": [], "attempt": 2}"#;
         fs::write(dir.path().join("run.json"), text).unwrap();
-        let old = dir::load(dir.path()).unwrap();
+        let old = files::load(dir.path()).unwrap();
         assert_eq!((old.origin.as_ref(), old.first_rank, old.version), (None, 0, 0));
         // Process 1 is no launcher of this user: it runs elsewhere.
         let (link, lock) = entry(dir.path(), "1", &Job { run_dir: dir.path().join("9"), ..old.clone() });
@@ -298,7 +299,7 @@ mod tests {
         assert!(process_of(&old).is_ok_and(|process| process.is_none()));
         drop(lock);
         assert_eq!(read(&link), None);
-        assert_eq!(link.is_symlink(), !dir::is_local(dir.path()));
+        assert_eq!(link.is_symlink(), !presence::is_local(dir.path()));
     }
 
     #[test]

@@ -5,8 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use super::dir::{self, LATEST, RunDir};
+use super::dir::{self, RunDir};
+use super::files;
 use super::history::{Run, history};
+use super::latest::LATEST;
 use crate::Result;
 use crate::launch::event::Reporter;
 
@@ -140,7 +142,7 @@ impl Place {
 /// When a run began, or its directory was made.
 fn started(path: &Path) -> f64 {
     let real = fs::canonicalize(path).unwrap_or_default();
-    if let Some(job) = dir::load(&real) {
+    if let Some(job) = files::load(&real) {
         return job.started;
     }
     let made = fs::metadata(&real).and_then(|found| found.modified()).ok();
