@@ -7,7 +7,7 @@ use tch::nn::VarStore;
 use super::fit::{self, copy};
 use super::state::Contents;
 use super::{Progress, rng, tensors};
-use crate::train::stateful::StateDict;
+use crate::train::state_dict::StateDict;
 use crate::worker::say::say;
 use crate::{Error, Result};
 

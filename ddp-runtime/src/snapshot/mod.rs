@@ -2,7 +2,6 @@
 
 mod due;
 mod fit;
-pub(crate) mod floats;
 mod load;
 mod pinned;
 mod progress;

@@ -7,7 +7,8 @@ use tch::nn::VarStore;
 use super::fit::{copy, pairs};
 use super::load::{choose, mismatch, non_finite, read};
 use super::state::value_name;
-use super::{Goal, Progress, floats, tensors};
+use super::{Goal, Progress, tensors};
+use crate::train::floats;
 use crate::worker::say::say;
 use crate::{Error, Result};
 
@@ -123,7 +124,8 @@ mod tests {
     use super::*;
     use crate::snapshot::Contents;
     use crate::train::optim::{Sgd, SgdOptions};
-    use crate::train::stateful::{StateDict, Stateful};
+    use crate::train::state_dict::StateDict;
+    use crate::train::stateful::Stateful;
     use crate::{Backend, Context, Snapshots};
     use tch::{Device, nn};
 

@@ -18,7 +18,8 @@ use crate::train::lr_scheduler::{
     CosineAnnealing, CosineAnnealingLr, LrScheduler, ReduceLrOnPlateau, ReduceLrOnPlateauOptions,
 };
 use crate::train::optim::{AdamW, AdamWOptions, Optimizer};
-use crate::train::stateful::{StateDict, Stateful};
+use crate::train::state_dict::StateDict;
+use crate::train::stateful::Stateful;
 
 /// Values of the program's own.
 #[derive(Debug)]

@@ -1,15 +1,11 @@
-//! What can be saved in a snapshot and loaded from one.
+//! What can be saved in a snapshot and loaded from one: anything `Stateful`, and optimizers, which every run has. (The two traits
+//! refer to each other: an optimizer is `Stateful`, and a scheduler sets the rates of an optimizer when it is loaded.)
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tch::Tensor;
 
-use crate::snapshot::floats::{self, Encoded};
-use crate::train::optim::Optimizer;
-use crate::{Error, Result};
+use super::scaled::ScaledStep;
+use super::state_dict::StateDict;
+use crate::Result;
 
 /// An object that can save its state and load it: PyTorch's `Stateful` (`torch/distributed/checkpoint/stateful.py`).
 ///
@@ -44,14 +40,14 @@ pub trait Stateful {
     /// The state; of one that is sharded across the ranks, this rank's part. Tensors are handles of the object's own tensors, not copies.
     ///
     /// # Errors
-    /// The object's own, such as [`Error::Torch`] for a number that can't be read from a GPU.
+    /// The object's own, such as [`Error::Torch`](crate::Error::Torch) for a number that can't be read from a GPU.
     fn state_dict(&self) -> Result<StateDict>;
 
     /// Replaces the state by one that [`state_dict`](Self::state_dict) gave. `state` may hold other objects' values, which
     /// are ignored.
     ///
     /// # Errors
-    /// [`Error::StateMismatch`] for a state of another kind, or without an entry that is needed; then the object is
+    /// [`Error::StateMismatch`](crate::Error::StateMismatch) for a state of another kind, or without an entry that is needed; then the object is
     /// unchanged.
     fn load_state_dict(&mut self, state: &StateDict) -> Result<()>;
 
@@ -59,96 +55,90 @@ pub trait Stateful {
     /// calls it after it has loaded the state. By default it does nothing.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an optimizer with another number of parameter groups.
+    /// [`Error::Invalid`](crate::Error::Invalid) for an optimizer with another number of parameter groups.
     fn restore_optimizer(&self, optimizer: &mut dyn Optimizer) -> Result<()> {
         let _ = optimizer;
         Ok(())
     }
 }
 
-/// The state of a [`Stateful`]: values by name, and tensors by name.
+/// What a training loop and a snapshot need of an optimizer.
 ///
-/// Values are JSON, in which NaN and infinite numbers keep their meaning. Tensors are an optimizer's, named
-/// `<parameter>.<state>`.
-#[derive(Debug, Default)]
-pub struct StateDict {
-    values: BTreeMap<String, Encoded>,
-    tensors: Vec<(String, Tensor)>,
-    /// The snapshot that it was read from, for errors.
-    folder: Option<PathBuf>,
-}
-
-impl StateDict {
-    /// An empty state.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds a value. A value of the same name is replaced.
+/// Its [state](Stateful) is tensors named `<parameter>.<state>` with PyTorch's names of states (`momentum_buffer`, `exp_avg`,
+/// `exp_avg_sq`, `max_exp_avg_sq`, `step`). Learning rates are not part of it: a scheduler's state has them.
+pub trait Optimizer: Stateful {
+    /// Updates the parameters from their gradients. Parameters without a gradient are left alone.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a value that JSON can't hold, such as a map whose keys are not strings.
-    pub fn with(mut self, name: &str, value: &(impl Serialize + ?Sized)) -> Result<Self> {
-        let encoded = floats::encode(value).map_err(|err| Error::Invalid(format!("{name} can't be saved: {err}")))?;
-        self.values.insert(name.to_owned(), encoded);
-        Ok(self)
+    /// [`Error::Torch`](crate::Error::Torch).
+    fn step(&mut self) -> Result<()>;
+
+    /// The step that a [`GradScaler`](crate::amp::GradScaler) takes without waiting for a GPU. With `None`, the default, it
+    /// looks at its `found_inf` and calls [`step`](Self::step).
+    fn as_scaled(&mut self) -> Option<&mut dyn ScaledStep> {
+        None
     }
 
-    /// The value of this name, if there is one.
+    /// Clears the gradients, to none, as in PyTorch: [`zero_grad_with(true)`](Self::zero_grad_with).
     ///
     /// # Errors
-    /// [`Error::StateMismatch`] for a value of another type.
-    pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
-        let decode = |(json, pointers): &Encoded| floats::decode(json, pointers);
-        let decoded = self.values.get(name).map(decode).transpose();
-        decoded.map_err(|err| Error::StateMismatch { what: name.to_owned(), problem: err.to_string() })
+    /// [`Error::Torch`](crate::Error::Torch).
+    fn zero_grad(&mut self) -> Result<()> {
+        self.zero_grad_with(true)
     }
 
-    /// The value of this name.
+    /// PyTorch's `zero_grad(set_to_none=…)`: gradients that are set to none free their memory, and a step leaves their
+    /// parameters alone; gradients that are set to zero keep it, and a step still decays weights and moves by momentum.
+    ///
+    /// Set to zero, gradients stay views of a [`Ddp`](crate::Ddp)'s buckets, but each is an addition and a division in the
+    /// next backward pass, where a new gradient is one copy: set to none starts fewer kernels, fewest with
+    /// [`batched_grad_copy`](crate::DdpOptions::batched_grad_copy).
     ///
     /// # Errors
-    /// [`Error::StateMismatch`] when there is none, or for a value of another type.
-    pub fn require<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
-        self.get(name)?.ok_or_else(|| {
-            let what = self.located(&format!("the {name}"));
-            Error::StateMismatch { what, problem: "it was saved without one".into() }
-        })
+    /// [`Error::Torch`](crate::Error::Torch).
+    fn zero_grad_with(&mut self, set_to_none: bool) -> Result<()>;
+
+    /// The learning rate in use; of several groups, the first one's.
+    fn learning_rate(&self) -> f64 {
+        self.learning_rates().first().copied().unwrap_or(f64::NAN)
     }
 
-    /// The tensors, in the order in which they were added.
-    pub fn tensors(&self) -> &[(String, Tensor)] {
-        &self.tensors
+    /// Changes the learning rate of all groups from the next step on.
+    fn set_learning_rate(&mut self, lr: f64) {
+        let lrs = vec![lr; self.learning_rates().len()];
+        // As many as there are groups.
+        let _ = self.set_learning_rates(&lrs);
     }
 
-    /// The tensors alone.
-    pub fn into_tensors(self) -> Vec<(String, Tensor)> {
-        self.tensors
-    }
+    /// The learning rate of each group.
+    fn learning_rates(&self) -> Vec<f64>;
 
-    /// Adds all entries of `other`. Values of the same name are replaced.
-    pub fn merge(mut self, other: Self) -> Self {
-        self.values.extend(other.values);
-        self.tensors.extend(other.tensors);
-        self
-    }
+    /// Changes the learning rate of each group from the next step on.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) for another number of rates than of groups.
+    fn set_learning_rates(&mut self, lrs: &[f64]) -> Result<()>;
 
-    pub(crate) fn into_values(self) -> BTreeMap<String, Encoded> {
-        self.values
-    }
+    /// The momentum (SGD) or first beta (Adam) of each group, which [`OneCycle`](crate::lr_scheduler::OneCycle) may
+    /// cycle.
+    fn momenta(&self) -> Vec<f64>;
 
-    /// The values of a snapshot.
-    pub(crate) fn of_snapshot(folder: &Path, values: BTreeMap<String, Encoded>) -> Self {
-        Self { values, tensors: Vec::new(), folder: Some(folder.to_owned()) }
-    }
+    /// Changes the momentum or first beta of each group from the next step on.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) for another number than of groups.
+    fn set_momenta(&mut self, momenta: &[f64]) -> Result<()>;
 
-    fn located(&self, name: &str) -> String {
-        self.folder.as_ref().map_or_else(|| name.to_owned(), |folder| format!("{name} in {}", folder.display()))
-    }
-}
+    /// The parameters of all groups, by name.
+    fn parameters(&self) -> Vec<(&str, &Tensor)>;
 
-impl FromIterator<(String, Tensor)> for StateDict {
-    fn from_iter<I: IntoIterator<Item = (String, Tensor)>>(tensors: I) -> Self {
-        Self { tensors: tensors.into_iter().collect(), ..Self::default() }
+    /// The state of all ranks together, complete on rank 0: what a snapshot saves. Every rank must call it. An optimizer
+    /// whose state is the same on all ranks gives its [`state_dict`](Stateful::state_dict).
+    ///
+    /// # Errors
+    /// [`Error::Torch`](crate::Error::Torch) and [`Error::Timeout`](crate::Error::Timeout) from the group.
+    fn consolidated_state_dict(&self) -> Result<StateDict> {
+        self.state_dict()
     }
 }
 

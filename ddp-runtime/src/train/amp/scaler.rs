@@ -5,7 +5,8 @@ use super::stepped::{Stepped, failed, number};
 use crate::dist::params;
 use crate::error::check;
 use crate::train::optim::{Optimizer, Scaling};
-use crate::train::stateful::{StateDict, Stateful};
+use crate::train::state_dict::StateDict;
+use crate::train::stateful::Stateful;
 use crate::{Error, Result, sys};
 
 /// Settings of [`GradScaler`], with PyTorch's names and defaults.

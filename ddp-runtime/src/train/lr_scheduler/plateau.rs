@@ -4,7 +4,8 @@ use serde_json::Value;
 use super::schedule::each;
 use super::{exact, state};
 use crate::train::optim::Optimizer;
-use crate::train::stateful::{StateDict, Stateful};
+use crate::train::state_dict::StateDict;
+use crate::train::stateful::Stateful;
 use crate::{Error, Result};
 
 /// Which metrics are better.

@@ -4,7 +4,8 @@ use serde_json::Value;
 use super::{LrScheduler, Schedule, exact, set, state};
 use crate::Result;
 use crate::train::optim::Optimizer;
-use crate::train::stateful::{StateDict, Stateful};
+use crate::train::state_dict::StateDict;
+use crate::train::stateful::Stateful;
 
 /// The value's name in a snapshot.
 const SCHEDULER: &str = "scheduler";

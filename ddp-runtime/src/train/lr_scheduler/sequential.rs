@@ -2,7 +2,8 @@ use serde_json::{Value, json};
 
 use super::{LrScheduler, Schedule, Scheduler, state};
 use crate::train::optim::Optimizer;
-use crate::train::stateful::{StateDict, Stateful};
+use crate::train::state_dict::StateDict;
+use crate::train::stateful::Stateful;
 use crate::{Error, Result};
 
 /// One schedule after another, each counting its epochs from its milestone on:

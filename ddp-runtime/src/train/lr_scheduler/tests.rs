@@ -7,7 +7,7 @@ use tch::nn::VarStore;
 use super::*;
 use crate::Error;
 use crate::train::optim::{Sgd, SgdOptions};
-use crate::train::stateful::StateDict;
+use crate::train::state_dict::StateDict;
 
 /// An optimizer without parameters.
 fn with_rate(lr: f64) -> Sgd {

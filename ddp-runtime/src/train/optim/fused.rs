@@ -5,7 +5,8 @@ use tch::nn::VarStore;
 
 use super::state::{self, Slots};
 use super::{Optimizer, ParamGroup, Parameters, ScaledStep, Scaling, groups};
-use crate::train::stateful::{StateDict, Stateful};
+use crate::train::state_dict::StateDict;
+use crate::train::stateful::Stateful;
 use crate::{Result, sys};
 
 /// An optimizer on one of PyTorch's fused kernels; [`Sgd`](super::Sgd), [`Adam`](super::Adam) and

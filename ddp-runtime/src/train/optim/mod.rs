@@ -7,7 +7,6 @@ mod adam;
 mod clip;
 mod fused;
 mod groups;
-mod scaled;
 mod sgd;
 mod state;
 mod zero;
@@ -16,7 +15,6 @@ pub use adam::{Adam, AdamOptions, AdamW, AdamWOptions};
 pub use clip::{Gradients, clip_grad_norm, clip_grad_value, grad_norm};
 pub use fused::{Algorithm, Fused};
 pub use groups::ParamGroup;
-pub use scaled::{ScaledStep, Scaling};
 pub use sgd::{Sgd, SgdOptions};
 pub use zero::ZeroRedundancy;
 
@@ -24,88 +22,10 @@ use tch::Tensor;
 
 use crate::dist::params;
 use crate::error::check;
-use crate::train::stateful::{StateDict, Stateful};
+pub use crate::train::scaled::{ScaledStep, Scaling};
+use crate::train::state_dict::StateDict;
+pub use crate::train::stateful::Optimizer;
 use crate::{Result, sys};
-
-/// What a training loop and a snapshot need of an optimizer.
-///
-/// Its [state](Stateful) is tensors named `<parameter>.<state>` with PyTorch's names of states (`momentum_buffer`, `exp_avg`,
-/// `exp_avg_sq`, `max_exp_avg_sq`, `step`). Learning rates are not part of it: a scheduler's state has them.
-pub trait Optimizer: Stateful {
-    /// Updates the parameters from their gradients. Parameters without a gradient are left alone.
-    ///
-    /// # Errors
-    /// [`Error::Torch`](crate::Error::Torch).
-    fn step(&mut self) -> Result<()>;
-
-    /// The step that a [`GradScaler`](crate::amp::GradScaler) takes without waiting for a GPU. With `None`, the default, it
-    /// looks at its `found_inf` and calls [`step`](Self::step).
-    fn as_scaled(&mut self) -> Option<&mut dyn ScaledStep> {
-        None
-    }
-
-    /// Clears the gradients, to none, as in PyTorch: [`zero_grad_with(true)`](Self::zero_grad_with).
-    ///
-    /// # Errors
-    /// [`Error::Torch`](crate::Error::Torch).
-    fn zero_grad(&mut self) -> Result<()> {
-        self.zero_grad_with(true)
-    }
-
-    /// PyTorch's `zero_grad(set_to_none=…)`: gradients that are set to none free their memory, and a step leaves their
-    /// parameters alone; gradients that are set to zero keep it, and a step still decays weights and moves by momentum.
-    ///
-    /// Set to zero, gradients stay views of a [`Ddp`](crate::Ddp)'s buckets, but each is an addition and a division in the
-    /// next backward pass, where a new gradient is one copy: set to none starts fewer kernels, fewest with
-    /// [`batched_grad_copy`](crate::DdpOptions::batched_grad_copy).
-    ///
-    /// # Errors
-    /// [`Error::Torch`](crate::Error::Torch).
-    fn zero_grad_with(&mut self, set_to_none: bool) -> Result<()>;
-
-    /// The learning rate in use; of several groups, the first one's.
-    fn learning_rate(&self) -> f64 {
-        self.learning_rates().first().copied().unwrap_or(f64::NAN)
-    }
-
-    /// Changes the learning rate of all groups from the next step on.
-    fn set_learning_rate(&mut self, lr: f64) {
-        let lrs = vec![lr; self.learning_rates().len()];
-        // As many as there are groups.
-        let _ = self.set_learning_rates(&lrs);
-    }
-
-    /// The learning rate of each group.
-    fn learning_rates(&self) -> Vec<f64>;
-
-    /// Changes the learning rate of each group from the next step on.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`](crate::Error::Invalid) for another number of rates than of groups.
-    fn set_learning_rates(&mut self, lrs: &[f64]) -> Result<()>;
-
-    /// The momentum (SGD) or first beta (Adam) of each group, which [`OneCycle`](crate::lr_scheduler::OneCycle) may
-    /// cycle.
-    fn momenta(&self) -> Vec<f64>;
-
-    /// Changes the momentum or first beta of each group from the next step on.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`](crate::Error::Invalid) for another number than of groups.
-    fn set_momenta(&mut self, momenta: &[f64]) -> Result<()>;
-
-    /// The parameters of all groups, by name.
-    fn parameters(&self) -> Vec<(&str, &Tensor)>;
-
-    /// The state of all ranks together, complete on rank 0: what a snapshot saves. Every rank must call it. An optimizer
-    /// whose state is the same on all ranks gives its [`state_dict`](Stateful::state_dict).
-    ///
-    /// # Errors
-    /// [`Error::Torch`](crate::Error::Torch) and [`Error::Timeout`](crate::Error::Timeout) from the group.
-    fn consolidated_state_dict(&self) -> Result<StateDict> {
-        self.state_dict()
-    }
-}
 
 impl<O: Optimizer + ?Sized> Optimizer for Box<O> {
     fn step(&mut self) -> Result<()> {
@@ -190,6 +110,7 @@ mod tests {
 
     use super::*;
     use crate::Error;
+    use crate::train::stateful::Stateful;
     use tch::nn::{self, Module, VarStore};
     use tch::{Device, Kind};
 

@@ -10,7 +10,8 @@ use crate::dist::collectives::point_to_point::STATE;
 use crate::dist::ddp;
 use crate::error::check;
 use crate::sys::convert::to_i32;
-use crate::train::stateful::{StateDict, Stateful};
+use crate::train::state_dict::StateDict;
+use crate::train::stateful::Stateful;
 use crate::{Error, ProcessGroup, Result, memory, sys};
 
 /// An optimizer whose state is sharded across the ranks: `ZeroRedundancyOptimizer`
