@@ -67,6 +67,8 @@ impl Course {
 
     pub(super) fn load(&mut self, contents: &mut Contents<'_>) -> Result<Option<Progress>> {
         self.resumed = true;
+        self.logged.clear();
+        self.judged = None;
         let Some(snapshots) = &mut self.snapshots else { return Ok(None) };
         let found = snapshots.resume(&self.model, contents)?;
         self.progress = found.unwrap_or(self.progress);
