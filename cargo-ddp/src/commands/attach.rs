@@ -31,7 +31,7 @@ pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<u8> {
     };
     let chosen = root.join(debug::FOLDER).join(CHOSEN);
     if args.choose {
-        let job = choose(None, args.all, super::registry().running())?;
+        let job = choose(None, args.all, scope::registry().running())?;
         debug::prepare(&root)?;
         debug::replace(&chosen, |fresh| fs::write(fresh, &job.run))
             .map_err(Error::system(format!("can't write {}", chosen.display())))?;
@@ -44,7 +44,7 @@ pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<u8> {
     };
     let run = args.run.clone().or_else(|| String::from_utf8(file::read(&chosen, file::SMALL).ok()?).ok());
     let _ = fs::remove_file(&chosen);
-    let mut job = choose(run.as_deref(), args.all, super::registry().running())?;
+    let mut job = choose(run.as_deref(), args.all, scope::registry().running())?;
     let run = job.run.clone();
     let failed = |err: Errno| Error::system(format!("can't attach to {run}"))(err.into());
     let process = process_of(&job).map_err(Error::system(format!("can't attach to {run}")))?;
@@ -70,7 +70,7 @@ pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<u8> {
         if !debug::is_traced() {
             return Ok(exit::SUCCESS);
         }
-        let running = super::registry().running();
+        let running = scope::registry().running();
         if let Some(now) = running.into_iter().find(|other| other.pid == job.pid && other.run == job.run) {
             job = now;
         }

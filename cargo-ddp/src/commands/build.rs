@@ -14,7 +14,7 @@ pub(super) fn build(args: &BuildArgs, ui: &Ui) -> Result<u8> {
     selection.flags.extend(cli::flags_for_cargo(ui.color()));
     let project = Project::find(selection.manifest_path.as_deref())?;
     project.check(&selection)?;
-    super::ensure_libtorch(&project.root, ui)?;
+    super::libtorch::ensure(&project.root, ui)?;
     debug::prepare(&project.root)?;
     let program = project.build(&selection)?;
     println!("{}", stdout::shown(&program.to_string_lossy()));

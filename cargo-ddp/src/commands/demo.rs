@@ -26,7 +26,7 @@ pub(super) fn demo(args: &Demo, ui: &Ui) -> Result<u8> {
     }
 
     let project = Project::find(Some(&folder.join("Cargo.toml")))?;
-    super::ensure_libtorch(&project.root, ui)?;
+    super::libtorch::ensure(&project.root, ui)?;
     // An earlier demo's training is finished: this one gets its own folder.
     let snapshots = fresh_snapshot_folder(&folder);
     let gpus = gpu::list().map(|gpus| gpu::available(&gpus, visible().as_deref())).unwrap_or_default();

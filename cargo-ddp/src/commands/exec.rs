@@ -30,7 +30,7 @@ pub(super) fn environment(ui: &Ui) -> Result<Vec<(&'static str, OsString)>> {
         }
         Err(err) => return Err(err),
     };
-    super::ensure_libtorch(&project.root, ui)?;
+    super::libtorch::ensure(&project.root, ui)?;
     let libtorch = torch::libtorch_for(&project.root);
     let mut variables = vec![("LIBTORCH", libtorch.clone())];
     if torch::own_libtorch().is_none() && torch::is_included(&project.root) {

@@ -10,7 +10,7 @@ pub(super) fn init(args: &cli::Init, ui: &Ui) -> Result<u8> {
     let init = scaffold::Init { folder: args.path.clone(), join_workspace: args.workspace };
     let mut done = scaffold::init(&init)?;
     editor(&args.path, &mut done, ui).inspect_err(|_| done.undo())?;
-    super::relink(&Project::find(Some(&args.path.join("Cargo.toml")))?.root)?;
+    super::libtorch::relink(&Project::find(Some(&args.path.join("Cargo.toml")))?.root)?;
     let here = std::env::current_dir().unwrap_or_default();
     for (path, what) in &done.changes {
         let path = path.strip_prefix(&here).unwrap_or(path);

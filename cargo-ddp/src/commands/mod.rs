@@ -22,6 +22,7 @@ mod gpus;
 mod init;
 mod job;
 mod launch;
+mod libtorch;
 mod man;
 mod new;
 #[cfg(feature = "plot")]
@@ -38,14 +39,7 @@ mod table;
 mod update;
 mod vscode;
 
-use std::path::Path;
-
 use crate::cli::Command;
-use crate::editor::debug;
-use crate::launch::Registry;
-use crate::machine::cache;
-use crate::project::cargo::Project;
-use crate::project::libtorch::{self as torch, Choice, Request};
 use crate::{Result, Ui};
 
 /// Runs a command to its end, and gives the exit code.
@@ -79,54 +73,4 @@ pub fn run(command: Command, ui: &Ui) -> Result<u8> {
         #[cfg(not(feature = "plot"))]
         Command::Plot(_) => Err(crate::Error::NoFeature("plot")),
     }
-}
-
-/// The list of this user's jobs.
-fn registry() -> Registry {
-    Registry::in_cache(cache::dir().ok().as_deref())
-}
-
-/// Sees that `project` is linked to a libtorch (or that the user's own is fit), and says so when that is new.
-fn ensure_libtorch(project: &Path, ui: &Ui) -> Result<Choice> {
-    let choice = torch::choose(&Request::default(), Some(project), ui)?;
-    if let Err(err) = debug::prepare(project) {
-        // Only debuggers need it.
-        tracing::debug!("{err}");
-    }
-    if torch::own_libtorch().is_none() && torch::link(project, &choice.home)? {
-        say(&choice, ui);
-    }
-    Ok(choice)
-}
-
-/// What makes a new project ready without waiting for anything: a link to the libtorch that is there already, and the
-/// dependencies that other projects have built. What fails here, the first `cargo ddp run` reports.
-fn prepare(project: &Path, ui: &Ui) -> Result<()> {
-    let Some(choice) = torch::find(&Request::default(), None, ui)? else { return Ok(()) };
-    if torch::own_libtorch().is_none() && torch::link(project, &choice.home)? {
-        say(&choice, ui);
-    }
-    reuse(&Project::find(Some(&project.join("Cargo.toml")))?, ui);
-    Ok(())
-}
-
-/// Gives a project the dependencies that other projects have built.
-fn reuse(project: &Project, ui: &Ui) {
-    let count = project.seed(None);
-    if count > 0 {
-        ui.status("Reusing", format!("{count} compiled dependencies of earlier projects"));
-    }
-}
-
-/// Writes this machine's libtorch for cargo, in a project whose configuration was changed after it had been linked.
-fn relink(project: &Path) -> Result<()> {
-    match torch::Home::inspect(&project.join(torch::LINK)) {
-        Ok(home) if torch::own_libtorch().is_none() => torch::link(project, &home).map(drop),
-        _ => Ok(()),
-    }
-}
-
-fn say(Choice { home, why }: &Choice, ui: &Ui) {
-    let (version, flavor, path) = (torch::VERSION, home.flavor().name(), home.path().display());
-    ui.status("Using", format!("libtorch {version} ({flavor}) in {path}: {why}"));
 }

@@ -16,7 +16,7 @@ pub(super) fn new(args: &New, ui: &Ui) -> Result<u8> {
     if made.standalone {
         ui.status("Note", "it lies inside another workspace, and is one of its own (see the end of its Cargo.toml)");
     }
-    if let Err(err) = super::prepare(&plan.path, ui) {
+    if let Err(err) = super::libtorch::prepare(&plan.path, ui) {
         tracing::debug!("{err}");
     }
     ui.status("Next", format!("cd {} && cargo ddp run --nproc 2", shell::quote_path(path)));

@@ -8,7 +8,7 @@ use crate::{Result, Ui, exit, shell};
 
 /// `cargo ddp ps`
 pub(super) fn ps(args: &Ps, ui: &Ui) -> Result<u8> {
-    let registry = super::registry();
+    let registry = super::scope::registry();
     let jobs = registry.running();
     if args.json {
         print_json(&jobs)?;

@@ -24,7 +24,7 @@ pub(super) fn run(args: Run, ui: &Ui) -> Result<u8> {
     let ui = ui.clone().quiet(options.quiet).json(options.json);
     let job = Prepared::new(options, &project.root, &ui).map_err(|err| combined.locate(err))?;
     project.check(&selection)?;
-    super::ensure_libtorch(&project.root, &ui)?;
+    super::libtorch::ensure(&project.root, &ui)?;
     let job = job.with_debugger(&project.root, &ui)?;
     build_and_launch(&project, &selection, job, args.args.into_iter().collect(), &runs, &ui)
 }

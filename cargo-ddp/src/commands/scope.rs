@@ -1,12 +1,19 @@
-//! Which jobs `stop` and `attach` consider when none is named: those of the project around the current folder.
+//! The user's jobs, and which of them `stop` and `attach` consider when none is named: those of the project around the current
+//! folder.
 
 use std::path::{Path, PathBuf};
 
 use ddp_contract::job::Job;
 
-use crate::launch::belongs_to;
+use crate::launch::{Registry, belongs_to};
+use crate::machine::cache;
 use crate::project::cargo::Project;
 use crate::{Error, Result};
+
+/// The list of this user's jobs.
+pub(super) fn registry() -> Registry {
+    Registry::in_cache(cache::dir().ok().as_deref())
+}
 
 /// The jobs to choose from.
 pub(super) struct Candidates {

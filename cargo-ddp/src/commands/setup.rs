@@ -14,7 +14,7 @@ pub(super) fn setup(args: &Setup, ui: &Ui) -> Result<u8> {
         Err(err) => return Err(err),
     };
     let choice = torch::choose(&args.request(), project.as_ref().map(|project| project.root.as_path()), ui)?;
-    super::say(&choice, ui);
+    super::libtorch::say(&choice, ui);
     if let Some(project) = &project {
         debug::prepare(&project.root)?;
     }
@@ -29,7 +29,7 @@ pub(super) fn setup(args: &Setup, ui: &Ui) -> Result<u8> {
         None => ui.status("Note", "there is no cargo project here to link; run it again in one"),
     }
     if let Some(project) = &project {
-        super::reuse(project, ui);
+        super::libtorch::reuse(project, ui);
     }
     prune(ui);
     println!("{}", stdout::shown(&choice.home.path().to_string_lossy()));

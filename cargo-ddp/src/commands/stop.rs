@@ -17,7 +17,7 @@ const UNRESPONSIVE: Duration = Duration::from_secs(20);
 
 /// `cargo ddp stop [RUN]`: asks the job to stop, and waits for its end.
 pub(super) fn stop(args: &Stop, ui: &Ui) -> Result<u8> {
-    let running = super::registry().running();
+    let running = scope::registry().running();
     let found = scope::candidates(args.run.as_deref(), args.all, running.clone())?;
     let job = match found.jobs.as_slice() {
         [job] => job,
@@ -63,7 +63,7 @@ pub(super) fn not_here(run: Option<&str>, running: Vec<String>, others: &[Job]) 
     if !others.is_empty() {
         return Error::NoRunInProject(scope::names(others));
     }
-    let elsewhere = super::registry().elsewhere();
+    let elsewhere = scope::registry().elsewhere();
     let found: Vec<_> = match run {
         Some(run) => elsewhere.iter().filter(|job| job.run.as_deref() == Some(run)).collect(),
         None if running.is_empty() => elsewhere.iter().collect(),

@@ -33,7 +33,7 @@ pub(super) fn update(args: &cli::Update, ui: &Ui) -> Result<u8> {
         return Ok(exit::SUCCESS);
     }
     update.apply()?;
-    super::relink(&args.path)?;
+    super::libtorch::relink(&args.path)?;
     ui.status("Updated", format!("{} files from version {from} to {to}", update.changes.len()));
     Ok(exit::SUCCESS)
 }

@@ -28,9 +28,6 @@ use layer::{Layer, Source};
 use crate::project::cargo::SettingsTables;
 use crate::{Error, Result};
 
-/// The variable that chooses a preset.
-const PRESET_VARIABLE: &str = "DDP_PRESET";
-
 /// The launch options of one job, and where each comes from.
 #[derive(Clone, Debug)]
 pub(crate) struct Combined {
@@ -62,7 +59,7 @@ impl Combined {
         tables: Option<&SettingsTables<'_>>,
         variable: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Self> {
-        let from_env = || variable(PRESET_VARIABLE)?.into_string().ok().filter(|name| !name.is_empty());
+        let from_env = || variable(variables::PRESET_VARIABLE)?.into_string().ok().filter(|name| !name.is_empty());
         let preset = preset.map(str::to_owned).or_else(from_env);
         let below = tables.map(|tables| manifest::read(tables, preset.as_deref())).transpose()?.unwrap_or_default();
         let mut layer = flags.layer.clone().over(variables::read(&variable)?).over(below);

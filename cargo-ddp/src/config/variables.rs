@@ -8,6 +8,9 @@ use ddp_contract::env;
 use super::layer::{self, Kind, Layer, Source, options};
 use crate::{Error, Result};
 
+/// The variable that chooses a preset.
+pub(super) const PRESET_VARIABLE: &str = "DDP_PRESET";
+
 /// The variable of an option.
 pub(super) fn name(option: &Arg) -> String {
     match layer::name(option) {
@@ -22,7 +25,7 @@ const SECRET_FILE: &str = "secret-file";
 /// The variables of all options, and the one that chooses a preset: they are meant for this launcher, not for one that a
 /// worker starts.
 pub(crate) fn names() -> Vec<String> {
-    options().iter().map(name).chain([super::PRESET_VARIABLE.to_owned()]).collect()
+    options().iter().map(name).chain([PRESET_VARIABLE.to_owned()]).collect()
 }
 
 /// The options that `variable` knows. An empty variable counts as unset.

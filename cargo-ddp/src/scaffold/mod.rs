@@ -2,6 +2,7 @@
 
 mod dependencies;
 mod files;
+mod generated;
 mod init;
 mod lines;
 mod lock;
@@ -11,17 +12,15 @@ mod source;
 mod template;
 mod update;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use generated::generate;
 use record::Record;
 use source::RuntimeSource;
 
 use crate::editor::vscode;
-use crate::project::cargo;
-use crate::project::libtorch as torch;
 use crate::project::trainable::{Trainable, Workers};
 use crate::{Error, Result};
 
@@ -137,30 +136,6 @@ fn binaries(plan: &Plan) -> Vec<Trainable> {
         workers: None,
     };
     names.map(binary).collect()
-}
-
-/// All files that a template makes and that can be renewed, by their path in the project. (`.vscode/` is kept up to date by
-/// `cargo ddp vscode`.)
-type Generated = BTreeMap<String, Vec<u8>>;
-
-fn generate(template: &Template, name: &str, standalone: bool) -> Result<Generated> {
-    let source = RuntimeSource::of_this_program();
-    let values = minijinja::context! {
-        name => name,
-        ddp_runtime => source.dependency(source::RUNTIME),
-        ddp_runtime_source => source.key(source::RUNTIME),
-        ddp_build => source.dependency(source::BUILD),
-        alias => source.alias(),
-        standalone => standalone,
-        torch_version => torch::VERSION,
-        libtorch_file => cargo::reads_included_files().then_some(torch::INCLUDED),
-        libtorch_link => torch::LINK,
-    };
-    let mut generated = Generated::new();
-    for file in template.files {
-        generated.insert(file.path.to_owned(), file.render(&values)?);
-    }
-    Ok(generated)
 }
 
 /// Whether cargo would look for the project in a workspace further up.

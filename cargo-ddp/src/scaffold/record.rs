@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Generated, files};
+use super::files;
+use super::generated::Generated;
 use crate::{Error, Result};
 
 /// The file's name.

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::semver::Version;
 use similar::TextDiff;
 
+use super::generated::{Generated, generate};
 use super::record::{self, Record, checksum};
-use super::{Generated, files, generate, template};
+use super::{files, template};
 use crate::{Error, Result};
 
 const OWN: &str = env!("CARGO_PKG_VERSION");

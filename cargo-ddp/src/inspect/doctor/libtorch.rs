@@ -80,7 +80,7 @@ fn python(pythons: &[Interpreter], have_torch: bool) -> Line {
 
 fn cache(have_torch: bool) -> Line {
     let check = "cache";
-    let folder = match torch::cache_dir() {
+    let folder = match crate::machine::cache::dir() {
         Ok(folder) => folder,
         Err(err) => return Line::error(check, err.to_string(), err.hint().unwrap_or_default()),
     };

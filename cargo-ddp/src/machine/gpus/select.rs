@@ -1,6 +1,7 @@
 //! Which GPUs a job gets: `--gpus LIST`, checked against what there is and against what the environment grants.
 
-use super::Gpu;
+use super::gpu::Gpu;
+use super::nvml;
 use crate::{Error, Result};
 
 /// One thing that CUDA can be told to use.
@@ -64,7 +65,7 @@ pub fn count(list: &str) -> Result<usize> {
         let (first, last) = entry.split_once('-').unwrap_or((entry, entry));
         count += match (entry, first.trim().parse::<u16>(), last.trim().parse::<u16>()) {
             ("", ..) => return Err(bad("an entry is empty".into())),
-            ("all", ..) => super::list()?.len(),
+            ("all", ..) => nvml::list()?.len(),
             (_, Ok(first), Ok(last)) if first <= last => {
                 if let Some(twice) = (first..=last).find(|gpu| seen.contains(gpu)) {
                     return Err(bad(format!("GPU {twice} is there twice")));

@@ -6,15 +6,15 @@ use std::path::Path;
 
 use cargo_metadata::{CrateType, Package, PackageId, Target, TargetKind};
 
-use super::{Project, Selection};
+use super::project::{Project, Selection};
 use crate::{Error, Result};
 
 /// The one program of a selection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Chosen {
-    pub(super) package: PackageId,
-    pub(super) name: String,
-    pub(super) example: bool,
+pub(in crate::project) struct Chosen {
+    pub(in crate::project) package: PackageId,
+    pub(in crate::project) name: String,
+    pub(in crate::project) example: bool,
 }
 
 impl Selection {
@@ -36,7 +36,7 @@ impl Project {
     ///
     /// # Errors
     /// [`Error::NoBinary`], and [`Error::ManyBinaries`] with all that could be meant.
-    pub(super) fn choose(&self, selection: &Selection) -> Result<Option<Chosen>> {
+    pub(in crate::project) fn choose(&self, selection: &Selection) -> Result<Option<Chosen>> {
         let packages = self.selected(selection);
         if packages.is_empty() {
             return Ok(None);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Project, Selection};
+use super::project::{Project, Selection};
 
 /// `package.metadata` or `workspace.metadata`.
 #[derive(Clone, Copy, Debug)]

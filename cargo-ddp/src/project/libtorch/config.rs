@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 
 use toml::Table;
 
-use super::Home;
-use super::home::text_of;
+use super::home::{Home, text_of};
 use crate::project::cargo::included;
 use crate::{Error, Result};
 

@@ -2,7 +2,8 @@ use std::path::{Path, PathBuf};
 
 use ddp_contract::file;
 
-use super::{Flavor, VERSION};
+use super::flavor::Flavor;
+use crate::version::LIBTORCH;
 
 /// A folder that LIBTORCH may lead to: `include/` and `lib/` of a libtorch of the right version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +31,8 @@ impl Home {
             }
         }
         let version = version(&path).ok_or("its version can't be told (no torch/headeronly/version.h)")?;
-        if version != VERSION {
-            return Err(format!("it is libtorch {version}, and tch needs {VERSION} exactly"));
+        if version != LIBTORCH {
+            return Err(format!("it is libtorch {version}, and tch needs {LIBTORCH} exactly"));
         }
         let flavor = if path.join("lib/libtorch_cuda.so").exists() { Flavor::Cuda } else { Flavor::Cpu };
         Ok(Self { path, flavor })

@@ -4,7 +4,8 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use super::{Home, config};
+use super::config;
+use super::home::Home;
 use crate::os::aside::move_aside;
 use crate::project::cargo;
 use crate::{Error, Result};

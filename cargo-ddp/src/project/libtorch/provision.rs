@@ -10,17 +10,21 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use super::flavor::Flavor;
+use super::home::Home;
 use super::python::Python;
-use super::{Flavor, Home, VERSION, cache_dir, view};
+use super::view;
 use crate::error::PipFault;
+use crate::machine::cache;
 use crate::os::child;
 use crate::os::private;
 use crate::progress::Progress;
+use crate::version::LIBTORCH;
 use crate::{Error, Result};
 
 /// Where the provisioned libtorch of a flavor is, or will be.
 pub(super) fn folder(flavor: Flavor) -> Result<PathBuf> {
-    Ok(cache_dir()?.join(format!("libtorch-{VERSION}-{}", flavor.name())))
+    Ok(cache::dir()?.join(format!("libtorch-{LIBTORCH}-{}", flavor.name())))
 }
 
 /// What pip is to install, with the hash of every file: no index and no proxy can slip in something else. (Versions as in
@@ -42,7 +46,7 @@ pub(crate) fn space_needed_gb(flavor: Flavor) -> f64 {
 }
 
 pub(super) fn provision(flavor: Flavor, pythons: &[Python], ui: &dyn Progress) -> Result<Home> {
-    let cache = cache_dir()?;
+    let cache = cache::dir()?;
     let folder = folder(flavor)?;
     private::create_dir_all(&cache).map_err(Error::system(format!("can't make {}", cache.display())))?;
     let _lock = lock(&cache, ui)?;
@@ -250,7 +254,7 @@ mod tests {
             let text = requirements(flavor).replace("\\\n", "");
             let packages: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
             assert!(packages.iter().all(|line| line.contains("==") && line.contains("--hash=sha256:")), "{text}");
-            assert!(packages.iter().any(|line| line.starts_with(&format!("torch=={VERSION} "))));
+            assert!(packages.iter().any(|line| line.starts_with(&format!("torch=={LIBTORCH} "))));
         }
     }
 

@@ -1,19 +1,23 @@
 //! Homes that link into a Python site-packages folder with a torch in it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use super::{Flavor, Home, VERSION, cache_dir, is_shared_library};
+use super::flavor::Flavor;
+use super::home::Home;
+use crate::machine::cache;
+use crate::version::LIBTORCH;
 
 /// A home in the cache that links into a Python's own `site`.
 pub(super) fn of_python(site: &Path, flavor: Flavor) -> Result<Home, String> {
     let mut hasher = DefaultHasher::new();
     site.hash(&mut hasher);
-    let name = format!("python-{:016x}-{VERSION}-{}", hasher.finish(), flavor.name());
-    let folder = cache_dir().map_err(|err| err.to_string())?.join(name);
+    let name = format!("python-{:016x}-{LIBTORCH}-{}", hasher.finish(), flavor.name());
+    let folder = cache::dir().map_err(|err| err.to_string())?.join(name);
     if let Ok(home) = Home::inspect(&folder) {
         return Ok(home);
     }
@@ -82,7 +86,7 @@ pub(super) fn fill(home: &Path, site: &Path, flavor: Flavor) -> io::Result<()> {
         }
     }
     // torch-sys compares this with what it is made for.
-    fs::write(home.join("build-version"), format!("{VERSION}+{}\n", flavor.name()))
+    fs::write(home.join("build-version"), format!("{LIBTORCH}+{}\n", flavor.name()))
 }
 
 /// The shared libraries of a torch package, less those for CUDA, Python and `libtorch.so`.
@@ -97,4 +101,9 @@ fn cpu_libraries(lib: &Path) -> io::Result<Vec<String>> {
         }
     }
     Ok(names)
+}
+
+fn is_shared_library(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.ends_with(".so") || name.contains(".so.")
 }

@@ -11,12 +11,14 @@
 //! | `unit` | one crate or build script: its files in `target/`, and in the store |
 //! | `packages` | which packages are shared: those whose code does not depend on the project |
 //! | `place` | hard links and copies that keep their times |
+//! | `age` | how long ago something was |
 //!
 //! Nothing in a project refers to the store: a project has files of its own, most of them hard links. So the store can be
 //! deleted at any time, and `cargo clean` in one project does not affect another.
 //!
 //! The store only helps if all projects give torch-sys the same LIBTORCH; see `libtorch::config`.
 
+mod age;
 mod packages;
 mod place;
 mod store;
@@ -27,12 +29,13 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use cargo_metadata::{Artifact, BuildScript};
 
 use super::cargo::Project;
 use super::libtorch::{LINK, libtorch_for};
+use age::is_within;
 use packages::{Locked, Package};
 use store::Store;
 pub use store::{Summary, prune, summary};
@@ -234,11 +237,6 @@ fn with_other_modes(folder: &Path, units: &BTreeMap<Unit, Package>) -> io::Resul
         }
     }
     Ok(all)
-}
-
-fn is_within(time: SystemTime, age: Duration) -> bool {
-    // A time in the future is one of a clock that was wrong.
-    SystemTime::now().duration_since(time).is_ok_and(|since| since < age)
 }
 
 /// Makes a folder for what is built, as cargo does: backups and searches skip it.

@@ -19,11 +19,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use sha2::{Digest, Sha256};
 
+use super::age::is_within;
 use super::packages::Package;
 use super::unit::{self, Unit};
+use crate::machine::cache;
 use crate::os::private;
 use crate::project::cargo;
-use crate::project::libtorch::cache_dir;
 
 /// The first line of a key: another layout has another.
 const FORMAT: &str = "1";
@@ -103,7 +104,7 @@ impl Store {
         if let Ok((marker, builds)) = pruned
             && !fs::metadata(&marker)
                 .and_then(|marker| marker.modified())
-                .is_ok_and(|time| super::is_within(time, PRUNE_EVERY))
+                .is_ok_and(|time| is_within(time, PRUNE_EVERY))
         {
             let freed = prune_locked(&builds, SystemTime::now());
             tracing::debug!(freed, "pruned builds");
@@ -197,7 +198,7 @@ fn bytes_of(folder: &Path, counts: &dyn Fn(&fs::Metadata) -> bool) -> u64 {
 }
 
 fn builds() -> io::Result<PathBuf> {
-    cache_dir().map(|cache| cache.join("builds")).map_err(|err| io::Error::other(err.to_string()))
+    cache::dir().map(|cache| cache.join("builds")).map_err(|err| io::Error::other(err.to_string()))
 }
 
 fn lock(builds: &Path) -> io::Result<File> {
