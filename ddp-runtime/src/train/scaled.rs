@@ -18,7 +18,7 @@ pub struct Scaling<'a> {
 /// An optimizer that skips a step by a number on the device, so that nothing waits for a GPU: PyTorch's
 /// `_step_supports_amp_scaling`.
 pub trait ScaledStep {
-    /// [`Optimizer::step`](super::Optimizer::step) with the gradients divided by
+    /// [`Optimizer::step`](crate::optim::Optimizer::step) with the gradients divided by
     /// [`grad_scale`](Scaling::grad_scale); nothing if [`found_inf`](Scaling::found_inf) is 1.
     ///
     /// # Errors

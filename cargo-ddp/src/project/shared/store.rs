@@ -1,11 +1,13 @@
 //! The folder in the user's cache that has the built dependencies.
 //!
-//!     ~/.cache/cargo-ddp/builds/
-//!         lock                          shared while a project takes units; exclusive while one leaves some, and in pruning
-//!         pruned                        its time is when units that nobody uses were removed last
-//!         0123456789abcdef/             one for each rustc, cargo, C++ compiler and libtorch
-//!             key                       what they are
-//!             debug/serde-…/            a unit; `x86_64-unknown-linux-gnu+debug` has those built for a platform
+//! ```text
+//! ~/.cache/cargo-ddp/builds/
+//!     lock                          shared while a project takes units; exclusive while one leaves some, and in pruning
+//!     pruned                        its time is when units that nobody uses were removed last
+//!     0123456789abcdef/             one for each rustc, cargo, C++ compiler and libtorch
+//!         key                       what they are
+//!         debug/serde-…/            a unit; `x86_64-unknown-linux-gnu+debug` has those built for a platform
+//! ```
 //!
 //! The key separates what cargo's own fingerprints do not: they look neither at the C++ compiler nor behind LIBTORCH.
 

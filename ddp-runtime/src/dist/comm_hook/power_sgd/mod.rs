@@ -28,7 +28,7 @@ use state::{Memory, Shared, State};
 /// # Saving
 /// A snapshot does not hold the state of a hook: the errors are each rank's own, and as large as the gradients. To continue a
 /// run exactly, save [`state_dict`](Self::state_dict) on each rank next to the snapshot. Load it in a run with the same number of
-/// ranks, after [`Snapshots::resume`](crate::Snapshots::resume), which restores the order of DDP's buckets. Otherwise, a
+/// ranks, after [`Run::resume`](crate::Run::resume), which restores the order of DDP's buckets. Otherwise, a
 /// resumed run averages without compression for `start_iter` steps again, and starts with errors of zero.
 ///
 /// ```
