@@ -18,10 +18,16 @@ use crate::inspect::plots::{Figure, Options, Run};
 use crate::inspect::snapshots::{self as snapshot, Goal, Keep, Names, TensorFile};
 use crate::launch::Store;
 
-/// A xorshift generator: every run tries the same inputs.
-pub(crate) struct Random(pub(crate) u64);
+/// A xorshift generator: every run tries the same inputs, unless DDP_FUZZ_SEED is another number than 0.
+pub(crate) struct Random(u64);
 
 impl Random {
+    /// A test's own sequence.
+    pub(crate) fn new(test: u64) -> Self {
+        let seed = std::env::var("DDP_FUZZ_SEED").map_or(0, |text| text.parse().expect("DDP_FUZZ_SEED is a number"));
+        Self((test ^ u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15)).max(1))
+    }
+
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -160,7 +166,7 @@ fn fuzzed_snapshots_are_damaged_or_unchanged() {
     let dir = tempdir().unwrap();
     let folder = dir.path().join("step-00000001");
     fs::create_dir(&folder).unwrap();
-    let (model, mut random) = (model(), Random(0x5eed_0001));
+    let (model, mut random) = (model(), Random::new(0x5eed_0001));
     let manifest = manifest(&model);
     for case in 0..cases(3000) {
         let (mut bytes, mut text) = (model.clone(), manifest.clone());
@@ -182,7 +188,7 @@ fn fuzzed_snapshots_are_damaged_or_unchanged() {
 fn fuzzed_safetensors_files_are_imported_or_refused() {
     let dir = tempdir().unwrap();
     let (file, into) = (dir.path().join("model.safetensors"), dir.path().join("into"));
-    let (model, mut random) = (model(), Random(0x5eed_0002));
+    let (model, mut random) = (model(), Random::new(0x5eed_0002));
     for _ in 0..cases(1500) {
         fs::write(&file, random.mutated(&model)).unwrap();
         let _ = snapshot::import(&file, &Names::default(), &into);
@@ -198,7 +204,7 @@ fn fuzzed_events_are_events_or_skipped() {
         br#"{"event":"step","epoch":0,"step":1,"loss":0.5,"steps":64,"samples":8,"learning_rate":0.1,"grad_norm":1.5,"memory":1}"#,
         br#"{"event":"snapshot_saved","snapshot":"s/step-00000064","epoch":2,"step":64,"metric":0.5,"lower_is_better":true}"#,
     ];
-    let mut random = Random(0x5eed_0003);
+    let mut random = Random::new(0x5eed_0003);
     for _ in 0..cases(50_000) {
         let seed = random.pick(&seeds);
         let text = random.mutated(seed);
@@ -225,7 +231,7 @@ fn fuzzed_metrics_are_drawn_or_refused() {
     assert_eq!(unchanged.scalars["train/loss"].len(), 3, "the seed is a file of metrics");
     let dir = tempdir().unwrap();
     let picture = crate::os::output::Output::open(&dir.path().join("plot.svg")).unwrap();
-    let mut random = Random(0x5eed_0004);
+    let mut random = Random::new(0x5eed_0004);
     let mut drawn = 0;
     for case in 0..cases(5000) {
         let Ok(curves) = Curves::parse(&random.mutated(seed)) else { continue };
@@ -260,7 +266,7 @@ fn fuzzed_run_files_are_listed_or_skipped() {
         let folder = dir.path().join("1");
         fs::create_dir(&folder).unwrap();
         let store = Store::only(dir.path().to_owned());
-        let mut random = Random(0x5eed_0005);
+        let mut random = Random::new(0x5eed_0005);
         for _ in 0..cases(3000) {
             let odd = random.below(files.len());
             for (number, (name, seed)) in files.iter().enumerate() {
@@ -278,7 +284,7 @@ fn fuzzed_error_files_and_name_tables_are_read_or_refused() {
     let names = br#"{"model.*":"*","head.weight":"out.weight"}"#;
     let dir = tempdir().unwrap();
     let (error_file, table) = (dir.path().join("error.json"), dir.path().join("names.json"));
-    let mut random = Random(0x5eed_0006);
+    let mut random = Random::new(0x5eed_0006);
     for _ in 0..cases(5000) {
         fs::write(&error_file, random.mutated(error)).unwrap();
         let _ = ErrorFile::read(&error_file).map(|read| (read.message().len(), read.step(), read.backtrace().len()));

@@ -125,7 +125,7 @@ fn report_keeps_device_nodes() {
     if rustix::fs::mknodat(rustix::fs::CWD, &null, kind, mode, rustix::fs::makedev(1, 3)).is_err()
         || fs::write(&null, "x").is_err()
     {
-        eprintln!("SKIPPED: needs the right to make device nodes, and to use them");
+        ddp_tests::skipped("needs the right to make device nodes, and to use them");
         return;
     }
     launch(dir.path(), &["--report", "null"], "true").run().succeeds();

@@ -63,7 +63,7 @@ time.sleep(1000)";
     job.wait().ends_with(143).leaves_no_process();
     assert!(start.elapsed() < BOUND, "{:?}", start.elapsed());
     if traced() != "0" {
-        eprintln!("SKIPPED: needs the right to trace processes");
+        ddp_tests::skipped("needs the right to trace processes");
     }
 }
 

@@ -228,7 +228,7 @@ fn numbers_and_texts_of_any_size_are_no_reason_to_panic() {
     command.args(["-qec", &in_terminal, "/dev/null"]).env("SCRIPT", &script).current_dir(dir.path());
     match command.stdin(Stdio::null()).output() {
         Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout)),
-        Err(_) => eprintln!("SKIPPED: the progress bar needs `script`, to have a terminal"),
+        Err(_) => ddp_tests::skipped("the progress bar needs `script`, to have a terminal"),
     }
 
     let long = "x".repeat(70_000);

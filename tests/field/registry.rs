@@ -22,7 +22,7 @@ fn elsewhere(flags: &[&str], home: &Path, dir: &Path, script: &str) -> Command {
 fn may_unshare(flags: &[&str]) -> bool {
     let may = Command::new("unshare").args(flags).args(["--", "true"]).output().is_ok_and(|done| done.status.success());
     if !may {
-        eprintln!("SKIPPED: needs `unshare {}`", flags.join(" "));
+        ddp_tests::skipped(&format!("needs `unshare {}`", flags.join(" ")));
     }
     may
 }

@@ -133,7 +133,7 @@ fn a_launcher_that_does_not_respond_is_killed_after_the_second_signal() {
     let null = std::ptr::null_mut::<libc::c_void>();
     // SAFETY: a system call. In this state a process hears no signal but SIGKILL.
     if unsafe { libc::ptrace(libc::PTRACE_ATTACH, launcher, null, null) } != 0 {
-        eprintln!("SKIPPED: needs the right to trace processes");
+        ddp_tests::skipped("needs the right to trace processes");
         job.signal(SIGTERM);
         job.wait().ends_with(143);
         return;

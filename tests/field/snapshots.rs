@@ -92,7 +92,7 @@ fn prune_removes_nothing_that_a_link_points_to() {
 #[test]
 fn replaced_snapshot_is_there_at_every_moment_where_directories_cannot_be_exchanged() {
     if Command::new("strace").arg("-V").output().is_err() {
-        eprintln!("SKIPPED: needs strace");
+        ddp_tests::skipped("needs strace");
         return;
     }
     let mut names = Vec::new();
@@ -127,7 +127,7 @@ fn replaced_snapshot_is_there_at_every_moment_where_directories_cannot_be_exchan
 #[test]
 fn snapshot_may_take_longer_to_write_than_a_collective_may_take() {
     if Command::new("strace").arg("-V").output().is_err() {
-        eprintln!("SKIPPED: needs strace");
+        ddp_tests::skipped("needs strace");
         return;
     }
     let dir = tempdir().unwrap();
@@ -246,7 +246,7 @@ fn with_mounts(script: &str) -> Option<(TempDir, Output)> {
         command
     };
     if !within("true").stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
-        eprintln!("SKIPPED: needs a user namespace in which tmpfs can be mounted");
+        ddp_tests::skipped("needs a user namespace in which tmpfs can be mounted");
         return None;
     }
     let output = within(script).output().unwrap();
@@ -312,7 +312,7 @@ fn immutable_files_and_directories_are_left_with_a_warning() {
     fs::create_dir(path(".step-00000009.partial")).unwrap();
     let odd = ["step-00000001/model.safetensors", "step-00000002", ".step-00000009.partial"].map(path);
     let Some(immutable) = Immutable::new(dir.path(), &odd) else {
-        eprintln!("SKIPPED: needs `chattr +i`");
+        ddp_tests::skipped("needs `chattr +i`");
         return;
     };
     let run = |steps: &str| keeper(dir.path(), &[steps, "every=1", "keep=1"]).run().succeeds();
@@ -350,7 +350,7 @@ fn snapshots_in_a_lower_layer_are_removed_and_replaced() {
         let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{stdout}{stderr}");
         if stdout.contains("no overlay") {
-            eprintln!("SKIPPED: needs overlayfs in a user namespace");
+            ddp_tests::skipped("needs overlayfs in a user namespace");
             return;
         }
         assert!(stdout.contains("begins after step 1,") && stdout.contains("begins after step 4,"), "{stdout}{stderr}");

@@ -101,7 +101,7 @@ fn debug_socket_is_its_users_alone() {
         std::thread::spawn(move || connect_as_nobody(&path)).join().unwrap();
         job.wait_for(&format!("warning: a process of another user was refused (pid {}", std::process::id()));
     } else {
-        eprintln!("SKIPPED: needs root, to connect as another user");
+        ddp_tests::skipped("needs root, to connect as another user");
     }
     // A worker of the same user joins.
     let mut joining = std::process::Command::new(&toy);
@@ -189,7 +189,7 @@ fn cache_that_others_can_change_is_refused() {
     fresh.setup().run().ends_with(3).says(&["can't be trusted: every user of this machine can write to it", "hint: "]);
     fs::set_permissions(&cache, fs::Permissions::from_mode(0o755)).unwrap();
     if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: needs root, to give the cache to another user");
+        ddp_tests::skipped("needs root, to give the cache to another user");
         return;
     }
     chown(&cache, Some(NOBODY), None).unwrap();

@@ -6,7 +6,7 @@ pub mod structure;
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -16,8 +16,26 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// Longer than anything takes that does not hang; a fresh build of a project is the longest.
-const PATIENCE: Duration = Duration::from_secs(900);
+/// What hangs prints nothing for longer than this. The longest silence of a build is torch-sys.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Counts a test, or a part of one, that this machine can't run. libtest shows nothing that a test prints which passes, so this
+/// goes around it.
+pub fn skipped(why: &str) {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
+    let test = std::thread::current().name().unwrap_or_default().to_owned();
+    let _ = writeln!(std::io::stderr(), "SKIPPED ({count}): {test}: {why}");
+}
+
+/// The seed of a test that differs from run to run: DDP_TEST_SEED, or the clock. A test that fails prints it.
+pub fn seed() -> u64 {
+    let given = std::env::var("DDP_TEST_SEED").ok().map(|text| text.parse().expect("DDP_TEST_SEED is a number"));
+    let clock = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let seed = given.unwrap_or_else(clock);
+    eprintln!("to repeat it: DDP_TEST_SEED={seed}");
+    seed
+}
 
 /// The repository.
 pub fn repo() -> &'static Path {
@@ -132,7 +150,7 @@ impl CudaTorch {
             return Some(Self { home, logs: tempfile::tempdir().unwrap() });
         }
         assert!(std::env::var_os("CI").is_none(), "CI runs this: `cargo ddp setup --cuda` must come first");
-        eprintln!("SKIPPED: needs Python's torch and the CUDA libtorch; run `cargo ddp setup --cuda` to have them");
+        skipped("needs Python's torch and the CUDA libtorch; run `cargo ddp setup --cuda` to have them");
         None
     }
 
@@ -343,16 +361,20 @@ impl Job {
     }
 
     pub fn wait(mut self) -> Done {
-        let start = Instant::now();
+        let (mut heard, mut length) = (Instant::now(), 0);
         let status = loop {
-            match self.child.try_wait().unwrap() {
-                Some(status) => break status,
-                None if start.elapsed() > PATIENCE => {
-                    let _ = self.child.kill();
-                    panic!("it hangs:\n{}", self.printed());
-                }
-                None => std::thread::sleep(Duration::from_millis(5)),
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
             }
+            let now = self.printed().len();
+            if now != length {
+                (heard, length) = (Instant::now(), now);
+            }
+            if heard.elapsed() > PATIENCE {
+                let _ = self.child.kill();
+                panic!("it hangs:\n{}", self.printed());
+            }
+            std::thread::sleep(Duration::from_millis(5));
         };
         let left = processes(&self.marker);
         let (stdout, stderr) = (

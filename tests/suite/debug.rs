@@ -27,7 +27,7 @@ fn is_here(names: &[&str]) -> bool {
         return true;
     }
     assert!(std::env::var_os("CI").is_none(), "CI runs this: install {}", names[0]);
-    eprintln!("SKIPPED: needs {}", names[0]);
+    ddp_tests::skipped(&format!("needs {}", names[0]));
     false
 }
 

@@ -25,7 +25,7 @@ fn tensorboard() -> Option<Command> {
     }
     let install = "python3 -m pip install --target target/tensorboard tensorboard";
     assert!(std::env::var_os("CI").is_none(), "CI runs this: `{install}` must come first");
-    eprintln!("SKIPPED: needs TensorBoard; `{install}` brings it");
+    ddp_tests::skipped(&format!("needs TensorBoard; `{install}` brings it"));
     None
 }
 

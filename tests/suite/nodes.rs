@@ -47,7 +47,7 @@ impl Machines {
             return Some(machines);
         }
         assert!(std::env::var_os("CI").is_none(), "CI has iproute2, and may make network namespaces");
-        eprintln!("SKIPPED: needs network namespaces (`ip netns add`)");
+        ddp_tests::skipped("needs network namespaces (`ip netns add`)");
         None
     }
 

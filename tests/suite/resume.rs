@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use ddp_contract::snapshot;
 use ddp_tests::{Ddp, Done, SIGKILL, SIGTERM, cargo_ddp, repo, signal_process, snapshots};
@@ -51,9 +51,7 @@ struct Random(u64);
 
 impl Random {
     fn new() -> Self {
-        let seed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
-        eprintln!("random seed {seed}");
-        Self(seed | 1)
+        Self(ddp_tests::seed() | 1)
     }
 
     fn below(&mut self, n: u64) -> u64 {
@@ -194,7 +192,7 @@ fn a_full_disk_is_said_so_and_leaves_the_snapshots_before_it_whole() {
         command
     };
     if !within("true").stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
-        eprintln!("SKIPPED: needs a user namespace in which tmpfs can be mounted");
+        ddp_tests::skipped("needs a user namespace in which tmpfs can be mounted");
         return;
     }
     let (disk_path, out_path, program) = (disk.path().display(), out.path().display(), cargo_ddp().display());

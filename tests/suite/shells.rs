@@ -72,7 +72,7 @@ fn every_shell_has_a_script() {
         fs::write(&script, completions(shell)).unwrap();
         match Command::new(shell).arg(flag).arg(&script).status() {
             Ok(status) => assert!(status.success(), "{shell} does not read its script"),
-            Err(_) => eprintln!("SKIPPED: there is no {shell}"),
+            Err(_) => ddp_tests::skipped(&format!("there is no {shell}")),
         }
     }
 }
@@ -90,7 +90,7 @@ fn the_manual_page_is_one() {
     for page in &pages {
         let groff = Command::new("groff").args(["-man", "-Tascii", "-ww", "-z"]).arg(page).output();
         let Ok(output) = groff else {
-            eprintln!("SKIPPED: there is no groff");
+            ddp_tests::skipped("there is no groff");
             return;
         };
         let complaints = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -120,7 +120,7 @@ fn worker_with_gpus_but_without_cuda_is_an_error() {
 fn ddp_that_is_dropped_before_backward_leaves_no_dangling_pointer() {
     if Command::new("valgrind").arg("--version").output().is_err() {
         assert!(std::env::var_os("CI").is_none(), "CI runs this: valgrind must be installed");
-        eprintln!("SKIPPED: needs valgrind");
+        ddp_tests::skipped("needs valgrind");
         return;
     }
     // (libtorch's kernels look at bytes that they have not written, so those are not checked.)

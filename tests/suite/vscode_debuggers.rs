@@ -50,7 +50,7 @@ fn debugger(names: &[&str]) -> Option<PathBuf> {
     let found = candidates.find(|path| path.exists());
     assert!(found.is_some() || std::env::var_os("CI").is_none(), "CI runs this: {names:?} must be installed");
     if found.is_none() {
-        eprintln!("SKIPPED: there is no {names:?}");
+        ddp_tests::skipped(&format!("there is no {names:?}"));
     }
     found
 }

@@ -116,7 +116,7 @@ fn without_ipv4(dir: &Path, args: &[&str]) -> Option<Output> {
     let setup = "ip link set lo up && ip -4 addr flush dev lo && ip -6 addr show dev lo | grep -q ::1";
     let probe = Command::new("unshare").args(["-rn", "sh", "-c", setup]).output();
     if !probe.is_ok_and(|probe| probe.status.success()) {
-        eprintln!("SKIPPED: needs `unshare -rn`, `ip` and IPv6");
+        ddp_tests::skipped("needs `unshare -rn`, `ip` and IPv6");
         return None;
     }
     let script = format!("{setup} && exec \"$0\" ddp \"$@\"");
@@ -143,7 +143,7 @@ fn a_host_without_ipv4_trains() {
 #[test]
 fn an_ipv6_address_in_brackets_is_one() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
-        eprintln!("SKIPPED: needs IPv6");
+        ddp_tests::skipped("needs IPv6");
         return;
     }
     let dir = tempdir().unwrap();

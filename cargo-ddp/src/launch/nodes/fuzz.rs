@@ -75,7 +75,7 @@ fn hostile_messages_cause_no_panic() {
     let hello = serde_json::to_vec(&Greeting::Hello(Version::own(&theirs))).unwrap();
     let proof = serde_json::to_vec(&Greeting::Proof(secret.proof(Side::Member, &theirs, &ours))).unwrap();
     let own = Member { host: "b".into(), first_rank: 0, nproc: 2, gpus: None };
-    let (seeds, mut random) = (seeds(), Random(0x9e37_79b9_7f4a_7c15));
+    let (seeds, mut random) = (seeds(), Random::new(0x9e37_79b9_7f4a_7c15));
     let start = Instant::now();
     let new = || Dispatcher::new(WORLD, Rules::default(), start);
     let chains: [(Option<&Secret>, &[&[u8]]); 4] =
