@@ -15,8 +15,8 @@ const STEPS: u64 = 3;
 
 pub(crate) fn main() -> ExitCode {
     ddp_runtime::main(|| {
-        let args: Vec<String> = std::env::args().collect();
-        let [_, scenario, dir] = args.as_slice() else { bail!("model SCENARIO DIR") };
+        let args: Vec<String> = ddp_tests::args().collect();
+        let [scenario, dir] = args.as_slice() else { bail!("model SCENARIO DIR") };
         let context = Context::init()?;
         // A rank that refuses its model alone may be gone before the other has joined.
         context.group().barrier()?;
