@@ -1,9 +1,11 @@
 //! What to do when something happens: a state machine over ranks, without processes, clocks or pipes.
 
 mod inputs;
+mod restart;
 mod similar;
+mod stalls;
+mod stopping;
 
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use ddp_contract::Event;
@@ -11,9 +13,8 @@ use ddp_contract::Event;
 pub(crate) use inputs::{Action, Input};
 pub(crate) use similar::comparable;
 
-use crate::launch::outcome::{Exit, Failure, Known, NoRestart, Verdict};
+use crate::launch::outcome::{Exit, Failure, Known};
 use crate::launch::plan::Rules;
-use crate::os::signals::is_user_signal;
 
 /// SIGTERM, which asks a worker to stop.
 pub(crate) const SIGTERM: i32 = libc::SIGTERM;
@@ -22,16 +23,10 @@ pub(crate) const SIGKILL: i32 = libc::SIGKILL;
 
 /// How often to look whether workers that should have ended are still paused in a debugger.
 const PAUSE_CHECK: Duration = Duration::from_millis(200);
-/// How long a job whose workers send events may go without one.
-const STALL_TIMEOUT: Duration = Duration::from_secs(600);
 /// A peer of a dying worker sees the connection's end before the kernel reports the death, and may itself be gone by then.
 const SIMULTANEOUS: Duration = Duration::from_secs(1);
-/// After a failure, ranks that are still there after this time are asked to stop once more.
-const REMINDER: Duration = Duration::from_secs(2);
 /// A program that reports no steps is taken to be starting for this long.
 const STARTUP: Duration = Duration::from_secs(60);
-/// The longest time between two attempts.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 
 pub(crate) struct Dispatcher {
     rules: Rules,
@@ -230,20 +225,6 @@ impl Dispatcher {
         }
     }
 
-    /// The rank that is watched for stalls and has been quiet longest.
-    fn quietest(&self) -> Option<&Rank> {
-        let explicit = self.rules.stall_timeout.is_some();
-        self.ranks.iter().filter(|rank| rank.alive && (explicit || rank.sends_events)).min_by_key(|rank| rank.sign)
-    }
-
-    fn stall_deadline(&self) -> Option<Instant> {
-        let timeout = self.rules.stall_timeout.unwrap_or(STALL_TIMEOUT);
-        if self.stalled || timeout.is_zero() {
-            return None;
-        }
-        Some(self.quietest()?.sign + timeout)
-    }
-
     /// Known for programs that report steps; guessed from the time for others.
     fn is_starting(&self, now: Instant) -> bool {
         match self.ranks.iter().any(|rank| rank.sends_events) {
@@ -328,138 +309,6 @@ impl Dispatcher {
             stalled: None,
             consequences: vec![],
         }
-    }
-
-    fn all_gone(&mut self, now: Instant) -> Vec<Action> {
-        let verdict = match std::mem::replace(&mut self.state, State::Running) {
-            State::Stopping { reason: Reason::Failure(failure, _), .. } => match self.why_no_restart(&failure) {
-                Some(why) => Verdict::Failed(failure, why),
-                None => return self.restart(failure, now),
-            },
-            State::Stopping { reason: Reason::NodeLost(why), .. } => Verdict::NodeLost(why),
-            State::Stopping { reason: Reason::Signal(signal), .. } if self.unsaved => {
-                match self.failed.take().filter(|(failure, _)| self.is_error(failure)) {
-                    Some((failure, _)) => Verdict::Failed(failure, NoRestart::Stopping),
-                    None => Verdict::Stopped(signal),
-                }
-            }
-            _ if self.preempted => Verdict::Preempted { snapshot: self.newest.take().map(|known| known.snapshot) },
-            State::Stopping { reason: Reason::Signal(signal), .. } => Verdict::Stopped(signal),
-            State::Running | State::Waiting(_) => Verdict::Done { restarts: self.attempt },
-        };
-        vec![Action::Finish(verdict)]
-    }
-
-    fn why_no_restart(&self, failure: &Failure) -> Option<NoRestart> {
-        if self.node_is_lost {
-            Some(NoRestart::NodeLost)
-        } else if self.rules.max_restarts == 0 {
-            Some(NoRestart::Never)
-        } else if failure.is_usage_error() && !self.has_trained {
-            Some(NoRestart::Usage)
-        } else if self.rules.only_reporting && !self.has_reported && failure.stalled.is_none() {
-            // (That a stalled rank is restarted was asked for.)
-            Some(NoRestart::Unreported)
-        } else if self.previous.as_ref().is_some_and(|previous| failure.is_repeat_of(previous)) {
-            Some(NoRestart::Again)
-        } else if self.used >= self.rules.max_restarts {
-            Some(NoRestart::UsedUp(self.used))
-        } else {
-            None
-        }
-    }
-
-    fn restart(&mut self, failure: Failure, now: Instant) -> Vec<Action> {
-        let delay = match self.used {
-            0 => Duration::ZERO,
-            n => self.rules.backoff.saturating_mul(1 << (n - 1).min(16)).min(LONGEST_BACKOFF),
-        };
-        self.used += 1;
-        self.attempt += 1;
-        self.has_trained |= !failure.at_startup;
-        self.previous = Some(failure.clone());
-        let announced = Action::Announce { after: failure, attempt: self.attempt, delay };
-        if delay.is_zero() {
-            return vec![announced, self.start(now)];
-        }
-        self.state = State::Waiting(now + delay);
-        vec![announced]
-    }
-
-    fn start(&mut self, now: Instant) -> Action {
-        self.state = State::Running;
-        self.started = now;
-        self.preempted = false;
-        self.unsaved = false;
-        self.failed = None;
-        self.stalled = false;
-        for rank in &mut self.ranks {
-            *rank = Rank { alive: true, step: None, sends_events: false, sign: now };
-        }
-        Action::Start { attempt: self.attempt }
-    }
-
-    /// The first signal is forwarded to the workers, so that they can save; the second kills them. SIGUSR1 and SIGUSR2 are
-    /// forwarded, too, and the workers decide what they mean.
-    fn signalled(&mut self, signal: i32, now: Instant) -> Vec<Action> {
-        match &mut self.state {
-            State::Running if is_user_signal(signal) => vec![Action::Signal(signal)],
-            _ if is_user_signal(signal) => vec![],
-            State::Waiting(_) => vec![Action::Finish(Verdict::Stopped(signal))],
-            State::Stopping { reason: Reason::Signal(_), deadline, .. } => {
-                *deadline = None;
-                vec![Action::Signal(SIGKILL)]
-            }
-            _ => {
-                let deadline = Some(now + self.rules.grace);
-                self.failed_before = matches!(self.state, State::Stopping { reason: Reason::Failure(..), .. });
-                self.state = State::Stopping { reason: Reason::Signal(signal), deadline, reminder: None };
-                vec![Action::Signal(signal)]
-            }
-        }
-    }
-
-    fn orphaned(&mut self) -> Vec<Action> {
-        if let State::Waiting(_) = self.state {
-            return vec![Action::Finish(Verdict::Stopped(SIGKILL))];
-        }
-        self.state = State::Stopping { reason: Reason::Signal(SIGKILL), deadline: None, reminder: None };
-        vec![Action::Signal(SIGKILL)]
-    }
-
-    /// What is left of the job ends: nobody can start the missing ranks again.
-    fn node_lost(&mut self, ranks: Range<usize>, why: String, now: Instant) -> Vec<Action> {
-        self.node_is_lost = true;
-        for rank in ranks {
-            self.ranks[rank].alive = false;
-        }
-        let others_live = self.ranks.iter().any(|rank| rank.alive);
-        // A job that is ending already keeps its reason.
-        if matches!(self.state, State::Running | State::Waiting(_)) {
-            let deadline = Some(now + self.rules.grace);
-            self.state = State::Stopping { reason: Reason::NodeLost(why), deadline, reminder: None };
-            return if others_live { vec![Action::Signal(SIGTERM)] } else { self.all_gone(now) };
-        }
-        if others_live { vec![] } else { self.all_gone(now) }
-    }
-
-    fn traced(&mut self, rank: usize, pid: u32, now: Instant) -> Vec<Action> {
-        let stalled = matches!(self.state, State::Running) && self.stalled && self.ranks[rank].alive;
-        if !self.rules.restart_on_stall || !stalled {
-            return vec![];
-        }
-        let idle = now.duration_since(self.ranks[rank].sign);
-        let failure = Failure { stalled: Some(idle), ..self.failure(rank, pid) };
-        self.stop_after(failure, now);
-        vec![Action::Signal(SIGTERM)]
-    }
-
-    /// The other ranks end, too. Those of ddp-runtime take a first SIGTERM for a request to save, but may wait for the failed
-    /// rank on their GPUs, and take a second one for the end.
-    fn stop_after(&mut self, failure: Failure, now: Instant) {
-        let reminder = self.ranks.iter().all(|rank| rank.sends_events).then(|| now + REMINDER);
-        let deadline = Some(now + self.rules.grace);
-        self.state = State::Stopping { reason: Reason::Failure(failure, now), deadline, reminder };
     }
 
     fn note(&mut self, rank: usize, event: Event, now: Instant) {

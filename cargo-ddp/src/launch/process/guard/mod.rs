@@ -18,29 +18,30 @@
 //! The guard also sees to it that signals reach a launcher that cannot hear them: one that is stopped is continued, and one
 //! that does not end after a second signal is killed.
 
+mod patience;
+mod requests;
+
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::process::exit;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_process, pidfd_open, set_child_subreaper,
     waitpid,
 };
-use serde::Deserialize;
+
+use patience::{Patience, timespec};
+use requests::Requests;
 
 use crate::editor::debug::{self, Session};
 use crate::launch::event::{LauncherEnd, Reporter};
 use crate::os::adopted::end_adopted;
 use crate::os::reap::KILL_TIMEOUT;
-use crate::os::signals::{Signals, is_user_signal};
+use crate::os::signals::Signals;
 use crate::{Error, Result, exit};
-
-/// How long a launcher may take to end after the second signal, which ends a job immediately. It waits for the kernel, and for
-/// other nodes.
-const UNRESPONSIVE: Duration = Duration::from_secs(15);
 
 /// fcntl(2): the signal to send instead of SIGIO. The libc crate has no name for it.
 const F_SETSIG: libc::c_int = 10;
@@ -173,7 +174,7 @@ fn as_child_of(parent: Pid) -> std::io::Result<()> {
 /// Returns the launcher's exit code.
 fn watch_over(keeper: Pid, mut signals: Signals, mut pipe: UnixStream, reporter: &dyn Reporter) -> i32 {
     let pidfd = pidfd_open(keeper, PidfdFlags::empty());
-    let mut requests = Requests { partial: Vec::new(), launcher: None, open: pipe.set_nonblocking(true).is_ok() };
+    let mut requests = Requests::new(pipe.set_nonblocking(true).is_ok());
     let mut patience = Patience::default();
     let status = loop {
         if let Ok(pidfd) = &pidfd {
@@ -227,75 +228,6 @@ fn continue_on(connection: &UnixStream) {
     // It does nothing to a process that runs.
     set(F_SETSIG, libc::SIGCONT);
     set(libc::F_SETFL, set(libc::F_GETFL, 0) | libc::O_ASYNC);
-}
-
-/// How long the launcher may run after the signals that it was sent.
-#[derive(Default)]
-struct Patience {
-    first: Option<i32>,
-    end: Option<Instant>,
-}
-
-impl Patience {
-    fn note(&mut self, signal: i32) {
-        if is_user_signal(signal) {
-            return;
-        }
-        if self.first.is_some() {
-            self.end.get_or_insert_with(|| Instant::now() + UNRESPONSIVE);
-        }
-        self.first.get_or_insert(signal);
-    }
-
-    fn left(&self) -> Option<Timespec> {
-        Some(timespec(self.end?.saturating_duration_since(Instant::now()) + Duration::from_millis(1)))
-    }
-
-    /// The signal that should have ended it.
-    fn is_over(&self) -> Option<i32> {
-        self.first.filter(|_| self.end.is_some_and(|end| Instant::now() >= end))
-    }
-}
-
-fn timespec(time: Duration) -> Timespec {
-    Timespec { tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() }
-}
-
-/// What the guard receives: first the launcher's pid, then the debug sessions that the launcher asks for, one a line.
-struct Requests {
-    partial: Vec<u8>,
-    launcher: Option<Pid>,
-    open: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Request {
-    Launcher(i32),
-    Open(Session),
-}
-
-impl Requests {
-    fn serve(&mut self, pipe: &mut UnixStream) {
-        let mut buffer = [0; 4096];
-        while self.open {
-            match pipe.read(&mut buffer) {
-                Ok(0) => self.open = false,
-                Ok(n) => self.partial.extend_from_slice(&buffer[..n]),
-                Err(err) if err.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => break,
-                Err(_) => self.open = false,
-            }
-        }
-        while let Some(end) = self.partial.iter().position(|&byte| byte == b'\n') {
-            let line: Vec<u8> = self.partial.drain(..=end).collect();
-            match serde_json::from_slice(&line) {
-                Ok(Request::Launcher(pid)) => self.launcher = Pid::from_raw(pid),
-                Ok(Request::Open(session)) => debug::start(&session),
-                Err(_) => {}
-            }
-        }
-    }
 }
 
 fn code(status: Option<WaitStatus>, reporter: &dyn Reporter) -> i32 {

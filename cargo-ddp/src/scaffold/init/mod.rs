@@ -1,22 +1,25 @@
 //! An existing crate, made trainable: what it lacks is added, and nothing else touched.
 
+mod cargo_config;
+mod example;
+mod plan;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ddp_contract::file;
-use toml_edit::{DocumentMut, InlineTable, Item, Table, Value};
+use toml_edit::{DocumentMut, Item, Value};
+
+use plan::{Plan, parse, table_in};
 
 use super::dependencies::{dependency, inherited};
 use super::files::Backup;
 use super::source::{self, RuntimeSource};
 use super::{files, lines, name};
 use crate::editor::vscode;
-use crate::project::cargo::{self, Project};
-use crate::project::libtorch as torch;
+use crate::project::cargo::Project;
 use crate::{Error, Result};
 
-const BUILD: &str = include_str!("../../templates/shared/build.rs");
-const EXAMPLE_TEXT: &str = include_str!("../../templates/shared/example.rs");
+const BUILD: &str = include_str!("../../../templates/shared/build.rs");
 /// The name of the example to begin with.
 pub const EXAMPLE: &str = "train";
 /// What the build script must call, and what it had to read in earlier versions.
@@ -71,24 +74,6 @@ impl Done {
     }
 }
 
-/// Everything is thought out before anything is written.
-#[derive(Default)]
-struct Plan {
-    writes: Vec<(PathBuf, Vec<u8>, String)>,
-    notes: Vec<String>,
-}
-
-impl Plan {
-    fn write(&mut self, path: PathBuf, content: impl Into<Vec<u8>>, what: impl Into<String>) {
-        self.writes.push((path, content.into(), what.into()));
-    }
-
-    /// A file that was parsed and edited: its line ends and its byte order mark stay.
-    fn edit(&mut self, path: PathBuf, before: &[u8], after: &str, what: impl Into<String>) {
-        self.write(path, lines::as_before(&String::from_utf8_lossy(before), after), what);
-    }
-}
-
 /// Makes the crate trainable. Run again, it finds nothing to do.
 ///
 /// # Errors
@@ -122,33 +107,13 @@ pub fn init(init: &Init) -> Result<Done> {
     if !done.is_empty() {
         plan.edit(path, &text, &manifest.to_string(), done.join(", "));
     }
-    cargo_config(&root, &source, &mut plan)?;
+    cargo_config::edit(&root, &source, &mut plan)?;
     gitignore(&root, &mut plan)?;
-    example(&folder, &manifest, &shared, &mut plan)?;
+    example::add(&folder, &manifest, &shared, &mut plan)?;
 
     let mut done = Done { notes: plan.notes, ..Done::default() };
     done.write_all(plan.writes).inspect_err(|_| done.undo())?;
     Ok(done)
-}
-
-fn parse(path: &Path, text: &[u8]) -> Result<DocumentMut> {
-    let bad = |problem: String| Error::BadManifest { path: path.to_owned(), problem };
-    let text = str::from_utf8(text).map_err(|err| bad(err.to_string()))?;
-    lines::plain(text).parse().map_err(|err: toml_edit::TomlError| bad(err.message().to_owned()))
-}
-
-/// What is there under a key, or a new table at the end of the file: after comments that stand there.
-fn table_in<'a>(document: &'a mut DocumentMut, key: &str) -> &'a mut Item {
-    if !document.contains_key(key) {
-        let mut table = Table::new();
-        let trailing = document.trailing().as_str().unwrap_or_default().trim_end_matches('\n').to_owned();
-        if !trailing.trim().is_empty() {
-            table.decor_mut().set_prefix(format!("{trailing}\n\n"));
-            document.set_trailing("");
-        }
-        document.insert(key, Item::Table(table));
-    }
-    &mut document[key]
 }
 
 /// The folder that cargo builds the crate in: a workspace's, if it is a member, or its own.
@@ -284,73 +249,6 @@ fn build_script(
     Ok(())
 }
 
-fn cargo_config(root: &Path, source: &RuntimeSource, plan: &mut Plan) -> Result<()> {
-    let old_name = root.join(".cargo/config");
-    let path = if old_name.is_file() { old_name } else { root.join(".cargo/config.toml") };
-    let text = files::read(&path)?.unwrap_or_default();
-    let mut config = parse(&path, &text)?;
-    let mut done = Vec::new();
-    let mut libtorch = InlineTable::new();
-    libtorch.insert("value", torch::LINK.into());
-    libtorch.insert("relative", true.into());
-    let is_ours =
-        |item: &Item| item.as_inline_table().is_some_and(|table| table.to_string().trim() == libtorch.to_string());
-    let set = config.get("env").and_then(|env| env.get("LIBTORCH"));
-    // One that the user set wins over an included file.
-    if set.is_none_or(is_ours) && cargo::reads_included_files() && include(&mut config) {
-        if let Some(env) = config.get_mut("env").and_then(Item::as_table_like_mut) {
-            env.remove("LIBTORCH");
-            if env.is_empty() {
-                config.remove("env");
-            }
-        }
-        done.push("LIBTORCH is in .ddp/cargo.toml, which `cargo ddp setup` writes");
-    }
-    let is_included = includes(&config);
-    let mut add = |table: &str, key: &str, value: Value| match table_in(&mut config, table).as_table_like_mut() {
-        Some(table) if !table.contains_key(key) => {
-            table.insert(key, Item::Value(value));
-            true
-        }
-        _ => false,
-    };
-    if !is_included && add("env", "LIBTORCH", Value::InlineTable(libtorch)) {
-        done.push("LIBTORCH is .ddp/libtorch, which `cargo ddp setup` links");
-    }
-    if let Some(Ok(alias)) = source.alias().map(|alias| alias.parse::<Value>())
-        && add("alias", "ddp", alias)
-    {
-        done.push("`cargo ddp` is the clone's");
-    }
-    if !done.is_empty() {
-        plan.edit(path, &text, &config.to_string(), done.join(", "));
-    }
-    Ok(())
-}
-
-/// Whether the configuration includes the file with this machine's libtorch.
-fn includes(config: &DocumentMut) -> bool {
-    let entries = config.get("include").and_then(Item::as_array).into_iter().flatten();
-    let paths = entries.map(|entry| entry.as_inline_table().and_then(|table| table.get("path")).unwrap_or(entry));
-    paths.filter_map(Value::as_str).any(|path| path == torch::INCLUDED)
-}
-
-/// Adds that file. Says whether it is new: with paths in a form that can't be optional, there is no place for it.
-fn include(config: &mut DocumentMut) -> bool {
-    let mut entry = InlineTable::new();
-    entry.insert("path", torch::INCLUDED.into());
-    entry.insert("optional", true.into());
-    let list = config.entry("include").or_insert(Item::Value(Value::Array(Default::default())));
-    let Some(list) = list.as_array_mut().filter(|list| list.iter().all(Value::is_inline_table)) else { return false };
-    let is_known = list
-        .iter()
-        .any(|entry| entry.as_inline_table().and_then(|entry| entry.get("path")?.as_str()) == Some(torch::INCLUDED));
-    if !is_known {
-        list.push(entry);
-    }
-    !is_known
-}
-
 fn gitignore(root: &Path, plan: &mut Plan) -> Result<()> {
     let path = root.join(".gitignore");
     // Its lines may be of any encoding: they are added to, not read.
@@ -368,65 +266,4 @@ fn gitignore(root: &Path, plan: &mut Plan) -> Result<()> {
     missing.iter().for_each(|name| text.extend_from_slice(format!("/{name}{ending}").as_bytes()));
     plan.write(path, text, format!("ignores {}", missing.join(" and ")));
     Ok(())
-}
-
-/// A loop to begin with, unless there is one.
-fn example(folder: &Path, manifest: &DocumentMut, shared: &DocumentMut, plan: &mut Plan) -> Result<()> {
-    let name_of = |package: &str| {
-        let found = dependency(manifest, shared, package, &["dependencies"]);
-        found.map_or(package, |(name, _)| name).replace('-', "_")
-    };
-    let (runtime, tch) = (name_of("ddp-runtime"), name_of("tch"));
-    if ["src", "examples"].iter().any(|name| mentions_runtime(&folder.join(name), &runtime)) {
-        return Ok(());
-    }
-    let path = folder.join("examples/train.rs");
-    if path.exists() {
-        plan.notes.push(format!("{} is yours and stays as it is", path.display()));
-        return Ok(());
-    }
-    // Under the names that the crate gives them.
-    let renamed = [(runtime, "ddp_runtime"), (tch, "tch")].into_iter().filter(|(name, usual)| name != usual);
-    let renamed: String = renamed.map(|(name, usual)| format!("use {name} as {usual};\n")).collect();
-    let text = EXAMPLE_TEXT.replacen("\nuse ", &format!("\n{renamed}use "), 1);
-    plan.write(path, text, "a training loop to begin with");
-    let package = manifest.get("package");
-    if package.and_then(|package| package.get("autoexamples")).and_then(Item::as_bool) == Some(false) {
-        plan.notes.push("its `autoexamples` are off: name the example in Cargo.toml to run it".into());
-    }
-    Ok(())
-}
-
-/// Whether there is Rust that uses ddp-runtime, which the crate calls `name`.
-fn mentions_runtime(folder: &Path, name: &str) -> bool {
-    let Ok(entries) = fs::read_dir(folder) else { return false };
-    entries.flatten().map(|entry| entry.path()).any(|path| match path.is_dir() {
-        true => mentions_runtime(&path, name),
-        false => {
-            let is_rust = path.extension().is_some_and(|extension| extension == "rs");
-            let is_word = |c: char| c.is_alphanumeric() || c == '_';
-            let mentions = |text: &str| {
-                let path = format!("{name}::");
-                let mut paths = text.match_indices(&path);
-                text.contains("ddp_runtime") || paths.any(|(at, _)| !text[..at].ends_with(is_word))
-            };
-            is_rust && file::read(&path, file::SMALL).is_ok_and(|text| mentions(&String::from_utf8_lossy(&text)))
-        }
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_loop_is_known_by_the_name_of_ddp_runtime() {
-        let dir = tempfile::tempdir().unwrap();
-        let mentions = |text: &str| {
-            fs::write(dir.path().join("x.rs"), text).unwrap();
-            mentions_runtime(dir.path(), "rt")
-        };
-        assert!(mentions("use rt::Context;") && mentions("use ddp_runtime::Context;"));
-        assert!(!mentions("use sort::by;\nlet rt = 1;"));
-    }
 }
