@@ -100,8 +100,8 @@
 mod guide {
     #[doc = include_str!("../../docs/data-loading.md")]
     struct DataLoading;
-    #[doc = include_str!("../../docs/fault-tolerance.md")]
-    struct FaultTolerance;
+    #[doc = include_str!("../../docs/snapshots.md")]
+    struct Snapshots;
 }
 
 mod dist;

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """debug.py PROJECT BINARY [RANKS[,RANKS…] [TIMES]]: from the request to launch (F5, after the build) until all ranks stand at a
 breakpoint in their loop, and the memory of a session; without lldb's index cache, with an empty one, and with a filled one
-(the median of TIMES: 3). RANKS is 2,4. Prints a table for docs/debugging.md.
+(the median of TIMES: 3). RANKS is 2,4. Prints a table for docs/measurements/debugging.md.
 With lldb-dap, or with CodeLLDB: DDP_TEST_ADAPTER=codelldb CODELLDB=/path/to/adapter/codelldb.
 
 PROJECT is one made by `cargo ddp new` and built with `cargo ddp build`, with a line marked `// BREAK` in its loop."""

@@ -4,7 +4,7 @@ torchrun's own (torchrun.json, 2.13.0).
     python3 tests/kit/check.py [--quick] [--launcher PATH] [--table]
 
 --quick leaves out the scenarios that wait for 10 s; --table prints what both launchers did as the table of
-docs/launching.md. Exits with 1 and says which expectation failed.
+docs/measurements/launcher.md. Exits with 1 and says which expectation failed.
 """
 import argparse, json, signal, subprocess, sys, tempfile
 from pathlib import Path

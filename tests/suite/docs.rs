@@ -10,7 +10,7 @@ use ddp_tests::{CudaTorch, Ddp, cargo_ddp, repo};
 use tempfile::tempdir;
 
 /// Pages whose commands need a project or a machine of their own, which the tests of those commands make.
-const ELSEWHERE: [&str; 3] = ["docs/doctor.md", "docs/snapshots.md", "docs/vscode.md"];
+const ELSEWHERE: [&str; 3] = ["docs/debugging.md", "docs/doctor.md", "docs/snapshots.md"];
 
 /// The pages of the guide, and those in the root.
 fn pages() -> Vec<PathBuf> {

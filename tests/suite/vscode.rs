@@ -270,7 +270,7 @@ fn the_guide_shows_what_is_printed() {
     let parent = tempdir().unwrap();
     let dir = parent.path().join("my-model");
     package(&dir, "my-model", &["train", "eval"], TRAINS);
-    let guide = fs::read_to_string(repo().join("docs/vscode.md")).unwrap();
+    let guide = fs::read_to_string(repo().join("docs/debugging.md")).unwrap();
     let shown: Vec<&str> =
         guide.split("```console\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
     let mut real = vec![];
