@@ -309,7 +309,7 @@ fn log_dir_in_settings_is_not_empty() {
     let manifest = "[package]\nname = \"one\"\nedition = \"2024\"\n[package.metadata.ddp]\nlog-dir = \"\"";
     write(dir.path().join("Cargo.toml"), manifest);
     let done = Ddp::new(["run", "--nproc", "1"]).dir(dir.path()).run().ends_with(2);
-    done.says(&["[package.metadata.ddp] in Cargo.toml: log-dir: it is empty", "hint: "]);
+    done.says(&["Cargo.toml [package.metadata.ddp]: log-dir: expected a value, got an empty string", "hint: "]);
     assert!(!dir.path().join("1").exists() && !dir.path().join("latest").exists());
     assert_eq!(runs(dir.path(), &[]).len(), 0);
 }
