@@ -42,6 +42,7 @@ fn project() -> &'static Path {
         fs::copy(repo().join("Cargo.lock"), project.join("Cargo.lock")).unwrap();
         // What is built outlives the project, and is where launch configurations look for it.
         fs::create_dir_all(kept().join("debugged-target")).unwrap();
+        let _ = fs::remove_dir_all(project.join("target"));
         std::os::unix::fs::symlink("../debugged-target", project.join("target")).unwrap();
         let main = project.join("src/main.rs");
         let text = fs::read_to_string(&main).unwrap();

@@ -260,7 +260,7 @@ fn options_that_can_not_be_are_refused_before_anything_starts() {
     let dir = tempdir().unwrap();
     for (flags, words) in [
         (["--show", "2"], "--show: rank 2 not found: ranks are 0 to 1"),
-        (["--show", "first"], "--show: invalid value `first`: expected all, none, or ranks such as 0,1"),
+        (["--show", "first"], "invalid value 'first' for '--show <RANKS>': expected all, none, or ranks such as 0,1"),
         (["--stdin", "7"], "--stdin: rank 7 not found: ranks are 0 to 1"),
         (["--grace", "soon"], "invalid value 'soon' for '--grace"),
     ] {
@@ -379,7 +379,7 @@ fn error_after_sigterm_is_not_a_preemption() {
     job.wait_for_count("ready", 2);
     job.signal(SIGTERM);
     let done = job.wait().ends_with(3).leaves_no_process();
-    done.says(&["error: rank 1 ended with exit code 3", "the job had been asked to stop, so it was not restarted"]);
+    done.says(&["error: rank 1 ended with exit code 3", "the job was asked to stop, so it was not restarted"]);
 }
 
 #[test]

@@ -299,7 +299,7 @@ fn gone(group: &ProcessGroup) -> Result<()> {
     }
     let start = Instant::now();
     let outcome = group.barrier();
-    ensure!(matches!(outcome, Err(Error::Torch { .. })), "{outcome:?}");
+    ensure!(matches!(outcome, Err(Error::LostPeer { .. } | Error::Torch { .. })), "{outcome:?}");
     ensure!(start.elapsed() < Duration::from_secs(10), "it took {:?}", start.elapsed());
     let again = group.all_reduce(&mut own(0), ReduceOp::Sum);
     ensure!(again.is_err() && start.elapsed() < Duration::from_secs(15), "a dead group gives {again:?}");

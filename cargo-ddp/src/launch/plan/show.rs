@@ -26,8 +26,7 @@ impl std::str::FromStr for Show {
             "all" => Ok(Self::All),
             "none" => Ok(Self::Only(Vec::new())),
             ranks => {
-                let invalid = |rank: &str| format!("invalid value `{rank}`: expected all, none, or ranks such as 0,1");
-                let rank = |rank: &str| rank.trim().parse().map_err(|_| invalid(rank));
+                let rank = |rank: &str| rank.trim().parse().map_err(|_| "expected all, none, or ranks such as 0,1");
                 Ok(Self::Only(ranks.split(',').map(rank).collect::<Result<_, _>>()?))
             }
         }
