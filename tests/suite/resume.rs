@@ -197,7 +197,7 @@ fn a_full_disk_is_said_so_and_leaves_the_snapshots_before_it_whole() {
     }
     let (disk_path, out_path, program) = (disk.path().display(), out.path().display(), cargo_ddp().display());
     let script = format!(
-        "if {program} ddp run -p ddp-tests --bin resume --nproc 2 --max-restarts 0 -- {disk_path} 10 5; then exit 9; fi
+        "if {program} ddp run -p ddp-tests --bin worker --nproc 2 --max-restarts 0 -- resume {disk_path} 10 5; then exit 9; fi
          cp -r {disk_path}/. {out_path}"
     );
     let output = within(&script).current_dir(repo()).output().unwrap();

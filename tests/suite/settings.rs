@@ -41,7 +41,7 @@ fn variables_are_options_of_every_launcher_and_errors_name_them() {
     for (name, value, said) in [
         ("DDP_NPROC", "0", "error: DDP_NPROC: invalid value `0`: expected a number from 1 to 4096"),
         ("DDP_QUIET", "maybe", "error: DDP_QUIET: invalid value `maybe`: expected 1, true, 0 or false"),
-        ("DDP_SHOW", "7", "error: DDP_SHOW: there is no rank 7"),
+        ("DDP_SHOW", "7", "error: DDP_SHOW: rank 7 not found"),
         ("DDP_NODE_RANK", "1", "error: DDP_NODE_RANK: it needs --nnodes"),
         ("DDP_MASTER_PORT", "65536", "error: DDP_MASTER_PORT: invalid value `65536`: 65536 is not in 1..=65535"),
     ] {
@@ -105,7 +105,7 @@ fn settings_go_through_the_flags_parsers() {
         ("nproc = true", "nproc: expected an integer or a string"),
         ("node-rank = 0", "node-rank: cannot be set in Cargo.toml, as it is different on each node: pass --node-rank"),
         ("dry-run = true", "dry-run: cannot be set in Cargo.toml"),
-        ("show = \"5\"", "show: there is no rank 5"),
+        ("show = \"5\"", "show: rank 5 not found"),
         ("vscode = 1", "vscode: expected a boolean"),
         ("xyz = 1", "unknown key `xyz`, expected one of gpus, nproc, "),
     ] {
@@ -165,9 +165,9 @@ fn log_is_quiet_unless_asked_and_its_variable_wins() {
         launch(dir.path(), &[&["--nproc", "1", "--color", "never"], flags].concat(), "true").env_remove("DDP_LOG")
     };
     assert!(!run(&[]).run().succeeds().stderr.contains("DEBUG"));
-    assert!(run(&["-v"]).run().succeeds().stderr.contains("DEBUG launching"));
+    assert!(run(&["-v"]).run().succeeds().stderr.contains("launching plan="));
     assert!(!run(&["-vv"]).env("DDP_LOG", "warn").run().succeeds().stderr.contains("DEBUG"));
-    assert!(run(&[]).env("DDP_LOG", "cargo_ddp=debug").run().succeeds().stderr.contains("DEBUG launching"));
+    assert!(run(&[]).env("DDP_LOG", "cargo_ddp=debug").run().succeeds().stderr.contains("launching plan="));
     let json = run(&["-v"]).env("DDP_LOG_FORMAT", "json").run().succeeds().stderr;
     let events: Vec<Value> = json.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     assert!(events.iter().any(|event| event["level"] == "DEBUG" && event["message"] == "launching"), "{json}");

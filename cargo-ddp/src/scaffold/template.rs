@@ -97,13 +97,16 @@ pub const TEMPLATES: &[Template] = &[
 ];
 
 impl Template {
-    /// The packages that its Cargo.toml depends on.
+    /// The packages that its Cargo.toml depends on, also for its build script.
     pub(super) fn dependencies(&self) -> impl Iterator<Item = &'static str> {
         let manifest = self.files.iter().find(|file| file.path == "Cargo.toml").map_or(&[][..], |file| file.bytes);
-        let lines = str::from_utf8(manifest).unwrap_or_default().lines();
-        let section =
-            lines.skip_while(|line| *line != "[dependencies]").skip(1).take_while(|line| !line.starts_with('['));
-        section.filter_map(|line| Some(line.split_once('=')?.0.trim()))
+        let mut within = false;
+        str::from_utf8(manifest).unwrap_or_default().lines().filter_map(move |line| {
+            if line.starts_with('[') {
+                within = matches!(line, "[dependencies]" | "[build-dependencies]");
+            }
+            line.split_once('=').filter(|_| within).map(|(name, _)| name.trim())
+        })
     }
 
     /// Its binaries beside `src/main.rs`.

@@ -9,7 +9,7 @@ use toml::{Table, Value};
 
 /// Packages that a project of a clone depends on by path. Any other path dependency is the user's own code, which may change
 /// in ways that cargo does not see in a new `target/` (an older file that is moved into place).
-const OURS: [&str; 2] = ["ddp-runtime", "ddp-contract"];
+const OURS: [&str; 3] = ["ddp-runtime", "ddp-contract", "ddp-build"];
 
 /// A version of a package.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
