@@ -225,15 +225,9 @@ fn a_long_line_of_many_entries_takes_no_time() {
 }
 
 #[test]
-fn a_new_project_is_up_to_date_and_made_in_no_time() {
+fn new_project_is_up_to_date() {
     let dir = tempdir().unwrap();
-    let times = (0..10).map(|at| {
-        let start = Instant::now();
-        Ddp::new(["new", &format!("m{at}")]).dir(dir.path()).run().succeeds();
-        start.elapsed()
-    });
-    let best = times.min().unwrap();
-    assert!(best < Duration::from_millis(100), "{best:?}");
+    Ddp::new(["new", "m0"]).dir(dir.path()).run().succeeds();
     vscode(&dir.path().join("m0"), &["--check"]).succeeds();
 }
 

@@ -3,11 +3,13 @@
 //!
 //! In the store, a unit is a folder with its files where they are in `target/debug`:
 //!
-//!     serde-0123456789abcdef/
-//!         package                               its name and version; the time is when it was used last
-//!         .fingerprint/serde-0123456789abcdef/
-//!         build/serde-0123456789abcdef/         of a build script
-//!         deps/libserde-0123456789abcdef.rlib
+//! ```text
+//! serde-0123456789abcdef/
+//!     package                               its name and version; the time is when it was used last
+//!     .fingerprint/serde-0123456789abcdef/
+//!     build/serde-0123456789abcdef/         of a build script
+//!     deps/libserde-0123456789abcdef.rlib
+//! ```
 
 use std::collections::BTreeMap;
 use std::fmt;
