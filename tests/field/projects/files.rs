@@ -128,6 +128,7 @@ fn init_finds_dependencies_under_other_names_and_in_other_tables() {
         let (path, text) = (dir.path().join("Cargo.toml"), format!("{manifest}{dependencies}"));
         write(&path, &text);
         write(dir.path().join("src/main.rs"), "fn main() {}\n");
+        let _ = fs::remove_file(dir.path().join("build.rs"));
         ddp(dir.path(), &["init"]).run().succeeds();
         let now = fs::read_to_string(&path).unwrap();
         let rest = now.strip_prefix(&format!("{text}{added}")).unwrap_or_else(|| panic!("{now}"));
