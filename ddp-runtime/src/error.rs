@@ -247,7 +247,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The way out, where there is a usual one.
+    /// What to do, where there is a usual answer.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::MissingVariable { .. } | Self::BadVariable { .. } => {

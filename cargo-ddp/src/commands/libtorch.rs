@@ -7,27 +7,31 @@ use crate::project::cargo::Project;
 use crate::project::libtorch::{self as torch, Choice, Request};
 use crate::{Result, Ui};
 
-/// Sees that `project` is linked to a libtorch (or that the user's own is fit), and says so when that is new.
+/// Links `project` to a libtorch, or checks the user's own.
 pub(super) fn ensure(project: &Path, ui: &Ui) -> Result<Choice> {
     let choice = torch::choose(&Request::default(), Some(project), ui)?;
     if let Err(err) = debug::prepare(project) {
         // Only debuggers need it.
         tracing::debug!("{err}");
     }
-    if torch::own_libtorch().is_none() && torch::link(project, &choice.home)? {
-        say(&choice, ui);
-    }
+    link(project, &choice, ui)?;
     Ok(choice)
 }
 
-/// What makes a new project ready without waiting for anything: a link to the libtorch that is there already, and the
-/// dependencies that other projects have built. What fails here, the first `cargo ddp run` reports.
+/// Prepares a new project with what this machine already has: links it to libtorch, and gives it the dependencies that other
+/// projects have built. The first `cargo ddp run` reports what fails here.
 pub(super) fn prepare(project: &Path, ui: &Ui) -> Result<()> {
     let Some(choice) = torch::find(&Request::default(), None, ui)? else { return Ok(()) };
-    if torch::own_libtorch().is_none() && torch::link(project, &choice.home)? {
-        say(&choice, ui);
-    }
+    link(project, &choice, ui)?;
     reuse(&Project::find(Some(&project.join("Cargo.toml")))?, ui);
+    Ok(())
+}
+
+/// Links the project to a libtorch, unless the user's own is in use, and prints which one if that is new.
+fn link(project: &Path, choice: &Choice, ui: &Ui) -> Result<()> {
+    if torch::own_libtorch().is_none() && torch::link(project, &choice.home)? {
+        print(choice, ui);
+    }
     Ok(())
 }
 
@@ -47,8 +51,8 @@ pub(super) fn relink(project: &Path) -> Result<()> {
     }
 }
 
-/// Says which libtorch was chosen, and why.
-pub(super) fn say(Choice { home, why }: &Choice, ui: &Ui) {
+/// Prints which libtorch was chosen, and why.
+pub(super) fn print(Choice { home, why }: &Choice, ui: &Ui) {
     let (version, flavor, path) = (torch::VERSION, home.flavor().name(), home.path().display());
     ui.status("Using", format!("libtorch {version} ({flavor}) in {path}: {why}"));
 }

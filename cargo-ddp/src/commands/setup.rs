@@ -14,7 +14,7 @@ pub(super) fn setup(args: &Setup, ui: &Ui) -> Result<u8> {
         Err(err) => return Err(err),
     };
     let choice = torch::choose(&args.request(), project.as_ref().map(|project| project.root.as_path()), ui)?;
-    super::libtorch::say(&choice, ui);
+    super::libtorch::print(&choice, ui);
     if let Some(project) = &project {
         debug::prepare(&project.root)?;
     }

@@ -90,13 +90,13 @@ fn verify(args: &SnapshotList) -> Result<u8> {
             }
         }
     }
-    let whole = found.iter().all(|listed| listed.manifest.is_ok());
-    Ok(if whole { exit::SUCCESS } else { exit::FOUND })
+    let all_valid = found.iter().all(|listed| listed.manifest.is_ok());
+    Ok(if all_valid { exit::SUCCESS } else { exit::FOUND })
 }
 
 fn show(args: &SnapshotShow) -> Result<u8> {
-    let whole = snapshot::whole(&folder(args.dir.as_deref()))?;
-    let (folder, manifest) = (&whole.folder, &whole.manifest);
+    let valid = snapshot::newest_valid(&folder(args.dir.as_deref()))?;
+    let (folder, manifest) = (&valid.folder, &valid.manifest);
     let infos = |file: &str| match manifest.files.contains_key(file) {
         true => TensorFile::open(&folder.join(file))?.infos(),
         false => Ok(vec![]),
@@ -209,10 +209,10 @@ fn files(path: &Path) -> Result<BTreeMap<&'static str, PathBuf>> {
     if !path.is_dir() {
         return Ok(BTreeMap::from([("model", path.to_owned())]));
     }
-    let whole = snapshot::whole(path)?;
+    let valid = snapshot::newest_valid(path)?;
     let files = [("model", format::MODEL), ("optimizer", format::OPTIMIZER)];
-    let there = files.into_iter().filter(|(_, file)| whole.manifest.files.contains_key(*file));
-    Ok(there.map(|(name, file)| (name, whole.folder.join(file))).collect())
+    let there = files.into_iter().filter(|(_, file)| valid.manifest.files.contains_key(*file));
+    Ok(there.map(|(name, file)| (name, valid.folder.join(file))).collect())
 }
 
 fn words(change: &Change) -> String {
@@ -261,9 +261,9 @@ fn count(snapshots: usize) -> String {
 }
 
 fn export(args: &SnapshotExport, ui: &Ui) -> Result<u8> {
-    let whole = snapshot::whole(&folder(args.dir.as_deref()))?;
-    let written = snapshot::export(&whole, &names(args.names.as_deref())?, &args.to)?;
-    ui.status("Exported", format!("{} of {}", tensors(written), whole.folder.display()));
+    let valid = snapshot::newest_valid(&folder(args.dir.as_deref()))?;
+    let written = snapshot::export(&valid, &names(args.names.as_deref())?, &args.to)?;
+    ui.status("Exported", format!("{} of {}", tensors(written), valid.folder.display()));
     // Not among what goes through a link to stdout.
     if args.to.is_file() {
         println!("{}", path(&args.to));

@@ -34,7 +34,7 @@ pub struct Line {
     pub level: Level,
     /// What was found.
     pub says: String,
-    /// The way out.
+    /// What to do.
     pub hint: Option<String>,
 }
 

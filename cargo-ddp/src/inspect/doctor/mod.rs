@@ -1,4 +1,4 @@
-//! Whether this machine is fit to train: what may be wrong before a first run, each with the way out.
+//! Whether this machine is fit to train: what may be wrong before a first run, and what to do about it.
 //!
 //! | file | what it looks at |
 //! |---|---|

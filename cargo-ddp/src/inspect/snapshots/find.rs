@@ -48,10 +48,10 @@ pub fn list(path: &Path) -> Result<Vec<Listed>> {
 /// # Errors
 /// [`Error::NoSnapshot`], [`Error::NoSnapshotFolder`]; [`Error::Damaged`] if `path` is a damaged snapshot, or if all
 /// snapshots below it are damaged.
-pub fn whole(path: &Path) -> Result<ValidSnapshot> {
+pub fn newest_valid(path: &Path) -> Result<ValidSnapshot> {
     if is_snapshot(path) {
-        let whole = format::valid(path).map_err(|damage| Error::Damaged { folder: path.to_owned(), damage })?;
-        return whole.ok_or_else(|| no_snapshot(path));
+        let valid = format::valid(path).map_err(|damage| Error::Damaged { folder: path.to_owned(), damage })?;
+        return valid.ok_or_else(|| no_snapshot(path));
     }
     below(path)?;
     let search = format::newest_valid(path).map_err(cant_read(path))?;
@@ -123,7 +123,7 @@ mod tests {
         snapshot(dir.path());
         let found: Vec<_> = list(dir.path()).unwrap().into_iter().map(|listed| listed.folder).collect();
         assert_eq!(found, steps);
-        assert!(matches!(whole(dir.path()), Err(Error::Damaged { folder, .. }) if folder == steps[1]));
+        assert!(matches!(newest_valid(dir.path()), Err(Error::Damaged { folder, .. }) if folder == steps[1]));
         // A snapshot may have another name: by its manifest, it is one.
         let renamed = dir.path().join("best");
         snapshot(&renamed);
@@ -136,7 +136,7 @@ mod tests {
         let file = dir.path().join("model.safetensors");
         fs::write(&file, "").unwrap();
         for (path, words) in [(&file, "it is not a directory"), (&dir.path().join("none"), "it does not exist")] {
-            for err in [list(path).unwrap_err(), whole(path).unwrap_err()] {
+            for err in [list(path).unwrap_err(), newest_valid(path).unwrap_err()] {
                 assert!(err.to_string().contains(words), "{err}");
                 assert!(err.hint().unwrap().contains("`step-…` folders"));
             }

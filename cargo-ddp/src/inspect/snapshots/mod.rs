@@ -27,7 +27,7 @@ mod torch_file;
 
 pub use diff::{Change, Comparison, compare};
 pub use export::export;
-pub use find::{Listed, list, whole};
+pub use find::{Listed, list, newest_valid};
 pub use import::import;
 pub use names::Names;
 pub use nearby::usual_folder;

@@ -48,7 +48,7 @@ pub(crate) fn is_own(path: PathBuf, configured: Option<std::ffi::OsString>) -> O
 /// user's cache; a new one in the cache, fetched with pip.
 ///
 /// # Errors
-/// Each names the way out; see [`Error::hint`].
+/// Each has a hint; see [`Error::hint`].
 pub fn choose(request: &Request, project: Option<&Path>, ui: &dyn Progress) -> Result<Choice> {
     let (flavor, reason, pythons) = match look(request, project, ui)? {
         Look::Found(choice) => return Ok(choice),
