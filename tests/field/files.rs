@@ -220,9 +220,8 @@ fn metrics_go_through_what_is_not_a_regular_file() {
     let dir = tempdir().unwrap();
     let train = || {
         let logs = dir.path().join("runs");
-        let run = ["run", "-p", "ddp-tests", "--bin", "worker", "--nproc", "2", "--max-restarts", "0", "--log-dir"];
-        let args = [logs.to_str().unwrap(), "--", "metrics", "trainer", dir.path().to_str().unwrap()];
-        Ddp::new(run.iter().chain(&args)).run().succeeds()
+        let flags = ["--nproc", "2", "--max-restarts", "0", "--log-dir", logs.to_str().unwrap()];
+        Ddp::worker("metrics", &flags, &["trainer", dir.path().to_str().unwrap()]).run().succeeds()
     };
     let path = dir.path().join("metrics.jsonl");
     // Another run that does the same.

@@ -10,9 +10,7 @@ use tempfile::{TempDir, tempdir};
 
 /// `tests/workers/model.rs` on two ranks, with snapshots in `dir`.
 fn model(scenario: &str, dir: &Path) -> Done {
-    let run =
-        ["run", "-p", "ddp-tests", "--bin", "worker", "--nproc", "2", "--", "model", scenario, dir.to_str().unwrap()];
-    Ddp::new(run).run()
+    Ddp::worker("model", &["--nproc", "2"], &[scenario, dir.to_str().unwrap()]).run()
 }
 
 /// Both ranks refuse, for the same reason, which has all `words` in it, and no snapshot is newer than `last`.
@@ -50,8 +48,7 @@ fn parameters_that_a_loss_skips_are_named_before_anything_is_saved() {
 fn the_rank_that_skips_a_parameter_is_the_cause() {
     let dir = tempdir().unwrap();
     let dir_name = dir.path().to_str().unwrap();
-    let run = ["run", "-p", "ddp-tests", "--bin", "worker", "--nproc", "2", "--max-restarts", "0", "--", "model"];
-    Ddp::new(run.iter().chain(&["skipped-by-rank-1", dir_name]))
+    Ddp::worker("model", &["--nproc", "2", "--max-restarts", "0"], &["skipped-by-rank-1", dir_name])
         .run()
         .ends_with(1)
         .says(&["rank 1", "does not depend on first.bias, first.weight", "`find_unused_parameters`"])

@@ -13,8 +13,7 @@ use tempfile::{TempDir, tempdir};
 
 /// The worker `keeper` on two ranks.
 fn keeper(dir: &Path, settings: &[&str]) -> Ddp {
-    let run = ["run", "-p", "ddp-tests", "--bin", "worker", "--nproc", "2", "--max-restarts", "0", "--", "keeper"];
-    Ddp::new(run.iter().copied().chain([dir.to_str().unwrap()]).chain(settings.iter().copied()))
+    Ddp::worker("keeper", &["--nproc", "2", "--max-restarts", "0"], &[&[dir.to_str().unwrap()], settings].concat())
 }
 
 /// The steps of the snapshots in `dir`, newest first.
@@ -225,10 +224,9 @@ fn the_lock_of_a_killed_program_holds_nobody_up() {
     );
     drop(first);
     // A restart by the launcher is the same run, and the process before is dead.
-    let run = ["run", "-p", "ddp-tests", "--bin", "worker", "--nproc", "2", "--max-restarts", "1", "--", "keeper"];
     let dir = tempdir().unwrap();
     let settings = [dir.path().to_str().unwrap(), "steps=40", "every=2", "pause=10"];
-    let job = Ddp::new(run.iter().chain(&settings)).start();
+    let job = Ddp::worker("keeper", &["--nproc", "2", "--max-restarts", "1"], &settings).start();
     job.wait_for("step 0 4");
     signal_process(job.workers()[0], SIGKILL);
     job.wait().succeeds();

@@ -217,9 +217,14 @@ impl Ddp {
         Self::new(args).dir(project).env("CARGO_TARGET_DIR", target).env("LIBTORCH", libtorch_of(project))
     }
 
+    /// `cargo ddp run FLAGS` of a worker of `tests/workers/`.
+    pub fn worker(name: &str, flags: &[&str], args: &[&str]) -> Self {
+        Self::new(["run", "-p", "ddp-tests", "--bin", WORKER].iter().chain(flags).chain(&["--", name]).chain(args))
+    }
+
     /// `cargo ddp run` of the worker `toy`.
     pub fn toy(flags: &[&str], args: &[&str]) -> Self {
-        Self::new(["run", "-p", "ddp-tests", "--bin", WORKER].iter().chain(flags).chain(&["--", "toy"]).chain(args))
+        Self::worker("toy", flags, args)
     }
 
     pub fn dir(mut self, dir: &Path) -> Self {

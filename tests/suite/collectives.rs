@@ -3,21 +3,8 @@
 use ddp_tests::{Ddp, Done};
 
 fn run(nproc: &str, action: &str) -> Done {
-    let args = [
-        "run",
-        "-p",
-        "ddp-tests",
-        "--bin",
-        "worker",
-        "--max-restarts",
-        "0",
-        "--nproc",
-        nproc,
-        "--",
-        "collectives",
-        action,
-    ];
-    Ddp::new(args).run().leaves_no_process()
+    let flags = ["--max-restarts", "0", "--nproc", nproc];
+    Ddp::worker("collectives", &flags, &[action]).run().leaves_no_process()
 }
 
 fn all_say(done: &Done, nproc: usize, words: &str) {

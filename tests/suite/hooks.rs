@@ -7,8 +7,8 @@ use serde_json::Value;
 use tempfile::tempdir;
 
 fn run(name: &str, nproc: &str, args: &[&str]) -> Done {
-    let flags = ["run", "-p", "ddp-tests", "--bin", "worker", "--max-restarts", "0", "--nproc", nproc, "--", name];
-    Ddp::new(flags.iter().chain(args)).env("OMP_NUM_THREADS", "1").run()
+    let flags = ["--max-restarts", "0", "--nproc", nproc];
+    Ddp::worker(name, &flags, args).env("OMP_NUM_THREADS", "1").run()
 }
 
 #[test]

@@ -101,10 +101,10 @@ fn a_job_survives_every_restart() {
     let deaths: usize = std::env::var("DDP_TEST_RESTARTS").map_or(16, |text| text.parse().unwrap());
     let dir = tempdir().unwrap();
     let (count, snapshots) = (deaths.to_string(), dir.path().join("snapshots"));
-    let flags =
-        ["run", "-p", "ddp-tests", "--bin", "worker", "--nproc", "2", "--max-restarts", "1000", "--backoff", "0"];
-    let log_dir = ["--log-dir", dir.path().to_str().unwrap(), "--", "mortal", snapshots.to_str().unwrap(), &count];
-    let done = Ddp::new(flags.iter().chain(&log_dir)).run().succeeds().leaves_no_process();
+    let log_dir = dir.path().to_str().unwrap();
+    let flags = ["--nproc", "2", "--max-restarts", "1000", "--backoff", "0", "--log-dir", log_dir];
+    let done =
+        Ddp::worker("mortal", &flags, &[snapshots.to_str().unwrap(), &count]).run().succeeds().leaves_no_process();
     assert!(done.stderr.contains(&format!(", {deaths} restart")), "{}", done.stderr);
     // Each was the kill, and not what a restart before it had left behind.
     assert_eq!(done.stderr.matches("was killed by SIGKILL (pid ").count(), deaths, "{}", done.stderr);

@@ -3,22 +3,8 @@
 use ddp_tests::{Ddp, Done};
 
 fn run(nproc: &str, action: &str, workers: &str) -> Done {
-    let args = [
-        "run",
-        "-p",
-        "ddp-tests",
-        "--bin",
-        "worker",
-        "--max-restarts",
-        "0",
-        "--nproc",
-        nproc,
-        "--",
-        "loader",
-        action,
-        workers,
-    ];
-    Ddp::new(args).env("RUST_BACKTRACE", "0").run().leaves_no_process()
+    let flags = ["--max-restarts", "0", "--nproc", nproc];
+    Ddp::worker("loader", &flags, &[action, workers]).env("RUST_BACKTRACE", "0").run().leaves_no_process()
 }
 
 #[test]

@@ -71,8 +71,7 @@ impl Run {
 
     fn of(&self, flags: &[&str], args: &[&str]) -> Ddp {
         let logs = self.logs.path().to_str().unwrap();
-        let run = ["run", "-p", "ddp-tests", "--bin", "worker", "--nproc", "2", "--log-dir", logs];
-        Ddp::new(run.iter().chain(flags).chain(&["--", "metrics"]).chain(args))
+        Ddp::worker("metrics", &[&["--nproc", "2", "--log-dir", logs], flags].concat(), args)
     }
 
     /// The folder of the run.

@@ -30,9 +30,8 @@ fn golden() -> Value {
 
 fn ours(golden: &Value) -> Printed {
     let folder = repo().join("tests/golden");
-    let args = ["run", "-p", "ddp-tests", "--bin", "worker", "--nproc", "2", "--max-restarts", "0", "--", "models"];
-    let args = args.iter().copied().chain([folder.to_str().unwrap()]);
-    let done = Ddp::new(args).env("OMP_NUM_THREADS", "1").run().succeeds();
+    let flags = ["--nproc", "2", "--max-restarts", "0"];
+    let done = Ddp::worker("models", &flags, &[folder.to_str().unwrap()]).env("OMP_NUM_THREADS", "1").run().succeeds();
     printed(&done.stdout, golden["cases"].as_object().unwrap().len())
 }
 
@@ -59,9 +58,11 @@ fn losses_norms_and_models_are_pythons_to_the_last_bit() {
 /// The losses of a case, by step: the mean over the ranks.
 fn mean_losses(case: &str, nproc: &str, batch: &str) -> Vec<f64> {
     let folder = repo().join("tests/golden");
-    let args = ["run", "-p", "ddp-tests", "--bin", "worker", "--max-restarts", "0", "--nproc", nproc, "--", "models"];
-    let args = args.iter().copied().chain([folder.to_str().unwrap(), case, batch]);
-    let done = Ddp::new(args).env("OMP_NUM_THREADS", "1").run().succeeds();
+    let flags = ["--max-restarts", "0", "--nproc", nproc];
+    let done = Ddp::worker("models", &flags, &[folder.to_str().unwrap(), case, batch])
+        .env("OMP_NUM_THREADS", "1")
+        .run()
+        .succeeds();
     let mut sums = BTreeMap::<usize, f64>::new();
     let losses = done.stdout.lines().filter_map(|line| line.split_once(&format!("{case}: ")));
     for words in losses.map(|(_, rest)| rest.split(' ').collect::<Vec<_>>()).filter(|words| words[1] != "end") {

@@ -21,9 +21,8 @@ fn losses(stdout: &str) -> Vec<Vec<u32>> {
 
 fn ours(optimizer: &str) -> Vec<Vec<u32>> {
     let input = repo().join("tests/golden/seed_job.safetensors");
-    let args = ["run", "-p", "ddp-tests", "--bin", "worker", "--nproc", "2", "--max-restarts", "0", "--", "parity"];
-    let args = args.iter().copied().chain([input.to_str().unwrap(), optimizer]);
-    losses(&Ddp::new(args).run().succeeds().stdout)
+    let args = [input.to_str().unwrap(), optimizer];
+    losses(&Ddp::worker("parity", &["--nproc", "2", "--max-restarts", "0"], &args).run().succeeds().stdout)
 }
 
 #[test]

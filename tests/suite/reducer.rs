@@ -4,34 +4,22 @@ use ddp_tests::Ddp;
 
 #[test]
 fn the_reducer_does_what_pythons_does() {
-    let args = ["run", "-p", "ddp-tests", "--bin", "worker", "--max-restarts", "0", "--nproc", "2", "--", "reducer"];
-    let done = Ddp::new(args).run().succeeds().leaves_no_process();
+    let done =
+        Ddp::worker("reducer", &["--max-restarts", "0", "--nproc", "2"], &[]).run().succeeds().leaves_no_process();
     assert_eq!(done.stdout.matches("the reducer is right").count(), 2, "{}", done.stdout);
 }
 
 #[test]
 fn batched_gradient_copies_give_the_same_averages_on_three_ranks() {
-    let args = [
-        "run",
-        "-p",
-        "ddp-tests",
-        "--bin",
-        "worker",
-        "--max-restarts",
-        "0",
-        "--nproc",
-        "3",
-        "--",
-        "reducer",
-        "batched",
-    ];
-    let done = Ddp::new(args).run().succeeds().leaves_no_process();
+    let done = Ddp::worker("reducer", &["--max-restarts", "0", "--nproc", "3"], &["batched"])
+        .run()
+        .succeeds()
+        .leaves_no_process();
     assert_eq!(done.stdout.matches("batched copies are right").count(), 3, "{}", done.stdout);
 }
 
 #[test]
 fn ranks_may_have_different_numbers_of_batches() {
-    let args = ["run", "-p", "ddp-tests", "--bin", "worker", "--max-restarts", "0", "--nproc", "2", "--", "join"];
-    let done = Ddp::new(args).run().succeeds().leaves_no_process();
+    let done = Ddp::worker("join", &["--max-restarts", "0", "--nproc", "2"], &[]).run().succeeds().leaves_no_process();
     assert_eq!(done.stdout.matches("joining is right").count(), 2, "{}", done.stdout);
 }

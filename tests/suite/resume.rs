@@ -19,8 +19,7 @@ fn run(dir: &Path, nproc: &str, flags: &[&str], epochs: &str, every: &str) -> Dd
 }
 
 fn run_with(dir: &Path, nproc: &str, flags: &[&str], worker_args: &[&str]) -> Ddp {
-    let args = ["run", "-p", "ddp-tests", "--bin", "worker", "--nproc", nproc];
-    Ddp::new(args.iter().chain(flags).chain(&["--", "resume", dir.to_str().unwrap()]).chain(worker_args))
+    Ddp::worker("resume", &[&["--nproc", nproc], flags].concat(), &[&[dir.to_str().unwrap()], worker_args].concat())
 }
 
 /// What a rank did in a step.

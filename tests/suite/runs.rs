@@ -69,9 +69,8 @@ fn every_way_to_end_is_told() {
 fn the_last_step_the_best_metric_and_restarts_are_told() {
     let dir = tempdir().unwrap();
     let (logs, snapshots) = (dir.path().join("runs"), dir.path().join("snapshots"));
-    let args = ["run", "-p", "ddp-tests", "--bin", "worker", "--nproc", "2", "--backoff", "0", "--log-dir"];
-    let worker = ["--", "resume", snapshots.to_str().unwrap(), "3", "8"];
-    let job = Ddp::new(args.iter().chain(&[logs.to_str().unwrap()]).chain(&worker)).start();
+    let flags = ["--nproc", "2", "--backoff", "0", "--log-dir", logs.to_str().unwrap()];
+    let job = Ddp::worker("resume", &flags, &[snapshots.to_str().unwrap(), "3", "8"]).start();
     // One worker dies after the first snapshot, and the job goes on from there.
     let record = || json(&logs).first().cloned().unwrap_or_default();
     wait_until("a snapshot in the record", || format!("{:?}", record()), || record()["snapshot"]["step"].is_u64());

@@ -17,21 +17,7 @@ fn trained() -> TempDir {
     static ONCE: OnceLock<TempDir> = OnceLock::new();
     let original = ONCE.get_or_init(|| {
         let dir = tempdir().unwrap();
-        let args = [
-            "run",
-            "-p",
-            "ddp-tests",
-            "--bin",
-            "worker",
-            "--nproc",
-            "2",
-            "--",
-            "resume",
-            dir.path().to_str().unwrap(),
-            "2",
-            "8",
-        ];
-        Ddp::new(args).run().succeeds();
+        Ddp::worker("resume", &["--nproc", "2"], &[dir.path().to_str().unwrap(), "2", "8"]).run().succeeds();
         dir
     });
     let copy = tempdir().unwrap();

@@ -12,13 +12,8 @@ use tempfile::tempdir;
 use crate::nvml::stand_in;
 
 fn teardown(log_dir: &Path, flags: &[&str], args: &[&str]) -> Ddp {
-    let run = ["run", "-p", "ddp-tests", "--bin", "worker", "--nproc", "2", "--max-restarts", "0", "--log-dir"];
-    Ddp::new(
-        run.iter()
-            .map(Path::new)
-            .chain([log_dir])
-            .chain(flags.iter().chain(&["--", "teardown"]).chain(args).map(Path::new)),
-    )
+    let own = ["--nproc", "2", "--max-restarts", "0", "--log-dir", log_dir.to_str().unwrap()];
+    Ddp::worker("teardown", &[&own, flags].concat(), args)
 }
 
 /// The run's own folder.
@@ -60,21 +55,8 @@ fn what_is_open_at_the_end_of_a_successful_run_is_finished() {
 #[test]
 fn context_can_be_made_again_when_the_one_before_is_gone() {
     for nproc in ["1", "3"] {
-        let run = [
-            "run",
-            "-p",
-            "ddp-tests",
-            "--bin",
-            "worker",
-            "--max-restarts",
-            "0",
-            "--nproc",
-            nproc,
-            "--",
-            "teardown",
-            "again",
-        ];
-        let done = Ddp::new(run).run().succeeds().leaves_no_process();
+        let flags = ["--max-restarts", "0", "--nproc", nproc];
+        let done = Ddp::worker("teardown", &flags, &["again"]).run().succeeds().leaves_no_process();
         let last = format!("context 3: {nproc} ranks");
         assert_eq!(done.stdout.matches(&last).count().to_string(), nproc, "{}", done.stdout);
     }
@@ -108,8 +90,9 @@ fn list_of_collectives_is_written_when_one_times_out() {
 #[test]
 fn worker_with_gpus_but_without_cuda_is_an_error() {
     let nvml = stand_in();
-    let run = ["run", "-p", "ddp-tests", "--bin", "worker", "--max-restarts", "0", "--gpus", "2,3", "--", "reducer"];
-    let done = Ddp::new(run).env("LD_LIBRARY_PATH", nvml.path()).run().ends_with(1).leaves_no_process();
+    let flags = ["--max-restarts", "0", "--gpus", "2,3"];
+    let done =
+        Ddp::worker("reducer", &flags, &[]).env("LD_LIBRARY_PATH", nvml.path()).run().ends_with(1).leaves_no_process();
     done.says(&[
         "CUDA_VISIBLE_DEVICES=2,3 names GPUs, but this program was built with a libtorch without CUDA",
         "hint: run `cargo ddp setup --cuda` and build again; set CUDA_VISIBLE_DEVICES= (empty) to train on the CPU",

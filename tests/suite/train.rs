@@ -76,8 +76,7 @@ fn memory_kb(pid: u32, field: &str) -> u64 {
 
 #[test]
 fn ten_thousand_steps_need_no_more_memory_than_two_thousand() {
-    let args = ["run", "-p", "ddp-tests", "--bin", "worker", "--nproc", "2", "--max-restarts", "0", "--", "flat"];
-    let done = Ddp::new(args).run().succeeds();
+    let done = Ddp::worker("flat", &["--nproc", "2", "--max-restarts", "0"], &[]).run().succeeds();
     let lines: Vec<_> = done.stdout.lines().filter_map(|line| line.split_once("] resident ")).collect();
     assert_eq!(lines.len(), 2, "{}", done.stdout);
     for (_, numbers) in lines {

@@ -4,8 +4,7 @@ use ddp_tests::Ddp;
 use tempfile::tempdir;
 
 fn worker<'a>(args: &'a [&'a str]) -> Ddp {
-    let run = ["run", "-p", "ddp-tests", "--bin", "worker", "--max-restarts", "0", "--nproc", "2", "--", "trainer"];
-    Ddp::new(run.iter().chain(args))
+    Ddp::worker("trainer", &["--max-restarts", "0", "--nproc", "2"], args)
 }
 
 #[test]

@@ -7,8 +7,8 @@ use ddp_tests::{Ddp, Done, snapshots};
 use tempfile::tempdir;
 
 fn run(nproc: &str, args: &[&str]) -> Done {
-    let flags = ["run", "-p", "ddp-tests", "--bin", "worker", "--max-restarts", "0", "--nproc", nproc, "--", "zero"];
-    Ddp::new(flags.iter().chain(args)).env("OMP_NUM_THREADS", "1").run().succeeds().leaves_no_process()
+    let flags = ["--max-restarts", "0", "--nproc", nproc];
+    Ddp::worker("zero", &flags, args).env("OMP_NUM_THREADS", "1").run().succeeds().leaves_no_process()
 }
 
 /// The steps of all ranks, sorted.
