@@ -1,4 +1,13 @@
-//! Snapshots of a run: saved whole or not at all, resumed from the newest whole one.
+//! Snapshots of a run: saved completely or not at all, resumed from the newest valid one.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `settings`, `due` | when to save, and what to keep |
+//! | `saving` | copies the state, and starts to write it |
+//! | `stage`, `pinned`, `write`, `unfinished` | the copy in memory; the thread that writes it |
+//! | `load`, `fit`, `saved` | choosing a snapshot, and loading it |
+//! | `state`, `tensors`, `rng` | what a snapshot holds |
+//! | `retention` | removes old snapshots |
 
 mod due;
 mod fit;
@@ -8,6 +17,8 @@ mod progress;
 mod retention;
 mod rng;
 mod saved;
+mod saving;
+mod settings;
 mod stage;
 mod state;
 mod tensors;
@@ -17,17 +28,15 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use ddp_contract::lock::{Lock, LockError};
-use ddp_contract::snapshot::{self as format, Manifest, ValidSnapshot};
+use ddp_contract::snapshot::{self as format, ValidSnapshot};
 use ddp_contract::{Event, env};
+use tch::Device;
 use tch::nn::VarStore;
-use tch::{Device, Tensor};
 use tracing::debug;
 
 pub use progress::Progress;
@@ -37,19 +46,18 @@ pub(crate) use state::{Contents, value_name};
 
 use self::retention::{Known, Policy};
 use crate::dist::before_save::BeforeSave;
+use crate::dist::carriable;
 use crate::dist::health::Health;
 use crate::dist::resume_point::ResumePoint;
-use crate::dist::{carriable, params};
 use crate::os::files::check_writable;
 use crate::worker::launcher::EventPipe;
 use crate::worker::process::process;
 use crate::worker::say::say;
 use crate::{Context, Error, ProcessGroup, Result};
-use due::{Consensus, Due, Request};
-use rng::RngState;
+use due::{Consensus, Due};
 use stage::Stage;
-use unfinished::{LONG, Unfinished};
-use write::{Job, Writing};
+use unfinished::Unfinished;
+use write::Writing;
 
 /// The folder that a run's snapshots are in.
 ///
@@ -155,71 +163,6 @@ impl Snapshots {
         })
     }
 
-    /// Saves every so many steps; 0 is never, as before this is called.
-    pub fn every_steps(mut self, steps: u64) -> Self {
-        self.due.every_steps = Some(steps);
-        self.saves |= steps > 0;
-        self
-    }
-
-    /// Saves after every so many epochs; 0 is never, as before this is called.
-    pub fn every_epochs(mut self, epochs: u64) -> Self {
-        self.due.every_epochs = Some(epochs);
-        self.saves |= epochs > 0;
-        self
-    }
-
-    /// Saves when this time has passed since the last snapshot or the start, by rank 0's clock.
-    pub fn every(mut self, period: Duration) -> Self {
-        self.due.every = Some(period);
-        self.saves = true;
-        self
-    }
-
-    /// Removes all but the newest `count` valid snapshots (at least 1) after each that is saved. Without this, all stay.
-    ///
-    /// These always stay, too: the one just saved; the one that the run was resumed from, until a newer one is valid; when
-    /// the loss or the weights are no longer finite numbers, the newest from before; what a link points to; and damaged
-    /// ones that are newer than those, which do not count. What can't be removed stays, with a warning.
-    ///
-    /// A snapshot that this process has not written is read and verified once, in the background. Later looks compare
-    /// sizes and times of its files.
-    pub fn keep_last(mut self, count: usize) -> Self {
-        self.saves = true;
-        self.policy.last = Some(count.max(1));
-        self
-    }
-
-    /// Of those that [`keep_last`](Self::keep_last) would remove, the `count` with the best
-    /// [metric](crate::Run::metric) of all stay.
-    pub fn keep_best(mut self, count: usize, goal: Goal) -> Self {
-        self.saves = true;
-        self.policy.best = Some((count, goal));
-        self.policy.last = self.policy.last.or(Some(1));
-        self
-    }
-
-    /// Makes [`Run::save`](crate::Run::save) return when the snapshot is on disk, instead of writing it while training goes on: off
-    /// by default. It also spares the memory of a second snapshot in the making.
-    pub fn blocking(mut self, blocking: bool) -> Self {
-        self.blocking = blocking;
-        self
-    }
-
-    /// Whether a snapshot is on the disk itself before it counts: on by default. Off, the kernel writes it when it likes,
-    /// as after `torch.save`: it is whole when a process dies, but a power cut may take or damage the newest ones.
-    pub fn durable(mut self, durable: bool) -> Self {
-        self.durable = durable;
-        self
-    }
-
-    /// Whether [`Run::step_done`](crate::Run::step_done) takes SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 for a request to save and
-    /// end: on by default. Before its first call, the signals do what they always do.
-    pub fn preemption(mut self, preemption: bool) -> Self {
-        self.preemption = preemption;
-        self
-    }
-
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -311,98 +254,6 @@ impl Snapshots {
         load::choose(&self.dir)
     }
 
-    /// Saves as `step-<progress.step>`: see [`Run::save`](crate::Run::save).
-    pub(crate) fn save(&mut self, model: &VarStore, contents: &Contents<'_>, progress: Progress) -> Result<()> {
-        let flushed = self.before_save.run();
-        let written = self.wait_together()?;
-        let optimizer = contents.optimizer.consolidated_state_dict(); // every rank takes part
-        let mine = written.and(flushed).and(optimizer).and_then(|optimizer| {
-            let job = if self.group.rank() == 0 {
-                self.lock_here()?;
-                Some(self.job(model, contents, optimizer.into_tensors(), progress)?)
-            } else {
-                None
-            };
-            Ok((job, RngState::now(self.device)?))
-        });
-        let (job, rng) = match mine {
-            Ok((job, rng)) => (job, Ok(rng)),
-            Err(err) => (None, Err(err)),
-        };
-        let ranks = self.gather(rng)?;
-        self.locked = true;
-        if let Some(mut job) = job {
-            job.tensors.push((format::RNG, rng::to_tensors(&ranks)?));
-            self.writing = Some(job.start(std::mem::take(&mut self.stage))?);
-        }
-        self.due.restart_clock();
-        self.saved_at = Some(progress);
-        if self.blocking { self.finish() } else { Ok(()) }
-    }
-
-    /// Saves if a step, an epoch or a time that asks for it was passed since the last call, or if the run is asked to stop:
-    /// see [`Run::step_done`](crate::Run::step_done).
-    pub(crate) fn save_if_due(&mut self, model: &VarStore, contents: &Contents<'_>, progress: Progress) -> Result<()> {
-        process().step_done(progress.step);
-        if !self.locked {
-            self.lock()?;
-        }
-        self.prepare(model, contents);
-        let mut due = self.due.passed(progress);
-        let request = self.agree_on_requests()?;
-        due |= request.save || request.stop;
-        if due {
-            self.save(model, contents, progress)?;
-        }
-        if request.stop {
-            self.finish()?;
-            let snapshot = self.dir.join(format::folder_name(progress.step));
-            debug!(step = progress.step, "asked to stop: all ranks have saved");
-            process().preempted(progress.step);
-            return Err(Error::Preempted { step: progress.step, snapshot });
-        }
-        Ok(())
-    }
-
-    /// Gets the memory for the copies ready, once, when the optimizer has its state.
-    fn prepare(&mut self, model: &VarStore, contents: &Contents<'_>) {
-        if !matches!(self.preparing, Preparing::NotYet) || self.group.rank() != 0 {
-            return;
-        }
-        let Ok(optimizer) = contents.optimizer.state_dict() else { return }; // saving reports it
-        self.preparing = match Stage::prepare(tensors_of(model, optimizer.into_tensors())) {
-            Some(thread) => Preparing::Running(thread),
-            None => Preparing::Done, // then the first snapshot gets it
-        };
-    }
-
-    fn agree_on_requests(&mut self) -> Result<Request> {
-        if self.preemption {
-            let watched = process().signals.watch();
-            watched.map_err(|err| Error::Invalid(format!("can't watch for signals to stop: {err}")))?;
-        }
-        if !self.preemption && self.due.every.is_none() {
-            return Ok(Request::default());
-        }
-        let save = self.group.rank() == 0 && self.due.interval_elapsed();
-        self.consensus.reach(&self.group, Request { save, stop: self.preemption && process().signals.asked() })
-    }
-
-    /// Waits until the last snapshot is on disk, on every rank, also beyond the group's timeout. Every rank must call it.
-    /// Without it, the program's end does so, and then a failure makes [`ddp_runtime::main`](crate::main) fail.
-    pub(crate) fn finish(&mut self) -> Result<()> {
-        let written = self.wait_together()?;
-        self.group.agree("saving a snapshot", written)
-    }
-
-    /// For the end of a run: [saves](Self::save) unless `progress` was saved already, and waits until it is on disk.
-    pub(crate) fn finish_at(&mut self, model: &VarStore, contents: &Contents<'_>, progress: Progress) -> Result<()> {
-        if self.saved_at != Some(progress) {
-            self.save(model, contents, progress)?;
-        }
-        self.finish()
-    }
-
     /// How far the run had come in the newest snapshot that it has saved or loaded.
     pub(crate) fn saved_at(&self) -> Option<Progress> {
         self.saved_at
@@ -421,100 +272,11 @@ impl Snapshots {
     pub fn newest(&self) -> Result<Option<PathBuf>> {
         Ok(format::list(&self.dir).map_err(Error::io("can't read", &self.dir))?.into_iter().next())
     }
-
-    /// Waits on all ranks until rank 0 has written the last snapshot, however long that takes: the ranks exchange while they
-    /// wait, well within the group's timeout. The inner result is rank 0's; on the other ranks it is `Ok`.
-    fn wait_together(&mut self) -> Result<Result<()>> {
-        let interval = LONG.min(self.group.timeout() / 4);
-        loop {
-            let is_done = self.writing.as_ref().is_none_or(|writing| writing.is_done_within(interval));
-            let [pending] = self.group.largest("waiting for a snapshot", [i64::from(!is_done)])?;
-            if pending == 0 {
-                return Ok(self.wait());
-            }
-        }
-    }
-
-    /// Waits for the snapshot that is being written, if any.
-    fn wait(&mut self) -> Result<()> {
-        let Some(writing) = self.writing.take() else { return Ok(()) };
-        let (stage, written) = writing.wait();
-        self.stage = stage;
-        written
-    }
-
-    /// What there is to write, copied.
-    fn job(&mut self, model: &VarStore, contents: &Contents<'_>, optimizer: Named, progress: Progress) -> Result<Job> {
-        let Progress { epoch, step, samples } = progress;
-        let (mut states, mut non_finite) = (BTreeMap::new(), BTreeMap::new());
-        for part in &contents.parts {
-            for (name, (value, places)) in part.state_dict()?.into_values() {
-                if !places.is_empty() {
-                    non_finite.insert(name.clone(), places);
-                }
-                states.insert(name, value);
-            }
-        }
-        let manifest = Manifest {
-            format_version: format::FORMAT_VERSION,
-            epoch,
-            step,
-            world_size: self.group.world_size(),
-            samples_in_epoch: samples,
-            metric: contents.metric.filter(|metric| metric.is_finite()),
-            states,
-            non_finite,
-            non_finite_since: self.health.non_finite_since(),
-            bucket_order: self.group.reducers().order(model),
-            files: BTreeMap::new(),
-        };
-        if let Preparing::Running(thread) = std::mem::replace(&mut self.preparing, Preparing::Done) {
-            self.stage = thread.join().unwrap_or_default();
-        }
-        let copy = |(file, tensors)| Ok((file, self.stage.copy(file, tensors)?));
-        let tensors = tensors_of(model, optimizer).into_iter().map(copy).collect::<Result<_>>()?;
-        Ok(Job {
-            dir: self.dir.clone(),
-            manifest,
-            tensors,
-            trained: params::trained(model).into_iter().map(|(name, _)| name).collect(),
-            aliases: params::aliases(model),
-            policy: self.policy,
-            known: self.known.clone(),
-            health: self.health.clone(),
-            durable: self.durable,
-            launcher: self.launcher.clone(),
-        })
-    }
-
-    /// Every rank's generators, on every rank; or the first error, on every rank.
-    fn gather(&self, mine: Result<RngState>) -> Result<Vec<RngState>> {
-        let (mine, error) = match mine {
-            Ok(state) => (Ok(state), None),
-            Err(err) => (Err(err.to_string()), Some(err)),
-        };
-        let all = self.group.all_gather_value(&mine)?;
-        if let Some(err) = error {
-            return Err(err);
-        }
-        let ranks = all.into_iter().enumerate().map(|(rank, state)| {
-            state.map_err(|message| Error::OnRank { operation: "saving a snapshot", rank, message })
-        });
-        ranks.collect()
-    }
 }
 
 /// Makes the folder.
 fn prepare(dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(Error::io("can't make", dir))
-}
-
-/// Tensors by name.
-type Named = Vec<(String, Tensor)>;
-
-/// What goes into which file.
-fn tensors_of(model: &VarStore, optimizer: Named) -> Vec<(&'static str, Named)> {
-    vec![(format::MODEL, params::all(model)), (format::OPTIMIZER, optimizer)]
 }
 
 impl Drop for Snapshots {

@@ -1,5 +1,6 @@
 //! Folders that something has happened to.
 
+use ddp_contract::snapshot::Manifest;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::Config;

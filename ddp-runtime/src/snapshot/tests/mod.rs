@@ -13,6 +13,7 @@ use tempfile::{TempDir, tempdir};
 
 use super::*;
 use crate::Backend;
+use crate::dist::params;
 use crate::train::amp::{GradScaler, GradScalerOptions};
 use crate::train::lr_scheduler::{
     CosineAnnealing, CosineAnnealingLr, LrScheduler, ReduceLrOnPlateau, ReduceLrOnPlateauOptions,
