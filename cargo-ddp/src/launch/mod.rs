@@ -84,8 +84,8 @@ fn join(at: &Rendezvous, plan: &mut LaunchPlan, reporter: &mut dyn Reporter) -> 
 
 fn run(plan: &LaunchPlan, links: Vec<Link>, reporter: &mut dyn Reporter) -> Result<(Verdict, Job)> {
     let start = Instant::now();
-    let whole = plan.debug.is_none() && debug::is_traced();
-    let mut guard = guard::split(whole, reporter)?;
+    let in_one_process = plan.debug.is_none() && debug::is_traced();
+    let mut guard = guard::split(in_one_process, reporter)?;
     tracing::debug!(pid = std::process::id(), guard = guard.pid(), "launcher started");
     let (verdict, record) = match accept_workers(plan, &mut guard, reporter)? {
         Ready::Stopped(signal) => {

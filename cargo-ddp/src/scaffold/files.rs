@@ -1,4 +1,4 @@
-//! Files that are written whole or not at all.
+//! Files that are written completely or not at all.
 
 use std::fs;
 use std::io::Write;
@@ -9,7 +9,7 @@ use ddp_contract::file;
 use crate::os::output::behind_links;
 use crate::{Error, Result};
 
-/// Writes `content` to `path`, making its folder. What was there is replaced at once, and keeps its permissions.
+/// Writes `content` to `path`, making its folder. An existing file is replaced in one step, and keeps its permissions.
 pub(super) fn write(path: &Path, content: &[u8]) -> Result<()> {
     let cant = || Error::system(format!("can't write {}", path.display()));
     let folder = path.parent().unwrap_or(Path::new("."));

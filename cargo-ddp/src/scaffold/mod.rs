@@ -67,8 +67,8 @@ impl Plan {
     }
 }
 
-/// Makes the project: rendered beside its place first, then renamed into it, so that there is a whole one or none. Its
-/// `.vscode/` debugs so many workers.
+/// Makes the project: rendered next to its place first, then renamed into it, so it is complete or absent. Its
+/// `.vscode/` debugs this many workers.
 ///
 /// # Errors
 /// [`Error::System`], with nothing left behind.

@@ -85,7 +85,7 @@ impl Update {
     /// Writes the changes, and the record of what the files are now.
     ///
     /// # Errors
-    /// [`Error::System`](crate::Error::System); run again, it goes on.
+    /// [`Error::System`](crate::Error::System); run again, it continues.
     pub fn apply(&self) -> Result<()> {
         for change in &self.changes {
             let path = self.folder.join(&change.path);

@@ -16,12 +16,12 @@ pub enum Event {
         #[serde(default)]
         version: u32,
     },
-    /// Training goes on from a snapshot.
+    /// Training resumes from a snapshot.
     Resumed {
         /// The snapshot's folder. What is not UTF-8 in it arrives as U+FFFD.
         #[serde(serialize_with = "crate::text::lossy")]
         snapshot: PathBuf,
-        /// The epoch to go on with, from 0.
+        /// The epoch to continue with, from 0.
         epoch: u64,
         /// Optimizer steps done.
         step: u64,
@@ -51,12 +51,12 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         memory: Option<u64>,
     },
-    /// A snapshot is whole on disk.
+    /// A snapshot is complete on disk.
     SnapshotSaved {
         /// The snapshot's folder. What is not UTF-8 in it arrives as U+FFFD.
         #[serde(serialize_with = "crate::text::lossy")]
         snapshot: PathBuf,
-        /// The epoch it goes on with, from 0.
+        /// The epoch that it resumes with, from 0.
         epoch: u64,
         /// Optimizer steps it holds.
         step: u64,

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! `start` opens each session of a run: it has done `step` optimizer steps, so what sessions before it said of later steps
-//! is superseded. A value that JSON has no number for is a string: `"NaN"`, `"inf"`, `"-inf"`. Lines are written whole; a
+//! is superseded. A value that JSON has no number for is a string: `"NaN"`, `"inf"`, `"-inf"`. Lines are written completely; a
 //! last line without its end belongs to a run that was killed, and is no line. Readers skip events they do not know.
 
 use std::collections::BTreeMap;
@@ -245,7 +245,7 @@ mod tests {
         assert_eq!(Curves::parse(unknown.as_bytes()).expect("skipped").scalars["loss"].len(), 1);
     }
 
-    // A file of any size was read into memory at once.
+    // A file of any size was read into memory in one piece.
     #[test]
     fn a_line_without_an_end_is_not_read_without_bound() {
         let whole = text(&[start(0, 0), scalar("loss", 1, 0.5)]);

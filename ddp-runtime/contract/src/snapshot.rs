@@ -42,7 +42,7 @@ const LARGEST_MANIFEST: u64 = 1 << 30;
 pub struct Manifest {
     /// [`FORMAT_VERSION`] of the writer.
     pub format_version: u32,
-    /// The epoch to go on with, from 0.
+    /// The epoch to continue with, from 0.
     pub epoch: u64,
     /// Optimizer steps done, over all epochs.
     pub step: u64,

@@ -150,7 +150,7 @@ pub trait BatchDataset: Send + Sync + 'static {
     ///
     /// # Errors
     /// Whatever keeps the batch from being read; it reaches the training loop as [`Error::Batch`](crate::Error::Batch)
-    /// (or as it is if it is an [`Error::Sample`](crate::Error::Sample)), as does a panic.
+    /// (or unchanged if it is an [`Error::Sample`](crate::Error::Sample)), as does a panic.
     fn batch(&self, indices: &[i64]) -> Result<Self::Batch>;
 
     /// The samples as epoch `epoch` (from 0) is to see them: for augmentation, as

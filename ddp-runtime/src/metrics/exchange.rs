@@ -84,7 +84,7 @@ fn reduce(entries: &[Scalar], ranks: &[Vec<f64>]) -> Vec<f64> {
     entries.iter().enumerate().map(of).collect()
 }
 
-/// The entries' values. Those on a GPU are read at once.
+/// The entries' values. Those on a GPU are read together.
 pub(super) fn read(entries: &[Scalar]) -> Result<Vec<f64>> {
     let on_device: Vec<&Tensor> = entries
         .iter()
@@ -136,7 +136,7 @@ impl Header {
 #[derive(Debug, Serialize, Deserialize)]
 struct Logged(Vec<String>);
 
-/// Beyond so many the first difference is not looked for.
+/// Beyond this many entries, the first difference is not searched.
 const MOST_WORDS: usize = 10_000;
 
 /// What `rank` did otherwise than rank 0.

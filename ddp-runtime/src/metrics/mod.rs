@@ -112,7 +112,7 @@ struct Inner {
 pub struct MetricsOptions {
     /// The folder to write into; by default as [`Metrics::open`].
     pub dir: Option<PathBuf>,
-    /// The ranks exchange their values after so many steps that something was logged at; by default after about a second.
+    /// The ranks exchange their values after this many steps that something was logged at; by default after about a second.
     /// The same on all ranks.
     pub every_steps: Option<u64>,
 }
@@ -127,7 +127,7 @@ impl Metrics {
         Self::with_options(context, MetricsOptions::default())
     }
 
-    /// Writes into `dir`, so that runs one after the other (the second goes on from the first one's snapshot) have one
+    /// Writes into `dir`, so that runs one after the other (the second resumes from the first one's snapshot) have one
     /// history. Every rank must call it; rank 0's `dir` counts.
     ///
     /// # Errors
@@ -210,7 +210,7 @@ impl Metrics {
     }
 
     /// Logs how the values of rank 0's tensor are distributed, in TensorBoard: weights, gradients, activations. They are
-    /// copied on their device; the rest is done beside the loop. Other ranks' are ignored.
+    /// copied on their device; the rest is done in the background. Other ranks' are ignored.
     ///
     /// ```
     /// # use ddp_runtime::{Context, metrics::Metrics};
@@ -420,7 +420,7 @@ fn flush(sender: &SyncSender<Entry>, shared: &Shared) -> Result<()> {
     shared.check()
 }
 
-/// What a run has logged is on disk before the snapshot that it may go on from: its history has no gaps.
+/// What a run has logged is on disk before the snapshot that it may resume from: its history has no gaps.
 fn flush_before_saving(context: &Context, sender: &Arc<SyncSender<Entry>>, shared: &Arc<Shared>) {
     let (sender, shared) = (Arc::downgrade(sender), shared.clone());
     context.before_save().add(move || sender.upgrade().map(|sender| flush(&sender, &shared)));

@@ -1,4 +1,4 @@
-//! The thread beside the loop: collects entries, exchanges them with the other ranks, and on rank 0 writes them.
+//! The thread in the background: collects entries, exchanges them with the other ranks, and on rank 0 writes them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -50,7 +50,7 @@ pub(super) struct Reporter {
     /// Waiting for the next exchange, and how many steps they are of.
     entries: Vec<Scalar>,
     steps: u64,
-    /// The next exchange is due after so many steps: the same on all ranks, since all count the same entries.
+    /// The next exchange is due after this many steps: the same on all ranks, since all count the same entries.
     due: u64,
     fixed: Option<u64>,
     exchanged: Instant,
@@ -203,7 +203,7 @@ impl Reporter {
         self.saved = Instant::now();
     }
 
-    /// On rank 0. What can't be written is said once, and the training goes on.
+    /// On rank 0. What can't be written is reported once, and training continues.
     fn write(&mut self, write: impl FnOnce(&mut Writer) -> Result<()>) {
         if let Some(writer) = &mut self.writer
             && let Err(err) = write(writer)

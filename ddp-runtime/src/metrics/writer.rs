@@ -1,4 +1,4 @@
-//! The two files. Each write is of whole records; what a killed run left half written is cut off (`metrics.jsonl`), or is
+//! The two files. Each write is of complete records; what a killed run left half written is cut off (`metrics.jsonl`), or is
 //! the end of a file that nobody appends to (event files: every session has its own).
 
 use std::collections::BTreeMap;

@@ -46,7 +46,7 @@ pub(super) fn load(
 ) -> Result<Progress> {
     let mismatch = |what: &str, problem: &str| mismatch(what, folder, problem);
     // A snapshot that `cargo ddp snapshot import` made of a model from elsewhere holds nothing but that: all else of the
-    // run begins anew.
+    // run begins from scratch.
     let model_only = !manifest.files.contains_key(format::OPTIMIZER);
 
     // Whether the model fits is known before anything is changed.

@@ -63,7 +63,7 @@ use write::Writing;
 ///
 /// A [`Run`](crate::Run) saves to it and resumes from it. Rank 0 writes (`step-00001200/` with `model.safetensors`, `optimizer.safetensors`,
 /// `rng.safetensors` and `state.json`), in a thread of its own: the loop pays for a copy of the tensors, whose memory is
-/// kept for the next snapshot. All ranks load. A run may go on with another number of ranks.
+/// kept for the next snapshot. All ranks load. A run may resume with another number of ranks.
 ///
 /// One program at a time writes to a folder: rank 0 locks it (`.lock`) when the program is going to save, which is when it
 /// [resumes](crate::Run::resume) if it was told when to save, else when it first saves; or when it [asks](Self::lock). A second
@@ -244,7 +244,7 @@ impl Snapshots {
         Ok(())
     }
 
-    /// The snapshot to go on from, if there is any; before that, the lock if this program is going to save.
+    /// The snapshot to resume from, if there is one; before that, the lock if this program is going to save.
     fn choose(&mut self) -> Result<Option<ValidSnapshot>> {
         if self.saves {
             self.lock_here()?;
@@ -265,7 +265,7 @@ impl Snapshots {
         self.group.agree("trying to write to the snapshot folder", written)
     }
 
-    /// The newest snapshot's folder, whole or not, if there is any.
+    /// The newest snapshot's folder, valid or not, if there is one.
     ///
     /// # Errors
     /// [`Error::Io`].

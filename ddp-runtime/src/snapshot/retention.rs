@@ -31,7 +31,7 @@ pub(super) struct Known(Arc<Mutex<Inner>>);
 struct Inner {
     /// What was written or verified by this process, and whether it was valid.
     verified: HashMap<PathBuf, (Vec<Stamp>, bool)>,
-    /// The snapshot that the run goes on from.
+    /// The snapshot that the run resumed from.
     resumed: Option<PathBuf>,
     /// What could not be removed: it is said once.
     stuck: HashSet<PathBuf>,
@@ -56,7 +56,7 @@ impl Known {
         }
     }
 
-    /// The run goes on from the snapshot in `folder`, which is valid.
+    /// The run resumes from the snapshot in `folder`, which is valid.
     pub(super) fn resumed(&self, folder: &Path) {
         self.is_valid(folder);
         self.lock().resumed = Some(folder.to_owned());
@@ -96,7 +96,7 @@ impl Known {
         let snapshots: Vec<Candidate> = folders.into_iter().filter_map(candidate).collect();
         let mut inner = self.lock();
         inner.verified.retain(|folder, _| snapshots.iter().any(|snapshot| snapshot.folder == *folder));
-        // One from before a later one, which this run did not go on from, is not the newest by its number.
+        // One from before a later one, which this run did not resume from, is not the newest by its number.
         let mut needed = vec![written.to_owned()];
         needed.extend(inner.resumed.clone().filter(|resumed| format::step_of(resumed) > format::step_of(written)));
         let retention = Retention { last, best: policy.best };

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
     use std::collections::HashMap;
 
-    // That numbers go on as they would have is tested with whole runs: other tests draw from this process' generators.
+    // Complete runs test that numbers continue as they would have: other tests draw from this process' generators.
 
     #[test]
     fn a_state_that_is_none_is_refused() {

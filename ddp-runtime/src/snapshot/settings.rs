@@ -5,14 +5,14 @@ use std::time::Duration;
 use super::{Goal, Snapshots};
 
 impl Snapshots {
-    /// Saves every so many steps; 0 is never, as before this is called.
+    /// Saves every `steps` steps. 0 is never, the default.
     pub fn every_steps(mut self, steps: u64) -> Self {
         self.due.every_steps = Some(steps);
         self.saves |= steps > 0;
         self
     }
 
-    /// Saves after every so many epochs; 0 is never, as before this is called.
+    /// Saves after every `epochs` epochs. 0 is never, the default.
     pub fn every_epochs(mut self, epochs: u64) -> Self {
         self.due.every_epochs = Some(epochs);
         self.saves |= epochs > 0;
@@ -49,7 +49,7 @@ impl Snapshots {
         self
     }
 
-    /// Makes [`Run::save`](crate::Run::save) return when the snapshot is on disk, instead of writing it while training goes on: off
+    /// Makes [`Run::save`](crate::Run::save) return when the snapshot is on disk, instead of writing it while training continues: off
     /// by default. It also spares the memory of a second snapshot in the making.
     pub fn blocking(mut self, blocking: bool) -> Self {
         self.blocking = blocking;
@@ -57,7 +57,7 @@ impl Snapshots {
     }
 
     /// Whether a snapshot is on the disk itself before it counts: on by default. Off, the kernel writes it when it likes,
-    /// as after `torch.save`: it is whole when a process dies, but a power cut may take or damage the newest ones.
+    /// as after `torch.save`: it is complete when a process dies, but a power cut may take or damage the newest ones.
     pub fn durable(mut self, durable: bool) -> Self {
         self.durable = durable;
         self

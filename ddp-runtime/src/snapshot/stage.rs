@@ -1,4 +1,4 @@
-//! Copies of a run's tensors, so that they can be written while training goes on.
+//! Copies of a run's tensors, so that they can be written while training continues.
 
 use std::collections::HashMap;
 use std::thread::{self, JoinHandle};

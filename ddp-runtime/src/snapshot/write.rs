@@ -243,7 +243,7 @@ impl Job {
     }
 }
 
-/// Whether `folder` is a snapshot of this format, whole or damaged. A link, a directory of something else, what a later
+/// Whether `folder` is a snapshot of this format, valid or damaged. A link, a directory of something else, what a later
 /// version wrote and what can't be read at the moment are not.
 fn is_replaceable(folder: &Path) -> bool {
     let is_directory = fs::symlink_metadata(folder).is_ok_and(|found| found.is_dir());

@@ -1,5 +1,5 @@
 //! Values of a program as JSON, with the numbers that JSON lacks: a NaN is the string `"NaN"`, an infinite number `"inf"` or
-//! `"-inf"`, as in `metrics.jsonl`. A list beside the values says which strings are meant to be numbers.
+//! `"-inf"`, as in `metrics.jsonl`. A list next to the values says which strings are meant to be numbers.
 
 use std::fmt;
 use std::vec;

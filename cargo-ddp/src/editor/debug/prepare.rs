@@ -46,7 +46,7 @@ pub fn prepare(root: &Path) -> Result<PathBuf> {
     Ok(root.join(SCRIPT))
 }
 
-/// Makes a file under another name, and renames it: there is always a whole one.
+/// Makes a file under another name, and renames it: it is always complete.
 pub(crate) fn replace(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let mut fresh = path.as_os_str().to_owned();
     fresh.push(format!(".{}", std::process::id()));

@@ -169,7 +169,7 @@ fn once() -> (&'static str, Json) {
 /// `cargo ddp attach`: VS Code disconnects from the sessions that an attach has opened, and kills what those of a launch debug.
 pub(super) fn attach(debugger: Debugger) -> (Entry, Json) {
     let entry = Entry::new(Role::Attach, "", false);
-    // lldb-dap wants a process that is stopped, and lets it go on.
+    // lldb-dap wants a process that is stopped, and resumes it.
     let (key, stop) = match debugger {
         Debugger::LldbDap => ("attachCommands", "--stop-at-entry "),
         Debugger::CodeLldb | Debugger::CppDbg => ("processCreateCommands", ""),

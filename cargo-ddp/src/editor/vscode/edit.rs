@@ -1,4 +1,4 @@
-//! Editing JSONC by replacing parts of its text: whatever isn't named in an edit stays as it is, to the byte.
+//! Editing JSONC by replacing parts of its text: what an edit does not name stays unchanged, to the byte.
 
 use jsonc_parser::ast;
 use jsonc_parser::common::{Range, Ranged};

@@ -84,7 +84,7 @@ impl Entry {
         }
     }
 
-    /// Its name, in a job of so many ranks.
+    /// Its name, in a job of this many ranks.
     pub(super) fn name(&self, ranks: usize) -> String {
         let target = &self.target;
         let s = if ranks == 1 { "" } else { "s" };

@@ -1,4 +1,4 @@
-//! Files to be written: compared first, and replaced whole.
+//! Files to be written: compared first, and replaced completely.
 
 use std::fs;
 use std::io::Write;

@@ -34,7 +34,7 @@ fn debugger(machine: &Machine, extensions: Option<&BTreeSet<String>>) -> Line {
     Line::warning(check, "there is neither lldb-dap nor CodeLLDB to debug ranks with", way)
 }
 
-/// The launcher writes the stacks of a job that stands still with gdb.
+/// The launcher writes the stacks of a stalled job with gdb.
 fn stacks(machine: &Machine) -> Line {
     let check = "stacks";
     match machine.program("gdb") {

@@ -31,7 +31,7 @@ impl Format {
     }
 }
 
-/// Writes the snapshot's model to `to`, whole or not at all, and gives the number of tensors.
+/// Writes the snapshot's model to `to`, completely or not at all, and returns the number of tensors.
 ///
 /// # Errors
 /// [`Error::Exists`], [`Error::BadOption`] for an ending that is none of ours or names that do not fit, [`Error::System`].

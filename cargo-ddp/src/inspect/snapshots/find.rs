@@ -7,7 +7,7 @@ use ddp_contract::snapshot::{self as format, Manifest, SnapshotError, ValidSnaps
 use super::nearby;
 use crate::{Error, Result};
 
-/// A snapshot folder, whole or not.
+/// A snapshot folder, valid or not.
 #[derive(Debug)]
 pub struct Listed {
     /// The folder.
@@ -43,7 +43,7 @@ pub fn list(path: &Path) -> Result<Vec<Listed>> {
     Ok(folders.into_iter().map(Listed::inspect).collect())
 }
 
-/// The snapshot that `path` means: itself, or the newest whole one below it.
+/// The snapshot that `path` means: itself, or the newest valid one below it.
 ///
 /// # Errors
 /// [`Error::NoSnapshot`], [`Error::NoSnapshotFolder`]; [`Error::Damaged`] if `path` is a damaged snapshot, or if all

@@ -1,4 +1,4 @@
-//! Snapshots on disk, without libtorch: what they hold, whether they are whole, and their way in from and out to other
+//! Snapshots on disk, without libtorch: what they hold, whether they are valid, and import from and export to other
 //! programs.
 //!
 //! | file | what it does |

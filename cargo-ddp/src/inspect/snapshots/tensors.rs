@@ -43,7 +43,7 @@ impl TensorFile {
             _ => cant()(err),
         })?;
         // SAFETY: files of tensors are replaced, not changed in place. If somebody shortens one meanwhile, this process is
-        // ended by SIGBUS, and nothing is lost: what it writes gets its name when it is whole.
+        // ended by SIGBUS, and nothing is lost: what it writes gets its name when it is complete.
         let map = unsafe { MmapOptions::new().map(&file) }.map_err(cant())?;
         let opened = Self { path: path.to_owned(), map };
         if let Err(err) = opened.parse() {

@@ -187,7 +187,7 @@ fn storage(dtype: Dtype) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    /// A disk that is full after so many bytes.
+    /// A disk that is full after this many bytes.
     struct Disk(io::Cursor<Vec<u8>>, usize);
 
     impl Write for Disk {

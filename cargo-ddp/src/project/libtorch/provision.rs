@@ -1,7 +1,7 @@
 //! Fetches a libtorch with pip into the user's cache.
 //!
-//! Everything happens in a staging folder that is renamed when it is whole, under a lock: an interrupted set-up is never
-//! taken for a finished one, and two at once fetch it once.
+//! Everything happens in a staging folder that is renamed when it is complete, under a lock: an interrupted set-up is never
+//! taken for a finished one, and two at the same time fetch it once.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{BufRead, BufReader};
@@ -88,7 +88,7 @@ fn fetch(staging: &Path, flavor: Flavor, pythons: &[Python], ui: &dyn Progress) 
     let list = staging.join("requirements.txt");
     fs::write(&list, requirements(flavor)).map_err(Error::system(format!("can't write {}", list.display())))?;
     install.arg("--requirement").arg(&list);
-    // So that the whole download lies in the staging folder, and nothing is left in /tmp.
+    // So that the complete download is in the staging folder, and nothing is left in /tmp.
     install.env("TMPDIR", &scratch).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     child::dies_with_parent(&mut install);
     tracing::debug!(command = ?install, "fetching");

@@ -7,7 +7,7 @@ use super::schedule::each;
 use super::{Schedule, Scheduler, exact, state};
 use crate::{Error, Result};
 
-/// Goes from the base rate to `eta_min` in half a cosine of `t_max` epochs, and back if it goes on:
+/// Goes from the base rate to `eta_min` in half a cosine of `t_max` epochs, and back if it continues:
 /// `torch.optim.lr_scheduler.CosineAnnealingLR` (Loshchilov and Hutter, SGDR, 2017).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CosineAnnealing {

@@ -73,7 +73,7 @@ use crate::train::stateful::Stateful;
 pub trait LrScheduler: Stateful {
     /// Sets the optimizer's next learning rate; call it after [`Optimizer::step`].
     ///
-    /// Most rules go on from the optimizer's rate, so one that was changed by hand is respected, as in PyTorch.
+    /// Most rules continue from the optimizer's rate, so one that was changed by hand is respected, as in PyTorch.
     ///
     /// # Errors
     /// [`Error::Invalid`](crate::Error::Invalid) where the schedule has no rate, such as after the end of [`OneCycle`];

@@ -84,7 +84,7 @@ struct Parameters {
     pointers: Vec<*mut sys::C_tensor>,
 }
 
-// SAFETY: the pointers belong to the tensors beside them, and tch's tensors may move between threads.
+// SAFETY: the pointers belong to the tensors next to them, and tch's tensors may move between threads.
 unsafe impl Send for Parameters {}
 
 impl Parameters {

@@ -186,7 +186,7 @@ impl<'a> Trainer<'a> {
         self
     }
 
-    /// Accumulates the gradients of so many batches (at least 1) for one optimizer step, communicating once: the mean over
+    /// Accumulates the gradients of this many batches (at least 1) for one optimizer step, communicating once: the mean over
     /// them. An epoch's last step may have fewer.
     pub fn accumulate(mut self, batches: usize) -> Self {
         self.accumulate = batches.max(1);

@@ -57,17 +57,17 @@ pub(crate) enum Guard {
 /// Makes a guard of this process, and continues in its child's child. A debugger that watches this process watches the guard then,
 /// which opens the debug sessions that the launcher asks it for.
 ///
-/// With `whole`, for those who debug the launcher itself, there is no guard: the debugger would lose us.
+/// With `in_one_process`, for those who debug the launcher itself, the guard is left out: the debugger would lose us.
 ///
 /// # Errors
 /// [`Error::System`].
-pub(crate) fn split(whole: bool, reporter: &dyn Reporter) -> Result<Guard> {
+pub(crate) fn split(in_one_process: bool, reporter: &dyn Reporter) -> Result<Guard> {
     let cant = || Error::system("can't start the launcher's processes");
     let (read, write) = UnixStream::pair().map_err(cant())?;
     read.set_nonblocking(true).map_err(cant())?;
     let (to_keeper, to_guard) = UnixStream::pair().map_err(cant())?;
     set_child_subreaper(Some(getpid())).map_err(|err| cant()(err.into()))?;
-    if whole {
+    if in_one_process {
         return Ok(Guard::None(Signals::catch().map_err(Error::system("can't catch signals"))?));
     }
     // Until both sides know their part, signals wait.
