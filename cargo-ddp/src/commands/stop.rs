@@ -3,11 +3,12 @@ use std::time::{Duration, Instant};
 use ddp_contract::job::Job;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::process::Signal;
 
 use super::scope;
 use crate::cli::Stop;
 use crate::launch::process_of;
+use crate::os::pidfd;
 use crate::{Error, Result, Ui, exit};
 
 /// How often to continue a launcher that something may stop (SIGSTOP) again.
@@ -29,7 +30,7 @@ pub(super) fn stop(args: &Stop, ui: &Ui) -> Result<u8> {
     // It has ended by itself.
     let Some(pidfd) = process else { return Ok(exit::SUCCESS) };
     let send = |signals: &[Signal]| {
-        signals.iter().try_for_each(|&signal| match pidfd_send_signal(&pidfd, signal) {
+        signals.iter().try_for_each(|&signal| match pidfd::signal(&pidfd, signal) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(err) => Err(failed(err)),
         })

@@ -1,7 +1,6 @@
 //! The machine that jobs run on: a snapshot of everything that a launch plan depends on.
 
 pub(crate) mod cache;
-pub(crate) mod cpus;
 pub mod gpus;
 
 use std::collections::BTreeMap;
@@ -11,7 +10,7 @@ use std::num::NonZero;
 use std::path::PathBuf;
 
 use crate::os::interfaces::{self, Interface};
-use crate::os::{host, loopback};
+use crate::os::{cpus, host, loopback};
 use gpus::Gpu;
 
 /// What is known of the machine and of this process's environment. Read once, by commands; made by hand in tests.

@@ -1,11 +1,17 @@
 //! Processes that lost their parents and became children of this one, which is a subreaper.
 
 use std::fs;
+use std::io;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, waitpid};
 
 use super::reap::KILL_TIMEOUT;
+
+/// Makes this process a subreaper: descendants that lose their parent become its children.
+pub(crate) fn adopt_descendants() -> io::Result<()> {
+    Ok(set_child_subreaper(Some(getpid()))?)
+}
 
 /// Takes note of the ends of processes that became ours when their parents ended.
 pub(crate) fn reap_adopted(own: &[Pid]) {

@@ -1,13 +1,14 @@
 //! The end of a worker that a process traces. The kernel notifies a tracer first, and the parent only when the tracer has
 //! taken note or is gone: a debugger that a worker started, and that does neither, would hold up the launcher forever.
 
-use std::fs;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, getpid, kill_process};
+
+use super::proc;
 
 /// How long the kernel may take to end what was sent SIGKILL.
 pub(crate) const KILL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,12 +38,11 @@ pub(crate) fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<Exit
 }
 
 fn tracer_of(pid: Pid) -> Option<Pid> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    Pid::from_raw(status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().parse().ok()?)
+    Pid::from_raw(proc::tracer(number(pid))?.try_into().ok()?)
 }
 
 fn descends_from_us(mut pid: Pid) -> bool {
-    while let Some(parent) = stat(pid).and_then(|fields| Pid::from_raw(fields.get(1)?.parse().ok()?)) {
+    while let Some(parent) = proc::stat(number(pid)).and_then(|fields| Pid::from_raw(fields.get(1)?.parse().ok()?)) {
         if parent == getpid() {
             return true;
         }
@@ -53,15 +53,11 @@ fn descends_from_us(mut pid: Pid) -> bool {
 
 /// The status that the parent would get.
 fn exit_of_zombie(pid: Pid) -> Option<ExitStatus> {
-    let fields = stat(pid)?;
+    let fields = proc::stat(number(pid))?;
     let is_zombie = fields.first().is_some_and(|state| state == "Z");
     Some(ExitStatus::from_raw(fields.last()?.parse().ok()?)).filter(|_| is_zombie)
 }
 
-/// The fields of a process's `stat` after its name, which may hold anything.
-fn stat(pid: Pid) -> Option<Vec<String>> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let stat = String::from_utf8_lossy(&stat);
-    let (_, fields) = stat.rsplit_once(") ")?;
-    Some(fields.split_whitespace().map(str::to_owned).collect())
+fn number(pid: Pid) -> u32 {
+    pid.as_raw_pid().unsigned_abs()
 }

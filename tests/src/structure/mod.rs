@@ -30,6 +30,8 @@ struct File {
     /// Of the module that the file is: `["dist", "store"]`.
     module: Vec<String>,
     statics: Vec<String>,
+    /// Absolute paths that its texts begin with.
+    paths: BTreeSet<String>,
 }
 
 #[derive(Default)]
@@ -76,7 +78,7 @@ impl Tree {
         let text = sources.get(path).unwrap_or_else(|| panic!("there is no {path}"));
         let parsed = syn::parse_file(text).unwrap_or_else(|err| panic!("{path}: {err}"));
         let file = self.files.len();
-        self.files.push(File { path: path.to_owned(), module, statics: Vec::new() });
+        self.files.push(File { path: path.to_owned(), module, statics: Vec::new(), paths: BTreeSet::new() });
         self.add_module(file, parent, &parsed.items, sources)
     }
 
@@ -91,11 +93,12 @@ impl Tree {
         self.modules.push(Module { file, parent, ..Module::default() });
         let mut collector = Collector::default();
         items.iter().for_each(|item| collector.visit_item(item));
-        let Collector { imports, uses, statics, modules, .. } = collector;
+        let Collector { imports, uses, statics, files, modules } = collector;
         self.modules[index].items = items.iter().flat_map(names_of).collect();
         self.modules[index].imports = imports;
         self.modules[index].uses = uses;
         self.files[file].statics.extend(statics);
+        self.files[file].paths.extend(files);
         for child in modules {
             let name = child.ident.to_string();
             let added = match &child.content {
@@ -274,7 +277,8 @@ impl Tree {
         statics.map(|(file, name)| format!("{}: {name}", file.path)).collect()
     }
 
-    /// Where a file outside of the folder `allowed` names something of these crates or modules (`libc`, `std::os`).
+    /// Where a file outside of the folder `allowed` names something of these crates or modules (`libc`, `std::os`), or a file below
+    /// one of these folders (`/proc`).
     pub fn outside(&self, allowed: &str, names: &[&str]) -> Vec<String> {
         let mut findings = Vec::new();
         for (index, file) in self.files.iter().enumerate() {
@@ -284,8 +288,9 @@ impl Tree {
             let modules = self.modules.iter().filter(|module| module.file == index);
             let paths = modules.flat_map(|module| module.imports.iter().map(|import| &import.path).chain(&module.uses));
             let paths: BTreeSet<String> = paths.map(|path| path.join("::")).collect();
-            for path in paths {
-                let is_below = |name: &str| path == name || path.starts_with(&format!("{name}::"));
+            for path in paths.iter().chain(&file.paths) {
+                let separator = if path.starts_with('/') { "/" } else { "::" };
+                let is_below = |name: &str| path == name || path.starts_with(&format!("{name}{separator}"));
                 if names.iter().any(|name| is_below(name)) {
                     findings.push(format!("{} uses {path}", file.path));
                 }

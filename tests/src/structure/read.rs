@@ -95,6 +95,8 @@ pub(super) struct Collector {
     /// Paths in its code.
     pub uses: BTreeSet<Vec<String>>,
     pub statics: Vec<String>,
+    /// Absolute paths in its texts: `/proc/self/status`.
+    pub files: BTreeSet<String>,
     /// Modules in it, which are read on their own.
     pub modules: Vec<ItemMod>,
 }
@@ -118,6 +120,10 @@ impl Collector {
         }
     }
 
+    fn add_text(&mut self, text: &str) {
+        self.files.extend(text.starts_with('/').then(|| text.to_owned()));
+    }
+
     /// Paths in tokens that nobody has parsed: names with `::` between them.
     fn add_tokens(&mut self, tokens: TokenStream) {
         let mut path: Vec<String> = Vec::new();
@@ -135,8 +141,10 @@ impl Collector {
                 other => {
                     self.uses.extend((!path.is_empty()).then(|| std::mem::take(&mut path)));
                     colons = 0;
-                    if let TokenTree::Group(group) = other {
-                        self.add_tokens(group.stream());
+                    match other {
+                        TokenTree::Group(group) => self.add_tokens(group.stream()),
+                        TokenTree::Literal(literal) => self.add_text(literal.to_string().trim_matches('"')),
+                        _ => {}
                     }
                 }
             }
@@ -180,6 +188,10 @@ impl<'ast> Visit<'ast> for Collector {
     fn visit_path(&mut self, path: &'ast syn::Path) {
         self.uses.insert(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
         visit::visit_path(self, path);
+    }
+
+    fn visit_lit_str(&mut self, text: &'ast syn::LitStr) {
+        self.add_text(&text.value());
     }
 
     fn visit_visibility(&mut self, _: &'ast Visibility) {} // `pub(in crate::data)` imports nothing

@@ -102,12 +102,13 @@ fn structure_statics_and_other_crates_are_found() {
             static THREE: u8 = const { 3 }; }
         extern \"C\" { static four: u8; }
         #[cfg(test)] static FIVE: u8 = 5;
+        fn g() { read(\"/proc/version\"); read(format!(\"/sys/{TWO}\")); read(\"/process\"); }
     ";
     let tree = tree(&[("lib.rs", "mod low; mod os;"), ("low.rs", low), ("os.rs", "use libc::open;")]);
     let statics: Vec<String> = tree.statics().into_iter().collect();
     assert_eq!(statics, ["low.rs: ONE", "low.rs: THREE", "low.rs: TWO", "low.rs: four"]);
-    let outside = tree.outside("os", &["libc", "rustix", "std::os"]);
-    let expected = ["libc::c_int", "libc::close", "rustix::io::Y", "std::os::fd::X"];
+    let outside = tree.outside("os", &["libc", "rustix", "std::os", "/proc", "/sys"]);
+    let expected = ["libc::c_int", "libc::close", "rustix::io::Y", "std::os::fd::X", "/proc/version", "/sys/{TWO}"];
     assert_eq!(outside, expected.map(|path| format!("low.rs uses {path}")));
 }
 

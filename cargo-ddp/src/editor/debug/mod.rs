@@ -14,7 +14,6 @@
 mod prepare;
 mod session;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use ddp_contract::env;
@@ -24,6 +23,7 @@ pub use prepare::{FOLDER, prepare};
 pub(crate) use session::FRAME_NAMES;
 pub use session::{Adapter, Session, Sessions, start};
 
+use crate::os::proc;
 use crate::progress::Progress;
 use crate::{Error, Result};
 
@@ -62,35 +62,10 @@ impl Debug {
 
 /// Whether a debugger (or another tracer) watches this process.
 pub fn is_traced() -> bool {
-    tracer("self").is_some()
-}
-
-/// The process that traces this one.
-fn tracer(pid: &str) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?;
-    tracer.trim().parse().ok().filter(|pid| *pid != 0)
+    proc::tracer(std::process::id()).is_some()
 }
 
 /// Whether a debugger is attached to the process.
 pub(crate) fn is_debugged(pid: u32) -> bool {
-    tracer(&pid.to_string()).is_some()
-}
-
-/// Whether a debugger has stopped the process, at a breakpoint for example.
-pub(crate) fn is_paused(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name before the state may hold anything.
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('t'))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_that_runs_is_not_paused() {
-        assert!(!is_paused(std::process::id()));
-        assert!(!is_paused(0));
-    }
+    proc::tracer(pid).is_some()
 }

@@ -4,6 +4,7 @@ use nvml_wrapper::enum_wrappers::device::{P2pCapabilitiesIndex, P2pStatus};
 use super::fatbin::{self, Arch};
 use super::{Line, Machine};
 use crate::machine::gpus::{self as gpu, Gpu};
+use crate::os::pci::DEVICES;
 use crate::project::libtorch::{CUDA, Flavor, Home};
 
 /// What the NVIDIA driver says.
@@ -77,7 +78,7 @@ fn ask() -> Option<Driver> {
 
 /// NVIDIA's devices on the PCI bus, driver or not.
 fn nvidia_devices(machine: &Machine) -> usize {
-    let entries = std::fs::read_dir(machine.system_path("/sys/bus/pci/devices")).into_iter().flatten().flatten();
+    let entries = std::fs::read_dir(machine.system_path(DEVICES)).into_iter().flatten().flatten();
     let file = |entry: &std::fs::DirEntry, name| std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
     // Class 03: displays and 3D controllers.
     entries.filter(|entry| file(entry, "vendor").trim() == "0x10de" && file(entry, "class").starts_with("0x03")).count()

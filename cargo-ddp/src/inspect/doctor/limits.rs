@@ -1,11 +1,12 @@
 use rustix::process::{Resource, getrlimit};
 
 use super::{Line, Machine};
+use crate::os::proc::PTRACE_SCOPE;
 
 pub(super) fn examine(machine: &Machine) -> Vec<Line> {
     let shm = rustix::fs::statvfs(machine.system_path("/dev/shm")).ok();
     let shm = shm.map(|disk| disk.f_blocks.saturating_mul(disk.f_frsize));
-    let ptrace = machine.system_file("/proc/sys/kernel/yama/ptrace_scope");
+    let ptrace = machine.system_file(PTRACE_SCOPE);
     vec![shared_memory(shm), locked_memory(getrlimit(Resource::Memlock).current), ptrace_scope(ptrace.as_deref())]
 }
 

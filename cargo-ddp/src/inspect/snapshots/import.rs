@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use ddp_contract::lock::{Lock, LockError};
 use ddp_contract::snapshot::{self as format, FileInfo, Manifest};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 use safetensors::tensor::{TensorView, serialize_to_file};
 
 use super::export::{Renamed, renamed};
@@ -13,6 +12,7 @@ use super::find::newest;
 use super::foreign::JOIN;
 use super::names::Names;
 use super::tensors::{TensorFile, dtype_name};
+use crate::os::filesystem::rename_new;
 use crate::{Error, Result};
 
 /// What [`import`] made.
@@ -108,11 +108,10 @@ pub fn import(file: &Path, names: &Names, dir: &Path) -> Result<Imported> {
     for written in [&model, &path, &partial] {
         File::open(written).and_then(|file| file.sync_all()).map_err(cant())?;
     }
-    match renameat_with(CWD, &partial, CWD, &folder, RenameFlags::NOREPLACE) {
+    match rename_new(&partial, &folder) {
         Ok(()) => {}
-        Err(rustix::io::Errno::EXIST) => return Err(Error::Exists(folder)),
-        // A file system that can't promise it.
-        Err(_) => fs::rename(&partial, &folder).map_err(cant())?,
+        Err(err) if err.kind() == io::ErrorKind::AlreadyExists => return Err(Error::Exists(folder)),
+        Err(err) => return Err(cant()(err)),
     }
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(cant())?;
     Ok(Imported { folder, tensors: count, left_out, shard_of: shard_of(file) })

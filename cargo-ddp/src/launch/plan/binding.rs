@@ -37,7 +37,7 @@ fn share(cpus: &[usize], position: usize, of: usize) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::cpus::parse;
+    use crate::os::cpus::parse;
 
     #[test]
     fn bindings_without_gpus_share_all_cores_evenly() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -24,6 +24,7 @@ use super::port::Port;
 use super::worker::Worker;
 use crate::launch::event::{LaunchEvent, Reporter};
 use crate::launch::plan::LaunchPlan;
+use crate::os::proc;
 use crate::os::signals::is_user_signal;
 use crate::{Error, Result};
 
@@ -203,7 +204,7 @@ fn new() -> rustix::io::Result<OwnedFd> {
 fn address(path: &Path) -> rustix::io::Result<(File, SocketAddrUnix)> {
     let folder = File::open(path.parent().unwrap_or(Path::new("/")));
     let folder = folder.map_err(|err| Errno::from_io_error(&err).unwrap_or(Errno::IO))?;
-    let name = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string());
+    let name = proc::path_of(folder.as_fd());
     let address = SocketAddrUnix::new(name.join(path.file_name().unwrap_or_default()))?;
     Ok((folder, address))
 }

@@ -1,16 +1,13 @@
 //! How a worker ended that was not our child: one that a debugger started.
 
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
-use std::time::{Duration, Instant};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use ddp_contract::join::Goodbye;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, recv};
 
 use crate::launch::outcome::Exit;
+use crate::os::pidfd;
 
 /// How long a debugger may take to reap the process that it has started, below a second.
 const REAPED: Duration = Duration::from_millis(500);
@@ -22,38 +19,18 @@ pub(super) fn exit_of_joined(connection: &OwnedFd, pidfd: &OwnedFd) -> Exit {
     let goodbye = goodbye.and_then(|(length, _)| serde_json::from_slice::<Goodbye>(&text[..length]).ok());
     // Of what a program passes to `exit`, the system keeps the low 8 bits.
     let reported = goodbye.map(|goodbye| Exit::Code(goodbye.code & 0xff));
-    reported.or_else(|| exit_of(pidfd)).unwrap_or(Exit::Signal(libc::SIGKILL))
-}
-
-/// What Linux reports since 6.15, once the parent (the debugger) has reaped the process.
-fn exit_of(pidfd: &OwnedFd) -> Option<Exit> {
-    let end = Instant::now() + REAPED;
-    loop {
-        // SAFETY: plain numbers.
-        let mut info: libc::pidfd_info = unsafe { MaybeUninit::zeroed().assume_init() };
-        info.mask = libc::PIDFD_INFO_EXIT.into();
-        // SAFETY: the kernel writes no more than the size that is part of the number.
-        let has_info = unsafe { libc::ioctl(pidfd.as_raw_fd(), libc::PIDFD_GET_INFO, &raw mut info) } == 0;
-        if has_info && info.mask & u64::from(libc::PIDFD_INFO_EXIT) != 0 {
-            return Some(ExitStatus::from_raw(info.exit_code).into());
-        }
-        let left = end.saturating_duration_since(Instant::now());
-        if !has_info || left.is_zero() {
-            return None;
-        }
-        // POLLHUP means that the parent has reaped it.
-        let time = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
-        let _ = poll(&mut [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::empty())], Some(&time));
-    }
+    reported.or_else(|| pidfd::exit_status(pidfd, REAPED).map(Exit::from)).unwrap_or(Exit::Signal(libc::SIGKILL))
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::fd::AsFd;
     use std::process::{Child, Command};
 
+    use rustix::event::{PollFd, PollFlags, poll};
     use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
-    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    use rustix::process::Pid;
 
     use super::*;
 
@@ -63,7 +40,7 @@ mod tests {
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         drop(theirs);
         let mut child: Child = Command::new("sh").args(["-c", script]).spawn().unwrap();
-        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        let pidfd = pidfd::open(Pid::from_child(&child)).unwrap();
         let debugger = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(50));
             child.wait().unwrap()
@@ -77,7 +54,7 @@ mod tests {
     #[test]
     fn exit_code_that_a_worker_reports_has_eight_bits() {
         let mut child = Command::new("true").spawn().unwrap();
-        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        let pidfd = pidfd::open(Pid::from_child(&child)).unwrap();
         for (code, expected) in [(3, 3), (-1, 255), (256, 0)] {
             let (ours, theirs) =
                 socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();

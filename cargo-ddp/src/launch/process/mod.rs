@@ -5,12 +5,10 @@
 //! | `worker` | one worker: started, signalled, reaped |
 //! | `port` | where the ranks of an attempt meet |
 //! | `stream`, `tail`, `events` | what a worker writes: output, its last lines, events |
-//! | `affinity` | binds a worker to its cores |
 //! | `debugged`, `exit` | workers that a debugger starts, and that join the launcher; how they end |
 //! | `stacks` | what the ranks of a stalled job do |
 //! | `guard` | the processes around the launcher |
 
-mod affinity;
 pub(crate) mod debugged;
 pub(crate) mod events;
 mod exit;

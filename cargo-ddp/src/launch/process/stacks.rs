@@ -7,11 +7,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ddp_contract::file;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::Pid;
 
 use crate::launch::event::{Activity, RankStack};
 use crate::launch::outcome::Suspect;
 use crate::launch::run::logs;
+use crate::os::pidfd;
 
 /// How long a debugger may take. Reading libtorch's symbols takes some seconds.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
@@ -224,7 +225,7 @@ impl Debugger {
         let err = out.try_clone()?;
         crate::os::child::dies_with_parent(&mut command);
         let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn()?;
-        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+        let pidfd = pidfd::open(Pid::from_child(&child))?;
         Ok((child, pidfd))
     }
 }

@@ -9,13 +9,8 @@ use std::time::Duration;
 use ddp_contract::env;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::net::sockopt;
-use rustix::process::{
-    PTracer, Pid, PidfdFlags, Resource, Rlimit, Signal, getpid, kill_process, kill_process_group, pidfd_open,
-    pidfd_send_signal, set_ptracer, setrlimit,
-};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getpid, kill_process, kill_process_group, setrlimit};
 
-use super::affinity;
 use super::events::EventStream;
 use super::exit::exit_of_joined;
 use super::port::Port;
@@ -24,10 +19,9 @@ use crate::launch::outcome::Exit;
 use crate::launch::plan::{Binding, LaunchPlan};
 use crate::launch::run::logs::Log;
 use crate::os::binary::start_without_shell;
-use crate::os::child;
-use crate::os::interpreter;
 use crate::os::reap::{self, KILL_TIMEOUT};
 use crate::os::stdio::Target;
+use crate::os::{child, cpus, interpreter, pidfd};
 use crate::{Error, Result};
 
 /// A worker of the attempt in progress.
@@ -117,7 +111,7 @@ impl Worker {
 
     /// One that a debugger has started, and the pipe it writes events to.
     pub(crate) fn joined(plan: &LaunchPlan, rank: usize, connection: OwnedFd) -> io::Result<(Self, OwnedFd)> {
-        let pid = sockopt::socket_peercred(&connection)?.pid;
+        let pid = pidfd::peer(&connection)?;
         let (events, event_writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let logs = ["stdout", "stderr"].map(|stream| Log::create(plan.log_file(rank, 0, stream)));
         let Parts { pidfd, stdout, stderr, events } = Parts::new(pid, [None, None], events, logs)?;
@@ -167,7 +161,7 @@ impl Worker {
         // One that is gone is no error.
         let _ = match Signal::from_named_raw(signal) {
             // Its group is not ours.
-            Some(signal) if self.connection().is_some() => pidfd_send_signal(&self.pidfd, signal),
+            Some(signal) if self.connection().is_some() => pidfd::signal(&self.pidfd, signal),
             // Helpers of the worker would die of these.
             Some(signal @ (Signal::USR1 | Signal::USR2)) => kill_process(self.pid, signal),
             Some(signal) => kill_process_group(self.pid, signal),
@@ -212,7 +206,7 @@ impl Parts {
         [stdout_log, stderr_log]: [(Log, Option<io::Error>); 2],
     ) -> io::Result<Self> {
         Ok(Self {
-            pidfd: pidfd_open(pid, PidfdFlags::empty())?,
+            pidfd: pidfd::open(pid)?,
             stdout: Stream::new(stdout, stdout_log)?,
             stderr: Stream::new(stderr, stderr_log)?,
             events: EventStream::new(Pipe::new(Some(events))?),
@@ -234,13 +228,10 @@ fn prepare(
         rustix::process::setsid()?;
         child::bind_to(parent)?;
         setrlimit(Resource::Nofile, descriptors)?;
-        binding.as_ref().map_or(Ok(()), affinity::bind)?;
-        // Where only a parent may look into a process (Yama), so may the debuggers that we start when a job stalls. A
-        // kernel without Yama knows no such call. A debug session's debugger is anybody's child.
-        let _ = set_ptracer(if with_debugger { PTracer::Any } else { PTracer::ProcessID(parent) });
-        // SAFETY: it marks descriptors, and touches no memory. (Before Linux 5.11 there is no such call: what our parent
-        // left open is then inherited.)
-        unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+        binding.as_ref().map_or(Ok(()), |binding| cpus::bind(&binding.cpus, binding.node))?;
+        // A debug session's debugger can be any process's child.
+        child::allow_debuggers((!with_debugger).then_some(parent));
+        child::inherit_no_descriptors();
         for &fd in &inherited {
             // SAFETY: the parent keeps these open until the child has started.
             let fd = unsafe { BorrowedFd::borrow_raw(fd) };

@@ -1,7 +1,6 @@
 //! The record of a job that this process launches, kept up to date in `job.json`: for `--report`, `--json`, and the commands
 //! that list jobs and runs.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -12,8 +11,8 @@ use ddp_contract::{ErrorFile, Event, file};
 use super::files;
 use crate::launch::outcome::{Exit, Failure, Known, Verdict, signal_name};
 use crate::launch::plan::LaunchPlan;
-use crate::os::origin;
 use crate::os::output::Output;
+use crate::os::{origin, proc};
 
 /// How often to save steps alone.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
@@ -55,7 +54,7 @@ impl JobFile {
             started: now(),
             ..Job::default()
         };
-        Self { job, oom_kills: oom_kills(), ..Self::default() }
+        Self { job, oom_kills: proc::oom_kills(), ..Self::default() }
     }
 
     /// Writes the file.
@@ -169,7 +168,7 @@ impl JobFile {
 
     /// Processes that the kernel killed for lack of memory since the job started; `None` where it does not count them.
     pub(crate) fn out_of_memory(&self) -> Option<u64> {
-        Some(oom_kills()?.saturating_sub(self.oom_kills?))
+        Some(proc::oom_kills()?.saturating_sub(self.oom_kills?))
     }
 
     /// Under an outer launcher (a scheduler's agent), writes the cause where that looks for it.
@@ -237,12 +236,6 @@ fn parts(exit: Exit) -> (Option<i32>, Option<String>) {
 
 fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
-}
-
-/// The kernel's count of processes that it killed for lack of memory.
-fn oom_kills() -> Option<u64> {
-    let counters = fs::read_to_string("/proc/vmstat").ok()?;
-    counters.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::files::{LOCK, MARKER, Marker, load};
-use crate::os::{json, origin};
+use crate::os::{filesystem, json, origin};
 
 /// What is known of the launcher of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(crate) fn presence(path: &Path) -> Presence {
         Lock::Held => Presence::Running,
         Lock::Free => match origin() {
             // Not all network file systems show one machine the locks of another.
-            Some(origin) if origin::is_of_other_machine(&origin) && !is_local(path) => {
+            Some(origin) if origin::is_of_other_machine(&origin) && !filesystem::is_local(path) => {
                 Presence::Unknown(origin::machine(&origin))
             }
             _ => Presence::Ended,
@@ -66,12 +66,4 @@ pub(crate) fn probe(path: &Path) -> Lock {
         Err(Errno::WOULDBLOCK) => Lock::Held,
         Err(_) => Lock::Unsupported,
     }
-}
-
-/// Whether the file system belongs to this machine alone, so that all locks on it are seen here.
-pub(crate) fn is_local(path: &Path) -> bool {
-    /// ext2 to 4, XFS, Btrfs, tmpfs, overlayfs, ZFS, F2FS, bcachefs: the numbers are those of statfs(2).
-    const LOCAL: [u32; 8] =
-        [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x794c_7630, 0x2fc1_2fc1, 0xf2f5_2010, 0xca45_1a4e];
-    rustix::fs::statfs(path).is_ok_and(|found| LOCAL.contains(&(found.f_type as u32)))
 }

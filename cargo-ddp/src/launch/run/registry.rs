@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 
 use ddp_contract::job::Job;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::Pid;
 
 use super::files;
 use super::presence::{self, Lock};
-use crate::os::{origin, private};
+use crate::os::{filesystem, origin, pidfd, private, proc};
 
 /// A descriptor of the job's launcher; `None` if it has ended, even if its process id belongs to another process by now.
 ///
@@ -24,7 +24,7 @@ use crate::os::{origin, private};
 /// The system's.
 pub fn process_of(job: &Job) -> io::Result<Option<OwnedFd>> {
     let Some(pid) = i32::try_from(job.pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
-    let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+    let pidfd = match pidfd::open(pid) {
         Ok(pidfd) => pidfd,
         Err(Errno::SRCH) => return Ok(None),
         Err(err) => return Err(err.into()),
@@ -39,7 +39,7 @@ fn is_alive(job: &Job) -> bool {
         Some(origin) => origin.pid == job.pid && origin::is_alive(origin),
         // A process that started later has its id by now; one of another container is another program.
         None => {
-            let program = fs::read_link(format!("/proc/{}/exe", job.pid)).unwrap_or_default();
+            let program = proc::program(job.pid);
             let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let started_before = |time| time as f64 <= job.started + 5.0;
             name.starts_with("cargo-ddp") && origin::started(job.pid).is_some_and(started_before)
@@ -156,7 +156,7 @@ fn read(link: &Path) -> Option<Result<Job, Elsewhere>> {
         return match (lock, &job) {
             (Lock::Held, Some(job)) if is_alive(job) => Some(Ok(job.clone())),
             (Lock::Held, Some(_)) => elsewhere("on another machine or in another container".into()),
-            (Lock::Free, _) if presence::is_local(link) => remove(),
+            (Lock::Free, _) if filesystem::is_local(link) => remove(),
             _ => None,
         };
     };
@@ -182,7 +182,7 @@ fn read(link: &Path) -> Option<Result<Job, Elsewhere>> {
         // All locks of this kernel are seen here; and a machine that was restarted runs no earlier job.
         Lock::Free if !origin::is_of_other_machine(&origin) => remove(),
         // A file system of one machine has no locks of others. What is left of that machine is not ours to remove.
-        Lock::Free if presence::is_local(link) => None,
+        Lock::Free if filesystem::is_local(link) => None,
         Lock::Missing if !origin::is_of_this_boot(&origin) && !origin::is_of_other_machine(&origin) => remove(),
         _ => elsewhere(format!("on {}", origin::machine(&origin))),
     }
@@ -279,7 +279,7 @@ mod tests {
         fs::remove_file(&link).unwrap();
         let (link, lock) = entry(dir.path(), &origin::to_name(&machine), &job);
         drop(lock);
-        if presence::is_local(dir.path()) {
+        if filesystem::is_local(dir.path()) {
             assert_eq!(read(&link), None);
         }
         assert!(link.is_symlink());
@@ -299,7 +299,7 @@ mod tests {
         assert!(process_of(&old).is_ok_and(|process| process.is_none()));
         drop(lock);
         assert_eq!(read(&link), None);
-        assert_eq!(link.is_symlink(), !presence::is_local(dir.path()));
+        assert_eq!(link.is_symlink(), !filesystem::is_local(dir.path()));
     }
 
     #[test]

@@ -1,9 +1,8 @@
 //! The workers of the attempt in progress, and what they share.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 
 use ddp_contract::file;
-use rustix::event::{Timespec, epoll};
 use rustix::process::{Pid, Rlimit};
 use signal_hook::consts::SIGCHLD;
 
@@ -14,6 +13,7 @@ use crate::launch::plan::LaunchPlan;
 use crate::launch::process::port::Port;
 use crate::launch::process::worker::{Worker, start_all};
 use crate::os::adopted;
+use crate::os::deaths::Deaths;
 use crate::os::descriptors::raise_limit;
 use crate::os::signals::Signals;
 use crate::{Error, Result};
@@ -29,8 +29,7 @@ pub(super) struct Crew {
     joined: Option<(Port, Vec<Worker>)>,
     /// Ours as long as the attempt lasts.
     port: Option<Port>,
-    /// Every worker's pidfd: the kernel lists them in the order of their deaths, however late we look.
-    deaths: OwnedFd,
+    deaths: Deaths,
     /// Ends of children that we did not start.
     orphans: Signals,
     /// The limit of descriptors that workers get.
@@ -40,8 +39,7 @@ pub(super) struct Crew {
 impl Crew {
     pub(super) fn new(joined: Option<(Port, Vec<Worker>)>) -> Result<Self> {
         let orphans = Signals::only(SIGCHLD).map_err(Error::system("can't catch signals"))?;
-        let deaths = epoll::create(epoll::CreateFlags::CLOEXEC)
-            .map_err(|err| Error::system("can't watch for the ends of workers")(err.into()))?;
+        let deaths = Deaths::new().map_err(Error::system("can't watch for the ends of workers"))?;
         let (workers, port, descriptors) = (vec![], None, raise_limit());
         Ok(Self { workers, attempt: 0, joined, port, deaths, orphans, descriptors })
     }
@@ -60,9 +58,7 @@ impl Crew {
         let number = port.number();
         self.port = Some(port);
         for (index, worker) in self.workers.iter().enumerate() {
-            let data = epoll::EventData::new_u64(index as u64);
-            epoll::add(&self.deaths, &worker.pidfd, data, epoll::EventFlags::IN)
-                .map_err(|err| Error::system("can't watch a worker")(err.into()))?;
+            self.deaths.watch(index, &worker.pidfd).map_err(Error::system("can't watch a worker"))?;
         }
         Ok(number)
     }
@@ -88,7 +84,7 @@ impl Crew {
     }
 
     pub(super) fn deaths_fd(&self) -> BorrowedFd<'_> {
-        self.deaths.as_fd()
+        self.deaths.fd()
     }
 
     pub(super) fn orphan_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
@@ -103,19 +99,12 @@ impl Crew {
 
     /// The indices of workers that have ended, in the order in which they did.
     pub(super) fn ended(&self) -> Result<Vec<usize>> {
-        let mut list = [const { std::mem::MaybeUninit::uninit() }; 64];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let (ended, _) = match epoll::wait(&self.deaths, &mut list, Some(&now)) {
-            Ok(ended) => ended,
-            Err(rustix::io::Errno::INTR) => return Ok(vec![]),
-            Err(err) => return Err(Error::system("can't wait for the workers")(err.into())),
-        };
-        Ok(ended.iter().filter_map(|event| usize::try_from(event.data.u64()).ok()).collect())
+        self.deaths.ended().map_err(Error::system("can't wait for the workers"))
     }
 
     /// Nothing is to be reported of this worker's end any more.
     pub(super) fn forget_death(&self, index: usize) {
-        let _ = epoll::delete(&self.deaths, &self.workers[index].pidfd);
+        self.deaths.forget(&self.workers[index].pidfd);
     }
 
     /// Ends everything that the workers started. `others` are children that are waited for elsewhere.

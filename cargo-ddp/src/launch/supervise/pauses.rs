@@ -2,8 +2,8 @@
 
 use super::crew::Crew;
 use super::dispatch::{Input, SIGKILL};
-use crate::editor::debug;
 use crate::launch::process::worker::Worker;
+use crate::os::proc;
 
 /// The ranks that were reported as paused.
 #[derive(Default)]
@@ -18,7 +18,7 @@ impl Pauses {
 
     /// The ranks that are paused and were not reported before.
     pub(super) fn unreported(&mut self, crew: &Crew) -> Vec<usize> {
-        let paused = crew.alive().filter(|worker| debug::is_paused(worker.pid()));
+        let paused = crew.alive().filter(|worker| proc::is_paused_by_tracer(worker.pid()));
         let ranks: Vec<_> = paused.map(|worker| worker.rank).filter(|rank| !self.reported.contains(rank)).collect();
         self.reported.extend(&ranks);
         ranks
@@ -26,7 +26,8 @@ impl Pauses {
 
     /// Kills the workers that had time enough to end. One that was paused has that time from when it runs again.
     pub(super) fn kill_unpaused(&mut self, crew: &Crew) -> Option<Input> {
-        let (paused, running): (Vec<_>, Vec<_>) = crew.alive().partition(|worker| debug::is_paused(worker.pid()));
+        let (paused, running): (Vec<_>, Vec<_>) =
+            crew.alive().partition(|worker| proc::is_paused_by_tracer(worker.pid()));
         let was_paused = |worker: &&Worker| self.reported.contains(&worker.rank);
         let (resumed, late): (Vec<_>, Vec<_>) = running.into_iter().partition(was_paused);
         late.iter().for_each(|worker| worker.signal(SIGKILL));

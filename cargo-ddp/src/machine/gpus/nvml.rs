@@ -1,11 +1,10 @@
 //! What the driver says about the machine's GPUs.
 
-use std::fs;
-
 use nvml_wrapper::Nvml;
 use nvml_wrapper::enums::device::UsedGpuMemory;
 
 use super::gpu::{Gpu, Memory, User};
+use crate::os::{pci, proc};
 use crate::{Error, Result};
 
 /// Whether an NVIDIA driver is loaded.
@@ -34,7 +33,7 @@ fn describe(nvml: &Nvml, index: u32) -> Gpu {
     let mig = (0..instances).filter_map(|i| device.mig_device_by_index(i).ok()?.uuid().ok());
     let users = device.running_compute_processes().unwrap_or_default().into_iter().map(|process| User {
         pid: process.pid,
-        program: fs::read_to_string(format!("/proc/{}/comm", process.pid)).ok().map(|name| name.trim().to_owned()),
+        program: proc::name(process.pid),
         memory: match process.used_gpu_memory {
             UsedGpuMemory::Used(bytes) => Some(bytes),
             UsedGpuMemory::Unavailable => None,
@@ -48,15 +47,6 @@ fn describe(nvml: &Nvml, index: u32) -> Gpu {
         mig: mig.collect(),
         memory,
         users: users.collect(),
-        numa_node: device.pci_info().ok().and_then(|pci| numa_node(&pci.bus_id)),
+        numa_node: device.pci_info().ok().and_then(|pci| pci::numa_node(&pci.bus_id)),
     }
-}
-
-/// The kernel's answer for a PCI device (`00000000:3B:00.0`).
-fn numa_node(bus_id: &str) -> Option<u32> {
-    let (domain, rest) = bus_id.split_once(':')?;
-    let domain = &domain[domain.len().saturating_sub(4)..];
-    let path = format!("/sys/bus/pci/devices/{domain}:{rest}/numa_node").to_lowercase();
-    // -1 where there is one node only.
-    fs::read_to_string(path).ok()?.trim().parse().ok()
 }

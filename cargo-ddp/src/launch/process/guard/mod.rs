@@ -22,29 +22,25 @@ mod patience;
 mod requests;
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::process::exit;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_process, pidfd_open, set_child_subreaper,
-    waitpid,
-};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_process, waitpid};
 
 use patience::{Patience, timespec};
 use requests::Requests;
 
 use crate::editor::debug::{self, Session};
 use crate::launch::event::{LauncherEnd, Reporter};
-use crate::os::adopted::end_adopted;
+use crate::os::adopted::{adopt_descendants, end_adopted};
+use crate::os::pidfd;
 use crate::os::reap::KILL_TIMEOUT;
 use crate::os::signals::Signals;
+use crate::os::wake;
 use crate::{Error, Result, exit};
-
-/// fcntl(2): the signal to send instead of SIGIO. The libc crate has no name for it.
-const F_SETSIG: libc::c_int = 10;
 
 /// The guard, seen from the launcher: where signals for the job come from.
 pub(crate) enum Guard {
@@ -66,7 +62,7 @@ pub(crate) fn split(in_one_process: bool, reporter: &dyn Reporter) -> Result<Gua
     let (read, write) = UnixStream::pair().map_err(cant())?;
     read.set_nonblocking(true).map_err(cant())?;
     let (to_keeper, to_guard) = UnixStream::pair().map_err(cant())?;
-    set_child_subreaper(Some(getpid())).map_err(|err| cant()(err.into()))?;
+    adopt_descendants().map_err(cant())?;
     if in_one_process {
         return Ok(Guard::None(Signals::catch().map_err(Error::system("can't catch signals"))?));
     }
@@ -138,7 +134,7 @@ fn split_again(
 /// What the keeper does until the launcher has ended. Once the guard is gone, the launcher ends by itself, or is killed.
 fn await_end(launcher: Pid, to_guard: &UnixStream) -> Option<WaitStatus> {
     // Without pidfd (Linux before 5.3) the wait itself.
-    if let Ok(pidfd) = pidfd_open(launcher, PidfdFlags::empty()) {
+    if let Ok(pidfd) = pidfd::open(launcher) {
         let [end, guard] = [pidfd.as_fd(), to_guard.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         is_ready_within(None, &mut [end.clone(), guard]);
         if !is_ready_within(Some(KILL_TIMEOUT), &mut [end]) {
@@ -166,14 +162,14 @@ fn is_ready_within(limit: Option<Duration>, fds: &mut [PollFd<'_>]) -> bool {
 }
 
 fn as_child_of(parent: Pid) -> std::io::Result<()> {
-    set_child_subreaper(Some(getpid()))?;
+    adopt_descendants()?;
     if getppid() == Some(parent) { Ok(()) } else { Err(rustix::io::Errno::SRCH.into()) }
 }
 
 /// What the guard does until the keeper, and with it the launcher, has ended: forwards signals, and opens debug sessions.
 /// Returns the launcher's exit code.
 fn watch_over(keeper: Pid, mut signals: Signals, mut pipe: UnixStream, reporter: &dyn Reporter) -> i32 {
-    let pidfd = pidfd_open(keeper, PidfdFlags::empty());
+    let pidfd = pidfd::open(keeper);
     let mut requests = Requests::new(pipe.set_nonblocking(true).is_ok());
     let mut patience = Patience::default();
     let status = loop {
@@ -214,20 +210,12 @@ fn watch_over(keeper: Pid, mut signals: Signals, mut pipe: UnixStream, reporter:
     code(status, reporter)
 }
 
-/// Makes the kernel send SIGCONT to this process when data arrives on `connection` or its other end is closed, so that a
-/// stopped process resumes. Not under a debugger, which would stop at each of these signals. Where the kernel lacks F_SETSIG,
-/// a stopped process stays stopped.
+/// Resumes this process, should it be stopped, when data arrives on `connection` or its other end is closed. Not under a
+/// debugger, which would stop at each of these signals.
 fn continue_on(connection: &UnixStream) {
-    if debug::is_traced() {
-        return;
+    if !debug::is_traced() {
+        wake::continue_on(connection);
     }
-    let fd = connection.as_raw_fd();
-    // SAFETY: a system call, on a descriptor that is ours.
-    let set = |what, value: libc::c_int| unsafe { libc::fcntl(fd, what, value) };
-    set(libc::F_SETOWN, getpid().as_raw_pid());
-    // It does nothing to a process that runs.
-    set(F_SETSIG, libc::SIGCONT);
-    set(libc::F_SETFL, set(libc::F_GETFL, 0) | libc::O_ASYNC);
 }
 
 fn code(status: Option<WaitStatus>, reporter: &dyn Reporter) -> i32 {
