@@ -74,7 +74,7 @@ fn no_error_prints_its_cause_twice() {
 fn lost_peer_is_said_in_our_words_and_keeps_the_detail() {
     let gloo = "[pair.cc:553] Connection closed by peer [127.0.0.1]:1. This is typically caused by a crash. GLHF!";
     let err = Error::torch("all_reduce", gloo.into());
-    assert_eq!(err.to_string(), "lost the connection to a peer during all_reduce; that peer ended first");
+    assert_eq!(err.to_string(), "lost the connection to a peer during all_reduce; the peer exited first");
     assert!(format!("{err:?}").contains("pair.cc:553") && err.hint().is_some(), "{err:?}");
     let other = Error::torch("all_reduce", "out of memory".into());
     assert_eq!(other.to_string(), "all_reduce: out of memory");
