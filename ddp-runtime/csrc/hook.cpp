@@ -21,7 +21,8 @@
 namespace {
 void throw_unless_ok(int32_t status, ddp_error& error) {
   if (status == DDP_OK) return;
-  const std::string message = error.message == nullptr ? "the communication hook failed without a message" : error.message;
+  const std::string message =
+      error.message == nullptr ? "the communication hook failed without a message" : error.message;
   ddp_error_clear(&error);
   throw std::runtime_error(message);
 }
