@@ -297,3 +297,6 @@ fn import(args: &SnapshotImport, ui: &Ui) -> Result<u8> {
 fn names(path: Option<&Path>) -> Result<Names, Error> {
     path.map_or(Ok(Names::default()), Names::read)
 }
+
+#[cfg(test)]
+mod tests;

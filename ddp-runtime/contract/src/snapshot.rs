@@ -279,6 +279,40 @@ pub fn newest_valid(dir: &Path) -> io::Result<Found> {
 mod tests {
     use super::*;
 
+    /// Declares `variant` (the name of an error's variant) and `samples` (an error of each variant). Without an entry for each
+    /// variant, the match is not exhaustive.
+    macro_rules! samples {
+        ($($variant:ident: $sample:expr,)+) => {
+            fn variant(error: &SnapshotError) -> &'static str {
+                match error { $(SnapshotError::$variant { .. } => stringify!($variant),)+ }
+            }
+
+            fn samples() -> Vec<(&'static str, SnapshotError)> {
+                vec![$((stringify!($variant), $sample)),+]
+            }
+        };
+    }
+
+    samples! {
+        NoManifest: SnapshotError::NoManifest,
+        BadManifest: SnapshotError::BadManifest("expected `,` or `}` at line 3 column 5".into()),
+        ManifestChecksum: SnapshotError::ManifestChecksum,
+        Newer: SnapshotError::Newer { found: 2 },
+        Missing: SnapshotError::Missing(MODEL.into()),
+        Size: SnapshotError::Size { file: MODEL.into(), expected: 100, found: 92 },
+        Checksum: SnapshotError::Checksum(MODEL.into()),
+        Io: SnapshotError::Io { file: MODEL.into(), reason: io::Error::from_raw_os_error(13) },
+    }
+
+    #[test]
+    fn error_texts() {
+        let text = samples().into_iter().map(|(name, error)| {
+            assert_eq!(variant(&error), name);
+            format!("{name}: {error}\n")
+        });
+        insta::assert_snapshot!(text.collect::<String>());
+    }
+
     #[test]
     fn only_folders_with_a_step_in_their_name_count() {
         for (name, step) in [
