@@ -35,7 +35,7 @@ fn main() {
     }
     // torch-sys (links = "tch") tells its direct dependents where the libraries are.
     let lib = rerun_env("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from).unwrap_or_else(|| {
-        fail("torch-sys did not say where libtorch is", &["use torch-sys 0.26 without its `doc-only` feature"])
+        fail("torch-sys did not report the path of libtorch", &["use torch-sys 0.26 without its `doc-only` feature"])
     });
     let home = lib.parent().unwrap_or(&lib);
     let include =
@@ -43,8 +43,8 @@ fn main() {
     let c10d = include.join("torch/csrc/distributed/c10d/reducer.hpp");
     if !c10d.exists() {
         fail(
-            &format!("no c10d headers: {} is missing", c10d.display()),
-            &["run `cargo ddp setup`", "set LIBTORCH to a whole libtorch 2.13.0 (its `include` folder beside `lib`)"],
+            &format!("c10d headers not found: {} is missing", c10d.display()),
+            &["run `cargo ddp setup`", "set LIBTORCH to a complete libtorch 2.13.0, with `include` and `lib`"],
         );
     }
 
@@ -75,7 +75,7 @@ fn main() {
         }
     }
 
-    // Our own tests and examples run as they are; a project's build script does the same with what it is told here
+    // Our own tests and examples run as they are; a project's build script does the same with what is printed here
     // (DEP_DDP_RUNTIME_LIBTORCH_LIB, DEP_DDP_RUNTIME_CUDA).
     let lib = lib.canonicalize().unwrap_or(lib);
     println!("cargo::metadata=LIBTORCH_LIB={}", lib.display());
@@ -111,9 +111,9 @@ fn cuda_includes(home: &Path) -> Vec<PathBuf> {
             Some(dir) if found.contains(dir) || dir == Path::new("/usr/include") => {}
             Some(dir) => found.push(dir.clone()),
             None => fail(
-                &format!("libtorch at {} has CUDA, but {header} is nowhere to be found", home.display()),
+                &format!("libtorch at {} has CUDA, but {header} was not found", home.display()),
                 &[
-                    "run `cargo ddp setup --cuda`, which brings the headers along",
+                    "run `cargo ddp setup --cuda`, which installs the headers",
                     "set CUDA_HOME to a CUDA 13 toolkit, and install NCCL's headers (libnccl-dev)",
                     "set DDP_WITHOUT_NCCL=1 to build without NCCL",
                 ],
@@ -130,7 +130,7 @@ fn check_nccl(header: &Path) {
         fail(
             &format!("{} {problem}", header.display()),
             &[
-                "run `cargo ddp setup --cuda`, which fetches the right header",
+                "run `cargo ddp setup --cuda`, which installs the right header",
                 "install that version's header (pip's nvidia-nccl-cu13, libnccl-dev)",
                 "set DDP_WITHOUT_NCCL=1 to build without NCCL",
             ],

@@ -13,7 +13,7 @@ pub fn check_header(header: &str) -> Result<(), String> {
     match (number(header, "NCCL_MAJOR"), number(header, "NCCL_MINOR")) {
         (Some(found_major), Some(found_minor)) if (found_major, found_minor) == BUILT_WITH => Ok(()),
         (Some(found_major), Some(found_minor)) => Err(format!(
-            "is of NCCL {found_major}.{found_minor}, but libtorch 2.13.0 was built with NCCL {major}.{minor}"
+            "is from NCCL {found_major}.{found_minor}, but libtorch 2.13.0 was built with NCCL {major}.{minor}"
         )),
         _ => Err(format!("does not define its version, expected NCCL {major}.{minor}")),
     }

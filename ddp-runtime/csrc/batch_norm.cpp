@@ -188,7 +188,7 @@ struct SyncBatchNorm : public torch::autograd::Function<SyncBatchNorm> {
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list grads) {
-    TORCH_CHECK(!at::GradMode::is_enabled(), "SyncBatchNorm can't be differentiated twice: leave out create_graph");
+    TORCH_CHECK(!at::GradMode::is_enabled(), "SyncBatchNorm does not support double backward: drop create_graph");
     const auto saved = context->get_saved_variables();
     const Tensor &input = saved[0], &weight = saved[1];
     const Statistics statistics{saved[2], saved[3], saved[4]};

@@ -64,7 +64,7 @@ struct Average {
       : divide(op == DDP_AVG && !is_nccl(group, result)), sum(divide ? DDP_SUM : op), ranks(group->group->getSize()) {
     // NCCL would round it down.
     TORCH_CHECK(op != DDP_AVG || result.is_floating_point() || result.is_complex(),
-                "the average of a tensor of integers can't be taken");
+                "can't average a tensor of integers");
   }
   void at_the_end(ddp_work& work, const at::Tensor& result) const {
     if (!divide) return;
@@ -212,7 +212,7 @@ int32_t ddp_batch_send_recv(ddp_group* group, const ddp_p2p_op* ops, size_t n, d
     const bool coalesced = is_nccl(group, *ops[0].tensor);
     auto work = std::make_unique<ddp_work>();
     for (size_t i = 0; i < n; ++i) {
-      TORCH_CHECK(ops[i].tensor->device() == ops[0].tensor->device(), "the tensors of a batch are on several devices");
+      TORCH_CHECK(ops[i].tensor->device() == ops[0].tensor->device(), "the tensors of a batch are on different devices");
       work->tensors.push_back(*ops[i].tensor);
     }
     group->group->exclusively([&] {

@@ -69,7 +69,7 @@ struct ddp_group_options {
   // For traces.
   const char* name;
   const char* description;
-  const uint64_t* global_ranks;  // the ranks in the whole job: world_size numbers
+  const uint64_t* global_ranks;  // the ranks in the job: world_size numbers
 };
 bool ddp_has_nccl() noexcept;
 int32_t ddp_set_cuda_device(int32_t index, ddp_error* error) noexcept;
@@ -126,7 +126,7 @@ int32_t ddp_batch_send_recv(ddp_group* group, const ddp_p2p_op* ops, size_t n, d
 int32_t ddp_broadcast_coalesced(ddp_group* group, ddp_tensor* const* tensors, size_t n, int32_t src,
                                 ddp_error* error) noexcept;
 int32_t ddp_barrier(ddp_group* group, bool is_async, ddp_work** out, ddp_error* error) noexcept;
-// Ends on rank 0 with an error that names the ranks that did not come (Gloo only).
+// Ends on rank 0 with an error that names the ranks that did not arrive (Gloo only).
 int32_t ddp_monitored_barrier(ddp_group* group, int64_t timeout_ms, ddp_error* error) noexcept;
 // `timeout_ms` 0: the group's own.
 int32_t ddp_work_wait(ddp_work* work, int64_t timeout_ms, ddp_error* error) noexcept;
@@ -355,7 +355,7 @@ int32_t ddp_event_synchronize(const ddp_event* event, ddp_error* error) noexcept
 int32_t ddp_event_elapsed_ms(const ddp_event* start, const ddp_event* end, double* out, ddp_error* error) noexcept;
 
 // --- tensor.cpp ----------------------------------------------------------------------------------------------------
-// torch.randperm(n) from a CPU generator of its own with this seed, into `out` (n numbers).
+// torch.randperm(n) from a separate CPU generator with this seed, into `out` (n numbers).
 int32_t ddp_randperm(int64_t n, uint64_t seed, int64_t* out, ddp_error* error) noexcept;
 // The state of the default generator of a GPU, or of the CPU with -1: bytes, on the CPU.
 int32_t ddp_rng_state(int32_t cuda_device, ddp_tensor** out, ddp_error* error) noexcept;

@@ -12,7 +12,7 @@ bool wants_backtrace() {
   return value != nullptr && *value != '\0' && std::strcmp(value, "0") != 0;
 }
 
-// c10d has no class of its own for a time-out: its words are the only sign. The setting "Timeout(ms)=600000", which c10d
+// c10d has no exception class for a time-out: only the message tells. The setting "Timeout(ms)=600000", which c10d
 // prints with every operation, is none.
 bool is_timeout(const std::string& message) {
   if (message.find("imed out") != std::string::npos) return true;

@@ -21,7 +21,8 @@
 namespace {
 void throw_unless_ok(int32_t status, ddp_error& error) {
   if (status == DDP_OK) return;
-  const std::string message = error.message == nullptr ? "the communication hook gave no reason" : error.message;
+  const std::string message =
+      error.message == nullptr ? "the communication hook failed without a message" : error.message;
   ddp_error_clear(&error);
   throw std::runtime_error(message);
 }
@@ -35,7 +36,7 @@ class Pending : public torch::CustomClassHolder {
   }
 
   at::Tensor finish() {
-    TORCH_CHECK(raw_ != nullptr, "the result of a communication hook was taken already");
+    TORCH_CHECK(raw_ != nullptr, "the result of a communication hook was already taken");
     at::NoGradGuard no_grad;
     ddp_error error{nullptr};
     ddp_tensor* result = nullptr;

@@ -31,8 +31,8 @@ void check_layout(const at::Tensor& param, const at::Tensor& other, const char* 
   if (param.strides() == other.strides() || param.numel() <= 1) return;
   for (int64_t dim = 0; dim < param.dim(); ++dim)
     TORCH_CHECK(param.size(dim) == 1 || param.stride(dim) == other.stride(dim), "a parameter of shape ", param.sizes(),
-                " has strides ", param.strides(), ", and its ", what, " has strides ", other.strides(),
-                ": fused optimizers need the same");
+                " has strides ", param.strides(), ", but its ", what, " has strides ", other.strides(),
+                ": fused optimizers need equal strides");
 }
 
 Lists& lists_for(Groups<Lists>& groups, const at::Tensor& param, bool first_step = false) {

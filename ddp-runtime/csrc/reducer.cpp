@@ -158,15 +158,15 @@ void delay_first_all_reduce(const at::Tensor& loss, const std::shared_ptr<Reduce
 }
 
 // A loss that never went through a forward pass can't be refused: its gradients may be meant to be cleared (a generator's
-// loss has some for the discriminator). It is told of once, on rank 0.
+// loss has some for the discriminator). The warning is printed once, on rank 0.
 void tell_of_local_gradients(const std::shared_ptr<Reducer>& reducer, const std::string& name) {
-  reducer->add_hook([weak = std::weak_ptr<Reducer>(reducer), name, told = false]() mutable {
+  reducer->add_hook([weak = std::weak_ptr<Reducer>(reducer), name, warned = false]() mutable {
     const auto reducer = weak.lock();
-    if (told || !reducer || reducer->is_waiting() || reducer->accumulating) return;
-    told = true;
+    if (warned || !reducer || reducer->is_waiting() || reducer->accumulating) return;
+    warned = true;
     std::fprintf(stderr,
-                 "warning: a gradient of %s was computed without Ddp::forward, and is not averaged over the ranks: they "
-                 "differ from now on, unless it is cleared before the optimizer's step\n",
+                 "warning: a gradient of %s was computed without Ddp::forward and is not averaged over the ranks: they "
+                 "diverge unless it is cleared before the optimizer's step\n",
                  name.c_str());
   });
 }

@@ -24,7 +24,7 @@ fn run() -> Result<()> {
     subgroup(group)?;
     group.barrier()?;
     group.barrier_async()?.wait()?;
-    group.monitored_barrier(Duration::from_secs(10))?; // its error names the ranks that did not come
+    group.monitored_barrier(Duration::from_secs(10))?; // its error names the ranks that did not arrive
     if context.is_rank0() {
         println!("{} ranks agree", group.world_size());
     }

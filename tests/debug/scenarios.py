@@ -106,7 +106,7 @@ def compound():
     made.run_task(launch["compounds"][0]["preLaunchTask"])
     for n in [f"ddp: {BINARY}, rank 1 of 2", f"ddp: {BINARY}, rank 0 of 2"]:
         made.f5(n, args=ARGS)
-    made.wait("rank 1 that waits", lambda: "rank 1 waits for its launcher" in made.say())
+    made.wait("rank 1 that waits", lambda: "rank 1 is waiting for its launcher" in made.say())
     launcher, = made.f5(f"ddp: {BINARY}, launcher", args=run(2))
     stopped = made.stopped(2)
     for rank, session in enumerate(stopped):

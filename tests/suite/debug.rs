@@ -309,7 +309,10 @@ fn a_launcher_of_a_compound_says_whom_it_waits_for_and_stops_when_told() {
         let mut worker = Command::new(&program);
         worker.env("DDP_JOIN", &socket).env("DDP_JOIN_RANK", rank).output().unwrap()
     };
-    for (rank, words) in [("2", "error: rank 2 not found: the launcher has ranks 0 to 1"), ("x", "is no rank")] {
+    for (rank, words) in [
+        ("2", "error: rank 2 not found: the launcher has ranks 0 to 1"),
+        ("x", "error: invalid DDP_JOIN_RANK `x`: expected a rank"),
+    ] {
         let output = join(rank);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{stderr}");

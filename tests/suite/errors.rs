@@ -75,6 +75,6 @@ fn a_worker_without_its_variables_says_which_is_missing() {
     assert_eq!(output.status.code(), Some(1));
     let stderr = String::from_utf8(output.stderr).unwrap();
     let (error, hint) = stderr.trim().split_once('\n').unwrap();
-    assert_eq!(error, "error: environment variable MASTER_PORT is not set, though RANK is");
+    assert_eq!(error, "error: MASTER_PORT is not set, but RANK is");
     assert!(hint.starts_with("hint: start workers with `cargo ddp run` or torchrun"), "{hint}");
 }

@@ -30,7 +30,7 @@ fn a_killed_worker_costs_nothing_but_the_steps_since_the_last_snapshot() {
     assert!(restarted.contains("all workers from ") && restarted.contains("/step-"), "{restarted}");
     assert!(restarted.ends_with("(1 of 3)"), "{restarted}");
     assert!(done.stderr.contains(&format!("rank {rank} was killed by SIGKILL")), "{}", done.stderr);
-    assert!(done.stdout.contains("going on from epoch"), "{}", done.stdout);
+    assert!(done.stdout.contains("resuming from epoch"), "{}", done.stdout);
     assert_eq!(fitted(&done.stdout), fitted(&expected.stdout));
     for name in ["model.safetensors", "optimizer.safetensors"] {
         let read = |dir: &Path| std::fs::read(snapshots(dir)[0].join(name)).unwrap();

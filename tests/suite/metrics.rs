@@ -180,14 +180,14 @@ fn nobody_waits_in_log_and_steps_share_an_exchange() {
 #[test]
 fn ranks_that_log_different_things_hear_of_it() {
     for (how, words) in [
-        ("names", "rank 1 logs \"accuracy\" at step 1, rank 0 logs \"loss\" at step 1"),
-        ("names-for-ever", "rank 1 logs \"accuracy\" at step"),
-        ("nothing", "rank 1 finishes, rank 0 logs \"loss\" at step 1"),
-        ("sometimes", "rank 1 logs \"loss\" at step 3, rank 0 logs \"loss\" at step 2"),
+        ("names", "rank 1 logged `accuracy` at step 1, rank 0 logged `loss` at step 1"),
+        ("names-for-ever", "rank 1 logged `accuracy` at step"),
+        ("nothing", "rank 1 finished, rank 0 logged `loss` at step 1"),
+        ("sometimes", "rank 1 logged `loss` at step 3, rank 0 logged `loss` at step 2"),
     ] {
         let run = Run::new();
         let done = run.of(&["--max-restarts", "0"], &["differ", how]).run().ends_with(1).leaves_no_process();
-        done.says(&["ranks log different metrics: ", words]);
+        done.says(&["metrics mismatch: ", words]);
     }
 }
 

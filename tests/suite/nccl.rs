@@ -49,7 +49,7 @@ fn nccl_header_of_another_version_is_refused() {
     assert_eq!(header::check_header(&header("2", "29")), Ok(()));
     for (major, minor) in [("2", "28"), ("2", "30"), ("3", "29")] {
         let problem = header::check_header(&header(major, minor)).unwrap_err();
-        assert_eq!(problem, format!("is of NCCL {major}.{minor}, but libtorch 2.13.0 was built with NCCL 2.29"));
+        assert_eq!(problem, format!("is from NCCL {major}.{minor}, but libtorch 2.13.0 was built with NCCL 2.29"));
     }
     for header in ["", "#define NCCL_MAJOR 2\n", "#define NCCL_MAJOR two\n#define NCCL_MINOR 29\n"] {
         assert!(

@@ -63,7 +63,7 @@ fn snapshots_are_listed_and_damage_is_named() {
         .iter()
         .map(|s| (s["step"].as_u64(), s["epoch"].as_u64(), s["metric"].as_f64()))
         .collect();
-    // At the end of an epoch, the next one is what it goes on with; the last snapshot was saved without a metric.
+    // At the end of an epoch, it resumes with the next one; the last snapshot was saved without a metric.
     assert_eq!(facts[0].0.zip(facts[0].2), Some((24, 4.0)), "{listed}");
     assert_eq!(facts.iter().map(|(step, ..)| step.unwrap()).collect::<Vec<_>>(), [24, 40, 48]);
     command(dir.path(), &["verify", "."]).succeeds();
@@ -72,13 +72,13 @@ fn snapshots_are_listed_and_damage_is_named() {
     fs::remove_file(dir.path().join("step-00000048/model.safetensors")).unwrap();
     let text = command(dir.path(), &["ls", "."]).succeeds().stdout;
     let lines: Vec<_> = text.lines().collect();
-    assert!(lines[1].ends_with("whole"), "{text}");
-    assert!(lines[2].ends_with("damaged: optimizer.safetensors is damaged: checksum mismatch"), "{text}");
+    assert!(lines[1].ends_with("valid"), "{text}");
+    assert!(lines[2].ends_with("damaged: optimizer.safetensors: checksum mismatch"), "{text}");
     assert!(lines[3].ends_with("damaged: model.safetensors is missing"), "{text}");
     let verified = command(dir.path(), &["verify", "."]).ends_with(6).stdout;
-    assert!(verified.starts_with("whole    ./step-00000024 (4 files, "), "{verified}");
+    assert!(verified.starts_with("valid    ./step-00000024 (4 files, "), "{verified}");
     command(dir.path(), &["verify", "step-00000024"]).succeeds();
-    assert_eq!(json(dir.path(), &["verify", "--json", "step-00000040"])[0]["whole"], false);
+    assert_eq!(json(dir.path(), &["verify", "--json", "step-00000040"])[0]["valid"], false);
     // What others would load is what is shown.
     assert!(command(dir.path(), &["show", "."]).succeeds().stdout.starts_with("./step-00000024\n"));
     command(dir.path(), &["show", "step-00000040"])
@@ -96,7 +96,11 @@ fn a_stray_manifest_next_to_snapshots_is_ignored() {
     command(dir.path(), &["verify", "."]).succeeds();
     assert!(command(dir.path(), &["show", "."]).succeeds().stdout.starts_with("./step-00000048\n"));
     let done = command(dir.path(), &["prune", "--keep-last", "1", "--dry-run", "."]).succeeds();
-    assert!(done.stdout.contains("would remove 2 snapshots") && done.stdout.ends_with("; 1 stay\n"), "{}", done.stdout);
+    assert!(
+        done.stdout.contains("would remove 2 snapshots") && done.stdout.ends_with("; 1 remain\n"),
+        "{}",
+        done.stdout
+    );
 }
 
 #[test]
@@ -165,7 +169,7 @@ fn differences_are_measured() {
         command(dir.path(), &["diff", "step-00000024", "step-00000024"])
             .succeeds()
             .stdout
-            .contains("4 tensors equal, 0 not")
+            .contains("4 tensors equal, 0 differ")
     );
     let found = command(dir.path(), &["diff", "--json", "step-00000024", "step-00000048"]).ends_with(6).stdout;
     let found: Value = serde_json::from_str(&found).unwrap();
@@ -185,10 +189,10 @@ fn pruning_keeps_the_newest_whole_and_the_best() {
     let would = command(dir.path(), &["prune", ".", "--keep-last", "1", "--dry-run"]).succeeds().stdout;
     assert!(would.contains("would remove 2 snapshots"), "{would}");
     assert_eq!(steps(dir.path()), [24, 40, 48]);
-    // The newest is damaged: the newest whole one stays, and so does what is left of the damaged one.
+    // The newest is damaged: the newest valid one stays, and so does what is left of the damaged one.
     damage(&dir.path().join("step-00000048/model.safetensors"));
     let done = command(dir.path(), &["prune", ".", "--keep-last", "1", "--keep-best", "1"]).succeeds();
-    done.says(&["./step-00000048 is left alone: model.safetensors is damaged"]);
+    done.says(&["skipping ./step-00000048: model.safetensors: checksum mismatch"]);
     assert_eq!(steps(dir.path()), [24, 40, 48]);
     command(dir.path(), &["prune", ".", "--keep-last", "1", "--keep-best", "1", "--best", "max"]).succeeds();
     assert_eq!(steps(dir.path()), [40, 48]);
@@ -220,7 +224,7 @@ fn a_model_goes_from_python_and_back_in_both_formats() {
     fs::write(path("out.json"), "{\"*\": \"model.*\"}").unwrap();
     let done = command(dir.path(), &["import", "in.safetensors", "--names", "in.toml", "--to", "s"]).succeeds();
     assert_eq!(done.stdout, "s/step-00000000\n");
-    assert!(command(dir.path(), &["ls", "s"]).succeeds().stdout.contains("whole (a model only)"));
+    assert!(command(dir.path(), &["ls", "s"]).succeeds().stdout.contains("valid (a model only)"));
     for to in ["out.safetensors", "out.pt"] {
         command(dir.path(), &["export", "s", "--to", to, "--names", "out.json"])
             .succeeds()
@@ -284,7 +288,7 @@ fn a_run_begins_with_an_imported_model() {
     command(other.path(), &["import", file.to_str().unwrap()]).succeeds();
     let snapshots = other.path().join("snapshots");
     let args = ["run", "--nproc", "1", "--max-restarts", "0", "--", "--snapshots", snapshots.to_str().unwrap()];
-    Ddp::in_linear(args).run().ends_with(1).says(&["it has no "]);
+    Ddp::in_linear(args).run().ends_with(1).says(&["the snapshot has no "]);
 }
 
 #[test]

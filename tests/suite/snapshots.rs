@@ -57,8 +57,8 @@ fn a_damaged_snapshot_is_passed_over_and_said_so() {
 
     let done = train(dir.path(), "4").succeeds();
     done_says(&done, "warning: skipping snapshot ");
-    done_says(&done, ": model.safetensors is damaged: checksum mismatch");
-    assert!(done.stdout.contains("going on from epoch 2 of 4"), "{}", done.stdout);
+    done_says(&done, ": model.safetensors: checksum mismatch");
+    assert!(done.stdout.contains("resuming from epoch 2 of 4"), "{}", done.stdout);
     assert_eq!(fitted(&done.stdout), fitted(&expected.stdout));
     assert!(snapshots(dir.path()).iter().all(|folder| snapshot::verify(folder).is_ok()), "the damaged one is replaced");
     assert!(!dir.path().join(".step-00000128.partial").exists());
@@ -73,13 +73,13 @@ fn a_truncated_and_a_newer_snapshot_are_named_on_all_ranks() {
     let text = fs::read_to_string(&manifest).unwrap();
     fs::write(&manifest, text.replace("\"format_version\": 1", "\"format_version\": 2")).unwrap();
     let done = train(dir.path(), "2").ends_with(1).leaves_no_process();
-    done_says(&done, "its format is version 2, and this program reads up to 1");
+    done_says(&done, "unsupported format version 2: this program reads up to version 1");
     fs::write(&manifest, text.replace("\"step\": 32", "\"step\": 33")).unwrap();
     let done = train(dir.path(), "2").ends_with(1).leaves_no_process();
-    done_says(&done, "its state.json is damaged: checksum mismatch");
+    done_says(&done, "state.json: checksum mismatch");
     fs::write(&manifest, &text[..text.len() / 2]).unwrap();
     let done = train(dir.path(), "2").ends_with(1).leaves_no_process();
-    done_says(&done, "its state.json can't be read");
+    done_says(&done, "can't read state.json: ");
     assert!(only.exists(), "nothing is removed");
 }
 

@@ -33,7 +33,7 @@ fn training_goes_on_where_it_ended() {
     let undisturbed = train(whole.path(), "8");
     train(parts.path(), "3");
     let resumed = train(parts.path(), "8");
-    assert!(resumed.contains("going on from epoch 3 of 8"), "{resumed}");
+    assert!(resumed.contains("resuming from epoch 3 of 8"), "{resumed}");
     assert!(!resumed.contains("epoch   3 "), "{resumed}");
     assert_eq!(fitted(&resumed), fitted(&undisturbed));
     let done = train(parts.path(), "8");

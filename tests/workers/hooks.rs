@@ -211,7 +211,7 @@ fn two_stages_work_while_others_have_no_batches(context: &Context) -> Result<()>
 fn errors_come_out_of_backward(context: &Context) -> Result<()> {
     type Hook = fn(GradBucket) -> Result<HookWork, Error>;
     let place = format!("on {:?}, expected", context.device());
-    let short = format!("the communication hook gave 1 elements of Float {place}");
+    let short = format!("the communication hook returned 1 elements of Float {place}");
     let wide = format!("elements of Double {place}");
     let cases: [(Hook, &str); 6] = [
         (|_| Err(Error::Invalid("no bandwidth".into())), "no bandwidth"),

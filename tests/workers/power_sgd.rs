@@ -153,7 +153,7 @@ fn continues(context: &Context, dir: &str) -> Result<()> {
         let mut job = Job::new(context, &ddp_options, &other)?;
         other.load_state_dict(copies(&saved), context.device())?;
         let err = job.step(context, 0).expect_err("other buckets").to_string();
-        ensure!(err.contains("bucket 0 has other parameters, or the same in another order"), "{err}");
+        ensure!(err.contains("bucket 0 has different parameters or a different order"), "{err}");
     }
     println!("PowerSGD continues");
     Ok(())

@@ -149,7 +149,7 @@ fn misuse_is_refused(context: &Context) -> Result<()> {
     // On every rank, whoever owns the parameter.
     for (name, problem) in [
         ("b.weight.exp_avg", "b.weight.exp_avg has shape [1], and [9, 20] is needed"),
-        ("x.exp_avg", "x.exp_avg belongs to no parameter and state of this optimizer"),
+        ("x.exp_avg", "x.exp_avg is not a state of this optimizer"),
     ] {
         let state = [(name.to_owned(), Tensor::from_slice(&[1f32]))].into_iter().collect();
         let err = zero.load_state_dict(&state).unwrap_err().to_string();
@@ -166,7 +166,7 @@ fn misuse_is_refused(context: &Context) -> Result<()> {
         groups.push(ParamGroup::rest(SgdOptions::default()));
     }
     let err = ZeroRedundancy::with_groups(context.group(), &model.vs, groups).unwrap_err().to_string();
-    ensure!(err.contains("no parameter group takes a.bias"), "{err}");
+    ensure!(err.contains("a.bias is in no parameter group"), "{err}");
     let nesterov = SgdOptions { nesterov: context.rank() == 1, ..Default::default() };
     let err = ZeroRedundancy::new(context.group(), &model.vs, nesterov).unwrap_err().to_string();
     ensure!(err.contains("Nesterov"), "{err}");

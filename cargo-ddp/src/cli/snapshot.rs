@@ -19,13 +19,13 @@ pub enum SnapshotCommand {
     ///
     /// Every file is read and its checksum checked.
     Ls(SnapshotList),
-    /// Show what a snapshot holds: tensors, optimizer, states and values
+    /// Show the content of a snapshot: tensors, optimizer, states and values
     Show(SnapshotShow),
     /// Check every file of snapshots against its checksum; exits with code 6 if one is damaged
     Verify(SnapshotList),
     /// Compare two snapshots or safetensors files, tensor by tensor; exits with code 6 if they differ
     Diff(SnapshotDiff),
-    /// Remove old snapshots; the newest valid one always stays, and damaged ones are not touched
+    /// Remove old snapshots; keeps the newest valid one and all damaged ones
     Prune(SnapshotPrune),
     /// Write a snapshot's model as one file: .safetensors, or .pt for `torch.load(weights_only=True)`
     Export(SnapshotExport),
@@ -63,7 +63,7 @@ pub struct SnapshotShow {
 pub struct SnapshotDiff {
     /// A snapshot, a folder of snapshots for the newest valid one, or a safetensors file
     pub a: PathBuf,
-    /// Another
+    /// What to compare it with: takes the same
     pub b: PathBuf,
     /// Print JSON
     #[arg(long)]
@@ -76,10 +76,10 @@ pub struct SnapshotPrune {
     /// A folder of snapshots [default: `snapshots` in
     /// train.toml, or the folder `snapshots`]
     pub dir: Option<PathBuf>,
-    /// How many of the newest valid ones stay
+    /// Number of newest valid snapshots to keep
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     pub keep_last: u32,
-    /// How many of those with the best metric stay as well
+    /// Number of snapshots with the best metric to keep as well
     #[arg(long, value_name = "K")]
     pub keep_best: Option<u32>,
     /// Which metrics are better
@@ -116,7 +116,7 @@ pub struct SnapshotExport {
     /// A snapshot, or a folder of snapshots for the newest valid one [default: `snapshots` in
     /// train.toml, or the folder `snapshots`]
     pub dir: Option<PathBuf>,
-    /// The file to write: its ending says which kind
+    /// The file to write; its extension selects the format
     #[arg(long, value_name = "FILE")]
     pub to: PathBuf,
     /// Other names for the tensors: a table of `"ours" = "theirs"` (.toml, .json), with patterns such as `"*" = "model.*"`

@@ -26,7 +26,7 @@ pub(super) fn snapshot(command: &SnapshotCommand, ui: &Ui) -> Result<u8> {
     }
 }
 
-/// The folder that was named, or the usual one here.
+/// The folder that was named, or the default one.
 fn folder(named: Option<&Path>) -> PathBuf {
     named.map_or_else(|| snapshot::usual_folder(&std::env::current_dir().unwrap_or_default()), Path::to_owned)
 }
@@ -37,12 +37,16 @@ fn ls(args: &SnapshotList) -> Result<u8> {
         print_json(&found.iter().map(listed_json).collect::<Vec<_>>())?;
         return Ok(exit::SUCCESS);
     }
-    let head = ["STEP", "EPOCH", "WORKERS", "SIZE", "METRIC", "STATE"].map(str::to_owned);
-    let rows: Vec<_> = std::iter::once(head).chain(found.iter().map(row)).collect();
-    for line in table(&rows, &[0, 1, 2, 3, 4]) {
+    for line in listing(&found) {
         println!("{line}");
     }
     Ok(exit::SUCCESS)
+}
+
+fn listing(found: &[Listed]) -> Vec<String> {
+    let head = ["STEP", "EPOCH", "WORKERS", "SIZE", "METRIC", "STATE"].map(str::to_owned);
+    let rows: Vec<_> = std::iter::once(head).chain(found.iter().map(row)).collect();
+    table(&rows, &[0, 1, 2, 3, 4])
 }
 
 fn row(listed: &Listed) -> [String; 6] {
@@ -54,9 +58,9 @@ fn row(listed: &Listed) -> [String; 6] {
         size(listed.bytes),
         of(|manifest| manifest.metric.map_or_else(|| "-".to_owned(), number)),
         match &listed.manifest {
-            Ok(manifest) if is_model_only(manifest) => "whole (a model only)".into(),
-            Ok(Manifest { non_finite_since: Some(step), .. }) => format!("whole (loss not finite since step {step})"),
-            Ok(_) => "whole".into(),
+            Ok(manifest) if is_model_only(manifest) => "valid (a model only)".into(),
+            Ok(Manifest { non_finite_since: Some(step), .. }) => format!("valid (loss not finite since step {step})"),
+            Ok(_) => "valid".into(),
             Err(damage) => format!("damaged: {damage}"),
         },
     ]
@@ -69,7 +73,7 @@ fn is_model_only(manifest: &Manifest) -> bool {
 fn listed_json(listed: &Listed) -> Value {
     let manifest = listed.manifest.as_ref().ok();
     json!({
-        "folder": listed.folder.to_string_lossy(), "step": listed.step, "bytes": listed.bytes, "whole": manifest.is_some(),
+        "folder": listed.folder.to_string_lossy(), "step": listed.step, "bytes": listed.bytes, "valid": manifest.is_some(),
         "damage": listed.manifest.as_ref().err().map(ToString::to_string),
         "epoch": manifest.map(|m| m.epoch), "world_size": manifest.map(|m| m.world_size),
         "metric": manifest.and_then(|m| m.metric), "non_finite_since": manifest.and_then(|m| m.non_finite_since),
@@ -81,17 +85,17 @@ fn verify(args: &SnapshotList) -> Result<u8> {
     if args.json {
         print_json(&found.iter().map(listed_json).collect::<Vec<_>>())?;
     } else {
-        for Listed { folder, bytes, manifest, .. } in &found {
-            match manifest {
-                Ok(manifest) => {
-                    println!("whole    {} ({} files, {})", path(folder), manifest.files.len() + 1, size(*bytes));
-                }
-                Err(damage) => println!("damaged  {}: {}", path(folder), printable_line(&damage.to_string())),
-            }
-        }
+        found.iter().for_each(|listed| println!("{}", verified(listed)));
     }
     let all_valid = found.iter().all(|listed| listed.manifest.is_ok());
     Ok(if all_valid { exit::SUCCESS } else { exit::FOUND })
+}
+
+fn verified(Listed { folder, bytes, manifest, .. }: &Listed) -> String {
+    match manifest {
+        Ok(manifest) => format!("valid    {} ({} files, {})", path(folder), manifest.files.len() + 1, size(*bytes)),
+        Err(damage) => format!("damaged  {}: {}", path(folder), printable_line(&damage.to_string())),
+    }
 }
 
 fn show(args: &SnapshotShow) -> Result<u8> {
@@ -119,7 +123,7 @@ fn show(args: &SnapshotShow) -> Result<u8> {
         samples => format!(", {samples} samples into it"),
     };
     let workers = if manifest.world_size == 1 { "1 worker".into() } else { format!("{} workers", manifest.world_size) };
-    println!("step {}, goes on with epoch {}{samples}; {workers}", manifest.step, manifest.epoch);
+    println!("step {}, resumes with epoch {}{samples}; {workers}", manifest.step, manifest.epoch);
     if let Some(metric) = manifest.metric {
         println!("metric: {}", number(metric));
     }
@@ -178,7 +182,7 @@ fn diff(args: &SnapshotDiff) -> Result<u8> {
     }
     let only_one: Vec<_> =
         a.keys().filter(|name| !b.contains_key(*name)).chain(b.keys().filter(|n| !a.contains_key(*n))).collect();
-    // A file beside a snapshot is a model: that it has no optimizer is no difference.
+    // A single file is a model: a missing optimizer is not a difference.
     let both_snapshots = args.a.is_dir() && args.b.is_dir();
     let same = compared.values().all(|c| c.changes.is_empty()) && (only_one.is_empty() || !both_snapshots);
     let code = if same { exit::SUCCESS } else { exit::FOUND };
@@ -190,7 +194,7 @@ fn diff(args: &SnapshotDiff) -> Result<u8> {
     }
     for (name, comparison) in &compared {
         let Comparison { equal, changes } = comparison;
-        println!("{name}: {} equal, {} not", tensors(*equal), changes.len());
+        println!("{name}: {} equal, {} differ", tensors(*equal), changes.len());
         let rows: Vec<_> = changes.iter().map(|(name, change)| [name.clone(), words(change)]).collect();
         for line in table(&rows, &[]) {
             println!("  {line}");
@@ -198,7 +202,7 @@ fn diff(args: &SnapshotDiff) -> Result<u8> {
     }
     if both_snapshots {
         for name in only_one {
-            println!("{name}: only one of them has it");
+            println!("{name}: in one of them only");
         }
     }
     Ok(code)
@@ -221,8 +225,8 @@ fn words(change: &Change) -> String {
         Change::Removed { was } => format!("removed: {was}"),
         Change::Reshaped { was, is } => format!("was {was}, is {is}"),
         Change::Changed { elements, of, max_abs } => {
-            let most = max_abs.map_or_else(|| "no number".into(), number);
-            format!("{elements} of {of} differ, by {most} at most")
+            let most = max_abs.map_or_else(String::new, |most| format!(" by at most {}", number(most)));
+            format!("{elements} of {of} differ{most}")
         }
     }
 }
@@ -243,16 +247,16 @@ fn prune(args: &SnapshotPrune, ui: &Ui) -> Result<u8> {
         println!("{verb} {} ({})", path(folder), size(*bytes));
     }
     for (folder, damage) in &pruned.damaged {
-        ui.warn(format!("{} is left alone: {damage}", folder.display()));
+        ui.warn(format!("skipping {}: {damage}", folder.display()));
     }
     for link in &pruned.links {
-        ui.warn(format!("{} is left alone: it is a link", link.display()));
+        ui.warn(format!("skipping {}: it is a link", link.display()));
     }
     for (folder, err) in &pruned.stuck {
         ui.warn(format!("can't remove {}: {err}", folder.display()));
     }
     let bytes = pruned.removed.iter().map(|(_, bytes)| bytes).sum();
-    println!("{verb} {}, {}; {} stay", count(pruned.removed.len()), size(bytes), pruned.kept.len());
+    println!("{verb} {}, {}; {} remain", count(pruned.removed.len()), size(bytes), pruned.kept.len());
     Ok(if pruned.stuck.is_empty() { exit::SUCCESS } else { exit::SYSTEM })
 }
 
@@ -264,7 +268,7 @@ fn export(args: &SnapshotExport, ui: &Ui) -> Result<u8> {
     let valid = snapshot::newest_valid(&folder(args.dir.as_deref()))?;
     let written = snapshot::export(&valid, &names(args.names.as_deref())?, &args.to)?;
     ui.status("Exported", format!("{} of {}", tensors(written), valid.folder.display()));
-    // Not among what goes through a link to stdout.
+    // Not into the exported file, if that is a link to stdout.
     if args.to.is_file() {
         println!("{}", path(&args.to));
     }
@@ -276,7 +280,7 @@ fn import(args: &SnapshotImport, ui: &Ui) -> Result<u8> {
     let (count, file) = (tensors(imported.tensors), args.file.display());
     if let Some(files) = imported.shard_of {
         ui.warn(format!(
-            "{file} is one of {files} files of a model, by its name: a run needs the tensors of all of them"
+            "by its name, {file} is one of {files} files of a model: a run needs the tensors of all files"
         ));
     }
     let counters = "counters of PyTorch's BatchNorm, which tch's does not have";
@@ -285,7 +289,7 @@ fn import(args: &SnapshotImport, ui: &Ui) -> Result<u8> {
         [name] => ui.status("Left out", format!("{name}: {counters}")),
         [first, ..] => ui.status("Left out", format!("{first} and {} more: {counters}", imported.left_out.len() - 1)),
     }
-    ui.status("Imported", format!("{count} of {file}; a run with these snapshots begins with them"));
+    ui.status("Imported", format!("{count} of {file}; a run with these snapshots starts from them"));
     println!("{}", path(&imported.folder));
     Ok(exit::SUCCESS)
 }
@@ -293,3 +297,6 @@ fn import(args: &SnapshotImport, ui: &Ui) -> Result<u8> {
 fn names(path: Option<&Path>) -> Result<Names, Error> {
     path.map_or(Ok(Names::default()), Names::read)
 }
+
+#[cfg(test)]
+mod tests;

@@ -54,7 +54,7 @@ fn crc_in_parts(file: &File, bytes: u64, parts: u64) -> io::Result<u32> {
         let first = crc_of(file, ranges[0].0, ranges[0].1);
         let rest = threads
             .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread that reads it panicked"))));
+            .map(|thread| thread.join().unwrap_or_else(|_| Err(io::Error::other("a checksum thread panicked"))));
         std::iter::once(first).chain(rest).collect::<io::Result<Vec<_>>>()
     })?;
     let joined = crcs.iter().zip(&ranges).fold(0, |whole, (&crc, &(start, end))| {

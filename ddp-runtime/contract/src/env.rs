@@ -35,11 +35,11 @@ pub fn seconds(value: &str) -> Result<Option<Duration>, String> {
     }
 }
 
-/// Number of this worker in the whole job, from 0.
+/// Number of this worker in the job, from 0.
 pub const RANK: &str = "RANK";
 /// Number of this worker on its node, from 0: the index of its GPU among those in `CUDA_VISIBLE_DEVICES`.
 pub const LOCAL_RANK: &str = "LOCAL_RANK";
-/// Number of workers in the whole job.
+/// Number of workers in the job.
 pub const WORLD_SIZE: &str = "WORLD_SIZE";
 /// Number of workers on this node.
 pub const LOCAL_WORLD_SIZE: &str = "LOCAL_WORLD_SIZE";
@@ -84,7 +84,7 @@ pub const BACKTRACE: &str = "DDP_BACKTRACE";
 /// Set by a debugger's launch configuration for `cargo ddp run` and `attach`: `lldb-dap` or `codelldb` (a debug session
 /// for each worker is opened through that adapter), or `compound` (the debugger starts the workers itself).
 pub const DEBUG: &str = "DDP_DEBUG";
-/// Seconds that a worker waits, before its `main`, for a debugger to come.
+/// Seconds that a worker waits for a debugger before its `main`.
 pub const WAIT_DEBUGGER: &str = "DDP_WAIT_DEBUGGER";
 /// Seconds that ranks wait for each other, in place of every other time-out: long, while people look at breakpoints.
 pub const TIMEOUT: &str = "DDP_TIMEOUT";

@@ -72,7 +72,7 @@ impl ErrorFile {
         self
     }
 
-    /// The optimizer steps that the worker had done, if it said so.
+    /// The optimizer steps that the worker had done, if it reported them.
     pub fn step(&self) -> Option<u64> {
         self.message.extra.step
     }
@@ -87,7 +87,7 @@ impl ErrorFile {
         &self.message.message
     }
 
-    /// Where it went wrong, if the worker said so (`file:line:column`).
+    /// Where it went wrong, if the worker reported it (`file:line:column`).
     pub fn location(&self) -> Option<&str> {
         self.message.extra.location.as_deref()
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// What a worker tells its launcher over the pipe named by [`EVENT_FD`](crate::env::EVENT_FD): one JSON object a line.
 ///
-/// Lines shorter than `PIPE_BUF` (4096 bytes on Linux) arrive whole. A full pipe loses events rather than stall the
+/// Lines shorter than `PIPE_BUF` (4096 bytes on Linux) arrive complete. A full pipe loses events rather than stall the
 /// training, so nothing may depend on seeing each of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -35,19 +35,19 @@ pub enum Event {
         /// The loss, when it was at hand.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         loss: Option<f64>,
-        /// Optimizer steps that the whole run will have, if that is known.
+        /// Optimizer steps that the run will have in total, if that is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         steps: Option<u64>,
         /// Samples of all ranks in this step, if that is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         samples: Option<u64>,
-        /// The learning rate, if that was told.
+        /// The learning rate, if reported.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         learning_rate: Option<f64>,
-        /// The norm of the gradients, if that was told.
+        /// The norm of the gradients, if reported.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         grad_norm: Option<f64>,
-        /// Memory that the worker uses, in bytes, if that was told.
+        /// Memory that the worker uses, in bytes, if reported.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         memory: Option<u64>,
     },
@@ -60,7 +60,7 @@ pub enum Event {
         epoch: u64,
         /// Optimizer steps it holds.
         step: u64,
-        /// What the run was judged by when it was saved, if it said so.
+        /// The metric by which the run was judged when it was saved, if there was one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         metric: Option<f64>,
         /// Whether small metrics are the better ones, if the run keeps its best.

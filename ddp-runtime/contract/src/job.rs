@@ -77,7 +77,7 @@ pub struct Job {
     /// The newest snapshot.
     #[serde(default)]
     pub snapshot: Option<Saved>,
-    /// The snapshot with the best metric, where the program says which is better; else the newest with a metric.
+    /// The snapshot with the best metric, if the program defines which is better; else the newest with a metric.
     #[serde(default)]
     pub best: Option<Saved>,
     /// The newest restarts, oldest first.
@@ -186,7 +186,7 @@ pub struct Consequence {
     pub signal: Option<String>,
 }
 
-/// A process, so that it can be told from every other one: a home directory or a project may be shared by several
+/// A process, so that it can be distinguished from every other one: a home directory or a project may be shared by several
 /// machines and containers, and a process id means nothing elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {

@@ -1,8 +1,8 @@
 //! How a worker that a debugger started meets its launcher, over the socket that [`JOIN`](crate::env::JOIN) names (of the
-//! type SOCK_SEQPACKET: what is sent at once arrives at once).
+//! type SOCK_SEQPACKET: each message arrives as it was sent).
 //!
-//! The worker says [`Hello`]; the launcher answers with a [`Welcome`], and passes the event pipe and, to rank 0, the
-//! store's socket along. After that the launcher is silent, and the worker says how it ends, if it can. That the
+//! The worker sends [`Hello`]; the launcher answers with a [`Welcome`], and passes the event pipe and, to rank 0, the
+//! store's socket. After that the launcher is silent, and the worker reports how it ends, if it can. That the
 //! connection ends means that the launcher is gone: the worker has itself killed for that.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ pub const VERSION: u32 = 1;
 /// The largest message.
 pub const LARGEST: usize = 1 << 16;
 
-/// What a worker says first.
+/// The first message of a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// [`VERSION`].

@@ -1,7 +1,7 @@
 //! The lock of a snapshot directory: one program at a time writes there.
 //!
 //! The writer holds `flock` on the file `.lock`, which the kernel releases when the process ends, however it ends, and
-//! which NFS passes on to other hosts. The file says who holds it. Some file systems keep `flock` to one host or do not
+//! which NFS passes on to other hosts. The file names the holder. Some file systems keep `flock` to one host or do not
 //! know it, so the holder also touches the file every few seconds: a lock that another host left behind counts as stale
 //! when it is no longer touched. Readers need no lock.
 
@@ -82,7 +82,7 @@ impl Holder {
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A name from a file, which may come from anybody.
+        // A name from a file that any user may have written.
         let plain = |text: &str| text.chars().filter(|c| !c.is_control()).take(100).collect::<String>();
         write!(f, "process {} on {}", self.pid, plain(&self.host))?;
         self.run.as_ref().map_or(Ok(()), |run| write!(f, " (run {})", plain(run)))
@@ -94,7 +94,10 @@ impl fmt::Display for Holder {
 #[non_exhaustive]
 pub enum LockError {
     /// Another program holds it.
-    #[error("another program writes there: {}", .0.as_ref().map_or_else(|| "its lock does not say which".into(), Holder::to_string))]
+    #[error(
+        "another program is writing to it: {}",
+        .0.as_ref().map_or_else(|| "its lock file names no process".into(), Holder::to_string)
+    )]
     Held(Option<Holder>),
     /// The file could not be made, read or locked.
     #[error(transparent)]
@@ -190,11 +193,9 @@ impl Lock {
                 return Ok(Err(Some(before)));
             }
         } else if is_foreign(&mut file)? {
-            return Err(io::Error::other(format!(
-                "{} is not a lock of ddp-runtime; move the file away",
-                path.display()
-            ))
-            .into());
+            return Err(
+                io::Error::other(format!("{} is not a ddp-runtime lock file; move it away", path.display())).into()
+            );
         }
         if !is_ours && fs::remove_file(path).is_ok() {
             return Ok(Err(None)); // a new one can be made
@@ -379,7 +380,7 @@ mod tests {
         let dir = Dir::new("foreign-file");
         fs::write(dir.0.join(FILE), "precious").expect("a temporary file");
         let err = Lock::acquire(&dir.0, None).expect_err("it is not ours");
-        assert!(err.to_string().ends_with(".lock is not a lock of ddp-runtime; move the file away"), "{err}");
+        assert!(err.to_string().ends_with(".lock is not a ddp-runtime lock file; move it away"), "{err}");
         assert_eq!(fs::read(dir.0.join(FILE)).expect("it is there"), b"precious");
     }
 

@@ -7,9 +7,9 @@
 //! {"event":"end","time":1700000060.0}
 //! ```
 //!
-//! `start` opens each session of a run: it has done `step` optimizer steps, so what sessions before it said of later steps
+//! `start` opens each session of a run: it has done `step` optimizer steps, so what sessions before it reported of later steps
 //! is superseded. A value that JSON has no number for is a string: `"NaN"`, `"inf"`, `"-inf"`. Lines are written completely; a
-//! last line without its end belongs to a run that was killed, and is no line. Readers skip events they do not know.
+//! last line without its end belongs to a run that was killed, and is ignored. Readers skip events they do not know.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read};
@@ -86,7 +86,7 @@ pub struct Point {
     pub time: f64,
 }
 
-/// What a file says, without what was superseded.
+/// The content of a file, without what was superseded.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Curves {
     /// The sessions, in their order.
@@ -103,7 +103,7 @@ impl Curves {
     /// Reads the file at `path`, line by line.
     ///
     /// # Errors
-    /// Those of reading it; `InvalidData` for a line that is no object of this format, or for a newer format.
+    /// Those of reading it; `InvalidData` for a line that is not an object of this format, or for a newer format.
     pub fn read(path: &Path) -> io::Result<Self> {
         Self::from_lines(BufReader::new(file::open(path)?))
     }
@@ -135,7 +135,7 @@ impl Curves {
             }
             match serde_json::from_slice(&line).map_err(|err| bad(format!("line {number}: {err}")))? {
                 Line::Start(Session { format, .. }) if format > FORMAT => {
-                    return Err(bad(format!("it has format {format}; this version reads up to {FORMAT}")));
+                    return Err(bad(format!("unsupported format {format}: this version reads up to format {FORMAT}")));
                 }
                 line => curves.take(line),
             }
@@ -222,7 +222,7 @@ mod tests {
             scalar("loss", 3, f64::NAN),
             Line::End { time: 2.0 },
         ];
-        let curves = Curves::parse(text(&lines).as_bytes()).expect("it is whole");
+        let curves = Curves::parse(text(&lines).as_bytes()).expect("it is valid");
         let values: Vec<_> = curves.scalars["loss"].iter().map(|point| (point.step, point.value)).collect();
         assert_eq!(values[..2], [(1, 4.0), (2, 3.5)]);
         assert!(values[2].1.is_nan() && values.len() == 3);
@@ -240,7 +240,7 @@ mod tests {
         assert!(error.starts_with("line 3: "), "{error}");
         let newer = whole.replace("\"format\":1", "\"format\":2");
         let error = Curves::parse(newer.as_bytes()).expect_err("it is newer").to_string();
-        assert_eq!(error, "it has format 2; this version reads up to 1");
+        assert_eq!(error, "unsupported format 2: this version reads up to format 1");
         let unknown = whole + "\n{\"event\":\"coffee_break\",\"minutes\":5}\n";
         assert_eq!(Curves::parse(unknown.as_bytes()).expect("skipped").scalars["loss"].len(), 1);
     }
@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(error, "line 3 has 16777216 bytes or more");
         let path = std::env::temp_dir().join(format!("ddp-contract-metrics-{}", std::process::id()));
         std::fs::write(&path, &whole).expect("a file for the test");
-        assert_eq!(Curves::read(&path).expect("it is whole").scalars["loss"].len(), 1);
+        assert_eq!(Curves::read(&path).expect("it is valid").scalars["loss"].len(), 1);
         std::fs::File::options().write(true).open(&path).and_then(|file| file.set_len(1 << 36)).expect("a sparse file");
         let error = Curves::read(&path).expect_err("it is too long").to_string();
         std::fs::remove_file(path).expect("the test's file");

@@ -103,14 +103,14 @@ fn keep_targets(dir: &Path, snapshots: &[Candidate], stays: &mut [bool]) {
     }
 }
 
-/// Where the links in `folder` lead.
+/// Where the links in `folder` point to.
 fn links(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let links = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
     links.filter_map(|entry| fs::canonicalize(entry.path()).ok()).collect()
 }
 
-/// Removes a snapshot such that no part of it is ever left under its name. One that is gone already is no error.
+/// Removes a snapshot such that no part of it is ever left under its name. A snapshot that no longer exists is not an error.
 ///
 /// # Errors
 /// [`ResourceBusy`](io::ErrorKind::ResourceBusy) while a program [holds](crate::snapshot::Hold) it. Those of moving and

@@ -51,13 +51,13 @@ pub struct Manifest {
     /// Samples of `epoch` that were trained on already, by all ranks together.
     #[serde(default)]
     pub samples_in_epoch: u64,
-    /// What the run was judged by when it was saved, if it said so.
+    /// The metric by which the run was judged when it was saved, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<f64>,
     /// States that are no tensors, by name: `scheduler`, `scaler`, and the program's own as `value.<name>`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub states: BTreeMap<String, Value>,
-    /// Where strings in [`states`](Self::states) stand for numbers that JSON lacks (`"NaN"`, `"inf"`, `"-inf"`), as JSON
+    /// Where strings in [`states`](Self::states) represent numbers that JSON lacks (`"NaN"`, `"inf"`, `"-inf"`), as JSON
     /// pointers (RFC 6901), by the state's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub non_finite: BTreeMap<String, Vec<String>>,
@@ -76,17 +76,19 @@ pub struct Manifest {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotError {
-    /// No manifest: not a snapshot, or one that was never finished.
-    #[error("it has no {MANIFEST}")]
+    /// No manifest: the folder is not a snapshot, or it is an unfinished one.
+    #[error("{MANIFEST} is missing")]
     NoManifest,
-    /// A manifest that is not one.
-    #[error("its {MANIFEST} can't be read: {0}")]
+    /// The manifest is not valid.
+    #[error("can't read {MANIFEST}: {0}")]
     BadManifest(String),
     /// The manifest changed.
-    #[error("its {MANIFEST} is damaged: checksum mismatch")]
+    #[error("{MANIFEST}: checksum mismatch")]
     ManifestChecksum,
-    /// Written by a version of the future.
-    #[error("its format is version {found}, and this program reads up to {FORMAT_VERSION}: use a newer ddp-runtime")]
+    /// Written by a newer version.
+    #[error(
+        "unsupported format version {found}: this program reads up to version {FORMAT_VERSION}; use a newer ddp-runtime"
+    )]
     Newer {
         /// The version found.
         found: u32,
@@ -95,7 +97,7 @@ pub enum SnapshotError {
     #[error("{0} is missing")]
     Missing(String),
     /// A file was cut off, or has grown.
-    #[error("{file} has {found} bytes where {expected} were written")]
+    #[error("{file} has {found} bytes, expected {expected}")]
     Size {
         /// Its name.
         file: String,
@@ -105,10 +107,10 @@ pub enum SnapshotError {
         found: u64,
     },
     /// A file changed.
-    #[error("{0} is damaged: checksum mismatch")]
+    #[error("{0}: checksum mismatch")]
     Checksum(String),
     /// A file could not be read.
-    #[error("{file} can't be read: {reason}")]
+    #[error("can't read {file}: {reason}")]
     Io {
         /// Its name.
         file: String,
@@ -151,7 +153,7 @@ pub fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found.into_iter().map(|(.., path)| path).collect())
 }
 
-/// The text of a manifest: JSON whose last field is the CRC-32C of all that stands before it.
+/// The text of a manifest: JSON whose last field is the CRC-32C of everything before it.
 ///
 /// # Errors
 /// A state that JSON can't hold.
@@ -195,7 +197,7 @@ pub fn read_manifest(folder: &Path) -> Result<Manifest, SnapshotError> {
     let manifest: Manifest = serde_json::from_str(text).map_err(bad)?;
     let largest = [manifest.step, manifest.epoch, manifest.samples_in_epoch].into_iter().max();
     if largest.is_some_and(|number| number > LARGEST_NUMBER) {
-        return Err(SnapshotError::BadManifest("a step, an epoch or a number of samples is too large".into()));
+        return Err(SnapshotError::BadManifest("step, epoch or number of samples is too large".into()));
     }
     Ok(manifest)
 }
@@ -205,7 +207,7 @@ pub fn verify(folder: &Path) -> Result<Manifest, SnapshotError> {
     let manifest = read_manifest(folder)?;
     for (name, expected) in &manifest.files {
         if Path::new(name).components().count() != 1 || name == ".." {
-            return Err(SnapshotError::BadManifest(format!("{name:?} is not the name of a file in the folder")));
+            return Err(SnapshotError::BadManifest(format!("{name:?} is not a file name")));
         }
         let io_error = |reason: io::Error| match reason.kind() {
             io::ErrorKind::NotFound => SnapshotError::Missing(name.clone()),
@@ -276,6 +278,40 @@ pub fn newest_valid(dir: &Path) -> io::Result<Found> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Declares `variant` (the name of an error's variant) and `samples` (an error of each variant). Without an entry for each
+    /// variant, the match is not exhaustive.
+    macro_rules! samples {
+        ($($variant:ident: $sample:expr,)+) => {
+            fn variant(error: &SnapshotError) -> &'static str {
+                match error { $(SnapshotError::$variant { .. } => stringify!($variant),)+ }
+            }
+
+            fn samples() -> Vec<(&'static str, SnapshotError)> {
+                vec![$((stringify!($variant), $sample)),+]
+            }
+        };
+    }
+
+    samples! {
+        NoManifest: SnapshotError::NoManifest,
+        BadManifest: SnapshotError::BadManifest("expected `,` or `}` at line 3 column 5".into()),
+        ManifestChecksum: SnapshotError::ManifestChecksum,
+        Newer: SnapshotError::Newer { found: 2 },
+        Missing: SnapshotError::Missing(MODEL.into()),
+        Size: SnapshotError::Size { file: MODEL.into(), expected: 100, found: 92 },
+        Checksum: SnapshotError::Checksum(MODEL.into()),
+        Io: SnapshotError::Io { file: MODEL.into(), reason: io::Error::from_raw_os_error(13) },
+    }
+
+    #[test]
+    fn error_texts() {
+        let text = samples().into_iter().map(|(name, error)| {
+            assert_eq!(variant(&error), name);
+            format!("{name}: {error}\n")
+        });
+        insta::assert_snapshot!(text.collect::<String>());
+    }
 
     #[test]
     fn only_folders_with_a_step_in_their_name_count() {

@@ -67,7 +67,7 @@ impl Event {
     pub fn is_done(&self) -> Result<bool> {
         let mut done = false;
         // SAFETY: the event is live; `done` is written on success only.
-        check("asking a CUDA event", |error| unsafe { sys::ddp_event_query(self.0.as_ptr(), &mut done, error) })?;
+        check("querying a CUDA event", |error| unsafe { sys::ddp_event_query(self.0.as_ptr(), &mut done, error) })?;
         Ok(done)
     }
 

@@ -1,6 +1,6 @@
 //! GPUs as `torch.cuda` has them: streams, events, memory.
 //!
-//! Where libtorch has no CUDA, or no GPU is visible, each call is an [`Error::Torch`] that says so; [`Error::Invalid`] for
+//! Where libtorch has no CUDA, or no GPU is visible, each call is an [`Error::Torch`]; [`Error::Invalid`] for
 //! a device that is not a GPU. So a program that also runs on the CPU asks first:
 //!
 //! ```

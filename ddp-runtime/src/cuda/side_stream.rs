@@ -22,7 +22,7 @@ impl SideStream {
         let Device::Cuda(index) = device else { return Err(Error::Invalid(format!("{device:?} has no streams"))) };
         let mut raw = std::ptr::null_mut();
         // SAFETY: `raw` is written on success only.
-        check("making a stream", |error| unsafe { sys::ddp_side_stream_new(to_i32(index), &mut raw, error) })?;
+        check("creating a stream", |error| unsafe { sys::ddp_side_stream_new(to_i32(index), &mut raw, error) })?;
         Ok(Self(NonNull::new(raw).expect("a stream that was made is not null")))
     }
 
@@ -99,7 +99,7 @@ impl Drop for Copies {
 pub(crate) fn pinned_bytes(bytes: i64) -> Result<Tensor> {
     let mut raw = std::ptr::null_mut();
     // SAFETY: `raw` is written on success only.
-    check("getting pinned memory", |error| unsafe { sys::ddp_pinned_bytes(bytes, &mut raw, error) })?;
+    check("allocating pinned memory", |error| unsafe { sys::ddp_pinned_bytes(bytes, &mut raw, error) })?;
     // SAFETY: the call made this tensor for its caller, and nobody else has it.
     Ok(unsafe { Tensor::from_ptr(raw) })
 }

@@ -89,7 +89,7 @@ impl Stream {
     pub fn is_idle(&self) -> Result<bool> {
         let mut idle = false;
         // SAFETY: `idle` is written on success only.
-        check("asking a CUDA stream", |error| unsafe { sys::ddp_stream_query(&self.0, &mut idle, error) })?;
+        check("querying a CUDA stream", |error| unsafe { sys::ddp_stream_query(&self.0, &mut idle, error) })?;
         Ok(idle)
     }
 
@@ -111,7 +111,7 @@ pub fn current_stream(device: Device) -> Result<Stream> {
     let index = index_of(device)?;
     let mut raw = sys::ddp_stream::default();
     // SAFETY: `raw` is written on success only.
-    check("asking for the current CUDA stream", |error| unsafe { sys::ddp_stream_current(index, &mut raw, error) })?;
+    check("reading the current CUDA stream", |error| unsafe { sys::ddp_stream_current(index, &mut raw, error) })?;
     Ok(Stream(raw))
 }
 

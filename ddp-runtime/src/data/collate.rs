@@ -77,7 +77,7 @@ impl Collate for Tensor {
         let (shape, expected) = (self.size(), batch.size()[1..].to_vec());
         if (&shape, self.kind()) != (&expected, batch.kind()) {
             return Err(Error::Invalid(format!(
-                "samples to be stacked differ: {shape:?} {:?} after {expected:?} {:?}",
+                "can't stack samples of different shapes or dtypes: {shape:?} {:?} after {expected:?} {:?}",
                 self.kind(),
                 batch.kind()
             )));
@@ -88,7 +88,7 @@ impl Collate for Tensor {
     }
 
     fn finish(stack: TensorStack) -> Result<Self> {
-        let batch = stack.batch.ok_or_else(|| Error::Invalid("there are no samples to stack".into()))?;
+        let batch = stack.batch.ok_or_else(|| Error::Invalid("no samples to stack".into()))?;
         if stack.filled == stack.samples {
             return Ok(batch);
         }
@@ -105,7 +105,7 @@ fn empty_batch(first: &Tensor, samples: usize) -> Result<Tensor> {
         Device::Cpu => memory::empty(&shape, first.kind()),
         device => Tensor::f_empty(&shape, (first.kind(), device)),
     };
-    batch.map_err(Error::tch("making room for a batch"))
+    batch.map_err(Error::tch("allocating a batch"))
 }
 
 /// Numbers become a tensor of shape [samples] and the dtype that goes with their type.

@@ -258,7 +258,10 @@ impl<D: Dataset, F> Collated<D, F> {
 /// One sample, as `get` gives it; what goes wrong names its index.
 fn sample<D: Dataset>(dataset: &D, index: i64, get: impl Fn(usize) -> Result<D::Item>) -> Result<D::Item> {
     let Some(index) = usize::try_from(index).ok().filter(|&index| index < dataset.len()) else {
-        return Err(Error::Invalid(format!("sample {index} is outside of the dataset's {}", dataset.len())));
+        return Err(Error::Invalid(format!(
+            "sample {index} is out of range: the dataset has {} samples",
+            dataset.len()
+        )));
     };
     caught(|| get(index)).map_err(|reason| Error::Sample { index, reason: Box::new(reason) })
 }

@@ -49,7 +49,7 @@ fn read(path: &Path, dims: u8) -> Result<Tensor> {
 /// Sizes and elements, or what is wrong.
 fn parse(bytes: &[u8], dims: u8) -> Result<(Vec<i64>, &[u8]), String> {
     if bytes.starts_with(&[0x1f, 0x8b]) {
-        return Err("it is compressed with gzip".into());
+        return Err("compressed with gzip".into());
     }
     let header = 4 + 4 * usize::from(dims);
     let magic = [0, 0, UBYTE, dims];
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(problem(&file(3, &[2, 1, 2], &[0; 6])), "6 bytes of data, but sizes [2, 1, 2] need 4");
         assert!(problem(&file(3, &[u32::MAX; 3], &[])).contains("too large"));
         let err = Error::BadFile { path: "x".into(), problem: problem(&[0x1f, 0x8b, 8, 0]) };
-        assert_eq!(err.to_string(), "x: it is compressed with gzip");
+        assert_eq!(err.to_string(), "x: compressed with gzip");
         assert!(err.hint().unwrap().contains("gunzip"));
     }
 }

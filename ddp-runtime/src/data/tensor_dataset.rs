@@ -43,7 +43,7 @@ impl<T: Tensors> TensorDataset<T> {
         };
         if let Some(position) = sizes.iter().position(|&size| size.is_none() || size != first) {
             let problem = match (sizes[position], first) {
-                (Some(size), Some(first)) => format!("has {size} rows, and the first tensor has {first}"),
+                (Some(size), Some(first)) => format!("has {size} rows, but the first tensor has {first}"),
                 _ => "has no dimension, so it has no rows".into(),
             };
             return Err(Error::Invalid(format!("tensor {position} of a dataset {problem}")));
@@ -88,7 +88,7 @@ mod tests {
     fn different_numbers_of_rows_are_refused() {
         let (x, y) = (Tensor::zeros([3, 2], (Kind::Float, Device::Cpu)), Tensor::from_slice(&[1i64, 2]));
         let err = TensorDataset::new((x, y)).unwrap_err();
-        assert_eq!(err.to_string(), "tensor 1 of a dataset has 2 rows, and the first tensor has 3");
+        assert_eq!(err.to_string(), "tensor 1 of a dataset has 2 rows, but the first tensor has 3");
         assert!(TensorDataset::new(Tensor::from(1.0)).unwrap_err().to_string().contains("no dimension"));
         assert!(TensorDataset::new(Vec::<Tensor>::new()).is_err());
     }

@@ -56,7 +56,7 @@ impl TokenDataset {
     /// The windows of `block` tokens in the file at `path`.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file can't be opened; [`Error::BadFile`] when its size is not a whole number of tokens or
+    /// [`Error::Io`] when the file can't be opened; [`Error::BadFile`] when its size is not a multiple of the token size or
     /// less than `block + 1` of them; [`Error::Invalid`] when `block` is 0.
     pub fn open(path: impl AsRef<Path>, kind: TokenKind, block: usize) -> Result<Self> {
         let path = path.as_ref();
@@ -68,10 +68,10 @@ impl TokenDataset {
         let bytes = file.metadata().map_err(Error::io("can't open", path))?.len();
         let tokens = bytes / kind.bytes() as u64;
         if bytes % kind.bytes() as u64 != 0 {
-            return Err(bad(format!("{bytes} bytes are not a whole number of {}-byte tokens", kind.bytes())));
+            return Err(bad(format!("{bytes} bytes are not a multiple of the {}-byte tokens", kind.bytes())));
         }
         if tokens <= block as u64 {
-            return Err(bad(format!("{tokens} tokens are too few for blocks of {block} and the token after")));
+            return Err(bad(format!("{tokens} tokens are too few for a block of {block} and the next token")));
         }
         // SAFETY: that the file does not change is asked of the user above; tokens have no invalid values.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("can't map", path))?;
@@ -98,7 +98,10 @@ impl TokenDataset {
     /// The bytes of the `block + 1` tokens of a sample.
     fn window(&self, index: i64) -> Result<&[u8]> {
         let Some(index) = usize::try_from(index).ok().filter(|&index| index < self.len()) else {
-            return Err(Error::Invalid(format!("sample {index} is outside of the dataset's {}", self.len())));
+            return Err(Error::Invalid(format!(
+                "sample {index} is out of range: the dataset has {} samples",
+                self.len()
+            )));
         };
         let start = index * self.stride * self.kind.bytes();
         Ok(&self.map[start..start + (self.block + 1) * self.kind.bytes()])
@@ -125,7 +128,7 @@ impl TokenDataset {
     /// An `Int64` tensor of shape [rows, block] with the tokens of `rows`, each of `block` tokens.
     fn rows<'a>(&self, rows: impl ExactSizeIterator<Item = &'a [u8]>) -> Result<Tensor> {
         let shape = [rows.len() as i64, self.block as i64];
-        let tensor = Tensor::f_empty(shape, (Kind::Int64, Device::Cpu)).map_err(Error::tch("making a batch"))?;
+        let tensor = Tensor::f_empty(shape, (Kind::Int64, Device::Cpu)).map_err(Error::tch("allocating a batch"))?;
         if rows.len() == 0 {
             return Ok(tensor);
         }
@@ -185,9 +188,9 @@ mod tests {
     #[test]
     fn files_that_do_not_fit_are_refused() {
         let problem = |bytes: &[u8], block| dataset(bytes, TokenKind::U16, block).unwrap_err().to_string();
-        assert!(problem(&[1, 0, 2], 1).ends_with("3 bytes are not a whole number of 2-byte tokens"));
-        assert!(problem(&[1, 0, 2, 0], 2).ends_with("2 tokens are too few for blocks of 2 and the token after"));
-        assert!(problem(&[], 1).ends_with("0 tokens are too few for blocks of 1 and the token after"));
+        assert!(problem(&[1, 0, 2], 1).ends_with("3 bytes are not a multiple of the 2-byte tokens"));
+        assert!(problem(&[1, 0, 2, 0], 2).ends_with("2 tokens are too few for a block of 2 and the next token"));
+        assert!(problem(&[], 1).ends_with("0 tokens are too few for a block of 1 and the next token"));
         assert!(problem(&[1, 0], 0).contains("at least 1 token"));
     }
 }

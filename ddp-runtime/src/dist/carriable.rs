@@ -51,7 +51,7 @@ fn check(vs: &VarStore, kinds: &[Kind], what: &str) -> Result<()> {
     }
     let tensors = refused.join(", ");
     Err(Error::Invalid(format!(
-        "tensors of the model can't be {what}: {tensors}; keep them out of its VarStore, or in another form"
+        "tensors of the model can't be {what}: {tensors}; keep them out of the VarStore, or convert them"
     )))
 }
 
@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(
             err,
             "tensors of the model can't be sent between ranks by Gloo: none (undefined), quantized (quantized), \
-             short (Int16), sparse (sparse), twice (computed from other parameters: detach it); keep them out of its VarStore, or in another form"
+             short (Int16), sparse (sparse), twice (computed from other parameters: detach it); keep them out of the VarStore, or convert them"
         );
     }
 }

@@ -253,13 +253,13 @@ impl Context {
     }
 
     /// Reports to the launcher that optimizer step number `step` (over all epochs, from 1) of epoch `epoch` (from 0) is done,
-    /// so that it can print how far a failed rank had come. Costs a write to a pipe; without a launcher, nothing. A
+    /// so that it can print how far a failed rank was. Costs a write to a pipe; without a launcher, nothing. A
     /// [`Run`](crate::Run) does it.
     pub fn report_step(&self, epoch: u64, step: u64) {
         self.report(StepReport::new(epoch, step));
     }
 
-    /// As [`report_step`](Self::report_step), with what the launcher shows beside it. Memory in use is added now and then. A
+    /// As [`report_step`](Self::report_step), with what the launcher shows next to it. Memory in use is added now and then. A
     /// loss that is not a finite number is reported once.
     pub(crate) fn report(&self, report: StepReport) {
         if let Some(loss) = report.loss {

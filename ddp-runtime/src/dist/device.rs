@@ -11,7 +11,7 @@ pub(crate) fn choose(world: &World, wanted: Option<Device>, backend: Option<Back
     let visible = std::env::var(env::CUDA_VISIBLE_DEVICES).unwrap_or_default();
     match wanted {
         Some(Device::Cuda(index)) if index >= gpus => {
-            Err(Error::Invalid(format!("Cuda({index}) does not exist: this process sees {gpus} GPUs")))
+            Err(Error::Invalid(format!("Cuda({index}) not found: this process sees {gpus} GPUs")))
         }
         Some(device @ (Device::Cpu | Device::Cuda(_))) => Ok(device),
         Some(other) => Err(Error::Invalid(format!("can't train on {other:?}: expected the CPU or a CUDA device"))),
@@ -32,7 +32,7 @@ fn by_itself(world: &World, gpus: usize, visible: &str) -> Result<Device> {
         _ => Err(Error::BadVariable {
             name: env::LOCAL_RANK,
             value: world.local_rank.to_string(),
-            problem: format!("this process sees {gpus} GPUs: start no more workers than GPUs"),
+            problem: format!("this process sees {gpus} GPUs; start at most one worker per GPU"),
         }),
     }
 }
@@ -59,7 +59,7 @@ mod tests {
         assert_eq!(choose(3, 1).unwrap(), Device::Cuda(0));
         assert_eq!(choose(3, 0).unwrap(), Device::Cpu);
         let err = choose(2, 2).unwrap_err().to_string();
-        assert!(err.contains("LOCAL_RANK=\"2\": this process sees 2 GPUs"), "{err}");
+        assert!(err.contains("invalid LOCAL_RANK `2`: this process sees 2 GPUs"), "{err}");
     }
 
     #[test]
@@ -78,7 +78,7 @@ mod tests {
     fn device_that_does_not_exist_is_refused() {
         let err = |device| choose(&World::alone(), Some(device), None).unwrap_err().to_string();
         let gpus = Cuda::device_count();
-        assert_eq!(err(Device::Cuda(99)), format!("Cuda(99) does not exist: this process sees {gpus} GPUs"));
+        assert_eq!(err(Device::Cuda(99)), format!("Cuda(99) not found: this process sees {gpus} GPUs"));
         assert!(err(Device::Vulkan).starts_with("can't train on Vulkan"));
         assert_eq!(choose(&World::alone(), Some(Device::Cpu), None).unwrap(), Device::Cpu);
     }

@@ -27,14 +27,14 @@ impl Health {
         }
         self.lock().since.get_or_insert(step);
         self.report(&format!(
-            "the loss is {loss} at step {step}. Training continues; `NonFinite` says how to stop, or to skip such steps"
+            "the loss is {loss} at step {step}; training continues (see `NonFinite` to stop or to skip such steps)"
         ));
     }
 
     /// A weight at `step` is not finite.
     pub(crate) fn see_weights(&self, step: u64, name: &str) {
         self.lock().since.get_or_insert(step);
-        self.report(&format!("{name} holds values that are not finite numbers at step {step}; training continues"));
+        self.report(&format!("{name} has values that are not finite numbers at step {step}; training continues"));
     }
 
     /// A run resumes from a snapshot that was saved in this state.

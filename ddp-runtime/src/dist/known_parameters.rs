@@ -39,7 +39,7 @@ impl KnownParameters {
         &self.trained
     }
 
-    /// Compares what was known with the model as it is: in each step, so without names as long as nothing changed.
+    /// Compares what was known with the current model: in each step, so without names as long as nothing changed.
     /// `find_lost` is [`sys::ddp_reducer_find_lost`].
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use crate::os::fd::{IntoRawFd, RawFd};
 
 /// A socket at `MASTER_ADDR` alone, if that is an address of this machine or `localhost`.
 ///
-/// A name is left to libtorch: a machine's own name often leads to its loopback address there, and nowhere else.
+/// A name is left to libtorch: a machine's own name often resolves to its loopback address there, and nowhere else.
 pub(crate) fn where_ranks_look(master: &Master) -> Option<RawFd> {
     let is_clear = master.addr == "localhost" || master.addr.parse::<IpAddr>().is_ok_and(|addr| !addr.is_unspecified());
     // A port that is taken is libtorch's to report.

@@ -68,13 +68,13 @@ fn reason(state: i32, step: Option<u64>, limit: Duration) -> Option<String> {
     let seconds = limit.as_secs_f64();
     match state {
         sys::DDP_GROUP_TIMED_OUT => Some(format!(
-            "a collective {place} timed out after {seconds} s: a rank did not take part in it, or the ranks wait for each \
+            "a collective {place} timed out after {seconds} s: a rank did not take part in it, or ranks wait for each \
                  other"
         )),
         sys::DDP_GROUP_NOT_CONNECTED => Some(format!(
             "connecting to the other ranks for a collective {place} timed out after {seconds} s: a rank did not take part in it"
         )),
-        // The launcher looks for these words: see `cargo-ddp/src/launch/dispatch/job.rs`.
+        // The launcher looks for these words: see `cargo-ddp/src/launch/supervise/dispatch/similar.rs`.
         sys::DDP_GROUP_BROKEN => {
             Some(format!("NCCL lost the connection to another rank {place}: that rank ended, or the network failed"))
         }
@@ -91,7 +91,7 @@ mod tests {
         let timed_out = |step, limit| reason(sys::DDP_GROUP_TIMED_OUT, step, limit).unwrap();
         assert_eq!(
             timed_out(Some(50), Duration::from_secs(20)),
-            "a collective after step 50 timed out after 20 s: a rank did not take part in it, or the ranks wait for each other"
+            "a collective after step 50 timed out after 20 s: a rank did not take part in it, or ranks wait for each other"
         );
         let early = timed_out(None, Duration::from_millis(500));
         assert!(early.starts_with("a collective before the first step timed out after 0.5 s: "), "{early}");

@@ -154,7 +154,7 @@ impl Deferred for Open {
         // SAFETY: `raw` came from `ddp_group_new`, and is freed below only.
         let closed = check("closing a process group", |error| unsafe { sys::ddp_group_shutdown(raw, limit, error) });
         if let Err(err) = closed {
-            say(format_args!("warning: {err}; its operations are aborted"));
+            say(format_args!("warning: {err}; aborting its operations"));
             // SAFETY: as above.
             unsafe { sys::ddp_group_abort(raw) }
         }
@@ -225,7 +225,7 @@ impl ProcessGroup {
             return Err(Error::Invalid("a group needs at least one rank".into()));
         }
         if let Some(twice) = (1..ranks.len()).find(|&i| ranks[..i].contains(&ranks[i])) {
-            return Err(Error::Invalid(format!("rank {} is in the new group twice", ranks[twice])));
+            return Err(Error::Invalid(format!("rank {} is listed twice for the new group", ranks[twice])));
         }
         self.check_equal("new_group", &format!("new_group({ranks:?})"))?;
         self.child(ranks, self.backend(), "undefined")

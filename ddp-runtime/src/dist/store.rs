@@ -77,7 +77,7 @@ impl Store {
         debug!(addr = %master.addr, port = master.port, serves = options.is_server, "connecting to the job's store");
         let mut raw = std::ptr::null_mut();
         // SAFETY: `options` and the strings it points to live until the call returns; `raw` is written on success only.
-        check("meeting the other ranks", |error| unsafe { sys::ddp_store_tcp(&options, &mut raw, error) })?;
+        check("connecting to the other ranks", |error| unsafe { sys::ddp_store_tcp(&options, &mut raw, error) })?;
         debug!("connected to the job's store");
         Ok(Self::from_raw(raw))
     }

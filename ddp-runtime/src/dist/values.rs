@@ -113,11 +113,11 @@ impl ProcessGroup {
 }
 
 fn encode(value: &impl Serialize) -> Result<Vec<u8>> {
-    rmp_serde::to_vec_named(value).map_err(|err| Error::Invalid(format!("a value can't be sent: {err}")))
+    rmp_serde::to_vec_named(value).map_err(|err| Error::Invalid(format!("can't send a value: {err}")))
 }
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    rmp_serde::from_slice(bytes).map_err(|err| Error::Invalid(format!("a value can't be received: {err}")))
+    rmp_serde::from_slice(bytes).map_err(|err| Error::Invalid(format!("can't receive a value: {err}")))
 }
 
 fn to_bytes(tensor: &Tensor, length: usize) -> Vec<u8> {

@@ -14,7 +14,7 @@ pub struct World {
     pub rank: usize,
     /// Number of this worker on its node, from 0.
     pub local_rank: usize,
-    /// Number of workers in the whole job.
+    /// Number of workers in the job.
     pub world_size: usize,
     /// Number of workers on this node.
     pub local_world_size: usize,
@@ -78,17 +78,17 @@ impl World {
         let local_world_size = vars.optional(env::LOCAL_WORLD_SIZE)?.unwrap_or(world_size);
         vars.check_rank(env::LOCAL_RANK, local_rank, env::LOCAL_WORLD_SIZE, local_world_size)?;
         if local_world_size > world_size {
-            return Err(vars.bad(env::LOCAL_WORLD_SIZE, format!("it is larger than {}={world_size}", env::WORLD_SIZE)));
+            return Err(vars.bad(env::LOCAL_WORLD_SIZE, format!("expected at most {}={world_size}", env::WORLD_SIZE)));
         }
         let addr: String = vars.required(env::MASTER_ADDR, present)?;
         let bare = addr.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         let addr = bare.filter(|address| address.parse::<Ipv6Addr>().is_ok()).map_or(addr.clone(), str::to_owned);
         if addr.is_empty() {
-            return Err(vars.bad(env::MASTER_ADDR, "it must be a host name or an address"));
+            return Err(vars.bad(env::MASTER_ADDR, "expected a host name or an address"));
         }
         let port: u16 = vars.required(env::MASTER_PORT, present)?;
         if port == 0 {
-            return Err(vars.bad(env::MASTER_PORT, "port 0 can't be connected to"));
+            return Err(vars.bad(env::MASTER_PORT, "expected a port other than 0"));
         }
         let agent_store = (vars.0)(env::USE_AGENT_STORE).is_some_and(|value| value.eq_ignore_ascii_case("true"));
         let restart_count = vars.optional(env::RESTART_COUNT)?.unwrap_or(0);
@@ -110,7 +110,7 @@ impl<F: Fn(&str) -> Option<String>> Variables<F> {
     }
 
     fn check_rank(&self, name: &'static str, rank: usize, size_name: &str, size: usize) -> Result<()> {
-        if rank < size { Ok(()) } else { Err(self.bad(name, format!("it must be below {size_name}={size}"))) }
+        if rank < size { Ok(()) } else { Err(self.bad(name, format!("expected less than {size_name}={size}"))) }
     }
 
     fn bad(&self, name: &'static str, problem: impl Into<String>) -> Error {
@@ -181,10 +181,7 @@ mod tests {
         ] {
             match read(&[(name, value)]) {
                 Err(err @ Error::BadVariable { .. }) => {
-                    assert!(
-                        err.to_string().starts_with(&format!("environment variable {name}=\"{value}\": ")),
-                        "{err}"
-                    );
+                    assert!(err.to_string().starts_with(&format!("invalid {name} `{value}`: ")), "{err}");
                 }
                 other => panic!("{name}={value} gave {other:?}"),
             }

@@ -6,10 +6,10 @@ use ddp_contract::{LOST_PEER, env, snapshot};
 
 use crate::sys;
 
-/// The result of what can fail in this crate.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What Gloo and the TCPStore say when a peer's process has ended.
+/// What Gloo and the TCPStore report when a peer's process has ended.
 const CLOSED: [&str; 4] =
     ["Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection was likely closed"];
 
@@ -18,26 +18,26 @@ const CLOSED: [&str; 4] =
 #[non_exhaustive]
 pub enum Error {
     /// Some of torchrun's variables are set, and this one is not.
-    #[error("environment variable {name} is not set, though {present} is")]
+    #[error("{name} is not set, but {present} is")]
     MissingVariable {
         /// The variable that is missing.
         name: &'static str,
-        /// One that is there.
+        /// One that is set.
         present: &'static str,
     },
-    /// A variable holds what it can't.
-    #[error("environment variable {name}={value:?}: {problem}")]
+    /// A variable has an invalid value.
+    #[error("invalid {name} `{}`: {problem}", value.escape_debug())]
     BadVariable {
         /// The variable.
         name: &'static str,
-        /// What it holds.
+        /// Its value.
         value: String,
         /// What is wrong with it.
         problem: String,
     },
-    /// The job has GPUs, and this worker finds no CUDA. It would train on the CPU.
+    /// The job has GPUs, and this worker finds no CUDA: it would train on the CPU.
     #[error("{}={visible} names GPUs, but {}", env::CUDA_VISIBLE_DEVICES, match is_built {
-        true => "CUDA finds none",
+        true => "CUDA found none",
         false => "this program was built with a libtorch without CUDA",
     })]
     NoCuda {
@@ -46,7 +46,7 @@ pub enum Error {
         /// Whether libtorch has CUDA.
         is_built: bool,
     },
-    /// libtorch refused, or a peer is gone.
+    /// An error of libtorch.
     #[error("{operation}: {message}")]
     Torch {
         /// What was tried.
@@ -54,15 +54,15 @@ pub enum Error {
         /// libtorch's first line (all of it with `DDP_BACKTRACE=1`).
         message: String,
     },
-    /// A peer's process ended while this rank waited for it: the cause is there.
-    #[error("{LOST_PEER} during {operation}; that peer ended first")]
+    /// A peer's process ended while this rank waited for it. The peer's error is the cause.
+    #[error("{LOST_PEER} during {operation}; the peer exited first")]
     LostPeer {
         /// What was tried.
         operation: &'static str,
-        /// What Gloo or the store says.
+        /// What Gloo or the store reported.
         detail: String,
     },
-    /// Other ranks did not come in time.
+    /// Other ranks did not take part in time.
     #[error("{operation} timed out: {message}")]
     Timeout {
         /// What was tried.
@@ -71,21 +71,21 @@ pub enum Error {
         message: String,
     },
     /// A rank that the group does not have.
-    #[error("rank {rank} is outside of the group of {world_size}")]
+    #[error("rank {rank} is out of range: the group has {world_size} ranks")]
     RankOutOfRange {
         /// The rank asked for.
         rank: usize,
-        /// The ranks there are.
+        /// The number of ranks.
         world_size: usize,
     },
-    /// Ranks called different collectives, or the same one with tensors that do not fit.
-    #[error("ranks call different things: rank {rank} {there}, rank 0 {here}")]
+    /// Ranks called different collectives, or the same one with tensors that do not match.
+    #[error("collective mismatch: rank {rank} {there}, rank 0 {here}")]
     CallsDiffer {
         /// The first rank that differs.
         rank: usize,
-        /// What that rank calls.
+        /// What that rank called.
         there: String,
-        /// What rank 0 calls.
+        /// What rank 0 called.
         here: String,
     },
     /// Models differ between ranks.
@@ -100,7 +100,8 @@ pub enum Error {
     },
     /// Parameters were added, frozen, unfrozen or converted after [`Ddp::new`](crate::Ddp::new).
     #[error(
-        "the model changed after `Ddp::new`: {changes}, so gradients would not be averaged; make such changes before it, or make a new `Ddp` and optimizer"
+        "the model changed after `Ddp::new`: {changes}, so gradients would not be averaged; make such changes before it, \
+         or create a new `Ddp` and optimizer"
     )]
     ModelChanged {
         /// Which parameters, and how.
@@ -116,31 +117,31 @@ pub enum Error {
         /// The parameters that got no gradient, in the model's order.
         parameters: Vec<String>,
     },
-    /// Ranks log different metrics.
-    #[error("ranks log different metrics: rank {rank} {there}, rank 0 {here}")]
+    /// Ranks logged different metrics.
+    #[error("metrics mismatch: rank {rank} {there}, rank 0 {here}")]
     MetricsDiffer {
         /// The first rank that differs.
         rank: usize,
-        /// What that rank does first that rank 0 does not.
+        /// The first thing in which that rank differs.
         there: String,
-        /// What rank 0 does instead.
+        /// What rank 0 did instead.
         here: String,
     },
     /// Metrics could not be exchanged.
     #[error(transparent)]
     Metrics(std::sync::Arc<Self>),
-    /// Nothing to train.
+    /// The model has nothing to train.
     #[error("the model has no parameter that requires a gradient")]
     NoParameters,
-    /// A snapshot's tensors do not fit what they are loaded into.
-    #[error("{what} does not fit: {problem}")]
+    /// A snapshot does not match what it is loaded into.
+    #[error("can't load {what}: {problem}")]
     StateMismatch {
         /// Which state.
         what: String,
         /// The tensor and what is wrong with it.
         problem: String,
     },
-    /// A file or folder of a snapshot.
+    /// An I/O error on a file or folder.
     #[error("{action} {}: {reason}", path.display())]
     Io {
         /// What was tried.
@@ -156,9 +157,9 @@ pub enum Error {
         /// What was being written.
         path: PathBuf,
     },
-    /// Another program writes snapshots to the same directory.
+    /// Another program is writing snapshots to the same directory.
     #[error(
-        "{} can't be used: {problem}. Wait for that program to end, stop it, or give this one another directory",
+        "can't save snapshots to `{}`: {problem}",
         dir.display()
     )]
     SnapshotsInUse {
@@ -175,7 +176,7 @@ pub enum Error {
         rank: usize,
         /// The number of the optimizer step, over all epochs, which was not taken.
         step: u64,
-        /// Whether the weights hold such values, too.
+        /// Whether the weights have such values, too.
         weights: bool,
     },
     /// The run was asked to stop, has saved a snapshot on all ranks, and resumes from it when it is started again.
@@ -186,8 +187,8 @@ pub enum Error {
         /// The snapshot's folder.
         snapshot: PathBuf,
     },
-    /// There are snapshots, but none that can be loaded.
-    #[error("no snapshot in {} can be loaded; the newest, {}: {damage}", dir.display(), newest.display())]
+    /// No snapshot of the directory can be loaded.
+    #[error("no valid snapshot in `{}`; the newest is `{}`: {damage}", dir.display(), newest.display())]
     NoValidSnapshot {
         /// Where they are.
         dir: PathBuf,
@@ -196,7 +197,7 @@ pub enum Error {
         /// What is wrong with it.
         damage: snapshot::SnapshotError,
     },
-    /// Something failed on another rank, so it failed here.
+    /// An operation failed on another rank, and therefore on this one.
     #[error("{operation} failed on rank {rank}: {message}")]
     OnRank {
         /// What was tried.
@@ -206,7 +207,7 @@ pub enum Error {
         /// Its error.
         message: String,
     },
-    /// A sample of a dataset could not be had.
+    /// A sample could not be loaded.
     #[error("sample {index}: {reason}")]
     Sample {
         /// The sample's index in the dataset.
@@ -214,7 +215,7 @@ pub enum Error {
         /// Why.
         reason: Box<Self>,
     },
-    /// A batch of a dataset could not be had.
+    /// A batch could not be loaded.
     #[error("batch of samples {}: {reason}", preview(indices))]
     Batch {
         /// The indices that were asked for.
@@ -225,12 +226,12 @@ pub enum Error {
     /// A dataset panicked while it was read, or a communication hook while it ran.
     #[error("panicked{}: {message}", location.as_ref().map(|place| format!(" at {place}")).unwrap_or_default())]
     Panicked {
-        /// What it said.
+        /// The panic's message.
         message: String,
-        /// Where it was (`file:line:column`): known to programs that run in [`main`](crate::main).
+        /// Where it panicked (`file:line:column`): known to programs that run in [`main`](crate::main).
         location: Option<String>,
     },
-    /// A file that is not what it should be.
+    /// A file with invalid content.
     #[error("{}: {problem}", path.display())]
     BadFile {
         /// The file.
@@ -238,7 +239,7 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
-    /// An error of the program's own, such as a dataset's: see [`Error::other`].
+    /// The program's own error, such as a dataset's: see [`Error::other`].
     #[error("{0:#}")]
     Other(Box<dyn std::error::Error + Send + Sync>),
     /// An invalid argument.
@@ -247,12 +248,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// What to do, where there is a usual answer.
+    /// What to do about it, if there is a usual answer.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::MissingVariable { .. } | Self::BadVariable { .. } => {
-                "start workers with `cargo ddp run` or torchrun, which set all of its variables; \
-                 without any of them the program runs alone"
+                "start workers with `cargo ddp run` or torchrun, which set all of torchrun's variables; \
+                 without any of them, the program runs as a single worker"
                     .into()
             }
             Self::Torch { message, .. } if message.contains("no GPUs found") => {
@@ -265,11 +266,10 @@ impl Error {
                 };
                 format!("{fix}; set {}= (empty) to train on the CPU", env::CUDA_VISIBLE_DEVICES)
             }
-            Self::LostPeer { .. } => "the first rank that failed is the cause: look at its last lines".into(),
-            Self::Timeout { .. } => "a rank is missing or busy: look at the other ranks' last lines".into(),
+            Self::LostPeer { .. } => "the first rank that failed is the cause: see its last lines".into(),
+            Self::Timeout { .. } => "a rank is missing or busy: see the last lines of the other ranks".into(),
             Self::ModelChanged { .. } => {
-                "with `find_unused_parameters` in `DdpOptions`, parameters that are trained may be frozen for a while"
-                    .into()
+                "to freeze parameters temporarily, set `find_unused_parameters` in `DdpOptions`".into()
             }
             Self::UnusedParameters { .. } => {
                 "use every parameter in each step's loss, freeze the others before `Ddp::new`, or set \
@@ -277,26 +277,29 @@ impl Error {
                     .into()
             }
             Self::MetricsDiffer { .. } => {
-                "log the same names at the same steps on every rank; `log_rank0` takes what only rank 0 has".into()
+                "log the same names at the same steps on every rank; use `log_rank0` for what only rank 0 has".into()
             }
             Self::Metrics(reason) => return reason.hint(),
             Self::Sample { reason, .. } | Self::Batch { reason, .. } => return reason.hint(),
-            Self::BadFile { problem, .. } if problem.contains("gzip") => "unpack the file first, with gunzip".into(),
+            Self::BadFile { problem, .. } if problem.contains("gzip") => "unpack the file with gunzip".into(),
             Self::NoValidSnapshot { dir, .. } => {
-                format!("move the damaged snapshots out of {} to start from scratch", dir.display())
+                format!("move the damaged snapshots out of `{}` to start from scratch", dir.display())
             }
             Self::NonFiniteLoss { .. } => "lower the learning rate, clip the gradients, or look for bad samples; \
                  move the snapshots after that step away to resume from an earlier one"
                 .into(),
-            Self::DiskFull { .. } => "make space, or keep fewer snapshots (`keep_last`)".into(),
+            Self::SnapshotsInUse { .. } => {
+                "wait for that program to finish, stop it, or use a different directory".into()
+            }
+            Self::DiskFull { .. } => "free some space, or keep fewer snapshots (`keep_last`)".into(),
             Self::StateMismatch { .. } => {
-                "use another directory for snapshots, or load into the model that wrote them".into()
+                "use a different directory for snapshots, or load them into the model that saved them".into()
             }
             _ => return None,
         })
     }
 
-    /// What libtorch says, in our words where a peer is gone.
+    /// libtorch's error, or ours if a peer's process has ended.
     fn torch(operation: &'static str, message: String) -> Self {
         match CLOSED.iter().any(|words| message.contains(words)) {
             true => Self::LostPeer { operation, detail: message },
@@ -304,7 +307,7 @@ impl Error {
         }
     }
 
-    /// Any other error as one of this crate's, for what a [`Dataset`](crate::data::Dataset) may meet.
+    /// Wraps any other error, such as those of a [`Dataset`](crate::data::Dataset).
     pub fn other(err: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Other(err.into())
     }
@@ -323,7 +326,7 @@ impl Error {
         }
     }
 
-    /// An error of tch's own, on its first line.
+    /// An error of tch, without its C++ stack trace.
     pub(crate) fn tch(operation: &'static str) -> impl Fn(tch::TchError) -> Self {
         move |err| Self::torch(operation, without_trace(&err.to_string()))
     }
@@ -331,7 +334,7 @@ impl Error {
 
 impl From<NulError> for Error {
     fn from(err: NulError) -> Self {
-        Self::Invalid(format!("a name holds a NUL character: {err}"))
+        Self::Invalid(format!("a name contains a NUL character: {err}"))
     }
 }
 
@@ -372,7 +375,7 @@ pub(crate) fn without_trace(message: &str) -> String {
     if std::env::var(env::BACKTRACE).is_ok_and(|value| !value.is_empty() && value != "0") {
         return message.to_owned();
     }
-    // In a panic of tch's the message stands as a Debug string, with its line ends escaped.
+    // A panic of tch formats the message with Debug, which escapes line ends.
     let starts = ["Exception raised from", "frame #0: "].iter().filter_map(|words| message.find(words));
     let end = starts.min().unwrap_or(message.len());
     message[..end].trim_end_matches("\\n").trim_end().to_owned()

@@ -1,80 +1,124 @@
+use ddp_contract::lock::LockError;
+
 use super::*;
 
-/// One error of each kind.
-fn every() -> Vec<Error> {
-    let text = || "words of the cause".to_owned();
-    let path = || PathBuf::from("file");
-    let reason = || io::Error::other(text());
-    let operation = "reading";
-    let io = || Error::Io { action: "can't read", path: path(), reason: reason() };
-    let damage = snapshot::SnapshotError::Io { file: "state.json".into(), reason: reason() };
-    let all = vec![
-        Error::MissingVariable { name: "RANK", present: "WORLD_SIZE" },
-        Error::BadVariable { name: "RANK", value: text(), problem: text() },
-        Error::NoCuda { visible: text(), is_built: true },
-        Error::Torch { operation, message: text() },
-        Error::LostPeer { operation, detail: text() },
-        Error::Timeout { operation, message: text() },
-        Error::RankOutOfRange { rank: 2, world_size: 2 },
-        Error::CallsDiffer { rank: 1, there: text(), here: text() },
-        Error::ModelsDiffer { rank: 1, there: text(), here: text() },
-        Error::ModelChanged { changes: text() },
-        Error::UnusedParameters { parameters: vec![text()] },
-        Error::MetricsDiffer { rank: 1, there: text(), here: text() },
-        Error::Metrics(std::sync::Arc::new(io())),
-        Error::NoParameters,
-        Error::StateMismatch { what: text(), problem: text() },
-        io(),
-        Error::DiskFull { path: path() },
-        Error::SnapshotsInUse { dir: path(), problem: text() },
-        Error::NonFiniteLoss { rank: 1, step: 2, weights: true },
-        Error::Preempted { step: 2, snapshot: path() },
-        Error::NoValidSnapshot { dir: path(), newest: path(), damage },
-        Error::OnRank { operation, rank: 1, message: text() },
-        Error::Sample { index: 3, reason: Box::new(io()) },
-        Error::Batch { indices: vec![3], reason: Box::new(Error::other(reason())) },
-        Error::Panicked { message: text(), location: None },
-        Error::BadFile { path: path(), problem: text() },
-        Error::other(reason()),
-        Error::Invalid(text()),
-    ];
-    // A new kind must be added above: then it must be added here.
-    for error in &all {
-        match error {
-            Error::MissingVariable { .. }
-            | Error::BadVariable { .. }
-            | Error::NoCuda { .. }
-            | Error::Torch { .. }
-            | Error::LostPeer { .. } => {}
-            Error::Timeout { .. } | Error::RankOutOfRange { .. } | Error::CallsDiffer { .. } => {}
-            Error::ModelsDiffer { .. } | Error::ModelChanged { .. } | Error::UnusedParameters { .. } => {}
-            Error::MetricsDiffer { .. } | Error::Metrics(_) | Error::NoParameters | Error::StateMismatch { .. } => {}
-            Error::Io { .. } | Error::DiskFull { .. } | Error::SnapshotsInUse { .. } | Error::NonFiniteLoss { .. } => {}
-            Error::Preempted { .. } | Error::NoValidSnapshot { .. } | Error::OnRank { .. } | Error::Sample { .. } => {}
-            Error::Batch { .. } | Error::Panicked { .. } | Error::BadFile { .. } | Error::Other(_) => {}
-            Error::Invalid(_) => {}
+fn read_only() -> io::Error {
+    io::Error::from_raw_os_error(30)
+}
+
+fn full_disk() -> Error {
+    Error::DiskFull { path: "snapshots/.step-00001200.partial/model.safetensors".into() }
+}
+
+fn gzip() -> Error {
+    Error::BadFile { path: "data/train-images-idx3-ubyte".into(), problem: "compressed with gzip".into() }
+}
+
+/// Declares `variant` (the name of an error's variant) and `samples` (an error of each variant, with its name). Without an
+/// entry for each variant, the match is not exhaustive.
+macro_rules! samples {
+    ($($variant:ident: $samples:expr,)+) => {
+        fn variant(error: &Error) -> &'static str {
+            match error { $(Error::$variant { .. } => stringify!($variant),)+ }
         }
-    }
-    all
+
+        fn samples() -> Vec<(&'static str, Error)> {
+            let mut all = Vec::new();
+            $(all.extend($samples.map(|error| (stringify!($variant), error)));)+
+            all
+        }
+    };
+}
+
+samples! {
+    MissingVariable: [Error::MissingVariable { name: "MASTER_PORT", present: "RANK" }],
+    BadVariable: [
+        Error::BadVariable { name: "RANK", value: "two".into(), problem: "expected a number".into() },
+        Error::BadVariable { name: "RANK", value: "\u{1b}[2J".into(), problem: "expected a number".into() },
+    ],
+    NoCuda: [true, false].map(|is_built| Error::NoCuda { visible: "0,1".into(), is_built }),
+    Torch: [
+        Error::torch("forward", "mat1 and mat2 shapes cannot be multiplied (4x3 and 2x5)".into()),
+        Error::torch("creating an NCCL process group", "ProcessGroupNCCL is only supported with GPUs, no GPUs found!".into()),
+    ],
+    LostPeer: [Error::torch("all_reduce", "[pair.cc:553] Connection closed by peer [127.0.0.1]:1".into())],
+    Timeout: [Error::Timeout { operation: "all_reduce", message: "Timed out waiting 1000ms for recv operation".into() }],
+    RankOutOfRange: [Error::RankOutOfRange { rank: 2, world_size: 2 }],
+    CallsDiffer: [Error::CallsDiffer {
+        rank: 1,
+        there: "called all_reduce Sum of [3] Float".into(),
+        here: "called barrier".into(),
+    }],
+    ModelsDiffer: [Error::ModelsDiffer {
+        rank: 1,
+        there: "parameter fc.bias [3] Float".into(),
+        here: "parameter fc.bias [2] Float".into(),
+    }],
+    ModelChanged: [Error::ModelChanged { changes: "fc.bias was frozen".into() }],
+    UnusedParameters: [Error::UnusedParameters { parameters: vec!["fc.bias".into(), "fc.weight".into()] }],
+    MetricsDiffer: [Error::MetricsDiffer {
+        rank: 1,
+        there: "logged `accuracy` at step 7".into(),
+        here: "logged `loss` at step 7".into(),
+    }],
+    Metrics: [Error::Metrics(std::sync::Arc::new(full_disk()))],
+    NoParameters: [Error::NoParameters],
+    StateMismatch: [Error::StateMismatch {
+        what: "the model from snapshots/step-00001200".into(),
+        problem: "fc.bias is [3] Float in the snapshot, but [2] Float in the model".into(),
+    }],
+    Io: [Error::io("can't read", "snapshots")(read_only())],
+    DiskFull: [full_disk()],
+    SnapshotsInUse: [Error::SnapshotsInUse {
+        dir: "snapshots".into(),
+        problem: LockError::Held(None).to_string(),
+    }],
+    NonFiniteLoss: [true, false].map(|weights| Error::NonFiniteLoss { rank: 1, step: 5, weights }),
+    Preempted: [Error::Preempted { step: 1200, snapshot: "snapshots/step-00001200".into() }],
+    NoValidSnapshot: [Error::NoValidSnapshot {
+        dir: "snapshots".into(),
+        newest: "snapshots/step-00001200".into(),
+        damage: snapshot::SnapshotError::Checksum("model.safetensors".into()),
+    }],
+    OnRank: [Error::OnRank { operation: "saving a snapshot", rank: 0, message: full_disk().to_string() }],
+    Sample: [Error::Sample { index: 3, reason: Box::new(gzip()) }],
+    Batch: [
+        Error::Batch { indices: vec![3, 1], reason: Box::new(Error::other(read_only())) },
+        Error::Batch { indices: (0..32).collect(), reason: Box::new(gzip()) },
+    ],
+    Panicked: [None, Some("src/main.rs:3:5".into())].map(|location| Error::Panicked { message: "index out of bounds".into(), location }),
+    BadFile: [gzip()],
+    Other: [Error::other(read_only())],
+    Invalid: [Error::Invalid("the batch size must be at least 1".into())],
 }
 
 #[test]
 fn no_error_prints_its_cause_twice() {
-    for error in every() {
-        let kind = format!("{error:?}");
-        let alone = error.to_string();
-        let chain = format!("{:#}", anyhow::Error::from(error));
-        let count = |text: &str| text.matches("words of the cause").count();
-        assert_eq!(count(&chain), count(&alone), "{kind}: {chain}");
+    for (_, error) in samples() {
+        let (kind, alone) = (format!("{error:?}"), error.to_string());
+        assert_eq!(format!("{:#}", anyhow::Error::from(error)), alone, "{kind}");
         assert!(!alone.is_empty() && !alone.ends_with('.'), "{alone}");
     }
+}
+
+#[test]
+fn error_texts_and_hints() {
+    let mut text = String::new();
+    for (name, error) in samples() {
+        assert_eq!(variant(&error), name);
+        text += &format!("{name}\n  error: {error}\n");
+        if let Some(hint) = error.hint() {
+            text += &format!("  hint: {hint}\n");
+        }
+    }
+    insta::assert_snapshot!("errors", text);
 }
 
 #[test]
 fn lost_peer_is_said_in_our_words_and_keeps_the_detail() {
     let gloo = "[pair.cc:553] Connection closed by peer [127.0.0.1]:1. This is typically caused by a crash. GLHF!";
     let err = Error::torch("all_reduce", gloo.into());
-    assert_eq!(err.to_string(), "lost the connection to a peer during all_reduce; that peer ended first");
+    assert_eq!(err.to_string(), "lost the connection to a peer during all_reduce; the peer exited first");
     assert!(format!("{err:?}").contains("pair.cc:553") && err.hint().is_some(), "{err:?}");
     let other = Error::torch("all_reduce", "out of memory".into());
     assert_eq!(other.to_string(), "all_reduce: out of memory");

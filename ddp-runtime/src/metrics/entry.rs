@@ -61,9 +61,7 @@ impl Value<'_> {
         };
         if !tensor.defined() || tensor.numel() != 1 {
             let found = if tensor.defined() { format!("{:?}", tensor.size()) } else { "nothing".into() };
-            return Err(Error::Invalid(format!(
-                "metric {name:?}: a value is one number; got a tensor of shape {found}"
-            )));
+            return Err(Error::Invalid(format!("metric `{name}`: expected one number, got a tensor of shape {found}")));
         }
         let read = || {
             let one = tensor.f_detach()?.f_reshape([0i64; 0])?;
@@ -181,7 +179,7 @@ pub(super) struct Scalar {
     pub(super) time: f64,
 }
 
-/// A tensor of its own, which the loop can't change.
+/// A separate tensor, which the loop can't change.
 pub(super) fn copy(tensor: &Tensor) -> Result<Tensor> {
     let _guard = tch::no_grad_guard();
     tensor.f_detach().and_then(|tensor| tensor.f_to_dtype(tensor.kind(), false, true)).map_err(Error::tch("copying"))

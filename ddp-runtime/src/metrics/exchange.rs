@@ -1,4 +1,4 @@
-//! How the ranks come together: who logged what is compared first, then the values go to rank 0.
+//! How the ranks exchange metrics: they first compare what each one logged, then the values go to rank 0.
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -10,13 +10,13 @@ use crate::{Error, ProcessGroup, Result};
 /// Why the ranks exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
-    /// Enough steps have come together.
+    /// Enough steps have accumulated.
     Due = 0,
     Flush = 1,
     End = 2,
 }
 
-/// What each rank says before the values: kind, number and hash of its entries, and its memory. `next` is rank 0's.
+/// What each rank sends before the values: kind, number and hash of its entries, and its memory. `next` is rank 0's.
 struct Header {
     why: i64,
     count: i64,
@@ -127,7 +127,7 @@ impl Header {
     fn from_tensor(tensor: &Tensor) -> Result<Self> {
         let numbers = Vec::<i64>::try_from(tensor.to_kind(Kind::Int64)).map_err(Error::tch("exchanging metrics"))?;
         let [why, count, hash, own, gpu, next] = numbers[..] else {
-            return Err(Error::Invalid("exchanging metrics: a rank uses another version".into()));
+            return Err(Error::Invalid("exchanging metrics: ranks run different versions of ddp-runtime".into()));
         };
         Ok(Self { why, count, hash, memory: [own, gpu], next })
     }
@@ -142,13 +142,13 @@ const MOST_WORDS: usize = 10_000;
 /// What `rank` did otherwise than rank 0.
 fn difference(group: &ProcessGroup, why: Why, entries: &[Scalar], rank: usize) -> Result<Error> {
     let end = match why {
-        Why::Due => "goes on",
-        Why::Flush => "flushes",
-        Why::End => "finishes",
+        Why::Due => "continued",
+        Why::Flush => "flushed",
+        Why::End => "finished",
     };
     let words = entries.iter().map(|Scalar { name, step, reduce, .. }| match reduce {
-        None | Some(Reduce::Mean) => format!("logs {name:?} at step {step}"),
-        Some(other) => format!("logs {name:?} at step {step} as {other:?}"),
+        None | Some(Reduce::Mean) => format!("logged `{name}` at step {step}"),
+        Some(other) => format!("logged `{name}` at step {step} as {other:?}"),
     });
     let mut words: Vec<String> = words.take(MOST_WORDS).collect();
     words.push(end.into());

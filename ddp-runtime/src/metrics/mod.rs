@@ -45,7 +45,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Measurements of a run, reduced across its ranks in the background. Clones share them.
 ///
 /// [`log`](Self::log) hands a value over and returns. A thread of each rank collects the values of many steps, and
-/// exchanges them over a group of its own (Gloo, on the CPU): the values of about a second in one exchange. Rank 0 writes
+/// exchanges them over a separate group (Gloo, on the CPU): the values of about a second in one exchange. Rank 0 writes
 /// them into the run's folder: `events.out.tfevents.*` for TensorBoard (`tensorboard --logdir runs`), and
 /// `metrics.jsonl` for `cargo ddp plot` and everybody else.
 ///
@@ -336,7 +336,7 @@ impl Metrics {
         self.0.sender.as_ref().map_or(Ok(()), |sender| flush(sender, &self.0.shared))
     }
 
-    /// Exchanges and writes what is left, and says that the run came to its end. Waits for the other ranks: every rank must
+    /// Exchanges and writes what is left, and records that the run has ended. Waits for the other ranks: every rank must
     /// call it. Nothing can be logged after it. (Dropped without it, the same is tried, for a few seconds. In
     /// [`main`](crate::main) that happens when the next step is reported or the program ends, and not after an error.)
     ///
@@ -345,7 +345,7 @@ impl Metrics {
     pub fn finish(&self) -> Result<()> {
         let (through, wait) = mpsc::channel();
         if self.0.sender.as_ref().is_some_and(|sender| sender.send(Entry::Finish(through)).is_ok()) {
-            // Nothing comes: it is closed in the end.
+            // No values will follow: it is closed in the end.
             let _ = wait.recv();
         }
         self.check()
@@ -373,7 +373,7 @@ impl Metrics {
     fn send(&self, entry: Entry) -> Result<()> {
         match &self.0.sender {
             Some(sender) if sender.send(entry).is_ok() => Ok(()),
-            _ => self.check().and(Err(Error::Invalid("metrics: nothing can be logged after `finish`".into()))),
+            _ => self.check().and(Err(Error::Invalid("metrics: can't log after `finish`".into()))),
         }
     }
 

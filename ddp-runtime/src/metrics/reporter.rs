@@ -208,7 +208,7 @@ impl Reporter {
         if let Some(writer) = &mut self.writer
             && let Err(err) = write(writer)
         {
-            say(format_args!("warning: metrics end here: {err}; the training goes on"));
+            say(format_args!("warning: no more metrics are written: {err}; training continues"));
             self.writer = None;
         }
     }

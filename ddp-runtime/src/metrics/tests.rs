@@ -43,13 +43,13 @@ fn a_value_that_is_no_number_and_a_folder_in_use_are_errors() {
     let context = Context::init().unwrap();
     let metrics = Metrics::open_in(&context, dir.path()).unwrap();
     let error = metrics.log("loss", &Tensor::from_slice(&[1.0, 2.0]), 1).unwrap_err().to_string();
-    assert_eq!(error, "metric \"loss\": a value is one number; got a tensor of shape [2]");
+    assert_eq!(error, "metric `loss`: expected one number, got a tensor of shape [2]");
     let error = Metrics::open_in(&context, dir.path()).unwrap_err().to_string();
-    assert!(error.starts_with("another run writes metrics into "), "{error}");
+    assert!(error.starts_with("another run is writing metrics to "), "{error}");
     let options = MetricsOptions { every_steps: Some(0), ..Default::default() };
     assert!(Metrics::with_options(&context, options).is_err());
     let error = Metrics::open_in(&context, "/dev/null/x").unwrap_err().to_string();
-    assert!(error.starts_with("can't make the folder /dev/null/x"), "{error}");
+    assert!(error.starts_with("can't create the folder /dev/null/x"), "{error}");
 }
 
 /// With a FIFO in the place of the file, training waited forever, or the run was its own reader.
@@ -123,6 +123,6 @@ fn nothing_is_logged_after_the_end_and_threads_may_share_it() {
     metrics.finish().unwrap();
     metrics.finish().unwrap();
     let error = metrics.log("loss", 2, 2).unwrap_err().to_string();
-    assert_eq!(error, "metrics: nothing can be logged after `finish`");
+    assert_eq!(error, "metrics: can't log after `finish`");
     assert_eq!(steps(&curves(dir.path()), "loss"), [(1, 1.0)]);
 }

@@ -50,7 +50,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Lines {
     fn lost(path: &Path, why: &str) -> Self {
-        say(format_args!("warning: no metrics are written to {}: {why}", path.display()));
+        say(format_args!("warning: not writing metrics to {}: {why}", path.display()));
         Self::Nowhere
     }
 
@@ -69,11 +69,11 @@ impl Lines {
                     thread::sleep(Duration::from_millis(20));
                 }
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
-                    *self = Self::lost(path, "its reader does not keep up");
+                    *self = Self::lost(path, "its reader is too slow");
                     break;
                 }
                 Err(err) if err.kind() == io::ErrorKind::BrokenPipe => {
-                    *self = Self::lost(path, "its reader is gone");
+                    *self = Self::lost(path, "its reader has closed it");
                     break;
                 }
                 Err(err) => return Err(err),
@@ -85,7 +85,7 @@ impl Lines {
 
 impl Writer {
     pub(super) fn open(dir: &Path, context: &Context) -> Result<Self> {
-        fs::create_dir_all(dir).map_err(Error::io("can't make the folder", dir))?;
+        fs::create_dir_all(dir).map_err(Error::io("can't create the folder", dir))?;
         let path = dir.join(FILE);
         let stream = fs::metadata(&path).is_ok_and(|found| !found.is_file());
         let open = || {
@@ -107,10 +107,10 @@ impl Writer {
             Ok(Some(file)) if stream => Lines::Stream(file),
             Ok(Some(file)) => Lines::File(file),
             Ok(None) => {
-                let problem = format!("another run writes metrics into {}: choose another folder", dir.display());
+                let problem = format!("another run is writing metrics to {}: choose a different folder", dir.display());
                 return Err(Error::Invalid(problem));
             }
-            Err(err) if stream && files::has_no_reader(&err) => Lines::lost(&path, "nobody reads it"),
+            Err(err) if stream && files::has_no_reader(&err) => Lines::lost(&path, "it has no reader"),
             Err(err) => return Err(Error::io("can't write", &path)(err)),
         };
         let events = new_event_file(dir).map_err(Error::io("can't write events for TensorBoard in", dir))?;
@@ -136,7 +136,7 @@ impl Writer {
         })
     }
 
-    /// Something is said of `step`: the session's first, unless it began.
+    /// Something is recorded for `step`: the session's first, unless it began.
     pub(super) fn start(&mut self, step: u64) {
         if std::mem::replace(&mut self.started, true) {
             return;
@@ -233,7 +233,7 @@ fn cut_torn_line(file: &mut File) -> io::Result<()> {
     if end < whole { file.set_len(end) } else { Ok(()) }
 }
 
-/// A file of its own, which TensorBoard reads after those that are there: it sorts them by name.
+/// A new file, which TensorBoard reads after the existing ones: it sorts them by name.
 fn new_event_file(dir: &Path) -> io::Result<File> {
     const PREFIX: &str = "events.out.tfevents.";
     let second = |entry: fs::DirEntry| {

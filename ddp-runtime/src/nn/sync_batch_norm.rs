@@ -110,7 +110,7 @@ impl SyncBatchNorm {
     /// [`Error::Invalid`] for another shape, dtype or device than the layer's. In the first pass in training, unless the group
     /// [does not compare](crate::ContextBuilder::check_collectives): an error of one rank is [`Error::CallsDiffer`] on
     /// the others, and so are layers that differ. [`Error::Torch`] when a rank is gone, and, on the CPU, for one value
-    /// per channel in all batches together; [`Error::Timeout`] when ranks do not come.
+    /// per channel in all batches together; [`Error::Timeout`] when ranks do not arrive.
     pub fn f_forward_t(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
         let checked = self.check_input(xs);
         if !train || self.group.world_size() == 1 {
@@ -179,7 +179,7 @@ impl SyncBatchNorm {
         if own.device() != xs.device() {
             let (own, device) = (own.device(), xs.device());
             return Err(Error::Invalid(format!(
-                "the input of SyncBatchNorm is on {device:?}, and the layer on {own:?}"
+                "the input of SyncBatchNorm is on {device:?}, but the layer is on {own:?}"
             )));
         }
         Ok(())

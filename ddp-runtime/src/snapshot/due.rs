@@ -44,7 +44,7 @@ impl Due {
         self.every.is_some_and(|every| self.saved.elapsed() >= every)
     }
 
-    /// The run stands here after a start, or was saved here.
+    /// Where the run was started or last saved.
     pub(super) fn restart_clock(&mut self) {
         self.saved = Instant::now();
     }

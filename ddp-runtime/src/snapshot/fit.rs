@@ -29,24 +29,24 @@ pub(super) fn pairs<'a>(
         let mut found: Vec<(&str, &Tensor)> = names.iter().filter_map(under).map(|(n, t)| (n.as_str(), t)).collect();
         found.dedup_by_key(|(name, _)| *name);
         let Some(&(first, tensor)) = found.first() else {
-            return Err(format!("it has no {}", names.join(" or ")));
+            return Err(format!("the snapshot has no {}", names.join(" or ")));
         };
         if tensor.size() != variable.size() || tensor.kind() != variable.kind() {
             let shape = |t: &Tensor| format!("{:?} {:?}", t.size(), t.kind());
-            return Err(format!("{first} is {} there and {} here", shape(tensor), shape(&variable)));
+            return Err(format!("{first} is {} in the snapshot, but {} in the model", shape(tensor), shape(&variable)));
         }
         if let Some((other, _)) = found.iter().find(|(_, other)| !is_equal(tensor, other)) {
-            return Err(format!("its {first} and {other} differ, and are one variable of this model (tied weights)"));
+            return Err(format!("{first} and {other} differ, but are one variable of the model (tied weights)"));
         }
         used.extend(found.iter().map(|(name, _)| *name));
         pairs.push((variable, tensor));
     }
     match saved.keys().map(String::as_str).filter(|name| !used.contains(name)).min() {
         Some(name) if name.rsplit('.').next() == Some(NUM_BATCHES_TRACKED) => Err(format!(
-            "its {name} is a counter of PyTorch's BatchNorm, which tch's does not have: import the model again, which \
-             leaves it out"
+            "{name} is a counter of PyTorch's BatchNorm that tch's does not have: import the model again to \
+             drop it"
         )),
-        Some(name) => Err(format!("its {name} is no variable of this model")),
+        Some(name) => Err(format!("the model has no variable {name}")),
         None => Ok(pairs),
     }
 }
@@ -147,12 +147,12 @@ mod tests {
     fn what_does_not_fit_is_named() {
         let tied = model(&[&["wte", "head"]]);
         let problem = |saved: &HashMap<String, Tensor>| pairs(&tied, saved, &BTreeMap::new()).err().unwrap();
-        assert_eq!(problem(&saved(&["x"])), "it has no head or wte");
-        assert_eq!(problem(&saved(&["head", "x"])), "its x is no variable of this model");
+        assert_eq!(problem(&saved(&["x"])), "the snapshot has no head or wte");
+        assert_eq!(problem(&saved(&["head", "x"])), "the model has no variable x");
         assert!(problem(&saved(&["head", "bn.num_batches_tracked"])).contains("PyTorch's BatchNorm"));
         let mut two = saved(&["head", "wte"]);
         let _ = two.get_mut("wte").unwrap().fill_(f64::NAN);
-        assert_eq!(problem(&two), "its head and wte differ, and are one variable of this model (tied weights)");
+        assert_eq!(problem(&two), "head and wte differ, but are one variable of the model (tied weights)");
     }
 
     #[test]

@@ -24,13 +24,13 @@ pub(super) fn choose(dir: &Path) -> Result<Option<ValidSnapshot>> {
     if let Some(ValidSnapshot { folder, manifest: Manifest { non_finite_since: Some(step), .. }, .. }) = &valid {
         let folder = folder.display();
         say(format_args!(
-            "warning: {folder} was saved after the loss or a weight was not a finite number (step {step})"
+            "warning: snapshot {folder} was saved after the loss or a weight was not a finite number (step {step})"
         ));
     }
     Ok(valid)
 }
 
-/// Where strings in the state of this name stand for numbers.
+/// Where strings in the state of this name represent numbers.
 pub(super) fn non_finite<'a>(manifest: &'a Manifest, name: &str) -> &'a [String] {
     manifest.non_finite.get(name).map_or(&[], Vec::as_slice)
 }
@@ -45,8 +45,8 @@ pub(super) fn load(
     device: Device,
 ) -> Result<Progress> {
     let mismatch = |what: &str, problem: &str| mismatch(what, folder, problem);
-    // A snapshot that `cargo ddp snapshot import` made of a model from elsewhere holds nothing but that: all else of the
-    // run begins from scratch.
+    // A snapshot that `cargo ddp snapshot import` made of another program's model holds only the model: the rest of
+    // the run starts from scratch.
     let model_only = !manifest.files.contains_key(format::OPTIMIZER);
 
     // Whether the model fits is known before anything is changed.
@@ -88,5 +88,5 @@ pub(super) fn read<T>(folder: &Path, by: impl FnOnce(&Path) -> std::result::Resu
 }
 
 pub(super) fn mismatch(what: &str, folder: &Path, problem: &str) -> Error {
-    Error::StateMismatch { what: format!("{what} in {}", folder.display()), problem: problem.to_owned() }
+    Error::StateMismatch { what: format!("{what} from {}", folder.display()), problem: problem.to_owned() }
 }

@@ -62,11 +62,11 @@ use write::Writing;
 /// The folder that a run's snapshots are in.
 ///
 /// A [`Run`](crate::Run) saves to it and resumes from it. Rank 0 writes (`step-00001200/` with `model.safetensors`, `optimizer.safetensors`,
-/// `rng.safetensors` and `state.json`), in a thread of its own: the loop pays for a copy of the tensors, whose memory is
+/// `rng.safetensors` and `state.json`), in a background thread: the loop pays for a copy of the tensors, whose memory is
 /// kept for the next snapshot. All ranks load. A run may resume with another number of ranks.
 ///
 /// One program at a time writes to a folder: rank 0 locks it (`.lock`) when the program is going to save, which is when it
-/// [resumes](crate::Run::resume) if it was told when to save, else when it first saves; or when it [asks](Self::lock). A second
+/// [resumes](crate::Run::resume) if it configures when to save, else when it first saves; or when it [asks](Self::lock). A second
 /// program then ends with [`Error::SnapshotsInUse`]. A program that only reads changes nothing in the folder.
 ///
 /// ```no_run
@@ -105,7 +105,7 @@ pub struct Snapshots {
     lock: Option<Arc<Lock>>,
     /// Whether all ranks know that rank 0 has the lock.
     locked: bool,
-    /// Whether the program has said that it will save.
+    /// Whether the program will save.
     saves: bool,
     blocking: bool,
     durable: bool,
@@ -126,16 +126,16 @@ enum Preparing {
 }
 
 impl Snapshots {
-    /// The snapshots in `dir`, which is made if it is missing.
+    /// The snapshots in `dir`, which is created if it is missing.
     ///
     /// Every rank must call it, with the same folder.
     ///
     /// # Errors
-    /// [`Error::Io`] when the folder can't be made or read, on every rank.
+    /// [`Error::Io`] when the folder can't be created or read, on every rank.
     pub fn open(context: &Context, dir: impl AsRef<Path>) -> Result<Self> {
         process().deferred.finish(); // another `Snapshots` of this program may still write
         let group = context.group().clone();
-        let dir = std::path::absolute(dir.as_ref()).map_err(Error::io("can't find", dir.as_ref()))?;
+        let dir = std::path::absolute(dir.as_ref()).map_err(Error::io("can't resolve", dir.as_ref()))?;
         let prepared = if group.rank() == 0 { prepare(&dir) } else { Ok(()) };
         group.agree("opening the snapshot folder", prepared)?;
         Ok(Self {
@@ -179,7 +179,7 @@ impl Snapshots {
             say(format_args!("note: this program can't save snapshots in {}: {err}", self.dir.display()));
         }
         let found = if self.group.rank() == 0 { self.choose() } else { Ok(None) };
-        let found = self.group.agree("looking for a snapshot", found)?;
+        let found = self.group.agree("searching for a snapshot", found)?;
         self.locked |= self.saves;
         if let Some(ValidSnapshot { folder, .. }) = &found {
             self.known.resumed(folder);
@@ -249,12 +249,15 @@ impl Snapshots {
         if self.saves {
             self.lock_here()?;
         } else if let Some(holder) = Lock::holder(&self.dir) {
-            say(format_args!("note: {holder} writes to {}; this program can only read there", self.dir.display()));
+            say(format_args!(
+                "note: {holder} is writing to {}; this program can only read from it",
+                self.dir.display()
+            ));
         }
         load::choose(&self.dir)
     }
 
-    /// How far the run had come in the newest snapshot that it has saved or loaded.
+    /// The progress of the run in the newest snapshot that it has saved or loaded.
     pub(crate) fn saved_at(&self) -> Option<Progress> {
         self.saved_at
     }
@@ -274,9 +277,9 @@ impl Snapshots {
     }
 }
 
-/// Makes the folder.
+/// Creates the folder.
 fn prepare(dir: &Path) -> Result<()> {
-    std::fs::create_dir_all(dir).map_err(Error::io("can't make", dir))
+    std::fs::create_dir_all(dir).map_err(Error::io("can't create", dir))
 }
 
 impl Drop for Snapshots {

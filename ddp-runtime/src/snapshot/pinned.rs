@@ -29,7 +29,7 @@ impl Pinned {
         let view = |piece: &Tensor, start| -> std::result::Result<Tensor, TchError> {
             piece.f_narrow(0, start, bytes)?.f_view_dtype(kind)?.f_view(size)
         };
-        let failed = Error::tch("getting pinned memory");
+        let failed = Error::tch("allocating pinned memory");
         let end = self.used + bytes;
         match &self.piece {
             Some(piece) if end <= piece.numel() as i64 => {
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
     use tch::Device;
 
-    /// Ordinary memory stands in for pinned memory.
+    /// Ordinary memory replaces pinned memory.
     #[test]
     fn pinned_memory_is_cut_from_few_pieces_without_overlap() {
         let asked = RefCell::new(Vec::new());

@@ -33,7 +33,7 @@ struct Inner {
     verified: HashMap<PathBuf, (Vec<Stamp>, bool)>,
     /// The snapshot that the run resumed from.
     resumed: Option<PathBuf>,
-    /// What could not be removed: it is said once.
+    /// What could not be removed: the warning is printed once.
     stuck: HashSet<PathBuf>,
     cleaned: bool,
 }
@@ -72,7 +72,7 @@ impl Known {
         }
     }
 
-    /// Removes a directory or a link that is no snapshot (any more).
+    /// Removes a directory or a link that is not (or no longer) a snapshot.
     pub(super) fn discard(&self, path: &Path) {
         match fs::remove_dir_all(path) {
             Err(err) if err.kind() != ErrorKind::NotFound => self.lock().warn(path, &err),
@@ -86,7 +86,7 @@ impl Known {
         let folders = match format::list(dir) {
             Ok(folders) => folders,
             Err(err) => {
-                return say(format_args!("warning: can't read {}: {err}; no snapshot is removed", dir.display()));
+                return say(format_args!("warning: can't read {}: {err}; no snapshots are removed", dir.display()));
             }
         };
         let candidate = |folder: PathBuf| {
@@ -130,7 +130,7 @@ impl Inner {
         let damage = format::verify(folder).err();
         if let Some(damage) = &damage {
             let folder = folder.display();
-            say(format_args!("warning: snapshot {folder} is left alone, and does not count as one: {damage}"));
+            say(format_args!("warning: ignoring snapshot {folder}: {damage}"));
         }
         self.verified.insert(folder.to_owned(), (now, damage.is_none()));
         damage.is_none()
@@ -138,7 +138,7 @@ impl Inner {
 
     fn warn(&mut self, path: &Path, err: &std::io::Error) {
         if self.stuck.insert(path.to_owned()) {
-            say(format_args!("warning: can't remove {}: {err}; it stays, and training continues", path.display()));
+            say(format_args!("warning: can't remove {}: {err}; training continues", path.display()));
         }
     }
 }

@@ -28,7 +28,7 @@ impl RngState {
 
 const CPU: i32 = -1;
 
-/// The names under which a rank's states stand in the file.
+/// The names of a rank's states in the file.
 fn names(rank: usize) -> [String; 2] {
     [format!("rank{rank}.cpu"), format!("rank{rank}.cuda")]
 }

@@ -179,7 +179,7 @@ mod tests {
         best.load(&fresh).unwrap();
         assert_eq!(layer.ws, weights[1]);
         let err = best.load(&model(4).0).unwrap_err().to_string();
-        assert!(err.contains("l.weight is [2, 3] Float there and [2, 4] Float here"), "{err}");
+        assert!(err.contains("l.weight is [2, 3] Float in the snapshot, but [2, 4] Float in the model"), "{err}");
         assert!(SavedModel::open(dir.path().join("step-00000003")).is_err());
         assert_eq!(
             SavedModel::open(dir.path().join("step-00000001")).unwrap().folder(),

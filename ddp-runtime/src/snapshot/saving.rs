@@ -86,7 +86,7 @@ impl Snapshots {
     fn agree_on_requests(&mut self) -> Result<Request> {
         if self.preemption {
             let watched = process().signals.watch();
-            watched.map_err(|err| Error::Invalid(format!("can't watch for signals to stop: {err}")))?;
+            watched.map_err(|err| Error::Invalid(format!("can't listen for stop signals: {err}")))?;
         }
         if !self.preemption && self.due.every.is_none() {
             return Ok(Request::default());

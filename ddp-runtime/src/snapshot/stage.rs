@@ -68,7 +68,7 @@ impl Stage {
         self.under_way.drain(..).try_for_each(|copies| copies.wait())
     }
 
-    /// Gets the memory for copies of such tensors, in a thread of its own: the first copy would spend most of its time on
+    /// Gets the memory for copies of such tensors, in a background thread: the first copy would spend most of its time on
     /// it.
     pub(super) fn prepare(like: Vec<(&'static str, Vec<(String, Tensor)>)>) -> Option<JoinHandle<Self>> {
         let needed: Vec<(String, Vec<i64>, Kind, Device)> = like

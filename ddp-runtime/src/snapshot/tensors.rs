@@ -31,7 +31,7 @@ impl HostTensor {
         let kind = tensor.kind();
         match dtype_of(kind) {
             Some(dtype) => Ok(Self { name, tensor, dtype }),
-            None => Err(Error::Invalid(format!("{name} is {kind:?}, which safetensors can't hold"))),
+            None => Err(Error::Invalid(format!("safetensors can't store {name}, which is {kind:?}"))),
         }
     }
 
@@ -160,7 +160,7 @@ pub(super) fn with_model<T>(
     let bad = |problem: String| Error::BadFile { path: path.to_owned(), problem };
     let file = File::open(path).map_err(Error::io("can't read", path))?;
     let bytes = if fs::metadata(path).is_ok_and(|metadata| metadata.len() == 0) {
-        return Err(bad("it is empty".into()));
+        return Err(bad("the file is empty".into()));
     } else {
         // SAFETY: a snapshot's files are never changed in place: a new one has new files.
         unsafe { MmapOptions::new().map(&file) }.map_err(Error::io("can't map", path))?
@@ -168,8 +168,8 @@ pub(super) fn with_model<T>(
     let parsed = SafeTensors::deserialize(&bytes).map_err(|err| bad(err.to_string()))?;
     let mut tensors = HashMap::new();
     for (name, view) in parsed.iter() {
-        let kind = kind_of(view.dtype())
-            .ok_or_else(|| bad(format!("{name} is {:?}, which no model here can have", view.dtype())))?;
+        let kind =
+            kind_of(view.dtype()).ok_or_else(|| bad(format!("unsupported dtype {:?} of {name}", view.dtype())))?;
         let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
         let data = view.data();
         let aligned = data.as_ptr().align_offset(kind.elt_size_in_bytes()) == 0;
@@ -264,7 +264,7 @@ mod tests {
     fn what_safetensors_lacks_is_refused_by_name() {
         let complex = Tensor::zeros([1], (Kind::ComplexFloat, Device::Cpu));
         let err = HostTensor::new("c".into(), complex).err().unwrap();
-        assert_eq!(err.to_string(), "c is ComplexFloat, which safetensors can't hold");
+        assert_eq!(err.to_string(), "safetensors can't store c, which is ComplexFloat");
     }
 
     /// Not ours, and with data at odd addresses.

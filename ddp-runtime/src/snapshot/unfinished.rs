@@ -17,7 +17,7 @@ pub(super) struct Unfinished {
     lock: Option<Arc<Lock>>,
 }
 
-/// After so long, a program that waits for a snapshot says so.
+/// After this time, a program that waits for a snapshot prints a note.
 pub(super) const LONG: Duration = Duration::from_secs(60);
 
 impl Unfinished {

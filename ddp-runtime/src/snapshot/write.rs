@@ -195,7 +195,7 @@ impl Job {
         let usual = self.dir.join(format::folder_name(self.manifest.step));
         if folder != usual {
             let (usual, name) = (usual.display(), folder.display());
-            say(format_args!("warning: {usual} can't be replaced; the snapshot of this step is {name}"));
+            say(format_args!("warning: can't replace {usual}; the snapshot of this step is {name}"));
         }
         folder
     }

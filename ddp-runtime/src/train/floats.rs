@@ -1,5 +1,5 @@
 //! Values of a program as JSON, with the numbers that JSON lacks: a NaN is the string `"NaN"`, an infinite number `"inf"` or
-//! `"-inf"`, as in `metrics.jsonl`. A list next to the values says which strings are meant to be numbers.
+//! `"-inf"`, as in `metrics.jsonl`. A list next to the values names the strings that represent numbers.
 
 use std::fmt;
 use std::vec;
@@ -12,7 +12,7 @@ use serde::de::{
 use serde::{Serialize, forward_to_deserialize_any};
 use serde_json::{Error, Value};
 
-/// A value, and where strings in it stand for numbers (JSON pointers).
+/// A value, and where strings in it represent numbers (JSON pointers).
 pub(crate) type Encoded = (Value, Vec<String>);
 
 /// `value` as JSON.
@@ -34,7 +34,7 @@ pub(crate) fn encode(value: &(impl Serialize + ?Sized)) -> Result<Encoded, Error
     for (pointer, number) in places {
         match json.pointer_mut(&pointer) {
             Some(place) if place.is_null() => *place = Value::String(number.to_string()),
-            _ => return Err(Error::custom(format!("it holds {number} at {pointer:?}"))),
+            _ => return Err(Error::custom(format!("unexpected {number} at {pointer:?}"))),
         }
         pointers.push(pointer);
     }
@@ -45,7 +45,7 @@ pub(crate) fn encode(value: &(impl Serialize + ?Sized)) -> Result<Encoded, Error
 pub(crate) fn decode<T: DeserializeOwned>(json: &Value, pointers: &[String]) -> Result<T, Error> {
     if pointers.is_empty() {
         return T::deserialize(json).map_err(|err| match has_null(json) {
-            true => Error::custom(format!("{err}; NaN and infinite numbers were once saved as null")),
+            true => Error::custom(format!("{err}; older versions saved NaN and infinite numbers as null")),
             false => err,
         });
     }
@@ -278,7 +278,7 @@ impl<'de> VariantAccess<'de> for Node {
     }
 }
 
-/// A key of an object, which may stand for a number or a flag.
+/// A key of an object, which may represent a number or a flag.
 struct TextKey(String);
 
 impl<'de> IntoDeserializer<'de, Error> for TextKey {
@@ -446,7 +446,7 @@ mod tests {
         let err = decode::<Vec<String>>(&json, &pointers).unwrap_err().to_string();
         assert!(err.contains("floating point"), "{err}");
         let err = decode::<f64>(&Value::Null, &[]).unwrap_err().to_string();
-        assert!(err.ends_with("were once saved as null"), "{err}");
+        assert!(err.ends_with("saved NaN and infinite numbers as null"), "{err}");
         // A list that does not belong to the value.
         assert!(decode::<f64>(&Value::from("many"), &[String::new()]).is_err());
     }

@@ -26,7 +26,7 @@ pub enum NonFinite {
 /// Looks at the losses of a training loop, so that a loss that is not a finite number is noticed.
 /// [`Trainer::non_finite`](crate::Trainer::non_finite) uses one.
 ///
-/// [`Warn`](NonFinite::Warn) never waits for a GPU: the warning comes when the GPU has computed the loss. For
+/// [`Warn`](NonFinite::Warn) never waits for a GPU: the warning is printed when the GPU has computed the loss. For
 /// [`Stop`](NonFinite::Stop) and [`Skip`](NonFinite::Skip) the ranks exchange a number in each step, and wait for the loss
 /// to be computed: a loss that is bad on one rank alone stops or skips the step on all.
 ///
@@ -130,7 +130,7 @@ impl LossGuard {
         }
         self.skipped += 1;
         self.health.report(&format!(
-            "the loss of rank {rank} is not a finite number at step {step}: all ranks skip this step, and later ones like it"
+            "the loss of rank {rank} is not a finite number at step {step}: all ranks skip this step and later ones like it"
         ));
         Ok(false)
     }
@@ -239,5 +239,5 @@ fn number(loss: &Tensor) -> Result<f64> {
 }
 
 fn failed(err: tch::TchError) -> Error {
-    Error::tch("looking at the loss")(err)
+    Error::tch("checking the loss")(err)
 }

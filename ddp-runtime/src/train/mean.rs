@@ -49,7 +49,7 @@ impl Mean {
             Some(so_far) => so_far.f_add(&sum),
             None => sum.f_to_kind(Kind::Double),
         });
-        self.sum = Some(sum.map_err(Error::tch("adding up"))?);
+        self.sum = Some(sum.map_err(Error::tch("summing"))?);
         self.count += count;
         Ok(())
     }

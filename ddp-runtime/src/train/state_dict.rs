@@ -33,7 +33,7 @@ impl StateDict {
     /// # Errors
     /// [`Error::Invalid`] for a value that JSON can't hold, such as a map whose keys are not strings.
     pub fn with(mut self, name: &str, value: &(impl Serialize + ?Sized)) -> Result<Self> {
-        let encoded = floats::encode(value).map_err(|err| Error::Invalid(format!("{name} can't be saved: {err}")))?;
+        let encoded = floats::encode(value).map_err(|err| Error::Invalid(format!("can't save {name}: {err}")))?;
         self.values.insert(name.to_owned(), encoded);
         Ok(self)
     }
@@ -55,7 +55,7 @@ impl StateDict {
     pub fn require<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
         self.get(name)?.ok_or_else(|| {
             let what = self.located(&format!("the {name}"));
-            Error::StateMismatch { what, problem: "it was saved without one".into() }
+            Error::StateMismatch { what, problem: "the snapshot has none".into() }
         })
     }
 
@@ -86,7 +86,7 @@ impl StateDict {
     }
 
     fn located(&self, name: &str) -> String {
-        self.folder.as_ref().map_or_else(|| name.to_owned(), |folder| format!("{name} in {}", folder.display()))
+        self.folder.as_ref().map_or_else(|| name.to_owned(), |folder| format!("{name} from {}", folder.display()))
     }
 }
 

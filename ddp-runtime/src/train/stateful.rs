@@ -236,7 +236,7 @@ mod tests {
     fn missing_and_mistyped_entries_are_named() {
         let state = StateDict::new().with("a", "text").unwrap();
         let problem = |loaded: Result<()>| loaded.unwrap_err().to_string();
-        assert_eq!(problem(Count("b", 0.0).load_state_dict(&state)), "the b does not fit: it was saved without one");
-        assert!(problem(Count("a", 0.0).load_state_dict(&state)).starts_with("a does not fit: invalid type: string"));
+        assert_eq!(problem(Count("b", 0.0).load_state_dict(&state)), "can't load the b: the snapshot has none");
+        assert!(problem(Count("a", 0.0).load_state_dict(&state)).starts_with("can't load a: invalid type: string"));
     }
 }

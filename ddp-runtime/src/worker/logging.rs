@@ -27,7 +27,11 @@ pub(crate) fn start(rank: usize) {
         Ok(filter) => filter,
         Err(err) => {
             let example = "such as debug, or ddp_runtime=trace";
-            say(format_args!("warning: {}={filter:?}: {err}; expected a filter {example}", env::LOG));
+            say(format_args!(
+                "warning: invalid {} `{}`: {err}; expected a filter {example}",
+                env::LOG,
+                filter.escape_debug()
+            ));
             return;
         }
     };
@@ -40,7 +44,11 @@ pub(crate) fn start(rank: usize) {
         }
         other => {
             if let Some(other) = other.filter(|other| *other != "text") {
-                say(format_args!("warning: {}={other:?}: expected text or json", env::LOG_FORMAT));
+                say(format_args!(
+                    "warning: invalid {} `{}`: expected text or json",
+                    env::LOG_FORMAT,
+                    other.escape_debug()
+                ));
             }
             // Colours would be lost in a pipe to the launcher.
             let inner = format::format().with_ansi(false);

@@ -59,7 +59,7 @@ pub fn main<E: Display + Debug + 'static>(train: impl FnOnce() -> Result<(), E>)
         Err(_) => false,
     };
     if is_preempted {
-        // All ranks are here, or on their way: nobody's end is another's failure.
+        // All ranks are here, or on their way: no rank's end fails another one.
         end_well();
         return ExitCode::from(exit::PREEMPTED);
     }
@@ -90,7 +90,7 @@ pub fn main<E: Display + Debug + 'static>(train: impl FnOnce() -> Result<(), E>)
             exit_at_once(FAILED)
         }
         Err(_) => {
-            // The hook has said why.
+            // The hook has printed the reason.
             process().deferred.after_failure();
             exit_at_once(PANICKED)
         }
@@ -185,7 +185,7 @@ mod tests {
         let other = || Error::DiskFull { path: "s".into() };
         assert!(is_preemption(&preempted(), 7) && !is_preemption(&other(), 7));
         assert!(is_preemption(&anyhow::Error::from(preempted()).context("training"), 7));
-        assert!(!is_preemption(&anyhow::Error::from(other()).context("told to stop"), 7));
+        assert!(!is_preemption(&anyhow::Error::from(other()).context("asked to stop"), 7));
         assert!(is_preemption(&Own(preempted()), 7) && !is_preemption(&Own(other()), 7));
         assert!(is_preemption(&preempted().to_string(), 7) && !is_preemption(&"no space".to_owned(), 7));
         let boxed: Box<dyn std::error::Error> = preempted().into();

@@ -13,7 +13,7 @@ pub(crate) fn seconds(name: &'static str) -> Result<Option<Duration>> {
     env::seconds(&value).map_err(|problem| Error::BadVariable { name, value, problem })
 }
 
-/// How long ranks wait for each other: `usual`, unless the launcher says otherwise because people look at breakpoints.
+/// How long ranks wait for each other: `usual`, unless the launcher sets a longer time for debugging.
 ///
 /// # Errors
 /// [`Error::BadVariable`](crate::Error::BadVariable).

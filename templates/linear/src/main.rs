@@ -65,7 +65,7 @@ fn train(args: &Args) -> Result<Tensor> {
     if context.is_rank0() && done >= all {
         println!("nothing to train: {done} of {all} epochs are done; see --total-epochs and --snapshots");
     } else if context.is_rank0() && run.step() > 0 {
-        println!("going on from epoch {done} of {all}");
+        println!("resuming from epoch {done} of {all}");
     }
 
     while let Some(epoch) = run.next_epoch(args.total_epochs) {

@@ -70,7 +70,7 @@ fn a_variable_that_means_nothing_is_refused_before_the_build() {
         let output = Command::new(&toy).args(["panic", "9"]).env(name, value).current_dir(dir.path()).output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{name}: {stderr}");
-        assert!(stderr.contains(&format!("environment variable {name}={value:?}: ")), "{stderr}");
+        assert!(stderr.contains(&format!("invalid {name} `{value}`: ")), "{stderr}");
     }
 }
 

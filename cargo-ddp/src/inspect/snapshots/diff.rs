@@ -34,8 +34,8 @@ pub enum Change {
         elements: u64,
         /// Of how many.
         of: u64,
-        /// The largest absolute difference; `None` where it is no number (one of the two is NaN, or the infinities
-        /// differ), or where the type has none that is told.
+        /// The largest absolute difference; `None` where it is not a number (one of the two is NaN, or the infinities
+        /// differ), or for other types.
         max_abs: Option<f64>,
     },
 }
@@ -49,7 +49,7 @@ pub struct Comparison {
     pub changes: Vec<(String, Change)>,
 }
 
-/// Compares two files, reading them where they lie, piece by piece.
+/// Compares two files, reading them in place, piece by piece.
 ///
 /// # Errors
 /// Those of reading a file.
@@ -125,7 +125,7 @@ fn change(a: &TensorView<'_>, b: &TensorView<'_>) -> Option<Change> {
     Some(Change::Changed { elements, of, max_abs: max_abs.is_finite().then_some(max_abs) })
 }
 
-/// How many of the elements differ in their bits, of how many, and by how much at most: NaN if that is no number.
+/// How many of the elements differ in their bits, of how many, and by how much at most: NaN if that is not a number.
 fn differ<const N: usize>(a: &[u8], b: &[u8], distance: impl Fn([u8; N], [u8; N]) -> f64) -> (u64, u64, f64) {
     let (a, _) = a.as_chunks::<N>();
     let (b, _) = b.as_chunks::<N>();

@@ -30,16 +30,16 @@ const TEXTS: [(&[u8], &str, Option<&str>); 5] = [
     (b"<?xml", XML, Some(READ)),
     (b"<Error", XML, Some(READ)),
 ];
-const TORCH: &str = "it is a file of `torch.save`";
+const TORCH: &str = "it is a `torch.save` file";
 const CONVERT: &str = "convert it in Python: `safetensors.torch.save_file(torch.load(PATH, weights_only=True), \
                        \"model.safetensors\")`";
-const PICKLE: &str = "it is a pickle, of `torch.save` or another program";
+const PICKLE: &str = "it is a pickle of `torch.save` or another program";
 const CONVERT_TRUSTED: &str = "if you trust it (a pickle may run code), convert it in Python: \
                                `safetensors.torch.save_file(torch.load(PATH, weights_only=False), \"model.safetensors\")`";
 const PAGE: &str = "it is a web page";
 const DOWNLOAD: &str = "download the file itself, not the page that shows it";
-const XML: &str = "it is an XML file, as servers send one in place of a file";
-const READ: &str = "read its text, which may say why the download failed, and download the file again";
+const XML: &str = "it is an XML file, such as servers send instead of a missing file";
+const READ: &str = "its text may explain why the download failed; download the file again";
 const EMPTY: &str = "it is empty";
 const JSON: &str = "it is a JSON file";
 
@@ -58,7 +58,7 @@ const LFS: [&[u8]; 3] = [
 ];
 /// Of a text in UTF-8, as some editors write it.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// What stands in a safetensors file after the low bytes of its header's length, whatever is wrong with the file.
+/// What a safetensors file has after the low bytes of its header's length, whatever is wrong with the file.
 const HEADER: &[u8] = b"\0\0\0\0{";
 
 pub(super) fn explain(bytes: &[u8]) -> Option<Foreign> {
@@ -74,8 +74,8 @@ pub(super) fn explain(bytes: &[u8]) -> Option<Foreign> {
         let pointer = String::from_utf8_lossy(&text[..text.len().min(1024)]);
         let size = pointer.lines().find_map(|line| line.strip_prefix("size ")?.parse::<u64>().ok());
         let size = size.map_or_else(String::new, |size| format!(" of {size} bytes"));
-        let problem = format!("it is a Git LFS pointer, not the file{size} that it stands for");
-        return Some(is(&problem, Some("run `git lfs pull` where the file comes from")));
+        let problem = format!("it is a Git LFS pointer, not the file{size} itself");
+        return Some(is(&problem, Some("run `git lfs pull` in the repository of the file")));
     }
     let begins = |beginning: &[u8]| text.get(..beginning.len()).is_some_and(|b| b.eq_ignore_ascii_case(beginning));
     let found = BEGINNINGS.iter().find(|(beginning, ..)| bytes.starts_with(beginning));

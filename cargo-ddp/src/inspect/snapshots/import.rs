@@ -56,7 +56,7 @@ pub fn import(file: &Path, names: &Names, dir: &Path) -> Result<Imported> {
         return cant_import("it has no tensor to import".into(), "give a file with the tensors of a model");
     }
     if tensors.is_empty() {
-        let problem = format!("it has no tensor to import but BatchNorm's counters ({NUM_BATCHES_TRACKED})");
+        let problem = format!("it has no tensor to import except BatchNorm's counters ({NUM_BATCHES_TRACKED})");
         return cant_import(problem, "give a file with the weights, or a table with --names that has the counters");
     }
     if tensors.iter().any(|(name, _)| name.is_empty()) {
@@ -66,7 +66,7 @@ pub fn import(file: &Path, names: &Names, dir: &Path) -> Result<Imported> {
     let is_loadable = |view: &TensorView<'_>| format::DTYPES.contains(&&*dtype_name(view.dtype()));
     if let Some((name, view)) = tensors.iter().find(|(_, view)| !is_loadable(view)) {
         let problem =
-            format!("{name} is {}, and a run loads only {}", dtype_name(view.dtype()), format::DTYPES.join(", "));
+            format!("{name} is {}, but a run loads only {}", dtype_name(view.dtype()), format::DTYPES.join(", "));
         let help = "convert such tensors in Python, as with `tensor.to(torch.float32)`, or leave them out with --names";
         return cant_import(problem, help);
     }
@@ -177,9 +177,9 @@ mod tests {
         let (file, to) = (dir.path().join("model.safetensors"), dir.path().join("snapshots"));
         for (tensors, problem, help) in [
             (&[][..], "no tensor to import", "tensors of a model"),
-            (&[("bn.num_batches_tracked", Dtype::I64)], "but BatchNorm's counters", "--names"),
+            (&[("bn.num_batches_tracked", Dtype::I64)], "except BatchNorm's counters", "--names"),
             (&[("", Dtype::F32), ("a", Dtype::F32)], "an empty name", r#"{"": "NAME"}"#),
-            (&[("a", Dtype::F32), ("w", Dtype::U16)], "w is U16, and a run loads only F64, F32, ", "--names"),
+            (&[("a", Dtype::F32), ("w", Dtype::U16)], "w is U16, but a run loads only F64, F32, ", "--names"),
             (&[("w", Dtype::U32)], "w is U32", "convert"),
             (&[("w", Dtype::U64)], "w is U64", "convert"),
             (&[("w", Dtype::C64)], "w is C64", "convert"),

@@ -3,12 +3,12 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `find` | which snapshot a path means, and all there are |
-//! | `tensors` | safetensors files, read where they lie |
-//! | `nearby` | where snapshots are when nobody says it |
-//! | `foreign` | what a file is that is no safetensors file |
+//! | `find` | which snapshot a path means; lists all of them |
+//! | `tensors` | safetensors files, read in place |
+//! | `nearby` | the default folders of snapshots |
+//! | `foreign` | identifies files that are not safetensors |
 //! | `diff` | how two sets of tensors differ |
-//! | `prune` | which snapshots go |
+//! | `prune` | which snapshots are removed |
 //! | `names` | from one program's names of tensors to another's |
 //! | `export` | a model as one file, for other programs |
 //! | `torch_file` | PyTorch's `.pt` |

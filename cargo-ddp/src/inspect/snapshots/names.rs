@@ -26,7 +26,7 @@ impl Names {
         let is_json = match path.extension().and_then(|ending| ending.to_str()) {
             Some("json") => true,
             Some("toml") => false,
-            _ => return Err(bad("its name must end in .json or .toml".into())),
+            _ => return Err(bad("expected a .json or .toml file".into())),
         };
         let text = file::read(path, file::SMALL).and_then(|text| String::from_utf8(text).map_err(io::Error::other));
         let text = text.map_err(Error::system(format!("can't read {}", path.display())))?;
@@ -39,7 +39,9 @@ impl Names {
         for (from, to) in &rules {
             let stars = |text: &str| text.matches('*').count();
             if stars(from) > 1 || stars(to) > stars(from) {
-                return Err(bad(format!("{from:?} to {to:?}: a pattern has one `*`, which its new name may have too")));
+                return Err(bad(format!(
+                    "{from:?} to {to:?}: expected at most one `*` in the pattern and in the new name"
+                )));
             }
         }
         Ok(Self { rules })
@@ -108,8 +110,8 @@ fn flatten(prefix: Option<&str>, value: &Value, rules: &mut BTreeMap<String, Str
             rules.insert(name.to_owned(), to.clone());
             Ok(())
         }
-        (_, None) => Err("it must be a table of names".into()),
-        (_, Some(name)) => Err(format!("{name:?}: a name is text, and empty to leave the tensor out")),
+        (_, None) => Err("expected a table of names".into()),
+        (_, Some(name)) => Err(format!("{name:?}: expected a string (empty to leave the tensor out)")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Where snapshots are when nobody says it.
+//! The default folders of snapshots.
 
 use std::fs;
 use std::path::{Path, PathBuf};

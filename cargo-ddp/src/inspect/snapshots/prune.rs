@@ -27,7 +27,7 @@ pub struct Pruned {
     pub stuck: Vec<(PathBuf, io::Error)>,
 }
 
-/// Removes the snapshots below `dir` that need not stay; with `dry_run`, only says which. Links to directories are left
+/// Removes the snapshots below `dir` that need not stay; with `dry_run`, only lists them. Links to directories are left
 /// alone, and do not count.
 ///
 /// # Errors

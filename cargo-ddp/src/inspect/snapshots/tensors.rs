@@ -18,7 +18,7 @@ pub struct TensorFile {
     map: Mmap,
 }
 
-/// What a file says of a tensor.
+/// The description of a tensor in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TensorInfo {
     /// Its name.
@@ -83,7 +83,7 @@ impl TensorFile {
         Ok(tensors)
     }
 
-    /// What it says of its tensors, in the same order.
+    /// The descriptions of its tensors, in the same order.
     ///
     /// # Errors
     /// [`Error::BadTensorFile`].

@@ -113,10 +113,7 @@ fn pickle(tensors: &[(String, TensorView<'_>)], aliases: &BTreeMap<String, Strin
         out.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
         text(&mut out, "storage");
         let storage = storage(view.dtype()).ok_or_else(|| {
-            io::Error::other(format!(
-                "{name} is {:?}, which PyTorch's older files can't hold: use .safetensors",
-                view.dtype()
-            ))
+            io::Error::other(format!("{name} is {:?}, which .pt files can't store: use .safetensors", view.dtype()))
         })?;
         out.extend(format!("ctorch\n{storage}\n").as_bytes());
         text(&mut out, &key.to_string());

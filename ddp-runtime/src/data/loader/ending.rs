@@ -1,4 +1,4 @@
-//! Worker threads that nobody takes batches from any more.
+//! Worker threads whose batches are no longer needed.
 
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
@@ -28,7 +28,7 @@ impl Deferred for Ending {
                     let name = thread.thread().name().unwrap_or_default();
                     let seconds = PATIENCE.as_secs();
                     say(format_args!(
-                        "warning: {name} still makes a batch that nobody takes; not waiting after {seconds} s"
+                        "warning: {name} is still loading an unneeded batch after {seconds} s; not waiting for it"
                     ));
                     process().has_stuck_thread.store(true, Ordering::Relaxed);
                     return;

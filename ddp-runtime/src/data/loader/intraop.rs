@@ -5,9 +5,9 @@ use crate::os::process::find_function;
 /// Makes libtorch compute on one core in the calling thread, as PyTorch does in its data workers: otherwise each worker
 /// would start as many OpenMP threads as there are cores.
 ///
-/// `at::set_num_threads` would do so for threads to come, too; OpenMP's own function is for the calling thread only.
+/// `at::set_num_threads` would do so for later threads, too; OpenMP's own function is for the calling thread only.
 pub(super) fn use_one_core() {
-    // libtorch sets a thread's number when it first asks for it; what comes after stays.
+    // libtorch sets a thread's number when it first asks for it; a later setting stays.
     let _ = tch::get_num_threads();
     let Some(function) = find_function(c"omp_set_num_threads") else { return }; // a libtorch without OpenMP
     // SAFETY: it is OpenMP's `void omp_set_num_threads(int)`.

@@ -52,7 +52,7 @@ const PREFETCH: usize = 2;
 
 /// Gives a rank its batches, epoch by epoch: PyTorch's `DataLoader` with a `DistributedSampler` inside.
 ///
-/// Batches come in the sampler's order, whatever the number of workers. See the [module](crate::data) for a training
+/// Batches are in the sampler's order, whatever the number of workers. See the [module](crate::data) for a training
 /// loop.
 ///
 /// ```
@@ -230,7 +230,7 @@ impl<D: BatchDataset, S: Sampler> DataLoader<D, S> {
     /// This rank's batches of epoch number `epoch` (from 0), or what is left of it after
     /// [`resume_at`](DataLoader::resume_at). Its worker threads start immediately.
     ///
-    /// An epoch that is empty as a whole, such as one of a dataset with fewer samples than a batch with
+    /// An empty epoch, such as one of a dataset with fewer samples than a batch with
     /// [`drop_last_batch`](Self::drop_last_batch), is reported on stderr, once.
     ///
     /// A batch's item is an [`Error::Sample`] or [`Error::Batch`] when the dataset gives an error or panics.
@@ -243,7 +243,7 @@ impl<D: BatchDataset, S: Sampler> DataLoader<D, S> {
             let (samples, ranks, batch) = (self.dataset.len(), self.sampler.num_replicas(), self.batch_size);
             let full = if self.drop_last_batch { "full " } else { "" };
             let (samples, ranks) = (count(samples, "sample"), count(ranks, "rank"));
-            say(format_args!("warning: an epoch has no batch: {samples} for {ranks}, in {full}batches of {batch}"));
+            say(format_args!("warning: an epoch has no batches: {samples} for {ranks}, in {full}batches of {batch}"));
         }
         let resumed = self.resume.get().filter(|position| position.epoch == epoch);
         let start = resumed.unwrap_or(Position { epoch, samples: 0 });
@@ -251,7 +251,7 @@ impl<D: BatchDataset, S: Sampler> DataLoader<D, S> {
         let indices = self.sampler.indices(epoch, seen)?;
 
         let (samples, batches) = (indices.len(), self.batches(indices.len()));
-        debug!(epoch, samples, batches, workers = self.workers.min(batches), "epoch of a data loader starts");
+        debug!(epoch, samples, batches, workers = self.workers.min(batches), "epoch of a data loader started");
         let load = self.load(epoch, indices);
         let workers = match self.workers.min(batches) {
             0 => None,

@@ -222,7 +222,7 @@ fn a_worker_that_is_gone_is_an_error_and_not_a_wait() {
         Arc::new(|batch| if batch == 3 { std::panic::resume_unwind(Box::new("gone")) } else { Ok(batch) });
     let workers = Workers::start(&load, 10, 2, 1, || Ok(())).unwrap();
     assert!((0..3).all(|batch| workers.take(batch).unwrap() == batch));
-    assert_eq!(workers.take(3).unwrap_err().to_string(), "panicked: data worker 1 is gone");
+    assert_eq!(workers.take(3).unwrap_err().to_string(), "panicked: data worker 1 has stopped");
 }
 
 #[test]

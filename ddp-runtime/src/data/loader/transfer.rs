@@ -7,7 +7,7 @@ use crate::data::Tensors;
 use crate::error::check;
 use crate::{Error, Result, sys};
 
-/// How batches come to the training device: copied to pinned memory where they are made, so that the training loop's
+/// How batches get to the training device: copied to pinned memory where they are made, so that the training loop's
 /// copy to the GPU need not wait for the GPU, and one batch ahead, so that a step does not wait for the copy.
 pub(super) struct Transfer<B> {
     pub device: Device,

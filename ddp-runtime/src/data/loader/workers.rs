@@ -46,7 +46,7 @@ impl<B: Send + 'static> Workers<B> {
     /// Waits for batch number `batch`. Batches must be taken in order, without a gap.
     pub(super) fn take(&self, batch: usize) -> Result<B> {
         let worker = batch % self.channels.len();
-        let gone = |_| Err(Error::Panicked { message: format!("data worker {worker} is gone"), location: None });
+        let gone = |_| Err(Error::Panicked { message: format!("data worker {worker} has stopped"), location: None });
         self.channels[worker].recv().unwrap_or_else(gone)
     }
 

@@ -69,9 +69,9 @@ impl EvalSampler {
 /// # Errors
 /// [`Error::Invalid`] when `sum` has more than one element; else as [`ProcessGroup::all_reduce`].
 pub fn mean_over_ranks(group: &ProcessGroup, sum: &Tensor, count: i64) -> Result<f64> {
-    let failed = Error::tch("adding up over the ranks");
+    let failed = Error::tch("summing over the ranks");
     if sum.numel() != 1 {
-        return Err(Error::Invalid(format!("a mean needs a sum of one element, not of shape {:?}", sum.size())));
+        return Err(Error::Invalid(format!("expected a sum with one element, got shape {:?}", sum.size())));
     }
     let sum = sum.f_to_device_(Device::Cpu, Kind::Double, false, false).map_err(&failed)?;
     let sum = sum.f_double_value(&vec![0; sum.dim()]).map_err(&failed)?;

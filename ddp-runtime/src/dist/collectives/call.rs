@@ -16,7 +16,7 @@ pub(super) const SIZE: usize = 120;
 
 impl Call {
     pub(super) fn new(name: &'static str) -> Self {
-        Self { name, words: format!("calls {name}") }
+        Self { name, words: format!("called {name}") }
     }
 
     pub(super) fn op(mut self, op: ReduceOp) -> Self {
@@ -79,7 +79,7 @@ impl ProcessGroup {
     fn compare_now(&self, checked: Result<()>, call: Call) -> Result<()> {
         let Call { name, mut words } = call;
         if let Err(err) = &checked {
-            words = format!("fails: {err}");
+            words = format!("failed: {err}");
         }
         let compared = self.compare_words(name, &words);
         checked.and(compared)
@@ -93,7 +93,7 @@ impl ProcessGroup {
     /// As `compare_or`, for a call in its own words, which is compared however many calls there were.
     pub(crate) fn check_equal_or(&self, checked: Result<()>, name: &'static str, words: &str) -> Result<()> {
         if self.compares() {
-            self.compare_now(checked, Call { name, words: format!("calls {words}") })
+            self.compare_now(checked, Call { name, words: format!("called {words}") })
         } else {
             checked
         }
@@ -144,8 +144,8 @@ mod tests {
     fn strides_are_compared() {
         let whole = Tensor::zeros([4, 8], tch::kind::FLOAT_CPU);
         let words = |tensor: &Tensor| Call::new("all_reduce").tensor(tensor).words;
-        assert_eq!(words(&whole), "calls all_reduce of [4, 8] Float");
-        assert_eq!(words(&whole.slice(1, 0, 8, 2)), "calls all_reduce of [4, 4] Float with strides [8, 2]");
+        assert_eq!(words(&whole), "called all_reduce of [4, 8] Float");
+        assert_eq!(words(&whole.slice(1, 0, 8, 2)), "called all_reduce of [4, 4] Float with strides [8, 2]");
     }
 
     #[test]

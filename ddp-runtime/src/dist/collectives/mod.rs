@@ -1,6 +1,6 @@
 //! What the ranks of a group do together, each operation in two forms: `op` waits, `op_async` gives a [`Work`].
 //!
-//! Every rank must call the same operations in the same order. Unless the group was told not to, the ranks first compare
+//! Every rank must call the same operations in the same order. Unless this is turned off for the group, the ranks first compare
 //! what they call, so that a mistake is [`Error::CallsDiffer`] on every rank.
 
 mod call;
@@ -175,7 +175,7 @@ impl ProcessGroup {
         self.start_all_to_all(inputs, Mode::Async)
     }
 
-    /// Waits until every rank of the group has come here.
+    /// Waits until every rank of the group has reached this call.
     ///
     /// # Errors
     /// As [`ProcessGroup::all_reduce`].
@@ -191,7 +191,7 @@ impl ProcessGroup {
         self.start_barrier(Mode::Async)
     }
 
-    /// A barrier that ends on rank 0, after `timeout`, with an error that names every rank that did not come; the others
+    /// A barrier that ends on rank 0, after `timeout`, with an error that names every rank that did not arrive; the others
     /// end with an error too. It goes over Gloo.
     ///
     /// # Errors

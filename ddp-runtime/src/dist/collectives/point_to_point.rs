@@ -57,7 +57,7 @@ impl ProcessGroup {
     /// Gloo takes the address of the numbers as one of the CPU's memory, without a check.
     fn check_sendable(&self, tensor: &Tensor) -> Result<()> {
         if self.backend() == Backend::Gloo && tensor.device().is_cuda() {
-            let problem = "Gloo can't send or receive a tensor on a GPU: use one on the CPU, or NCCL";
+            let problem = "Gloo can't send or receive a tensor on a GPU: use NCCL or a tensor on the CPU";
             return Err(Error::Invalid(problem.into()));
         }
         Ok(())
@@ -178,7 +178,9 @@ impl ProcessGroup {
         }
         let theirs = String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned();
         let rank = self.rank();
-        Err(Error::Invalid(format!("rank {rank} calls {here} of {shape}, and rank {peer} {theirs}")))
+        Err(Error::Invalid(format!(
+            "message mismatch: rank {rank} called {here} of {shape}, rank {peer} called {theirs}"
+        )))
     }
 
     fn check_peer(&self, rank: usize) -> Result<()> {

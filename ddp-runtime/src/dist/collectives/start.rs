@@ -156,12 +156,12 @@ impl ProcessGroup {
     fn check_list(&self, name: &str, list: &[Tensor], model: &Tensor) -> Result<()> {
         let world_size = self.world_size();
         if list.len() != world_size {
-            return Err(Error::Invalid(format!("{name}: {} tensors were given for {world_size} ranks", list.len())));
+            return Err(Error::Invalid(format!("{name}: got {} tensors for {world_size} ranks", list.len())));
         }
         match list.iter().position(|tensor| !same_shape(tensor, model)) {
             Some(i) => {
                 let (found, wanted) = (call::shape(&list[i]), call::shape(model));
-                Err(Error::Invalid(format!("{name}: tensor {i} is {found}, and {wanted} is needed")))
+                Err(Error::Invalid(format!("{name}: tensor {i} is {found}, expected {wanted}")))
             }
             None => Ok(()),
         }

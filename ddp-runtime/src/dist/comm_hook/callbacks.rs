@@ -165,7 +165,7 @@ fn check_result(result: Tensor, buffer: &Tensor) -> Result<Tensor> {
         return Ok(result);
     }
     let found = found.map_or_else(|| "an undefined tensor".to_owned(), describe);
-    Err(Error::Invalid(format!("the communication hook gave {found}, expected {}", describe(expected))))
+    Err(Error::Invalid(format!("the communication hook returned {found}, expected {}", describe(expected))))
 }
 
 fn describe((numel, kind, device, is_contiguous): (usize, Kind, Device, bool)) -> String {

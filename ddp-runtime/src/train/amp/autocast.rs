@@ -19,7 +19,7 @@ impl Autocast {
         match kind {
             Kind::Half => Self::with(device, HALF, true),
             Kind::BFloat16 => Self::with(device, BFLOAT16, true),
-            _ => Err(Error::Invalid(format!("autocast computes in BFloat16 or Half, not {kind:?}"))),
+            _ => Err(Error::Invalid(format!("autocast supports BFloat16 and Half, not {kind:?}"))),
         }
     }
 
@@ -37,7 +37,7 @@ impl Autocast {
         let device = match device {
             Device::Cpu => sys::DDP_CPU,
             Device::Cuda(_) => sys::DDP_CUDA,
-            other => return Err(Error::Invalid(format!("there is no autocast on {other:?}"))),
+            other => return Err(Error::Invalid(format!("autocast does not support {other:?}"))),
         };
         Ok(Self(sys::ddp_autocast_state { device, dtype, enabled, cache_enabled: true }))
     }

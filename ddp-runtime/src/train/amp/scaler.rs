@@ -56,7 +56,7 @@ impl Default for GradScalerOptions {
 /// optim::clip_grad_norm(&vs, 1.0, 2.0)?;
 /// let stepped = scaler.step(&mut optimizer)?;
 /// scaler.update()?;
-/// // The first steps may be skipped, until the scale has come down to what the gradients allow. To ask waits for a GPU.
+/// // The first steps may be skipped, until the scale is down to what the gradients allow. To ask waits for a GPU.
 /// assert_eq!(scaler.get_scale()?, if stepped.was_taken()? { 65536.0 } else { 32768.0 });
 /// # Ok(())
 /// # }
@@ -146,7 +146,7 @@ impl GradScaler {
             Some(Phase::Unscaled) => {
                 return Err(misused("unscale was already called on this optimizer since the last update"));
             }
-            Some(Phase::Stepped) => return Err(misused("unscale must come before step")),
+            Some(Phase::Stepped) => return Err(misused("unscale must be called before step")),
         }
         // In Double, as PyTorch does: a Float division may be less exact.
         let inverse = tch::no_grad(|| self.scale.f_to_kind(Kind::Double)?.f_reciprocal()?.f_to_kind(Kind::Float));
@@ -182,7 +182,7 @@ impl GradScaler {
             _ => self.unscale(optimizer)?,
         }
         let Some(state) = self.optimizers.iter_mut().find(|state| state.id == id) else {
-            return Err(misused("no gradients were looked at for this optimizer"));
+            return Err(misused("no inf checks were recorded for this optimizer"));
         };
         let found_inf = state.found_inf.shallow_clone();
         let grad_scale = (state.phase == Phase::Checked).then_some(&self.scale);
@@ -206,7 +206,7 @@ impl GradScaler {
         }
         let _guard = tch::no_grad_guard();
         let mut found = self.optimizers.iter().map(|state| &state.found_inf);
-        let first = found.next().ok_or_else(|| misused("update must come after step"))?.shallow_clone();
+        let first = found.next().ok_or_else(|| misused("update must be called after step"))?.shallow_clone();
         let found_inf = found.try_fold(first, |sum, found_inf| sum.f_add(found_inf)).map_err(failed)?;
         let GradScalerOptions { growth_factor, backoff_factor, growth_interval, .. } = self.options;
         let tracker = &self.growth_tracker;
@@ -265,7 +265,7 @@ impl Stateful for GradScaler {
         options.check().map_err(|err| mismatch(err.to_string()))?;
         // After many steps that overflowed, it has become 0.
         if !(fits(state.scale) && state.scale >= 0.0) || state.growth_tracker < 0 {
-            return Err(mismatch(format!("a scale of {} after {} steps", state.scale, state.growth_tracker)));
+            return Err(mismatch(format!("invalid scale {} after {} steps", state.scale, state.growth_tracker)));
         }
         fill(&mut self.scale, state.scale)?;
         fill(&mut self.growth_tracker, state.growth_tracker as f64)?;

@@ -8,7 +8,7 @@ use crate::Result;
 
 /// Multiplies the base rate by a function of the epoch: `torch.optim.lr_scheduler.LambdaLR`.
 ///
-/// The function is no part of the state: after a restart, the program gives it again.
+/// The function is not part of the state: after a restart, the program passes it again.
 pub struct Lambda {
     factor: Box<dyn Fn(u64) -> f64 + Send>,
 }

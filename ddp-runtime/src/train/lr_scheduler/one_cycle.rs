@@ -111,7 +111,7 @@ impl OneCycle {
     /// The rate and the momentum of a step.
     fn at(&self, step: u64) -> Result<(f64, f64)> {
         if step > self.total_steps {
-            let problem = format!("OneCycleLR: step {step} of a cycle with total_steps {}", self.total_steps);
+            let problem = format!("OneCycleLR: step {step} is beyond total_steps {}", self.total_steps);
             return Err(Error::Invalid(problem));
         }
         let step = step as f64;
@@ -123,7 +123,7 @@ impl OneCycle {
         if end == start {
             let Self { pct_start, total_steps, .. } = self;
             let problem = format!(
-                "OneCycleLR: step {step} is in a phase without length (pct_start {pct_start}, total_steps {total_steps})"
+                "OneCycleLR: step {step} is in a phase of length 0 (pct_start {pct_start}, total_steps {total_steps})"
             );
             return Err(Error::Invalid(problem));
         }

@@ -166,12 +166,12 @@ impl Stateful for ReduceLrOnPlateau {
     fn load_state_dict(&mut self, state: &StateDict) -> Result<()> {
         let state: Value = state.require(PLATEAU)?;
         if state["kind"] != NAME {
-            return Err(state::mismatch(format!("it is of {}, and this is {NAME}", state["kind"])));
+            return Err(state::mismatch(format!("expected {NAME}, found {}", state["kind"])));
         }
         let loaded: State = state::from_json(&state)?;
         let (theirs, ours) = (loaded.last_lrs.len(), self.state.last_lrs.len());
         if theirs != ours {
-            return Err(state::mismatch(format!("learning rates: {theirs}, parameter groups: {ours}")));
+            return Err(state::mismatch(format!("it has {theirs} learning rates for {ours} parameter groups")));
         }
         loaded.settings.check().map_err(|err| state::mismatch(err.to_string()))?;
         self.state = loaded;

@@ -7,7 +7,7 @@ use crate::Result;
 /// The rule of a [`Scheduler`](super::Scheduler): which learning rates belong to an epoch. An epoch here is what lies
 /// between two steps of the scheduler; the first is 0.
 ///
-/// Rates come and go as one number per parameter group. `base_lrs` are PyTorch's `initial_lr`.
+/// Rates are one number per parameter group. `base_lrs` are PyTorch's `initial_lr`.
 pub trait Schedule: Debug + Send {
     /// PyTorch's name, which marks the state: `StepLR`.
     fn name(&self) -> &'static str;

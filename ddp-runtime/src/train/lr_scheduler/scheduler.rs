@@ -87,12 +87,15 @@ impl<S: Schedule> Stateful for Scheduler<S> {
     fn load_state_dict(&mut self, state: &StateDict) -> Result<()> {
         let State { kind, settings, progress } = state::from_json::<State<Progress>>(&state.require(SCHEDULER)?)?;
         if kind != self.schedule.name() {
-            return Err(state::mismatch(format!("it is of {kind}, and this is {}", self.schedule.name())));
+            return Err(state::mismatch(format!("expected {}, found {kind}", self.schedule.name())));
         }
         let groups = self.progress.base_lrs.len();
         for lrs in [&progress.base_lrs, &progress.last_lrs] {
             if lrs.len() != groups {
-                return Err(state::mismatch(format!("learning rates: {}, parameter groups: {groups}", lrs.len())));
+                return Err(state::mismatch(format!(
+                    "it has {} learning rates for {groups} parameter groups",
+                    lrs.len()
+                )));
             }
         }
         self.schedule.load_settings(&settings)?;

@@ -87,11 +87,11 @@ impl Sequence {
     fn load(&mut self, settings: &Value) -> Result<()> {
         let parts = settings["schedules"].as_array().filter(|parts| parts.len() == self.schedules.len());
         let Some(parts) = parts else {
-            return Err(state::mismatch(format!("it is not one of {} schedules", self.schedules.len())));
+            return Err(state::mismatch(format!("expected {} schedules", self.schedules.len())));
         };
         for (schedule, part) in self.schedules.iter_mut().zip(parts) {
             if part["kind"] != schedule.name() {
-                return Err(state::mismatch(format!("it has {} where this has {}", part["kind"], schedule.name())));
+                return Err(state::mismatch(format!("expected {}, found {}", schedule.name(), part["kind"])));
             }
             schedule.load_settings(&part["settings"])?;
         }
@@ -108,7 +108,7 @@ impl Schedule for Sequence {
     fn check(&self) -> Result<()> {
         let (schedules, milestones) = (self.schedules.len(), self.milestones.len());
         if schedules == 0 {
-            return Err(Error::Invalid("SequentialLR: there is no schedule".into()));
+            return Err(Error::Invalid("SequentialLR: expected at least one schedule".into()));
         }
         if milestones != schedules - 1 {
             let problem =
@@ -116,7 +116,7 @@ impl Schedule for Sequence {
             return Err(Error::Invalid(problem));
         }
         if !self.milestones.is_sorted() {
-            return Err(Error::Invalid("SequentialLR: milestones must rise".into()));
+            return Err(Error::Invalid("SequentialLR: milestones must increase".into()));
         }
         for (index, schedule) in self.schedules.iter().enumerate() {
             schedule.check()?;
@@ -144,7 +144,7 @@ impl Schedule for Sequence {
     }
 
     fn momentum(&self, epoch: u64) -> Result<Option<f64>> {
-        // A cycle sets the momentum when it is made, whenever its turn comes; after it, the momentum stays.
+        // A cycle sets the momentum when it is made, whenever its turn is; after it, the momentum stays.
         let (index, own_epoch) = self.place(epoch);
         if let Some(momentum) = self.schedules[index].momentum(own_epoch)? {
             return Ok(Some(momentum));

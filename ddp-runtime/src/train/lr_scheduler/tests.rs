@@ -40,7 +40,7 @@ fn settings_that_make_no_schedule_are_refused() {
     }
     refused(OneCycle { div_factor: 0.0, ..OneCycle::new(0.1, 10) }, "div_factor");
     // The way up ends at step 0, where it starts: PyTorch divides by zero.
-    refused(OneCycle { pct_start: 0.1, ..OneCycle::new(0.1, 10) }, "without length");
+    refused(OneCycle { pct_start: 0.1, ..OneCycle::new(0.1, 10) }, "of length 0");
     let options = ReduceLrOnPlateauOptions { factor: 1.0, ..Default::default() };
     assert!(matches!(ReduceLrOnPlateau::new(&with_rate(0.1), options), Err(Error::Invalid(_))));
 }
@@ -54,9 +54,9 @@ fn sequences_that_make_no_schedule_are_refused() {
         assert_eq!(optimizer.learning_rate(), 0.1);
     };
     let step = || Step::new(3).boxed();
-    refused(vec![], &[], "no schedule");
+    refused(vec![], &[], "at least one schedule");
     refused(vec![step(), step()], &[], "need 1 milestones");
-    refused(vec![step(), step(), step()], &[4, 2], "must rise");
+    refused(vec![step(), step(), step()], &[4, 2], "must increase");
     refused(vec![step(), Step::new(0).boxed()], &[4], "step_size");
     refused(vec![step(), Linear { total_iters: 0, ..Default::default() }.boxed()], &[4], "total_iters");
 }

@@ -41,7 +41,7 @@ fn with_pointers<T>(parameters: &(impl Gradients + ?Sized), f: impl FnOnce(&[*mu
 /// PyTorch does.
 ///
 /// # Errors
-/// [`Error::Torch`](crate::Error::Torch), such as for gradients of whole numbers.
+/// [`Error::Torch`](crate::Error::Torch), such as for gradients of integers.
 pub fn clip_grad_norm(parameters: &(impl Gradients + ?Sized), max_norm: f64, norm_type: f64) -> Result<Tensor> {
     let mut total = std::ptr::null_mut();
     with_pointers(parameters, |all| {
@@ -58,7 +58,7 @@ pub fn clip_grad_norm(parameters: &(impl Gradients + ?Sized), max_norm: f64, nor
 /// in the same order. A scalar on the first gradient's device; 0 without gradients. It does not wait for a GPU.
 ///
 /// # Errors
-/// [`Error::Torch`](crate::Error::Torch), such as for gradients of whole numbers.
+/// [`Error::Torch`](crate::Error::Torch), such as for gradients of integers.
 pub fn grad_norm(parameters: &(impl Gradients + ?Sized), norm_type: f64) -> Result<Tensor> {
     let mut total = std::ptr::null_mut();
     with_pointers(parameters, |all| {

@@ -16,7 +16,7 @@ pub struct ParamGroup<A> {
 }
 
 impl<A> ParamGroup<A> {
-    /// The parameters for which `takes` says so, given the name and the tensor.
+    /// The parameters for which `takes` returns true, given the name and the tensor.
     pub fn new(takes: impl Fn(&str, &Tensor) -> bool + 'static, options: A) -> Self {
         Self { takes: Box::new(takes), options }
     }
@@ -38,7 +38,8 @@ pub(super) fn split<A>(vs: &VarStore, groups: Vec<ParamGroup<A>>) -> Result<Vec<
     let mut named: Vec<Vec<(String, Tensor)>> = groups.iter().map(|_| Vec::new()).collect();
     for (name, tensor) in params::trained(vs) {
         let Some(index) = groups.iter().position(|group| (group.takes)(&name, &tensor)) else {
-            let problem = format!("no parameter group takes {name}: end the list with ParamGroup::rest, or freeze it");
+            let problem =
+                format!("{name} is in no parameter group: end the list with ParamGroup::rest, or freeze the parameter");
             return Err(Error::Invalid(problem));
         };
         named[index].push((name, tensor));
@@ -50,5 +51,5 @@ pub(super) fn check_number(what: &str, values: &[f64], groups: usize) -> Result<
     if values.len() == groups {
         return Ok(());
     }
-    Err(Error::Invalid(format!("{} {what} for {groups} parameter groups", values.len())))
+    Err(Error::Invalid(format!("got {} {what} for {groups} parameter groups", values.len())))
 }

@@ -65,7 +65,7 @@ pub(super) fn load(groups: Vec<(&Parameters, &mut [Slots])>, mut loaded: HashMap
         }
     }
     if let Some(name) = loaded.keys().min() {
-        return Err(mismatch(format!("{name} belongs to no parameter and state of this optimizer")));
+        return Err(mismatch(format!("{name} is not a state of this optimizer")));
     }
     let mut fresh = fresh.into_iter();
     for (parameters, states) in groups {
@@ -106,7 +106,7 @@ pub(super) fn check_fit(
     let expected = if is_scalar { Vec::new() } else { parameter.size() };
     let found = loaded.size();
     if found != expected {
-        let problem = format!("{name}.{state} has shape {found:?}, and {expected:?} is needed");
+        let problem = format!("{name}.{state} has shape {found:?}, expected {expected:?}");
         return Err(Error::StateMismatch { what: "the optimizer's state".into(), problem });
     }
     Ok(())

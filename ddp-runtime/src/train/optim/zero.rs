@@ -79,7 +79,7 @@ impl<A: Algorithm> ZeroRedundancy<A> {
     ) -> Result<Self> {
         let (rank, ranks) = (group.rank(), group.world_size());
         let groups = groups::split(vs, groups.into_iter().collect());
-        let groups = group.agree("making an optimizer", groups)?;
+        let groups = group.agree("creating an optimizer", groups)?;
         let sizes: Vec<Vec<usize>> = groups.iter().map(|(parameters, _)| sizes(parameters)).collect();
         group
             .check_equal("ZeroRedundancy", &format!("ZeroRedundancy for groups of parameters of {sizes:?} elements"))?;
@@ -92,7 +92,7 @@ impl<A: Algorithm> ZeroRedundancy<A> {
             own.push((Parameters::new(named), options));
             all.extend(parameters.named);
         }
-        let local = group.agree("making an optimizer", Fused::of(own))?;
+        let local = group.agree("creating an optimizer", Fused::of(own))?;
         Ok(Self { group: group.clone(), local, parameters: Parameters::new(all), owners: owners.concat() })
     }
 
@@ -222,7 +222,7 @@ impl<A: Algorithm> ScaledStep for ZeroRedundancy<A> {
 
 fn check_not_joining() -> Result<()> {
     if ddp::is_joining() {
-        let problem = "can't take a step in Ddp::join: ranks without batches would not take part";
+        let problem = "can't step in Ddp::join: ranks without batches would not take part";
         return Err(Error::Invalid(format!("ZeroRedundancy {problem}")));
     }
     Ok(())

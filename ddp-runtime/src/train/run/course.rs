@@ -1,4 +1,4 @@
-//! How far a run has come: counted, reported and saved.
+//! The progress of a run: counted, reported and saved.
 
 use tch::nn::VarStore;
 use tch::{Device, Tensor};
@@ -16,9 +16,9 @@ pub(super) struct Course {
     pub(super) snapshots: Option<Snapshots>,
     pub(super) metrics: Option<Metrics>,
     pub(super) progress: Progress,
-    /// Of the whole run, if the program has given it.
+    /// Of the run in total, if the program has set it.
     pub(super) total_steps: Option<u64>,
-    /// Of the whole run, once the loop has begun.
+    /// Of the run in total, once the loop has begun.
     epochs: Option<u64>,
     /// The learning rate of the step that comes next, if nothing changes it.
     learning_rate: f64,
@@ -162,7 +162,7 @@ impl Course {
         let Some(snapshots) = &mut self.snapshots else { return Ok(()) };
         if !self.resumed {
             let problem = "`Run::resume` must be called before the first step: the run would start from scratch, and \
-                           replace the snapshots of the one before it";
+                           replace the snapshots of the previous run";
             return Err(crate::Error::Invalid(problem.into()));
         }
         snapshots.save_if_due(&self.model, contents, self.progress)

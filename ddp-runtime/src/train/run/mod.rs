@@ -1,4 +1,4 @@
-//! A training run: what a snapshot holds, how far it has come, and what it reports.
+//! A training run: what a snapshot holds, its progress, and what it reports.
 
 mod course;
 mod resumable;
@@ -72,8 +72,8 @@ pub(crate) use course::at_hand;
 /// ```
 ///
 /// # What a snapshot holds
-/// The model, the optimizer, the scheduler, the scaler and the value, how far the run has come, and the state of every rank's
-/// random number generators. With [`snapshots`](Self::snapshots) it is saved when they say so, when the run is asked to stop
+/// The model, the optimizer, the scheduler, the scaler and the value, the progress of the run, and the state of every rank's
+/// random number generators. With [`snapshots`](Self::snapshots) it is saved when they are due, when the run is asked to stop
 /// (SIGTERM, SIGINT, SIGUSR1), and by [`finish`](Self::finish).
 #[must_use = "a run does nothing until its steps are counted"]
 pub struct Run<O, S = (), V = (), C = ()> {
@@ -166,7 +166,7 @@ impl<O, S, V, C> Run<O, S, V, C> {
         self
     }
 
-    /// The steps that the whole run will have, from which the launcher derives the time left. By default, as many as the
+    /// The steps that the run will have in total, from which the launcher derives the time left. By default, as many as the
     /// loader has batches: give it if a step takes several batches, or if there is no loader.
     pub fn total_steps(mut self, steps: u64) -> Self {
         self.course.total_steps = Some(steps);
@@ -183,12 +183,12 @@ impl<O, S, V, C> Run<O, S, V, C> {
         self.course.progress.step
     }
 
-    /// How far the run has come.
+    /// The progress of the run.
     pub fn progress(&self) -> Progress {
         self.course.progress
     }
 
-    /// How far the run had come in the newest snapshot that it has saved or loaded.
+    /// The progress of the run in the newest snapshot that it has saved or loaded.
     pub fn saved_at(&self) -> Option<Progress> {
         self.course.snapshots.as_ref().and_then(Snapshots::saved_at)
     }
@@ -250,7 +250,7 @@ impl<O: Optimizer, S: Stateful, V: Serialize + DeserializeOwned, C: Stateful> Ru
         Ok(self)
     }
 
-    /// As [`resume`](Self::resume), for a run that goes back to its newest snapshot. Gives how far the run had come, if
+    /// As [`resume`](Self::resume), for a run that goes back to its newest snapshot. Returns the progress of the run, if
     /// there is a snapshot.
     ///
     /// # Errors
@@ -340,7 +340,7 @@ impl<O: Optimizer, S: Stateful, V: Serialize + DeserializeOwned, C: Stateful> Ru
         self.course.finish(&mut contents)
     }
 
-    /// Counts a step, as [`step_done`](Self::step_done) does; gives how far the run has come and the step's samples.
+    /// Counts a step, as [`step_done`](Self::step_done) does; returns the progress of the run and the step's samples.
     pub(crate) fn count_step(&mut self, source: &impl Resumable) -> (Progress, u64) {
         let samples = self.course.count(source.position());
         (self.course.progress, samples)

@@ -11,7 +11,7 @@ pub trait Resumable {
     /// Continues after the samples of `position`.
     fn resume_at(&mut self, position: Position);
 
-    /// The number of this rank's batches in a whole epoch, if it is known.
+    /// The number of this rank's batches in a full epoch, if it is known.
     fn batches_per_epoch(&self) -> Option<u64> {
         None
     }

@@ -70,7 +70,7 @@ impl Step {
 
 impl Trainer<'_> {
     /// Trains until `epochs` epochs are done, counted from the very first start; `train` is read from where the newest
-    /// snapshot stands, and `test` is evaluated after each epoch. Every rank must call it.
+    /// snapshot is, and `test` is evaluated after each epoch. Every rank must call it.
     ///
     /// Before an evaluation, every rank gets rank 0's buffers (BatchNorm's statistics).
     ///
@@ -317,11 +317,11 @@ fn mean(losses: &[Tensor]) -> Result<Tensor> {
 fn nothing_to_train(progress: Progress, epochs: u64, stopped_early: bool) -> String {
     let Progress { epoch, step, .. } = progress;
     let why = match (step, stopped_early) {
-        (0, _) => format!("{epochs} epochs were asked for"),
+        (0, _) => format!("{epochs} epochs were requested"),
         (_, false) => format!("the run is finished, with {epoch} of {epochs} epochs done at step {step}"),
         (_, true) => format!("the run stopped early, with {epoch} of {epochs} epochs done at step {step}"),
     };
-    format!("note: nothing to train: {why}; ask for more epochs or patience, or give another folder for snapshots")
+    format!("note: nothing to train: {why}; set more epochs or patience, or use a different snapshot folder")
 }
 
 fn number(tensor: &Tensor) -> Result<f64> {

@@ -221,13 +221,13 @@ impl<'a> Trainer<'a> {
         self
     }
 
-    /// Resumes from the newest snapshot; saves when these say so, when the run is asked to stop, and at its end.
+    /// Resumes from the newest snapshot; saves when these are due, when the run is asked to stop, and at its end.
     pub fn snapshots(mut self, snapshots: Snapshots) -> Self {
         self.run.set_snapshots(snapshots.saves());
         self
     }
 
-    /// Stops when the metric was not better for more than `patience` epochs in a row. `best` also says which metric of
+    /// Stops when the metric was not better for more than `patience` epochs in a row. `best` also defines which metric of
     /// the run is reported; without this, the smallest.
     pub fn early_stopping(mut self, patience: u64, best: Goal) -> Self {
         self.patience = Some(patience);

@@ -47,7 +47,7 @@ impl fmt::Display for EpochReport {
         // With the rank before it, this fits in 80 columns; the launcher shows the rest.
         write!(f, "  lr {:.2e}", self.learning_rate)?;
         if self.skipped_steps > 0 {
-            write!(f, "  {} steps left out", self.skipped_steps)?;
+            write!(f, "  {} steps skipped", self.skipped_steps)?;
         }
         write!(f, "  {:.1} s", self.duration.as_secs_f64())
     }
@@ -57,7 +57,7 @@ impl fmt::Display for EpochReport {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Outcome {
-    /// Where the run stands.
+    /// The progress of the run.
     pub progress: Progress,
     /// The best metric, if there was an evaluation.
     pub metric: Option<f64>,

@@ -60,16 +60,20 @@ fn wait(limit: Duration) {
         let rank = std::env::var(env::RANK).unwrap_or_default();
         format!("rank {rank} (pid {})", std::process::id())
     };
-    let mut told = false;
+    let mut waiting_reported = false;
     while !is_attached() {
         if start.elapsed() >= limit {
-            say(format_args!("warning: no debugger came in {} s: {} goes on without one", limit.as_secs(), who()));
+            say(format_args!(
+                "warning: no debugger attached within {} s; {} continues without one",
+                limit.as_secs(),
+                who()
+            ));
             return;
         }
-        if !told && start.elapsed() >= QUIET {
-            told = true;
+        if !waiting_reported && start.elapsed() >= QUIET {
+            waiting_reported = true;
             let left = limit.saturating_sub(QUIET).as_secs();
-            say(format_args!("{} waits for its debug session to open, for {left} s at most", who()));
+            say(format_args!("{} is waiting for its debug session (at most {left} s)", who()));
         }
         std::thread::sleep(PERIOD);
     }

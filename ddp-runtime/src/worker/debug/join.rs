@@ -24,17 +24,18 @@ pub(super) const REFUSED: i32 = 2;
 const NO_LAUNCHER: i32 = 4;
 
 /// Meets the launcher, and takes over the environment and the descriptors that it gives. Without a launcher the process
-/// ends: it has said why.
+/// ends with a message.
 pub(super) fn join(path: &Path) {
     let rank = std::env::var(env::JOIN_RANK).unwrap_or_default();
     let Ok(rank) = rank.trim().parse::<usize>() else {
-        give_up(REFUSED, &format!("{}={rank:?} is no rank: the launch configuration must name one", env::JOIN_RANK));
+        let (name, value) = (env::JOIN_RANK, rank.escape_debug());
+        give_up(REFUSED, &format!("invalid {name} `{value}`: expected a rank; set it in the launch configuration"));
     };
     let socket = meet(path, rank);
     let hello = serde_json::to_vec(&Hello { version: VERSION, rank }).unwrap_or_default();
     let (welcome, descriptors) = match exchange(&socket, &hello) {
         Ok(answer) => answer,
-        Err(err) => give_up(NO_LAUNCHER, &format!("the launcher behind {} is gone: {err}", path.display())),
+        Err(err) => give_up(NO_LAUNCHER, &format!("lost the launcher at {}: {err}", path.display())),
     };
     let environment = match welcome {
         Welcome::Environment(environment) => environment,
@@ -51,7 +52,7 @@ pub(super) fn join(path: &Path) {
         unsafe { std::env::set_var(name, value) };
     }
     if let Err(err) = launcher::die_with(&socket) {
-        say(format_args!("warning: this worker will not notice when its launcher is gone: {err}"));
+        say(format_args!("warning: this worker will not notice if its launcher exits: {err}"));
     }
     process().set_launcher(socket.into_raw_fd());
     call_at_exit(ended);
@@ -66,7 +67,7 @@ pub(super) fn join(path: &Path) {
 /// Connects as soon as there is a launcher.
 fn meet(path: &Path, rank: usize) -> OwnedFd {
     let start = Instant::now();
-    let mut told = false;
+    let mut waiting_reported = false;
     loop {
         match launcher::connect(path) {
             Ok(socket) => match launcher::is_trusted(&socket) {
@@ -81,12 +82,12 @@ fn meet(path: &Path, rank: usize) -> OwnedFd {
             Err(err) => give_up(NO_LAUNCHER, &format!("can't reach a launcher at {}: {err}", path.display())),
         }
         if start.elapsed() >= LIMIT {
-            give_up(NO_LAUNCHER, &format!("no launcher came to {} in {} s", path.display(), LIMIT.as_secs()));
+            give_up(NO_LAUNCHER, &format!("no launcher appeared at {} within {} s", path.display(), LIMIT.as_secs()));
         }
-        if !told && start.elapsed() >= QUIET {
-            told = true;
+        if !waiting_reported && start.elapsed() >= QUIET {
+            waiting_reported = true;
             let left = LIMIT.saturating_sub(QUIET).as_secs();
-            say(format_args!("rank {rank} waits for its launcher at {}, for {left} s at most", path.display()));
+            say(format_args!("rank {rank} is waiting for its launcher at {} (at most {left} s)", path.display()));
         }
         std::thread::sleep(PERIOD);
     }

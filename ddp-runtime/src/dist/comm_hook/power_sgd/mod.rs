@@ -167,12 +167,12 @@ mod tests {
         load(numbers()).unwrap();
         assert_eq!(
             load(HashMap::new()),
-            Err("the state of PowerSGD does not fit: iter is missing, or not a number of steps".into())
+            Err("can't load the state of PowerSGD: iter is missing, or not a number of steps".into())
         );
         for name in ["x.error", "0.r", "0"] {
             let mut state = numbers();
             state.insert(name.to_owned(), Tensor::from(1f32));
-            assert_eq!(load(state), Err(format!("the state of PowerSGD does not fit: unknown tensor {name}")));
+            assert_eq!(load(state), Err(format!("can't load the state of PowerSGD: unknown tensor {name}")));
         }
         let iter = power_sgd.state_dict().into_iter().find(|(name, _)| name == "iter").unwrap().1;
         assert_eq!(iter.int64_value(&[]), 7);

@@ -264,7 +264,7 @@ fn check_layout(bucket: &GradBucket, layout: Option<i64>) -> Result<()> {
     if layout.is_none_or(|layout| layout == layout_of(bucket)) {
         return Ok(());
     }
-    let problem = format!("bucket {} has other parameters, or the same in another order", bucket.index());
+    let problem = format!("bucket {} has different parameters or a different order", bucket.index());
     Err(Error::StateMismatch { what: "the state of PowerSGD".into(), problem })
 }
 

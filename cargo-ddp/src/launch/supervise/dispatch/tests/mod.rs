@@ -142,7 +142,7 @@ fn rank_that_misses_a_peer_is_not_the_cause_when_one_died_by_itself() {
     let missing = (Exit::Code(1), Some(GONE));
     assert_eq!(cause(missing, (Exit::Signal(SIGKILL), None), 3), (2, vec![1, 0]));
     assert_eq!(cause(missing, (Exit::Code(101), Some("panic: told to")), 3), (2, vec![1, 0]));
-    let in_our_words = Some("lost the connection to a peer during all_reduce; that peer ended first");
+    let in_our_words = Some("lost the connection to a peer during all_reduce; the peer exited first");
     assert_eq!(cause((Exit::Code(1), in_our_words), (Exit::Signal(SIGKILL), None), 3), (2, vec![1, 0]));
     // By its own death it could not be missed.
     assert_eq!(cause(missing, (Exit::Signal(SIGKILL), None), 3000), (1, vec![2, 0]));
@@ -157,7 +157,8 @@ fn rank_that_misses_a_peer_is_not_the_cause_when_one_died_by_itself() {
 
 #[test]
 fn rank_that_times_out_or_is_aborted_by_nccl_is_not_the_cause_when_one_died_by_itself() {
-    let overdue = "a collective after step 71 timed out after 20 s: a rank did not take part in it, or the ranks wait for each other";
+    let overdue =
+        "a collective after step 71 timed out after 20 s: a rank did not take part in it, or ranks wait for each other";
     let gloo = "all_reduce timed out: [unbound_buffer.cc:81] Timed out waiting 1000ms for recv operation to complete";
     let broken = "NCCL lost the connection to another rank after step 7: that rank ended, or the network failed";
     for message in [overdue, gloo, broken] {
