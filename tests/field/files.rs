@@ -82,7 +82,7 @@ fn report_goes_through_what_is_not_a_regular_file() {
     launch(dir.path(), &["--report", "missing/"], "true")
         .run()
         .ends_with(2)
-        .says(&["names a directory that does not exist"]);
+        .says(&["expected the name of a file, got a directory that does not exist"]);
 }
 
 // `--report /proc/PID/fd/1` replaced the file, and what the process wrote before and after was lost.

@@ -56,7 +56,7 @@ fn jobs_of_other_containers_and_machines_are_named_and_left_alone() {
     assert_eq!(here(&["ps", "--json"]).run().succeeds().stdout, "[]\n");
     for args in [&["stop"][..], &["stop", run], &["stop", run, "--now"]] {
         let done = here(args).run().ends_with(2);
-        done.says(&["no such job runs here", run, "in another container (trainer)", "hint: "]);
+        done.says(&["not running on this machine", run, "in another container (trainer)", "hint: "]);
     }
     // A job of this machine is the only one to be stopped.
     let own = here(&["launch", "--nproc", "1", "--", "sh", "-c", "echo here; exec sleep 1000"]).start();
@@ -90,7 +90,7 @@ fn jobs_of_other_machines_are_named_and_their_entries_stay() {
         here(&["ps"]).run().succeeds().stderr
     };
     wait_until("the job of node7", String::new, || listed().contains("on node7"));
-    here(&["stop", "--now"]).run().ends_with(2).says(&["no such job runs here", "on node7"]);
+    here(&["stop", "--now"]).run().ends_with(2).says(&["not running on this machine", "on node7"]);
     let run = &runs(dir.path(), &[])[0];
     assert_eq!(run["state"], "running");
     // The launcher dies before it can record the end or remove its entry.

@@ -186,14 +186,18 @@ fn cache_that_others_can_change_is_refused() {
     let fresh = Fresh::new();
     let cache = fresh.path("cache/cargo-ddp");
     fs::set_permissions(&cache, fs::Permissions::from_mode(0o777)).unwrap();
-    fresh.setup().run().ends_with(3).says(&["can't be trusted: every user of this machine can write to it", "hint: "]);
+    fresh.setup().run().ends_with(3).says(&[
+        "unsafe cache directory ",
+        ": every user of this machine can write to it",
+        "hint: ",
+    ]);
     fs::set_permissions(&cache, fs::Permissions::from_mode(0o755)).unwrap();
     if !rustix::process::geteuid().is_root() {
         ddp_tests::skipped("needs root, to give the cache to another user");
         return;
     }
     chown(&cache, Some(NOBODY), None).unwrap();
-    fresh.setup().run().ends_with(3).says(&["it belongs to another user (uid 65534; this is uid 0)", "XDG_CACHE_HOME"]);
+    fresh.setup().run().ends_with(3).says(&["it belongs to another user (uid 65534, expected 0)", "XDG_CACHE_HOME"]);
     assert!(!fresh.path("args").exists());
     // A run needs no cache.
     let args = ["launch", "--nproc", "1", "--log-dir", "logs", "--", "true"];

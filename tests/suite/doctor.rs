@@ -112,7 +112,7 @@ fn a_libtorch_of_another_version_is_named() {
     let place = Place::new();
     fake_libtorch(&place.path("old"), [2, 12, 1], "");
     let doctor = || place.doctor(&["--json"]).env("LIBTORCH", place.path("old"));
-    is(line(doctor(), "libtorch"), "error", "it is libtorch 2.12.1, and tch needs 2.13.0 exactly", "unset LIBTORCH");
+    is(line(doctor(), "libtorch"), "error", "found libtorch 2.12.1, but tch requires exactly 2.13.0", "unset LIBTORCH");
     let done = place.doctor(&[]).env("LIBTORCH", place.path("old")).run().ends_with(6);
     let at = done.stdout.lines().position(|line| line.starts_with("error    libtorch ")).unwrap();
     assert!(done.stdout.lines().nth(at + 1).unwrap().trim_start().starts_with("-> unset LIBTORCH"), "{}", done.stdout);

@@ -311,8 +311,8 @@ fn jobs_that_run_are_listed_and_can_be_stopped() {
     assert_eq!((&jobs[0]["nproc"], &jobs[1]["nproc"]), (&2.into(), &1.into()));
     assert_eq!(jobs[0]["workers"].as_array().unwrap().len(), 2);
 
-    here(Ddp::new(["stop"])).run().ends_with(2).says(&["several jobs are running", "run-1-", "run-2-"]);
-    here(Ddp::new(["stop", "run-9"])).run().ends_with(2).says(&[r#"no running job "run-9""#]);
+    here(Ddp::new(["stop"])).run().ends_with(2).says(&["could not determine which job to use", "run-1-", "run-2-"]);
+    here(Ddp::new(["stop", "run-9"])).run().ends_with(2).says(&["no running job `run-9` (running: "]);
     let run = jobs[0]["run"].as_str().unwrap();
     here(Ddp::new(["stop", run])).run().succeeds();
     first.wait().ends_with(143).leaves_no_process();
@@ -345,14 +345,14 @@ fn stop_without_a_name_leaves_jobs_of_other_projects_alone() {
         Ddp::new(["stop"].iter().chain(args)).dir(folder).env("XDG_CACHE_HOME", cache.path()).run()
     };
     let first = start(&one);
-    let hint = "hint: give the name of one of these, or --all";
+    let hint = "hint: name one of them, or pass --all";
     stop(&two, &[]).ends_with(2).says(&["no running jobs in this project (elsewhere on this machine: run-1-", hint]);
     let second = start(&two);
     stop(&two, &[]).succeeds();
     second.wait().ends_with(143).leaves_no_process();
     assert!(!first.has_ended());
     let third = start(&two);
-    stop(&two, &["--all"]).ends_with(2).says(&["several jobs are running, and none was chosen: run-"]);
+    stop(&two, &["--all"]).ends_with(2).says(&["could not determine which job to use (running: run-"]);
     stop(&two, &[]).succeeds();
     third.wait().ends_with(143);
     stop(&two, &["--all"]).succeeds();

@@ -76,9 +76,12 @@ fn a_libtorch_of_another_version_is_refused() {
     let header = "#define TORCH_VERSION_MAJOR 2\n#define TORCH_VERSION_MINOR 12\n#define TORCH_VERSION_PATCH 1\n";
     fs::write(home.join("include/torch/headeronly/version.h"), header).unwrap();
     let done = fresh.setup(&[]).env("LIBTORCH", &home).run().ends_with(3);
-    done.says(&["it is libtorch 2.12.1, and tch needs 2.13.0 exactly", "hint: unset LIBTORCH"]);
+    done.says(&[
+        "found libtorch 2.12.1, but tch requires exactly 2.13.0",
+        "hint: set LIBTORCH to a libtorch 2.13.0, or unset it",
+    ]);
     let done = fresh.setup(&[]).env("LIBTORCH", "/nonexistent").run().ends_with(3);
-    done.says(&["LIBTORCH=/nonexistent: No such file or directory"]);
+    done.says(&["invalid LIBTORCH `/nonexistent`: No such file or directory"]);
     fresh.nothing_was_made();
 }
 
@@ -86,7 +89,7 @@ fn a_libtorch_of_another_version_is_refused() {
 fn without_python_the_ways_out_are_named() {
     let fresh = Fresh::new();
     let done = fresh.setup(&["--cpu"]).env("PATH", fresh.path("bin")).run().ends_with(3);
-    done.says(&["there is no Python to fetch it with", "apt-get install python3-pip", "--python"]);
+    done.says(&["no Python 3 to fetch it with", "apt-get install python3-pip", "--python"]);
     fresh.nothing_was_made();
 }
 
@@ -107,9 +110,9 @@ fn a_python_without_pip_and_venv_is_said_so() {
 fn a_python_that_does_not_work_is_said_so() {
     let fresh = Fresh::new();
     let done = fresh.setup(&["--python", "/nonexistent/python"]).run().ends_with(3);
-    done.says(&["/nonexistent/python is no Python 3 that works", "hint: give another with --python"]);
+    done.says(&["/nonexistent/python is not a working Python 3", "hint: choose another Python with --python"]);
     let old = fresh.script("python2", "echo '{\"python\": \"2.7.18\", \"version\": null, \"folder\": null}'");
-    fresh.setup(&["--python", old.to_str().unwrap()]).run().ends_with(3).says(&["it is Python 2.7.18"]);
+    fresh.setup(&["--python", old.to_str().unwrap()]).run().ends_with(3).says(&["found Python 2.7.18"]);
     fresh.nothing_was_made();
 }
 

@@ -62,7 +62,7 @@ impl Output {
                 let place = behind_links(path);
                 let folder = folder_of(&place);
                 if names_directory(&place) {
-                    let problem = "it names a directory that does not exist; give the name of a file";
+                    let problem = "expected the name of a file, got a directory that does not exist";
                     return Err(io::Error::new(ErrorKind::IsADirectory, problem));
                 }
                 if !folder.is_dir() {
@@ -150,7 +150,7 @@ fn write_until(fd: BorrowedFd<'_>, content: &[u8], end: Option<Instant>) -> io::
             tv_nsec: time.subsec_nanos().into(),
         });
         match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::OUT)], timeout.as_ref()) {
-            Ok(0) => return Err(io::Error::new(ErrorKind::TimedOut, "nobody reads it")),
+            Ok(0) => return Err(io::Error::new(ErrorKind::TimedOut, "no process reads it")),
             Ok(_) => {}
             Err(Errno::INTR) => continue,
             Err(err) => return Err(err.into()),
@@ -328,7 +328,7 @@ mod tests {
         symlink("new/", dir.path().join("link")).unwrap();
         for name in ["new/", "new//", "new/.", "new/./", "link", "link/"] {
             let err = Output::open(&dir.path().join(name)).unwrap_err();
-            assert!(err.to_string().contains("names a directory"), "{name}: {err}");
+            assert!(err.to_string().contains("got a directory that does not exist"), "{name}: {err}");
         }
         assert!(Output::open(&dir.path().join("new..")).is_ok());
     }

@@ -188,7 +188,7 @@ impl Link {
     fn take_line(&mut self) -> Result<Option<Vec<u8>>, Lost> {
         let end = self.inbox[self.scanned..].iter().position(|&byte| byte == b'\n').map(|end| self.scanned + end);
         if end.unwrap_or(self.inbox.len()) > self.longest {
-            return Err(Lost("it sends what is no message".into()));
+            return Err(Lost("received an invalid message".into()));
         }
         let Some(end) = end else {
             self.scanned = self.inbox.len();
@@ -203,7 +203,7 @@ impl Link {
     /// Sends `alive` if nothing was sent for a while; an error if nothing was received for too long.
     pub(crate) fn tick(&mut self, now: Instant, alive: &impl Serialize) -> Result<(), Lost> {
         if now >= self.heard + SILENCE {
-            return Err(Lost(format!("nothing was heard of it for {} s", SILENCE.as_secs())));
+            return Err(Lost(format!("no message for {} s", SILENCE.as_secs())));
         }
         if now >= self.spoke + BEAT {
             self.send(alive);
@@ -213,7 +213,7 @@ impl Link {
 }
 
 fn parse<M: DeserializeOwned>(line: &[u8]) -> Result<M, Lost> {
-    serde_json::from_slice(line).map_err(|err| Lost(format!("it sends what is no message: {err}")))
+    serde_json::from_slice(line).map_err(|err| Lost(format!("received an invalid message: {err}")))
 }
 
 #[cfg(test)]
@@ -251,10 +251,10 @@ mod tests {
         let (mut link, mut far) = pair();
         far.write_all(b"GET / HTTP/1.1\r\n").unwrap();
         wait(&link);
-        assert!(link.read::<Vec<u8>>().unwrap_err().0.contains("no message"));
+        assert!(link.read::<Vec<u8>>().unwrap_err().0.contains("received an invalid message"));
         let now = Instant::now();
         assert!(link.tick(now, &"alive").is_ok());
-        assert!(link.tick(now + SILENCE, &"alive").unwrap_err().0.contains("nothing was heard"));
+        assert!(link.tick(now + SILENCE, &"alive").unwrap_err().0.contains("no message for 20 s"));
     }
 
     #[test]
@@ -275,7 +275,7 @@ mod tests {
         // As much as the kernel takes.
         while far.write(&[b'x'; 4096]).is_ok() {}
         wait(&link);
-        assert!(link.read::<Vec<u8>>().unwrap_err().0.contains("no message"));
+        assert!(link.read::<Vec<u8>>().unwrap_err().0.contains("received an invalid message"));
         assert!(
             link.inbox.len() <= (1 << 10) + PIECE && link.inbox.capacity() <= 4 * PIECE,
             "{}",

@@ -43,7 +43,7 @@ impl Decider {
         }
         match links.next() {
             Some(link) => Self::Remote { link, signalled: false, output_reported: now },
-            None => Self::cut_off(plan, &[], "there is no connection to node 0".into(), now).0,
+            None => Self::cut_off(plan, &[], "no connection to node 0".into(), now).0,
         }
     }
 

@@ -130,7 +130,7 @@ fn own(path: &Path, request: &Request) -> Result<Choice> {
     let bad = |problem: String| Error::BadLibtorch { path: path.to_owned(), problem };
     let home = Home::inspect(path).map_err(bad)?;
     if let Some(flavor) = request.flavor.filter(|flavor| *flavor != home.flavor()) {
-        return Err(bad(format!("it is the {} one, and --{} was asked for", home.flavor().name(), flavor.name())));
+        return Err(bad(format!("it is the {} libtorch, but the flag is --{}", home.flavor().name(), flavor.name())));
     }
     Ok(Choice { home, why: "LIBTORCH leads to it".into() })
 }

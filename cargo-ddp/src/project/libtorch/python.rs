@@ -55,9 +55,9 @@ impl Python {
         if !output.status.success() {
             return Err(last_line(&output.stderr).unwrap_or_else(|| output.status.to_string()));
         }
-        let answer: Answer = serde_json::from_slice(&output.stdout).map_err(|_| "it does not answer".to_owned())?;
+        let answer: Answer = serde_json::from_slice(&output.stdout).map_err(|_| "unexpected output".to_owned())?;
         if !answer.python.starts_with("3.") {
-            return Err(format!("it is Python {}", answer.python));
+            return Err(format!("found Python {}", answer.python));
         }
         let torch = answer
             .version

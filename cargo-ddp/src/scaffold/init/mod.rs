@@ -86,10 +86,10 @@ pub fn init(init: &Init) -> Result<Done> {
     let text = files::read(&path)?.ok_or_else(|| Error::NoProject(format!("no Cargo.toml in {}", folder.display())))?;
     let mut manifest = parse(&path, &text)?;
     let package = manifest.get("package").and_then(|package| package.get("name")).and_then(Item::as_str);
-    let problem = || "it is of no package; go into the folder of the crate that is to be trained".into();
+    let problem = || "no [package]; change to the folder of the crate that should train".into();
     let package = package.ok_or_else(|| Error::BadManifest { path: path.clone(), problem: problem() })?;
     if ["ddp-runtime", "tch"].contains(&package) {
-        let problem = format!("a package named {package} can't depend on its namesake; give it another name");
+        let problem = format!("a package named `{package}` can't depend on {package}; rename it");
         return Err(Error::BadManifest { path, problem });
     }
 
@@ -130,13 +130,15 @@ fn workspace(
     let Some((root, around_text, mut around)) = around else {
         return match (init.join_workspace, manifest.contains_key("workspace")) {
             (false, _) => Ok(folder.to_owned()),
-            (true, true) => cant("it is a workspace of its own ([workspace] in its Cargo.toml)"),
-            (true, false) => cant("there is no workspace around it"),
+            (true, true) => cant("its Cargo.toml has a [workspace] table"),
+            (true, false) => cant("no folder above it is a workspace"),
         };
     };
     match Project::find(Some(path)) {
         Ok(project) if project.root == root => Ok(root), // it is a member already
-        Ok(project) if init.join_workspace => cant(&format!("cargo takes it for part of {}", project.root.display())),
+        Ok(project) if init.join_workspace => {
+            cant(&format!("cargo already treats it as part of {}", project.root.display()))
+        }
         Ok(project) => Ok(project.root),
         // What cargo can't read for another reason may well be a member.
         Err(err) if !is_no_member(&err) => Err(err),
@@ -152,7 +154,7 @@ fn workspace(
         Err(_) => {
             let member = folder.strip_prefix(&root).unwrap_or(folder).display().to_string();
             let members = around["workspace"]["members"].or_insert(Item::Value(Value::Array(Default::default())));
-            let Some(members) = members.as_array_mut() else { return cant("the workspace's `members` are no list") };
+            let Some(members) = members.as_array_mut() else { return cant("`workspace.members` is not an array") };
             members.push(member.as_str());
             plan.edit(
                 root.join("Cargo.toml"),
@@ -202,7 +204,7 @@ fn add_dependencies(
             None => (name.to_owned(), Item::Value(value.parse().unwrap_or_else(|_| Value::from(value)))),
         };
         let Some(dependencies) = table_in(manifest, "dependencies").as_table_like_mut() else {
-            let problem = "its `dependencies` is not a table".into();
+            let problem = "`dependencies` is not a table".into();
             return Err(Error::BadManifest { path: path.to_owned(), problem });
         };
         dependencies.insert(&key, item);
