@@ -50,7 +50,7 @@ fn jobs_of_other_containers_and_machines_are_named_and_left_alone() {
     let listed = || here(&["ps"]).run().succeeds();
     wait_until("the job of the container", || listed().stderr, || listed().stderr.contains("Elsewhere"));
     let done = listed();
-    assert_eq!(done.stdout, "no job of yours runs here\n");
+    assert_eq!(done.stdout, "no running jobs\n");
     let line = done.stderr.lines().find(|line| line.contains("in another container (trainer)")).unwrap().to_owned();
     let run = line.split_whitespace().find(|word| word.starts_with("run-")).unwrap();
     assert_eq!(here(&["ps", "--json"]).run().succeeds().stdout, "[]\n");
@@ -122,7 +122,7 @@ fn recycled_process_ids_are_not_signaled() {
     entry["pid"] = innocent.0.id().into();
     entry["origin"]["pid"] = innocent.0.id().into();
     fs::write(&file, entry.to_string()).unwrap();
-    assert_eq!(here(&["ps"]).run().succeeds().stdout, "no job of yours runs here\n");
+    assert_eq!(here(&["ps"]).run().succeeds().stdout, "no running jobs\n");
     here(&["stop", "--now"]).run().ends_with(2);
     assert!(innocent.0.try_wait().unwrap().is_none(), "it was signaled");
     job.signal(SIGTERM);

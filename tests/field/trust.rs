@@ -31,7 +31,7 @@ fn control_sequences_of_files_do_not_reach_the_terminal() {
     is_clean(&json);
 
     let empty = Ddp::new(["runs", "--log-dir", &format!("no{CLEAR}\u{9b}where")]).dir(dir.path()).run().succeeds();
-    assert_eq!(empty.stdout, "no run is kept in no\\u{1b}[2J\\u{9b}where\n");
+    assert_eq!(empty.stdout, "no runs in no\\u{1b}[2J\\u{9b}where\n");
     let printed = r"printf 'x\302\2332J\177\342\200\256\n'";
     let args = ["launch", "--json", "--nproc", "1", "--log-dir", "logs", "--", "sh", "-c", printed];
     let json = Ddp::new(args).dir(dir.path()).run().succeeds().stdout;

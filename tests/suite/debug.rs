@@ -259,7 +259,7 @@ fn copy_sources(from: &Path, to: &Path) {
 fn ddp_debug_without_a_debugger_is_said_and_runs_as_ever() {
     let args = ["run", "--nproc", "1", "--", "--help"];
     let done = Ddp::in_linear(args).env("DDP_DEBUG", "lldb-dap").run().succeeds().leaves_no_process();
-    done.says(&["warning: DDP_DEBUG=lldb-dap is set, but no debugger watches this process"]);
+    done.says(&["warning: DDP_DEBUG=lldb-dap is set, but this process is not running under a debugger"]);
     Ddp::in_linear(args)
         .env("DDP_DEBUG", "gdb")
         .run()

@@ -139,7 +139,7 @@ fn the_gpus_are_listed() {
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines.len(), 7, "{text}");
     assert_eq!(lines[0], " 0  Stand-in 9000  GPU-0-0e4b  0.0 GB of 80.0 GB in use");
-    assert_eq!(lines[1], " 1  Stand-in 9000  GPU-1-0e4b  0.0 GB of 80.0 GB in use  (not among CUDA_VISIBLE_DEVICES)");
+    assert_eq!(lines[1], " 1  Stand-in 9000  GPU-1-0e4b  0.0 GB of 80.0 GB in use  (not in CUDA_VISIBLE_DEVICES)");
     assert_eq!(lines[3], "      MIG-1-0e4b");
     assert!(lines[6].starts_with("      used by ") && lines[6].ends_with(" (pid 1)  10.0 GB"), "{text}");
     let json: serde_json::Value = serde_json::from_str(&list(&["--json"])).unwrap();

@@ -297,7 +297,7 @@ fn jobs_that_run_are_listed_and_can_be_stopped() {
     let (dir, cache) = (tempdir().unwrap(), tempdir().unwrap());
     let here = |ddp: Ddp| ddp.dir(dir.path()).env("XDG_CACHE_HOME", cache.path());
     let ps = || here(Ddp::new(["ps"])).run().succeeds().stdout;
-    assert_eq!(ps(), "no job of yours runs here\n");
+    assert_eq!(ps(), "no running jobs\n");
     here(Ddp::new(["stop"])).run().ends_with(2).says(&["error: no running jobs\n"]);
 
     let first = here(launch(dir.path(), &["--nproc", "2"], "echo ready; sleep 500")).start();
@@ -324,7 +324,7 @@ fn jobs_that_run_are_listed_and_can_be_stopped() {
     killed.wait_for("ready");
     signal_process(killed.pid(), SIGKILL);
     killed.wait().leaves_no_process_after(Duration::from_secs(5));
-    wait_until("the killed job to be gone", ps, || ps() == "no job of yours runs here\n");
+    wait_until("the killed job to be gone", ps, || ps() == "no running jobs\n");
     assert_eq!(fs::read_dir(cache.path().join("cargo-ddp/jobs")).unwrap().count(), 0);
 }
 

@@ -116,6 +116,6 @@ fn inside_a_workspace_and_a_repository_the_project_stands_alone() {
 fn a_folder_that_can_not_be_written_leaves_nothing() {
     let dir = tempdir().unwrap();
     fs::write(dir.path().join("file"), "").unwrap();
-    new(dir.path(), &["file/project"]).ends_with(4).says(&["error: can't make "]);
+    new(dir.path(), &["file/project"]).ends_with(4).says(&["error: can't create "]);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }

@@ -61,7 +61,7 @@ fn real() -> std::path::PathBuf {
 #[test]
 fn the_users_libtorch_is_used_when_it_fits() {
     let fresh = Fresh::new();
-    let done = fresh.setup(&[]).env("LIBTORCH", real()).run().succeeds().says(&["LIBTORCH leads to it"]);
+    let done = fresh.setup(&[]).env("LIBTORCH", real()).run().succeeds().says(&["LIBTORCH points to it"]);
     assert_eq!(Path::new(done.stdout.trim()), real());
 }
 
@@ -179,7 +179,7 @@ fn a_pythons_own_torch_is_used_when_it_fits_and_passed_over_when_not() {
     let site = torch.home.join("site");
     let python = fresh.script("with-torch", &format!("PYTHONPATH={} exec python3 \"$@\"", site.display()));
     let flags = ["--cpu", "--python", python.to_str().unwrap()];
-    let done = fresh.setup(&flags).run().succeeds().says(&["with-torch has it (cpu: as asked for)", "Linked"]);
+    let done = fresh.setup(&flags).run().succeeds().says(&["with-torch has it (cpu: as requested)", "Linked"]);
     let home = Path::new(done.stdout.trim());
     assert!(home.join("lib/libtorch_cpu.so").exists() && !home.join("lib/libtorch_cuda.so").exists());
     // Linked once, it is found at once, without asking any Python.
@@ -190,7 +190,7 @@ fn a_pythons_own_torch_is_used_when_it_fits_and_passed_over_when_not() {
     let other = fresh.script("other-torch", &format!("case \"$1\" in -c) {other}; exit 0;; esac; exit 1"));
     let fresh2 = Fresh::new();
     let done = fresh2.setup(&["--cpu", "--python", other.to_str().unwrap()]).run().ends_with(3);
-    done.says(&["Passed over the torch of", "it is 2.9.1+cu128, and 2.13.0 is needed"]);
+    done.says(&["Skipping the torch of", "found 2.9.1+cu128, but 2.13.0 is required"]);
 }
 
 #[test]

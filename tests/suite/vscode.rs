@@ -123,7 +123,7 @@ fn a_binary_that_is_gone_takes_its_entries_along_and_the_users_stay() {
     assert!(!text("tasks.json").contains("eval"));
     // No training at all any more: every entry goes.
     package(dir.path(), "m", &["train"], "");
-    vscode(dir.path(), &[]).succeeds().says(&["nothing depends on ddp-runtime any more"]);
+    vscode(dir.path(), &[]).succeeds().says(&["nothing depends on ddp-runtime anymore"]);
     let last = text("launch.json");
     assert!(last.starts_with(kept) && !last.contains("ddp: "), "{last}");
     vscode(dir.path(), &[]).ends_with(2).says(&["no binary in this project depends on ddp-runtime", "hint: "]);

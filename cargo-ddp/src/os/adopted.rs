@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use super::reap::KILL_TIMEOUT;
 
-/// Takes note of the ends of processes that became ours when their parents ended.
+/// Reaps processes that became our children when their parents ended.
 pub(crate) fn reap_adopted(own: &[Pid]) {
     for pid in children().into_iter().filter(|pid| !own.contains(pid)) {
         let _ = waitpid(Some(pid), WaitOptions::NOHANG);

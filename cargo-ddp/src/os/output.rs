@@ -36,7 +36,7 @@ enum Kind {
 }
 
 impl Output {
-    /// Finds out what `path` leads to. Nothing is written; but `/dev/fd/N` is what it is now, whatever is opened later.
+    /// Resolves `path`. Nothing is written; but `/dev/fd/N` is what it is now, whatever is opened later.
     ///
     /// # Errors
     /// The system's, if nothing can be written there.
@@ -115,7 +115,7 @@ impl Output {
         }
     }
 
-    /// Writes the result, and gives up when the reader of a FIFO does not come or does not read for `patience`.
+    /// Writes the result, and gives up when a FIFO has no reader, or its reader does not read, for `patience`.
     ///
     /// # Errors
     /// The system's, [`ErrorKind::TimedOut`].
@@ -276,7 +276,7 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// The file that a path leads to, which may not be there yet.
+/// The file that a path points to, which may not exist yet.
 pub(crate) fn behind_links(path: &Path) -> PathBuf {
     let mut path = path.to_owned();
     // As many as the kernel follows.

@@ -13,7 +13,7 @@ use crate::{Error, Result};
 pub(super) const FILE: &str = ".ddp-template.toml";
 /// The format that this version writes, and the newest that it reads.
 const FORMAT: u32 = 1;
-const HEAD: &str = "# What `cargo ddp new` made this project from, for `cargo ddp update`: keep it with the project.\n";
+const HEAD: &str = "# The template of this project, for `cargo ddp update`: keep this file with the project.\n";
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Record {

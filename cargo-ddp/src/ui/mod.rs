@@ -125,7 +125,7 @@ impl Ui {
             Target::Stderr => (self.terminal, self.color),
         };
         let prefix = format!("[rank {rank}]");
-        // Red is for errors, and the others tell neighbours apart.
+        // Red is for errors; the other colors tell neighbors apart.
         let color = ["36", "33", "35", "34", "32"][rank % 5];
         let prefix = if colored { format!("\x1b[{color}m{prefix}\x1b[0m ") } else { format!("{prefix} ") };
         Prefixer::new(prefix, terminal)

@@ -161,7 +161,7 @@ impl Guest {
         Self { own, stage: Stage::Hello }
     }
 
-    /// The longest line that may come next.
+    /// The longest line that the other side may send next.
     pub(crate) fn longest_line(&self) -> usize {
         if matches!(self.stage, Stage::Join) { LONGEST_JOIN } else { LONGEST_GREETING }
     }

@@ -21,7 +21,7 @@ const PIECE: usize = 1 << 14;
 #[derive(Debug)]
 pub struct Link {
     stream: TcpStream,
-    /// What has come and is not handled yet; the first `scanned` bytes hold no line end.
+    /// Received bytes that are not handled yet; the first `scanned` bytes hold no line end.
     inbox: Vec<u8>,
     scanned: usize,
     /// The longest line that is accepted.
@@ -118,12 +118,12 @@ impl Link {
         self.outbox.clear();
     }
 
-    /// Whether a message has come that was not handled yet.
+    /// Whether a received message is not handled yet.
     pub(crate) fn has_message(&self) -> bool {
         self.inbox[self.scanned..].contains(&b'\n')
     }
 
-    /// The next line without its end, if one has come. Further ones stay for later.
+    /// The next line without its end, if one has arrived. Further ones stay for later.
     pub(crate) fn line(&mut self) -> Result<Option<Vec<u8>>, Lost> {
         if let Some(line) = self.take_line()? {
             return Ok(Some(line));
@@ -136,12 +136,12 @@ impl Link {
         }
     }
 
-    /// The next message, if one has come.
+    /// The next message, if one has arrived.
     pub(crate) fn receive<M: DeserializeOwned>(&mut self) -> Result<Option<M>, Lost> {
         self.line()?.map(|line| parse(&line)).transpose()
     }
 
-    /// The messages that have come. Those before the end of a connection are still given; the next call reports the end.
+    /// The messages that have arrived. Those before the end of a connection are still given; the next call reports the end.
     pub(crate) fn read<M: DeserializeOwned>(&mut self) -> Result<Vec<M>, Lost> {
         let end = self.fill();
         let mut messages = Vec::new();
@@ -156,7 +156,7 @@ impl Link {
         }
     }
 
-    /// Reads and forgets what comes. An error at the end.
+    /// Reads and drops what arrives. An error at the end.
     pub(crate) fn discard(&mut self) -> Result<(), Lost> {
         self.inbox.clear();
         self.scanned = 0;

@@ -4,7 +4,7 @@ use super::gpu::Gpu;
 use super::nvml;
 use crate::{Error, Result};
 
-/// One thing that CUDA can be told to use.
+/// A GPU, or a MIG instance, that CUDA can use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Choice {
     gpu: u32,

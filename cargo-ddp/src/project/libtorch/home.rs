@@ -5,7 +5,7 @@ use ddp_contract::file;
 use super::flavor::Flavor;
 use crate::version::LIBTORCH;
 
-/// A folder that LIBTORCH may lead to: `include/` and `lib/` of a libtorch of the right version.
+/// A folder that LIBTORCH may point to: `include/` and `lib/` of a libtorch of the right version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Home {
     path: PathBuf,
@@ -18,7 +18,7 @@ impl Home {
     /// # Errors
     /// What is missing or wrong, in words.
     pub fn inspect(path: &Path) -> Result<Self, String> {
-        // Through links, so that a project's link names what it leads to.
+        // Resolves links, so that a project's link names its target.
         let path = path.canonicalize().map_err(|err| err.to_string())?;
         for needed in [
             "lib/libtorch_cpu.so",

@@ -43,7 +43,7 @@ impl Torch {
 }
 
 impl Python {
-    /// Starts the interpreter and asks it.
+    /// Runs the interpreter to find its version and its torch.
     fn probe(program: &Path) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Answer {
@@ -74,7 +74,7 @@ impl Python {
         run(&self.program, &["-m", "pip", "--version"]).is_ok_and(|output| output.status.success())
     }
 
-    /// Whether it can make a virtual environment with a pip of its own.
+    /// Whether it can create a virtual environment that has pip.
     pub(super) fn has_venv(&self) -> bool {
         run(&self.program, &["-c", "import venv, ensurepip"]).is_ok_and(|output| output.status.success())
     }
