@@ -2,6 +2,8 @@
 
 mod build;
 mod color;
+#[cfg(test)]
+mod help;
 mod jobs;
 mod project;
 mod snapshot;

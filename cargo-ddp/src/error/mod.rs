@@ -3,6 +3,8 @@ mod format;
 mod hint;
 mod new;
 mod pip;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::path::PathBuf;
@@ -103,7 +105,7 @@ pub enum Error {
     GpuNotVisible { gpu: String, visible: String },
     /// A command that this build of cargo-ddp does not include.
     #[error("this cargo-ddp was built without the feature `{0}`")]
-    #[cfg_attr(feature = "plot", expect(dead_code, reason = "all features are on"))]
+    #[cfg_attr(all(feature = "plot", not(test)), expect(dead_code, reason = "all features are on"))]
     NoFeature(&'static str),
 
     // --- usage: programs -------------------------------------------------------------------------------------------
