@@ -3,7 +3,7 @@
 //! | code | meaning |
 //! |---|---|
 //! | 0 | done |
-//! | 1 | `--check`: files are not as they would be written; `build`: launch.json starts another program |
+//! | 1 | `--check`: files are out of date; `build`: launch.json starts another program |
 //! | 2 | usage error: bad flag or value, unknown GPU, no project |
 //! | 3 | setup failed: no libtorch |
 //! | 4 | I/O error: a file, process or socket; or output was lost |
@@ -26,7 +26,7 @@
 
 /// Done.
 pub const SUCCESS: u8 = 0;
-/// `--check`: files are not as they would be written; `build`: launch.json starts another program.
+/// `--check`: files are out of date; `build`: launch.json starts another program.
 pub const STALE: u8 = 1;
 /// A worker failed, and its own exit code does not say so.
 pub const FAILED: u8 = 1;

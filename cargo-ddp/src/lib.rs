@@ -41,6 +41,8 @@ mod progress;
 mod project;
 mod scaffold;
 mod shell;
+#[cfg(test)]
+mod snap;
 mod ui;
 mod version;
 

@@ -1,6 +1,6 @@
 //! How code below the user interface reports what it does. `ui` implements it.
 
-/// Who is told of work.
+/// The receiver of progress reports.
 pub trait Progress {
     /// A step of the work: `Fetching`, `libtorch 2.13.0`.
     fn status(&self, verb: &str, message: &str);

@@ -12,7 +12,7 @@ pub(crate) fn quote(text: &str) -> String {
     }
 }
 
-/// A path as one word, which is no option.
+/// A path as one word that no program takes for an option.
 pub(crate) fn quote_path(path: &Path) -> String {
     let text = quote(&path.to_string_lossy());
     match path.to_string_lossy().starts_with('-') {

@@ -82,7 +82,7 @@ fn report_goes_through_what_is_not_a_regular_file() {
     launch(dir.path(), &["--report", "missing/"], "true")
         .run()
         .ends_with(2)
-        .says(&["names a directory that does not exist"]);
+        .says(&["expected the name of a file, got a directory that does not exist"]);
 }
 
 // `--report /proc/PID/fd/1` replaced the file, and what the process wrote before and after was lost.
@@ -138,7 +138,7 @@ fn report_keeps_device_nodes() {
 fn report_that_can_not_be_written_is_an_error() {
     let dir = tempdir().unwrap();
     let report = |script| launch(dir.path(), &["--report", "/dev/full", "--max-restarts", "0"], script).run();
-    let words = ["error: can't write the report: No space left on device", "hint: the run's directory has it, too: "];
+    let words = ["error: can't write the report: No space left on device", "hint: the run directory has a copy: "];
     report("true").ends_with(4).says(&words);
     report("exit 3").ends_with(3).says(&words);
 }

@@ -158,9 +158,11 @@ fn a_script_is_refused_only_if_its_interpreter_is_missing() {
     // One interpreter after the other.
     let inner = executable(dir.path(), "inner", b"#!/opt/no/python3\n");
     let outer = executable(dir.path(), "outer", format!("#!{inner}\n").as_bytes());
-    launch(&outer).ends_with(126).says(&["it needs /opt/no/python3, which does not exist"]);
+    launch(&outer).ends_with(126).says(&["interpreter /opt/no/python3 does not exist"]);
     fs::set_permissions(&inner, fs::Permissions::from_mode(0o644)).unwrap();
-    launch(&outer).ends_with(126).says(&["/inner, which is not executable", "hint: make it executable: chmod +x "]);
+    launch(&outer)
+        .ends_with(126)
+        .says(&["/inner is not executable", "hint: make the interpreter executable: chmod +x "]);
 }
 
 #[test]

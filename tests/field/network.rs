@@ -161,11 +161,11 @@ fn only_who_knows_the_secret_joins() {
     guesser.say(&json!({"Proof": "00".repeat(32)}));
     assert!(guesser.hear()["Refused"].as_str().unwrap().contains("secret differs"));
     let other = secret(node(b.path(), "1", port, &[], script), "another secret of 28 letters").run();
-    other.ends_with(NODE_LOST).says(&["error: the nodes can't meet", "its job secret differs from node 0's"]);
+    other.ends_with(NODE_LOST).says(&["error: rendezvous failed at ", ": the job secret differs from node 0's"]);
     let none = node(b.path(), "1", port, &[], script).run().ends_with(NODE_LOST);
-    none.says(&["the job has a secret, and this node does not know it: set DDP_JOB_SECRET or --secret-file"]);
+    none.says(&["the job has a secret that this node does not know: set DDP_JOB_SECRET or --secret-file"]);
     let one = secret(node(b.path(), "1", port, &[], script), SECRET).run().succeeds();
-    let zero = zero.wait().succeeds().says(&["warning: a launcher at 127.0.0.1 was refused: its job secret differs"]);
+    let zero = zero.wait().succeeds().says(&["warning: a launcher at 127.0.0.1 was refused: the job secret differs"]);
     for done in [one, zero] {
         assert!(done.stdout.contains("secret=none file=none"), "workers do not see it: {}", done.stdout);
         assert!(!done.stderr.contains(SECRET), "{}", done.stderr);
@@ -185,7 +185,7 @@ fn impostor_of_node_0_gets_no_worker() {
     peer.say(&json!({"Challenge": {"protocol": 2, "version": version, "nonce": "11".repeat(32), "secret": true}}));
     assert!(peer.hear()["Proof"].is_string());
     peer.say(&json!({"Proof": "00".repeat(32)}));
-    let one = one.wait().ends_with(NODE_LOST).says(&["what answers there does not know the job's secret"]);
+    let one = one.wait().ends_with(NODE_LOST).says(&["node 0 does not know the job's secret"]);
     assert_eq!(one.stdout, "");
 }
 
@@ -207,7 +207,7 @@ fn secret_file_is_created_by_node_0_and_waited_for_by_others() {
         .ends_with(NODE_LOST)
         .says(&["too short: 5 bytes"]);
     let short = node(a.path(), "0", port, &[], "true").env("DDP_JOB_SECRET", "short").run().ends_with(2);
-    short.says(&["error: DDP_JOB_SECRET: the secret is too short", "hint: `openssl rand -hex 32`"]);
+    short.says(&["error: invalid DDP_JOB_SECRET: the secret is too short", "`openssl rand -hex 32`"]);
     // Node 0 created its secret behind such a link again and again, whatever --join-timeout said.
     let link = b.path().join("link");
     symlink("nothing", &link).unwrap();

@@ -50,13 +50,13 @@ fn jobs_of_other_containers_and_machines_are_named_and_left_alone() {
     let listed = || here(&["ps"]).run().succeeds();
     wait_until("the job of the container", || listed().stderr, || listed().stderr.contains("Elsewhere"));
     let done = listed();
-    assert_eq!(done.stdout, "no job of yours runs here\n");
+    assert_eq!(done.stdout, "no running jobs\n");
     let line = done.stderr.lines().find(|line| line.contains("in another container (trainer)")).unwrap().to_owned();
     let run = line.split_whitespace().find(|word| word.starts_with("run-")).unwrap();
     assert_eq!(here(&["ps", "--json"]).run().succeeds().stdout, "[]\n");
     for args in [&["stop"][..], &["stop", run], &["stop", run, "--now"]] {
         let done = here(args).run().ends_with(2);
-        done.says(&["no such job runs here", run, "in another container (trainer)", "hint: "]);
+        done.says(&["not running on this machine", run, "in another container (trainer)", "hint: "]);
     }
     // A job of this machine is the only one to be stopped.
     let own = here(&["launch", "--nproc", "1", "--", "sh", "-c", "echo here; exec sleep 1000"]).start();
@@ -90,7 +90,7 @@ fn jobs_of_other_machines_are_named_and_their_entries_stay() {
         here(&["ps"]).run().succeeds().stderr
     };
     wait_until("the job of node7", String::new, || listed().contains("on node7"));
-    here(&["stop", "--now"]).run().ends_with(2).says(&["no such job runs here", "on node7"]);
+    here(&["stop", "--now"]).run().ends_with(2).says(&["not running on this machine", "on node7"]);
     let run = &runs(dir.path(), &[])[0];
     assert_eq!(run["state"], "running");
     // The launcher dies before it can record the end or remove its entry.
@@ -122,7 +122,7 @@ fn recycled_process_ids_are_not_signaled() {
     entry["pid"] = innocent.0.id().into();
     entry["origin"]["pid"] = innocent.0.id().into();
     fs::write(&file, entry.to_string()).unwrap();
-    assert_eq!(here(&["ps"]).run().succeeds().stdout, "no job of yours runs here\n");
+    assert_eq!(here(&["ps"]).run().succeeds().stdout, "no running jobs\n");
     here(&["stop", "--now"]).run().ends_with(2);
     assert!(innocent.0.try_wait().unwrap().is_none(), "it was signaled");
     job.signal(SIGTERM);

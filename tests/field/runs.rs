@@ -223,7 +223,7 @@ fn run_that_waits_for_its_nodes_is_listed_and_can_be_stopped() {
     let nodes = ["--nnodes", "2", "--node-rank", "0", "--master-addr", "127.0.0.1", "--master-port", &port];
     launch(&dir, &[&nodes[..], &["--join-timeout", "1"]].concat(), "true").run().ends_with(5);
     let (state, because) = state(&dir);
-    assert!(state == "node_lost" && because.contains("the nodes can't meet"), "{state}: {because}");
+    assert!(state == "node_lost" && because.contains("rendezvous failed"), "{state}: {because}");
 }
 
 /// A project that needs no libtorch.

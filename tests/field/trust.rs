@@ -31,7 +31,7 @@ fn control_sequences_of_files_do_not_reach_the_terminal() {
     is_clean(&json);
 
     let empty = Ddp::new(["runs", "--log-dir", &format!("no{CLEAR}\u{9b}where")]).dir(dir.path()).run().succeeds();
-    assert_eq!(empty.stdout, "no run is kept in no\\u{1b}[2J\\u{9b}where\n");
+    assert_eq!(empty.stdout, "no runs in no\\u{1b}[2J\\u{9b}where\n");
     let printed = r"printf 'x\302\2332J\177\342\200\256\n'";
     let args = ["launch", "--json", "--nproc", "1", "--log-dir", "logs", "--", "sh", "-c", printed];
     let json = Ddp::new(args).dir(dir.path()).run().succeeds().stdout;
@@ -186,14 +186,18 @@ fn cache_that_others_can_change_is_refused() {
     let fresh = Fresh::new();
     let cache = fresh.path("cache/cargo-ddp");
     fs::set_permissions(&cache, fs::Permissions::from_mode(0o777)).unwrap();
-    fresh.setup().run().ends_with(3).says(&["can't be trusted: every user of this machine can write to it", "hint: "]);
+    fresh.setup().run().ends_with(3).says(&[
+        "unsafe cache directory ",
+        ": every user of this machine can write to it",
+        "hint: ",
+    ]);
     fs::set_permissions(&cache, fs::Permissions::from_mode(0o755)).unwrap();
     if !rustix::process::geteuid().is_root() {
         ddp_tests::skipped("needs root, to give the cache to another user");
         return;
     }
     chown(&cache, Some(NOBODY), None).unwrap();
-    fresh.setup().run().ends_with(3).says(&["it belongs to another user (uid 65534; this is uid 0)", "XDG_CACHE_HOME"]);
+    fresh.setup().run().ends_with(3).says(&["it belongs to another user (uid 65534, expected 0)", "XDG_CACHE_HOME"]);
     assert!(!fresh.path("args").exists());
     // A run needs no cache.
     let args = ["launch", "--nproc", "1", "--log-dir", "logs", "--", "true"];

@@ -259,13 +259,16 @@ fn copy_sources(from: &Path, to: &Path) {
 fn ddp_debug_without_a_debugger_is_said_and_runs_as_ever() {
     let args = ["run", "--nproc", "1", "--", "--help"];
     let done = Ddp::in_linear(args).env("DDP_DEBUG", "lldb-dap").run().succeeds().leaves_no_process();
-    done.says(&["warning: DDP_DEBUG=lldb-dap is set, but no debugger watches this process"]);
+    done.says(&["warning: DDP_DEBUG=lldb-dap is set, but this process is not running under a debugger"]);
     Ddp::in_linear(args)
         .env("DDP_DEBUG", "gdb")
         .run()
         .ends_with(2)
-        .says(&["error: DDP_DEBUG=\"gdb\" is neither lldb-dap, codelldb nor compound", "hint: "]);
-    Ddp::in_linear(["attach"]).run().ends_with(2).says(&["error: no debugger watches this process", "hint: "]);
+        .says(&["error: invalid DDP_DEBUG `gdb`: expected lldb-dap, codelldb or compound", "hint: "]);
+    Ddp::in_linear(["attach"])
+        .run()
+        .ends_with(2)
+        .says(&["error: not running under a debugger, so no sessions can be opened", "hint: "]);
 }
 
 #[test]
@@ -285,7 +288,7 @@ fn attach_takes_the_only_job_and_of_several_the_one_that_is_chosen() {
     assert!(ddp(&["ps"]).run().succeeds().stdout.contains(&format!("\n{chosen} ")), "{chosen}");
     let more = start();
     // There is no terminal to ask in.
-    choose().ends_with(2).says(&["error: several jobs are running, and none was chosen: ", &chosen]);
+    choose().ends_with(2).says(&["error: could not determine which job to use (running: ", &chosen]);
     ddp(&["attach", "--choose", &chosen]).run().ends_with(2).says(&["--choose", "cannot be used with"]);
     for job in [only, more] {
         job.signal(ddp_tests::SIGTERM);
@@ -302,7 +305,7 @@ fn a_launcher_of_a_compound_says_whom_it_waits_for_and_stops_when_told() {
         .env("DDP_DEBUG", "compound")
         .run()
         .ends_with(2)
-        .says(&["another launcher waits for its workers"]);
+        .says(&["another launcher is already waiting for workers"]);
     let program = kept().join("linear-target/debug/linear");
     let socket = linear_project().join(".ddp/debug/linear.sock");
     let join = |rank: &str| {

@@ -102,7 +102,7 @@ fn this_machine_is_fit() {
 #[test]
 fn before_set_up_nothing_is_wrong_yet() {
     let place = Place::new();
-    is(line(place.doctor(&["--json"]), "libtorch"), "warning", "2.13.0 is not here yet", "cargo ddp setup");
+    is(line(place.doctor(&["--json"]), "libtorch"), "warning", "2.13.0 not found", "cargo ddp setup");
     assert!(fs::read_dir(place.path("cache")).unwrap().next().is_none(), "doctor makes nothing");
     assert!(!place.path("project/.ddp").exists());
 }
@@ -112,10 +112,10 @@ fn a_libtorch_of_another_version_is_named() {
     let place = Place::new();
     fake_libtorch(&place.path("old"), [2, 12, 1], "");
     let doctor = || place.doctor(&["--json"]).env("LIBTORCH", place.path("old"));
-    is(line(doctor(), "libtorch"), "error", "it is libtorch 2.12.1, and tch needs 2.13.0 exactly", "unset LIBTORCH");
+    is(line(doctor(), "libtorch"), "error", "found libtorch 2.12.1, but tch requires exactly 2.13.0", "unset it");
     let done = place.doctor(&[]).env("LIBTORCH", place.path("old")).run().ends_with(6);
     let at = done.stdout.lines().position(|line| line.starts_with("error    libtorch ")).unwrap();
-    assert!(done.stdout.lines().nth(at + 1).unwrap().trim_start().starts_with("-> unset LIBTORCH"), "{}", done.stdout);
+    assert!(done.stdout.lines().nth(at + 1).unwrap().trim_start().starts_with("-> set LIBTORCH to a libtorch 2.13.0, or unset it"), "{}", done.stdout);
     // Linked to by the project, it is another's fault.
     fs::create_dir(place.path("project/.ddp")).unwrap();
     symlink(place.path("old"), place.path("project/.ddp/libtorch")).unwrap();
@@ -132,31 +132,31 @@ fn a_missing_library_is_named_with_who_needs_it() {
         fake_libtorch(&place.path("torch"), [2, 13, 0], without);
         place.doctor(&["--json"]).env("LIBTORCH", place.path("torch"))
     };
-    is(line(doctor(""), "shared libraries"), "ok", "all that libtorch needs", "");
+    is(line(doctor(""), "shared libraries"), "ok", "libtorch finds all of them", "");
     let missing = "libcudart.so.13";
     is(line(doctor(missing), "shared libraries"), "error", &format!("{missing} is missing, which libtorch"), "setup");
-    is(line(doctor("libc10.so"), "libtorch"), "error", "lib/libc10.so is missing", "unset LIBTORCH");
+    is(line(doctor("libc10.so"), "libtorch"), "error", "lib/libc10.so is missing", "unset it");
 }
 
 #[test]
 fn no_python_and_a_python_without_pip_are_named() {
     let place = Place::new();
     let doctor = || place.doctor(&["--json"]).env("PATH", place.path("bin"));
-    is(line(doctor(), "Python"), "error", "there is no Python 3", "python3-pip");
+    is(line(doctor(), "Python"), "error", "no Python 3 found", "python3-pip");
     place.script("python3", "case \"$1$2\" in -c*version*) echo '{\"python\": \"3.12.0\", \"version\": null, \"folder\": null}'; exit 0;; esac; exit 1");
     is(line(doctor(), "Python"), "error", "has neither pip nor venv", "python3-pip");
     // With a libtorch, Python is of no use any more.
-    is(line(doctor().env("LIBTORCH", real()), "Python"), "warning", "it is here already", "");
+    is(line(doctor().env("LIBTORCH", real()), "Python"), "warning", "(libtorch is already installed)", "");
 }
 
 #[test]
 fn missing_tools_are_named() {
     let place = Place::new();
     let doctor = || place.doctor(&["--json"]).env("PATH", place.path("bin"));
-    is(line(doctor(), "rustc"), "error", "there is no rustc on PATH", "rustup");
-    is(line(doctor(), "linker"), "error", "there is no cc on PATH", "gcc");
-    is(line(doctor(), "C++ compiler"), "error", "there is no c++ on PATH", "g++");
-    is(line(doctor(), "stacks"), "warning", "there is no gdb", "gdb");
+    is(line(doctor(), "rustc"), "error", "rustc not found on PATH", "rustup");
+    is(line(doctor(), "linker"), "error", "cc not found on PATH", "gcc");
+    is(line(doctor(), "C++ compiler"), "error", "c++ not found on PATH", "g++");
+    is(line(doctor(), "stacks"), "warning", "gdb not found", "gdb");
     place.script("rustc", "echo 'rustc 1.75.0 (82e1608df 2023-12-21)'");
     is(line(doctor(), "rustc"), "error", "1.75.0", "rustup update");
     place.script("c++", "exit 1");
@@ -167,7 +167,7 @@ fn missing_tools_are_named() {
 fn a_cache_that_can_not_be_used_is_named() {
     let place = Place::new();
     fs::write(place.path("cache/cargo-ddp"), "a file where a folder should be").unwrap();
-    is(line(place.doctor(&["--json"]), "cache"), "error", "cargo-ddp is no folder", "XDG_CACHE_HOME");
+    is(line(place.doctor(&["--json"]), "cache"), "error", "cargo-ddp is not a folder", "XDG_CACHE_HOME");
     let nowhere = place.doctor(&["--json"]).env_remove("XDG_CACHE_HOME").env_remove("HOME");
     is(line(nowhere, "cache"), "error", "neither XDG_CACHE_HOME nor HOME is set", "XDG_CACHE_HOME");
 }
@@ -177,13 +177,13 @@ fn gpus_are_compared_with_what_libtorch_is_built_for() {
     let Some(torch) = CudaTorch::find() else { return };
     let (place, nvml) = (Place::new(), stand_in());
     let doctor = || place.doctor(&["--json"]).env("LD_LIBRARY_PATH", nvml.path()).env("LIBTORCH", &torch.home);
-    is(line(doctor(), "NVIDIA driver"), "ok", "580.65.06, for CUDA up to 13.0", "");
-    is(line(doctor(), "GPUs"), "warning", "4 x Stand-in 9000; GPU 3 is taken", "cargo ddp gpus");
+    is(line(doctor(), "NVIDIA driver"), "ok", "580.65.06, supports CUDA up to 13.0", "");
+    is(line(doctor(), "GPUs"), "warning", "4 x Stand-in 9000; GPU 3 is busy", "cargo ddp gpus");
     let built = "sm_75, sm_80, sm_86, sm_90, sm_100, sm_120";
     is(
         line(doctor(), "compute capability"),
         "error",
-        &format!("GPU 2 has 6.0, and this libtorch is built for {built}"),
+        &format!("GPU 2 has 6.0, but this libtorch is built for {built}"),
         "--gpus",
     );
     is(line(doctor(), "peer access"), "warning", "1 of 6 pairs of GPUs have none, such as 0 and 1", "topo -p2p");

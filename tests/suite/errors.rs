@@ -51,7 +51,7 @@ fn several_binaries_want_a_choice() {
         .unwrap();
     }
     let run = |flags: &[&str]| Ddp::new(["run", "--nproc", "2"].iter().chain(flags)).dir(dir.path()).run();
-    run(&[]).ends_with(2).says(&["there are several binaries, and none was chosen: a, b", "--bin NAME"]);
+    run(&[]).ends_with(2).says(&["could not determine which binary to run (available: a, b)", "--bin NAME"]);
     let done = run(&["--bin", "b"]).succeeds();
     assert_eq!(done.stdout.lines().filter(|line| line.ends_with("] this is b")).count(), 2, "{}", done.stdout);
 }
@@ -64,7 +64,7 @@ fn exec_passes_on_what_its_command_does() {
     let dir = tempdir().unwrap();
     let done = Ddp::new(["exec", "--", "sh", "-c", "ls $LIBTORCH/lib"]).dir(dir.path()).run().succeeds();
     assert!(done.stdout.contains("libtorch_cpu.so"), "{}", done.stdout);
-    Ddp::new(["exec", "--", "no-such-program"]).run().ends_with(127).says(&["there is no program no-such-program"]);
+    Ddp::new(["exec", "--", "no-such-program"]).run().ends_with(127).says(&["program not found: no-such-program"]);
 }
 
 #[test]

@@ -60,10 +60,10 @@ fn gpus_that_are_not_there_are_refused_before_the_build() {
         }
         ddp.run().ends_with(2)
     };
-    refused(&["--gpus", "2,4"], None).says(&["error: there is no GPU 4; there are 0, 1, 2, 3, MIG-0-0e4b", "hint: "]);
-    refused(&["--gpus", "2,2"], None).says(&["GPU 2 is there twice"]);
-    refused(&["--gpus", "0"], Some("1")).says(&["GPU 0 is not among CUDA_VISIBLE_DEVICES=1"]);
-    refused(&["--nproc", "5"], None).says(&["5 workers need 5 GPUs, and there are 4"]);
+    refused(&["--gpus", "2,4"], None).says(&["error: GPU 4 not found (available: 0, 1, 2, 3, MIG-0-0e4b", "hint: "]);
+    refused(&["--gpus", "2,2"], None).says(&["GPU 2 is listed twice"]);
+    refused(&["--gpus", "0"], Some("1")).says(&["GPU 0 is not in CUDA_VISIBLE_DEVICES=1"]);
+    refused(&["--nproc", "5"], None).says(&["5 workers need 5 GPUs, but only 4 are available"]);
 }
 
 fn visible(flags: &[&str], outer: Option<&str>) -> Done {
@@ -113,7 +113,7 @@ fn nproc_in_torchruns_words_is_one_worker_per_gpu_or_per_core() {
     done.says(&["on the CPU: rank 0"]);
     if !has_driver() {
         let none = Ddp::new(["launch", "--nproc-per-node", "gpu", "--", "true"]).run().ends_with(2);
-        none.says(&["error: --nproc: `gpu` is one worker per GPU, and this machine has none"]);
+        none.says(&["error: --nproc: `gpu` starts one worker per GPU, but this machine has no GPU"]);
         let done = Ddp::new(["launch", "--nproc=auto", "--dry-run", "--", "true"]).run().succeeds();
         assert!(done.stdout.contains(&format!("workers: {cores}\n")), "{}", done.stdout);
     }
@@ -139,13 +139,13 @@ fn the_gpus_are_listed() {
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines.len(), 7, "{text}");
     assert_eq!(lines[0], " 0  Stand-in 9000  GPU-0-0e4b  0.0 GB of 80.0 GB in use");
-    assert_eq!(lines[1], " 1  Stand-in 9000  GPU-1-0e4b  0.0 GB of 80.0 GB in use  (not among CUDA_VISIBLE_DEVICES)");
+    assert_eq!(lines[1], " 1  Stand-in 9000  GPU-1-0e4b  0.0 GB of 80.0 GB in use  (not in CUDA_VISIBLE_DEVICES)");
     assert_eq!(lines[3], "      MIG-1-0e4b");
     assert!(lines[6].starts_with("      used by ") && lines[6].ends_with(" (pid 1)  10.0 GB"), "{text}");
     let json: serde_json::Value = serde_json::from_str(&list(&["--json"])).unwrap();
     assert_eq!((&json[3]["users"][0]["pid"], &json[1]["mig"][0]), (&1.into(), &"MIG-0-0e4b".into()));
     if !has_driver() {
-        Ddp::new(["gpus"]).run().ends_with(2).says(&["error: GPUs can't be used: no NVIDIA driver answers"]);
+        Ddp::new(["gpus"]).run().ends_with(2).says(&["error: can't use GPUs: can't load the NVIDIA driver"]);
     }
 }
 
@@ -170,5 +170,5 @@ fn without_a_driver_gpus_can_not_be_asked_for() {
         return;
     }
     let done = Ddp::new(["run", "-p", "no-such-package", "--gpus", "0"]).run().ends_with(2);
-    done.says(&["error: GPUs can't be used: no NVIDIA driver answers", "hint: `--nproc N` runs N workers"]);
+    done.says(&["error: can't use GPUs: can't load the NVIDIA driver", "hint: `--nproc N` runs N workers"]);
 }

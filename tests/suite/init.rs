@@ -125,11 +125,11 @@ fn what_can_not_be_made_trainable_is_refused_and_left_alone() {
     let dir = tempdir().unwrap();
     init(dir.path(), &[]).ends_with(2).says(&["no Cargo.toml in", "hint: "]);
     write(&dir.path().join("Cargo.toml"), "[workspace]\n");
-    init(dir.path(), &[]).ends_with(2).says(&["it is of no package"]);
+    init(dir.path(), &[]).ends_with(2).says(&["Cargo.toml: no [package]"]);
     write(&dir.path().join("Cargo.toml"), "[package\n");
     init(dir.path(), &[]).ends_with(2).says(&["Cargo.toml: "]);
     write(&dir.path().join("Cargo.toml"), MANIFEST);
-    init(dir.path(), &["--workspace"]).ends_with(2).says(&["there is no workspace around it", "hint: "]);
+    init(dir.path(), &["--workspace"]).ends_with(2).says(&["no folder above it is a workspace", "hint: "]);
     assert_eq!(files(dir.path()).len(), 1);
 }
 

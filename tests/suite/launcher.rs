@@ -297,7 +297,7 @@ fn jobs_that_run_are_listed_and_can_be_stopped() {
     let (dir, cache) = (tempdir().unwrap(), tempdir().unwrap());
     let here = |ddp: Ddp| ddp.dir(dir.path()).env("XDG_CACHE_HOME", cache.path());
     let ps = || here(Ddp::new(["ps"])).run().succeeds().stdout;
-    assert_eq!(ps(), "no job of yours runs here\n");
+    assert_eq!(ps(), "no running jobs\n");
     here(Ddp::new(["stop"])).run().ends_with(2).says(&["error: no running jobs\n"]);
 
     let first = here(launch(dir.path(), &["--nproc", "2"], "echo ready; sleep 500")).start();
@@ -311,8 +311,8 @@ fn jobs_that_run_are_listed_and_can_be_stopped() {
     assert_eq!((&jobs[0]["nproc"], &jobs[1]["nproc"]), (&2.into(), &1.into()));
     assert_eq!(jobs[0]["workers"].as_array().unwrap().len(), 2);
 
-    here(Ddp::new(["stop"])).run().ends_with(2).says(&["several jobs are running", "run-1-", "run-2-"]);
-    here(Ddp::new(["stop", "run-9"])).run().ends_with(2).says(&[r#"no running job "run-9""#]);
+    here(Ddp::new(["stop"])).run().ends_with(2).says(&["could not determine which job to use", "run-1-", "run-2-"]);
+    here(Ddp::new(["stop", "run-9"])).run().ends_with(2).says(&["no running job `run-9` (running: "]);
     let run = jobs[0]["run"].as_str().unwrap();
     here(Ddp::new(["stop", run])).run().succeeds();
     first.wait().ends_with(143).leaves_no_process();
@@ -324,7 +324,7 @@ fn jobs_that_run_are_listed_and_can_be_stopped() {
     killed.wait_for("ready");
     signal_process(killed.pid(), SIGKILL);
     killed.wait().leaves_no_process_after(Duration::from_secs(5));
-    wait_until("the killed job to be gone", ps, || ps() == "no job of yours runs here\n");
+    wait_until("the killed job to be gone", ps, || ps() == "no running jobs\n");
     assert_eq!(fs::read_dir(cache.path().join("cargo-ddp/jobs")).unwrap().count(), 0);
 }
 
@@ -345,14 +345,14 @@ fn stop_without_a_name_leaves_jobs_of_other_projects_alone() {
         Ddp::new(["stop"].iter().chain(args)).dir(folder).env("XDG_CACHE_HOME", cache.path()).run()
     };
     let first = start(&one);
-    let hint = "hint: give the name of one of these, or --all";
+    let hint = "hint: name one of them, or pass --all";
     stop(&two, &[]).ends_with(2).says(&["no running jobs in this project (elsewhere on this machine: run-1-", hint]);
     let second = start(&two);
     stop(&two, &[]).succeeds();
     second.wait().ends_with(143).leaves_no_process();
     assert!(!first.has_ended());
     let third = start(&two);
-    stop(&two, &["--all"]).ends_with(2).says(&["several jobs are running, and none was chosen: run-"]);
+    stop(&two, &["--all"]).ends_with(2).says(&["could not determine which job to use (running: run-"]);
     stop(&two, &[]).succeeds();
     third.wait().ends_with(143);
     stop(&two, &["--all"]).succeeds();

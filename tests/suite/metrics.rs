@@ -221,10 +221,10 @@ fn runs_are_drawn_with_their_restarts() {
     let code = |args: &[&str], words: &[&str]| {
         plot(args).ends_with(2).says(words);
     };
-    code(&["7"], &["there is no run \"7\" in ", "there are 1, 2", "hint: "]);
-    code(&["--metric", "lost"], &["no metric is called \"lost\"; there are loss, memory/rss_bytes, odd, "]);
-    code(&["./1/attempt-0"], &["./1/attempt-0 has no metrics", "hint: a run writes them with "]);
-    code(&["-o", "x.pdf"], &["--output: x.pdf ends in neither .svg nor .png"]);
+    code(&["7"], &["run `7` not found in ", "(available: 1, 2)", "hint: "]);
+    code(&["--metric", "lost"], &["unknown metric `lost` (available: loss, memory/rss_bytes, odd, "]);
+    code(&["./1/attempt-0"], &["./1/attempt-0 has no metrics", "hint: write metrics with "]);
+    code(&["-o", "x.pdf"], &["--output: unknown extension of x.pdf: expected .svg or .png"]);
     code(&["--smooth=1"], &["a weight is a number from 0 to below 1"]);
     fs::write(logs.join("1").join(FILE), "nothing\n").unwrap();
     code(&["1"], &["metrics.jsonl: line 1: expected "]);

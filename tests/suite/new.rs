@@ -65,26 +65,24 @@ fn an_existing_folder_is_never_touched() {
     let dir = tempdir().unwrap();
     fs::create_dir(dir.path().join("taken")).unwrap();
     fs::write(dir.path().join("taken/mine.txt"), "mine").unwrap();
-    new(dir.path(), &["taken"]).ends_with(2).says(&["taken is there already", "hint: "]);
+    new(dir.path(), &["taken"]).ends_with(2).says(&["taken already exists", "hint: "]);
     let files: Vec<_> = fs::read_dir(dir.path().join("taken")).unwrap().collect();
     assert_eq!(files.len(), 1);
     // Nor is a dangling link, or a file.
     std::os::unix::fs::symlink("/nowhere", dir.path().join("link")).unwrap();
-    new(dir.path(), &["link"]).ends_with(2).says(&["is there already"]);
+    new(dir.path(), &["link"]).ends_with(2).says(&["already exists"]);
 }
 
 #[test]
 fn names_that_cargo_refuses_are_refused_before_anything_is_written() {
     let dir = tempdir().unwrap();
     for name in ["2fast", "fn", "a b", "test", "tch"] {
-        new(dir.path(), &["some/where", "--name", name])
-            .ends_with(2)
-            .says(&["can't be the name of a package", "--name"]);
+        new(dir.path(), &["some/where", "--name", name]).ends_with(2).says(&["invalid package name `", "--name"]);
     }
     new(dir.path(), &["2fast"]).ends_with(2).says(&["it starts with a digit"]);
     new(dir.path(), &["x", "--template", "quadratic"])
         .ends_with(2)
-        .says(&["there is no template \"quadratic\"; there is: bare, linear, vision, mingpt"]);
+        .says(&["unknown template `quadratic` (available: bare, linear, vision, mingpt)"]);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
@@ -118,6 +116,6 @@ fn inside_a_workspace_and_a_repository_the_project_stands_alone() {
 fn a_folder_that_can_not_be_written_leaves_nothing() {
     let dir = tempdir().unwrap();
     fs::write(dir.path().join("file"), "").unwrap();
-    new(dir.path(), &["file/project"]).ends_with(4).says(&["error: can't make "]);
+    new(dir.path(), &["file/project"]).ends_with(4).says(&["error: can't create "]);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }

@@ -167,7 +167,7 @@ fn losing_the_network_ends_both_nodes_in_bounded_time() {
     let start = Instant::now();
     machines.pull_the_cable();
     for job in jobs {
-        job.wait().ends_with(NODE_LOST).leaves_no_process().says(&["was lost: nothing was heard of it for 20 s"]);
+        job.wait().ends_with(NODE_LOST).leaves_no_process().says(&["was lost: no message for 20 s"]);
     }
     assert!(start.elapsed() < BOUND);
 }
@@ -208,16 +208,16 @@ fn nodes_that_do_not_come_or_do_not_fit_are_named() {
     let port = free_port();
     let run = |node, flags: &[&str]| launch(dir.path(), node, port, flags, "echo started").run();
     run("0", &["--join-timeout", "0.5"]).ends_with(NODE_LOST).says(&[
-        "error: the nodes can't meet at 127.0.0.1:",
+        "error: rendezvous failed at 127.0.0.1:",
         "node 1 of 2 did not join within 0.5 s",
         "hint: start `cargo ddp` on every node",
     ]);
     run("1", &["--join-timeout", "0.5"]).ends_with(NODE_LOST).says(&["node 0 could not be reached within"]);
-    run("2", &[]).ends_with(2).says(&["--node-rank: node 2 not found: there are 2 nodes, from 0"]);
+    run("2", &[]).ends_with(2).says(&["--node-rank: node 2 not found: nodes are 0 to 1"]);
     let alone = Ddp::new(["launch", "--nnodes", "2", "--", "true"]).dir(dir.path()).run();
-    alone.ends_with(2).says(&["--node-rank: each of the 2 nodes needs its own number"]);
+    alone.ends_with(2).says(&["--node-rank: required for a job on 2 nodes: a different number on each node"]);
     let nowhere = Ddp::new(["launch", "--nnodes", "2", "--node-rank", "0", "--", "true"]).dir(dir.path()).run();
-    nowhere.ends_with(2).says(&["--master-addr: several nodes need an address of node 0"]);
+    nowhere.ends_with(2).says(&["--master-addr: required for several nodes: an address of node 0"]);
     let foreign = ["launch", "--nnodes", "2", "--node-rank", "0", "--master-addr", "203.0.113.7", "--", "true"];
-    Ddp::new(foreign).dir(dir.path()).run().ends_with(NODE_LOST).says(&["this is node 0, and has no such address"]);
+    Ddp::new(foreign).dir(dir.path()).run().ends_with(NODE_LOST).says(&["node 0 has no such address"]);
 }

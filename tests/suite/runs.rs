@@ -23,7 +23,7 @@ fn json(logs: &Path) -> Vec<Value> {
 fn every_way_to_end_is_told() {
     let dir = tempdir().unwrap();
     let logs = dir.path().join("runs");
-    assert!(runs(&logs, &[]).starts_with("no run is kept in "));
+    assert!(runs(&logs, &[]).starts_with("no runs in "));
 
     launch(&logs, &["--nproc", "2"], "true").run().succeeds();
     launch(&logs, &["--nproc", "1", "--max-restarts", "1", "--backoff", "0"], "exit 3").run().ends_with(3);

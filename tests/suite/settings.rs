@@ -42,7 +42,7 @@ fn variables_are_options_of_every_launcher_and_errors_name_them() {
         ("DDP_NPROC", "0", "error: DDP_NPROC: invalid value `0`: expected a number from 1 to 4096"),
         ("DDP_QUIET", "maybe", "error: DDP_QUIET: invalid value `maybe`: expected 1, true, 0 or false"),
         ("DDP_SHOW", "7", "error: DDP_SHOW: rank 7 not found"),
-        ("DDP_NODE_RANK", "1", "error: DDP_NODE_RANK: it needs --nnodes"),
+        ("DDP_NODE_RANK", "1", "error: DDP_NODE_RANK: requires --nnodes"),
         ("DDP_MASTER_PORT", "65536", "error: DDP_MASTER_PORT: invalid value `65536`: 65536 is not in 1..=65535"),
     ] {
         dry_run(&[]).env(name, value).run().ends_with(2).says(&[said, "hint: "]);
@@ -171,7 +171,7 @@ fn log_is_quiet_unless_asked_and_its_variable_wins() {
     let json = run(&["-v"]).env("DDP_LOG_FORMAT", "json").run().succeeds().stderr;
     let events: Vec<Value> = json.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     assert!(events.iter().any(|event| event["level"] == "DEBUG" && event["message"] == "launching"), "{json}");
-    run(&[]).env("DDP_LOG", "cargo_ddp=loud").run().ends_with(2).says(&["DDP_LOG=\"cargo_ddp=loud\": invalid filter"]);
+    run(&[]).env("DDP_LOG", "cargo_ddp=loud").run().ends_with(2).says(&["error: invalid DDP_LOG `cargo_ddp=loud`: "]);
     run(&[]).env("DDP_LOG_FORMAT", "xml").run().ends_with(2).says(&["DDP_LOG_FORMAT=\"xml\": expected text or json"]);
 }
 

@@ -61,7 +61,7 @@ fn real() -> std::path::PathBuf {
 #[test]
 fn the_users_libtorch_is_used_when_it_fits() {
     let fresh = Fresh::new();
-    let done = fresh.setup(&[]).env("LIBTORCH", real()).run().succeeds().says(&["LIBTORCH leads to it"]);
+    let done = fresh.setup(&[]).env("LIBTORCH", real()).run().succeeds().says(&["LIBTORCH points to it"]);
     assert_eq!(Path::new(done.stdout.trim()), real());
 }
 
@@ -76,9 +76,12 @@ fn a_libtorch_of_another_version_is_refused() {
     let header = "#define TORCH_VERSION_MAJOR 2\n#define TORCH_VERSION_MINOR 12\n#define TORCH_VERSION_PATCH 1\n";
     fs::write(home.join("include/torch/headeronly/version.h"), header).unwrap();
     let done = fresh.setup(&[]).env("LIBTORCH", &home).run().ends_with(3);
-    done.says(&["it is libtorch 2.12.1, and tch needs 2.13.0 exactly", "hint: unset LIBTORCH"]);
+    done.says(&[
+        "found libtorch 2.12.1, but tch requires exactly 2.13.0",
+        "hint: set LIBTORCH to a libtorch 2.13.0, or unset it",
+    ]);
     let done = fresh.setup(&[]).env("LIBTORCH", "/nonexistent").run().ends_with(3);
-    done.says(&["LIBTORCH=/nonexistent: No such file or directory"]);
+    done.says(&["invalid LIBTORCH `/nonexistent`: No such file or directory"]);
     fresh.nothing_was_made();
 }
 
@@ -86,7 +89,7 @@ fn a_libtorch_of_another_version_is_refused() {
 fn without_python_the_ways_out_are_named() {
     let fresh = Fresh::new();
     let done = fresh.setup(&["--cpu"]).env("PATH", fresh.path("bin")).run().ends_with(3);
-    done.says(&["there is no Python to fetch it with", "apt-get install python3-pip", "--python"]);
+    done.says(&["no Python 3 to fetch it with", "apt-get install python3-pip", "--python"]);
     fresh.nothing_was_made();
 }
 
@@ -107,9 +110,9 @@ fn a_python_without_pip_and_venv_is_said_so() {
 fn a_python_that_does_not_work_is_said_so() {
     let fresh = Fresh::new();
     let done = fresh.setup(&["--python", "/nonexistent/python"]).run().ends_with(3);
-    done.says(&["/nonexistent/python is no Python 3 that works", "hint: give another with --python"]);
+    done.says(&["/nonexistent/python is not a working Python 3", "hint: choose another Python with --python"]);
     let old = fresh.script("python2", "echo '{\"python\": \"2.7.18\", \"version\": null, \"folder\": null}'");
-    fresh.setup(&["--python", old.to_str().unwrap()]).run().ends_with(3).says(&["it is Python 2.7.18"]);
+    fresh.setup(&["--python", old.to_str().unwrap()]).run().ends_with(3).says(&["found Python 2.7.18"]);
     fresh.nothing_was_made();
 }
 
@@ -176,7 +179,7 @@ fn a_pythons_own_torch_is_used_when_it_fits_and_passed_over_when_not() {
     let site = torch.home.join("site");
     let python = fresh.script("with-torch", &format!("PYTHONPATH={} exec python3 \"$@\"", site.display()));
     let flags = ["--cpu", "--python", python.to_str().unwrap()];
-    let done = fresh.setup(&flags).run().succeeds().says(&["with-torch has it (cpu: as asked for)", "Linked"]);
+    let done = fresh.setup(&flags).run().succeeds().says(&["with-torch has it (cpu: as requested)", "Linked"]);
     let home = Path::new(done.stdout.trim());
     assert!(home.join("lib/libtorch_cpu.so").exists() && !home.join("lib/libtorch_cuda.so").exists());
     // Linked once, it is found at once, without asking any Python.
@@ -187,7 +190,7 @@ fn a_pythons_own_torch_is_used_when_it_fits_and_passed_over_when_not() {
     let other = fresh.script("other-torch", &format!("case \"$1\" in -c) {other}; exit 0;; esac; exit 1"));
     let fresh2 = Fresh::new();
     let done = fresh2.setup(&["--cpu", "--python", other.to_str().unwrap()]).run().ends_with(3);
-    done.says(&["Passed over the torch of", "it is 2.9.1+cu128, and 2.13.0 is needed"]);
+    done.says(&["Skipping the torch of", "found 2.9.1+cu128, but 2.13.0 is required"]);
 }
 
 #[test]

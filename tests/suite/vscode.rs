@@ -85,9 +85,7 @@ fn check_names_what_is_stale_and_writes_nothing() {
     vscode(dir.path(), &["--debugger", "lldb-dap", "--nproc", "3"]).succeeds();
     vscode(dir.path(), &["--check"]).succeeds().says(&["up to date"]);
     let before = texts(dir.path());
-    vscode(dir.path(), &["--check", "--nproc", "4"])
-        .ends_with(1)
-        .says(&["not as `cargo ddp vscode` makes it: .vscode/launch.json"]);
+    vscode(dir.path(), &["--check", "--nproc", "4"]).ends_with(1).says(&["error: .vscode/launch.json is out of date"]);
     fs::remove_file(dir.path().join("src/bin/eval.rs")).unwrap();
     vscode(dir.path(), &["--check"]).ends_with(1).says(&[".vscode/launch.json, .vscode/tasks.json"]);
     assert_eq!(texts(dir.path()), before);
@@ -125,10 +123,10 @@ fn a_binary_that_is_gone_takes_its_entries_along_and_the_users_stay() {
     assert!(!text("tasks.json").contains("eval"));
     // No training at all any more: every entry goes.
     package(dir.path(), "m", &["train"], "");
-    vscode(dir.path(), &[]).succeeds().says(&["nothing depends on ddp-runtime any more"]);
+    vscode(dir.path(), &[]).succeeds().says(&["nothing depends on ddp-runtime anymore"]);
     let last = text("launch.json");
     assert!(last.starts_with(kept) && !last.contains("ddp: "), "{last}");
-    vscode(dir.path(), &[]).ends_with(2).says(&["no binary of this project depends on ddp-runtime", "hint: "]);
+    vscode(dir.path(), &[]).ends_with(2).says(&["no binary in this project depends on ddp-runtime", "hint: "]);
 }
 
 #[test]
@@ -155,7 +153,7 @@ fn a_workspace_tells_cargo_which_package() {
     assert!(names(dir.path()).iter().all(|name| !name.contains("none")));
     vscode(dir.path(), &["-p", "third"])
         .ends_with(2)
-        .says(&["\"third\" depends on ddp-runtime; there are first, second"]);
+        .says(&["`third` depends on ddp-runtime (available: first, second"]);
     // A package that wants none: its binaries get entries when they are named, and keep them.
     let off = format!("{TRAINS}[package.metadata.ddp]\nvscode = false\n");
     package(&dir.path().join("c"), "third", &["none"], &off);
@@ -166,7 +164,7 @@ fn a_workspace_tells_cargo_which_package() {
     package(&dir.path().join("c"), "third", &["none"], "");
     vscode(dir.path(), &["--bin", "none"])
         .ends_with(2)
-        .says(&["\"none\" depends on ddp-runtime; there are one, two, three"]);
+        .says(&["`none` depends on ddp-runtime (available: one, two, three"]);
 }
 
 #[test]
@@ -180,8 +178,8 @@ fn cargo_toml_says_how_many_ranks() {
     assert_eq!(launch["configurations"][0]["name"], "ddp: run m on 4 ranks");
     assert_eq!(launch["configurations"][0]["args"], serde_json::json!(["ddp", "run", "--bin", "m", "--gpus", "2,4-6"]));
     vscode(dir.path(), &["--check"]).succeeds();
-    vscode(dir.path(), &["--gpus", "3-1"]).ends_with(2).says(&["runs backwards"]);
-    vscode(dir.path(), &["--gpus", "1,0-2"]).ends_with(2).says(&["GPU 1 is there twice"]);
+    vscode(dir.path(), &["--gpus", "3-1"]).ends_with(2).says(&["range `3-1` is reversed"]);
+    vscode(dir.path(), &["--gpus", "1,0-2"]).ends_with(2).says(&["GPU 1 is listed twice"]);
     vscode(dir.path(), &["--gpus", "1", "--nproc", "2"]).ends_with(2);
     vscode(dir.path(), &["--debugger", "gdb"]).ends_with(2).says(&["codelldb, lldb-dap, cppdbg"]);
 }
@@ -194,7 +192,7 @@ fn a_file_that_is_not_jsonc_is_left_alone_and_its_place_named() {
     fs::write(path(dir.path(), "tasks.json"), broken).unwrap();
     let place = format!("{}:3:22: ", path(dir.path(), "tasks.json").display());
     for flags in [&[][..], &["--check"], &["--print"]] {
-        vscode(dir.path(), flags).ends_with(2).says(&[&place, "hint: correct it there"]);
+        vscode(dir.path(), flags).ends_with(2).says(&[&place, "hint: fix the file"]);
     }
     assert_eq!(fs::read_to_string(path(dir.path(), "tasks.json")).unwrap(), broken);
     assert_eq!(fs::read_dir(dir.path().join(".vscode")).unwrap().count(), 1, "something was written");

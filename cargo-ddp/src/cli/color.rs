@@ -37,7 +37,7 @@ fn of_words(words: &[OsString]) -> Option<Color> {
     after.chain(joined).last()?.parse().ok()
 }
 
-/// What cargo is to be told, which inherits CARGO_TERM_COLOR anyway.
+/// The flags for cargo, which inherits CARGO_TERM_COLOR anyway.
 pub(crate) fn flags_for_cargo(color: Color) -> Vec<OsString> {
     match color {
         Color::Auto => vec![],

@@ -13,7 +13,7 @@ pub struct Run {
     /// How to launch it.
     #[command(flatten)]
     pub options: LaunchFlags,
-    /// Use the settings in [package.metadata.ddp.preset.NAME] of Cargo.toml, over those in [package.metadata.ddp] [env:
+    /// Use the preset [package.metadata.ddp.preset.NAME] in Cargo.toml, which overrides [package.metadata.ddp] [env:
     /// DDP_PRESET]
     #[arg(long, value_name = "NAME")]
     pub preset: Option<String>,
@@ -36,12 +36,12 @@ pub struct BuildArgs {
 /// `cargo ddp attach`
 #[derive(Args, Debug)]
 pub struct Attach {
-    /// The run, as `cargo ddp ps` names it [default: the one that was chosen, or the only running job of this project]
+    /// Name of the run, as in `cargo ddp ps` [default: the chosen one, or the only running job of this project]
     pub run: Option<String>,
-    /// Consider the jobs of all projects, not only of the one around the current folder
+    /// Consider the jobs of all projects, not only of the current one
     #[arg(long, conflicts_with = "run")]
     pub all: bool,
-    /// Ask which one, if several are running, for the next `attach` in this project; a launch configuration's task does so
+    /// If several jobs are running, ask which one the next `attach` in this project uses (for a launch configuration's task)
     #[arg(long, conflicts_with = "run")]
     pub choose: bool,
 }
@@ -52,7 +52,7 @@ pub struct Launch {
     /// How to launch it.
     #[command(flatten)]
     pub options: LaunchFlags,
-    /// The program and its arguments
+    /// Program and its arguments
     #[arg(required = true, last = true, value_name = "PROGRAM")]
     pub command: Vec<OsString>,
 }
@@ -76,12 +76,12 @@ pub struct Ps {
 /// `cargo ddp stop`
 #[derive(Args, Debug)]
 pub struct Stop {
-    /// The run, as `cargo ddp ps` names it [default: the only running job of this project]
+    /// Name of the run, as in `cargo ddp ps` [default: the only running job of this project]
     pub run: Option<String>,
-    /// Consider the jobs of all projects, not only of the one around the current folder
+    /// Consider the jobs of all projects, not only of the current one
     #[arg(long, conflicts_with = "run")]
     pub all: bool,
-    /// Kill its workers immediately
+    /// Kill the workers immediately
     #[arg(long)]
     pub now: bool,
 }

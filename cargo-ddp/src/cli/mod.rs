@@ -2,6 +2,8 @@
 
 mod build;
 mod color;
+#[cfg(test)]
+mod help;
 mod jobs;
 mod project;
 mod snapshot;
@@ -24,12 +26,12 @@ pub use tools::{Completions, Doctor, Env, Man, Plot, Runs};
 const EXIT_CODES: &str = "\
 Exit codes:
   0      done
-  1      --check: files are not as they would be written; build: launch.json starts another program
+  1      --check: files are out of date; build: launch.json starts another program
   2      usage error: bad flag or value, unknown GPU, no project
   3      setup failed: no libtorch
   4      I/O error: a file, process or socket; or output was lost
   5      a node failed to join or was lost
-  6      a check found something: an error of doctor, a damaged snapshot, snapshots that differ
+  6      a check found something: an error in doctor, a damaged snapshot, snapshots that differ
   75     asked to stop: all workers saved a snapshot and exited; run again to resume
   101    the build failed
   126    the program can't be run
@@ -41,7 +43,7 @@ If a worker fails for good: the exit code of the first one, or 128+N for signal 
 #[derive(Debug, Parser)]
 #[command(name = "cargo ddp", bin_name = "cargo ddp", version = tools::version(), after_help = EXIT_CODES)]
 pub struct Cli {
-    /// Use verbose output (-vv: very verbose); DDP_LOG wins over it
+    /// Use verbose output (-vv: very verbose); DDP_LOG takes precedence
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// Color the output: auto, always or never [default: CARGO_TERM_COLOR, else auto]
@@ -59,18 +61,18 @@ pub enum Command {
     Demo(Demo),
     /// Create a new data-parallel training project
     ///
-    /// The project depends on the release of ddp-runtime with this program's version; or, by path, on the clone that this
-    /// program was built from, if it still exists. An existing folder is never touched.
+    /// The project depends on the ddp-runtime release of this program's version. If this program was built from a clone that
+    /// still exists, the project depends on the clone by path. An existing folder is never touched.
     New(New),
     /// Make an existing crate trainable
     ///
-    /// Adds what is missing: dependencies, .cargo/config.toml, a build script, .vscode, and an example with a training loop if
+    /// Adds missing parts: dependencies, .cargo/config.toml, a build script, .vscode, and an example with a training loop if
     /// no source has one. Lists what it wrote. Existing content stays unchanged, and a second call changes nothing.
     Init(Init),
     /// Bring a project's generated files up to this version's template
     ///
-    /// Shows the changes as a diff, then asks. Edited files stay unchanged. Works in projects of `cargo ddp
-    /// new`, which keep a record in .ddp-template.toml.
+    /// Shows the changes as a diff, then asks. Edited files stay unchanged. Works in projects that `cargo ddp
+    /// new` created: their .ddp-template.toml records the template.
     Update(Update),
     /// Build a project and run one worker per GPU
     ///
@@ -81,7 +83,7 @@ pub enum Command {
     /// Options are also read from DDP_ environment variables and from [package.metadata.ddp] and [workspace.metadata.ddp] in
     /// Cargo.toml; flags win over variables, and variables over Cargo.toml.
     Run(Box<Run>),
-    /// Build a project as `run` does, and launch nothing: for editors
+    /// Build a project like `run`, without launching it (for editors)
     Build(BuildArgs),
     /// Open a debug session for each worker of a running job
     ///
@@ -100,14 +102,15 @@ pub enum Command {
     Stop(Stop),
     /// Write or update .vscode/, to debug every rank with F5
     ///
-    /// For each binary that trains: launcher and ranks, one process, and a compound for debuggers that can't open sessions;
-    /// with the tasks that build them. Files are edited: your own entries stay unchanged to the byte. Options that you
-    /// leave out keep their value in the files.
+    /// Each binary that trains gets configurations for the launcher with all ranks, for one process, and a compound for
+    /// debuggers that can't open sessions, with the tasks that build them. Files are edited in place: your own entries stay
+    /// byte for byte. Options that you omit keep their values in the files.
     Vscode(Vscode),
     /// Find libtorch, or fetch it, and link this project to it
     ///
-    /// In this order: LIBTORCH; the one that the project is linked to; the active Python's torch; one in the user's cache;
-    /// a new one in the cache, fetched with pip. Without --cpu or --cuda, a machine with an NVIDIA driver gets CUDA.
+    /// Tries, in this order: LIBTORCH; the libtorch that the project is linked to; the active Python's torch; a libtorch in
+    /// the user's cache; a new one in the cache, fetched with pip. Without --cpu or --cuda, a machine with an NVIDIA driver
+    /// gets CUDA.
     Setup(Setup),
     /// Run a command in the environment that `setup` provides
     Exec(Exec),
@@ -131,8 +134,8 @@ pub enum Command {
     Man(Man),
     /// Draw loss and metric curves of runs, as SVG and PNG
     ///
-    /// A run is a number (as in runs/) or a folder with a metrics.jsonl, which `ddp_runtime::metrics` writes.
-    /// Several runs share one picture, one color each. The files' names are printed on stdout.
+    /// A run is a number (as in runs/) or a folder with a metrics.jsonl of `ddp_runtime::metrics`.
+    /// Several runs share one plot, with one color per run. Prints the names of the files on stdout.
     Plot(Plot),
 }
 

@@ -22,13 +22,13 @@ pub struct New {
     /// Folder to create
     #[arg(required_unless_present = "list")]
     pub path: Option<PathBuf>,
-    /// Name of the package [default: the folder's]
+    /// Name of the package [default: name of the folder]
     #[arg(long)]
     pub name: Option<String>,
     /// Template to start from
     #[arg(long, default_value = "linear")]
     pub template: String,
-    /// List the templates, with a line about each
+    /// List the templates
     #[arg(long)]
     pub list: bool,
 }
@@ -39,7 +39,7 @@ pub struct Init {
     /// Folder of the crate
     #[arg(default_value = ".")]
     pub path: PathBuf,
-    /// Make it a member of the workspace around it
+    /// Add the crate to the enclosing workspace
     #[arg(long)]
     pub workspace: bool,
 }
@@ -53,7 +53,7 @@ pub struct Update {
     /// Apply the changes without asking
     #[arg(short, long, conflicts_with = "check")]
     pub yes: bool,
-    /// Only show the changes; exit code 1 if there are any
+    /// Show the changes without applying them; exits with code 1 if there are any
     #[arg(long)]
     pub check: bool,
 }
@@ -67,7 +67,7 @@ pub struct Setup {
     /// Use a libtorch with CUDA and NCCL
     #[arg(long)]
     pub cuda: bool,
-    /// Python whose torch is used, and whose pip fetches it
+    /// Python whose torch to use, or whose pip fetches torch
     #[arg(long, value_name = "PATH")]
     pub python: Option<PathBuf>,
 }
@@ -87,7 +87,7 @@ impl Setup {
 /// `cargo ddp exec`
 #[derive(Args, Debug)]
 pub struct Exec {
-    /// The command and its arguments
+    /// Command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }

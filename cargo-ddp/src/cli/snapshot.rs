@@ -19,20 +19,20 @@ pub enum SnapshotCommand {
     ///
     /// Every file is read and its checksum checked.
     Ls(SnapshotList),
-    /// Show the content of a snapshot: tensors, optimizer, states and values
+    /// Show the contents of a snapshot: tensors, optimizer, states and values
     Show(SnapshotShow),
-    /// Check every file of snapshots against its checksum; exits with code 6 if one is damaged
+    /// Check every file in snapshots against its checksum; exits with code 6 if one is damaged
     Verify(SnapshotList),
     /// Compare two snapshots or safetensors files, tensor by tensor; exits with code 6 if they differ
     Diff(SnapshotDiff),
-    /// Remove old snapshots; keeps the newest valid one and all damaged ones
+    /// Remove old snapshots, except the newest valid one and damaged ones
     Prune(SnapshotPrune),
     /// Write a snapshot's model as one file: .safetensors, or .pt for `torch.load(weights_only=True)`
     Export(SnapshotExport),
-    /// Make a snapshot of another program's safetensors file, so that a run starts with its weights
+    /// Import another program's safetensors file as a snapshot, so that a run starts with its weights
     ///
     /// The run's optimizer starts from scratch. The tensors must have the names, shapes and types of the model's variables;
-    /// `cargo ddp snapshot show` of a snapshot of the project lists these.
+    /// `cargo ddp snapshot show` lists them for a snapshot of the project.
     Import(SnapshotImport),
 }
 
@@ -63,7 +63,7 @@ pub struct SnapshotShow {
 pub struct SnapshotDiff {
     /// A snapshot, a folder of snapshots for the newest valid one, or a safetensors file
     pub a: PathBuf,
-    /// What to compare it with: takes the same
+    /// The snapshot or file to compare it with
     pub b: PathBuf,
     /// Print JSON
     #[arg(long)]
@@ -82,7 +82,7 @@ pub struct SnapshotPrune {
     /// Number of snapshots with the best metric to keep as well
     #[arg(long, value_name = "K")]
     pub keep_best: Option<u32>,
-    /// Which metrics are better
+    /// Whether lower or higher metrics are better
     #[arg(long, value_name = "WHICH", default_value = "min", requires = "keep_best")]
     pub best: Best,
     /// Print what would be removed, and remove nothing
@@ -104,9 +104,9 @@ impl SnapshotPrune {
 /// Which metrics are better.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Best {
-    /// Small ones, such as a loss
+    /// Lower is better, such as a loss
     Min,
-    /// Large ones, such as an accuracy
+    /// Higher is better, such as an accuracy
     Max,
 }
 
@@ -116,7 +116,7 @@ pub struct SnapshotExport {
     /// A snapshot, or a folder of snapshots for the newest valid one [default: `snapshots` in
     /// train.toml, or the folder `snapshots`]
     pub dir: Option<PathBuf>,
-    /// The file to write; its extension selects the format
+    /// File to write; the extension selects the format
     #[arg(long, value_name = "FILE")]
     pub to: PathBuf,
     /// Other names for the tensors: a table of `"ours" = "theirs"` (.toml, .json), with patterns such as `"*" = "model.*"`
@@ -129,7 +129,7 @@ pub struct SnapshotExport {
 pub struct SnapshotImport {
     /// A safetensors file
     pub file: PathBuf,
-    /// The folder for the new snapshot; it must not have any snapshots yet
+    /// Folder for the new snapshot, without any snapshots so far
     #[arg(long, value_name = "DIR", default_value = "snapshots")]
     pub to: PathBuf,
     /// Other names for the tensors: a table of `"theirs" = "ours"` (.toml, .json), with patterns such as `"model.*" = "*"`;

@@ -33,7 +33,7 @@ pub struct Env {
 /// `cargo ddp completions`
 #[derive(Args, Debug)]
 pub struct Completions {
-    /// The shell
+    /// Shell to complete in
     pub shell: Shell,
 }
 
@@ -58,7 +58,7 @@ pub struct Plot {
     /// File to write, .svg or .png; may be repeated [default: plot.svg and plot.png in the first run's folder]
     #[arg(short, long, value_name = "FILE")]
     pub output: Vec<PathBuf>,
-    /// Draw a moving average over curves of 50 points or more; the value is the weight of the past [without a value: 0.9]
+    /// Draw a moving average over curves of 50 points or more; WEIGHT is the weight of the past [without a value: 0.9]
     #[arg(long, value_name = "WEIGHT", num_args = 0..=1, require_equals = true, default_missing_value = "0.9", value_parser = weight)]
     pub smooth: Option<f64>,
     /// Use a logarithmic scale for values
@@ -72,7 +72,7 @@ pub struct Plot {
 fn weight(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(weight) if (0.0..1.0).contains(&weight) => Ok(weight),
-        _ => Err("a weight is a number from 0 to below 1, such as 0.9".into()),
+        _ => Err("expected a number from 0 to below 1, such as 0.9".into()),
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) fn build(args: &BuildArgs, ui: &Ui) -> Result<u8> {
     Ok(exit::SUCCESS)
 }
 
-/// Sees that the project's debug configurations start `program`, which was just built: an editor would start an old one
+/// Checks that the project's debug configurations start `program`, which was just built: an editor would start an old one
 /// without a word. Where a variable of this shell or `--target-dir` has moved it, it is linked to the place that they name.
 fn serve_configurations(project: &Project, selection: &Selection, program: &Path, ui: &Ui) -> Result<()> {
     let (profile, has_platform) = (selection.profile.as_deref(), selection.platform.is_some());

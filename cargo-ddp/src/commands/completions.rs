@@ -32,8 +32,8 @@ complete -c cargo -n '__fish_seen_subcommand_from ddp' -f -a '(__cargo_ddp_of_ca
 
 /// `cargo ddp completions SHELL`
 pub(super) fn completions(args: &Completions) -> Result<u8> {
-    // clap's script for bash loses its way in a command whose name has a hyphen (clap_complete 4.6): it is made for another
-    // name, and registered for the right one.
+    // clap's script for bash fails for a command whose name has a hyphen (clap_complete 4.6): generate it for another name,
+    // and register it for the right one.
     let name = if args.shell == Shell::Bash { "cargo_ddp" } else { "cargo-ddp" };
     let mut script = Vec::new();
     generate(args.shell, &mut Cli::command().name(name), name, &mut script);

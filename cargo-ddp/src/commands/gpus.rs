@@ -13,7 +13,7 @@ pub(super) fn gpus(args: &GpusArgs) -> Result<u8> {
         return Ok(exit::SUCCESS);
     }
     if gpus.is_empty() {
-        println!("the NVIDIA driver knows no GPU");
+        println!("the NVIDIA driver lists no GPUs");
     }
     let visible = std::env::var(ddp_contract::env::CUDA_VISIBLE_DEVICES).ok();
     let allowed = gpu::available(&gpus, visible.as_deref());
@@ -23,7 +23,7 @@ pub(super) fn gpus(args: &GpusArgs) -> Result<u8> {
             .memory
             .map_or_else(unknown, |memory| format!("{} of {} in use", gigabytes(memory.used), gigabytes(memory.total)));
         let node = gpu.numa_node.map_or(String::new(), |node| format!("  NUMA node {node}"));
-        let granted = if is_among(gpu, &allowed) { "" } else { "  (not among CUDA_VISIBLE_DEVICES)" };
+        let granted = if is_among(gpu, &allowed) { "" } else { "  (not in CUDA_VISIBLE_DEVICES)" };
         // A process, maybe another user's, has chosen its name itself.
         let text =
             |value: &Option<String>| value.as_deref().map_or_else(unknown, |text| printable_line(text).into_owned());

@@ -20,7 +20,7 @@ pub(super) fn init(args: &cli::Init, ui: &Ui) -> Result<u8> {
         ui.status("Note", note);
     }
     if done.changes.is_empty() {
-        ui.status("Unchanged", "everything that training needs is there");
+        ui.status("Unchanged", "the crate already has everything that training needs");
     } else if done.changes.iter().any(|(path, _)| path.ends_with(format!("examples/{EXAMPLE}.rs"))) {
         ui.status("Next", "cargo ddp run --example train --nproc 2");
     }

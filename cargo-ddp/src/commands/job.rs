@@ -144,7 +144,7 @@ fn write_report(job: &Job, report: Option<&Output>, ui: &Ui) -> bool {
         return true;
     }
     ui.error(problem);
-    ui.hint(format!("the run's directory has it, too: {}", job.run_dir.join(job::FILE).display()));
+    ui.hint(format!("the run directory has a copy: {}", job.run_dir.join(job::FILE).display()));
     false
 }
 

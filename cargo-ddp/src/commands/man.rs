@@ -15,7 +15,7 @@ pub(super) fn man(args: &Man, ui: &Ui) -> Result<u8> {
             let cant = || Error::system(format!("can't write the pages to {}", dir.display()));
             fs::create_dir_all(dir).map_err(cant())?;
             clap_mangen::generate_to(command, dir).map_err(cant())?;
-            ui.status("Written", format!("the pages to {}; `man cargo-ddp` begins with the first", dir.display()));
+            ui.status("Written", format!("the pages to {}; start with `man cargo-ddp`", dir.display()));
         }
         None => {
             let mut page = Vec::new();

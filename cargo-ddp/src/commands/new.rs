@@ -14,7 +14,10 @@ pub(super) fn new(args: &New, ui: &Ui) -> Result<u8> {
     let made = scaffold::scaffold(&plan, super::vscode::default_workers())?;
     ui.status("Created", format!("`{}` from the template `{}` in {}", plan.name, args.template, path.display()));
     if made.standalone {
-        ui.status("Note", "it lies inside another workspace, and is one of its own (see the end of its Cargo.toml)");
+        ui.status(
+            "Note",
+            "the project is inside another workspace, so it is its own workspace (see the end of its Cargo.toml)",
+        );
     }
     if let Err(err) = super::libtorch::prepare(&plan.path, ui) {
         tracing::debug!("{err}");

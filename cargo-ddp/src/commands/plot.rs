@@ -22,7 +22,7 @@ pub(super) fn plot(args: Plot, ui: &Ui) -> Result<u8> {
     let figure = Figure::new(&runs, &options).map_err(|(name, known)| Error::NoMetric { name, known })?;
     if figure.left_out() > 0 {
         let (left_out, most) = (figure.left_out(), plot::MOST_PANELS);
-        ui.warn(format!("{left_out} metrics are left out: a picture has room for {most}; choose with --metric"));
+        ui.warn(format!("skipped {left_out} metrics: a plot has at most {most}; choose with --metric"));
     }
     let outputs = match outputs.is_empty() {
         true => {
@@ -43,7 +43,7 @@ pub(super) fn plot(args: Plot, ui: &Ui) -> Result<u8> {
     Ok(exit::SUCCESS)
 }
 
-/// What a path that the user named leads to, and what is to be written there.
+/// The output that a path names, and the format to write.
 fn output(path: &Path) -> Result<(PathBuf, Output, Format)> {
     let output = Output::open(path);
     // `/dev/stdout` and the like have no ending.
@@ -56,11 +56,11 @@ fn output(path: &Path) -> Result<(PathBuf, Output, Format)> {
 fn format(path: &Path) -> Result<Format> {
     Format::of(path).ok_or_else(|| Error::BadOption {
         option: "output",
-        problem: format!("{} ends in neither .svg nor .png", path.display()),
+        problem: format!("unknown extension of {}: expected .svg or .png", path.display()),
     })
 }
 
-/// A run's folder: by its number in the store, or as it is.
+/// A run's folder: by its number in the store, or as given.
 fn folder(run: &str, store: Option<&Store>) -> Result<PathBuf> {
     let Some(store) = store.filter(|_| is_named(run)) else { return Ok(run.into()) };
     store.find(run).ok_or_else(|| {

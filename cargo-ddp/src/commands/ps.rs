@@ -19,7 +19,7 @@ pub(super) fn ps(args: &Ps, ui: &Ui) -> Result<u8> {
         ui.status("Elsewhere", job.to_string());
     }
     if jobs.is_empty() {
-        println!("no job of yours runs here");
+        println!("no running jobs");
         return Ok(exit::SUCCESS);
     }
     let rows: Vec<[String; 6]> =

@@ -42,7 +42,7 @@ pub(super) fn build_and_launch(
     if job.has_debugger() && !runner.is_empty() {
         let words: Vec<_> = runner.drain(..).map(|word| word.to_string_lossy().into_owned()).collect();
         ui.warn(format!(
-            "the workers are started without cargo's runner ({}), as they are debugged",
+            "starting workers without cargo's runner ({}), because they are debugged",
             shell::join(&words)
         ));
     }

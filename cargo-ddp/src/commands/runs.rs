@@ -21,7 +21,7 @@ pub(super) fn runs(args: &Runs) -> Result<u8> {
     }
     if runs.is_empty() {
         let places: Vec<_> = store.dirs().into_iter().map(path).collect();
-        println!("no run is kept in {}", places.join(" or "));
+        println!("no runs in {}", places.join(" or "));
         return Ok(exit::SUCCESS);
     }
     let head = ["RUN", "STARTED", "TIME", "WORKERS", "STATE", "LAST STEP", "BEST", "RESTARTS", "COMMAND"];
@@ -119,7 +119,7 @@ fn local_time(seconds: f64) -> String {
     // Beyond this, years have more digits than `tm_year`.
     let since = seconds.clamp(-1e15, 1e15) as libc::time_t;
     let mut parts = std::mem::MaybeUninit::<libc::tm>::uninit();
-    // SAFETY: both point to memory of ours for the length of the call.
+    // SAFETY: both point to our memory for the length of the call.
     let filled = unsafe { libc::localtime_r(&since, parts.as_mut_ptr()) };
     if filled.is_null() {
         return format!("{since}");

@@ -26,7 +26,7 @@ pub(super) fn setup(args: &Setup, ui: &Ui) -> Result<u8> {
                 ui.status("Linked", format!("{}", project.root.join(torch::LINK).display()));
             }
         }
-        None => ui.status("Note", "there is no cargo project here to link; run it again in one"),
+        None => ui.status("Note", "no cargo project here to link; run `cargo ddp setup` again in a project"),
     }
     if let Some(project) = &project {
         super::libtorch::reuse(project, ui);

@@ -46,7 +46,7 @@ pub(super) fn stop(args: &Stop, ui: &Ui) -> Result<u8> {
         // Something may have stopped it again.
         send(again)?;
         if end.take_if(|end| Instant::now() >= *end).is_some() {
-            ui.warn(format!("{} does not respond: its launcher is killed", job.run));
+            ui.warn(format!("{} does not respond: killing its launcher", job.run));
             send(&[Signal::KILL])?;
         }
         match poll(&mut ended, Some(&PERIOD)) {
@@ -74,5 +74,5 @@ pub(super) fn not_here(run: Option<&str>, running: Vec<String>, others: &[Job]) 
         return Error::NoRun { run: run.unwrap_or_default().to_owned(), running };
     }
     let places: Vec<_> = found.iter().map(ToString::to_string).collect();
-    Error::RunsElsewhere(format!("no such job runs here: {}", places.join(", ")))
+    Error::RunsElsewhere(format!("not running on this machine: {}", places.join(", ")))
 }

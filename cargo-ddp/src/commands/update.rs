@@ -14,11 +14,11 @@ pub(super) fn update(args: &cli::Update, ui: &Ui) -> Result<u8> {
         print!("{}", if colored { paint(&diff) } else { diff.into_owned() });
     }
     for path in &update.kept {
-        ui.status("Kept", format!("{path}: the template has changed it, and so have you"));
+        ui.status("Kept", format!("{path}: changed by you and by the template"));
     }
     let (from, to) = (&update.from, env!("CARGO_PKG_VERSION"));
     if update.changes.is_empty() {
-        ui.status("Unchanged", format!("the project's files are those of version {to}"));
+        ui.status("Unchanged", format!("the project is up to date with version {to}"));
         if !args.check {
             update.apply()?;
         }

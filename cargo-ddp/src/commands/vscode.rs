@@ -62,7 +62,7 @@ pub(super) fn vscode(args: &Vscode, ui: &Ui) -> Result<u8> {
         }
         return Err(Error::Stale(stale.into_iter().map(shown).collect()));
     }
-    // What the configurations lead to.
+    // The files that the configurations refer to.
     debug::prepare(&project.root)?;
     for file in &stale {
         file.write()?;
@@ -71,7 +71,7 @@ pub(super) fn vscode(args: &Vscode, ui: &Ui) -> Result<u8> {
     }
     match (stale.is_empty(), plan.targets.as_slice()) {
         (true, _) => ui.status("Unchanged", ".vscode is up to date"),
-        (false, []) => ui.status("Removed", "the configurations: nothing depends on ddp-runtime any more"),
+        (false, []) => ui.status("Removed", "the configurations: nothing depends on ddp-runtime anymore"),
         (false, targets) => {
             let targets = targets.join(", ");
             ui.status("Ready", format!("F5 debugs {targets} with {} ({})", plan.debugger, plan.debugger.extension()));
@@ -80,7 +80,7 @@ pub(super) fn vscode(args: &Vscode, ui: &Ui) -> Result<u8> {
     Ok(exit::SUCCESS)
 }
 
-/// One for each GPU; two where there is none, since one would show nothing of data parallelism.
+/// One per GPU; two without GPUs, as one worker would not be data-parallel.
 pub(super) fn default_workers() -> Workers {
     let visible = std::env::var(ddp_contract::env::CUDA_VISIBLE_DEVICES).ok();
     let gpus = gpu::list().map_or(0, |gpus| gpu::available(&gpus, visible.as_deref()).len());
@@ -122,7 +122,7 @@ pub(super) fn place(project: &Project, ui: &Ui) -> Result<Place> {
     let own = TARGET_DIR_VARIABLES.into_iter().find(|name| std::env::var_os(name).is_some());
     if let Some(name) = own.filter(|_| !place.folder.starts_with(&project.target)) {
         let target = &place.target;
-        ui.status("Note", format!("{name} is set here, and left out: the configurations name {target}"));
+        ui.status("Note", format!("ignoring {name} of this shell: the configurations use {target}"));
     }
     if let Some(note) = &place.note {
         ui.status("Note", note);

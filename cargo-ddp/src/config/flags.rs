@@ -32,7 +32,7 @@ impl Args for LaunchFlags {
                 let name = name(&option);
                 let no = Arg::new(opposite(&option)).long(format!("no-{name}")).action(ArgAction::SetTrue);
                 no.overrides_with(option.get_id()).hide_short_help(true).help(format!(
-                    "Not --{name}, whatever {variable} and Cargo.toml say; the last one on the command line counts"
+                    "Turn off --{name}, also if {variable} or Cargo.toml sets it; the last of the two flags wins"
                 ))
             });
             command = command.mut_arg(option.get_id(), |arg| {

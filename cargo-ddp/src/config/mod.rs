@@ -76,7 +76,7 @@ impl Combined {
     pub(crate) fn locate(&self, err: Error) -> Error {
         let (option, problem) = match &err {
             Error::BadOption { option, problem } => (*option, problem.clone()),
-            Error::BadGpuList { list, problem } => ("gpus", format!("{list:?}: {problem}")),
+            Error::BadGpuList { list, problem } => ("gpus", format!("invalid value `{list}`: {problem}")),
             _ => return err,
         };
         match self.layer.source(option) {

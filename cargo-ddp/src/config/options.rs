@@ -69,7 +69,7 @@ pub struct LaunchOptions {
     /// An address of node 0 that all nodes can reach
     #[arg(long, value_name = "HOST", help_heading = "Several nodes")]
     pub master_addr: Option<String>,
-    /// A free port of node 0, where the launchers meet [default: 29500]
+    /// A free port of node 0, to which the launchers connect [default: 29500]
     #[arg(long, value_name = "PORT", help_heading = "Several nodes", value_parser = clap::value_parser!(u16).range(1..))]
     pub master_port: Option<u16>,
     /// How long to wait for all nodes to join [default: 600]

@@ -183,7 +183,7 @@ pub(crate) struct Output<'a> {
     pub(crate) ends: bool,
 }
 
-/// Who is told what happens to a job. A reader that is slow holds up the workers' output, but not the launcher.
+/// The receiver of events of a job. A reader that is slow holds up the workers' output, but not the launcher.
 pub(crate) trait Reporter {
     /// Something happened.
     fn report(&mut self, event: LaunchEvent);

@@ -21,11 +21,11 @@ pub(crate) fn dir() -> Result<PathBuf> {
     Ok(cache)
 }
 
-/// Files of the cache are linked into programs: only its user may put things there.
+/// Programs link to files in the cache, so only its user may write to it.
 fn refuse_foreign(cache: &Path, metadata: &std::fs::Metadata) -> Result<()> {
     let own = rustix::process::geteuid().as_raw();
     let problem = if metadata.uid() != own {
-        format!("it belongs to another user (uid {}; this is uid {own})", metadata.uid())
+        format!("it belongs to another user (uid {}, expected {own})", metadata.uid())
     } else if metadata.mode() & 0o002 != 0 {
         "every user of this machine can write to it".into()
     } else {

@@ -13,7 +13,7 @@ pub(crate) fn adopt_descendants() -> io::Result<()> {
     Ok(set_child_subreaper(Some(getpid()))?)
 }
 
-/// Takes note of the ends of processes that became ours when their parents ended.
+/// Reaps processes that became our children when their parents ended.
 pub(crate) fn reap_adopted(own: &[Pid]) {
     for pid in children().into_iter().filter(|pid| !own.contains(pid)) {
         let _ = waitpid(Some(pid), WaitOptions::NOHANG);

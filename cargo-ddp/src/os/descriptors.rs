@@ -24,11 +24,11 @@ fn for_workers(found: Rlimit) -> Rlimit {
     Rlimit { current: found.current.map(|current| current.max(enough)), maximum: found.maximum }
 }
 
-/// For an error that came of the limit: what it is, and how to raise it.
+/// For an error that the limit caused: its value, and how to raise it.
 pub(crate) fn hint() -> String {
     let limit = getrlimit(Resource::Nofile).maximum.map_or("unlimited".into(), |limit| limit.to_string());
     format!(
-        "this process may open {limit} files, and may not raise that: raise the hard limit (`ulimit -Hn`, LimitNOFILE= of a \
+        "this process may open {limit} files at most: raise the hard limit (`ulimit -Hn`, LimitNOFILE= of a \
          service, `docker run --ulimit nofile=65536`)"
     )
 }

@@ -32,7 +32,7 @@ pub enum Fault {
     NotExecutable,
 }
 
-/// `None` for a program that has all it needs, as far as can be told.
+/// `None` for a program that has everything it needs, as far as this function can see.
 pub(crate) fn missing(program: &Path) -> Option<Missing> {
     missing_of(program, DEPTH)
 }

@@ -36,7 +36,7 @@ enum Kind {
 }
 
 impl Output {
-    /// Finds out what `path` leads to. Nothing is written; but `/dev/fd/N` is what it is now, whatever is opened later.
+    /// Resolves `path`. Nothing is written; but `/dev/fd/N` is what it is now, whatever is opened later.
     ///
     /// # Errors
     /// The system's, if nothing can be written there.
@@ -62,7 +62,7 @@ impl Output {
                 let place = behind_links(path);
                 let folder = folder_of(&place);
                 if names_directory(&place) {
-                    let problem = "it names a directory that does not exist; give the name of a file";
+                    let problem = "expected the name of a file, got a directory that does not exist";
                     return Err(io::Error::new(ErrorKind::IsADirectory, problem));
                 }
                 if !folder.is_dir() {
@@ -115,7 +115,7 @@ impl Output {
         }
     }
 
-    /// Writes the result, and gives up when the reader of a FIFO does not come or does not read for `patience`.
+    /// Writes the result, and gives up when a FIFO has no reader, or its reader does not read, for `patience`.
     ///
     /// # Errors
     /// The system's, [`ErrorKind::TimedOut`].
@@ -150,7 +150,7 @@ fn write_until(fd: BorrowedFd<'_>, content: &[u8], end: Option<Instant>) -> io::
             tv_nsec: time.subsec_nanos().into(),
         });
         match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::OUT)], timeout.as_ref()) {
-            Ok(0) => return Err(io::Error::new(ErrorKind::TimedOut, "nobody reads it")),
+            Ok(0) => return Err(io::Error::new(ErrorKind::TimedOut, "no process reads it")),
             Ok(_) => {}
             Err(Errno::INTR) => continue,
             Err(err) => return Err(err.into()),
@@ -276,7 +276,7 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// The file that a path leads to, which may not be there yet.
+/// The file that a path points to, which may not exist yet.
 pub(crate) fn behind_links(path: &Path) -> PathBuf {
     let mut path = path.to_owned();
     // As many as the kernel follows.
@@ -328,7 +328,7 @@ mod tests {
         symlink("new/", dir.path().join("link")).unwrap();
         for name in ["new/", "new//", "new/.", "new/./", "link", "link/"] {
             let err = Output::open(&dir.path().join(name)).unwrap_err();
-            assert!(err.to_string().contains("names a directory"), "{name}: {err}");
+            assert!(err.to_string().contains("got a directory that does not exist"), "{name}: {err}");
         }
         assert!(Output::open(&dir.path().join("new..")).is_ok());
     }

@@ -13,7 +13,7 @@ use super::proc;
 /// How long the kernel may take to end what was sent SIGKILL.
 pub(crate) const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a tracer may take to take note.
+/// How long a tracer may take to notice.
 const TRACER: Duration = Duration::from_millis(500);
 
 /// Waits for a child that has ended, or was sent SIGKILL, for `limit` at most. `None`: its tracer does not detach, or

@@ -19,7 +19,7 @@ impl Signals {
     pub(crate) fn catch() -> io::Result<Self> {
         let ignored = ignored();
         let mut signals = Self { pipes: Vec::new(), registered: Vec::new() };
-        // Of two that come together, SIGTERM counts as the first: `cargo ddp stop --now` sends it before another.
+        // If two arrive together, SIGTERM counts as the first: `cargo ddp stop --now` sends it before another.
         for signal in [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2] {
             if ignored & (1 << (signal - 1)) == 0 {
                 signals.add(signal)?;
@@ -43,7 +43,7 @@ impl Signals {
         Ok(())
     }
 
-    /// Readable when a signal has come.
+    /// Readable when a signal has arrived.
     pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.pipes.iter().map(|(_, pipe)| pipe.as_fd())
     }

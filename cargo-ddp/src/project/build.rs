@@ -14,7 +14,7 @@ use crate::os::child;
 use crate::{Error, Result};
 
 impl Project {
-    /// Gives a project that was never built, or not with these dependencies, what earlier builds of other projects have left.
+    /// Copies dependencies that other projects have built into a project that lacks them.
     /// Returns the number of crates and build scripts that need not be compiled.
     pub fn seed(&self, profile: Option<&str>) -> usize {
         let platforms = BuildConfig::read(&self.root, |name| std::env::var_os(name)).unwrap_or_default().targets;
@@ -25,7 +25,7 @@ impl Project {
     /// Builds the selection, with cargo's own messages on stderr, and gives the executable to run.
     ///
     /// # Errors
-    /// [`Error::Build`] when cargo fails (it has said why), and those of [`check`](Self::check), before.
+    /// [`Error::Build`] when cargo fails (it has printed the reason), and the errors of [`check`](Self::check).
     pub fn build(&self, selection: &Selection) -> Result<PathBuf> {
         self.check(selection)?;
         let chosen = self.choose(selection)?;
@@ -35,7 +35,7 @@ impl Project {
             build.arg("--manifest-path").arg(path);
         }
         if let (Some(chosen), None) = (&chosen, &selection.target) {
-            // Without a name, cargo skips a binary whose features are off, where `cargo run` says so.
+            // Without a name, cargo silently skips a binary whose features are off; `cargo run` reports an error.
             build.args(["--bin", &chosen.name]);
         }
         if selection.quiet {
@@ -91,7 +91,7 @@ impl Project {
             None => configured(),
         };
         let platforms: Vec<_> = platforms.iter().map(BuildTarget::folder).collect();
-        // cargo does not tell where `--target-dir` leads.
+        // cargo does not report the folder of `--target-dir`.
         (!selection.elsewhere).then(|| Sharing::of(self, selection.profile.as_deref(), &platforms)).flatten()
     }
 }
@@ -102,7 +102,7 @@ fn pick(built: &[Artifact], selection: &Selection, chosen: Option<&Chosen>) -> R
         Some(Chosen { package, name, example }) => {
             artifact.package_id == *package && artifact.target.name == *name && artifact.target.is_example() == *example
         }
-        // cargo knows a name that we don't.
+        // A name that only cargo knows.
         None => artifact.target.is_bin() || artifact.target.is_example() && selection.target.is_some(),
     };
     let found = built.iter().filter(|artifact| is_chosen(artifact));

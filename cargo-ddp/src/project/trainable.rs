@@ -9,10 +9,10 @@ pub struct Trainable {
     pub label: String,
     /// It is an example.
     pub example: bool,
-    /// It gets configurations only once it was asked for: an example, or of a package with `vscode = false` in
+    /// It gets configurations only on request: an example, or of a package with `vscode = false` in
     /// `[package.metadata.ddp]`.
     pub on_request: bool,
-    /// Its package, where cargo must be told.
+    /// Its package, if cargo needs `--package`.
     pub package: Option<String>,
     /// Features that it needs, and that are not on by default.
     pub features: Vec<String>,

@@ -41,7 +41,7 @@ pub struct Plan {
 /// What was made.
 #[derive(Debug)]
 pub struct Made {
-    /// The project lies inside another workspace, and is one of its own.
+    /// The project is inside another workspace, and is its own workspace.
     pub standalone: bool,
 }
 
@@ -55,7 +55,7 @@ impl Plan {
         let template = template::find(template)?;
         let name = match name {
             Some(name) => name.to_owned(),
-            // `/` and `..`, which have no name of their own, are there.
+            // `/` and `..` have no name, and exist.
             None => path.file_name().ok_or_else(|| Error::Exists(path.clone()))?.to_string_lossy().into_owned(),
         };
         name::check_folder(&path)?;
@@ -74,26 +74,26 @@ impl Plan {
 /// [`Error::System`], with nothing left behind.
 pub fn scaffold(plan: &Plan, workers: Workers) -> Result<Made> {
     let parent = plan.path.parent().unwrap_or(Path::new("/"));
-    let cant = || Error::system(format!("can't make {}", plan.path.display()));
+    let cant = || Error::system(format!("can't create {}", plan.path.display()));
     let missing: Vec<_> = parent.ancestors().take_while(|folder| !folder.exists()).collect();
     fs::create_dir_all(parent).map_err(cant())?;
     let made = render_beside(plan, parent, workers);
     if made.is_err() {
-        // Folders that were made on the way go too, as far as they are empty.
+        // Also removes the parent folders that were created, if they are empty.
         missing.iter().for_each(|folder| drop(fs::remove_dir(folder)));
     }
     made
 }
 
 fn render_beside(plan: &Plan, parent: &Path, workers: Workers) -> Result<Made> {
-    let cant = || Error::system(format!("can't make {}", plan.path.display()));
+    let cant = || Error::system(format!("can't create {}", plan.path.display()));
     let staging = tempfile::Builder::new().prefix(".cargo-ddp-new-").tempdir_in(parent).map_err(cant())?;
     let standalone = inside_a_workspace(parent);
     let generated = generate(plan.template, &plan.name, standalone)?;
     for (path, content) in &generated {
         files::write(&staging.path().join(path), content)?;
     }
-    // cargo's configuration is that of the place, once the project is there.
+    // cargo's configuration depends on the final location of the project.
     let place = vscode::Place::of(&plan.path)?;
     let project = vscode::Project { target: place.target, platform: place.platform, trainable: binaries(plan) };
     for file in vscode::plan(staging.path(), &project, &vscode::Request::new(workers))?.files {
@@ -106,11 +106,11 @@ fn render_beside(plan: &Plan, parent: &Path, workers: Workers) -> Result<Made> {
     if !inside_a_repository(parent) {
         git_init(staging.path());
     }
-    // The folder was made for us alone; a project is readable as its user's folders are.
+    // A temporary folder is private; a project has the usual permissions of its user.
     let mode = fs::metadata(staging.path().join("src")).map_err(cant())?.permissions();
     fs::set_permissions(staging.path(), mode).map_err(cant())?;
     let staging = staging.keep();
-    // Onto an existing folder, rename fails unless that is empty; a folder made meanwhile is somebody else's.
+    // rename fails for a folder that is not empty: another process created it meanwhile.
     let renamed = match plan.path.symlink_metadata() {
         Ok(_) => Err(Error::Exists(plan.path.clone())),
         Err(_) => fs::rename(&staging, &plan.path).map_err(cant()),

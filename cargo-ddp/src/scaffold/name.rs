@@ -25,33 +25,33 @@ pub(super) fn check(name: &str, template: &Template) -> Result<()> {
     };
     let Some(first) = name.chars().next() else { return bad("it is empty") };
     if name.chars().any(|c| c.is_alphanumeric() && !c.is_ascii()) {
-        return bad("it has letters beyond ASCII, which a Rust crate's name can't have");
+        return bad("a crate name has only ASCII letters");
     }
     if first.is_ascii_digit() {
         return bad("it starts with a digit");
     }
     if !(first.is_ascii_alphabetic() || first == '_') {
-        return bad("it must start with a letter or _");
+        return bad("it must start with a letter or `_`");
     }
     if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
-        return bad("only letters, digits, - and _ can be in it");
+        return bad("only letters, digits, `-` and `_` are allowed");
     }
     if name.chars().all(|c| c == '_' || c == '-') {
         return bad("it has no letter");
     }
     if REFUSED.contains(&name) {
-        return bad("it is a keyword of Rust");
+        return bad("it is a Rust keyword");
     }
     if TAKEN.contains(&name) {
-        return bad("cargo keeps it for itself");
+        return bad("cargo reserves this name");
     }
     // To Rust, `-` and `_` are the same.
     let is = |other: &str| other.replace('-', "_") == name.replace('-', "_");
     if BEHIND.iter().copied().chain(template.dependencies()).any(is) {
-        return bad("the project depends on a package of that name");
+        return bad("the project depends on a package with this name");
     }
     if template.other_binaries().any(|other| other == name) {
-        return bad("the template has another binary of that name");
+        return bad("the template has another binary with this name");
     }
     Ok(())
 }
@@ -74,7 +74,7 @@ pub(crate) fn suggestion(name: &str) -> String {
         |c: char| if c.is_ascii_alphanumeric() || c == '_' { Some(c) } else { (!c.is_alphabetic()).then_some('-') };
     let text: String = name.chars().map(plain).filter_map(word).collect();
     let text = text.trim_matches('-');
-    // What has no letter of these left says nothing, and a word that is taken needs another beside it.
+    // A name without ASCII letters has no useful remainder, and a reserved word needs a prefix.
     match text.chars().next() {
         Some(first) if text != name && first.is_ascii_alphabetic() && text.len() > 1 => text.to_owned(),
         Some(_) if text.len() > 1 && text.chars().any(|c| c.is_ascii_alphabetic()) => format!("my-{text}"),
@@ -90,9 +90,9 @@ pub(super) fn check_folder(path: &Path) -> Result<()> {
     for path in [Some(path), real.as_deref()].into_iter().flatten() {
         let bad = |problem| Err(Error::BadFolder { path: path.to_owned(), problem });
         match path.to_str() {
-            None => return bad("its path is not valid UTF-8"),
+            None => return bad("the path is not valid UTF-8"),
             // rustc and build scripts get its subfolders in LD_LIBRARY_PATH, which colons divide.
-            Some(text) if text.contains(':') => return bad("its path has a `:`"),
+            Some(text) if text.contains(':') => return bad("the path contains a `:`"),
             Some(_) => {}
         }
     }
@@ -147,7 +147,7 @@ mod tests {
         std::os::unix::fs::symlink(&colon, &link).unwrap();
         for path in [&colon, &link, &link.join("new"), &link.join("new/er"), &dir.path().join("c:d/new")] {
             let err = check_folder(path).unwrap_err().to_string();
-            assert!(err.contains("its path has a `:`"), "{err}");
+            assert!(err.contains("the path contains a `:`"), "{err}");
         }
         assert!(check_folder(&dir.path().join("new")).is_ok());
     }
@@ -156,11 +156,11 @@ mod tests {
     fn what_a_template_brings_along_is_taken() {
         let problem = |name, template| check(name, find(template).unwrap()).unwrap_err().to_string();
         for name in ["anyhow", "clap", "ddp-runtime", "serde"] {
-            assert!(problem(name, "mingpt").contains("depends on a package of that name"), "{name}");
+            assert!(problem(name, "mingpt").contains("depends on a package with this name"), "{name}");
         }
-        assert!(problem("sample", "mingpt").contains("another binary of that name"));
+        assert!(problem("sample", "mingpt").contains("another binary with this name"));
         assert!(check("sample", find("linear").unwrap()).is_ok());
-        assert!(problem("émile", "linear").contains("beyond ASCII"));
+        assert!(problem("émile", "linear").contains("only ASCII letters"));
         assert_eq!(suggestion("modèle"), "modele");
         assert_eq!(suggestion("2fast"), "my-2fast");
         assert_eq!(suggestion("模型"), "my-model");

@@ -13,7 +13,7 @@ use crate::{Error, Result};
 pub(super) const FILE: &str = ".ddp-template.toml";
 /// The format that this version writes, and the newest that it reads.
 const FORMAT: u32 = 1;
-const HEAD: &str = "# What `cargo ddp new` made this project from, for `cargo ddp update`: keep it with the project.\n";
+const HEAD: &str = "# The template of this project, for `cargo ddp update`: keep this file with the project.\n";
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Record {
@@ -53,7 +53,7 @@ impl Record {
         let parse_error = |err: toml_edit::de::Error| bad(err.message().to_owned());
         let Format { format } = toml_edit::de::from_str(&text).map_err(parse_error)?;
         if format > FORMAT {
-            return Err(bad(format!("its format is {format}, and this program reads up to {FORMAT}")));
+            return Err(bad(format!("unknown format {format} (this version reads up to {FORMAT})")));
         }
         toml_edit::de::from_str(&text).map_err(parse_error)
     }
@@ -77,7 +77,7 @@ mod tests {
         fs::write(dir.path().join(FILE), record.to_toml()).unwrap();
         assert_eq!(Record::read(dir.path()).unwrap(), record);
         fs::write(dir.path().join(FILE), "format = 2\nelse = 1\n").unwrap();
-        assert!(Record::read(dir.path()).unwrap_err().to_string().contains("its format is 2"));
+        assert!(Record::read(dir.path()).unwrap_err().to_string().contains("unknown format 2 "));
         fs::remove_file(dir.path().join(FILE)).unwrap();
         assert!(matches!(Record::read(dir.path()), Err(Error::NoRecord(_))));
     }

@@ -15,7 +15,7 @@ pub struct Template {
     pub(super) files: &'static [File],
 }
 
-/// A file of a template. Names end in `.jinja` where there is something to fill in; the others are taken as they are.
+/// A file of a template. Names end in `.jinja` if the file has values to fill in; other files are copied unchanged.
 #[derive(Debug)]
 pub(super) struct File {
     /// Where it goes, below the project's folder.
@@ -34,7 +34,7 @@ macro_rules! files {
 pub const TEMPLATES: &[Template] = &[
     Template {
         name: "bare",
-        about: "the ranks meet and add up a number: for a loop of your own",
+        about: "one all-reduce, to start your own training loop from",
         files: files!(
             "bare/Cargo.toml.jinja" => "Cargo.toml",
             "bare/README.md.jinja" => "README.md",
@@ -46,7 +46,7 @@ pub const TEMPLATES: &[Template] = &[
     },
     Template {
         name: "linear",
-        about: "fits a line, with the whole loop written out: where to begin reading",
+        about: "linear regression with the complete training loop: start reading here",
         files: files!(
             "linear/Cargo.toml.jinja" => "Cargo.toml",
             "linear/README.md.jinja" => "README.md",
@@ -58,7 +58,7 @@ pub const TEMPLATES: &[Template] = &[
     },
     Template {
         name: "vision",
-        about: "classifies handwritten digits (shipped with it; or MNIST) by convolutions, with the Trainer",
+        about: "a convolutional network for handwritten digits (included; or MNIST), with the Trainer",
         files: files!(
             "vision/Cargo.toml.jinja" => "Cargo.toml",
             "vision/README.md.jinja" => "README.md",
@@ -78,7 +78,7 @@ pub const TEMPLATES: &[Template] = &[
     },
     Template {
         name: "mingpt",
-        about: "a small GPT that writes text letter by letter, as PyTorch's minGPT-DDP tutorial, and samples from it",
+        about: "a small character-level GPT with sampling, like PyTorch's minGPT-DDP tutorial",
         files: files!(
             "mingpt/Cargo.toml.jinja" => "Cargo.toml",
             "mingpt/README.md.jinja" => "README.md",
@@ -109,7 +109,7 @@ impl Template {
         })
     }
 
-    /// Its binaries beside `src/main.rs`.
+    /// Its binaries other than `src/main.rs`.
     pub(super) fn other_binaries(&self) -> impl Iterator<Item = &'static str> {
         self.files.iter().filter_map(|file| file.path.strip_prefix("src/bin/")?.strip_suffix(".rs"))
     }

@@ -32,11 +32,11 @@ pub struct Update {
     generated: Generated,
     /// The version of cargo-ddp that the project's files are from.
     pub from: String,
-    /// Files that nobody edited, and that the template has otherwise now.
+    /// Unedited files that differ from the template.
     pub changes: Vec<Change>,
-    /// Files that the template has otherwise now, but that were edited, or removed: they stay as they are.
+    /// Edited or removed files that differ from the template: they stay unchanged.
     pub kept: Vec<String>,
-    /// Files that the template no longer has, and that code which was edited may need.
+    /// Files that the template no longer has, but that edited code may need.
     held: Vec<String>,
 }
 
@@ -62,14 +62,14 @@ impl Update {
             if recorded == Some(&new) || now.as_ref() == Some(&new) {
                 continue; // the template has not changed, or the file is already so
             }
-            // What is as it was made may go; so may the place of a file that is new in the template.
+            // An unedited file may change, and so may a path that is new in the template.
             if now.as_ref() == recorded {
                 changes.push(Change { path: path.clone(), before, after: Some(after.clone()) });
             } else {
                 kept.push(path.clone());
             }
         }
-        // A file that the template no longer has goes if it is as it was made, unless code that was edited may need it.
+        // A file that the template no longer has is removed if it is unedited, unless edited code may need it.
         let needed = kept.iter().any(|path| path.ends_with(".rs"));
         for (path, recorded) in record.files.iter().filter(|(path, _)| !needed && !generated.contains_key(*path)) {
             let before = files::read(&folder.join(path))?;
@@ -110,7 +110,7 @@ impl Update {
 }
 
 impl Change {
-    /// A unified diff, or a line for what is no text.
+    /// A unified diff, or one line for a binary file.
     pub fn diff(&self) -> String {
         let before = self.before.as_deref().unwrap_or_default();
         let after = self.after.as_deref().unwrap_or_default();

@@ -219,12 +219,7 @@ impl Reporter for JobUi {
     }
 
     fn launcher_ended(&self, end: LauncherEnd) {
-        let problem = match end {
-            LauncherEnd::Unresponsive => "the launcher did not respond; it and its workers were killed".to_owned(),
-            LauncherEnd::Killed(signal) => {
-                format!("the launcher itself was killed by signal {signal}; its workers have ended")
-            }
-        };
+        let problem = messages::launcher_end(end);
         screen::write_if_ready(Target::Stderr, format!("error: {problem}\n").as_bytes());
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ddp_contract::job::{Cause, Consequence, Job, Outcome, Saved};
 
 use crate::launch::Because;
-use crate::launch::event::{Activity, Blocker, Exposure, Launched, RankStack, Restarting};
+use crate::launch::event::{Activity, Blocker, Exposure, Launched, LauncherEnd, RankStack, Restarting};
 use crate::launch::outcome::{Known, signal_name};
 use crate::launch::plan::Binding;
 
@@ -188,6 +188,16 @@ pub(super) fn blocker(by: &Blocker) -> String {
         Blocker::CopyOfRun => "a copy of a run".into(),
         Blocker::Directory => "a directory".into(),
         Blocker::File => "a file".into(),
+    }
+}
+
+/// How the launcher's own process ended, as its guard reports it.
+pub(super) fn launcher_end(end: LauncherEnd) -> String {
+    match end {
+        LauncherEnd::Unresponsive => "the launcher did not respond; it and its workers were killed".into(),
+        LauncherEnd::Killed(signal) => {
+            format!("the launcher itself was killed by signal {signal}; its workers have ended")
+        }
     }
 }
 

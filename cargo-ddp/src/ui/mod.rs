@@ -23,6 +23,8 @@ mod progress;
 mod screen;
 mod spinner;
 pub(crate) mod stdout;
+#[cfg(test)]
+mod tests;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -54,6 +56,9 @@ pub struct Ui {
     waits: bool,
     /// A line that stays below all others.
     live: ProgressBar,
+    /// Takes the output of tests.
+    #[cfg(test)]
+    captured: Option<tests::Captured>,
 }
 
 impl Ui {
@@ -71,6 +76,8 @@ impl Ui {
             json: false,
             waits: true,
             live: ProgressBar::hidden(),
+            #[cfg(test)]
+            captured: None,
         }
     }
 
@@ -125,7 +132,7 @@ impl Ui {
             Target::Stderr => (self.terminal, self.color),
         };
         let prefix = format!("[rank {rank}]");
-        // Red is for errors, and the others tell neighbours apart.
+        // Red is for errors; the other colors tell neighbors apart.
         let color = ["36", "33", "35", "34", "32"][rank % 5];
         let prefix = if colored { format!("\x1b[{color}m{prefix}\x1b[0m ") } else { format!("{prefix} ") };
         Prefixer::new(prefix, terminal)
@@ -153,6 +160,10 @@ impl Ui {
     }
 
     fn put(&self, target: Target, bytes: &[u8]) {
+        #[cfg(test)]
+        if let Some(captured) = &self.captured {
+            return captured.push(target, bytes);
+        }
         let lost = if self.waits {
             self.live.suspend(|| screen::write_and_wait(target, bytes))
         } else if screen::is_ready(Target::Stderr) {

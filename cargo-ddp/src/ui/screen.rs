@@ -99,7 +99,7 @@ pub(crate) fn give_up(target: Target) {
     queues()[target as usize] = Queue { given_up: true, ..Queue::new() };
 }
 
-/// Writes even if that means to wait: for what comes before and after a job.
+/// Writes, and waits for the reader: for output before and after a job.
 pub(crate) fn write_and_wait(target: Target, bytes: &[u8]) -> Option<String> {
     if queues()[target as usize].given_up {
         return None;

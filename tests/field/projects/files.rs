@@ -74,7 +74,7 @@ fn init_keeps_line_ends_and_a_byte_order_mark() {
     assert_eq!(text("Cargo.toml"), now);
     // A package can't depend on its namesake.
     write(dir.path().join("Cargo.toml"), &manifest.replace("\"m\"", "\"tch\""));
-    ddp(dir.path(), &["init"]).run().ends_with(2).says(&["a package named tch can't depend on its namesake"]);
+    ddp(dir.path(), &["init"]).run().ends_with(2).says(&["a package named `tch` can't depend on tch"]);
 }
 
 /// All that is in a folder: names, and what is in files.
@@ -150,39 +150,39 @@ fn new_refuses_what_could_not_be_built() {
         let name: Vec<&str> = name.into_iter().flat_map(|name| ["--name", name]).collect();
         ddp(dir.path(), &[&["new", path], &name[..]].concat()).run().ends_with(2).says(&[
             "cargo can't build in ",
-            "its path has a `:`",
+            "the path contains a `:`",
             "hint: choose another folder",
         ]);
     }
     // Behind a link, too, and for a crate that is there.
     fs::create_dir(dir.path().join("a:b")).unwrap();
     symlink("a:b", dir.path().join("link")).unwrap();
-    ddp(dir.path(), &["new", "link/m"]).run().ends_with(2).says(&["a:b/m: its path has a `:`"]);
+    ddp(dir.path(), &["new", "link/m"]).run().ends_with(2).says(&["a:b/m: the path contains a `:`"]);
     write(dir.path().join("a:b/Cargo.toml"), "[package]\nname = \"m\"\nversion = \"0.1.0\"\nedition = \"2024\"\n");
-    ddp(&dir.path().join("a:b"), &["init"]).run().ends_with(2).says(&["a:b: its path has a `:`"]);
+    ddp(&dir.path().join("a:b"), &["init"]).run().ends_with(2).says(&["a:b: the path contains a `:`"]);
     assert_eq!(fs::read_dir(dir.path().join("a:b")).unwrap().count(), 1);
     fs::remove_dir_all(dir.path().join("a:b")).unwrap();
     fs::remove_file(dir.path().join("link")).unwrap();
     for path in ["/", ".."] {
-        ddp(dir.path(), &["new", path]).run().ends_with(2).says(&["is there already"]);
+        ddp(dir.path(), &["new", path]).run().ends_with(2).says(&["already exists"]);
     }
     for (name, problem) in [
-        ("torch-sys", "depends on a package of that name"),
-        ("torch_sys", "depends on a package of that name"),
-        ("ddp_runtime", "depends on a package of that name"),
-        ("clap", "depends on a package of that name"),
-        ("std", "cargo keeps it for itself"),
+        ("torch-sys", "depends on a package with this name"),
+        ("torch_sys", "depends on a package with this name"),
+        ("ddp_runtime", "depends on a package with this name"),
+        ("clap", "depends on a package with this name"),
+        ("std", "cargo reserves this name"),
         ("async", "keyword"),
-        ("émile", "letters beyond ASCII"),
-        ("模型", "letters beyond ASCII"),
+        ("émile", "only ASCII letters"),
+        ("模型", "only ASCII letters"),
     ] {
-        ddp(dir.path(), &["new", name]).run().ends_with(2).says(&[problem, "hint: give another name with --name"]);
+        ddp(dir.path(), &["new", name]).run().ends_with(2).says(&[problem, "hint: choose another name with --name"]);
     }
     ddp(dir.path(), &["new", "modèle"]).run().ends_with(2).says(&["--name modele"]);
     ddp(dir.path(), &["new", "sample", "--template", "mingpt"])
         .run()
         .ends_with(2)
-        .says(&["another binary of that name"]);
+        .says(&["another binary with this name"]);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     // The folder may be called as it likes.
     ddp(dir.path(), &["new", "modèle", "--name", "modele"]).run().succeeds();

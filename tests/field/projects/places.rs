@@ -209,7 +209,7 @@ fn an_ambiguous_binary_is_refused_before_the_build() {
     ddp(dir.path(), &["run", "--nproc", "1"])
         .run()
         .ends_with(2)
-        .says(&["there are several binaries, and none was chosen: eval, train", "--bin NAME"]);
+        .says(&["could not determine which binary to run (available: eval, train)", "--bin NAME"]);
     ddp(dir.path(), &["build"]).run().ends_with(2);
     assert!(!dir.path().join("target").exists(), "something was built");
     // Before anything is set up, too.

@@ -51,7 +51,7 @@ impl Debug {
         let adapter: Adapter = value.to_string_lossy().parse().map_err(Error::BadDebug)?;
         if !is_traced() {
             ui.warn(&format!(
-                "{}={adapter} is set, but no debugger watches this process: workers run without one",
+                "{}={adapter} is set, but this process is not running under a debugger: workers run without one",
                 env::DEBUG
             ));
             return Ok(None);

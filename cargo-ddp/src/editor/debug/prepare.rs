@@ -29,7 +29,7 @@ const SCRIPTS: [(&str, &str); 4] = [
 /// # Errors
 /// [`Error::System`].
 pub fn prepare(root: &Path) -> Result<PathBuf> {
-    let cant = |path: &Path| Error::system(format!("can't make {}", path.display()));
+    let cant = |path: &Path| Error::system(format!("can't create {}", path.display()));
     let folder = root.join(FOLDER);
     fs::create_dir_all(&folder).map_err(cant(&folder))?;
     for (name, text) in SCRIPTS {

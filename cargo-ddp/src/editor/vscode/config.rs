@@ -20,7 +20,7 @@ const RUST_PRINTERS: &str = "python import subprocess, sys; etc = subprocess.run
                              sys.path.insert(0, etc); gdb.execute('add-auto-load-safe-path ' + etc); \
                              gdb.execute('directory ' + etc)";
 
-/// A profile of its own, made by cargo's environment variables, so that no Cargo.toml must name it.
+/// A separate profile, defined by cargo's environment variables, so that no Cargo.toml has to define it.
 pub(super) const RELEASE_PROFILE: &str = "release-with-debug";
 const RELEASE_ENV: [(&str, &str); 2] =
     [("CARGO_PROFILE_RELEASE_WITH_DEBUG_INHERITS", "release"), ("CARGO_PROFILE_RELEASE_WITH_DEBUG_DEBUG", "true")];
@@ -59,7 +59,7 @@ pub(super) struct Variant<'a> {
     pub(super) release: bool,
     /// The folder for what is built.
     pub(super) folder: &'a str,
-    /// The platform that it is built for, if cargo is to be told.
+    /// The platform that it is built for, if cargo needs `--target`.
     pub(super) platform: Option<&'a str>,
 }
 

@@ -103,7 +103,7 @@ impl FromStr for Debugger {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let known = Self::ALL.map(Self::name).join(", ");
-        Self::ALL.into_iter().find(|debugger| debugger.name() == name).ok_or_else(|| format!("there are {known}"))
+        Self::ALL.into_iter().find(|debugger| debugger.name() == name).ok_or_else(|| format!("expected one of {known}"))
     }
 }
 

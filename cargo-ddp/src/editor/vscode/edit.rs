@@ -137,7 +137,7 @@ impl<'a> Editor<'a> {
             }
             return;
         }
-        // The line end of a comment before was taken away, as another comes after the item.
+        // The comment before lost its line end, because another one follows the item.
         let mut owed = false;
         for (at, item) in items.iter().enumerate() {
             if !removed[at] {

@@ -23,7 +23,7 @@ pub(super) enum Role {
     Choose,
     /// The task that builds.
     Build,
-    /// What `cargo ddp new` made before there was `cargo ddp vscode`.
+    /// An entry of `cargo ddp new` from before `cargo ddp vscode` existed.
     Former,
 }
 
@@ -34,7 +34,7 @@ impl Role {
     }
 }
 
-/// An entry, told by its name.
+/// An entry, recognized by its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) role: Role,
@@ -50,7 +50,7 @@ impl Entry {
         Self { role, target: target.to_owned(), release, ranks: None }
     }
 
-    /// `None` for a name that is none of ours, even when it begins like one.
+    /// `None` for a name that is not ours, even if it begins like one.
     pub(super) fn parse(name: &str) -> Option<Self> {
         let name = name.strip_prefix(PREFIX)?;
         let (name, release) = name.strip_suffix(RELEASE).map_or((name, false), |name| (name, true));

@@ -7,24 +7,24 @@ use std::path::{Path, PathBuf};
 use crate::os::output::behind_links;
 use crate::{Error, Result};
 
-/// A file as it is, and as it is to be.
+/// A file: its current and its wanted text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {
     /// Its path.
     pub path: PathBuf,
-    /// Its text; `None` when there is no such file.
+    /// The current text; `None` if the file does not exist.
     pub before: Option<String>,
-    /// The text to write; `None` when nothing is to be there.
+    /// The wanted text; `None` if the file should not exist.
     pub after: Option<String>,
 }
 
 impl File {
-    /// Whether it is not as it is to be.
+    /// Whether the two differ.
     pub fn is_stale(&self) -> bool {
         self.after.is_some() && self.before != self.after
     }
 
-    /// Writes it, if it is stale: beside its place first, then renamed into it. A link stays one.
+    /// Writes a stale file: to a temporary file next to it, which is then renamed. A link stays a link.
     ///
     /// # Errors
     /// [`Error::System`], with the file as it was.

@@ -15,7 +15,7 @@ use crate::Result;
 pub(super) struct Wanted<'a> {
     pub(super) debugger: Debugger,
     pub(super) variants: Vec<Variant<'a>>,
-    /// Targets that exist, and are left as they are.
+    /// Targets that exist, and whose entries stay unchanged.
     pub(super) untouched: Vec<&'a str>,
 }
 
@@ -38,7 +38,7 @@ impl Wanted<'_> {
         self.variants.iter().map(Variant::task).chain(self.attaches().then(choose)).collect()
     }
 
-    /// What an entry of ours is to become: `None` for nothing.
+    /// The new content of one of our entries; `None` removes it.
     fn fate<'w>(&self, entry: &Entry, wanted: &'w [(Entry, Json)]) -> Fate<'w> {
         match wanted.iter().find(|(other, _)| other.is(entry)) {
             Some((_, value)) => Fate::Update(value),
@@ -182,7 +182,7 @@ impl Wanted<'_> {
                 Fate::Stay => Change::Keep,
                 Fate::Go => Change::Remove,
             },
-            // A compound of the user's own names our configurations as they are called now.
+            // The user's own compounds get the current names of our configurations.
             None if list.key == "compounds" => self.with_members_renamed(element, lists),
             None => Change::Keep,
         }
@@ -216,7 +216,7 @@ impl Wanted<'_> {
     }
 }
 
-/// A whole value, in a file that has none yet.
+/// The complete value, for an empty file.
 fn fresh(source: &Source, value: &Json) -> String {
     let style = Style { eol: source.style.eol, ..Style::default() };
     let text = value.print("", &style) + style.eol;

@@ -25,7 +25,7 @@ const COMMANDS: [&str; 6] =
 /// entry works as well.
 const BY_DEFAULT: [&str; 7] =
     ["cwd", "terminal", "runInTerminal", "presentation", "stopAll", "group", "problemMatcher"];
-/// What debuggers don't have in common.
+/// Attributes that not all debuggers share.
 const OF_ONE_DEBUGGER: [&str; 16] = [
     "env",
     "environment",
@@ -44,9 +44,9 @@ const OF_ONE_DEBUGGER: [&str; 16] = [
     "externalConsole",
     "stopAtEntry",
 ];
-/// What an attach does not take.
+/// Attributes that an attach does not accept.
 const OF_A_LAUNCH: [&str; 5] = ["args", "cwd", "env", "runInTerminal", "terminal"];
-/// Options of ours, and whether they have a value.
+/// Our options, and whether they take a value.
 const OUR_OPTIONS: [(&str, bool); 13] = [
     ("--bin", true),
     ("--example", true),
@@ -200,7 +200,7 @@ fn merge_env(old: &[(String, Json)], ours: &[(String, Json)]) -> Vec<(String, Js
     env
 }
 
-/// Ours stand where ours stood; new ones come after these.
+/// Our items replace our earlier ones in place; new ones follow these.
 fn merge_commands(old: &Json, wanted: &Json) -> Json {
     let old = old.list();
     let Some(last) = old.iter().rposition(is_ours) else {
@@ -292,7 +292,7 @@ mod tests {
         let merged = merge_args(&old, &wanted);
         assert_eq!(texts(&merged).join(" "), "ddp run --bin m --nproc 2 --grace 3 -- --epochs --bin");
         assert_eq!(merge_args(&merged, &wanted), merged);
-        // Features of the user's own stay, beside those that the target needs.
+        // The user's features stay, in addition to those that the target requires.
         let needy = Json::texts(["ddp", "run", "--bin", "m", "--features", "cuda"]);
         let old = Json::texts(["ddp", "run", "--bin", "m", "--features", "cuda", "--features", "mine"]);
         assert_eq!(merge_args(&old, &needy), old);

@@ -39,7 +39,7 @@ use source::Source;
 use crate::project::trainable::{Trainable, Workers};
 use crate::{Error, Result};
 
-/// What was asked for. What is left open stays as the files have it.
+/// The user's request. Omitted options keep their values in the files.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The debugger [default: the one that is in use, else the first of [`Debugger::ALL`]].
@@ -48,7 +48,7 @@ pub struct Request {
     pub workers: Option<Workers>,
     /// The number where neither the request nor the files say one.
     pub default_workers: Workers,
-    /// Only these binaries and examples; empty: all binaries, and those on request that are there already.
+    /// Only these binaries and examples; empty: all binaries, and the on-request ones that already have entries.
     pub only: Vec<String>,
     /// With variants for optimized programs.
     pub release: bool,
@@ -75,7 +75,7 @@ pub struct Plan {
 /// What `root/.vscode` is to be for a project.
 ///
 /// # Errors
-/// [`Error::BadJson`] for a file that is not JSONC, [`Error::NoTarget`] for a name in `only` that there is not,
+/// [`Error::BadJson`] for a file that is not JSONC, [`Error::NoTarget`] for a name in `only` that does not exist,
 /// [`Error::NothingToDebug`] when nothing trains and nothing is to be taken away.
 pub fn plan(root: &Path, project: &Project, request: &Request) -> Result<Plan> {
     let folder = root.join(".vscode");

@@ -9,7 +9,7 @@ use crate::project::trainable::Trainable;
 pub struct Project {
     /// What is built, as a configuration names it: `${workspaceFolder}/target`.
     pub target: String,
-    /// The platform that it is built for, if cargo is to be told.
+    /// The platform that it is built for, if cargo needs `--target`.
     pub platform: Option<String>,
     /// Everything that could be debugged.
     pub trainable: Vec<Trainable>,

@@ -76,7 +76,7 @@ fn value() -> BoxedStrategy<String> {
         .boxed()
 }
 
-/// An entry of somebody else's: names repeat, and some look like ours. Others are no entries at all.
+/// A user's entry: names repeat, and some look like ours. Some values are not entries at all.
 fn element() -> BoxedStrategy<String> {
     const NAMES: &[&str] =
         &["mine", "mine", "", "ddp: ", "ddp: mine", "DDP: train, one process", "ddp: run train", "a } ] {"];
@@ -94,7 +94,7 @@ fn element() -> BoxedStrategy<String> {
     prop_oneof![6 => object, 1 => value()].boxed()
 }
 
-/// A whole file, with the keys that we edit or without.
+/// A complete file, with or without the keys that we edit.
 fn file() -> BoxedStrategy<String> {
     const KEYS: &[&str] = &["configurations", "compounds", "tasks", "recommendations", "unwantedRecommendations"];
     let list = |key: &'static str| {
@@ -158,7 +158,7 @@ fn is_within(part: &str, whole: &str) -> bool {
     part.bytes().all(|byte| bytes.any(|other| other == byte))
 }
 
-/// Lists that end on a line of their own, so that adding to them, and taking away, moves nothing.
+/// Lists that end on a separate line, so that adding and removing items moves nothing.
 fn ends_its_lists_on_own_lines(source: &Source) -> bool {
     ["configurations", "compounds"].iter().all(|key| {
         let Ok(Some(list)) = source.list(key) else { return false };

@@ -37,7 +37,7 @@ pub(super) struct Source<'a> {
 
 impl<'a> Source<'a> {
     /// # Errors
-    /// [`Error::BadJson`]: what is not JSONC, or no object.
+    /// [`Error::BadJson`]: the file is not JSONC, or not an object.
     pub(super) fn parse(path: &'a Path, whole: &'a str) -> Result<Self> {
         let text = whole.strip_prefix(BOM).unwrap_or(whole);
         let mark = &whole[..whole.len() - text.len()];
@@ -64,7 +64,7 @@ impl<'a> Source<'a> {
         let root = match parsed.value {
             None => None,
             Some(ast::Value::Object(object)) => Some(object),
-            Some(other) => return Err(bad(path, text, start_of(&other), "the file's value is no object")),
+            Some(other) => return Err(bad(path, text, start_of(&other), "expected an object")),
         };
         let style = style_of(text, root.as_ref());
         Ok(Self { path, mark, text, root, style })
@@ -73,14 +73,14 @@ impl<'a> Source<'a> {
     /// A list at the top of the file. `None` when there is none.
     ///
     /// # Errors
-    /// [`Error::BadJson`] for what has its name and is no list.
+    /// [`Error::BadJson`] if the value of `key` is not a list.
     pub(super) fn list(&self, key: &str) -> Result<Option<&ast::Array<'a>>> {
         let properties = self.root.iter().flat_map(|root| &root.properties);
         // Of several, VS Code takes the last.
         match properties.rev().find(|property| property.name.as_str() == key).map(|property| &property.value) {
             None => Ok(None),
             Some(ast::Value::Array(array)) => Ok(Some(array)),
-            Some(other) => Err(bad(self.path, self.text, start_of(other), &format!("{key:?} is no list"))),
+            Some(other) => Err(bad(self.path, self.text, start_of(other), &format!("`{key}` is not a list"))),
         }
     }
 

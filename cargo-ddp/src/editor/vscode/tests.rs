@@ -264,8 +264,8 @@ fn what_is_no_jsonc_is_left_alone_with_its_place() {
         (b"{\n  \"configurations\": [\n    {\"name\" \"x\"}\n  ]\n}", "launch.json:3:13: "),
         (b"{\n  \"a\": 1,,\n}", "launch.json:2:10: "),
         ("\u{feff}\r\n{\"ä\": '}".as_bytes(), "launch.json:2:7: "),
-        (b"[]", "launch.json:1:1: the file's value is no object"),
-        (b"{\"configurations\": {}}", "launch.json:1:20: \"configurations\" is no list"),
+        (b"[]", "launch.json:1:1: expected an object"),
+        (b"{\"configurations\": {}}", "launch.json:1:20: `configurations` is not a list"),
         (b"{\"a\": \"\xff\"}", "launch.json:1:8: not UTF-8"),
         (b"{\"a\": 1", "launch.json:1:1: unterminated object"),
         (b"{\"a\": 0x10}", "launch.json:1:7: "),
@@ -309,7 +309,7 @@ fn the_users_settings_and_recommendations_win() {
 fn names_that_there_are_not_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let err = plan(dir.path(), &project(), &Request { only: vec!["trian".into()], ..request() }).unwrap_err();
-    assert_eq!(err.to_string(), "nothing called \"trian\" depends on ddp-runtime; there are train, eval, show");
+    assert_eq!(err.to_string(), "nothing named `trian` depends on ddp-runtime (available: train, eval, show)");
     assert!(matches!(plan(dir.path(), &only(&[]), &request()).unwrap_err(), Error::NothingToDebug));
 }
 

@@ -26,24 +26,26 @@ fn debugger(machine: &Machine, extensions: Option<&BTreeSet<String>>) -> Line {
     if let Some(program) = lldb_dap(machine) {
         return Line::ok(check, program.display().to_string());
     }
-    // CodeLLDB brings its own.
+    // CodeLLDB includes a debugger.
     if extensions.is_some_and(|extensions| extensions.contains(DEBUGGERS[1])) {
-        return Line::ok(check, "CodeLLDB's");
+        return Line::ok(check, "included in CodeLLDB");
     }
     let way = "`apt-get install lldb`, or VS Code's extension CodeLLDB (vadimcn.vscode-lldb)";
-    Line::warning(check, "there is neither lldb-dap nor CodeLLDB to debug ranks with", way)
+    Line::warning(check, "neither lldb-dap nor CodeLLDB found, so ranks can't be debugged", way)
 }
 
-/// The launcher writes the stacks of a stalled job with gdb.
+/// The launcher dumps the stacks of a stalled job with gdb.
 fn stacks(machine: &Machine) -> Line {
     let check = "stacks";
     match machine.program("gdb") {
-        Some(program) => Line::ok(check, format!("{} writes those of stalled jobs", program.display())),
-        None => Line::warning(check, "there is no gdb to write the stacks of stalled jobs with", "apt-get install gdb"),
+        Some(program) => Line::ok(check, format!("{} dumps the stacks of stalled jobs", program.display())),
+        None => {
+            Line::warning(check, "gdb not found, so the stacks of stalled jobs can't be dumped", "apt-get install gdb")
+        }
     }
 }
 
-/// The identifiers of VS Code's extensions, if there is a VS Code: as `code` says, or as its folders are named
+/// The identifiers of VS Code's extensions, if VS Code is installed: as `code` lists them, or from the names of its folders
 /// (`rust-lang.rust-analyzer-0.3.1-linux-x64`).
 fn extensions(machine: &Machine) -> Option<BTreeSet<String>> {
     let code = machine.program("code");
@@ -66,7 +68,7 @@ fn extensions(machine: &Machine) -> Option<BTreeSet<String>> {
 
 fn vs_code(extensions: Option<&BTreeSet<String>>) -> Line {
     let check = "VS Code";
-    let Some(extensions) = extensions else { return Line::ok(check, "not here") };
+    let Some(extensions) = extensions else { return Line::ok(check, "not found") };
     let has = |id: &str| extensions.contains(id);
     let debugs = DEBUGGERS.iter().find(|id| has(id));
     match (has(RUST_ANALYZER), debugs) {
@@ -78,7 +80,7 @@ fn vs_code(extensions: Option<&BTreeSet<String>>) -> Line {
         ),
         (true, None) => Line::warning(
             check,
-            format!("neither {} is there, so F5 can't debug ranks", DEBUGGERS.join(" nor ")),
+            format!("neither {} is installed, so F5 can't debug ranks", DEBUGGERS.join(" nor ")),
             format!("code --install-extension {}", DEBUGGERS[0]),
         ),
     }

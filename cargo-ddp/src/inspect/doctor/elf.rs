@@ -11,9 +11,9 @@ use object::read::elf::{Dyn, ElfFile64};
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Dynamic {
     pub(super) needed: Vec<String>,
-    /// Of its RUNPATH (or RPATH), in order, as it is written.
+    /// The entries of its RUNPATH (or RPATH), in order, unexpanded.
     pub(super) run_path: Vec<String>,
-    /// It is an RPATH, which counts for all that is loaded on this file's behalf.
+    /// It is an RPATH, which also applies to the libraries that this file needs.
     pub(super) passed_on: bool,
 }
 
@@ -43,7 +43,7 @@ pub(super) fn dynamic(path: &Path) -> Result<Dynamic, String> {
             _ => {}
         }
     }
-    // Where both are there, only the newer kind counts.
+    // If a file has both, the dynamic linker ignores the RPATH.
     found.passed_on = run_path.is_none() && rpath.is_some();
     found.run_path = run_path.or(rpath).iter().flat_map(|text| text.split(':')).map(str::to_owned).collect();
     Ok(found)
@@ -54,7 +54,7 @@ pub(super) fn dynamic(path: &Path) -> Result<Dynamic, String> {
 pub(super) fn missing(path: &Path, folders: &[PathBuf]) -> Result<Vec<(String, PathBuf)>, String> {
     let mut missing = Vec::new();
     let mut known: BTreeSet<String> = BTreeSet::new();
-    // With each file, the folders that those which led to it pass on.
+    // Each file with the folders that it inherits from the files that need it.
     let mut queue = VecDeque::from([(path.to_owned(), Vec::new())]);
     while let Some((file, inherited)) = queue.pop_front() {
         let Dynamic { needed, run_path, passed_on } = dynamic(&file)?;
@@ -109,7 +109,7 @@ mod tests {
             Dynamic { needed: vec!["libb.so".into()], run_path: vec!["$ORIGIN".into()], passed_on: false }
         );
         assert_eq!(missing(&a, &[]).unwrap(), []);
-        // A RUNPATH counts for the file itself, an RPATH also for what it leads to.
+        // A RUNPATH applies to the file itself, an RPATH also to the libraries that it needs.
         build_with("libb.so", &["libc.so"], &[]);
         assert_eq!(missing(&a, &[]).unwrap(), [("libc.so".to_owned(), dir.path().join("libb.so"))]);
         build_with("liba.so", &["libb.so"], &["-Wl,--disable-new-dtags", "-Wl,-rpath,$ORIGIN"]);

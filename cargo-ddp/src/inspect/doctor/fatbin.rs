@@ -38,13 +38,13 @@ pub(super) fn archs(library: &Path) -> Result<Vec<Arch>, String> {
     let map = super::elf::map(library)?;
     let bad = |err: object::Error| err.to_string();
     let elf = ElfFile64::<Endianness>::parse(&*map).map_err(bad)?;
-    let section = elf.section_by_name(".nv_fatbin").ok_or("it has no section .nv_fatbin")?;
+    let section = elf.section_by_name(".nv_fatbin").ok_or("no section .nv_fatbin")?;
     let counts = count(section.data().map_err(bad)?);
     let most = counts.values().max().copied().unwrap_or_default();
     Ok(counts.into_iter().filter(|(_, count)| count * 4 >= most).map(|(arch, _)| arch).collect())
 }
 
-/// How many pieces of code there are for each target.
+/// The number of code entries for each target.
 fn count(mut data: &[u8]) -> BTreeMap<Arch, usize> {
     let mut counts = BTreeMap::new();
     while let Some(rest) = data.get(8..) {

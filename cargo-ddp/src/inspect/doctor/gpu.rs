@@ -7,7 +7,7 @@ use crate::machine::gpus::{self as gpu, Gpu};
 use crate::os::pci::DEVICES;
 use crate::project::libtorch::{CUDA, Flavor, Home};
 
-/// What the NVIDIA driver says.
+/// What the NVIDIA driver reports.
 #[derive(Debug, Default)]
 struct Driver {
     version: Option<String>,
@@ -26,7 +26,7 @@ enum Peers {
     Yes,
     /// With the driver's reason.
     No(String),
-    /// The driver does not say.
+    /// The driver does not report it.
     Unknown,
 }
 
@@ -89,25 +89,25 @@ fn driver_line(driver: Option<&Driver>, devices: usize, flavor: Option<Flavor>) 
     let Some(driver) = driver else {
         return if devices > 0 {
             let way = "install NVIDIA's driver; in a container, start it with `--gpus all`";
-            Line::error(check, format!("{devices} NVIDIA GPUs are here, and no driver answers"), way)
+            Line::error(check, format!("found {devices} NVIDIA GPUs, but no working driver"), way)
         } else {
             Line::ok(check, "none, and no GPU: workers train on the CPU")
         };
     };
-    let version = driver.version.as_deref().unwrap_or("of a version it does not tell");
+    let version = driver.version.as_deref().unwrap_or("unknown version");
     match (driver.cuda, flavor) {
         (Some(cuda), Some(Flavor::Cuda)) if cuda < CUDA => {
             let (major, minor) = cuda;
             let says =
-                format!("{version} runs CUDA up to {major}.{minor}, and this libtorch needs {}.{}", CUDA.0, CUDA.1);
+                format!("{version} supports CUDA up to {major}.{minor}, but this libtorch needs {}.{}", CUDA.0, CUDA.1);
             Line::error(check, says, "install a newer driver, or use the CPU: `cargo ddp setup --cpu`")
         }
         (_, Some(Flavor::Cpu)) if !driver.gpus.is_empty() => Line::warning(
             check,
-            format!("{version}, and the libtorch in use is one without CUDA"),
-            "`cargo ddp setup --cuda` fetches one with it",
+            format!("{version}, but the libtorch in use has no CUDA"),
+            "`cargo ddp setup --cuda` fetches a libtorch with CUDA",
         ),
-        (Some((major, minor)), _) => Line::ok(check, format!("{version}, for CUDA up to {major}.{minor}")),
+        (Some((major, minor)), _) => Line::ok(check, format!("{version}, supports CUDA up to {major}.{minor}")),
         (None, _) => Line::ok(check, version),
     }
 }
@@ -127,20 +127,20 @@ fn gpus_line(driver: &Driver) -> Line {
     match busy {
         None => Line::ok(check, names.join(", ")),
         Some((index, words)) => {
-            let says = format!("{}; GPU {index} is taken: {words}", names.join(", "));
-            Line::warning(check, says, "choose others with `--gpus`; `cargo ddp gpus` lists them")
+            let says = format!("{}; GPU {index} is busy: {words}", names.join(", "));
+            Line::warning(check, says, "choose other GPUs with `--gpus`; `cargo ddp gpus` lists them")
         }
     }
 }
 
 fn capability_line(driver: &Driver, archs: Result<Vec<Arch>, String>) -> Line {
     let check = "compute capability";
-    let way = "use other GPUs (`--gpus`), or a libtorch that is built for these";
+    let way = "use other GPUs (`--gpus`), or a libtorch that is built for these GPUs";
     let archs = match archs {
         Ok(archs) if !archs.is_empty() => archs,
-        Ok(_) => return Line::warning(check, "what this libtorch is built for can't be told", way),
+        Ok(_) => return Line::warning(check, "unknown targets of this libtorch", way),
         Err(problem) => {
-            return Line::warning(check, format!("what this libtorch is built for can't be told: {problem}"), way);
+            return Line::warning(check, format!("unknown targets of this libtorch: {problem}"), way);
         }
     };
     let built: Vec<_> = archs.iter().map(|arch| arch.name()).collect();
@@ -149,14 +149,14 @@ fn capability_line(driver: &Driver, archs: Result<Vec<Arch>, String>) -> Line {
         (!archs.iter().any(|arch| arch.runs_on(capability))).then_some((gpu.index, capability))
     });
     if let Some((index, (major, minor))) = unfit {
-        let says = format!("GPU {index} has {major}.{minor}, and this libtorch is built for {}", built.join(", "));
+        let says = format!("GPU {index} has {major}.{minor}, but this libtorch is built for {}", built.join(", "));
         return Line::error(check, says, way);
     }
     let known: Vec<_> = driver.capabilities.iter().flatten().map(|(major, minor)| format!("{major}.{minor}")).collect();
     if known.is_empty() {
         return Line::warning(
             check,
-            format!("the driver does not tell it; this libtorch is built for {}", built.join(", ")),
+            format!("the driver does not report it; this libtorch is built for {}", built.join(", ")),
             way,
         );
     }
@@ -179,14 +179,13 @@ fn peers_line(driver: &Driver) -> Line {
             without.len(),
             driver.peers.len()
         );
-        let way =
-            "NCCL goes through the computer's memory, which is slower; choose GPUs that `nvidia-smi topo -p2p r` pairs";
+        let way = "NCCL copies through host memory, which is slower; `nvidia-smi topo -p2p r` shows which GPUs have peer access";
         return Line::warning(check, says, way);
     }
     if driver.peers.iter().any(|(_, _, status)| *status == Peers::Unknown) {
-        return Line::ok(check, "unknown: the driver does not say");
+        return Line::ok(check, "unknown: the driver does not report it");
     }
-    Line::ok(check, "every pair of GPUs reads each other's memory")
+    Line::ok(check, "every pair of GPUs can read each other's memory")
 }
 
 #[cfg(test)]
@@ -225,7 +224,7 @@ mod tests {
         let line = driver_line(Some(&old), 2, Some(Flavor::Cuda));
         assert_eq!(
             (line.level, line.says.as_str()),
-            (Level::Error, "580.65 runs CUDA up to 12.4, and this libtorch needs 13.0")
+            (Level::Error, "580.65 supports CUDA up to 12.4, but this libtorch needs 13.0")
         );
     }
 
@@ -235,7 +234,7 @@ mod tests {
         assert_eq!(capability_line(&two((9, 0)), archs()).level, Level::Ok);
         let line = capability_line(&two((7, 0)), archs());
         assert_eq!(line.level, Level::Error);
-        assert_eq!(line.says, "GPU 0 has 7.0, and this libtorch is built for sm_80, sm_90");
+        assert_eq!(line.says, "GPU 0 has 7.0, but this libtorch is built for sm_80, sm_90");
         assert_eq!(capability_line(&two((9, 0)), Err("no".into())).level, Level::Warning);
     }
 
@@ -261,7 +260,7 @@ mod tests {
         busy.gpus[1].users = vec![gpu::User { pid: 7, program: Some("python3".into()), memory: None }];
         let line = gpus_line(&busy);
         assert!(
-            line.level == Level::Warning && line.says.contains("GPU 1 is taken") && line.says.contains("pid 7"),
+            line.level == Level::Warning && line.says.contains("GPU 1 is busy") && line.says.contains("pid 7"),
             "{line:?}"
         );
     }

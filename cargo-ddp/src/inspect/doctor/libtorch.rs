@@ -21,7 +21,7 @@ impl Found {
     }
 }
 
-/// Looks in set-up's order, and changes nothing.
+/// Searches in the order of `cargo ddp setup`, and changes nothing.
 pub(super) fn find(machine: &Machine) -> Found {
     let look = |place: &str, path: PathBuf, own| match Home::inspect(&path) {
         Ok(home) => Found::Good { place: place.into(), home },
@@ -29,7 +29,7 @@ pub(super) fn find(machine: &Machine) -> Found {
     };
     let own = |path: PathBuf| torch::is_own(path, machine.variable(torch::VARIABLE));
     if let Some(path) = machine.variable("LIBTORCH").map(PathBuf::from).and_then(own) {
-        return look("LIBTORCH leads to it", path, true);
+        return look("LIBTORCH points to it", path, true);
     }
     if let Some(link) = machine.project.as_ref().map(|project| project.root.join(LINK))
         && link.symlink_metadata().is_ok()
@@ -57,12 +57,12 @@ pub(super) fn examine(machine: &Machine, torch: &Found) -> Vec<Line> {
     lines
 }
 
-/// Python matters as long as there is no libtorch, which its pip fetches.
+/// Python is needed only to fetch libtorch with pip.
 fn python(pythons: &[Interpreter], have_torch: bool) -> Line {
     let check = "Python";
     let way = "install Python 3.10 to 3.14 with pip, for example `apt-get install python3-pip`";
     let problem = match pythons {
-        [] => "there is no Python 3, with whose pip libtorch is fetched".to_owned(),
+        [] => "no Python 3 found, so libtorch can't be fetched".to_owned(),
         [first, ..] => {
             let named = |python: &Interpreter| format!("{} ({})", python.version, python.program.display());
             match pythons.iter().find(|python| python.fetches) {
@@ -72,7 +72,7 @@ fn python(pythons: &[Interpreter], have_torch: bool) -> Line {
         }
     };
     if have_torch {
-        Line::warning(check, format!("{problem} (it is here already)"), way)
+        Line::warning(check, format!("{problem} (libtorch is already installed)"), way)
     } else {
         Line::error(check, problem, way)
     }
@@ -89,25 +89,26 @@ fn cache(have_torch: bool) -> Line {
 
 fn cache_at(folder: &Path, have_torch: bool, flavor: Flavor) -> Line {
     let check = "cache";
-    let way = "make it a folder that you may write to, or set XDG_CACHE_HOME to one";
+    let way = "make it a writable folder, or set XDG_CACHE_HOME to one";
     let shown = folder.display();
-    // What does not exist yet will be made in the nearest folder that does.
+    // A folder that does not exist yet will be created in the nearest one that does.
     let Some(nearest) = folder.ancestors().find(|path| path.symlink_metadata().is_ok()) else {
-        return Line::error(check, format!("{shown} can't be made"), way);
+        return Line::error(check, format!("can't create {shown}"), way);
     };
     if !nearest.is_dir() {
-        return Line::error(check, format!("{shown} can't be used: {} is no folder", nearest.display()), way);
+        return Line::error(check, format!("can't use {shown}: {} is not a folder", nearest.display()), way);
     }
     let access = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
     if let Err(err) = rustix::fs::access(nearest, access) {
-        return Line::error(check, format!("{shown} can't be used: {}: {err}", nearest.display()), way);
+        return Line::error(check, format!("can't use {shown}: {}: {err}", nearest.display()), way);
     }
     let Ok(disk) = rustix::fs::statvfs(nearest) else { return Line::ok(check, shown.to_string()) };
     let free_gb = disk.f_bavail as f64 * disk.f_frsize as f64 / 1e9;
     let needed_gb = torch::space_needed_gb(flavor);
     if !have_torch && free_gb < needed_gb {
-        let says = format!("{shown} has {free_gb:.1} GB free, and setting libtorch up takes {needed_gb:.0} GB");
-        return Line::error(check, says, "make room, or set XDG_CACHE_HOME to a folder on a larger disk");
+        let says =
+            format!("not enough space in {shown}: {free_gb:.1} GB free, {needed_gb:.0} GB needed to set up libtorch");
+        return Line::error(check, says, "free space, or set XDG_CACHE_HOME to a folder on a larger disk");
     }
     Line::ok(check, format!("{shown}, {free_gb:.0} GB free"))
 }
@@ -118,14 +119,14 @@ fn version(torch: &Found) -> Line {
     match torch {
         Found::Nothing => Line::warning(
             check,
-            format!("{needed} is not here yet"),
+            format!("{needed} not found"),
             "`cargo ddp setup` fetches it, and so does the first `cargo ddp run`",
         ),
         Found::Bad { place, path, problem, own } => {
             let way = if *own {
-                format!("unset LIBTORCH to let `cargo ddp setup` find or fetch libtorch {needed}, or point it to one")
+                format!("set LIBTORCH to a libtorch {needed}, or unset it to let `cargo ddp setup` find or fetch one")
             } else {
-                "`cargo ddp setup` finds or fetches another".to_owned()
+                "`cargo ddp setup` finds or fetches another one".to_owned()
             };
             Line::error(check, format!("{}: {problem} ({place})", path.display()), way)
         }
@@ -139,24 +140,24 @@ fn version(torch: &Found) -> Line {
 /// Whether the dynamic linker will find all that libtorch needs.
 fn libraries(home: &Path, folders: &[PathBuf]) -> Line {
     let check = "shared libraries";
-    let way = "`cargo ddp setup` makes a whole one; a library of the system comes with its package";
+    let way = "run `cargo ddp setup` for a complete libtorch, and install the package of a missing system library";
     let mut folders = folders.to_vec();
     // Through the rpath that a project's build script sets.
     folders.insert(0, home.join("lib"));
     match elf::missing(&home.join("lib/libtorch.so"), &folders) {
         Ok(missing) => match missing.first() {
-            None => Line::ok(check, "all that libtorch needs are there"),
+            None => Line::ok(check, "libtorch finds all of them"),
             Some((name, by)) => {
                 let by = by.file_name().unwrap_or_default().to_string_lossy();
                 let more = if missing.len() > 1 { format!(", and {} more", missing.len() - 1) } else { String::new() };
                 Line::error(check, format!("{name} is missing, which {by} needs{more}"), way)
             }
         },
-        Err(problem) => Line::error(check, format!("libtorch's can't be read: {problem}"), way),
+        Err(problem) => Line::error(check, format!("can't read libtorch: {problem}"), way),
     }
 }
 
-/// Where the dynamic linker looks besides.
+/// The dynamic linker's system folders.
 pub(super) fn system_folders(machine: &Machine) -> Vec<PathBuf> {
     let variable = machine.variable("LD_LIBRARY_PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = std::env::split_paths(&variable).filter(|path| path.is_absolute()).collect();
@@ -183,11 +184,11 @@ fn nccl(home: &Path) -> Line {
         "cuda-include/nv/target",
     ];
     if let Some(missing) = needed.iter().find(|name| !home.join(name).exists()) {
-        return Line::error(check, format!("its headers are not whole: {missing} is missing"), way);
+        return Line::error(check, format!("incomplete headers: {missing} is missing"), way);
     }
     match nccl_version(&torch::text_of(&home.join(needed[0]))) {
-        Some(version) => Line::ok(check, format!("{version}, with the headers that it needs")),
-        None => Line::warning(check, "its headers are there, and do not tell their version", way),
+        Some(version) => Line::ok(check, format!("{version}, with its headers")),
+        None => Line::warning(check, "headers of an unknown version", way),
     }
 }
 
@@ -225,7 +226,7 @@ mod tests {
         assert_eq!(cache_at(&dir.path().join("a/b"), true, Flavor::Cpu).level, Level::Ok);
         fs::write(dir.path().join("a"), "").unwrap();
         let line = cache_at(&dir.path().join("a/b"), true, Flavor::Cpu);
-        assert!(line.level == Level::Error && line.says.ends_with("/a is no folder"), "{line:?}");
+        assert!(line.level == Level::Error && line.says.ends_with("/a is not a folder"), "{line:?}");
         std::os::unix::fs::symlink("nowhere", dir.path().join("link")).unwrap();
         assert_eq!(cache_at(&dir.path().join("link"), true, Flavor::Cpu).level, Level::Error);
     }
@@ -245,7 +246,7 @@ mod tests {
             fs::write(dir.path().join(name), "#define NCCL_MAJOR 2\n#define NCCL_MINOR 29\n#define NCCL_PATCH 7\n")
                 .unwrap();
         }
-        assert_eq!(nccl(dir.path()), Line::ok("NCCL", "2.29.7, with the headers that it needs"));
+        assert_eq!(nccl(dir.path()), Line::ok("NCCL", "2.29.7, with its headers"));
         let header = dir.path().join("nccl-include/nccl.h");
         fs::remove_file(&header).unwrap();
         let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;

@@ -10,7 +10,7 @@ pub(super) fn examine(machine: &Machine) -> Vec<Line> {
     vec![shared_memory(shm), locked_memory(getrlimit(Resource::Memlock).current), ptrace_scope(ptrace.as_deref())]
 }
 
-/// What NCCL asks for on one node, with room to spare. A container has 64 MB unless told otherwise.
+/// What NCCL asks for on one node, with room to spare. A container has 64 MB by default.
 const SHM: u64 = 1 << 30;
 
 fn shared_memory(total: Option<u64>) -> Line {
@@ -18,7 +18,7 @@ fn shared_memory(total: Option<u64>) -> Line {
     let way = "in a container: `docker run --shm-size=8g` or `--ipc=host`; else `mount -o remount,size=8g /dev/shm`";
     let why = "NCCL between GPUs needs more";
     match total {
-        None => Line::warning(check, format!("it is not there; {why}"), way),
+        None => Line::warning(check, "not found; NCCL between GPUs needs it", way),
         Some(total) if total < SHM => Line::warning(check, format!("{:.0} MB; {why}", total as f64 / 1e6), way),
         Some(total) => Line::ok(check, format!("{:.1} GB", total as f64 / 1e9)),
     }
@@ -32,7 +32,7 @@ fn locked_memory(limit: Option<u64>) -> Line {
         Some(limit) if limit >= 64 << 20 => Line::ok(check, format!("{} MB", limit >> 20)),
         Some(limit) => Line::warning(
             check,
-            format!("{} kB of memory may be locked; NCCL over InfiniBand needs more", limit >> 10),
+            format!("{} kB of memory can be locked; NCCL over InfiniBand needs more", limit >> 10),
             "`ulimit -l unlimited`, or in a container `docker run --ulimit memlock=-1`",
         ),
     }
@@ -43,15 +43,17 @@ fn ptrace_scope(value: Option<&str>) -> Line {
     let way = "`sysctl kernel.yama.ptrace_scope=1`, as root";
     match value {
         None | Some("0") => Line::ok(check, "allowed: debuggers attach to workers"),
-        Some("1") => Line::ok(check, "of children only: workers let debuggers attach"),
-        Some("2") => Line::warning(
-            check,
-            "only root's debuggers attach to workers, and stacks of stalled jobs stay unknown",
-            way,
-        ),
+        Some("1") => Line::ok(check, "children only: workers let debuggers attach"),
+        Some("2") => {
+            Line::warning(check, "only root can debug workers, and the stacks of stalled jobs can't be dumped", way)
+        }
         Some(_) => {
-            let way = format!("{way}, and start the machine again");
-            Line::warning(check, "no debugger attaches to workers, and stacks of stalled jobs stay unknown", way)
+            let way = format!("{way}, and reboot");
+            Line::warning(
+                check,
+                "no debugger can attach to workers, and the stacks of stalled jobs can't be dumped",
+                way,
+            )
         }
     }
 }

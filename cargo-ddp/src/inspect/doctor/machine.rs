@@ -9,10 +9,10 @@ use crate::Error;
 use crate::os::child;
 use crate::project::cargo::Project;
 
-/// Longer than any program that is asked for its version takes; one that hangs is a finding.
+/// Longer than any program takes to print its version; one that hangs is a finding.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The machine, as checks see it: tests make one of folders and variables of their own.
+/// The machine, as checks see it: tests make one from their own folders and variables.
 #[derive(Debug)]
 pub struct Machine {
     pub(super) variables: HashMap<OsString, OsString>,
@@ -41,7 +41,7 @@ impl Machine {
         }
     }
 
-    /// A variable that is set to something.
+    /// A variable that is set and not empty.
     pub(super) fn variable(&self, name: &str) -> Option<OsString> {
         self.variables.get(std::ffi::OsStr::new(name)).filter(|value| !value.is_empty()).cloned()
     }
@@ -73,7 +73,7 @@ impl Machine {
         child::dies_with_parent(&mut command);
         let mut child = command.spawn().map_err(|err| err.to_string())?;
         if let Some(mut stdin) = child.stdin.take() {
-            // One that does not read it ends all the same.
+            // A program that does not read its input ends all the same.
             let _ = stdin.write_all(input.as_bytes());
         }
         let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
@@ -84,12 +84,12 @@ impl Machine {
                 None if start.elapsed() > PATIENCE => {
                     let _ = child.kill();
                     let _ = child.wait();
-                    return Err(format!("it did not answer in {} s", PATIENCE.as_secs()));
+                    return Err(format!("no answer within {} s", PATIENCE.as_secs()));
                 }
                 None => std::thread::sleep(Duration::from_millis(2)),
             }
         };
-        // What it started itself may hold the pipes open; it is not waited for.
+        // Its children may hold the pipes open; do not wait for them.
         if status.success() {
             return Ok(stdout.recv_timeout(PATIENCE).unwrap_or_default());
         }
@@ -99,7 +99,7 @@ impl Machine {
     }
 }
 
-/// All that a stream holds, when it has ended.
+/// Everything from a stream, once it has ended.
 fn collect(stream: Option<impl Read + Send + 'static>) -> std::sync::mpsc::Receiver<String> {
     let (sender, receiver) = std::sync::mpsc::channel();
     if let Some(mut stream) = stream {

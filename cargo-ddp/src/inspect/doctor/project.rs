@@ -9,7 +9,7 @@ pub(super) fn examine(machine: &Machine) -> Vec<Line> {
     vec![binary(machine), disk(here, free_bytes(here)), clock(machine, here, SystemTime::now())]
 }
 
-/// Whether what was built last starts: it finds libtorch through its run path, without LD_LIBRARY_PATH.
+/// Whether the newest binary finds libtorch through its rpath, without LD_LIBRARY_PATH.
 fn binary(machine: &Machine) -> Line {
     let check = "built binary";
     if let Some(problem) = &machine.broken {
@@ -17,12 +17,16 @@ fn binary(machine: &Machine) -> Line {
         return Line::error(
             check,
             format!("cargo can't read this project: {first}"),
-            "`cargo metadata` shows all of the error",
+            "`cargo metadata` prints the complete error",
         );
     }
     let Some(project) = &machine.project else {
-        let says = "there is no cargo project here";
-        return Line::warning(check, says, "go into a project, or make one with `cargo ddp new my-model`");
+        let says = "no cargo project here";
+        return Line::warning(
+            check,
+            says,
+            "change to a project's folder, or create a project with `cargo ddp new my-model`",
+        );
     };
     let mut built: Vec<(SystemTime, PathBuf)> = Vec::new();
     for profile in ["debug", "release"] {
@@ -39,16 +43,16 @@ fn binary(machine: &Machine) -> Line {
             return line;
         }
     }
-    Line::ok(check, "none yet that uses libtorch: `cargo ddp run` builds it")
+    Line::ok(check, "none uses libtorch yet: `cargo ddp run` builds one")
 }
 
 fn starts(file: &Path, folders: &[PathBuf]) -> Option<Line> {
     let check = "built binary";
-    let way = "build.rs must set the rpath (see a new project's), and libtorch be where it was: build again";
+    let way = "build again; build.rs must set the rpath, as in a project of `cargo ddp new`";
     let shown = file.display();
     let found = match elf::dynamic(file) {
         Ok(found) => found,
-        Err(problem) => return Some(Line::error(check, format!("{shown} can't be read: {problem}"), way)),
+        Err(problem) => return Some(Line::error(check, format!("can't read {shown}: {problem}"), way)),
     };
     if !found.needed.iter().any(|name| name.starts_with("libtorch")) {
         return None;
@@ -57,7 +61,7 @@ fn starts(file: &Path, folders: &[PathBuf]) -> Option<Line> {
         Ok(missing) => match missing.first() {
             None => Line::ok(check, format!("{shown} finds libtorch through its rpath")),
             Some((name, _)) if found.run_path.is_empty() => {
-                Line::error(check, format!("{shown} has no rpath, and {name} is nowhere else"), way)
+                Line::error(check, format!("{shown} has no rpath, so {name} is not found"), way)
             }
             Some((name, _)) => Line::error(
                 check,
@@ -65,7 +69,7 @@ fn starts(file: &Path, folders: &[PathBuf]) -> Option<Line> {
                 way,
             ),
         },
-        Err(problem) => Line::error(check, format!("what {shown} needs can't be read: {problem}"), way),
+        Err(problem) => Line::error(check, format!("can't read the dependencies of {shown}: {problem}"), way),
     })
 }
 
@@ -74,14 +78,14 @@ fn free_bytes(folder: &Path) -> Option<u64> {
     Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
-/// What holds a snapshot of a small model, and what holds a few of a large one.
+/// Enough for a snapshot of a small model, and for a few of a large one.
 const LITTLE: u64 = 200_000_000;
 const ENOUGH: u64 = 5_000_000_000;
 
 fn disk(folder: &Path, free: Option<u64>) -> Line {
     let check = "disk";
-    let way = "make room, save snapshots elsewhere, or let fewer stay (`keep_last`, `cargo ddp snapshot prune`)";
-    let Some(free) = free else { return Line::ok(check, "its free space can't be told") };
+    let way = "free space, save snapshots elsewhere, or keep fewer (`keep_last`, `cargo ddp snapshot prune`)";
+    let Some(free) = free else { return Line::ok(check, "unknown free space") };
     let says = format!("{:.1} GB free in {} for snapshots", free as f64 / 1e9, folder.display());
     match free {
         0..LITTLE => Line::error(check, says, way),
@@ -90,11 +94,11 @@ fn disk(folder: &Path, free: Option<u64>) -> Line {
     }
 }
 
-/// cargo decides by files' times what to build, and snapshots are sorted out by people.
+/// cargo decides by file times what to build, and people tell snapshots apart by their times.
 fn clock(machine: &Machine, folder: &Path, now: SystemTime) -> Line {
     const TOLERATED: Duration = Duration::from_secs(2);
     let check = "clock";
-    let way = "set the clock (`timedatectl set-ntp true`); cargo builds what is newer, by these times";
+    let way = "set the clock (`timedatectl set-ntp true`): cargo decides by file times what to build";
     let manifests = ["Cargo.toml", "Cargo.lock", "src/main.rs"];
     let ahead = manifests.iter().find_map(|name| {
         let time = fs::metadata(folder.join(name)).ok()?.modified().ok()?;
@@ -103,17 +107,17 @@ fn clock(machine: &Machine, folder: &Path, now: SystemTime) -> Line {
     if let Some((name, ahead)) = ahead {
         return Line::warning(check, format!("{name} is {} s in the future", ahead.as_secs()), way);
     }
-    // A network's disk has a clock of its own.
+    // A network file system has its own clock.
     let written = tempfile::NamedTempFile::new_in(folder).and_then(|file| file.as_file().metadata()?.modified());
     if let Ok(time) = written {
         let off = time.duration_since(now).unwrap_or_else(|early| early.duration());
         if off > TOLERATED {
-            return Line::warning(check, format!("the disk's is {} s off this machine's", off.as_secs()), way);
+            return Line::warning(check, format!("the file system's clock is {} s off", off.as_secs()), way);
         }
     }
     match machine.system_path("/run/systemd/timesync/synchronized").exists() {
-        true => Line::ok(check, "set by NTP, and files have its time"),
-        false => Line::ok(check, "files have its time; whether NTP sets it is not known"),
+        true => Line::ok(check, "set by NTP, and matches file times"),
+        false => Line::ok(check, "matches file times; NTP status unknown"),
     }
 }
 
@@ -144,7 +148,7 @@ mod tests {
         let line = |name| starts(&dir.path().join(name), &system);
         assert_eq!(line("good").unwrap().level, Level::Ok);
         let bare = line("bare").unwrap();
-        assert!(bare.level == Level::Error && bare.says.contains("has no rpath, and libtorch.so"), "{bare:?}");
+        assert!(bare.level == Level::Error && bare.says.contains("has no rpath, so libtorch.so"), "{bare:?}");
         assert_eq!(line("other"), None);
         fs::remove_file(dir.path().join("lib/libtorch.so")).unwrap();
         assert!(line("good").unwrap().says.ends_with("does not find libtorch.so; its rpath is $ORIGIN/lib"));
@@ -170,6 +174,6 @@ mod tests {
         fs::File::options().write(true).open(&manifest).unwrap().set_modified(SystemTime::now() + day).unwrap();
         assert!(line(SystemTime::now()).says.starts_with("Cargo.toml is 86"));
         fs::remove_file(manifest).unwrap();
-        assert!(line(SystemTime::now() + day).says.starts_with("the disk's is 86"));
+        assert!(line(SystemTime::now() + day).says.starts_with("the file system's clock is 86"));
     }
 }

@@ -18,11 +18,11 @@ fn builds(is_off: bool, project: Option<&Path>, summary: Option<Summary>) -> Lin
     }
     if let Some(libtorch) = project.and_then(torch::configured).filter(|libtorch| !libtorch.exists()) {
         let says = format!("{} sets LIBTORCH to {}, which does not exist", torch::FILE, libtorch.display());
-        return Line::error(check, says, "run `cargo ddp setup`, which writes that file again");
+        return Line::error(check, says, "run `cargo ddp setup` to write that file again");
     }
     if project.is_some_and(|project| !torch::is_included(project)) {
-        let says = "not used here: .cargo/config.toml does not include .ddp/cargo.toml, which \
-            `cargo ddp new`, `update` and `init` see to";
+        let says = "not used here: .cargo/config.toml does not include .ddp/cargo.toml \
+            (`cargo ddp update` or `cargo ddp init` adds it)";
         return Line::ok(check, says);
     }
     match summary {

@@ -9,21 +9,21 @@ pub(super) fn examine(machine: &Machine) -> Vec<Line> {
 
 fn rust(machine: &Machine, name: &'static str) -> Line {
     let way = format!("install Rust {NEEDED} or newer with rustup: https://rustup.rs");
-    // Under cargo, the very one that runs us.
+    // As a subcommand: the cargo that runs this program.
     let asked = if name == "cargo" { machine.variable("CARGO").map(Into::into) } else { None };
     let Some(program) = asked.or_else(|| machine.program(name)) else {
-        return Line::error(name, format!("there is no {name} on PATH"), way);
+        return Line::error(name, format!("{name} not found on PATH"), way);
     };
     let text = match machine.output(&program, &["--version"], "") {
         Ok(text) => text.trim().to_owned(),
-        Err(problem) => return Line::error(name, format!("{} does not work: {problem}", program.display()), way),
+        Err(problem) => return Line::error(name, format!("{} failed: {problem}", program.display()), way),
     };
     match text.split_whitespace().nth(1).and_then(version) {
         Some(found) if version(NEEDED).is_some_and(|needed| found < needed) => {
-            Line::error(name, format!("{text}, and {NEEDED} is needed"), "rustup update stable")
+            Line::error(name, format!("{text}, but {NEEDED} or newer is required"), "rustup update stable")
         }
         Some(_) => Line::ok(name, text),
-        None => Line::warning(name, format!("its version can't be told: {text}"), way),
+        None => Line::warning(name, format!("unknown version: {text}"), way),
     }
 }
 
@@ -35,8 +35,8 @@ fn version(text: &str) -> Option<(u32, u32)> {
 
 fn linker(machine: &Machine) -> Line {
     match machine.program("cc") {
-        Some(program) => Line::ok("linker", format!("{} calls it", program.display())),
-        None => Line::error("linker", "there is no cc on PATH, through which rustc links", "apt-get install gcc"),
+        Some(program) => Line::ok("linker", format!("called by {}", program.display())),
+        None => Line::error("linker", "cc not found on PATH, so rustc can't link", "apt-get install gcc"),
     }
 }
 
@@ -49,7 +49,7 @@ fn cxx(machine: &Machine) -> Line {
     let way = "install one with C++20: `apt-get install g++` (10 or newer), or set CXX";
     let name = machine.variable("CXX").map_or("c++".to_owned(), |name| name.to_string_lossy().into_owned());
     let Some(program) = machine.program(&name) else {
-        return Line::error(check, format!("there is no {name} on PATH"), way);
+        return Line::error(check, format!("{name} not found on PATH"), way);
     };
     let first_line = |text: String| text.lines().next().unwrap_or_default().to_owned();
     let version = machine.output(&program, &["--version"], "").map(first_line);
@@ -73,10 +73,10 @@ mod tests {
         let lines = examine(&Bare::new().machine);
         let found: Vec<_> = lines.iter().map(|line| (line.check, line.level, line.says.as_str())).collect();
         let expected = [
-            ("cargo", Level::Error, "there is no cargo on PATH"),
-            ("rustc", Level::Error, "there is no rustc on PATH"),
-            ("linker", Level::Error, "there is no cc on PATH, through which rustc links"),
-            ("C++ compiler", Level::Error, "there is no c++ on PATH"),
+            ("cargo", Level::Error, "cargo not found on PATH"),
+            ("rustc", Level::Error, "rustc not found on PATH"),
+            ("linker", Level::Error, "cc not found on PATH, so rustc can't link"),
+            ("C++ compiler", Level::Error, "c++ not found on PATH"),
         ];
         assert_eq!(found, expected);
         assert!(lines.iter().all(|line| line.hint.is_some()));
@@ -93,7 +93,11 @@ mod tests {
         );
         let [cargo, rustc, _, cxx] = <[Line; 4]>::try_from(examine(&bare.machine)).unwrap();
         assert_eq!(cargo.level, Level::Ok);
-        assert!(rustc.level == Level::Error && rustc.says.contains("1.75.0") && rustc.says.ends_with("is needed"));
+        assert!(
+            rustc.level == Level::Error
+                && rustc.says.contains("1.75.0")
+                && rustc.says.ends_with("or newer is required")
+        );
         assert!(
             cxx.level == Level::Error && cxx.says.contains("g++ 8.5") && cxx.says.contains("unrecognized"),
             "{cxx:?}"

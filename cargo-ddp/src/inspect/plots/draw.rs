@@ -13,7 +13,7 @@ use plotters::style::{TextStyle, register_font};
 use super::axis::{Axis, drawable};
 use super::{Figure, Line, Panel};
 
-/// Okabe and Ito's colours, which colour-blind people tell apart too; their yellow is lost on white.
+/// Okabe and Ito's colors, which color-blind people can tell apart; without their yellow, which is lost on white.
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0x00, 0x72, 0xb2),
     RGBColor(0xd5, 0x5e, 0x00),
@@ -189,7 +189,7 @@ impl<'a, B: DrawingBackend> Canvas<'a, B> {
         }
         for line in &panel.lines {
             let parts = line.smooth.as_ref().unwrap_or(&line.raw);
-            // Values of many steps, as they are, go up and down in each pixel.
+            // Raw values of many steps go up and down within each pixel.
             let dense = line.smooth.is_none() && parts.iter().map(Vec::len).sum::<usize>() > DENSE;
             curve(line, parts, if dense { 1.0 } else { 1.8 }, 1.0)?;
             if parts.iter().map(Vec::len).sum::<usize>() <= FEW {
@@ -223,7 +223,7 @@ impl<'a, B: DrawingBackend> Canvas<'a, B> {
         self.area.draw(&PathElement::new(pixels, self.style(colour, width, 1.0)))
     }
 
-    /// The line of a run. Beyond the colours there are, they come again with dashes.
+    /// The line of a run. After the last color, colors repeat with dashes.
     fn line(&self, run: usize, places: &[Place], width: f64, strength: f64) -> Result<B> {
         let pixels: Vec<_> = places.iter().map(|place| self.pixel(*place)).collect();
         let style = self.style(colour(run), width, strength);

@@ -21,7 +21,7 @@ use ddp_contract::text::printable_line;
 /// What the curves of some runs are to look like.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Names of the metrics, whole (`train/loss`) or their last part (`loss`); none: what is worth a look.
+    /// Names of the metrics, complete (`train/loss`) or their last part (`loss`); none: the metrics of the model.
     pub metrics: Vec<String>,
     /// Weight of the past in a moving average, from 0 to below 1; the values themselves stay visible behind it.
     pub smooth: Option<f64>,

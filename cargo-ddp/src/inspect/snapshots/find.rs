@@ -138,7 +138,7 @@ mod tests {
         for (path, words) in [(&file, "it is not a directory"), (&dir.path().join("none"), "it does not exist")] {
             for err in [list(path).unwrap_err(), newest_valid(path).unwrap_err()] {
                 assert!(err.to_string().contains(words), "{err}");
-                assert!(err.hint().unwrap().contains("`step-…` folders"));
+                assert!(err.hint().unwrap().contains("(a folder `step-…`)"));
             }
         }
     }

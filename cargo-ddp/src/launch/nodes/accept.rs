@@ -65,9 +65,9 @@ pub(crate) fn accept_nodes(
     };
     let listener = listen().map_err(|err: io::Error| {
         at.failed(match err.kind() {
-            io::ErrorKind::AddrNotAvailable => "this is node 0, and has no such address".into(),
-            io::ErrorKind::AddrInUse => "something listens there already".into(),
-            _ => format!("node 0 can't listen there: {err}"),
+            io::ErrorKind::AddrNotAvailable => "node 0 has no such address".into(),
+            io::ErrorKind::AddrInUse => "the port is already in use".into(),
+            _ => format!("node 0 can't listen: {err}"),
         })
     })?;
     let address = listener.local_addr().map_err(|err| at.failed(err.to_string()))?;

@@ -34,10 +34,10 @@ type Checked = Result<(), String>;
 pub(crate) fn check_gpus(gpus: Option<&[String]>, nproc: usize) -> Checked {
     let Some(gpus) = gpus else { return Ok(()) };
     if gpus.len() != nproc {
-        return Err(format!("it has {nproc} workers and {} GPUs", gpus.len()));
+        return Err(format!("expected one GPU per worker, got {nproc} workers and {} GPUs", gpus.len()));
     }
     let is_name = |gpu: &String| gpu.len() <= LONGEST_GPU && gpu.bytes().all(|byte| byte.is_ascii_graphic());
-    if gpus.iter().all(is_name) { Ok(()) } else { Err("the name of a GPU is not one".into()) }
+    if gpus.iter().all(is_name) { Ok(()) } else { Err("invalid GPU name".into()) }
 }
 
 /// Numbers the nodes' ranks, one node after the other.
@@ -46,7 +46,7 @@ pub(crate) fn number_ranks(members: &mut [Member]) -> Checked {
     for member in members {
         // Before they are added: the sum of two such numbers overflows.
         if member.nproc > LARGEST_NPROC || first_rank + member.nproc > LARGEST_WORLD {
-            return Err(format!("a job has at most {LARGEST_WORLD} ranks, and a node {LARGEST_NPROC}"));
+            return Err(format!("a job has at most {LARGEST_WORLD} ranks, and a node at most {LARGEST_NPROC}"));
         }
         member.first_rank = first_rank;
         first_rank += member.nproc;
@@ -57,12 +57,12 @@ pub(crate) fn number_ranks(members: &mut [Member]) -> Checked {
 /// Checks node 0's list of all nodes, on a node that knows its own part.
 pub(crate) fn check_welcome(members: &[Member], run: &str, nnodes: usize, own: (usize, &Member)) -> Checked {
     if members.len() != nnodes {
-        return Err(format!("it lists {} nodes instead of {nnodes}", members.len()));
+        return Err(format!("{} nodes instead of {nnodes}", members.len()));
     }
     let mut numbered = members.to_owned();
     number_ranks(&mut numbered)?;
     if numbered != members || members.iter().any(|member| member.nproc == 0) {
-        return Err("its ranks are not in the order of the nodes".into());
+        return Err("ranks are not in the order of the nodes".into());
     }
     for member in members {
         check_gpus(member.gpus.as_deref(), member.nproc)?;
@@ -70,10 +70,10 @@ pub(crate) fn check_welcome(members: &[Member], run: &str, nnodes: usize, own: (
     }
     let (node, own) = own;
     if (members[node].nproc, &members[node].gpus) != (own.nproc, &own.gpus) {
-        return Err("it has other workers for this node than this node has".into());
+        return Err("wrong workers or GPUs for this node".into());
     }
     let is_name = run.len() <= 200 && run.bytes().all(|byte| byte.is_ascii_graphic());
-    if is_name { Ok(()) } else { Err("the name of its run is not one".into()) }
+    if is_name { Ok(()) } else { Err("invalid run name".into()) }
 }
 
 impl ToCoordinator {
@@ -115,7 +115,7 @@ impl FromCoordinator {
             Self::Alive => Ok(()),
             Self::Start { attempt, port } => {
                 check_attempt(*attempt)?;
-                if *port == 0 { Err("there is no port 0".into()) } else { Ok(()) }
+                if *port == 0 { Err("invalid port 0".into()) } else { Ok(()) }
             }
             Self::Signal(signal) => check_signal(*signal),
             Self::Announce { after, attempt, delay: _, newest } => {
@@ -128,7 +128,7 @@ impl FromCoordinator {
             }
             Self::Trace { idle: _, steps } => {
                 if steps.len() > world_size {
-                    Err("it lists too many ranks".into())
+                    Err("too many ranks".into())
                 } else {
                     Ok(())
                 }
@@ -151,13 +151,13 @@ fn check_failure(failure: &Failure, world_size: usize) -> Checked {
     check_attempt(failure.attempt)?;
     check_text(failure.message.as_deref().unwrap_or_default(), LONGEST_TEXT)?;
     if failure.consequences.len() > world_size {
-        return Err("it lists too many ranks".into());
+        return Err("too many ranks".into());
     }
     failure.consequences.iter().try_for_each(|(rank, exit)| check_rank(*rank, &ranks).and_then(|()| check_exit(*exit)))
 }
 
 fn check_rank(rank: usize, ranks: &Range<usize>) -> Checked {
-    if ranks.contains(&rank) { Ok(()) } else { Err(format!("rank {rank} is not one of its ranks")) }
+    if ranks.contains(&rank) { Ok(()) } else { Err(format!("rank {rank} is out of range")) }
 }
 
 fn check_exit(exit: Exit) -> Checked {
@@ -170,11 +170,11 @@ fn check_exit(exit: Exit) -> Checked {
 }
 
 fn check_signal(signal: i32) -> Checked {
-    if SIGNALS.contains(&signal) { Ok(()) } else { Err(format!("{signal} is not a signal that is passed on")) }
+    if SIGNALS.contains(&signal) { Ok(()) } else { Err(format!("signal {signal} is not forwarded")) }
 }
 
 fn check_attempt(attempt: u32) -> Checked {
-    if attempt <= LARGEST_ATTEMPT { Ok(()) } else { Err(format!("there is no attempt {attempt}")) }
+    if attempt <= LARGEST_ATTEMPT { Ok(()) } else { Err(format!("invalid attempt {attempt}")) }
 }
 
 fn check_text(text: &str, longest: usize) -> Checked {
@@ -205,7 +205,7 @@ mod tests {
         let ranks = 2..4;
         assert_eq!(exited(2).check(&ranks), Ok(()));
         for rank in [0, 1, 4, usize::MAX] {
-            assert!(exited(rank).check(&ranks).unwrap_err().contains("not one of its ranks"));
+            assert!(exited(rank).check(&ranks).unwrap_err().contains("is out of range"));
             assert!(ToCoordinator::Output { rank }.check(&ranks).is_err());
             assert!(ToCoordinator::Event { rank, event: Event::started() }.check(&ranks).is_err());
         }

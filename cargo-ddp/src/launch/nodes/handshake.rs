@@ -94,16 +94,16 @@ impl Version {
         if self.protocol != PROTOCOL {
             let theirs = self.protocol;
             return Err(format!(
-                "this is cargo-ddp {VERSION} with protocol {PROTOCOL}, and the other node has {version} with protocol \
+                "this node has cargo-ddp {VERSION} with protocol {PROTOCOL}, but the other has {version} with protocol \
                  {theirs}: install the same version on all nodes"
             ));
         }
         if version != VERSION {
             return Err(format!(
-                "this is cargo-ddp {VERSION}, and the other node has {version}: install the same version on all nodes"
+                "this node has cargo-ddp {VERSION}, but the other has {version}: install the same version on all nodes"
             ));
         }
-        from_hex(&self.nonce).ok_or_else(|| "its first message has no valid nonce".into())
+        from_hex(&self.nonce).ok_or_else(|| "the first message has no valid nonce".into())
     }
 }
 
@@ -112,16 +112,16 @@ impl Join {
     pub(crate) fn check(self, nnodes: usize) -> Result<(usize, Member), String> {
         let Self { node_rank, nnodes: theirs, host, nproc, gpus } = self;
         if theirs != nnodes {
-            return Err(format!("node 0 was started with --nnodes {nnodes}, and this with --nnodes {theirs}"));
+            return Err(format!("--nnodes is {nnodes} on node 0, but {theirs} on node {node_rank}"));
         }
         if node_rank == 0 || node_rank >= nnodes {
-            return Err(format!("there is no node {node_rank} beside node 0; there are {nnodes}, from 0"));
+            return Err(format!("invalid --node-rank {node_rank}: expected 1 to {}", nnodes - 1));
         }
         if nproc == 0 || nproc > LARGEST_NPROC {
-            return Err(format!("a node has 1 to {LARGEST_NPROC} workers, and this has {nproc}"));
+            return Err(format!("expected 1 to {LARGEST_NPROC} workers, got {nproc}"));
         }
         if host.len() > LONGEST_HOST {
-            return Err(format!("its host name is longer than {LONGEST_HOST} bytes"));
+            return Err(format!("the host name is longer than {LONGEST_HOST} bytes"));
         }
         check_gpus(gpus.as_deref(), nproc)?;
         // The name is part of messages and paths of no file.
@@ -161,7 +161,7 @@ impl Guest {
         Self { own, stage: Stage::Hello }
     }
 
-    /// The longest line that may come next.
+    /// The longest line that the other side may send next.
     pub(crate) fn longest_line(&self) -> usize {
         if matches!(self.stage, Stage::Join) { LONGEST_JOIN } else { LONGEST_GREETING }
     }
@@ -174,7 +174,7 @@ impl Guest {
                     self.stage = Stage::Join;
                     Step::Answer(Answer::Proof(secret.proof(Side::Coordinator, &self.own, &theirs)))
                 }
-                _ => Step::Refuse("its job secret differs from node 0's".into()),
+                _ => Step::Refuse("the job secret differs from node 0's".into()),
             },
             (Ok(Greeting::Join(join)), Stage::Join) => match join.check(nnodes) {
                 Ok((node, member)) => Step::Join(node, member),
@@ -259,14 +259,14 @@ mod tests {
         let cases = [
             (join(1, 1 << 63, None), "1 to 4096 workers"),
             (join(1, 0, None), "1 to 4096 workers"),
-            (join(3, 1, None), "there is no node 3"),
-            (join(0, 1, None), "there is no node 0"),
-            (join(usize::MAX, 1, None), "there is no node"),
+            (join(3, 1, None), "invalid --node-rank 3: expected 1 to 2"),
+            (join(0, 1, None), "invalid --node-rank 0: expected 1 to 2"),
+            (join(usize::MAX, 1, None), "invalid --node-rank"),
             (join(1, 3, Some(&gpus)), "3 workers and 4 GPUs"),
             (join(1, 4, Some(&[])), "4 workers and 0 GPUs"),
-            (join(1, 1, Some(&[&"g".repeat(200)])), "the name of a GPU"),
-            (join(1, 1, Some(&["0\n"])), "the name of a GPU"),
-            (Join { nnodes: 4, ..join(1, 1, None) }, "--nnodes 3, and this with --nnodes 4"),
+            (join(1, 1, Some(&[&"g".repeat(200)])), "invalid GPU name"),
+            (join(1, 1, Some(&["0\n"])), "invalid GPU name"),
+            (Join { nnodes: 4, ..join(1, 1, None) }, "--nnodes is 3 on node 0, but 4 on node 1"),
             (Join { host: "h".repeat(300), ..join(1, 1, None) }, "host name"),
         ];
         for (join, problem) in cases {
@@ -283,7 +283,7 @@ mod tests {
         else {
             panic!("not refused")
         };
-        assert!(older.contains("with protocol 2, and the other node has 0.0.9 with protocol 1"), "{older}");
+        assert!(older.contains("with protocol 2, but the other has 0.0.9 with protocol 1"), "{older}");
         let Step::Refuse(newer) = hear(r#"{"Hello":{"protocol":9,"version":"7\u001b[2J","more":[]}}"#) else {
             panic!("not refused")
         };

@@ -92,7 +92,7 @@ fn join_node_0(
             // A node 0 that ended before all had joined may be started again.
             Err(NotJoined::Lost) if Instant::now() < end => std::thread::sleep(RETRY),
             Ok(None) | Err(NotJoined::Lost) => {
-                return Err(at.failed(format!("the job did not begin within {}", seconds(at.timeout))));
+                return Err(at.failed(format!("the job did not start within {}", seconds(at.timeout))));
             }
         }
     }
@@ -120,7 +120,7 @@ fn introduce(
     end: Instant,
 ) -> Result<Option<(Vec<Member>, String)>, NotJoined> {
     let refused = |problem: &str| Err(NotJoined::Refused(problem.into()));
-    let nonce = secret::nonce().map_err(|err| NotJoined::Refused(format!("no random numbers: {err}")))?;
+    let nonce = secret::nonce().map_err(|err| NotJoined::Refused(format!("can't get random bytes: {err}")))?;
     link.send(&Greeting::Hello(Version::own(&nonce)));
     let theirs = match answer(link)? {
         Answer::Challenge { version, secret: has_secret } => {
@@ -128,23 +128,23 @@ fn introduce(
             match (secret.is_some(), has_secret) {
                 (false, true) => {
                     return refused(
-                        "the job has a secret, and this node does not know it: set DDP_JOB_SECRET or --secret-file as \
+                        "the job has a secret that this node does not know: set DDP_JOB_SECRET or --secret-file as \
                          on node 0",
                     );
                 }
-                (true, false) => return refused("this node has a job secret, and what answers there has none"),
+                (true, false) => return refused("this node has a job secret, but node 0 has none"),
                 _ => theirs,
             }
         }
         Answer::Refused(problem) => return Err(NotJoined::Refused(problem)),
-        Answer::Proof(_) => return refused("what answers there is not a cargo-ddp of this version"),
+        Answer::Proof(_) => return refused("node 0 does not run this version of cargo-ddp"),
     };
     if let Some(secret) = secret {
         link.send(&Greeting::Proof(secret.proof(Side::Member, &nonce, &theirs)));
         match answer(link)? {
             Answer::Proof(proof) if secret.verifies(&proof, Side::Coordinator, &nonce, &theirs) => {}
             Answer::Refused(problem) => return Err(NotJoined::Refused(problem)),
-            _ => return refused("what answers there does not know the job's secret"),
+            _ => return refused("node 0 does not know the job's secret"),
         }
     }
     let Member { host, nproc, gpus, .. } = own.clone();
@@ -239,7 +239,7 @@ mod tests {
         let zero = start(at(0, 3, port, 30.0), 2);
         let stranger = start(at(1, 4, port, 30.0), 1);
         let refused = stranger.join().unwrap().unwrap_err().to_string();
-        assert!(refused.contains("--nnodes 3, and this with --nnodes 4"), "{refused}");
+        assert!(refused.contains("--nnodes is 3 on node 0, but 4 on node 1"), "{refused}");
         let one = start(at(1, 3, port, 30.0), 3);
         let met: Vec<_> = [zero, one, two].into_iter().map(|node| node.join().unwrap().unwrap()).collect();
         for (node, (nodes, run, links)) in met.iter().enumerate() {
@@ -284,8 +284,8 @@ mod tests {
         }
         for (secrets, problem) in [
             ([value("0123456789abcdef"), value("0123456789abcdeg")], "secret differs from node 0's"),
-            ([value("0123456789abcdef"), SecretSource::None], "the job has a secret, and this node does not know it"),
-            ([SecretSource::None, value("0123456789abcdef")], "what answers there has none"),
+            ([value("0123456789abcdef"), SecretSource::None], "the job has a secret that this node does not know"),
+            ([SecretSource::None, value("0123456789abcdef")], "but node 0 has none"),
         ] {
             let [zero, one] = nodes(secrets, 2.0);
             let words = one.unwrap_err().to_string();
@@ -321,9 +321,9 @@ mod tests {
         let welcome = r#"{"Welcome":{"members":[{"host":"h","first_rank":0,"nproc":9223372036854775808,"gpus":null},
             {"host":"h","first_rank":9223372036854775808,"nproc":1,"gpus":["7"]}],"run":"r"}}"#;
         for (secret, lines, problem) in [
-            (value("0123456789abcdef"), vec![challenge(true), proof.clone()], "does not know the job's secret"),
-            (value("0123456789abcdef"), vec![challenge(false)], "what answers there has none"),
-            (SecretSource::None, vec![proof], "not a cargo-ddp of this version"),
+            (value("0123456789abcdef"), vec![challenge(true), proof.clone()], "node 0 does not know the job's secret"),
+            (value("0123456789abcdef"), vec![challenge(false)], "but node 0 has none"),
+            (SecretSource::None, vec![proof], "does not run this version of cargo-ddp"),
             (SecretSource::None, vec![challenge(false), welcome.replace('\n', "")], "invalid list of nodes"),
         ] {
             let (port, thread) = impostor(lines);

@@ -21,7 +21,7 @@ const PIECE: usize = 1 << 14;
 #[derive(Debug)]
 pub struct Link {
     stream: TcpStream,
-    /// What has come and is not handled yet; the first `scanned` bytes hold no line end.
+    /// Received bytes that are not handled yet; the first `scanned` bytes hold no line end.
     inbox: Vec<u8>,
     scanned: usize,
     /// The longest line that is accepted.
@@ -118,12 +118,12 @@ impl Link {
         self.outbox.clear();
     }
 
-    /// Whether a message has come that was not handled yet.
+    /// Whether a received message is not handled yet.
     pub(crate) fn has_message(&self) -> bool {
         self.inbox[self.scanned..].contains(&b'\n')
     }
 
-    /// The next line without its end, if one has come. Further ones stay for later.
+    /// The next line without its end, if one has arrived. Further ones stay for later.
     pub(crate) fn line(&mut self) -> Result<Option<Vec<u8>>, Lost> {
         if let Some(line) = self.take_line()? {
             return Ok(Some(line));
@@ -136,12 +136,12 @@ impl Link {
         }
     }
 
-    /// The next message, if one has come.
+    /// The next message, if one has arrived.
     pub(crate) fn receive<M: DeserializeOwned>(&mut self) -> Result<Option<M>, Lost> {
         self.line()?.map(|line| parse(&line)).transpose()
     }
 
-    /// The messages that have come. Those before the end of a connection are still given; the next call reports the end.
+    /// The messages that have arrived. Those before the end of a connection are still given; the next call reports the end.
     pub(crate) fn read<M: DeserializeOwned>(&mut self) -> Result<Vec<M>, Lost> {
         let end = self.fill();
         let mut messages = Vec::new();
@@ -156,7 +156,7 @@ impl Link {
         }
     }
 
-    /// Reads and forgets what comes. An error at the end.
+    /// Reads and drops what arrives. An error at the end.
     pub(crate) fn discard(&mut self) -> Result<(), Lost> {
         self.inbox.clear();
         self.scanned = 0;
@@ -188,7 +188,7 @@ impl Link {
     fn take_line(&mut self) -> Result<Option<Vec<u8>>, Lost> {
         let end = self.inbox[self.scanned..].iter().position(|&byte| byte == b'\n').map(|end| self.scanned + end);
         if end.unwrap_or(self.inbox.len()) > self.longest {
-            return Err(Lost("it sends what is no message".into()));
+            return Err(Lost("received an invalid message".into()));
         }
         let Some(end) = end else {
             self.scanned = self.inbox.len();
@@ -203,7 +203,7 @@ impl Link {
     /// Sends `alive` if nothing was sent for a while; an error if nothing was received for too long.
     pub(crate) fn tick(&mut self, now: Instant, alive: &impl Serialize) -> Result<(), Lost> {
         if now >= self.heard + SILENCE {
-            return Err(Lost(format!("nothing was heard of it for {} s", SILENCE.as_secs())));
+            return Err(Lost(format!("no message for {} s", SILENCE.as_secs())));
         }
         if now >= self.spoke + BEAT {
             self.send(alive);
@@ -213,7 +213,7 @@ impl Link {
 }
 
 fn parse<M: DeserializeOwned>(line: &[u8]) -> Result<M, Lost> {
-    serde_json::from_slice(line).map_err(|err| Lost(format!("it sends what is no message: {err}")))
+    serde_json::from_slice(line).map_err(|err| Lost(format!("received an invalid message: {err}")))
 }
 
 #[cfg(test)]
@@ -251,10 +251,10 @@ mod tests {
         let (mut link, mut far) = pair();
         far.write_all(b"GET / HTTP/1.1\r\n").unwrap();
         wait(&link);
-        assert!(link.read::<Vec<u8>>().unwrap_err().0.contains("no message"));
+        assert!(link.read::<Vec<u8>>().unwrap_err().0.contains("received an invalid message"));
         let now = Instant::now();
         assert!(link.tick(now, &"alive").is_ok());
-        assert!(link.tick(now + SILENCE, &"alive").unwrap_err().0.contains("nothing was heard"));
+        assert!(link.tick(now + SILENCE, &"alive").unwrap_err().0.contains("no message for 20 s"));
     }
 
     #[test]
@@ -275,7 +275,7 @@ mod tests {
         // As much as the kernel takes.
         while far.write(&[b'x'; 4096]).is_ok() {}
         wait(&link);
-        assert!(link.read::<Vec<u8>>().unwrap_err().0.contains("no message"));
+        assert!(link.read::<Vec<u8>>().unwrap_err().0.contains("received an invalid message"));
         assert!(
             link.inbox.len() <= (1 << 10) + PIECE && link.inbox.capacity() <= 4 * PIECE,
             "{}",

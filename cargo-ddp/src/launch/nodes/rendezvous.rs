@@ -18,7 +18,7 @@ pub struct Rendezvous {
     pub master_addr: String,
     /// A port that is free there.
     pub master_port: u16,
-    /// How long to wait for all to come.
+    /// How long to wait for all nodes to join.
     pub timeout: Duration,
     /// What a launcher must know to join.
     pub secret: SecretSource,

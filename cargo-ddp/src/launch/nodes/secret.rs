@@ -64,8 +64,8 @@ impl Secret {
     pub fn new(text: &str) -> Result<Self, String> {
         let text = text.trim();
         match text.len() {
-            n if n < SHORTEST => Err(format!("the secret is too short: {n} bytes, and at least {SHORTEST} are needed")),
-            n if n as u64 > LONGEST => Err(format!("the secret is longer than {LONGEST} bytes")),
+            n if n < SHORTEST => Err(format!("the secret is too short: {n} bytes, expected at least {SHORTEST}")),
+            n if n as u64 > LONGEST => Err(format!("the secret is too long: {n} bytes, expected at most {LONGEST}")),
             _ => Ok(Self(text.as_bytes().to_owned())),
         }
     }
@@ -160,7 +160,7 @@ fn read(path: &Path) -> io::Result<(String, Metadata)> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
+        return Err(io::Error::other("not a regular file"));
     }
     let mut text = String::new();
     file.take(LONGEST + 2).read_to_string(&mut text)?;
@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn secret_is_not_shown_and_not_short() {
         assert!(Secret::new("  short\n").unwrap_err().contains("too short: 5 bytes"));
-        assert!(Secret::new(&"x".repeat(5000)).unwrap_err().contains("longer"));
+        assert!(Secret::new(&"x".repeat(5000)).unwrap_err().contains("too long: 5000 bytes"));
         let shown = format!("{:?}", SecretSource::Value(Secret::new("0123456789abcdef").unwrap()));
         assert!(!shown.contains("0123"), "{shown}");
     }

@@ -40,7 +40,7 @@ impl Placement {
                 let all = gpus::available(there, visible);
                 match nproc {
                     Some(Nproc::Gpu) if all.is_empty() => {
-                        return Err(bad("`gpu` is one worker per GPU, and this machine has none".into()));
+                        return Err(bad("`gpu` starts one worker per GPU, but this machine has no GPU".into()));
                     }
                     Some(Nproc::Auto) if all.is_empty() => return on_cpu(machine.cores),
                     // An empty list hides the GPUs from the workers.
@@ -52,7 +52,10 @@ impl Placement {
                     Some(Nproc::Count(nproc)) if all.is_empty() => return on_cpu(nproc.into()),
                     Some(Nproc::Count(nproc)) if usize::from(nproc) <= all.len() => all[..nproc.into()].to_vec(),
                     Some(Nproc::Count(nproc)) => {
-                        return Err(bad(format!("{nproc} workers need {nproc} GPUs, and there are {}", all.len())));
+                        return Err(bad(format!(
+                            "{nproc} workers need {nproc} GPUs, but only {} are available",
+                            all.len()
+                        )));
                     }
                     None if all.is_empty() => {
                         notes.push(Note::NoGpu);

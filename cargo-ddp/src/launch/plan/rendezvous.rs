@@ -24,16 +24,19 @@ pub(super) fn rendezvous(options: &Options, environment: &Environment) -> Result
     }
     if nnodes == 1 {
         let alone = options.node_rank.is_none_or(|rank| rank == 0);
-        return if alone { Ok(None) } else { bad("node-rank", "it needs --nnodes".into()) };
+        return if alone { Ok(None) } else { bad("node-rank", "requires --nnodes".into()) };
     }
     let Some(node_rank) = options.node_rank else {
-        return bad("node-rank", format!("each of the {nnodes} nodes needs its own number, from 0"));
+        return bad(
+            "node-rank",
+            format!("required for a job on {nnodes} nodes: a different number on each node, from 0"),
+        );
     };
     if node_rank >= nnodes {
-        return bad("node-rank", format!("node {node_rank} not found: there are {nnodes} nodes, from 0"));
+        return bad("node-rank", format!("node {node_rank} not found: nodes are 0 to {}", nnodes - 1));
     }
     let Some(master_addr) = options.master_addr.clone() else {
-        return bad("master-addr", "several nodes need an address of node 0 that all can reach".into());
+        return bad("master-addr", "required for several nodes: an address of node 0 that all nodes can reach".into());
     };
     let master_addr = match host(&master_addr) {
         Ok(host) => host.to_owned(),
@@ -60,7 +63,7 @@ fn host(master_addr: &str) -> Result<&str, String> {
     }
     match master_addr.rsplit_once(':') {
         Some((host, port)) if !is_ipv6(master_addr) && port.parse::<u16>().is_ok() => {
-            Err(format!("{master_addr:?} has a port: use --master-addr '{host}' --master-port {port}"))
+            Err(format!("`{master_addr}` has a port: use --master-addr '{host}' --master-port {port}"))
         }
         _ => Ok(master_addr),
     }

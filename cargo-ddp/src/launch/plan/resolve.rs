@@ -150,11 +150,11 @@ mod tests {
         let gpus = |machine: &Machine| resolve(&Options::default(), machine).unwrap().plan.gpus.unwrap();
         assert_eq!(gpus(&visible("3,1")), ["3", "1"]);
         let three = Options { nproc: Some(Nproc::Count(3)), ..Options::default() };
-        assert!(problem(&three, &visible("3,1")).contains("3 workers need 3 GPUs, and there are 2"));
+        assert!(problem(&three, &visible("3,1")).contains("3 workers need 3 GPUs, but only 2 are available"));
         let asked = Options { gpus: Some("0".into()), ..Options::default() };
-        assert!(problem(&asked, &visible("3,1")).contains("not among CUDA_VISIBLE_DEVICES"));
+        assert!(problem(&asked, &visible("3,1")).contains("not in CUDA_VISIBLE_DEVICES=3,1"));
         let no_driver = Machine { gpus: Err("no driver".into()), ..Machine::example() };
-        assert_eq!(problem(&asked, &no_driver), "GPUs can't be used: no driver");
+        assert_eq!(problem(&asked, &no_driver), "can't use GPUs: no driver");
         assert_eq!(resolve(&three, &no_driver).unwrap().plan.nproc, 3);
     }
 
@@ -194,18 +194,23 @@ mod tests {
         let show = Options { show: Some(Show::Only(vec![1, 2])), ..two.clone() };
         assert_eq!(refused(show.clone()), "--show: rank 2 not found: ranks are 0 to 1");
         assert_eq!(refused(Options { stdin: Some(7), ..two.clone() }), "--stdin: rank 7 not found: ranks are 0 to 1");
-        assert_eq!(refused(Options { node_rank: Some(1), ..two.clone() }), "--node-rank: it needs --nnodes");
+        assert_eq!(refused(Options { node_rank: Some(1), ..two.clone() }), "--node-rank: requires --nnodes");
         let nodes = Options { nnodes: Some(2), node_rank: Some(1), master_addr: Some("node-0".into()), ..show };
         let plan = resolve(&nodes, &Machine::example()).unwrap().plan;
         assert_eq!((plan.nodes.world_size(), plan.ranks(), plan.nodes.is_multi_node()), (4, 2..4, true));
-        assert!(refused(Options { node_rank: None, ..nodes.clone() }).starts_with("--node-rank: each of the 2 nodes"));
-        assert!(refused(Options { master_addr: None, ..nodes }).starts_with("--master-addr: several nodes"));
+        assert!(
+            refused(Options { node_rank: None, ..nodes.clone() })
+                .starts_with("--node-rank: required for a job on 2 nodes")
+        );
+        assert!(
+            refused(Options { master_addr: None, ..nodes }).starts_with("--master-addr: required for several nodes")
+        );
     }
 
     #[test]
     fn plan_refuses_variables_that_workers_could_not_read() {
         let machine = Machine { environment: [("DDP_TIMEOUT", "soon")].into(), ..Machine::example() };
-        assert!(problem(&Options::default(), &machine).starts_with(r#"environment variable DDP_TIMEOUT="soon": "#));
+        assert!(problem(&Options::default(), &machine).starts_with("invalid DDP_TIMEOUT `soon`: "));
         let machine = Machine { environment: [("OMP_NUM_THREADS", "3")].into(), ..Machine::example() };
         assert_eq!(resolve(&Options::default(), &machine).unwrap().plan.omp_num_threads, None);
     }

@@ -140,7 +140,7 @@ impl Socket {
         let connection = match accept_with(&self.fd, SocketFlags::CLOEXEC) {
             Ok(connection) => connection,
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => return Ok(None),
-            Err(err) => return Err(Error::system("can't meet a worker")(err.into())),
+            Err(err) => return Err(Error::system("can't accept a worker")(err.into())),
         };
         match sockopt::socket_peercred(&connection) {
             Ok(peer) if peer.uid == geteuid() => {}
@@ -155,7 +155,7 @@ impl Socket {
         let Some(hello) = receive_hello(&connection) else { return Ok(None) };
         let rank = hello.rank;
         let refusal = if hello.version != VERSION {
-            Some("this program was built with another version of ddp-runtime than this cargo-ddp's".to_owned())
+            Some("the program was built with a ddp-runtime of another version than this cargo-ddp".to_owned())
         } else if rank >= plan.nproc {
             Some(format!("rank {rank} not found: the launcher has ranks 0 to {}", plan.nproc - 1))
         } else if workers[rank].is_some() {

@@ -20,7 +20,7 @@ impl EventStream {
         Self { pipe, lines: Lines::default() }
     }
 
-    /// The events that have come. The rest of a flood comes with the next call.
+    /// The events that have arrived. The next call returns the rest of a flood.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Vec<Event> {
         self.read_at_most(buffer, FAIR_SHARE)
     }

@@ -90,7 +90,7 @@ impl Stream {
         self.pipe.close();
     }
 
-    /// Whether nothing more will come.
+    /// Whether the stream has ended.
     pub(crate) fn has_ended(&self) -> bool {
         self.pipe.fd().is_none()
     }

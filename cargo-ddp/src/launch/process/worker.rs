@@ -70,13 +70,13 @@ pub(crate) fn start_all(plan: &LaunchPlan, attempt: u32, port: &Port, descriptor
 impl Worker {
     fn start(plan: &LaunchPlan, attempt: u32, rank: usize, port: &Port, descriptors: Rlimit) -> Result<Self> {
         let (events, event_writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-            .map_err(|err| Error::system("can't make a pipe")(err.into()))?;
+            .map_err(|err| Error::system("can't create a pipe")(err.into()))?;
         let mut command = Command::new(&plan.program);
         command.args(&plan.args).envs(plan.worker_env(rank, attempt, port.number()));
         let stdin = if plan.stdin == Some(rank) { Stdio::inherit() } else { Stdio::null() };
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.env(env::EVENT_FD, event_writer.as_raw_fd().to_string()).env_remove(env::STORE_FD);
-        // What a worker starts in turn is no part of the debug session.
+        // Children of a worker are not part of the debug session.
         command.env_remove(env::DEBUG);
         // The launchers' alone: a program may print its environment.
         command.env_remove(env::JOB_SECRET).env_remove(env::JOB_SECRET_FILE);
@@ -158,7 +158,7 @@ impl Worker {
 
     /// Sends a signal to the worker, and those that end a program also to whatever it started in its group.
     pub(crate) fn signal(&self, signal: i32) {
-        // One that is gone is no error.
+        // A process that is gone is not an error.
         let _ = match Signal::from_named_raw(signal) {
             // Its group is not ours.
             Some(signal) if self.connection().is_some() => pidfd::signal(&self.pidfd, signal),

@@ -38,7 +38,7 @@ impl Store {
         Self { places: vec![Place { dir, below: None, old: false }] }
     }
 
-    /// The current directory, where there is no project.
+    /// The current directory, without a project.
     pub fn here() -> Self {
         Self::only(RUNS.into()).and_old(Path::new("target"), None)
     }

@@ -8,7 +8,7 @@ use crate::launch::outcome::{Suspect, Verdict};
 use crate::launch::plan::LaunchPlan;
 use crate::os::signals::is_user_signal;
 
-/// Of programs that send no events, output is a sign of life; node 0 is told of it this often.
+/// Of programs that send no events, output is a sign of life, which is reported to node 0 this often.
 const OUTPUT_BEAT: Duration = Duration::from_secs(1);
 
 pub(crate) enum Decider {
@@ -43,7 +43,7 @@ impl Decider {
         }
         match links.next() {
             Some(link) => Self::Remote { link, signalled: false, output_reported: now },
-            None => Self::cut_off(plan, &[], "there is no connection to node 0".into(), now).0,
+            None => Self::cut_off(plan, &[], "no connection to node 0".into(), now).0,
         }
     }
 
@@ -53,7 +53,7 @@ impl Decider {
         (Self::Local { dispatcher: Box::new(dispatcher), others: vec![], traces: (0, vec![]) }, actions)
     }
 
-    /// What to do about what happened here. If node 0 decides, it is told, and its orders follow by the link.
+    /// What to do about what happened here. If node 0 decides, the event is sent to node 0, whose orders follow on the link.
     pub(crate) fn decide(
         &mut self,
         input: Input,

@@ -20,7 +20,7 @@ impl Watch<'_> {
             return self.lost(index, &lost.0);
         }
         let nodes = &self.plan.nodes;
-        let invalid = |problem| Lost(format!("it sent an invalid message: {problem}"));
+        let invalid = |problem| Lost(format!("received an invalid message: {problem}"));
         if nodes.own == 0 {
             let ranks = nodes.members[index + 1].ranks();
             let messages = link.read::<ToCoordinator>().and_then(|messages| {

@@ -78,7 +78,7 @@ impl Watch<'_> {
                 let Some(guard) = &mut self.guard else { return Ok(vec![]) };
                 let Some(signals) = guard.take() else {
                     self.guard = None;
-                    self.decider.give_up("its launcher was killed".into());
+                    self.decider.give_up("the launcher was killed".into());
                     // The other nodes end by themselves, and are not waited for.
                     let others =
                         self.plan.nodes.members.iter().enumerate().filter(|(node, _)| *node != self.plan.nodes.own);

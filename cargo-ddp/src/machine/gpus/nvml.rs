@@ -12,7 +12,7 @@ pub fn driver_present() -> bool {
     Nvml::init().is_ok()
 }
 
-/// The GPUs that the driver knows. What it doesn't tell of one is left out.
+/// The GPUs that the driver knows. Properties that the driver does not report are left out.
 ///
 /// # Errors
 /// [`Error::NoDriver`].
@@ -22,8 +22,8 @@ pub fn list() -> Result<Vec<Gpu>> {
 
 /// As [`list`], with the problem as text.
 pub(crate) fn list_or_problem() -> Result<Vec<Gpu>, String> {
-    let nvml = Nvml::init().map_err(|err| format!("no NVIDIA driver answers ({err})"))?;
-    let count = nvml.device_count().map_err(|err| format!("the NVIDIA driver does not list them ({err})"))?;
+    let nvml = Nvml::init().map_err(|err| format!("can't load the NVIDIA driver ({err})"))?;
+    let count = nvml.device_count().map_err(|err| format!("the NVIDIA driver does not list its GPUs ({err})"))?;
     Ok((0..count).map(|index| describe(&nvml, index)).collect())
 }
 

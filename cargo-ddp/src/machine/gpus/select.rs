@@ -4,7 +4,7 @@ use super::gpu::Gpu;
 use super::nvml;
 use crate::{Error, Result};
 
-/// One thing that CUDA can be told to use.
+/// A GPU, or a MIG instance, that CUDA can use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Choice {
     gpu: u32,
@@ -42,7 +42,7 @@ pub fn select(list: &str, gpus: &[Gpu], visible: Option<&str>) -> Result<Vec<Str
                 });
             }
             if chosen.iter().any(|other| (other.gpu, &other.mig) == (choice.gpu, &choice.mig)) {
-                return Err(bad(format!("GPU {} is there twice", choice.value)));
+                return Err(bad(format!("GPU {} is listed twice", choice.value)));
             }
             chosen.push(choice);
         }
@@ -53,7 +53,7 @@ pub fn select(list: &str, gpus: &[Gpu], visible: Option<&str>) -> Result<Vec<Str
     Ok(values(chosen, gpus))
 }
 
-/// How many workers `--gpus LIST` makes, also on a machine that has not these GPUs; `all` are those of this one.
+/// The number of workers that `--gpus LIST` starts. This machine need not have these GPUs, except for `all`.
 ///
 /// # Errors
 /// [`Error::BadGpuList`]; for `all`, what [`list`](super::list) fails with.
@@ -68,17 +68,17 @@ pub fn count(list: &str) -> Result<usize> {
             ("all", ..) => nvml::list()?.len(),
             (_, Ok(first), Ok(last)) if first <= last => {
                 if let Some(twice) = (first..=last).find(|gpu| seen.contains(gpu)) {
-                    return Err(bad(format!("GPU {twice} is there twice")));
+                    return Err(bad(format!("GPU {twice} is listed twice")));
                 }
                 seen.extend(first..=last);
                 usize::from(last - first) + 1
             }
-            (_, Ok(_), Ok(_)) => return Err(bad(format!("the range {entry:?} runs backwards"))),
+            (_, Ok(_), Ok(_)) => return Err(bad(format!("range `{entry}` is reversed"))),
             _ if entry.starts_with("GPU-") || entry.starts_with("MIG-") => 1,
-            _ => return Err(bad(format!("{entry:?} is not the number of a GPU, nor a range, `all` or a UUID"))),
+            _ => return Err(bad(format!("`{entry}` is not a GPU number, a range, `all` or a UUID"))),
         };
     }
-    if (1..=4096).contains(&count) { Ok(count) } else { Err(bad(format!("it names {count} GPUs"))) }
+    if (1..=4096).contains(&count) { Ok(count) } else { Err(bad(format!("expected 1 to 4096 GPUs, got {count}"))) }
 }
 
 /// All GPUs that a job may use: those of an outer CUDA_VISIBLE_DEVICES, else all.
@@ -95,12 +95,12 @@ fn parse(entry: &str, gpus: &[Gpu]) -> Result<Vec<Choice>, Problem> {
     if entry.starts_with("GPU-") || entry.starts_with("MIG-") {
         return by_uuid(entry, gpus).map(|choice| vec![choice]);
     }
-    let not_one = || Problem::Bad(format!("{entry:?} is not the number of a GPU, nor a range, `all` or a UUID"));
+    let not_one = || Problem::Bad(format!("`{entry}` is not a GPU number, a range, `all` or a UUID"));
     let (first, last) = entry.split_once('-').unwrap_or((entry, entry));
     let (first, last): (u32, u32) =
         (first.trim().parse().map_err(|_| not_one())?, last.trim().parse().map_err(|_| not_one())?);
     if first > last {
-        return Err(Problem::Bad(format!("the range {entry:?} runs backwards")));
+        return Err(Problem::Bad(format!("range `{entry}` is reversed")));
     }
     (first..=last).map(|index| by_index(index, gpus).ok_or_else(|| Problem::Missing(index.to_string()))).collect()
 }
@@ -117,11 +117,11 @@ fn by_uuid(entry: &str, gpus: &[Gpu]) -> Result<Choice, Problem> {
     match found.as_slice() {
         [(gpu, mig, uuid)] => Ok(Choice { gpu: *gpu, mig: mig.clone(), value: (*uuid).clone() }),
         [] => Err(Problem::Missing(entry.to_owned())),
-        _ => Err(Problem::Bad(format!("{entry:?} is the beginning of several UUIDs"))),
+        _ => Err(Problem::Bad(format!("`{entry}` matches several UUIDs"))),
     }
 }
 
-/// What an outer CUDA_VISIBLE_DEVICES grants, as CUDA reads it: up to the first entry that is no GPU.
+/// The GPUs that an outer CUDA_VISIBLE_DEVICES grants. Like CUDA, this stops at the first entry that is not a GPU.
 fn granted(gpus: &[Gpu], visible: Option<&str>) -> Vec<Choice> {
     let Some(visible) = visible else {
         return gpus.iter().filter_map(|gpu| by_index(gpu.index, gpus)).collect();
@@ -194,23 +194,23 @@ mod tests {
     #[test]
     fn what_can_not_be_is_refused() {
         let message = |list, count, visible| select(list, &machine(count), visible).unwrap_err().to_string();
-        assert_eq!(message("2,4", 4, None), "there is no GPU 4; there are 0, 1, 2, 3, MIG-a1, MIG-b2");
-        assert_eq!(message("2-4", 4, None), "there is no GPU 4; there are 0, 1, 2, 3, MIG-a1, MIG-b2");
-        assert_eq!(message("1", 1, None), "there is no GPU 1; there is only 0");
-        assert_eq!(message("0", 0, None), "there is no GPU 0; there are none");
-        assert_eq!(message("all", 0, None), "there is no GPU all; there are none");
-        assert_eq!(message("2,2", 4, None), r#"--gpus "2,2": GPU 2 is there twice"#);
-        assert_eq!(message("2,1-3", 4, None), r#"--gpus "2,1-3": GPU 2 is there twice"#);
-        assert_eq!(message("2,GPU-2", 4, None), r#"--gpus "2,GPU-2": GPU GPU-20e4b is there twice"#);
-        assert_eq!(message("2,", 4, None), r#"--gpus "2,": an entry is empty"#);
-        assert_eq!(message("3-1", 4, None), r#"--gpus "3-1": the range "3-1" runs backwards"#);
-        let words = r#"--gpus "two": "two" is not the number of a GPU, nor a range, `all` or a UUID"#;
+        assert_eq!(message("2,4", 4, None), "GPU 4 not found (available: 0, 1, 2, 3, MIG-a1, MIG-b2)");
+        assert_eq!(message("2-4", 4, None), "GPU 4 not found (available: 0, 1, 2, 3, MIG-a1, MIG-b2)");
+        assert_eq!(message("1", 1, None), "GPU 1 not found (available: 0)");
+        assert_eq!(message("0", 0, None), "GPU 0 not found (available: none)");
+        assert_eq!(message("all", 0, None), "GPU all not found (available: none)");
+        assert_eq!(message("2,2", 4, None), "--gpus: invalid value `2,2`: GPU 2 is listed twice");
+        assert_eq!(message("2,1-3", 4, None), "--gpus: invalid value `2,1-3`: GPU 2 is listed twice");
+        assert_eq!(message("2,GPU-2", 4, None), "--gpus: invalid value `2,GPU-2`: GPU GPU-20e4b is listed twice");
+        assert_eq!(message("2,", 4, None), "--gpus: invalid value `2,`: an entry is empty");
+        assert_eq!(message("3-1", 4, None), "--gpus: invalid value `3-1`: range `3-1` is reversed");
+        let words = "--gpus: invalid value `two`: `two` is not a GPU number, a range, `all` or a UUID";
         assert_eq!(message("two", 4, None), words);
-        assert_eq!(message("GPU-", 4, None), r#"--gpus "GPU-": "GPU-" is the beginning of several UUIDs"#);
-        assert!(message("GPU-9", 4, None).starts_with("there is no GPU GPU-9; "));
-        assert_eq!(message("2", 4, Some("0,1")), "GPU 2 is not among CUDA_VISIBLE_DEVICES=0,1, which limits this job");
-        assert!(message("1", 4, Some("MIG-a1")).starts_with("GPU 1 is not among"));
-        assert!(message("MIG-b2", 4, Some("MIG-a1")).starts_with("GPU MIG-b2 is not among"));
+        assert_eq!(message("GPU-", 4, None), "--gpus: invalid value `GPU-`: `GPU-` matches several UUIDs");
+        assert!(message("GPU-9", 4, None).starts_with("GPU GPU-9 not found (available: "));
+        assert_eq!(message("2", 4, Some("0,1")), "GPU 2 is not in CUDA_VISIBLE_DEVICES=0,1");
+        assert!(message("1", 4, Some("MIG-a1")).starts_with("GPU 1 is not in "));
+        assert!(message("MIG-b2", 4, Some("MIG-a1")).starts_with("GPU MIG-b2 is not in "));
     }
 
     #[test]

@@ -24,7 +24,7 @@ const DEEPEST: usize = 16;
 /// Where cargo builds when it runs in a folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BuildConfig {
-    /// `build.target`: the platforms to build for; none: this machine, without a folder of its own.
+    /// `build.target`: the platforms to build for; none: this machine, without a separate folder.
     pub targets: Vec<BuildTarget>,
     /// `build.target-dir`, absolute; without it, `target` at the workspace's root.
     pub target_dir: Option<PathBuf>,
@@ -82,8 +82,8 @@ impl BuildConfig {
         Ok(config)
     }
 
-    /// What a file says, and those that it includes, as far as no nearer one has said it. `strings`: the targets so far are
-    /// one string, which is not joined with others.
+    /// Adds the settings of a file and of those that it includes, unless a nearer file has set them. `strings`: the targets so
+    /// far are one string, which is not joined with others.
     fn add(&mut self, path: &Path, strings: &mut bool, depth: usize) -> Result<()> {
         let Some(depth) = depth.checked_sub(1) else { return Ok(()) };
         let text = fs::read_to_string(path).map_err(Error::system(format!("can't read {}", path.display())))?;
@@ -121,7 +121,7 @@ impl BuildConfig {
             }
             _ => {}
         }
-        // Of those that a file includes, the last wins.
+        // The last file in `include` wins.
         for (name, optional) in included(&file).into_iter().rev() {
             let other = path.parent().unwrap_or(base).join(name);
             if !optional || other.is_file() {

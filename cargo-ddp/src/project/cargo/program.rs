@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use cargo_metadata::semver::Version;
 
-/// The cargo that runs us, or the one on PATH.
+/// The cargo that runs this program, or the one on PATH.
 pub fn program() -> OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }

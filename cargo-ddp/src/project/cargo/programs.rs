@@ -56,7 +56,7 @@ impl Project {
     }
 }
 
-/// Gives binaries and examples that have the same name each a label of its own.
+/// Gives binaries and examples with the same name different labels.
 fn tell_namesakes_apart(targets: &mut [(String, Trainable)]) {
     let all: Vec<(String, String, bool)> =
         targets.iter().map(|(package, target)| (package.clone(), target.name.clone(), target.example)).collect();

@@ -86,7 +86,7 @@ impl Project {
         targets.filter(|target| target.is_bin()).map(|target| target.name.clone()).collect()
     }
 
-    /// Sees that the selection is one program, before anything is built.
+    /// Checks that the selection is one program, before anything is built.
     ///
     /// # Errors
     /// [`Error::BadOption`] for a pattern, [`Error::NoBinary`], [`Error::ManyBinaries`] and [`Error::ManyPlatforms`].
@@ -94,7 +94,7 @@ impl Project {
         selection.check_names()?;
         self.choose(selection)?;
         let here = std::env::current_dir().unwrap_or_default();
-        // What can't be read here, cargo says when it builds.
+        // cargo reports invalid files when it builds.
         let platforms = BuildConfig::read(&here, |name| std::env::var_os(name)).unwrap_or_default().targets;
         if selection.platform.is_none() && platforms.len() > 1 {
             let names: Vec<_> = platforms.into_iter().map(|platform| platform.name).collect();
@@ -121,7 +121,7 @@ impl Project {
     }
 }
 
-/// Why cargo gives no metadata: there is no project, or one that it can't read.
+/// Why cargo gives no metadata: no project, or one that it can't read.
 fn refused(manifest_path: Option<&Path>, stderr: &str) -> Error {
     let here = std::env::current_dir().unwrap_or_default();
     let exists = match manifest_path {
@@ -131,7 +131,7 @@ fn refused(manifest_path: Option<&Path>, stderr: &str) -> Error {
     if exists { Error::BadProject(whole_error(stderr)) } else { Error::NoProject(cargos_error(stderr)) }
 }
 
-/// All that cargo says: where the error is, and the lines of the file around it.
+/// cargo's complete error: its place, and the lines around it.
 fn whole_error(stderr: &str) -> String {
     let text = stderr.trim();
     let start = text.find("error: ").map_or(0, |at| at + "error: ".len());

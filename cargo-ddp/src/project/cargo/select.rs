@@ -23,7 +23,7 @@ impl Selection {
         let kind = if self.example { "example" } else { "bin" };
         for (option, name) in [("package", &self.package), (kind, &self.target)] {
             if let Some(name) = name.as_ref().filter(|name| name.contains(['*', '?', '[', ']'])) {
-                let problem = format!("{name:?} is a pattern, but only one program can run: give its full name");
+                let problem = format!("`{name}` is a pattern, but only one program can run: pass its full name");
                 return Err(Error::BadOption { option, problem });
             }
         }
@@ -32,7 +32,7 @@ impl Selection {
 }
 
 impl Project {
-    /// What `cargo run` would run. `None` for a package, binary or example that does not exist: cargo says so best.
+    /// What `cargo run` would run. `None` for a package, binary or example that does not exist: cargo reports it better.
     ///
     /// # Errors
     /// [`Error::NoBinary`], and [`Error::ManyBinaries`] with all that could be meant.
@@ -186,7 +186,7 @@ mod tests {
             ..Selection::default()
         };
         let problem = |selection: Selection| selection.check_names().unwrap_err().to_string();
-        assert!(problem(selection(Some("sec*"), None, false)).starts_with("--package: \"sec*\" is a pattern"));
+        assert!(problem(selection(Some("sec*"), None, false)).starts_with("--package: `sec*` is a pattern"));
         assert!(problem(selection(None, Some("t?"), false)).starts_with("--bin: "));
         assert!(problem(selection(None, Some("[ab]"), true)).starts_with("--example: "));
         assert!(selection(Some("path+file:///a%20b#0.1.0"), Some("train"), false).check_names().is_ok());

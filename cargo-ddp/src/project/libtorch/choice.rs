@@ -11,7 +11,7 @@ use crate::progress::Progress;
 use crate::version::LIBTORCH;
 use crate::{Error, Result};
 
-/// What the user asked of set-up.
+/// What the user asked of `cargo ddp setup`.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
     /// `--cpu` or `--cuda`; `None` leaves it to the machine.
@@ -89,7 +89,7 @@ fn look(request: &Request, project: Option<&Path>, ui: &dyn Progress) -> Result<
     }
     let flavor = request.flavor.unwrap_or_else(Flavor::of_this_machine);
     let reason = match (request.flavor, flavor) {
-        (Some(_), _) => "as asked for",
+        (Some(_), _) => "as requested",
         (None, Flavor::Cuda) => "this machine has an NVIDIA driver",
         (None, Flavor::Cpu) => "this machine has no NVIDIA driver",
     };
@@ -103,13 +103,13 @@ fn look(request: &Request, project: Option<&Path>, ui: &dyn Progress) -> Result<
                     return Ok(Look::Found(Choice { home, why }));
                 }
                 Err(problem) => {
-                    ui.status("Passed over", &format!("the torch of {}: {problem}", python.program.display()));
+                    ui.status("Skipping", &format!("the torch of {}: {problem}", python.program.display()));
                 }
             },
             Some(torch) => ui.status(
-                "Passed over",
+                "Skipping",
                 &format!(
-                    "the torch of {}: it is {}, and {LIBTORCH} is needed",
+                    "the torch of {}: found {}, but {LIBTORCH} is required",
                     python.program.display(),
                     torch.full_version
                 ),
@@ -130,7 +130,7 @@ fn own(path: &Path, request: &Request) -> Result<Choice> {
     let bad = |problem: String| Error::BadLibtorch { path: path.to_owned(), problem };
     let home = Home::inspect(path).map_err(bad)?;
     if let Some(flavor) = request.flavor.filter(|flavor| *flavor != home.flavor()) {
-        return Err(bad(format!("it is the {} one, and --{} was asked for", home.flavor().name(), flavor.name())));
+        return Err(bad(format!("it is the {} libtorch, but the flag is --{}", home.flavor().name(), flavor.name())));
     }
-    Ok(Choice { home, why: "LIBTORCH leads to it".into() })
+    Ok(Choice { home, why: "LIBTORCH points to it".into() })
 }

@@ -28,7 +28,7 @@ pub(super) fn write(project: &Path, home: &Home) -> Result<()> {
     let Some(libtorch) = home.path().to_str() else { return Ok(()) };
     let libtorch = toml_edit::value(libtorch);
     let libtorch = libtorch.to_string();
-    // A table, as cargo refuses to merge it with a string: a folder above may have one, such as a clone of ours.
+    // A table: a folder above, such as a clone of cargo-ddp, may have one, and cargo refuses to merge a string with a table.
     let text = format!(
         "# Written by `cargo ddp setup`, for this machine: .cargo/config.toml includes it.\n\
          [env]\nLIBTORCH = {{ value = {0}, relative = false }}\n# The same: this LIBTORCH is not one that you have set.\n{VARIABLE} = {0}\n",

@@ -5,7 +5,7 @@ use ddp_contract::file;
 use super::flavor::Flavor;
 use crate::version::LIBTORCH;
 
-/// A folder that LIBTORCH may lead to: `include/` and `lib/` of a libtorch of the right version.
+/// A folder that LIBTORCH may point to: `include/` and `lib/` of a libtorch of the right version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Home {
     path: PathBuf,
@@ -13,12 +13,12 @@ pub struct Home {
 }
 
 impl Home {
-    /// Looks whether `path` holds a whole libtorch of the right version.
+    /// Checks that `path` holds a complete libtorch of the right version.
     ///
     /// # Errors
     /// What is missing or wrong, in words.
     pub fn inspect(path: &Path) -> Result<Self, String> {
-        // Through links, so that a project's link names what it leads to.
+        // Resolves links, so that a project's link names its target.
         let path = path.canonicalize().map_err(|err| err.to_string())?;
         for needed in [
             "lib/libtorch_cpu.so",
@@ -30,9 +30,9 @@ impl Home {
                 return Err(format!("{needed} is missing"));
             }
         }
-        let version = version(&path).ok_or("its version can't be told (no torch/headeronly/version.h)")?;
+        let version = version(&path).ok_or("unknown version (no torch/headeronly/version.h)")?;
         if version != LIBTORCH {
-            return Err(format!("it is libtorch {version}, and tch needs {LIBTORCH} exactly"));
+            return Err(format!("found libtorch {version}, but tch requires exactly {LIBTORCH}"));
         }
         let flavor = if path.join("lib/libtorch_cuda.so").exists() { Flavor::Cuda } else { Flavor::Cpu };
         Ok(Self { path, flavor })
@@ -103,7 +103,7 @@ pub(super) mod tests {
         assert_eq!(Home::inspect(right.path()).unwrap_err(), "lib/libc10.so is missing");
 
         let wrong = fake([2, 12, 1]);
-        assert_eq!(Home::inspect(wrong.path()).unwrap_err(), "it is libtorch 2.12.1, and tch needs 2.13.0 exactly");
+        assert_eq!(Home::inspect(wrong.path()).unwrap_err(), "found libtorch 2.12.1, but tch requires exactly 2.13.0");
         assert!(Home::inspect(Path::new("/nonexistent/libtorch")).is_err());
     }
 
@@ -119,6 +119,6 @@ pub(super) mod tests {
         let other = home.path().join("include/torch/csrc/api/include/torch/version.h");
         fs::create_dir_all(other.parent().unwrap()).unwrap();
         fs::write(other, "#define TORCH_VERSION_MAJOR 2\n").unwrap();
-        assert!(Home::inspect(home.path()).unwrap_err().contains("its version can't be told"));
+        assert!(Home::inspect(home.path()).unwrap_err().contains("unknown version"));
     }
 }

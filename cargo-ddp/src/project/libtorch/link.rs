@@ -15,8 +15,8 @@ pub const LINK: &str = ".ddp/libtorch";
 
 /// Links `project` to `home`, and writes its path for cargo (`.ddp/cargo.toml`). Says whether the link is new.
 ///
-/// When the link led to another libtorch, what was built against that is cleaned, because neither cargo nor torch-sys
-/// looks behind the link.
+/// If the link pointed to another libtorch, everything built against that one is cleaned: neither cargo nor torch-sys
+/// resolves the link.
 pub fn link(project: &Path, home: &Home) -> Result<bool> {
     let is_new = relink(project, home)?;
     config::write(project, home)?;
@@ -29,14 +29,14 @@ fn relink(project: &Path, home: &Home) -> Result<bool> {
     if before.as_deref() == Some(home.path()) {
         return Ok(false);
     }
-    // What `scp -r` makes of the link: the libtorch itself.
+    // `scp -r` copies the libtorch in place of the link.
     let is_copy = fs::symlink_metadata(&link).is_ok_and(|found| found.is_dir());
     if is_copy && link.canonicalize().is_ok_and(|copy| copy == home.path()) {
         return Ok(false);
     }
     let folder = project.join(".ddp");
-    fs::create_dir_all(&folder).map_err(Error::system(format!("can't make {}", folder.display())))?;
-    // A new link under another name, renamed over the old one: there is never none.
+    fs::create_dir_all(&folder).map_err(Error::system(format!("can't create {}", folder.display())))?;
+    // A new link under another name, renamed over the old one, so that a link always exists.
     let fresh = folder.join(format!("libtorch.{}", std::process::id()));
     let linked = remove_if_there(&fresh)
         .and_then(|()| symlink(home.path(), &fresh))
@@ -56,7 +56,7 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Best effort: a project that was never built has nothing to clean, and cargo says so by failing.
+/// Best effort: cargo fails in a project that was never built, which has nothing to clean.
 fn clean(project: &Path) {
     for profile in [&[][..], &["--release"][..]] {
         let mut clean = Command::new(cargo::program());

@@ -33,12 +33,12 @@ pub fn libtorch_for(project: &Path) -> std::ffi::OsString {
     own_libtorch().unwrap_or_else(configured).into_os_string()
 }
 
-/// Where set-up keeps a libtorch of this flavor, or would.
+/// Where `cargo ddp setup` puts a libtorch of this flavor.
 pub(crate) fn cached(flavor: Flavor) -> Result<PathBuf> {
     provision::folder(flavor)
 }
 
-/// A Python 3 that works.
+/// A working Python 3.
 #[derive(Clone, Debug)]
 pub(crate) struct Interpreter {
     pub(crate) program: PathBuf,
@@ -47,7 +47,7 @@ pub(crate) struct Interpreter {
     pub(crate) fetches: bool,
 }
 
-/// The Pythons that set-up would look at, best first.
+/// The Pythons that `cargo ddp setup` considers, best first.
 pub(crate) fn interpreters() -> Result<Vec<Interpreter>> {
     let pythons = python::candidates(None)?;
     let interpreter = |python: python::Python| Interpreter {

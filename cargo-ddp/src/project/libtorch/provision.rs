@@ -32,7 +32,7 @@ pub(super) fn folder(flavor: Flavor) -> Result<PathBuf> {
 fn requirements(flavor: Flavor) -> &'static str {
     match flavor {
         Flavor::Cpu => include_str!("requirements-cpu.txt"),
-        // NumPy and safetensors make its Python of use for comparing with PyTorch.
+        // With NumPy and safetensors, its Python can compare results with PyTorch.
         Flavor::Cuda => include_str!("requirements-cuda.txt"),
     }
 }
@@ -48,10 +48,10 @@ pub(crate) fn space_needed_gb(flavor: Flavor) -> f64 {
 pub(super) fn provision(flavor: Flavor, pythons: &[Python], ui: &dyn Progress) -> Result<Home> {
     let cache = cache::dir()?;
     let folder = folder(flavor)?;
-    private::create_dir_all(&cache).map_err(Error::system(format!("can't make {}", cache.display())))?;
+    private::create_dir_all(&cache).map_err(Error::system(format!("can't create {}", cache.display())))?;
     let _lock = lock(&cache, ui)?;
     if let Ok(home) = Home::inspect(&folder) {
-        return Ok(home); // another set-up was quicker
+        return Ok(home); // another setup was faster
     }
     remove_leftovers(&cache);
     check_space(&cache, flavor)?;
@@ -61,14 +61,14 @@ pub(super) fn provision(flavor: Flavor, pythons: &[Python], ui: &dyn Progress) -
 
     let staging = cache.join(format!(".{}-{}.partial", flavor.name(), std::process::id()));
     let done = fetch(&staging, flavor, pythons, ui).and_then(|()| publish(&staging, &folder));
-    // Whatever went wrong, the space comes back. (After a kill, the next set-up does it.)
+    // Frees the space after any failure. (After a kill, the next setup does.)
     let _ = fs::remove_dir_all(&staging);
     done
 }
 
 fn fetch(staging: &Path, flavor: Flavor, pythons: &[Python], ui: &dyn Progress) -> Result<()> {
     let scratch = staging.join("tmp");
-    fs::create_dir_all(&scratch).map_err(Error::system(format!("can't make {}", scratch.display())))?;
+    fs::create_dir_all(&scratch).map_err(Error::system(format!("can't create {}", scratch.display())))?;
     let pip = pip(staging, pythons)?;
     let site = staging.join("site");
 
@@ -105,7 +105,7 @@ fn fetch(staging: &Path, flavor: Flavor, pythons: &[Python], ui: &dyn Progress) 
 /// An interpreter with a pip: the first of `pythons` that has one, or a virtual environment of one that has venv.
 fn pip(staging: &Path, pythons: &[Python]) -> Result<PathBuf> {
     if let Some(python) = pythons.iter().find(|python| python.has_pip()) {
-        tracing::debug!(python = %python.program.display(), version = python.version, "using its pip");
+        tracing::debug!(python = %python.program.display(), version = python.version, "fetching with this Python's pip");
         return Ok(python.program.clone());
     }
     let venv = staging.join("venv");
@@ -183,7 +183,7 @@ fn classify(text: &str) -> PipFault {
     }
 }
 
-/// The staging folder becomes the home, with everything in it on disk.
+/// Moves the staging folder into place, after everything in it is synced to disk.
 fn publish(staging: &Path, folder: &Path) -> Result<Home> {
     rustix::fs::sync();
     match fs::remove_dir_all(folder) {
@@ -192,11 +192,11 @@ fn publish(staging: &Path, folder: &Path) -> Result<Home> {
         }
         _ => {}
     }
-    fs::rename(staging, folder).map_err(Error::system(format!("can't make {}", folder.display())))?;
+    fs::rename(staging, folder).map_err(Error::system(format!("can't create {}", folder.display())))?;
     Home::inspect(folder).map_err(Error::Incomplete)
 }
 
-/// One set-up at a time. The lock goes with the process, however that ends.
+/// One setup at a time. The kernel releases the lock when the process ends.
 fn lock(cache: &Path, ui: &dyn Progress) -> Result<File> {
     let path = cache.join("lock");
     let cant = || Error::system(format!("can't lock {}", path.display()));
@@ -204,7 +204,7 @@ fn lock(cache: &Path, ui: &dyn Progress) -> Result<File> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            ui.status("Waiting", "for another set-up to finish");
+            ui.status("Waiting", "for another setup to finish");
             file.lock().map_err(cant())?;
         }
         Err(TryLockError::Error(err)) => return Err(cant()(err)),
@@ -212,7 +212,7 @@ fn lock(cache: &Path, ui: &dyn Progress) -> Result<File> {
     Ok(file)
 }
 
-/// Removes what set-ups that were killed left; the lock is ours, so none is running.
+/// Removes what killed setups left behind. This process holds the lock, so no other setup is running.
 fn remove_leftovers(cache: &Path) {
     for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
         let name = entry.file_name();

@@ -43,7 +43,7 @@ impl Torch {
 }
 
 impl Python {
-    /// Starts the interpreter and asks it.
+    /// Runs the interpreter to find its version and its torch.
     fn probe(program: &Path) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Answer {
@@ -55,9 +55,9 @@ impl Python {
         if !output.status.success() {
             return Err(last_line(&output.stderr).unwrap_or_else(|| output.status.to_string()));
         }
-        let answer: Answer = serde_json::from_slice(&output.stdout).map_err(|_| "it does not answer".to_owned())?;
+        let answer: Answer = serde_json::from_slice(&output.stdout).map_err(|_| "unexpected output".to_owned())?;
         if !answer.python.starts_with("3.") {
-            return Err(format!("it is Python {}", answer.python));
+            return Err(format!("found Python {}", answer.python));
         }
         let torch = answer
             .version
@@ -74,7 +74,7 @@ impl Python {
         run(&self.program, &["-m", "pip", "--version"]).is_ok_and(|output| output.status.success())
     }
 
-    /// Whether it can make a virtual environment with a pip of its own.
+    /// Whether it can create a virtual environment that has pip.
     pub(super) fn has_venv(&self) -> bool {
         run(&self.program, &["-c", "import venv, ensurepip"]).is_ok_and(|output| output.status.success())
     }

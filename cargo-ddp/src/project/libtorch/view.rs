@@ -46,7 +46,7 @@ pub(super) fn missing_for(site: &Path, flavor: Flavor) -> Result<(), String> {
         ],
     };
     match needed.iter().find(|name| !site.join(name).exists()) {
-        Some(name) => Err(format!("it has no {name}")),
+        Some(name) => Err(format!("{name} is missing")),
         None => Ok(()),
     }
 }

@@ -46,7 +46,7 @@ pub const VARIABLE: &str = "DDP_SHARED_BUILD";
 
 /// In a profile's folder: what it shares, as of this file's time.
 const STAMP: &str = ".ddp-shared";
-/// How long the stamp is good for. Then the units that the project uses are marked as used again.
+/// How long the stamp is valid. After that, the units that the project uses are marked as used again.
 const STAMP_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Whether builds are shared at all.
@@ -92,13 +92,13 @@ impl<'a> Sharing<'a> {
         Some(Self { project, libtorch, base, profiles, packages: BTreeMap::new(), compiled: false })
     }
 
-    /// Gives the project what it lacks. Returns the number of units.
+    /// Copies missing units into the project. Returns their number.
     pub(super) fn seed(&self) -> usize {
         if self.profiles.iter().all(|profile| self.is_current(profile)) {
             return 0;
         }
         self.try_seed().unwrap_or_else(|err| {
-            tracing::debug!("no dependencies were taken from earlier builds: {err}");
+            tracing::debug!("can't reuse dependencies of earlier builds: {err}");
             0
         })
     }
@@ -120,7 +120,7 @@ impl<'a> Sharing<'a> {
             make_target(&self.project.target)?;
             make_target(&self.base)?;
             let Some(_cargo) = lock_as_cargo(&folder)? else {
-                tracing::debug!("another cargo builds in {}", folder.display());
+                tracing::debug!("another cargo is building in {}", folder.display());
                 continue;
             };
             for unit in wanted {
@@ -130,18 +130,18 @@ impl<'a> Sharing<'a> {
                 }
             }
         }
-        tracing::debug!(count, store = %store.folder().display(), "dependencies from earlier builds");
+        tracing::debug!(count, store = %store.folder().display(), "reused dependencies of earlier builds");
         Ok(count)
     }
 
-    /// Takes note of what cargo has built, or found to be up to date.
+    /// Records what cargo has built or found up to date.
     pub(super) fn saw(&mut self, artifact: &Artifact) {
         let files = artifact.filenames.iter().map(|path| path.clone().into_std_path_buf());
         let is_shared = self.saw_files(&artifact.package_id.repr, files.collect());
         self.compiled |= is_shared && !artifact.fresh;
     }
 
-    /// Takes note of a build script that has run, or did not need to.
+    /// Records a build script that has run or was up to date.
     pub(super) fn saw_script(&mut self, script: &BuildScript) {
         self.saw_files(&script.package_id.repr, vec![script.out_dir.clone().into_std_path_buf()]);
     }
@@ -155,13 +155,13 @@ impl<'a> Sharing<'a> {
         true
     }
 
-    /// After a build that succeeded: leaves what is new in the store, and marks what was used.
+    /// After a successful build: saves new units in the store, and marks the used ones.
     pub(super) fn keep(&self) {
         if !self.compiled && self.profiles.iter().all(|profile| self.is_current(profile)) {
             return;
         }
         if let Err(err) = self.try_keep() {
-            tracing::debug!("the dependencies were not kept for later builds: {err}");
+            tracing::debug!("can't save dependencies for later builds: {err}");
         }
     }
 

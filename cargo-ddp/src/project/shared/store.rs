@@ -30,7 +30,7 @@ use crate::project::cargo;
 
 /// The first line of a key: another layout has another.
 const FORMAT: &str = "1";
-/// Units that no build has used for so long are removed.
+/// Units that no build has used for this long are removed.
 const UNUSED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const PRUNE_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long to wait for another process, which takes a fraction of a second. Without the lock, cargo builds as usual.
@@ -100,7 +100,7 @@ impl Store {
         Ok(file)
     }
 
-    /// Prunes if that was long ago. The lock is ours.
+    /// Prunes if the last time was long ago. This process holds the lock.
     pub(super) fn prune_sometimes(&self) {
         let pruned = builds().map(|builds| (builds.join("pruned"), builds));
         if let Ok((marker, builds)) = pruned
@@ -153,7 +153,7 @@ fn prune_locked(builds: &Path, now: SystemTime) -> u64 {
         for profile in folders(&key) {
             for unit in folders(&profile) {
                 let name = unit.file_name().unwrap_or_default().to_string_lossy();
-                // One that was not finished, which nobody works at: the lock is ours.
+                // Incomplete, and abandoned: this process holds the lock.
                 let is_whole = Unit::of_name(&name).is_some();
                 let is_used = unit::about(&unit)
                     .is_ok_and(|(_, used)| now.duration_since(used).is_ok_and(|unused| unused < UNUSED) || used > now);
@@ -248,7 +248,7 @@ fn key(root: &Path, libtorch: &Path) -> Option<String> {
     ))
 }
 
-/// Which libtorch it is, for one that is replaced where it is.
+/// Identifies a libtorch that may be replaced in place.
 fn libraries(libtorch: &Path) -> Option<String> {
     let library = |name: &str| {
         let metadata = fs::metadata(libtorch.join("lib").join(name)).ok()?;

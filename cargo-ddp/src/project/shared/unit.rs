@@ -62,7 +62,7 @@ impl Unit {
         profile.join(FINGERPRINTS).join(&self.0).exists()
     }
 
-    /// Puts it from the store's `folder` into a profile's. cargo sees it when all of it is there: the fingerprint comes last.
+    /// Puts it from the store's `folder` into a profile's. The fingerprint is copied last, so that cargo sees complete units only.
     pub(super) fn take(&self, folder: &Path, profile: &Path) -> io::Result<()> {
         for part in [DEPS, BUILD] {
             let from = folder.join(part);
@@ -180,7 +180,7 @@ fn time(fingerprint: &Path) -> Option<SystemTime> {
     newest(&fingerprint.join(TIME)).or_else(|_| newest_in(fingerprint)).ok()
 }
 
-/// The run of a build script has no time of its own.
+/// The run of a build script has no time stamp.
 fn newest_in(folder: &Path) -> io::Result<SystemTime> {
     let times = fs::read_dir(folder)?.map(|entry| entry?.metadata()?.modified());
     times.collect::<io::Result<Vec<_>>>()?.into_iter().max().ok_or(io::ErrorKind::NotFound.into())

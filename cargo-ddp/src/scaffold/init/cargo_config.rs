@@ -48,7 +48,7 @@ pub(super) fn edit(root: &Path, source: &RuntimeSource, plan: &mut Plan) -> Resu
     if let Some(Ok(alias)) = source.alias().map(|alias| alias.parse::<Value>())
         && add("alias", "ddp", alias)
     {
-        done.push("`cargo ddp` is the clone's");
+        done.push("`cargo ddp` runs the clone's cargo-ddp");
     }
     if !done.is_empty() {
         plan.edit(path, &text, &config.to_string(), done.join(", "));
@@ -63,7 +63,7 @@ fn includes(config: &DocumentMut) -> bool {
     paths.filter_map(Value::as_str).any(|path| path == torch::INCLUDED)
 }
 
-/// Adds that file. Says whether it is new: with paths in a form that can't be optional, there is no place for it.
+/// Adds that file. Returns whether it was added: not to an `include` whose form does not allow optional paths.
 fn include(config: &mut DocumentMut) -> bool {
     let mut entry = InlineTable::new();
     entry.insert("path", torch::INCLUDED.into());

@@ -12,7 +12,7 @@ use crate::scaffold::dependencies::dependency;
 
 const EXAMPLE_TEXT: &str = include_str!("../../../templates/shared/example.rs");
 
-/// Adds it, unless there is a loop.
+/// Adds the example, unless the crate has a training loop.
 pub(super) fn add(folder: &Path, manifest: &DocumentMut, shared: &DocumentMut, plan: &mut Plan) -> Result<()> {
     let name_of = |package: &str| {
         let found = dependency(manifest, shared, package, &["dependencies"]);
@@ -24,17 +24,17 @@ pub(super) fn add(folder: &Path, manifest: &DocumentMut, shared: &DocumentMut, p
     }
     let path = folder.join("examples/train.rs");
     if path.exists() {
-        plan.notes.push(format!("{} is yours and stays as it is", path.display()));
+        plan.notes.push(format!("{} already exists and stays unchanged", path.display()));
         return Ok(());
     }
     // Under the names that the crate gives them.
     let renamed = [(runtime, "ddp_runtime"), (tch, "tch")].into_iter().filter(|(name, usual)| name != usual);
     let renamed: String = renamed.map(|(name, usual)| format!("use {name} as {usual};\n")).collect();
     let text = EXAMPLE_TEXT.replacen("\nuse ", &format!("\n{renamed}use "), 1);
-    plan.write(path, text, "a training loop to begin with");
+    plan.write(path, text, "an example with a training loop");
     let package = manifest.get("package");
     if package.and_then(|package| package.get("autoexamples")).and_then(Item::as_bool) == Some(false) {
-        plan.notes.push("its `autoexamples` are off: name the example in Cargo.toml to run it".into());
+        plan.notes.push("`autoexamples` is off: add the example to Cargo.toml to run it".into());
     }
     Ok(())
 }

@@ -22,11 +22,11 @@ use crate::{Error, Result};
 const BUILD: &str = include_str!("../../../templates/shared/build.rs");
 /// The name of the example to begin with.
 pub const EXAMPLE: &str = "train";
-/// What the build script must call, and what it had to read in earlier versions.
+/// What the build script must call, and what it read in earlier versions.
 const LINK: &str = "ddp_build::link";
 const RPATH: &str = "DEP_DDP_RUNTIME_LIBTORCH_LIB";
 const TCH: &str = "0.26";
-const OWN_WORKSPACE: &str = "# A workspace of its own, though it lies inside another one.\n[workspace]\n";
+const OWN_WORKSPACE: &str = "# Its own workspace, although it is inside another one.\n[workspace]\n";
 
 /// A crate that is to be made trainable.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub struct Init {
 pub struct Done {
     /// Each file that was made or changed, and what of it.
     pub changes: Vec<(PathBuf, String)>,
-    /// What could not be done for the user, or should be known.
+    /// What the user must do or should know.
     pub notes: Vec<String>,
     backup: Backup,
 }
@@ -68,7 +68,7 @@ impl Done {
         Ok(())
     }
 
-    /// Makes the crate what it was before.
+    /// Restores the crate as it was before.
     pub fn undo(&self) {
         self.backup.restore();
     }
@@ -86,10 +86,10 @@ pub fn init(init: &Init) -> Result<Done> {
     let text = files::read(&path)?.ok_or_else(|| Error::NoProject(format!("no Cargo.toml in {}", folder.display())))?;
     let mut manifest = parse(&path, &text)?;
     let package = manifest.get("package").and_then(|package| package.get("name")).and_then(Item::as_str);
-    let problem = || "it is of no package; go into the folder of the crate that is to be trained".into();
+    let problem = || "no [package]; change to the folder of the crate that should train".into();
     let package = package.ok_or_else(|| Error::BadManifest { path: path.clone(), problem: problem() })?;
     if ["ddp-runtime", "tch"].contains(&package) {
-        let problem = format!("a package named {package} can't depend on its namesake; give it another name");
+        let problem = format!("a package named `{package}` can't depend on {package}; rename it");
         return Err(Error::BadManifest { path, problem });
     }
 
@@ -130,29 +130,32 @@ fn workspace(
     let Some((root, around_text, mut around)) = around else {
         return match (init.join_workspace, manifest.contains_key("workspace")) {
             (false, _) => Ok(folder.to_owned()),
-            (true, true) => cant("it is a workspace of its own ([workspace] in its Cargo.toml)"),
-            (true, false) => cant("there is no workspace around it"),
+            (true, true) => cant("its Cargo.toml has a [workspace] table"),
+            (true, false) => cant("no folder above it is a workspace"),
         };
     };
     match Project::find(Some(path)) {
-        Ok(project) if project.root == root => Ok(root), // it is a member already
-        Ok(project) if init.join_workspace => cant(&format!("cargo takes it for part of {}", project.root.display())),
+        Ok(project) if project.root == root => Ok(root), // already a member
+        Ok(project) if init.join_workspace => {
+            cant(&format!("cargo already treats it as part of {}", project.root.display()))
+        }
         Ok(project) => Ok(project.root),
-        // What cargo can't read for another reason may well be a member.
+        // A crate that cargo can't read for another reason may be a member.
         Err(err) if !is_no_member(&err) => Err(err),
         Err(_) if !init.join_workspace => {
-            // As text: what stands last in the file stays before it.
+            // As text, so that it follows the last line of the file.
             let text = format!("{}\n{OWN_WORKSPACE}", manifest.to_string().trim_end().to_owned() + "\n");
             *manifest = parse(path, text.as_bytes())?;
             done.push(
-                "a [workspace] of its own, as it is no member of the one around it (--workspace joins that)".into(),
+                "its own [workspace], as the enclosing workspace does not list the crate (--workspace adds it there)"
+                    .into(),
             );
             Ok(folder.to_owned())
         }
         Err(_) => {
             let member = folder.strip_prefix(&root).unwrap_or(folder).display().to_string();
             let members = around["workspace"]["members"].or_insert(Item::Value(Value::Array(Default::default())));
-            let Some(members) = members.as_array_mut() else { return cant("the workspace's `members` are no list") };
+            let Some(members) = members.as_array_mut() else { return cant("`workspace.members` is not an array") };
             members.push(member.as_str());
             plan.edit(
                 root.join("Cargo.toml"),
@@ -202,7 +205,7 @@ fn add_dependencies(
             None => (name.to_owned(), Item::Value(value.parse().unwrap_or_else(|_| Value::from(value)))),
         };
         let Some(dependencies) = table_in(manifest, "dependencies").as_table_like_mut() else {
-            let problem = "its `dependencies` is not a table".into();
+            let problem = "`dependencies` is not a table".into();
             return Err(Error::BadManifest { path: path.to_owned(), problem });
         };
         dependencies.insert(&key, item);
@@ -212,8 +215,9 @@ fn add_dependencies(
     let tch = tch.map(|(name, item)| inherited(shared, name, item).unwrap_or(item));
     let tch = tch.and_then(|tch| tch.as_str().or_else(|| tch.get("version")?.as_str()));
     if let Some(version) = tch.filter(|version| !version.trim_start_matches(['^', '=', '~']).starts_with(TCH)) {
-        plan.notes
-            .push(format!("it depends on tch {version:?}, and ddp-runtime on {TCH:?}: tensors of the two do not mix"));
+        plan.notes.push(format!(
+            "the crate depends on tch {version:?}, but ddp-runtime on {TCH:?}: their tensors are different types"
+        ));
     }
     Ok(())
 }
@@ -234,8 +238,8 @@ fn build_script(
         None if !off => plan.write(path, BUILD, "lets the program find libtorch"),
         Some(text) if [LINK, RPATH].iter().any(|words| String::from_utf8_lossy(&text).contains(words)) => return Ok(()),
         _ => plan.notes.push(format!(
-            "the build script is yours and stays as it is: put `{LINK}();` into the main function of {}, or the program finds \
-             libtorch only with LD_LIBRARY_PATH",
+            "your build script stays unchanged: call `{LINK}();` in the main function of {}, or the program finds libtorch only \
+             with LD_LIBRARY_PATH",
             path.display()
         )),
     }

@@ -7,7 +7,7 @@ use toml_edit::{DocumentMut, Item, Table};
 use crate::scaffold::lines;
 use crate::{Error, Result};
 
-/// Everything is thought out before anything is written.
+/// Everything is planned before anything is written.
 #[derive(Default)]
 pub(super) struct Plan {
     pub(super) writes: Vec<(PathBuf, Vec<u8>, String)>,
@@ -25,14 +25,14 @@ impl Plan {
     }
 }
 
-/// A TOML file, which stays what it is where nothing is changed.
+/// A TOML file, which stays byte for byte where nothing is edited.
 pub(super) fn parse(path: &Path, text: &[u8]) -> Result<DocumentMut> {
     let bad = |problem: String| Error::BadManifest { path: path.to_owned(), problem };
     let text = str::from_utf8(text).map_err(|err| bad(err.to_string()))?;
     lines::plain(text).parse().map_err(|err: toml_edit::TomlError| bad(err.message().to_owned()))
 }
 
-/// What is there under a key, or a new table at the end of the file: after comments that stand there.
+/// The value of a key, or a new table at the end of the file, after any comments there.
 pub(super) fn table_in<'a>(document: &'a mut DocumentMut, key: &str) -> &'a mut Item {
     if !document.contains_key(key) {
         let mut table = Table::new();

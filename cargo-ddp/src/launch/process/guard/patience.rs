@@ -1,4 +1,4 @@
-//! How long the guard waits for a launcher that was told to end.
+//! How long the guard waits for a launcher that was asked to end.
 
 use std::time::{Duration, Instant};
 
