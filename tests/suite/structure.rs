@@ -66,7 +66,7 @@ const CRATES: [Crate; 3] = [
             "job",
         ],
         system: &SYSTEM,
-        statics: &[("lock.rs: HELD", "one lock for a directory, whoever in this process asks for it")],
+        statics: &[("lock/mod.rs: HELD", "one lock for a directory, whoever in this process asks for it")],
     },
     Crate {
         src: "ddp-runtime/src",

@@ -11,7 +11,7 @@ pub(super) fn doctor(args: &Doctor) -> Result<u8> {
     let count = |level| lines.iter().filter(|line| line.level == level).count();
     let (errors, warnings) = (count(Level::Error), count(Level::Warning));
     if args.json {
-        print_json(&serde_json::json!({ "errors": errors, "warnings": warnings, "lines": &lines }))?;
+        print_json(&serde_json::json!({ "version": 1, "errors": errors, "warnings": warnings, "lines": &lines }))?;
     } else {
         for line in &lines {
             println!("{:<8} {:<17} {}", line.level.name(), line.check, printable_line(&line.says));

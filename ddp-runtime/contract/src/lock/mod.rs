@@ -5,7 +5,8 @@
 //! know it, so the holder also touches the file every few seconds: a lock that another host left behind counts as stale
 //! when it is no longer touched. Readers need no lock.
 
-use std::fmt;
+mod holder;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -15,9 +16,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use crate::os::{self, Flock, NOFOLLOW, NONBLOCK};
 
-use crate::os::{self, Flock, NOFOLLOW, NONBLOCK, started};
+pub use holder::Holder;
 
 /// The lock's file name.
 pub const FILE: &str = ".lock";
@@ -31,63 +32,6 @@ const POLL: Duration = Duration::from_millis(50);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// A file that was not touched for so long has no holder.
 const SILENCE: Duration = Duration::from_secs(20);
-
-/// Who holds a lock.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holder {
-    /// Its process id.
-    pub pid: u32,
-    /// When the process started, in the kernel's ticks since the boot: process ids are used again.
-    #[serde(default)]
-    pub started: u64,
-    /// The host's name.
-    pub host: String,
-    /// The kernel's boot id: what tells hosts apart.
-    #[serde(default)]
-    pub boot_id: String,
-    /// The namespace that the process id is of.
-    #[serde(default)]
-    pub pid_namespace: u64,
-    /// The run, where a launcher named it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub run: Option<String>,
-}
-
-impl Holder {
-    fn this_process(run: Option<&str>) -> Self {
-        Self {
-            pid: std::process::id(),
-            started: started(std::process::id()).unwrap_or(0),
-            host: os::host_name(),
-            boot_id: os::boot_id(),
-            pid_namespace: os::pid_namespace(),
-            run: run.map(str::to_owned),
-        }
-    }
-
-    fn is_on_the_host_of(&self, other: &Self) -> bool {
-        !self.boot_id.is_empty() && self.boot_id == other.boot_id
-    }
-
-    /// Whether its process would be seen by the process `here`.
-    fn can_be_seen_from(&self, here: &Self) -> bool {
-        self.is_on_the_host_of(here) && self.pid_namespace == here.pid_namespace
-    }
-
-    /// Whether `self` is known to have ended, by a process on the same host.
-    fn has_ended(&self, here: &Self) -> bool {
-        self.can_be_seen_from(here) && started(self.pid).is_none_or(|started| started != self.started)
-    }
-}
-
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A name from a file that any user may have written.
-        let plain = |text: &str| text.chars().filter(|c| !c.is_control()).take(100).collect::<String>();
-        write!(f, "process {} on {}", self.pid, plain(&self.host))?;
-        self.run.as_ref().map_or(Ok(()), |run| write!(f, " (run {})", plain(run)))
-    }
-}
 
 /// Why a lock was not given.
 #[derive(Debug, thiserror::Error)]
