@@ -55,6 +55,7 @@ fn line(ddp: Ddp, check: &str) -> (String, String, String) {
     let report: Value = serde_json::from_str(&done.stdout).unwrap_or_else(|_| panic!("{}{}", done.stdout, done.stderr));
     let lines = report["lines"].as_array().unwrap();
     let errors = lines.iter().filter(|line| line["level"] == "error").count();
+    assert_eq!(report["version"], 1);
     assert_eq!(report["errors"], errors);
     assert_eq!(done.status.code(), Some(if errors == 0 { 0 } else { 6 }), "{report}");
     let line = lines.iter().find(|line| line["check"] == check).unwrap_or_else(|| panic!("no {check}: {report}"));
