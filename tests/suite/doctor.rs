@@ -115,7 +115,16 @@ fn a_libtorch_of_another_version_is_named() {
     is(line(doctor(), "libtorch"), "error", "found libtorch 2.12.1, but tch requires exactly 2.13.0", "unset it");
     let done = place.doctor(&[]).env("LIBTORCH", place.path("old")).run().ends_with(6);
     let at = done.stdout.lines().position(|line| line.starts_with("error    libtorch ")).unwrap();
-    assert!(done.stdout.lines().nth(at + 1).unwrap().trim_start().starts_with("-> set LIBTORCH to a libtorch 2.13.0, or unset it"), "{}", done.stdout);
+    assert!(
+        done.stdout
+            .lines()
+            .nth(at + 1)
+            .unwrap()
+            .trim_start()
+            .starts_with("-> set LIBTORCH to a libtorch 2.13.0, or unset it"),
+        "{}",
+        done.stdout
+    );
     // Linked to by the project, it is another's fault.
     fs::create_dir(place.path("project/.ddp")).unwrap();
     symlink(place.path("old"), place.path("project/.ddp/libtorch")).unwrap();
