@@ -228,7 +228,7 @@ fn launchers_of_different_protocols_name_the_versions() {
     );
     let refused = older.hear();
     let words = refused["Refused"].as_str().unwrap();
-    assert!(words.contains("protocol 2, and the other node has 0.0.9 with protocol 1: install the same"), "{words}");
+    assert!(words.contains("protocol 2, but the other has 0.0.9 with protocol 1: install the same"), "{words}");
     zero.signal(SIGTERM);
     zero.wait().leaves_no_process();
 }

@@ -188,7 +188,7 @@ fn gpus_are_compared_with_what_libtorch_is_built_for() {
     let (place, nvml) = (Place::new(), stand_in());
     let doctor = || place.doctor(&["--json"]).env("LD_LIBRARY_PATH", nvml.path()).env("LIBTORCH", &torch.home);
     is(line(doctor(), "NVIDIA driver"), "ok", "580.65.06, supports CUDA up to 13.0", "");
-    is(line(doctor(), "GPUs"), "warning", "4 x Stand-in 9000; GPU 3 is busy", "cargo ddp gpus");
+    is(line(doctor(), "GPUs"), "warning", "4 x Stand-in 9000; GPU 3: 10.2 GB of 80.0 GB in use", "cargo ddp gpus");
     let built = "sm_75, sm_80, sm_86, sm_90, sm_100, sm_120";
     is(
         line(doctor(), "compute capability"),

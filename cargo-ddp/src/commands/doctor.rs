@@ -1,5 +1,3 @@
-use ddp_contract::text::printable_line;
-
 use super::table::print_json;
 use crate::cli::Doctor;
 use crate::inspect::doctor::{Level, Machine, examine};
@@ -14,10 +12,7 @@ pub(super) fn doctor(args: &Doctor) -> Result<u8> {
         print_json(&serde_json::json!({ "version": 1, "errors": errors, "warnings": warnings, "lines": &lines }))?;
     } else {
         for line in &lines {
-            println!("{:<8} {:<17} {}", line.level.name(), line.check, printable_line(&line.says));
-            if let Some(hint) = &line.hint {
-                println!("{:26} -> {}", "", printable_line(hint));
-            }
+            println!("{line}");
         }
         let some = |n: usize, what: &str| if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") };
         println!("{}, {}", some(errors, "error"), some(warnings, "warning"));

@@ -89,8 +89,10 @@ fn vs_code(extensions: Option<&BTreeSet<String>>) -> Line {
 #[cfg(test)]
 mod tests {
     use super::super::Level;
+    use super::super::line::text;
     use super::super::machine::tests::Bare;
     use super::*;
+    use crate::snap::assert_text;
 
     #[test]
     fn what_is_missing_of_the_editor_is_named() {
@@ -108,5 +110,19 @@ mod tests {
         assert!(lines()[0].says.ends_with("/bin/lldb-dap-19"));
         bare.script("code", "exit 1");
         assert_eq!(lines()[2].says, "rust-lang.rust-analyzer is missing");
+    }
+
+    #[test]
+    fn editor_lines_match_their_snapshot() {
+        let bare = Bare::new();
+        let mut lines = examine(&bare.machine);
+        bare.script("code", "");
+        bare.script("gdb", "");
+        lines.extend(examine(&bare.machine));
+        bare.script("code", "echo rust-lang.rust-analyzer");
+        lines.extend(examine(&bare.machine));
+        bare.script("code", "echo rust-lang.rust-analyzer; echo vadimcn.vscode-lldb");
+        lines.extend(examine(&bare.machine));
+        assert_text!("editor", text(&lines, bare.dir.path()));
     }
 }

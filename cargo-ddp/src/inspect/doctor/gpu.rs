@@ -127,7 +127,7 @@ fn gpus_line(driver: &Driver) -> Line {
     match busy {
         None => Line::ok(check, names.join(", ")),
         Some((index, words)) => {
-            let says = format!("{}; GPU {index} is busy: {words}", names.join(", "));
+            let says = format!("{}; GPU {index}: {words}", names.join(", "));
             Line::warning(check, says, "choose other GPUs with `--gpus`; `cargo ddp gpus` lists them")
         }
     }
@@ -191,8 +191,10 @@ fn peers_line(driver: &Driver) -> Line {
 #[cfg(test)]
 mod tests {
     use super::super::Level;
+    use super::super::line::text;
     use super::super::machine::tests::Bare;
     use super::*;
+    use crate::snap::assert_text;
 
     fn two(capability: (u32, u32)) -> Driver {
         let gpu = |index| Gpu { index, name: Some("H100".into()), ..Gpu::default() };
@@ -260,8 +262,38 @@ mod tests {
         busy.gpus[1].users = vec![gpu::User { pid: 7, program: Some("python3".into()), memory: None }];
         let line = gpus_line(&busy);
         assert!(
-            line.level == Level::Warning && line.says.contains("GPU 1 is busy") && line.says.contains("pid 7"),
+            line.level == Level::Warning && line.says.contains("GPU 1: in use") && line.says.contains("pid 7"),
             "{line:?}"
         );
+    }
+
+    #[test]
+    fn gpu_lines_match_their_snapshot() {
+        let new = two((9, 0));
+        let old = Driver { cuda: Some((12, 4)), ..two((9, 0)) };
+        let unknown = Driver { version: None, cuda: None, capabilities: vec![None; 2], ..two((9, 0)) };
+        let mut busy = two((9, 0));
+        busy.gpus[1].users = vec![gpu::User { pid: 7, program: Some("python3".into()), memory: None }];
+        let without = |peers| Driver { peers: vec![(0, 1, peers)], ..two((9, 0)) };
+        let archs = |numbers: &[u32]| Ok(numbers.iter().map(|&number| Arch { number, ptx: false }).collect());
+        let lines = [
+            driver_line(None, 0, None),
+            driver_line(None, 2, None),
+            driver_line(Some(&new), 2, Some(Flavor::Cuda)),
+            driver_line(Some(&new), 2, Some(Flavor::Cpu)),
+            driver_line(Some(&old), 2, Some(Flavor::Cuda)),
+            driver_line(Some(&unknown), 2, None),
+            gpus_line(&new),
+            gpus_line(&busy),
+            capability_line(&new, archs(&[80, 90])),
+            capability_line(&new, archs(&[80])),
+            capability_line(&new, archs(&[])),
+            capability_line(&new, Err("no section .nv_fatbin".into())),
+            capability_line(&unknown, archs(&[80, 90])),
+            peers_line(&new),
+            peers_line(&without(Peers::No("ChipsetNotSupported".into()))),
+            peers_line(&without(Peers::Unknown)),
+        ];
+        assert_text!("gpu", text(&lines, std::path::Path::new("/no/folder")));
     }
 }

@@ -203,7 +203,9 @@ fn nccl_version(header: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::super::Level;
+    use super::super::line::text;
     use super::*;
+    use crate::snap::assert_text;
 
     fn interpreter(fetches: bool) -> Interpreter {
         Interpreter { program: "/usr/bin/python3".into(), version: "3.11.7".into(), fetches }
@@ -252,5 +254,42 @@ mod tests {
         let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
         rustix::fs::mknodat(rustix::fs::CWD, &header, rustix::fs::FileType::Fifo, mode, 0).unwrap();
         assert_eq!(nccl(dir.path()).level, Level::Warning, "a FIFO is not waited for");
+    }
+
+    #[test]
+    fn libtorch_lines_match_their_snapshot() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        let bad = |own, place: &str| Found::Bad {
+            place: place.into(),
+            path: "/opt/libtorch".into(),
+            problem: "lib/libtorch.so is missing".into(),
+            own,
+        };
+        let mut lines = vec![
+            python(&[], false),
+            python(&[interpreter(false)], true),
+            python(&[interpreter(true)], false),
+            cache_at(&dir.path().join("file/cache"), true, Flavor::Cpu),
+            version(&Found::Nothing),
+            version(&bad(true, "LIBTORCH points to it")),
+            version(&bad(false, "the project is linked to it")),
+            libraries(dir.path(), &[]),
+            nccl(dir.path()),
+        ];
+        for name in [
+            "nccl-include/nccl.h",
+            "cuda-include/cuda_runtime.h",
+            "cuda-include/crt/host_config.h",
+            "cuda-include/nv/target",
+        ] {
+            fs::create_dir_all(dir.path().join(name).parent().unwrap()).unwrap();
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        lines.push(nccl(dir.path()));
+        let header = "#define NCCL_MAJOR 2\n#define NCCL_MINOR 29\n#define NCCL_PATCH 7\n";
+        fs::write(dir.path().join("nccl-include/nccl.h"), header).unwrap();
+        lines.push(nccl(dir.path()));
+        assert_text!("libtorch", text(&lines, dir.path()));
     }
 }

@@ -61,7 +61,9 @@ fn ptrace_scope(value: Option<&str>) -> Line {
 #[cfg(test)]
 mod tests {
     use super::super::Level;
+    use super::super::line::text;
     use super::*;
+    use crate::snap::assert_text;
 
     #[test]
     fn limits_are_judged() {
@@ -72,5 +74,13 @@ mod tests {
         assert_eq!(levels(&memlock), [Level::Ok, Level::Warning, Level::Ok]);
         let ptrace = [None, Some("0"), Some("1"), Some("2"), Some("3")].map(ptrace_scope);
         assert_eq!(levels(&ptrace), [Level::Ok, Level::Ok, Level::Ok, Level::Warning, Level::Warning]);
+    }
+
+    #[test]
+    fn lines_of_limits_match_their_snapshot() {
+        let mut lines = [None, Some(64_000_000), Some(8_000_000_000)].map(shared_memory).to_vec();
+        lines.extend([None, Some(8 << 20), Some(64 << 20)].map(locked_memory));
+        lines.extend([None, Some("1"), Some("2"), Some("3")].map(ptrace_scope));
+        assert_text!("limits", text(&lines, std::path::Path::new("/no/folder")));
     }
 }

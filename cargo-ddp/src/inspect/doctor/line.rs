@@ -1,5 +1,8 @@
 //! What a check found, and how bad it is.
 
+use std::fmt;
+
+use ddp_contract::text::printable_line;
 use serde::Serialize;
 
 /// How bad it is.
@@ -38,6 +41,14 @@ pub struct Line {
     pub hint: Option<String>,
 }
 
+impl fmt::Display for Line {
+    /// One line, and one for the hint. A terminal must not obey texts of files and programs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<8} {:<17} {}", self.level.name(), self.check, printable_line(&self.says))?;
+        self.hint.as_ref().map_or(Ok(()), |hint| write!(f, "\n{:26} -> {}", "", printable_line(hint)))
+    }
+}
+
 impl Line {
     pub(super) fn ok(check: &'static str, says: impl Into<String>) -> Self {
         Self { check, level: Level::Ok, says: says.into(), hint: None }
@@ -50,4 +61,13 @@ impl Line {
     pub(super) fn error(check: &'static str, says: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { check, level: Level::Error, says: says.into(), hint: Some(hint.into()) }
     }
+}
+
+/// For text snapshots: the lines, without the paths of a temporary folder and without versions.
+#[cfg(test)]
+pub(super) fn text(lines: &[Line], folder: &std::path::Path) -> String {
+    let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+    text.replace(&*folder.to_string_lossy(), "[DIR]")
+        .replace(crate::version::LIBTORCH, "[LIBTORCH]")
+        .replace(env!("CARGO_PKG_RUST_VERSION"), "[RUST]")
 }

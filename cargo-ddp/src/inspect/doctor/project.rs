@@ -126,8 +126,10 @@ mod tests {
     use std::process::Command;
 
     use super::super::Level;
+    use super::super::line::text;
     use super::super::machine::tests::Bare;
     use super::*;
+    use crate::snap::assert_text;
 
     #[test]
     fn a_binary_must_find_libtorch_by_itself() {
@@ -175,5 +177,30 @@ mod tests {
         assert!(line(SystemTime::now()).says.starts_with("Cargo.toml is 86"));
         fs::remove_file(manifest).unwrap();
         assert!(line(SystemTime::now() + day).says.starts_with("the file system's clock is 86"));
+    }
+
+    #[test]
+    fn project_lines_match_their_snapshot() {
+        let bare = Bare::new();
+        let folder = &bare.machine.here;
+        let day = Duration::from_secs(86_400);
+        let mut lines = vec![binary(&bare.machine)];
+        lines.extend(starts(&bare.write("here/text", "not ELF"), &[]));
+        lines.extend([Some(10), Some(LITTLE), Some(ENOUGH), None].map(|free| disk(Path::new("/me/m"), free)));
+        lines.push(clock(&bare.machine, folder, SystemTime::now()));
+        bare.write("run/systemd/timesync/synchronized", "");
+        lines.push(clock(&bare.machine, folder, SystemTime::now()));
+        lines.push(clock(&bare.machine, folder, SystemTime::now() + day));
+        let manifest = bare.write("here/Cargo.toml", "");
+        fs::File::options().write(true).open(&manifest).unwrap().set_modified(SystemTime::now() + day).unwrap();
+        lines.push(clock(&bare.machine, folder, SystemTime::now()));
+        let broken = Machine { broken: Some("failed to parse manifest\nand more".into()), ..bare.machine };
+        lines.push(binary(&broken));
+        let mut lines = text(&lines, bare.dir.path());
+        // A day, less the time that this takes.
+        for seconds in 86_390..86_400 {
+            lines = lines.replace(&format!("{seconds} s"), "86400 s");
+        }
+        assert_text!("project", lines);
     }
 }

@@ -39,7 +39,9 @@ mod tests {
     use std::fs;
 
     use super::super::Level;
+    use super::super::line::text;
     use super::*;
+    use crate::snap::assert_text;
 
     #[test]
     fn missing_libtorch_in_the_included_file_is_an_error() {
@@ -61,5 +63,22 @@ mod tests {
         let summary = Summary { folder: "/cache/builds".into(), units: 180, bytes: 400_000_000 };
         let says = builds(false, Some(project), Some(summary)).says;
         assert_eq!(says, "180 compiled dependencies, 400 MB, in /cache/builds");
+    }
+
+    #[test]
+    fn shared_lines_match_their_snapshot() {
+        let dir = tempfile::tempdir().unwrap();
+        let project = dir.path();
+        let summary = || Some(Summary { folder: "/me/.cache/builds".into(), units: 180, bytes: 400_000_000 });
+        let mut lines = vec![builds(true, None, None), builds(false, None, None), builds(false, None, summary())];
+        lines.push(builds(false, Some(project), None));
+        for folder in [".cargo", ".ddp"] {
+            fs::create_dir_all(project.join(folder)).unwrap();
+        }
+        let include = "include = [{ path = \"../.ddp/cargo.toml\", optional = true }]\n";
+        fs::write(project.join(".cargo/config.toml"), include).unwrap();
+        fs::write(project.join(torch::FILE), "[env]\nLIBTORCH = { value = \"/nowhere/libtorch\" }\n").unwrap();
+        lines.push(builds(false, Some(project), None));
+        assert_text!("shared", text(&lines, project));
     }
 }

@@ -65,8 +65,10 @@ fn cxx(machine: &Machine) -> Line {
 #[cfg(test)]
 mod tests {
     use super::super::Level;
+    use super::super::line::text;
     use super::super::machine::tests::Bare;
     use super::*;
+    use crate::snap::assert_text;
 
     #[test]
     fn a_bare_machine_lacks_each_tool() {
@@ -102,5 +104,21 @@ mod tests {
             cxx.level == Level::Error && cxx.says.contains("g++ 8.5") && cxx.says.contains("unrecognized"),
             "{cxx:?}"
         );
+    }
+
+    #[test]
+    fn toolchain_lines_match_their_snapshot() {
+        let bare = Bare::new();
+        let mut lines = examine(&bare.machine);
+        bare.script("cc", "");
+        bare.script("rustc", "echo 'rustc 1.75.0 (82e1608df 2023-12-21)'");
+        bare.script("cargo", "echo 'cargo'");
+        bare.script("c++", "echo 'error: unrecognized -std=c++20' >&2; exit 1");
+        lines.extend(examine(&bare.machine));
+        bare.script("rustc", "echo 'error: no toolchain' >&2; exit 1");
+        bare.script("cargo", "echo 'cargo 1.999.0 (x)'");
+        bare.script("c++", "echo 'c++ 14.2.0'");
+        lines.extend(examine(&bare.machine));
+        assert_text!("toolchain", text(&lines, bare.dir.path()));
     }
 }

@@ -59,7 +59,7 @@ impl Gpu {
             .map(|user| format!("{} (pid {})", user.program.as_deref().unwrap_or("a program"), user.pid))
             .collect();
         let by = if users.is_empty() { String::new() } else { format!(", by {}", users.join(", ")) };
-        Some(memory.unwrap_or_else(|| "it is in use".into()) + &by)
+        Some(memory.unwrap_or_else(|| "in use".into()) + &by)
     }
 }
 
@@ -80,6 +80,6 @@ mod tests {
         assert_eq!(words.as_deref(), Some("10.2 GB of 80.0 GB in use"));
         let users = vec![User { pid: 7, program: Some("python3".into()), memory: None }];
         let words = Gpu { users, ..Gpu::default() }.busy();
-        assert_eq!(words.as_deref(), Some("it is in use, by python3 (pid 7)"));
+        assert_eq!(words.as_deref(), Some("in use, by python3 (pid 7)"));
     }
 }
