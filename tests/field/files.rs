@@ -27,7 +27,7 @@ fn report(dir: &Path, to: &str, read: impl FnOnce(Done) -> Vec<u8>) {
 
 // `--report /dev/stdout`, as root, made a regular file of the device.
 #[test]
-fn report_goes_through_what_is_not_a_regular_file() {
+fn report_is_written_through_fifos_and_devices() {
     let dir = tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     for stream in ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
@@ -151,7 +151,7 @@ fn report_to_a_fifo_that_nobody_reads_ends_with_a_warning() {
 }
 
 #[test]
-fn plot_goes_through_what_is_not_a_regular_file() {
+fn plot_is_written_through_fifos_and_devices() {
     let dir = tempdir().unwrap();
     let lines = [
         r#"{"event":"start","format":1,"step":0,"attempt":0,"world_size":1,"time":1700000000.5}"#,
@@ -178,7 +178,7 @@ fn plot_goes_through_what_is_not_a_regular_file() {
 }
 
 #[test]
-fn export_goes_through_what_is_not_a_regular_file() {
+fn export_is_written_through_fifos_and_devices() {
     let dir = tempdir().unwrap();
     let header = r#"{"weight":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
     let mut model = (header.len() as u64).to_le_bytes().to_vec();
@@ -216,7 +216,7 @@ fn export_goes_through_what_is_not_a_regular_file() {
 }
 
 #[test]
-fn metrics_go_through_what_is_not_a_regular_file() {
+fn metrics_are_written_through_fifos_and_devices() {
     let dir = tempdir().unwrap();
     let train = || {
         let logs = dir.path().join("runs");

@@ -12,7 +12,7 @@ use tempfile::tempdir;
 use super::calls::{BOUND, launch, project, stderr, with_stdout};
 
 #[test]
-fn what_a_worker_leaves_in_place_of_files_holds_nothing_up() {
+fn odd_file_left_by_a_worker_does_not_block_the_launcher() {
     let dir = tempdir().unwrap();
     let outer = dir.path().join("outer");
     assert!(Command::new("mkfifo").arg(&outer).status().unwrap().success());
@@ -46,7 +46,7 @@ fn what_a_worker_leaves_in_place_of_files_holds_nothing_up() {
 }
 
 #[test]
-fn a_tracer_that_a_worker_leaves_does_not_hold_the_launcher_up() {
+fn tracer_left_by_a_worker_does_not_block_the_launcher() {
     let dir = tempdir().unwrap();
     // PTRACE_SEIZE, and then it takes note of nothing.
     let tracer = "import ctypes, sys, time
@@ -68,7 +68,7 @@ time.sleep(1000)";
 }
 
 #[test]
-fn a_fifo_in_place_of_a_file_is_refused() {
+fn fifo_instead_of_an_input_file_is_refused() {
     let dir = project();
     let fifo = |path: &str| {
         let path = dir.path().join(path);
@@ -98,7 +98,7 @@ fn a_fifo_in_place_of_a_file_is_refused() {
 }
 
 #[test]
-fn a_flood_of_events_is_bounded_and_starves_nobody() {
+fn flood_of_events_is_bounded_and_starves_no_rank() {
     let dir = tempdir().unwrap();
     // 200 MB without an end; as much in small pieces; then without end, while rank 1 speaks now and then.
     let script = r#"

@@ -58,7 +58,7 @@ fn the_rank_that_skips_a_parameter_is_the_cause() {
 
 /// <https://github.com/pytorch/pytorch/issues/12603>, <https://github.com/pytorch/pytorch/issues/104336>
 #[test]
-fn parameters_that_came_after_ddp_are_named() {
+fn parameters_added_after_ddp_are_named() {
     let words = ["changed after `Ddp::new`: third.bias, third.weight were added", "gradients would not be averaged"];
     refused("added", &words, None);
     refused("added-in-forward", &words, None);
@@ -82,7 +82,7 @@ fn a_loss_that_is_not_of_a_forward_pass_is_refused() {
 }
 
 #[test]
-fn tensors_that_can_not_be_carried_are_named_at_the_start() {
+fn tensors_that_cannot_be_sent_are_named_at_the_start() {
     for (scenario, form) in [("Int16", "Int16"), ("sparse", "sparse"), ("quantized", "quantized")] {
         refused(scenario, &["can't be sent between ranks by Gloo", &format!("mask ({form})")], None);
     }
@@ -160,7 +160,7 @@ fn tied_weights_keep_their_names_from_snapshot_to_file_and_back() {
 
 /// What PyTorch's own programs read and write.
 #[test]
-fn tied_weights_are_those_of_python() {
+fn tied_weights_match_python() {
     let Some(torch) = CudaTorch::find() else { return };
     let dir = tied();
     for ending in ["safetensors", "pt"] {
@@ -205,7 +205,7 @@ fn zeros(path: &Path, names: &[&str]) {
 }
 
 #[test]
-fn what_is_imported_by_mistake_is_explained() {
+fn import_of_a_wrong_file_is_explained() {
     let dir = tempdir().unwrap();
     let import = |file: &str| command(dir.path(), &["import", file, "--to", "snapshots"]);
     for (content, words) in [
@@ -248,7 +248,7 @@ fn what_is_imported_by_mistake_is_explained() {
 }
 
 #[test]
-fn a_folder_that_snapshots_can_not_be_written_to_is_told_before_the_first_step() {
+fn snapshot_folder_that_is_not_writable_is_reported_before_the_first_step() {
     // Not even root makes a folder there.
     for scenario in ["Bool", "trainer"] {
         let done = model(scenario, Path::new("/proc/self/task")).succeeds();
@@ -258,7 +258,7 @@ fn a_folder_that_snapshots_can_not_be_written_to_is_told_before_the_first_step()
 }
 
 #[test]
-fn a_run_that_has_nothing_to_train_says_so() {
+fn run_without_trainable_parameters_is_an_error() {
     let dir = tempdir().unwrap();
     let linear = |epochs: &str| {
         let args = ["run", "--nproc", "2", "--", "--total-epochs", epochs, "--snapshots", dir.path().to_str().unwrap()];
@@ -270,7 +270,7 @@ fn a_run_that_has_nothing_to_train_says_so() {
 }
 
 #[test]
-fn a_trainer_that_has_nothing_to_train_says_so() {
+fn trainer_without_trainable_parameters_is_an_error() {
     let (dir, other) = (tempdir().unwrap(), tempdir().unwrap());
     let printed = |scenario: &str, dir: &Path| {
         let done = model(scenario, dir).succeeds();

@@ -124,7 +124,7 @@ fn hostile_lines() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn strangers_neither_stop_a_job_nor_hold_it_up() {
+fn unknown_connections_neither_stop_nor_block_a_job() {
     let (a, b, port) = (tempdir().unwrap(), tempdir().unwrap(), free_port());
     let zero = node_0(a.path(), port, "echo started $RANK");
     // Connections that say nothing, or begin and say no more. (Each used to block node 0 for 2 s.)
@@ -145,7 +145,7 @@ fn strangers_neither_stop_a_job_nor_hold_it_up() {
 }
 
 #[test]
-fn only_who_knows_the_secret_joins() {
+fn node_joins_only_with_the_secret() {
     let (a, b, port) = (tempdir().unwrap(), tempdir().unwrap(), free_port());
     let script = "echo secret=${DDP_JOB_SECRET-none} file=${DDP_JOB_SECRET_FILE-none}";
     let secret = |node: Ddp, secret: &str| node.env("DDP_JOB_SECRET", secret);
@@ -234,7 +234,7 @@ fn launchers_of_different_protocols_name_the_versions() {
 }
 
 #[test]
-fn peer_that_speaks_of_ranks_it_does_not_have_is_lost() {
+fn node_that_reports_ranks_of_others_is_disconnected() {
     let exited = |rank: u64, exit: Value| json!({"Exited": {"rank": rank, "pid": 1, "exit": exit, "message": null, "last_lines": [], "error_file": null}});
     for message in [
         exited(999, json!({"Code": 1})),
@@ -285,7 +285,7 @@ fn listens_at(pid: u32) -> Vec<String> {
 }
 
 #[test]
-fn one_node_listens_on_its_loopback_address_alone() {
+fn job_on_one_node_listens_on_its_loopback_address_only() {
     let toy = worker("toy");
     let dir = tempdir().unwrap();
     let job = Ddp::new(["launch", "--nproc", "2", "--", toy.to_str().unwrap(), "sleep"]).dir(dir.path()).start();

@@ -48,7 +48,7 @@ const PRINTING: &[&[&str]] = &[
 ];
 
 #[test]
-fn a_reader_that_is_gone_is_not_an_error() {
+fn closed_pipe_is_not_an_error() {
     let dir = project();
     for args in PRINTING {
         let output = with_stdout(dir.path(), args, closed_pipe());
@@ -62,7 +62,7 @@ fn a_reader_that_is_gone_is_not_an_error() {
 }
 
 #[test]
-fn output_that_is_lost_is_an_error() {
+fn output_that_cannot_be_written_is_an_error() {
     let dir = project();
     for args in PRINTING {
         let output = with_stdout(dir.path(), args, full_disk());
@@ -78,7 +78,7 @@ fn output_that_is_lost_is_an_error() {
 
 // What workers wrote to stderr was lost with exit code 0.
 #[test]
-fn workers_stderr_that_is_lost_is_an_error() {
+fn workers_stderr_that_cannot_be_written_is_an_error() {
     let dir = tempdir().unwrap();
     let code = |script: &str, stderr: Stdio| {
         let args = ["ddp", "launch", "--nproc", "1", "--max-restarts", "0", "--", "sh", "-c", script];
@@ -96,7 +96,7 @@ fn workers_stderr_that_is_lost_is_an_error() {
 
 // A terminal obeyed the comments of launch.json.
 #[test]
-fn a_terminal_gets_what_files_hold_escaped_and_a_script_gets_it_unchanged() {
+fn file_contents_are_escaped_on_a_terminal_and_unchanged_in_a_pipe() {
     let dir = project();
     let runtime = repo().join("ddp-runtime");
     let manifest = format!(
@@ -161,7 +161,7 @@ fn newest_run(dir: &Path) -> std::path::PathBuf {
 }
 
 #[test]
-fn a_job_survives_its_terminal() {
+fn job_survives_its_terminal() {
     let dir = tempdir().unwrap();
     let (master, terminal) = terminal();
     let script = "echo before; until [ -e closed ]; do sleep 0.05; done; echo after; echo after >&2; touch done-$RANK";
@@ -206,7 +206,7 @@ fn a_folder_that_is_not_utf8_is_shown_in_json() {
 }
 
 #[test]
-fn numbers_and_texts_of_any_size_are_no_reason_to_panic() {
+fn events_with_extreme_numbers_and_texts_cause_no_panic() {
     let dir = tempdir().unwrap();
     let events = r#"
         echo '{"event":"resumed","snapshot":"s","epoch":18446744073709551615,"step":18446744073709551615}'
@@ -245,7 +245,7 @@ fn numbers_and_texts_of_any_size_are_no_reason_to_panic() {
 }
 
 #[test]
-fn any_numbers_can_be_plotted() {
+fn plot_accepts_any_numbers() {
     let dir = tempdir().unwrap();
     let plot = |points: &[(String, u64, f64)], flags: &[&str]| {
         metrics(&dir.path().join("run"), points);

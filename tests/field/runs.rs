@@ -106,7 +106,7 @@ fn run_with_the_largest_number_of_all_is_skipped() {
 
 // A real directory in place of the link, as `scp -r` leaves it, kept every run from starting.
 #[test]
-fn latest_that_is_not_our_link_blocks_no_run_and_stays() {
+fn latest_that_is_not_the_launchers_link_stays_and_blocks_no_run() {
     let dir = tempdir().unwrap();
     let latest = dir.path().join("runs/latest");
     let run = || launch(dir.path(), &[], "echo here").run().succeeds();
@@ -147,7 +147,7 @@ fn latest_that_is_not_our_link_blocks_no_run_and_stays() {
 }
 
 #[test]
-fn runs_beyond_the_limit_lose_their_logs_and_nothing_else() {
+fn runs_beyond_the_limit_lose_only_their_logs() {
     let dir = tempdir().unwrap();
     let runs_dir = dir.path().join("runs");
     for number in 1..=KEPT_RUNS + 1 {
@@ -303,7 +303,7 @@ fn log_dir_in_settings_is_relative_to_the_package_and_found_from_everywhere() {
 
 // The package's own root became the directory of runs.
 #[test]
-fn log_dir_in_settings_is_not_empty() {
+fn log_dir_that_is_empty_is_refused() {
     let dir = tempdir().unwrap();
     write(dir.path().join("src/main.rs"), "fn main() {}");
     let manifest = "[package]\nname = \"one\"\nedition = \"2024\"\n[package.metadata.ddp]\nlog-dir = \"\"";

@@ -89,7 +89,7 @@ fn prune_removes_nothing_that_a_link_points_to() {
 /// A file system without RENAME_EXCHANGE (NFS): the only valid snapshot had the name of a leftover for a moment, and a run
 /// that was killed then lost it.
 #[test]
-fn replaced_snapshot_is_there_at_every_moment_where_directories_cannot_be_exchanged() {
+fn replaced_snapshot_exists_at_every_moment_without_renameat2_exchange() {
     if Command::new("strace").arg("-V").output().is_err() {
         ddp_tests::skipped("needs strace");
         return;
@@ -188,7 +188,7 @@ fn a_reader_leaves_the_partial_snapshots_of_a_run_that_was_killed() {
 }
 
 #[test]
-fn of_two_programs_that_start_together_one_trains() {
+fn one_of_two_programs_that_start_together_trains() {
     let dir = tempdir().unwrap();
     keeper(dir.path(), &["read=1"]).run().succeeds(); // builds it
     // The winner trains until both are there.
@@ -210,7 +210,7 @@ fn of_two_programs_that_start_together_one_trains() {
 }
 
 #[test]
-fn the_lock_of_a_killed_program_holds_nobody_up() {
+fn lock_of_a_killed_program_blocks_no_other() {
     let dir = tempdir().unwrap();
     let first = keeper(dir.path(), &["steps=1000000", "every=2", "pause=20"]).start();
     first.wait_for("step 0 4");
@@ -253,7 +253,7 @@ fn with_mounts(script: &str) -> Option<(TempDir, Output)> {
 
 /// A snapshot that could not be removed ended the run, and each later start.
 #[test]
-fn what_cannot_be_removed_is_left_with_a_warning() {
+fn snapshot_that_cannot_be_removed_is_left_with_a_warning() {
     let script = r#"
         mkdir "$place/s"; cd "$place/s"
         "$keeper" . steps=2 every=1 keep=9
@@ -362,7 +362,7 @@ fn snapshots_in_a_lower_layer_are_removed_and_replaced() {
 
 /// `best = f64::INFINITY` was saved as null: the snapshot was valid, and could never be resumed.
 #[test]
-fn a_value_that_is_not_finite_comes_back() {
+fn value_that_is_not_finite_is_restored() {
     let dir = tempdir().unwrap();
     keeper(dir.path(), &["steps=1", "every=1"]).run().succeeds();
     let state = fs::read_to_string(dir.path().join("step-00000001/state.json")).unwrap();
@@ -376,7 +376,7 @@ fn a_value_that_is_not_finite_comes_back() {
 
 /// A run whose loss became NaN ended with code 0, and had replaced all healthy snapshots.
 #[test]
-fn a_loss_that_is_no_number_is_reported_once_and_healthy_snapshots_stay() {
+fn nan_loss_is_reported_once_and_healthy_snapshots_stay() {
     for policy in ["policy=0", "policy=1", "trainer=1"] {
         let dir = tempdir().unwrap();
         let settings = [policy, "steps=9", "every=1", "keep=2", "nan=5", "rank=0"];
@@ -399,7 +399,7 @@ fn a_loss_that_is_no_number_is_reported_once_and_healthy_snapshots_stay() {
 }
 
 #[test]
-fn a_loss_that_is_no_number_stops_the_run_if_it_is_told_to() {
+fn nan_loss_stops_the_run_on_request() {
     for way in ["trainer=0", "trainer=1"] {
         let dir = tempdir().unwrap();
         let settings = [way, "policy=2", "steps=9", "every=1", "keep=1", "nan=5", "rank=1"];
@@ -410,7 +410,7 @@ fn a_loss_that_is_no_number_stops_the_run_if_it_is_told_to() {
 }
 
 #[test]
-fn a_loss_that_is_no_number_on_one_rank_skips_the_step_on_all() {
+fn nan_loss_on_one_rank_skips_the_step_on_all() {
     for way in ["trainer=0", "trainer=1"] {
         for rank in ["rank=0", "rank=1"] {
             let dir = tempdir().unwrap();

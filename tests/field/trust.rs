@@ -70,7 +70,7 @@ fn control_sequences_of_files_do_not_reach_the_terminal() {
 }
 
 #[test]
-fn arguments_of_a_run_are_its_users_alone() {
+fn arguments_of_a_run_are_readable_by_its_user_only() {
     let dir = tempdir().unwrap();
     let args = ["launch", "--nproc", "1", "--log-dir", "logs", "--", "sh", "-c", "true", "--password=hunter2"];
     Ddp::new(args).dir(dir.path()).run().succeeds();
@@ -84,7 +84,7 @@ fn arguments_of_a_run_are_its_users_alone() {
 }
 
 #[test]
-fn debug_socket_is_its_users_alone() {
+fn debug_socket_is_accessible_by_its_user_only() {
     let dir = tempdir().unwrap();
     let toy = worker("toy");
     let args = ["launch", "--nproc", "1", "--", toy.to_str().unwrap(), "env"];
@@ -160,7 +160,7 @@ impl Fresh {
 }
 
 #[test]
-fn setup_installs_wheels_with_known_hashes_alone() {
+fn setup_installs_only_wheels_with_known_hashes() {
     let fresh = Fresh::new();
     fresh.setup().run().ends_with(3);
     let args = fs::read_to_string(fresh.path("args")).unwrap();

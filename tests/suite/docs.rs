@@ -27,7 +27,7 @@ fn read(path: &Path) -> String {
 }
 
 #[test]
-fn commands_that_stand_after_a_dollar_print_what_is_written_there() {
+fn docs_commands_after_a_dollar_print_the_shown_output() {
     let dir = tempdir().unwrap();
     let cases = trycmd::TestCases::new();
     cases.register_bin("cargo", cargo_ddp().to_owned());
@@ -50,7 +50,7 @@ fn commands_that_stand_after_a_dollar_print_what_is_written_there() {
 }
 
 #[test]
-fn links_lead_somewhere() {
+fn docs_links_point_to_existing_pages() {
     let mut dead = Vec::new();
     for page in pages() {
         let text = read(&page);
@@ -83,7 +83,7 @@ fn headings(text: &str) -> Vec<String> {
 
 /// Every `cargo ddp …` in a code block or between back-ticks is a command that the program takes.
 #[test]
-fn commands_in_the_guide_are_commands_of_the_program() {
+fn docs_mention_only_existing_commands() {
     let mut wrong = Vec::new();
     let mut count = 0;
     for page in pages() {
@@ -130,7 +130,7 @@ fn command(text: &str) -> Option<Vec<String>> {
 }
 
 #[test]
-fn the_line_by_line_page_quotes_both_programs() {
+fn line_by_line_page_quotes_both_programs() {
     let page = read(&repo().join("docs/from-python.md"));
     let python = read(&repo().join("docs/from-python/train.py"));
     let rust = read(&repo().join("ddp-runtime/examples/from_python.rs"));
@@ -147,7 +147,7 @@ fn the_line_by_line_page_quotes_both_programs() {
 }
 
 #[test]
-fn the_python_program_of_the_line_by_line_page_trains_and_goes_on() {
+fn line_by_line_python_program_trains_and_resumes() {
     let Some(torch) = CudaTorch::find() else { return };
     let dir = tempdir().unwrap();
     let script = repo().join("docs/from-python/train.py");

@@ -91,7 +91,7 @@ fn fake_libtorch(home: &Path, version: [u32; 3], without: &str) {
 }
 
 #[test]
-fn this_machine_is_fit() {
+fn doctor_passes_on_this_machine() {
     ddp_tests::worker("toy");
     let done = Ddp::new(["doctor"]).run().succeeds();
     assert!(done.stdout.lines().any(|line| line.starts_with("ok       libtorch          2.13.0 (")), "{}", done.stdout);
@@ -100,7 +100,7 @@ fn this_machine_is_fit() {
 }
 
 #[test]
-fn before_set_up_nothing_is_wrong_yet() {
+fn doctor_warns_about_libtorch_before_setup() {
     let place = Place::new();
     is(line(place.doctor(&["--json"]), "libtorch"), "warning", "2.13.0 is not here yet", "cargo ddp setup");
     assert!(fs::read_dir(place.path("cache")).unwrap().next().is_none(), "doctor makes nothing");
@@ -108,7 +108,7 @@ fn before_set_up_nothing_is_wrong_yet() {
 }
 
 #[test]
-fn a_libtorch_of_another_version_is_named() {
+fn doctor_names_a_libtorch_of_another_version() {
     let place = Place::new();
     fake_libtorch(&place.path("old"), [2, 12, 1], "");
     let doctor = || place.doctor(&["--json"]).env("LIBTORCH", place.path("old"));
@@ -125,7 +125,7 @@ fn a_libtorch_of_another_version_is_named() {
 }
 
 #[test]
-fn a_missing_library_is_named_with_who_needs_it() {
+fn doctor_names_a_missing_library_and_what_needs_it() {
     let place = Place::new();
     let doctor = |without: &str| {
         let _ = fs::remove_dir_all(place.path("torch"));
@@ -139,7 +139,7 @@ fn a_missing_library_is_named_with_who_needs_it() {
 }
 
 #[test]
-fn no_python_and_a_python_without_pip_are_named() {
+fn doctor_names_a_missing_python_and_a_missing_pip() {
     let place = Place::new();
     let doctor = || place.doctor(&["--json"]).env("PATH", place.path("bin"));
     is(line(doctor(), "Python"), "error", "there is no Python 3", "python3-pip");
@@ -150,7 +150,7 @@ fn no_python_and_a_python_without_pip_are_named() {
 }
 
 #[test]
-fn missing_tools_are_named() {
+fn doctor_names_missing_tools() {
     let place = Place::new();
     let doctor = || place.doctor(&["--json"]).env("PATH", place.path("bin"));
     is(line(doctor(), "rustc"), "error", "there is no rustc on PATH", "rustup");
@@ -164,7 +164,7 @@ fn missing_tools_are_named() {
 }
 
 #[test]
-fn a_cache_that_can_not_be_used_is_named() {
+fn doctor_names_a_cache_that_cannot_be_used() {
     let place = Place::new();
     fs::write(place.path("cache/cargo-ddp"), "a file where a folder should be").unwrap();
     is(line(place.doctor(&["--json"]), "cache"), "error", "cargo-ddp is no folder", "XDG_CACHE_HOME");
@@ -173,7 +173,7 @@ fn a_cache_that_can_not_be_used_is_named() {
 }
 
 #[test]
-fn gpus_are_compared_with_what_libtorch_is_built_for() {
+fn doctor_compares_gpus_with_libtorchs_architectures() {
     let Some(torch) = CudaTorch::find() else { return };
     let (place, nvml) = (Place::new(), stand_in());
     let doctor = || place.doctor(&["--json"]).env("LD_LIBRARY_PATH", nvml.path()).env("LIBTORCH", &torch.home);
@@ -202,7 +202,7 @@ fn redacted(line: &str) -> String {
 }
 
 #[test]
-fn the_guide_shows_what_is_printed() {
+fn docs_of_doctor_show_the_printed_output() {
     ddp_tests::worker("toy");
     let shown = shown("doctor.md");
     let done = Ddp::new(&shown[0].command).run().succeeds();

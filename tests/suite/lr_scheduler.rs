@@ -22,23 +22,23 @@ fn live() -> Option<Value> {
 }
 
 #[test]
-fn the_rates_of_all_schedulers_are_pythons_to_the_last_bit() {
+fn scheduler_rates_match_the_golden_ones_to_the_last_bit() {
     assert!(check_schedules(&golden()) > 80);
 }
 
 #[test]
-fn the_rates_are_pythons_live() {
+fn scheduler_rates_match_live_python() {
     let Some(live) = live() else { return };
     check_schedules(&live);
 }
 
 #[test]
-fn clipped_gradients_are_pythons_to_the_last_bit() {
+fn clipped_gradients_match_the_golden_ones_to_the_last_bit() {
     assert!(check_clips(&golden()) > 50);
 }
 
 #[test]
-fn clipped_gradients_are_pythons_live() {
+fn clipped_gradients_match_live_python() {
     let Some(live) = live() else { return };
     assert!(check_clips(&live) > 100);
 }

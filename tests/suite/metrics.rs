@@ -81,7 +81,7 @@ impl Run {
 }
 
 #[test]
-fn tensorboard_returns_what_was_logged() {
+fn tensorboard_returns_the_logged_values() {
     let run = Run::new();
     run.of(&["--max-restarts", "0"], &["all"]).run().succeeds().leaves_no_process();
     let own = curves(&run.dir());
@@ -127,13 +127,13 @@ fn tensorboard_returns_what_was_logged() {
 }
 
 #[test]
-fn a_run_that_was_killed_has_one_history_in_both_files() {
+fn killed_run_has_one_history_in_both_files() {
     // Steps 21 to 27 are on disk already when they are done again.
     killed("flush");
 }
 
 #[test]
-fn what_was_logged_is_on_disk_before_a_snapshot_is() {
+fn metrics_are_on_disk_before_a_snapshot() {
     // Steps 21 to 27 are lost, and nothing before them.
     killed("lose");
 }
@@ -166,7 +166,7 @@ fn killed(how: &str) {
 }
 
 #[test]
-fn nobody_waits_in_log_and_steps_share_an_exchange() {
+fn metrics_log_never_waits_and_steps_share_an_exchange() {
     let run = Run::new();
     let done = run.of(&["--max-restarts", "0"], &["ahead"]).run().succeeds().leaves_no_process();
     // 2000 values: 9 exchanges of 100 steps were due, and one was the flush.
@@ -178,7 +178,7 @@ fn nobody_waits_in_log_and_steps_share_an_exchange() {
 }
 
 #[test]
-fn ranks_that_log_different_things_hear_of_it() {
+fn metrics_that_differ_between_ranks_are_an_error() {
     for (how, words) in [
         ("names", "rank 1 logs \"accuracy\" at step 1, rank 0 logs \"loss\" at step 1"),
         ("names-for-ever", "rank 1 logs \"accuracy\" at step"),
@@ -192,7 +192,7 @@ fn ranks_that_log_different_things_hear_of_it() {
 }
 
 #[test]
-fn runs_are_drawn_with_their_restarts() {
+fn plot_draws_runs_with_their_restarts() {
     let (run, snapshots) = (Run::new(), tempdir().unwrap());
     run.of(&["--max-restarts", "1"], &["resume", snapshots.path().to_str().unwrap(), "27", "lose"]).run().succeeds();
     run.of(&["--max-restarts", "0"], &["all"]).run().succeeds();
@@ -232,7 +232,7 @@ fn runs_are_drawn_with_their_restarts() {
 }
 
 #[test]
-fn the_trainer_logs_by_itself() {
+fn trainer_logs_metrics_by_itself() {
     let (run, dir) = (Run::new(), tempdir().unwrap());
     let args = ["trainer", dir.path().to_str().unwrap()];
     let done = run.of(&["--max-restarts", "0", "--json"], &args).run().succeeds();

@@ -12,7 +12,7 @@ fn new(dir: &Path, args: &[&str]) -> ddp_tests::Done {
 }
 
 #[test]
-fn a_project_has_all_its_files() {
+fn new_project_has_all_its_files() {
     let dir = tempdir().unwrap();
     new(dir.path(), &["deep/er/my-model"]).succeeds();
     let project = dir.path().join("deep/er/my-model");
@@ -41,7 +41,7 @@ fn a_project_has_all_its_files() {
 }
 
 #[test]
-fn launch_json_knows_each_rank() {
+fn launch_json_has_each_rank() {
     let dir = tempdir().unwrap();
     new(dir.path(), &["m"]).succeeds();
     let text = fs::read_to_string(dir.path().join("m/.vscode/launch.json")).unwrap();
@@ -61,7 +61,7 @@ fn launch_json_knows_each_rank() {
 }
 
 #[test]
-fn an_existing_folder_is_never_touched() {
+fn new_never_changes_an_existing_folder() {
     let dir = tempdir().unwrap();
     fs::create_dir(dir.path().join("taken")).unwrap();
     fs::write(dir.path().join("taken/mine.txt"), "mine").unwrap();
@@ -74,7 +74,7 @@ fn an_existing_folder_is_never_touched() {
 }
 
 #[test]
-fn names_that_cargo_refuses_are_refused_before_anything_is_written() {
+fn new_refuses_cargos_invalid_names_before_it_writes() {
     let dir = tempdir().unwrap();
     for name in ["2fast", "fn", "a b", "test", "tch"] {
         new(dir.path(), &["some/where", "--name", name])
@@ -89,7 +89,7 @@ fn names_that_cargo_refuses_are_refused_before_anything_is_written() {
 }
 
 #[test]
-fn a_name_of_its_own_goes_into_the_package() {
+fn new_name_flag_sets_the_package_name() {
     let dir = tempdir().unwrap();
     new(dir.path(), &["2024-11-run", "--name", "mlp"]).succeeds();
     let manifest = fs::read_to_string(dir.path().join("2024-11-run/Cargo.toml")).unwrap();
@@ -97,7 +97,7 @@ fn a_name_of_its_own_goes_into_the_package() {
 }
 
 #[test]
-fn inside_a_workspace_and_a_repository_the_project_stands_alone() {
+fn new_project_inside_a_workspace_and_a_repository_is_independent() {
     let dir = tempdir().unwrap();
     fs::create_dir(dir.path().join(".git")).unwrap();
     fs::write(dir.path().join("Cargo.toml"), "[workspace]\n").unwrap();
@@ -115,7 +115,7 @@ fn inside_a_workspace_and_a_repository_the_project_stands_alone() {
 }
 
 #[test]
-fn a_folder_that_can_not_be_written_leaves_nothing() {
+fn new_leaves_nothing_in_a_folder_that_is_not_writable() {
     let dir = tempdir().unwrap();
     fs::write(dir.path().join("file"), "").unwrap();
     new(dir.path(), &["file/project"]).ends_with(4).says(&["error: can't make "]);

@@ -62,7 +62,7 @@ impl Random {
 }
 
 #[test]
-fn twenty_kills_change_nothing_to_the_last_bit() {
+fn resume_after_twenty_kills_is_identical_to_the_last_bit() {
     let (undisturbed, disturbed) = (tempdir().unwrap(), tempdir().unwrap());
     let epochs = "10"; // of 24 steps
     let expected = run(undisturbed.path(), "2", &["--max-restarts", "0"], epochs, "1").run().succeeds();
@@ -100,7 +100,7 @@ fn assert_same_end(undisturbed: &Path, disturbed: &Path) {
 
 // Three or more ranks add up a gradient in an order that depends on its place in the reducer's buckets.
 #[test]
-fn a_resumed_run_on_four_ranks_ends_as_one_that_was_never_stopped() {
+fn resume_on_four_ranks_ends_like_an_uninterrupted_run() {
     for how in ["", "late", "static", "again"] {
         let (undisturbed, disturbed) = (tempdir().unwrap(), tempdir().unwrap());
         let train = |dir: &Path, epochs| {
@@ -132,7 +132,7 @@ fn stopped(dir: &Path, signal: i32, whom: impl Fn(&ddp_tests::Job) -> u32) -> (D
 }
 
 #[test]
-fn a_run_that_is_told_to_stop_saves_and_goes_on_when_started_again() {
+fn stopped_run_saves_and_resumes_when_started_again() {
     let undisturbed = tempdir().unwrap();
     let expected = steps(&run(undisturbed.path(), "2", &[], "40", "0").run().succeeds().stdout);
     // Through the launcher, and to one rank alone.
@@ -146,7 +146,7 @@ fn a_run_that_is_told_to_stop_saves_and_goes_on_when_started_again() {
 }
 
 #[test]
-fn with_another_number_of_ranks_every_sample_of_the_epoch_is_seen_once() {
+fn resume_with_another_number_of_ranks_sees_every_sample_of_the_epoch_once() {
     let dir = tempdir().unwrap();
     let job = run(dir.path(), "2", &["--max-restarts", "0"], "2", "6").start();
     job.wait_for("] step 0 44 ");
@@ -171,7 +171,7 @@ fn with_another_number_of_ranks_every_sample_of_the_epoch_is_seen_once() {
 }
 
 #[test]
-fn only_the_last_and_the_best_snapshots_stay() {
+fn retention_keeps_the_last_and_the_best_snapshots() {
     let dir = tempdir().unwrap();
     run(dir.path(), "2", &["--max-restarts", "0"], "2", "4").run().succeeds();
     // 48 steps, every fourth saved; step 20 has the best metric.
@@ -181,7 +181,7 @@ fn only_the_last_and_the_best_snapshots_stay() {
 }
 
 #[test]
-fn a_full_disk_is_said_so_and_leaves_the_snapshots_before_it_whole() {
+fn full_disk_is_reported_and_leaves_the_earlier_snapshots_valid() {
     let (disk, out) = (tempdir().unwrap(), tempdir().unwrap());
     // A small file system of its own, as long as the commands run.
     let within = |script: &str| {

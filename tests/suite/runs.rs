@@ -20,7 +20,7 @@ fn json(logs: &Path) -> Vec<Value> {
 }
 
 #[test]
-fn every_way_to_end_is_told() {
+fn runs_command_reports_every_kind_of_end() {
     let dir = tempdir().unwrap();
     let logs = dir.path().join("runs");
     assert!(runs(&logs, &[]).starts_with("no run is kept in "));
@@ -66,7 +66,7 @@ fn every_way_to_end_is_told() {
 }
 
 #[test]
-fn the_last_step_the_best_metric_and_restarts_are_told() {
+fn runs_command_reports_the_last_step_best_metric_and_restarts() {
     let dir = tempdir().unwrap();
     let (logs, snapshots) = (dir.path().join("runs"), dir.path().join("snapshots"));
     let flags = ["--nproc", "2", "--backoff", "0", "--log-dir", logs.to_str().unwrap()];
@@ -88,7 +88,7 @@ fn the_last_step_the_best_metric_and_restarts_are_told() {
 }
 
 #[test]
-fn a_job_that_could_not_start_and_folders_of_others_are_no_riddle() {
+fn runs_command_explains_failed_starts_and_skips_other_folders() {
     let dir = tempdir().unwrap();
     let logs = dir.path().join("runs");
     std::fs::create_dir_all(logs.join("7")).unwrap();

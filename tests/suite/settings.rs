@@ -32,7 +32,7 @@ fn workspace(package: &str, workspace: &str) -> TempDir {
 }
 
 #[test]
-fn variables_are_options_of_every_launcher_and_errors_name_them() {
+fn variables_set_options_of_every_launcher_and_errors_name_them() {
     let dir = tempdir().unwrap();
     let dry_run = |flags: &[&str]| launch(dir.path(), &[&["--dry-run"], flags].concat(), "true");
     assert_eq!(planned(dry_run(&[]).env("DDP_NPROC", "3").run()), "workers: 3");
@@ -59,7 +59,7 @@ fn flag_turns_off_what_a_variable_turns_on() {
 }
 
 #[test]
-fn workers_inherit_the_log_and_not_the_launchers_options() {
+fn workers_inherit_ddp_log_but_not_the_launchers_options() {
     let dir = tempdir().unwrap();
     let report = dir.path().join("report.json");
     let done = launch(dir.path(), &[], "env | grep ^DDP_ | sort")
@@ -97,7 +97,7 @@ fn package_wins_over_workspace_and_a_preset_over_both() {
 }
 
 #[test]
-fn settings_go_through_the_flags_parsers() {
+fn settings_are_parsed_like_flags() {
     for (setting, said) in [
         ("nproc = 0", "nproc: invalid value `0`: expected a number from 1 to 4096"),
         ("nnodes = 0", "nnodes: invalid value `0`: 0 is not in 1..=4096"),
@@ -116,7 +116,7 @@ fn settings_go_through_the_flags_parsers() {
 }
 
 #[test]
-fn help_shows_variables_and_hides_opposites_where_it_is_short() {
+fn help_shows_variables_and_short_help_hides_opposites() {
     let help = |flag| Ddp::new(["launch", flag]).run().succeeds().stdout;
     let (short, long) = (help("-h"), help("--help"));
     for text in [&short, &long] {
@@ -127,7 +127,7 @@ fn help_shows_variables_and_hides_opposites_where_it_is_short() {
 }
 
 #[test]
-fn colors_are_as_chosen_to_the_byte() {
+fn color_flag_and_variables_decide_every_byte() {
     let dir = tempdir().unwrap();
     let run = |flags: &[&str]| {
         let all = [&["--nproc", "1", "--max-restarts", "0"], flags].concat();
@@ -159,7 +159,7 @@ fn colors_are_as_chosen_to_the_byte() {
 }
 
 #[test]
-fn log_is_quiet_unless_asked_and_its_variable_wins() {
+fn log_is_off_by_default_and_its_variable_wins() {
     let dir = tempdir().unwrap();
     let run = |flags: &[&str]| {
         launch(dir.path(), &[&["--nproc", "1", "--color", "never"], flags].concat(), "true").env_remove("DDP_LOG")
@@ -176,7 +176,7 @@ fn log_is_quiet_unless_asked_and_its_variable_wins() {
 }
 
 #[test]
-fn nproc_takes_torchruns_words() {
+fn nproc_accepts_torchruns_keywords() {
     let dir = tempdir().unwrap();
     let cores = std::thread::available_parallelism().unwrap();
     let dry_run = |nproc: &str| launch(dir.path(), &["--dry-run", "--nproc-per-node", nproc], "true").run();

@@ -59,14 +59,14 @@ fn real() -> std::path::PathBuf {
 }
 
 #[test]
-fn the_users_libtorch_is_used_when_it_fits() {
+fn setup_uses_libtorch_variable_if_its_version_fits() {
     let fresh = Fresh::new();
     let done = fresh.setup(&[]).env("LIBTORCH", real()).run().succeeds().says(&["LIBTORCH leads to it"]);
     assert_eq!(Path::new(done.stdout.trim()), real());
 }
 
 #[test]
-fn a_libtorch_of_another_version_is_refused() {
+fn setup_refuses_a_libtorch_of_another_version() {
     let fresh = Fresh::new();
     let home = fresh.path("old");
     fs::create_dir_all(home.join("include/torch/headeronly")).unwrap();
@@ -83,7 +83,7 @@ fn a_libtorch_of_another_version_is_refused() {
 }
 
 #[test]
-fn without_python_the_ways_out_are_named() {
+fn setup_without_python_prints_help() {
     let fresh = Fresh::new();
     let done = fresh.setup(&["--cpu"]).env("PATH", fresh.path("bin")).run().ends_with(3);
     done.says(&["there is no Python to fetch it with", "apt-get install python3-pip", "--python"]);
@@ -91,7 +91,7 @@ fn without_python_the_ways_out_are_named() {
 }
 
 #[test]
-fn a_python_without_pip_and_venv_is_said_so() {
+fn setup_reports_a_python_without_pip_and_venv() {
     let fresh = Fresh::new();
     let real =
         std::process::Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
@@ -104,7 +104,7 @@ fn a_python_without_pip_and_venv_is_said_so() {
 }
 
 #[test]
-fn a_python_that_does_not_work_is_said_so() {
+fn setup_reports_a_broken_python() {
     let fresh = Fresh::new();
     let done = fresh.setup(&["--python", "/nonexistent/python"]).run().ends_with(3);
     done.says(&["/nonexistent/python is no Python 3 that works", "hint: give another with --python"]);
@@ -114,7 +114,7 @@ fn a_python_that_does_not_work_is_said_so() {
 }
 
 #[test]
-fn no_network_is_said_so() {
+fn setup_reports_a_missing_network() {
     let fresh = Fresh::new();
     // Nothing listens on port 9 (discard).
     let ddp = fresh.setup(&["--cpu"]).env("PIP_INDEX_URL", "http://127.0.0.1:9/simple").env("PIP_RETRIES", "1");
@@ -124,7 +124,7 @@ fn no_network_is_said_so() {
 }
 
 #[test]
-fn an_index_without_a_fitting_package_is_said_so() {
+fn setup_reports_an_index_without_a_matching_package() {
     let fresh = Fresh::new();
     let done = without_index(fresh.setup(&["--cpu"])).run().ends_with(3);
     done.says(&["hint: torch 2.13.0 has no package for this Python or platform"]);
@@ -136,7 +136,7 @@ fn without_index(ddp: Ddp) -> Ddp {
 }
 
 #[test]
-fn a_set_up_that_was_killed_is_never_taken_for_a_finished_one() {
+fn killed_setup_never_counts_as_finished() {
     let fresh = Fresh::new();
     // A pip that never ends: its place in the staging folder is there, half-filled.
     let pip = "case \"$3\" in --version) exit 0;; install) echo Collecting; sleep 1000;; esac";
@@ -170,7 +170,7 @@ fn a_set_up_that_was_killed_is_never_taken_for_a_finished_one() {
 }
 
 #[test]
-fn a_pythons_own_torch_is_used_when_it_fits_and_passed_over_when_not() {
+fn setup_uses_the_torch_of_python_if_its_version_fits() {
     let Some(torch) = ddp_tests::CudaTorch::find() else { return };
     let fresh = Fresh::new();
     let site = torch.home.join("site");
@@ -191,7 +191,7 @@ fn a_pythons_own_torch_is_used_when_it_fits_and_passed_over_when_not() {
 }
 
 #[test]
-fn setting_up_again_changes_nothing() {
+fn setup_twice_changes_nothing() {
     let before = fs::read_link(repo().join(".ddp/libtorch")).unwrap();
     let done = Ddp::new(["setup"]).run().succeeds().says(&["the project is linked to it"]);
     assert_eq!(Path::new(done.stdout.trim()), before.canonicalize().unwrap());

@@ -168,7 +168,7 @@ fn changed_code_of_the_runtime_is_compiled_once_and_never_stale() {
 }
 
 #[test]
-fn another_libtorch_is_another_build() {
+fn store_has_one_build_per_libtorch() {
     let user = User::new();
     let one = user.project("one");
     one.build();
@@ -201,7 +201,7 @@ fn sharing_can_be_turned_off() {
 }
 
 #[test]
-fn project_with_a_libtorch_of_its_own_path_is_built_as_before() {
+fn project_with_its_own_libtorch_does_not_use_the_store() {
     let user = User::new();
     let one = user.project("one");
     write(&one.root.join(".cargo/config.toml"), "[env]\nLIBTORCH = { value = \".ddp/libtorch\", relative = true }\n");
@@ -211,7 +211,7 @@ fn project_with_a_libtorch_of_its_own_path_is_built_as_before() {
 }
 
 #[test]
-fn concurrent_builds_and_damaged_stores_do_no_harm() {
+fn concurrent_builds_and_damaged_stores_succeed() {
     let user = User::new();
     user.project("one").build();
     let projects: Vec<_> = (2..6).map(|n| user.project(&format!("number-{n}"))).collect();
@@ -242,7 +242,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
 
 /// With the real ddp-runtime, from the cache of whoever runs the tests.
 #[test]
-fn new_project_of_any_template_compiles_no_bindings_again() {
+fn new_project_of_any_template_reuses_compiled_bindings() {
     ddp_tests::linear_project();
     let dir = tempdir().unwrap();
     for template in ["linear", "mingpt", "bare"] {
@@ -263,7 +263,7 @@ fn new_project_of_any_template_compiles_no_bindings_again() {
 
 /// cargo before 1.94 refuses the configuration that newer ones read.
 #[test]
-fn older_cargo_gets_the_configuration_that_it_reads() {
+fn older_cargo_gets_a_configuration_that_it_supports() {
     let dir = tempdir().unwrap();
     let old = dir.path().join("old-cargo");
     let script =

@@ -54,7 +54,7 @@ fn bash_completes_commands_and_flags() {
 }
 
 #[test]
-fn every_shell_has_a_script() {
+fn completions_exist_for_every_shell() {
     for (shell, words) in [
         ("zsh", "#compdef cargo-ddp"),
         ("fish", "__fish_seen_subcommand_from ddp"),
@@ -78,7 +78,7 @@ fn every_shell_has_a_script() {
 }
 
 #[test]
-fn the_manual_page_is_one() {
+fn man_prints_a_valid_manual_page() {
     let page = Ddp::new(["man"]).run().succeeds().stdout;
     assert!(page.contains(".TH cargo-ddp 1") && page.contains("Exit codes:"), "{page}");
     let dir = tempdir().unwrap();
@@ -108,7 +108,7 @@ fn the_manual_page_is_one() {
 }
 
 #[test]
-fn the_environment_is_that_of_exec() {
+fn env_prints_the_environment_of_exec() {
     let exec = Ddp::new(["exec", "--", "sh", "-c", "printf %s \"$LIBTORCH\""]).run().succeeds().stdout;
     assert!(Path::new(&exec).join("lib/libtorch.so").exists(), "{exec}");
     let json = Ddp::new(["env", "--json"]).run().succeeds().stdout;
@@ -121,7 +121,7 @@ fn the_environment_is_that_of_exec() {
 }
 
 #[test]
-fn the_version_names_libtorchs() {
+fn version_names_libtorchs_version() {
     let expected = format!("cargo ddp {} (libtorch 2.13.0)\n", env!("CARGO_PKG_VERSION"));
     let version = |flag| Ddp::new([flag]).run().succeeds().stdout;
     // The tests' own version is not the program's.
@@ -130,7 +130,7 @@ fn the_version_names_libtorchs() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_failure() {
+fn closed_stdout_is_not_a_failure() {
     for command in ["completions bash", "man", "runs", "doctor --json"] {
         // `:` has ended before anything is printed.
         let script = format!("{{ sleep 0.3; \"$0\" {command}; }} | :");

@@ -53,7 +53,7 @@ fn steps(dir: &Path) -> Vec<u64> {
 }
 
 #[test]
-fn snapshots_are_listed_and_damage_is_named() {
+fn snapshot_ls_lists_snapshots_and_names_damage() {
     let dir = trained();
     assert_eq!(steps(dir.path()), [24, 40, 48]);
     let listed = json(dir.path(), &["ls", ".", "--json"]);
@@ -100,7 +100,7 @@ fn a_stray_manifest_next_to_snapshots_is_ignored() {
 }
 
 #[test]
-fn commands_without_snapshots_point_to_those_below() {
+fn snapshot_commands_point_to_snapshots_in_subfolders() {
     let dir = trained();
     // Among the parent's folders it is the only one with snapshots.
     let outside = tempdir().unwrap();
@@ -117,7 +117,7 @@ fn commands_without_snapshots_point_to_those_below() {
 }
 
 #[test]
-fn what_is_no_snapshot_is_said_so() {
+fn snapshot_commands_refuse_folders_without_snapshots() {
     let dir = tempdir().unwrap();
     for args in [["ls", "."], ["show", "."], ["verify", "."]] {
         command(dir.path(), &args).ends_with(2).says(&["no snapshots in .", "hint: "]);
@@ -135,7 +135,7 @@ fn what_is_no_snapshot_is_said_so() {
 }
 
 #[test]
-fn a_snapshot_shows_its_tensors_and_states() {
+fn snapshot_show_prints_tensors_and_states() {
     let dir = trained();
     let text = command(dir.path(), &["show", "step-00000024"]).succeeds().stdout;
     for words in [
@@ -158,7 +158,7 @@ fn a_snapshot_shows_its_tensors_and_states() {
 }
 
 #[test]
-fn differences_are_measured() {
+fn snapshot_diff_measures_differences() {
     let Some(torch) = CudaTorch::find() else { return };
     let dir = trained();
     assert!(
@@ -180,7 +180,7 @@ fn differences_are_measured() {
 }
 
 #[test]
-fn pruning_keeps_the_newest_whole_and_the_best() {
+fn snapshot_prune_keeps_the_newest_valid_and_the_best() {
     let dir = trained();
     let would = command(dir.path(), &["prune", ".", "--keep-last", "1", "--dry-run"]).succeeds().stdout;
     assert!(would.contains("would remove 2 snapshots"), "{would}");
@@ -211,7 +211,7 @@ s.save_file(t, sys.argv[1])
 ";
 
 #[test]
-fn a_model_goes_from_python_and_back_in_both_formats() {
+fn import_and_export_exchange_models_with_python_in_both_formats() {
     let Some(torch) = CudaTorch::find() else { return };
     let dir = tempdir().unwrap();
     let path = |name: &str| -> PathBuf { dir.path().join(name) };
@@ -259,7 +259,7 @@ print('same')";
 }
 
 #[test]
-fn a_run_begins_with_an_imported_model() {
+fn imported_model_starts_a_run() {
     let Some(torch) = CudaTorch::find() else { return };
     let dir = tempdir().unwrap();
     let file = dir.path().join("model.safetensors");
@@ -288,7 +288,7 @@ fn a_run_begins_with_an_imported_model() {
 }
 
 #[test]
-fn the_guide_shows_what_is_printed() {
+fn docs_of_snapshot_show_the_printed_output() {
     let snapshots = trained();
     let dir = tempdir().unwrap();
     fs::rename(snapshots.path(), dir.path().join("snapshots")).unwrap();

@@ -133,7 +133,7 @@ fn structure_system_calls_are_in_one_module() {
 
 /// A debugger names a type by the module that defines it: one that was moved is shown without its summary.
 #[test]
-fn structure_debugger_formatters_know_where_types_are() {
+fn structure_debugger_formatters_name_existing_types() {
     let tree = Tree::read(&repo().join("ddp-runtime/src"));
     let mut found = 0;
     for script in ["ddp_debug.py", "ddp_types.py"] {

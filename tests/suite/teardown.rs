@@ -31,7 +31,7 @@ fn says_the_cause(done: Done, rank: usize) -> Done {
 }
 
 #[test]
-fn failing_rank_is_the_cause_whatever_it_has_open() {
+fn failing_rank_is_the_cause_whatever_resources_it_has_open() {
     for rank in [0, 1] {
         let dir = tempdir().unwrap();
         let done = teardown(dir.path(), &[], &["fail", &rank.to_string()]).run().ends_with(1);
@@ -43,7 +43,7 @@ fn failing_rank_is_the_cause_whatever_it_has_open() {
 }
 
 #[test]
-fn what_is_open_at_the_end_of_a_successful_run_is_finished() {
+fn successful_run_finishes_open_snapshots_and_metrics() {
     let (dir, snapshots) = (tempdir().unwrap(), tempdir().unwrap());
     let done = teardown(dir.path(), &[], &["succeed", snapshots.path().to_str().unwrap()]).run().succeeds();
     assert!(is_whole(snapshots.path()), "{}", done.stderr);
@@ -53,7 +53,7 @@ fn what_is_open_at_the_end_of_a_successful_run_is_finished() {
 }
 
 #[test]
-fn context_can_be_made_again_when_the_one_before_is_gone() {
+fn context_can_be_created_again_after_a_drop() {
     for nproc in ["1", "3"] {
         let flags = ["--max-restarts", "0", "--nproc", nproc];
         let done = Ddp::worker("teardown", &flags, &["again"]).run().succeeds().leaves_no_process();

@@ -8,7 +8,7 @@ fn worker<'a>(args: &'a [&'a str]) -> Ddp {
 }
 
 #[test]
-fn the_trainer_does_what_a_loop_by_hand_does() {
+fn trainer_matches_a_handwritten_loop() {
     let done = worker(&["check"]).run().succeeds().leaves_no_process();
     assert_eq!(done.stdout.matches("the trainer is right").count(), 2, "{}", done.stdout);
 }
@@ -22,7 +22,7 @@ fn ends(stdout: &str) -> Vec<&str> {
 }
 
 #[test]
-fn a_trainer_that_is_stopped_goes_on_and_ends_alike() {
+fn trainer_that_is_stopped_resumes_and_ends_identically() {
     let (undisturbed, stopped) = (tempdir().unwrap(), tempdir().unwrap());
     let expected = worker(&["run", undisturbed.path().to_str().unwrap()]).run().succeeds();
     assert!(expected.stdout.contains("epoch  60  loss "), "{}", expected.stdout);

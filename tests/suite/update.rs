@@ -31,7 +31,7 @@ fn update(project: &Path, flags: &[&str]) -> Done {
 }
 
 #[test]
-fn a_new_project_needs_no_update() {
+fn update_of_a_new_project_changes_nothing() {
     let dir = tempdir().unwrap();
     for template in ["bare", "linear", "vision", "mingpt"] {
         Ddp::new(["new", template, "--template", template]).dir(dir.path()).run().succeeds();
@@ -41,7 +41,7 @@ fn a_new_project_needs_no_update() {
 }
 
 #[test]
-fn changes_are_shown_as_a_diff_and_applied_when_told() {
+fn update_prints_a_diff_and_applies_it_on_request() {
     let (_dir, project) = older_project();
     let checked = update(&project, &["--check"]).ends_with(1).says(&["2 files", "from version 0.0.1"]);
     assert!(checked.stdout.contains("-The ranks of a job met and added up"), "{}", checked.stdout);
@@ -58,7 +58,7 @@ fn changes_are_shown_as_a_diff_and_applied_when_told() {
 }
 
 #[test]
-fn what_the_user_edited_stays() {
+fn update_keeps_the_users_edits() {
     let (_dir, project) = older_project();
     let mine = fs::read_to_string(project.join("README.md")).unwrap() + "And mine.\n";
     fs::write(project.join("README.md"), &mine).unwrap();
@@ -72,7 +72,7 @@ fn what_the_user_edited_stays() {
 }
 
 #[test]
-fn what_is_no_such_project_is_refused() {
+fn update_refuses_other_projects() {
     let (dir, project) = older_project();
     update(dir.path(), &[]).ends_with(2).says(&["no .ddp-template.toml", "hint: "]);
     let record = project.join(".ddp-template.toml");
@@ -100,7 +100,7 @@ fn project_with_copied_settings() -> (TempDir, PathBuf) {
 }
 
 #[test]
-fn file_that_the_template_no_longer_has_goes_unless_it_was_edited() {
+fn file_that_the_template_dropped_is_removed_unless_it_was_edited() {
     let (_dir, project) = project_with_copied_settings();
     fs::write(project.join("train.toml"), "batch_size = 64\n").unwrap();
     let checked = update(&project, &["--check"]).ends_with(1);
@@ -113,7 +113,7 @@ fn file_that_the_template_no_longer_has_goes_unless_it_was_edited() {
 }
 
 #[test]
-fn file_that_the_template_no_longer_has_stays_while_edited_code_may_need_it() {
+fn file_that_the_template_dropped_stays_while_edited_code_may_need_it() {
     let (_dir, project) = project_with_copied_settings();
     let main = project.join("src/main.rs");
     let edited = "mod settings;\nfn main() { settings::parse() }\n";

@@ -53,7 +53,7 @@ fn texts(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_project_gets_its_files_and_a_second_time_changes_nothing() {
+fn vscode_writes_its_files_and_a_second_call_changes_nothing() {
     let dir = project();
     let done =
         vscode(dir.path(), &["--nproc", "2"]).succeeds().says(&["Wrote .vscode/launch.json", "F5 debugs eval, train"]);
@@ -76,7 +76,7 @@ fn a_project_gets_its_files_and_a_second_time_changes_nothing() {
 }
 
 #[test]
-fn check_names_what_is_stale_and_writes_nothing() {
+fn vscode_check_names_stale_files_and_writes_nothing() {
     let dir = project();
     vscode(dir.path(), &["--check"])
         .ends_with(1)
@@ -96,7 +96,7 @@ fn check_names_what_is_stale_and_writes_nothing() {
 }
 
 #[test]
-fn print_shows_the_files_and_writes_nothing() {
+fn vscode_print_shows_the_files_and_writes_nothing() {
     let dir = project();
     let done = vscode(dir.path(), &["--print", "--bin", "train"]).succeeds();
     assert!(!dir.path().join(".vscode").exists());
@@ -107,7 +107,7 @@ fn print_shows_the_files_and_writes_nothing() {
 }
 
 #[test]
-fn a_binary_that_is_gone_takes_its_entries_along_and_the_users_stay() {
+fn removed_binary_loses_its_entries_and_the_users_stay() {
     let dir = project();
     fs::create_dir(dir.path().join(".vscode")).unwrap();
     let mine = "// mine\r\n{\r\n\t\"configurations\": [\r\n\t\t{ \"name\": \"mine\", \"type\": \"x\", }, // }\r\n\t],\r\n}\r\n";
@@ -132,7 +132,7 @@ fn a_binary_that_is_gone_takes_its_entries_along_and_the_users_stay() {
 }
 
 #[test]
-fn a_workspace_tells_cargo_which_package() {
+fn entries_in_a_workspace_name_the_package() {
     let dir = tempdir().unwrap();
     fs::write(dir.path().join("Cargo.toml"), "[workspace]\nmembers = [\"a\", \"b\", \"c\"]\nresolver = \"3\"\n")
         .unwrap();
@@ -170,7 +170,7 @@ fn a_workspace_tells_cargo_which_package() {
 }
 
 #[test]
-fn cargo_toml_says_how_many_ranks() {
+fn cargo_toml_sets_the_number_of_ranks() {
     let dir = tempdir().unwrap();
     package(dir.path(), "m", &["m"], &format!("[package.metadata.ddp]\nnproc = 3\n{TRAINS}"));
     vscode(dir.path(), &[]).succeeds();
@@ -187,7 +187,7 @@ fn cargo_toml_says_how_many_ranks() {
 }
 
 #[test]
-fn a_file_that_is_not_jsonc_is_left_alone_and_its_place_named() {
+fn invalid_jsonc_is_not_written_and_its_line_is_named() {
     let dir = project();
     fs::create_dir(dir.path().join(".vscode")).unwrap();
     let broken = "{\n  // mine\n  \"configurations\": [}\n";
@@ -211,7 +211,7 @@ fn a_file_that_is_not_jsonc_is_left_alone_and_its_place_named() {
 }
 
 #[test]
-fn a_long_line_of_many_entries_takes_no_time() {
+fn launch_json_with_many_entries_on_one_line_is_fast() {
     let dir = project();
     fs::create_dir(dir.path().join(".vscode")).unwrap();
     let mine: Vec<String> =
@@ -232,7 +232,7 @@ fn new_project_is_up_to_date() {
 }
 
 #[test]
-fn this_repositorys_files_are_not_stale() {
+fn files_of_this_repository_are_up_to_date() {
     vscode(repo(), &["--check"]).succeeds();
     let names = names_with_comments(&fs::read_to_string(path(repo(), "launch.json")).unwrap());
     for name in ["cargo-ddp: run the demo project", "cargo-ddp: a test of the suite", "cargo-ddp: the C++ shim"] {
@@ -260,7 +260,7 @@ fn names_with_comments(text: &str) -> String {
 }
 
 #[test]
-fn the_guide_shows_what_is_printed() {
+fn docs_of_vscode_show_the_generated_entries() {
     let parent = tempdir().unwrap();
     let dir = parent.path().join("my-model");
     package(&dir, "my-model", &["train", "eval"], TRAINS);

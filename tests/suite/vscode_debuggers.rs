@@ -56,7 +56,7 @@ fn debugger(names: &[&str]) -> Option<PathBuf> {
 }
 
 #[test]
-fn gdb_takes_the_commands_stops_at_panics_and_shows_rusts_values() {
+fn gdb_accepts_the_commands_stops_at_panics_and_shows_rust_values() {
     let Some(gdb) = debugger(&["gdb"]) else { return };
     let dir = project();
     vscode(dir.path(), &["--debugger", "cppdbg", "--nproc", "2"]).succeeds();
@@ -90,7 +90,7 @@ fn gdb_takes_the_commands_stops_at_panics_and_shows_rusts_values() {
 }
 
 #[test]
-fn lldb_dap_takes_the_configurations_stops_at_panics_and_passes_the_environment() {
+fn lldb_dap_accepts_the_configurations_stops_at_panics_and_passes_the_environment() {
     let Some(adapter) = debugger(&["lldb-dap-19", "lldb-dap"]) else { return };
     let dir = project();
     vscode(dir.path(), &["--debugger", "lldb-dap", "--nproc", "2"]).succeeds();
@@ -118,7 +118,7 @@ fn lldb_dap_takes_the_configurations_stops_at_panics_and_passes_the_environment(
 }
 
 #[test]
-fn the_configuration_for_the_shim_stops_in_csrc() {
+fn shim_configuration_stops_in_csrc() {
     let Some(adapter) = debugger(&["lldb-dap-19", "lldb-dap"]) else { return };
     // Written for CodeLLDB; lldb-dap knows all that it says but the languages.
     let mut shim = configuration(repo(), "cargo-ddp: the C++ shim", repo());

@@ -49,7 +49,7 @@ fn gpus_and_nproc_replace_each_other_from_a_higher_source() {
 }
 
 #[test]
-fn every_switch_has_an_opposite_and_the_last_one_wins() {
+fn switches_have_an_opposite_and_the_last_one_wins() {
     for (name, get) in [
         ("quiet", (|options| options.quiet) as fn(&LaunchOptions) -> bool),
         ("bind", |options| options.bind),
@@ -69,7 +69,7 @@ fn every_switch_has_an_opposite_and_the_last_one_wins() {
 }
 
 #[test]
-fn torchruns_name_of_nproc_is_taken() {
+fn nproc_per_node_is_an_alias_of_nproc() {
     for words in [&["--nproc-per-node", "2"][..], &["--nproc_per_node=2"]] {
         assert_eq!(options(words, &[], &json!({})).nproc, Some(Nproc::Count(2)), "{words:?}");
     }
@@ -77,7 +77,7 @@ fn torchruns_name_of_nproc_is_taken() {
 }
 
 #[test]
-fn preset_is_chosen_by_a_variable_too() {
+fn preset_can_be_chosen_by_a_variable() {
     let package = json!({ "nproc": 1, "preset": { "big": { "nproc": 8 } } });
     assert_eq!(options(&[], &[("DDP_PRESET", "big")], &package).nproc, Some(Nproc::Count(8)));
     assert_eq!(options(&[], &[("DDP_PRESET", "")], &package).nproc, Some(Nproc::Count(1)));
@@ -85,7 +85,7 @@ fn preset_is_chosen_by_a_variable_too() {
 }
 
 #[test]
-fn errors_found_later_name_the_source() {
+fn option_errors_name_the_flag_variable_or_key() {
     let err = || Error::BadOption { option: "show", problem: "unknown rank 7".into() };
     let located = |words: &[&str], set: &[(&str, &str)], package: &Value| {
         combined(words, set, package).unwrap().locate(err()).to_string()
@@ -97,7 +97,7 @@ fn errors_found_later_name_the_source() {
 }
 
 #[test]
-fn paths_that_are_not_utf8_survive() {
+fn paths_that_are_not_utf8_are_kept() {
     use std::os::unix::ffi::OsStrExt;
     let path = std::ffi::OsStr::from_bytes(b"r\xff.json");
     let command = LaunchFlags::augment_args(Command::new("launch"));

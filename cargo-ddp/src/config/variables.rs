@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_go_through_the_flags_parsers() {
+    fn variables_are_parsed_like_flags() {
         let options = of(&[("DDP_NPROC", "2"), ("DDP_QUIET", "1"), ("DDP_BIND", "0"), ("DDP_GRACE", "")]).unwrap();
         let options = options.options().unwrap();
         assert!(options.quiet && !options.bind && options.grace.is_none());
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_of_options_are_none_of_the_workers() {
+    fn variables_of_options_differ_from_variables_of_workers() {
         let workers = [
             env::STORE_FD,
             env::EVENT_FD,

@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_for_env_to_split_is_judged_only_if_it_is_plain() {
+    fn env_split_string_is_checked_only_if_it_is_plain() {
         for words in [
             "A=1 sh -e",
             "${MYSH} -e",

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn process_is_told_from_others_with_its_id() {
+    fn process_is_distinguished_from_others_with_its_id() {
         let own = own();
         assert!(is_here(&own) && is_alive(&own) && !is_of_other_machine(&own));
         assert!(!is_alive(&Origin { start_time: own.start_time + 1, ..own.clone() }));

@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_checksum_is_that_of_the_whole_however_it_is_split() {
+    fn checksum_of_a_file_does_not_depend_on_how_it_is_split() {
         let path = std::env::temp_dir().join(format!("ddp-contract-checksum-{}", std::process::id()));
         let content: Vec<u8> = (0..3_000_001u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
         std::fs::write(&path, &content).expect("a temporary file");

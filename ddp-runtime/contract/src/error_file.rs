@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pythons_error_files_are_understood() {
+    fn error_file_of_python_is_read() {
         let python = r#"{"message": {"message": "ValueError: no", "extraInfo": {"py_callstack": "Traceback", "timestamp": "1700000000"}}}"#;
         let read: ErrorFile = serde_json::from_str(python).expect("torchrun's layout");
         assert_eq!(read.message(), "ValueError: no");

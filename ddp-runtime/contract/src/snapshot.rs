@@ -278,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_folders_with_a_step_in_their_name_count() {
+    fn snapshot_folders_have_a_step_in_their_name() {
         for (name, step) in [
             ("step-00000012", Some(12)),
             ("step-123456789012", Some(123_456_789_012)),
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_of_version_1_is_read() {
+    fn manifest_of_version_1_is_read() {
         let folder = std::env::temp_dir().join(format!("ddp-contract-manifest-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a temporary folder");
         let text = "{\n  \"format_version\": 1,\n  \"epoch\": 2,\n  \"step\": 64,\n  \"world_size\": 2,\n  \

@@ -59,7 +59,7 @@ fn every() -> Vec<Error> {
 }
 
 #[test]
-fn no_error_prints_its_cause_twice() {
+fn errors_print_their_cause_once() {
     for error in every() {
         let kind = format!("{error:?}");
         let alone = error.to_string();
@@ -71,7 +71,7 @@ fn no_error_prints_its_cause_twice() {
 }
 
 #[test]
-fn lost_peer_is_said_in_our_words_and_keeps_the_detail() {
+fn lost_peer_has_its_own_message_and_keeps_the_detail() {
     let gloo = "[pair.cc:553] Connection closed by peer [127.0.0.1]:1. This is typically caused by a crash. GLHF!";
     let err = Error::torch("all_reduce", gloo.into());
     assert_eq!(err.to_string(), "lost the connection to a peer during all_reduce; that peer ended first");

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_finite_value_is_in_a_bucket() {
+    fn histogram_counts_every_finite_value() {
         let values = Tensor::from_slice(&[0.0, 1.0, 1.0, 64.0, f64::NAN, f64::INFINITY]);
         let histogram = Histogram::of(&values).unwrap().unwrap();
         assert_eq!((histogram.min, histogram.max, histogram.count), (0.0, 64.0, 4.0));

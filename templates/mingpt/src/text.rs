@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_are_one_ahead_and_each_epoch_cuts_elsewhere() {
+    fn targets_are_one_token_ahead_and_each_epoch_cuts_differently() {
         let (x, y) = windows(None).batch(&[3, 0]).unwrap();
         assert_eq!(x, Tensor::from_slice2(&[[12i64, 13, 14, 15], [0, 1, 2, 3]]));
         assert_eq!(y, x + 1);

@@ -11,7 +11,7 @@ use tempfile::tempdir;
 use super::*;
 
 #[test]
-fn a_broken_manifest_is_not_the_absence_of_one() {
+fn broken_manifest_is_reported_as_broken_and_not_as_missing() {
     let dir = project(&["train"], "");
     let manifest = dir.path().join("Cargo.toml");
     let good = fs::read_to_string(&manifest).unwrap();
@@ -39,7 +39,7 @@ fn a_broken_manifest_is_not_the_absence_of_one() {
 }
 
 #[test]
-fn init_takes_no_broken_crate_for_one_outside_of_its_workspace() {
+fn init_reports_a_broken_crate_and_does_not_join_a_workspace() {
     let dir = workspace("", ("train", ""), ("eval", ""));
     let manifest = dir.path().join("second/Cargo.toml");
     let broken = fs::read_to_string(&manifest).unwrap().replace("edition = \"2024\"", "edition = \"2124\"");

@@ -9,7 +9,7 @@ use super::*;
 const TRAIN: &str = "ddp: train, one process";
 
 #[test]
-fn the_platform_and_the_folder_of_cargos_configuration_are_where_f5_looks() {
+fn f5_uses_the_target_and_target_dir_of_cargos_configuration() {
     let host = host();
     let by_target = format!("[build]\ntarget = {host:?}\n");
     for config in [
@@ -47,7 +47,7 @@ fn the_platform_and_the_folder_of_cargos_configuration_are_where_f5_looks() {
 }
 
 #[test]
-fn variables_of_one_shell_do_not_make_f5_start_an_old_program() {
+fn f5_starts_the_new_program_after_a_build_with_other_variables() {
     let (dir, host, other) = (project(&["train"], ""), host(), tempdir().unwrap());
     let root = dir.path();
     let target = [("CARGO_BUILD_TARGET", host.as_str())];
@@ -75,7 +75,7 @@ fn variables_of_one_shell_do_not_make_f5_start_an_old_program() {
 }
 
 #[test]
-fn a_task_that_names_the_platform_does_not_make_f5_start_an_old_program() {
+fn f5_starts_the_new_program_with_a_task_that_names_the_target() {
     let (host, other) = (host(), tempdir().unwrap());
     let one = format!("[build]\ntarget = {host:?}\n");
     let several = format!("[build]\ntarget = [{host:?}, \"wasm32-wasip1\"]\n");
@@ -103,7 +103,7 @@ fn a_task_that_names_the_platform_does_not_make_f5_start_an_old_program() {
 }
 
 #[test]
-fn options_in_a_task_that_move_the_program_are_noticed() {
+fn task_options_that_move_the_program_are_noticed() {
     let dir = project(&["train"], "");
     let root = dir.path();
     ddp(root, &["vscode", "--nproc", "2"]).run().succeeds();
@@ -124,7 +124,7 @@ fn options_in_a_task_that_move_the_program_are_noticed() {
 }
 
 #[test]
-fn a_member_with_its_own_configuration_of_cargo_can_be_built_there() {
+fn member_with_its_own_cargo_configuration_can_be_built() {
     let dir = workspace("", ("one", ""), ("two", ""));
     let (root, second) = (dir.path(), dir.path().join("second"));
     write(second.join(".cargo/config.toml"), "[build]\ntarget-dir = \"mine\"\n");
@@ -138,7 +138,7 @@ fn a_member_with_its_own_configuration_of_cargo_can_be_built_there() {
 }
 
 #[test]
-fn several_platforms_are_refused_before_the_build() {
+fn build_for_several_targets_is_refused_before_the_build() {
     let (dir, host) = (project(&["train"], ""), host());
     write(dir.path().join(".cargo/config.toml"), &format!("[build]\ntarget = [{host:?}, \"wasm32-wasip1\"]\n"));
     ddp(dir.path(), &["run", "--nproc", "1"])
@@ -228,7 +228,7 @@ fn an_ambiguous_binary_is_refused_before_the_build() {
 }
 
 #[test]
-fn the_settings_are_those_of_the_package_that_runs() {
+fn settings_are_read_from_the_package_that_runs() {
     let settings = |nproc| format!("[package.metadata.ddp]\nnproc = {nproc}\n");
     let dir = workspace("", ("one", &settings(1)), ("two", &settings(3)));
     let root = dir.path();
@@ -277,7 +277,7 @@ fn a_package_id_with_blanks_means_its_package() {
 }
 
 #[test]
-fn patterns_are_refused_before_the_build() {
+fn package_and_target_patterns_are_refused_before_the_build() {
     let dir = workspace("", ("one", ""), ("two", ""));
     for (args, option) in [
         (["-p", "sec*", "--bin", "two"], "--package: \"sec*\""),
@@ -292,7 +292,7 @@ fn patterns_are_refused_before_the_build() {
 }
 
 #[test]
-fn all_gpus_in_the_settings_need_none_here() {
+fn vscode_with_all_gpus_in_settings_needs_no_gpu() {
     let dir = project(&["train"], "[package.metadata.ddp]\ngpus = \"all\"\n");
     ddp(dir.path(), &["vscode"]).run().succeeds();
     let args = json(dir.path(), "launch.json")["configurations"][0]["args"].clone();
@@ -301,7 +301,7 @@ fn all_gpus_in_the_settings_need_none_here() {
 }
 
 #[test]
-fn namesakes_have_entries_of_their_own() {
+fn binaries_with_equal_names_have_their_own_entries() {
     let dir = workspace("", ("train", ""), ("train", ""));
     let root = dir.path();
     write(root.join("first/examples/train.rs"), "fn main() { println!(\"the example\"); }\n");
@@ -317,7 +317,7 @@ fn namesakes_have_entries_of_their_own() {
 }
 
 #[test]
-fn a_namesake_that_comes_later_takes_no_arguments_of_the_user() {
+fn binary_with_an_existing_name_does_not_get_the_users_arguments() {
     let dir = workspace("", ("train", ""), ("eval", ""));
     let root = dir.path();
     ddp(root, &["vscode", "--nproc", "2"]).run().succeeds();

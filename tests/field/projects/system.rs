@@ -16,7 +16,7 @@ fn script(dir: &Path, name: &str, text: &str) -> String {
 }
 
 #[test]
-fn a_script_whose_interpreter_is_missing_says_so() {
+fn script_whose_interpreter_is_missing_is_reported() {
     let dir = tempdir().unwrap();
     for (name, text, expected) in [
         ("gone", "#!/opt/no/python3\n", &["it needs /opt/no/python3, which does not exist", "hint: install it"][..]),
@@ -37,7 +37,7 @@ fn a_script_whose_interpreter_is_missing_says_so() {
 }
 
 #[test]
-fn a_variable_that_means_nothing_is_refused_before_the_build() {
+fn invalid_variable_is_refused_before_the_build() {
     let dir = project(&["train"], "");
     for (name, value) in [
         ("DDP_TIMEOUT", "abc"),
@@ -98,7 +98,7 @@ fn a_low_limit_of_open_files_is_raised_or_explained() {
 }
 
 #[test]
-fn quiet_leaves_nothing_but_the_workers_output() {
+fn quiet_prints_only_the_workers_output() {
     let dir = project(&["train"], "");
     let done = ddp(dir.path(), &["run", "--nproc", "2", "-q"]).run().succeeds();
     assert_eq!(done.stderr, "");
@@ -126,7 +126,7 @@ fn without_ipv4(dir: &Path, args: &[&str]) -> Option<Output> {
 }
 
 #[test]
-fn a_host_without_ipv4_trains() {
+fn host_without_ipv4_can_train() {
     let dir = tempdir().unwrap();
     let toy = worker("toy");
     let launched = ["launch", "--nproc", "2", "--max-restarts", "0", "--log-dir", "logs", "--", toy.to_str().unwrap()];
@@ -141,7 +141,7 @@ fn a_host_without_ipv4_trains() {
 }
 
 #[test]
-fn an_ipv6_address_in_brackets_is_one() {
+fn ipv6_address_may_be_in_brackets() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
         ddp_tests::skipped("needs IPv6");
         return;

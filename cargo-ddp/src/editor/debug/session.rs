@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_says_whose_it_is() {
+    fn session_names_its_rank_and_adapter() {
         let sessions = |adapter| Sessions::new(adapter, "/p/.ddp/debug/ddp_debug.py".into());
         let first = sessions(Adapter::LldbDap).of("/p/target/debug/train", 1, 77, 0);
         assert_eq!(first.configuration["name"], "train rank 1");
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn adapters_have_names() {
+    fn adapter_names_are_parsed_back() {
         for adapter in [Adapter::LldbDap, Adapter::CodeLldb] {
             assert_eq!(adapter.to_string().parse(), Ok(adapter));
         }

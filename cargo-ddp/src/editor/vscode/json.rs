@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_lists_stay_on_one_line_and_strings_are_escaped() {
+    fn json_printer_keeps_short_lists_on_one_line_and_escapes_strings() {
         let value = Json::object([
             ("a \"b\"", Json::texts(["x", "\\ \n"])),
             ("o", Json::List(vec![Json::object([("k", true.into())])])),

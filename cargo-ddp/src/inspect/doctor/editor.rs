@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_of_the_editor_is_named() {
+    fn editor_check_names_missing_extensions_and_debuggers() {
         let bare = Bare::new();
         let lines = || examine(&bare.machine);
         let levels = || lines().iter().map(|line| line.level).collect::<Vec<_>>();

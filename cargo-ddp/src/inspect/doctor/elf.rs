@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_library_needs_is_followed_to_what_is_missing() {
+    fn library_dependencies_are_followed_to_the_missing_one() {
         let dir = tempfile::tempdir().unwrap();
         let build_with = |name: &str, uses: &[&str], flags: &[&str]| {
             let mut cc = Command::new("cc");

@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_are_judged() {
+    fn limits_have_thresholds_for_warnings_and_errors() {
         let levels = |lines: &[Line]| lines.iter().map(|line| line.level).collect::<Vec<_>>();
         let shm = [None, Some(64 << 20), Some(16 << 30)].map(shared_memory);
         assert_eq!(levels(&shm), [Level::Warning, Level::Warning, Level::Ok]);

@@ -156,7 +156,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_programs_failure_is_its_error_line() {
+    fn failed_program_is_reported_by_its_error_line() {
         let bare = Bare::new();
         let program = bare.script(
             "p",

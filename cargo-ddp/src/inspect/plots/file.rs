@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn an_svg_holds_what_the_figure_says() {
+    fn svg_contains_the_figures_texts_and_lines() {
         let text = svg(&figure()).unwrap();
         assert!(!text.contains(|c: char| c.is_control() && c != '\n' || is_forbidden(c)));
         let label = r"loss &lt;&amp;\u{1b}\u{0}\u{9b}".to_owned() + "\u{fffd}";
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_written_whole() {
+    fn plot_files_are_written_completely() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["a.svg", "b.PNG"] {
             let path = dir.path().join(name);

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_change_is_told() {
+    fn diff_reports_every_kind_of_change() {
         let dir = tempfile::tempdir().unwrap();
         let f32s = |values: &[f32]| bytes(values, f32::to_le_bytes);
         let a = file(

@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_leave_every_tensor_out_are_refused() {
+    fn name_table_that_leaves_out_every_tensor_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let [file, rules] = ["model.safetensors", "names.json"].map(|name| dir.path().join(name));
         let data = [0; 4];

@@ -154,7 +154,7 @@ mod tests {
     use safetensors::tensor::Dtype;
 
     #[test]
-    fn a_part_of_a_model_is_known_by_its_name() {
+    fn shard_of_a_model_is_recognized_by_its_name() {
         for (name, count) in [
             ("model-00001-of-00003.safetensors", Some(3)),
             ("model-00001-of-00001.safetensors", None),
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_run_can_load_is_refused_with_what_to_do() {
+    fn import_refuses_files_that_no_run_can_load_with_a_hint() {
         let dir = tempfile::tempdir().unwrap();
         let (file, to) = (dir.path().join("model.safetensors"), dir.path().join("snapshots"));
         for (tensors, problem, help) in [
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_refused_with_the_file_to_give() {
+    fn import_of_a_directory_names_the_file_to_pass() {
         let dir = tempfile::tempdir().unwrap();
         let (run, to) = (dir.path().join("run"), dir.path().join("to"));
         fs::create_dir(&run).unwrap();

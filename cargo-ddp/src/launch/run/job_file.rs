@@ -250,7 +250,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn best_snapshot_is_the_one_that_the_program_calls_better() {
+    fn best_snapshot_follows_the_workers_metric_and_its_direction() {
         let saved = |step, metric, lower_is_better| Event::SnapshotSaved {
             snapshot: format!("step-{step:08}").into(),
             epoch: 0,

@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_of_this_machine_are_jobs_until_their_launcher_is_gone() {
+    fn entries_of_this_machine_are_jobs_until_their_launcher_exits() {
         let dir = tempfile::tempdir().unwrap();
         let own = origin::own();
         let mine = job(&dir.path().join("1"), own.pid, Some(own.clone()));

@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_threads_keep_their_cores() {
+    fn use_one_core_affects_only_its_thread() {
         let threads = || std::thread::spawn(tch::get_num_threads).join().unwrap();
         let before = (tch::get_num_threads(), threads());
         let inside = std::thread::spawn(|| {

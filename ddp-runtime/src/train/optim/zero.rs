@@ -276,7 +276,7 @@ mod tests {
 
     /// From `ZeroRedundancyOptimizer._partition_parameters` of torch 2.13.0 for these sizes.
     #[test]
-    fn partition_is_pythons() {
+    fn partition_matches_python() {
         let groups = [vec![10, 40, 20, 40, 5], vec![7, 30, 30]];
         assert_eq!(partition(&groups, 1), [vec![0; 5], vec![0; 3]]);
         assert_eq!(partition(&groups, 2), [vec![1, 0, 0, 1, 1], vec![1, 1, 0]]);
