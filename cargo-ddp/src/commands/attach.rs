@@ -1,3 +1,5 @@
+//! `cargo ddp attach`: debug sessions for the workers of a running job.
+
 use std::fs;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;

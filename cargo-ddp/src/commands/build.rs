@@ -1,3 +1,5 @@
+//! `cargo ddp build`: builds the program and keeps the editor's debug configurations pointing to it.
+
 use std::fs;
 use std::path::Path;
 

@@ -1,3 +1,5 @@
+//! `cargo ddp doctor`: prints the results of `inspect::doctor` as lines or JSON, and picks the exit code.
+
 use ddp_contract::text::printable_line;
 
 use super::table::print_json;

@@ -1,3 +1,5 @@
+//! `cargo ddp plot`: draws the metrics of runs into an SVG or PNG file. The drawing is in `inspect::plots`.
+
 use std::path::{Path, PathBuf};
 
 use ddp_contract::metrics::{Curves, FILE};

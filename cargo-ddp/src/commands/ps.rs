@@ -1,3 +1,5 @@
+//! `cargo ddp ps`: the table of running jobs.
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ddp_contract::job::Job;

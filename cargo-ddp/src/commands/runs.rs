@@ -1,3 +1,5 @@
+//! `cargo ddp runs`: the table of a project's runs, with their outcome and duration.
+
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 

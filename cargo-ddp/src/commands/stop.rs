@@ -1,3 +1,5 @@
+//! `cargo ddp stop`: asks a job to stop, waits for its end, and kills it with `--now`.
+
 use std::time::{Duration, Instant};
 
 use ddp_contract::job::Job;

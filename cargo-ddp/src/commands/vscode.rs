@@ -1,3 +1,5 @@
+//! `cargo ddp vscode`: flags become a request to `editor::vscode`; the result is written, printed or checked.
+
 use crate::cli::Vscode;
 use crate::config;
 use crate::editor::debug;

@@ -1,3 +1,5 @@
+//! Tests of how flags, variables and Cargo.toml combine.
+
 use std::path::Path;
 
 use clap::{Args, Command, FromArgMatches};

@@ -1,3 +1,5 @@
+//! Which names and folders a new project may have.
+
 use std::fs;
 use std::path::Path;
 

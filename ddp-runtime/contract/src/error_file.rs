@@ -1,3 +1,5 @@
+//! The error file of a failed worker, in torchrun's layout.
+
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,3 +1,5 @@
+//! The events that a worker sends to its launcher: their fields, their JSON and their version.
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};

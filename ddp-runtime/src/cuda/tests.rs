@@ -1,3 +1,5 @@
+//! Tests of streams, events, memory statistics, and of steps that must not wait for the GPU.
+
 use tch::nn::{self, Module, VarStore};
 use tch::{Cuda, Device, Kind, Tensor};
 

@@ -1,3 +1,5 @@
+//! How samples are stacked to a batch: PyTorch's `default_collate`.
+
 use tch::{Device, Tensor};
 
 use crate::{Error, Result, memory};

@@ -1,3 +1,5 @@
+//! The traits `Dataset` and `BatchDataset`, their adapters, and the seeds of samples.
+
 use std::sync::Arc;
 
 use crate::data::Collate;

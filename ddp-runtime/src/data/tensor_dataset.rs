@@ -1,3 +1,5 @@
+//! `TensorDataset`: samples that are rows of tensors in memory.
+
 use tch::{Device, Kind, Tensor};
 
 use crate::data::loader::transfer;

@@ -1,3 +1,5 @@
+//! Token files in nanoGPT's format, for language models.
+
 use std::fs::File;
 use std::mem::MaybeUninit;
 use std::path::Path;

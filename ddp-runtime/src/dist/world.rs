@@ -1,3 +1,5 @@
+//! `World`: ranks and addresses, read from torchrun's environment variables.
+
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 

@@ -1,3 +1,5 @@
+//! Tests of the texts of errors.
+
 use super::*;
 
 /// One error of each kind.

@@ -1,3 +1,5 @@
+//! Histograms of tensors, for TensorBoard.
+
 use tch::{Kind, Tensor};
 
 use crate::{Error, Result};

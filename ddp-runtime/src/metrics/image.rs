@@ -1,3 +1,5 @@
+//! Images of tensors, as PNG files.
+
 use tch::{Kind, Tensor};
 
 use crate::{Error, Result};

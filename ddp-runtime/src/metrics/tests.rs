@@ -1,3 +1,5 @@
+//! Tests of the files that `Metrics` writes on one rank.
+
 use std::fs;
 use std::path::Path;
 

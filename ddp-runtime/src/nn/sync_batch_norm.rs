@@ -1,3 +1,5 @@
+//! `SyncBatchNorm`: batch normalization over the batches of all ranks.
+
 use std::borrow::Borrow;
 use std::cell::Cell;
 

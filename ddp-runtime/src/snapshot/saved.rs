@@ -1,3 +1,5 @@
+//! `SavedModel`: a snapshot's model for inference, without a job.
+
 use std::path::{Path, PathBuf};
 
 use ddp_contract::snapshot::{self as format, MANIFEST, Manifest, SnapshotError, ValidSnapshot};

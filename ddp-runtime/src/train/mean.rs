@@ -1,3 +1,5 @@
+//! `Mean`: a mean over steps and ranks, summed up on the device.
+
 use tch::{Kind, Tensor};
 
 use crate::data::mean_over_ranks;

@@ -1,3 +1,5 @@
+//! Tests of the structure checks: cycles, upward imports, statics.
+
 use super::*;
 
 fn tree(files: &[(&str, &str)]) -> Tree {

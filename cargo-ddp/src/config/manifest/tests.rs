@@ -1,3 +1,5 @@
+//! Tests of the settings in Cargo.toml: parsing, presets, and packages over workspaces.
+
 use std::path::Path;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! Checks of VS Code's extensions and of the debuggers on this machine.
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 

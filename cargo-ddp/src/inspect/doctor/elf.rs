@@ -1,3 +1,5 @@
+//! Which libraries an ELF file needs, and which of them the dynamic linker would not find.
+
 use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 

@@ -1,3 +1,5 @@
+//! Checks of the NVIDIA driver, the GPUs and the access between GPUs, against what libtorch needs.
+
 use nvml_wrapper::Nvml;
 use nvml_wrapper::enum_wrappers::device::{P2pCapabilitiesIndex, P2pStatus};
 

@@ -1,3 +1,5 @@
+//! Checks of libtorch, of the Python that would install it, of the cache, and of NCCL's headers.
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,3 +1,5 @@
+//! Checks of system limits: shared memory, locked memory, ptrace.
+
 use rustix::process::{Resource, getrlimit};
 
 use super::{Line, Machine};

@@ -1,3 +1,5 @@
+//! The machine as checks see it: folders, variables and programs, which tests can replace.
+
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::{Read, Write};

@@ -1,3 +1,5 @@
+//! Checks of the project: whether its program starts, free disk space, and file times.
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};

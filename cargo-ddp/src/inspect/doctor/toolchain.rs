@@ -1,3 +1,5 @@
+//! Checks of rustc, cargo, the linker and the C++ compiler.
+
 use super::{Line, Machine};
 
 /// The oldest Rust that this version builds with.

@@ -1,3 +1,5 @@
+//! `cargo ddp snapshot diff`: the differences between two snapshots, tensor by tensor.
+
 use std::collections::BTreeMap;
 
 use half::{bf16, f16};

@@ -1,3 +1,5 @@
+//! `cargo ddp snapshot export`: a snapshot's model as one `.safetensors` or `.pt` file.
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::path::Path;

@@ -1,3 +1,5 @@
+//! `cargo ddp snapshot import`: a snapshot from another program's safetensors file.
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;

@@ -1,3 +1,5 @@
+//! The table that renames tensors on import and export (`--names`).
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;

@@ -1,3 +1,5 @@
+//! Reads safetensors files: the names, types, shapes and bytes of their tensors.
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};

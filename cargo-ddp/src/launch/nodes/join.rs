@@ -1,3 +1,5 @@
+//! How a launcher joins the launchers of the other nodes, before any worker starts.
+
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};

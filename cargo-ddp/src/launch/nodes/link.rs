@@ -1,3 +1,5 @@
+//! The connection between two launchers: JSON lines, signs of life, and limits on both.
+
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,3 +1,5 @@
+//! Whether a folder has a complete libtorch of the right version, and which flavor it is.
+
 use std::path::{Path, PathBuf};
 
 use ddp_contract::file;

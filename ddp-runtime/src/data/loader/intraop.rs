@@ -1,3 +1,5 @@
+//! One core for each worker thread of a loader.
+
 use std::ffi::c_int;
 
 use crate::os::process::find_function;

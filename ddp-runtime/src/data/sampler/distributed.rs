@@ -1,3 +1,5 @@
+//! `DistributedSampler`: PyTorch's exact indices.
+
 use crate::error::check;
 use crate::{Error, Result, sys};
 

@@ -1,3 +1,5 @@
+//! `EvalSampler` for evaluations that count each sample once, and the mean over ranks.
+
 use tch::{Device, Kind, Tensor};
 
 use crate::{Error, ProcessGroup, ReduceOp, Result};

@@ -1,3 +1,5 @@
+//! `Autocast`: PyTorch's `torch.autocast`.
+
 use tch::{Device, Kind};
 
 use crate::error::check;

@@ -1,3 +1,5 @@
+//! Tests of `GradScaler`.
+
 use super::*;
 use crate::train::optim::{Adam, AdamOptions, AdamW, AdamWOptions, Sgd, SgdOptions};
 use tch::nn::VarStore;

@@ -1,3 +1,5 @@
+//! `Fused`: what all optimizers on fused kernels share.
+
 use std::fmt::Debug;
 
 use tch::Tensor;

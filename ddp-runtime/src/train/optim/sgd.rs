@@ -1,3 +1,5 @@
+//! `Sgd` on PyTorch's fused kernel.
+
 use super::Scaling;
 use super::fused::{Algorithm, Fused, Kernel, Lists};
 use crate::error::check;

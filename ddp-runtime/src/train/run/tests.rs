@@ -1,3 +1,5 @@
+//! Tests of `Run`: resuming, metrics, and counting samples.
+
 use tch::nn::{self, Module};
 use tch::{Kind, Tensor};
 use tempfile::tempdir;

@@ -1,3 +1,5 @@
+//! What a `Trainer` reports after each epoch and at its end.
+
 use std::fmt;
 use std::time::Duration;
 
