@@ -53,7 +53,7 @@ fn report_is_written_through_fifos_and_devices() {
         report(dir.path(), name, |_| fs::read(path(name)).unwrap());
         assert!(path(name).is_symlink());
     }
-    // What stdout has already got stays before it.
+    // Earlier output to stdout stays before it.
     let file = path("stdout.txt");
     let mut command = Command::new(cargo_ddp());
     command.current_dir(dir.path()).args([
@@ -78,14 +78,14 @@ fn report_is_written_through_fifos_and_devices() {
         .ends_with(2)
         .says(&["--report: can't write to /dev/fd/77"]);
     launch(dir.path(), &["--report", "no/where"], "true").run().ends_with(2).says(&["no is not a directory"]);
-    // It was lost at the end, with a warning.
+    // The report was lost at the end, with a warning.
     launch(dir.path(), &["--report", "missing/"], "true")
         .run()
         .ends_with(2)
         .says(&["names a directory that does not exist"]);
 }
 
-// `--report /proc/PID/fd/1` replaced the file, and what the process wrote before and after was lost.
+// `--report /proc/PID/fd/1` replaced the file, and the process's output before and after was lost.
 #[test]
 fn report_to_a_descriptor_of_another_process_replaces_no_file() {
     let dir = tempdir().unwrap();
@@ -98,7 +98,7 @@ fn report_to_a_descriptor_of_another_process_replaces_no_file() {
     assert!(text.ends_with("after\n"), "{text}");
 }
 
-// Under a scheduler's agent the cause goes where it wants it, which may be no file either.
+// Under a scheduler's agent, TORCHELASTIC_ERROR_FILE may not be a regular file either.
 #[test]
 fn error_file_around_the_launcher_is_written_through() {
     let dir = tempdir().unwrap();
@@ -132,8 +132,8 @@ fn report_keeps_device_nodes() {
     assert!(fs::symlink_metadata(&null).unwrap().file_type().is_char_device());
 }
 
-// Nobody reads it: the launcher ends all the same.
-// It was lost with a warning and exit code 0.
+// Nobody reads it, but the launcher exits anyway.
+// The report was lost with a warning and exit code 0.
 #[test]
 fn report_that_can_not_be_written_is_an_error() {
     let dir = tempdir().unwrap();
@@ -211,7 +211,7 @@ fn export_is_written_through_fifos_and_devices() {
         assert!(dir.path().join(to).is_symlink());
     }
     assert_eq!(names(&fs::read(dir.path().join("new.safetensors")).unwrap()), plain);
-    // A file is not overwritten, nor is one behind a link.
+    // An existing file is not overwritten, nor is one behind a link.
     export("link.safetensors").run().ends_with(2);
 }
 

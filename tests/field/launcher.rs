@@ -17,7 +17,7 @@ fn odd_file_left_by_a_worker_does_not_block_the_launcher() {
     let outer = dir.path().join("outer");
     assert!(Command::new("mkfifo").arg(&outer).status().unwrap().success());
     for (what, code) in [
-        // The reason of a failure.
+        // The error file.
         ("mkfifo $TORCHELASTIC_ERROR_FILE; exit 3", 3),
         ("mkdir $TORCHELASTIC_ERROR_FILE; exit 3", 3),
         ("ln -s /dev/zero $TORCHELASTIC_ERROR_FILE; exit 3", 3),
@@ -48,7 +48,7 @@ fn odd_file_left_by_a_worker_does_not_block_the_launcher() {
 #[test]
 fn tracer_left_by_a_worker_does_not_block_the_launcher() {
     let dir = tempdir().unwrap();
-    // PTRACE_SEIZE, and then it takes note of nothing.
+    // PTRACE_SEIZE, and then the tracer ignores every event.
     let tracer = "import ctypes, sys, time
 failed = ctypes.CDLL(None).ptrace(0x4206, int(sys.argv[1]), None, None)
 open('traced', 'w').write(str(failed))
@@ -100,7 +100,7 @@ fn fifo_instead_of_an_input_file_is_refused() {
 #[test]
 fn flood_of_events_is_bounded_and_starves_no_rank() {
     let dir = tempdir().unwrap();
-    // 200 MB without an end; as much in small pieces; then without end, while rank 1 speaks now and then.
+    // 200 MB without a newline; as much in small pieces; then endlessly, while rank 1 writes now and then.
     let script = r#"
         if [ $RANK = 1 ]; then
             until [ -e counted ]; do sleep 0.1; done
@@ -155,7 +155,7 @@ fn a_script_is_refused_only_if_its_interpreter_is_missing() {
         assert!(done.stdout.contains("fine"), "{words}: {}", done.stdout);
     }
     assert!(launch(&executable(dir.path(), "empty", b"#!\necho fine\n")).succeeds().stdout.contains("fine"));
-    // One interpreter after the other.
+    // A chain of interpreters.
     let inner = executable(dir.path(), "inner", b"#!/opt/no/python3\n");
     let outer = executable(dir.path(), "outer", format!("#!{inner}\n").as_bytes());
     launch(&outer).ends_with(126).says(&["it needs /opt/no/python3, which does not exist"]);
@@ -167,7 +167,7 @@ fn a_script_is_refused_only_if_its_interpreter_is_missing() {
 fn a_program_for_another_machine_is_not_read_by_a_shell() {
     let dir = tempdir().unwrap();
     let mut other = fs::read("/bin/true").unwrap();
-    // Its machine: one that was never built.
+    // The ELF header's machine: one that does not exist.
     other[18..20].copy_from_slice(&[0x77, 0x77]);
     for content in [&other[..], &[0; 300]] {
         let program = executable(dir.path(), "program", content);
@@ -222,7 +222,7 @@ fn a_usage_error_is_not_retried_and_an_identical_failure_at_startup_once() {
     assert_eq!(restarts(1, random, "in the same way before its first step"), 1);
     let different = "echo $TORCHELASTIC_RESTART_COUNT | tr 0123 abcd >&2; exit 1";
     assert_eq!(restarts(1, different, "`--max-restarts` allows more"), 3);
-    // A program of ours that took a step is another case, even with this code.
+    // A program with ddp-runtime that took a step is a different case, even with this exit code.
     let trained = "echo '{\"event\":\"step\",\"epoch\":0,\"step\":'$TORCHELASTIC_RESTART_COUNT'}' > \
                    /proc/self/fd/$DDP_EVENT_FD; exit 2";
     assert_eq!(restarts(2, trained, "`--max-restarts` allows more"), 3);

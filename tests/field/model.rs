@@ -1,4 +1,4 @@
-//! Gradients that were not averaged, tied weights, and tensors that cannot be carried.
+//! Gradients that were not averaged, tied weights, and tensors that cannot be sent.
 
 use std::fs;
 use std::path::Path;
@@ -91,7 +91,7 @@ fn tensors_that_cannot_be_sent_are_named_at_the_start() {
     trained("Int8");
 }
 
-/// `HashMap`s have another order in each process, and names came from that order. Files are as those of
+/// A `HashMap` has a different order in each process, and names came from that order. Files are like those of
 /// <https://github.com/safetensors/safetensors/pull/236>.
 #[test]
 fn tied_weights_have_one_name_on_all_ranks_and_in_all_runs() {
@@ -123,7 +123,7 @@ fn tied() -> TempDir {
     dir
 }
 
-/// The only snapshot of `dir`, without its optimizer, as another program's file with these names, is a model to begin with.
+/// Checks that a run can begin with the model in `file`.
 fn begins_with(file: &Path) {
     let dir = tempdir().unwrap();
     command(file.parent().unwrap(), &["import", file.to_str().unwrap(), "--to", dir.path().to_str().unwrap()])
@@ -140,7 +140,7 @@ fn tied_weights_keep_their_names_from_snapshot_to_file_and_back() {
     }
     let exported = dir.path().join("model.safetensors");
     begins_with(&exported);
-    // To itself under another of its names, and to a copy of each: nothing differs.
+    // The names of the tied weights swapped: the files do not differ.
     fs::write(dir.path().join("names.toml"), "head = \"wte\"\nwte = \"head\"\n").unwrap();
     command(dir.path(), &["export", ".", "--to", "other.safetensors", "--names", "names.toml"]).succeeds();
     for (a, b) in [
@@ -242,14 +242,14 @@ fn import_of_a_wrong_file_is_explained() {
     let shard = "model-00001-of-00002.safetensors";
     let done = import(shard).succeeds().says(&["one of 2 files", "bn.num_batches_tracked", "1 tensor of"]);
     assert_eq!(done.stdout.trim(), "snapshots/step-00000000");
-    // Whoever names them gets them.
+    // They can be imported if they are named.
     fs::write(dir.path().join("names.json"), r#"{"*.num_batches_tracked": "*.num_batches_tracked"}"#).unwrap();
     command(dir.path(), &["import", shard, "--to", "all", "--names", "names.json"]).succeeds().says(&["2 tensors of"]);
 }
 
 #[test]
 fn snapshot_folder_that_is_not_writable_is_reported_before_the_first_step() {
-    // Not even root makes a folder there.
+    // Not even root can create a folder there.
     for scenario in ["Bool", "trainer"] {
         let done = model(scenario, Path::new("/proc/self/task")).succeeds();
         let told = done.stdout.matches("can't save snapshots in /proc/self/task").count();

@@ -1,4 +1,4 @@
-//! What the launcher prints: a pipe that is closed, a full disk, a terminal, names and numbers of any kind.
+//! Output of the launcher to closed pipes, full disks and terminals, with names and numbers of any kind.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -14,7 +14,7 @@ use tempfile::tempdir;
 
 use super::calls::{BOUND, launch, metrics, project, stderr, terminal, with_stdout};
 
-/// A pipe whose reader is gone.
+/// A pipe whose read end is closed.
 fn closed_pipe() -> Stdio {
     let (reader, writer): (PipeReader, _) = std::io::pipe().unwrap();
     drop(reader);
@@ -25,7 +25,7 @@ fn full_disk() -> File {
     File::options().write(true).open("/dev/full").unwrap()
 }
 
-/// Commands that print something, each of another kind.
+/// Commands that print, one of each kind.
 const PRINTING: &[&[&str]] = &[
     &["--help"],
     &["--version"],
@@ -55,7 +55,7 @@ fn closed_pipe_is_not_an_error() {
         assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
         assert!(!stderr(&output).contains("stdout"), "{args:?}: {}", stderr(&output));
     }
-    // The code still says what the command found.
+    // The exit code still reports the result of the command.
     fs::write(dir.path().join("snapshots/step-00000000/model.safetensors"), "damaged").unwrap();
     let output = with_stdout(dir.path(), &["snapshot", "verify", "snapshots"], closed_pipe());
     assert_eq!(output.status.code(), Some(6), "{}", stderr(&output));
@@ -69,14 +69,14 @@ fn output_that_cannot_be_written_is_an_error() {
         assert_eq!(output.status.code(), Some(4), "{args:?}: {}", stderr(&output));
         let words = "error: can't write to stdout: No space left on device";
         assert!(stderr(&output).contains(words), "{args:?}: {}", stderr(&output));
-        // The standard library says that everything was written there.
+        // The standard library reports success there.
         let output = with_stdout(dir.path(), args, File::open("/dev/null").unwrap());
         assert_eq!(output.status.code(), Some(4), "{args:?}: {}", stderr(&output));
         assert!(stderr(&output).contains("error: can't write to stdout: "), "{args:?}: {}", stderr(&output));
     }
 }
 
-// What workers wrote to stderr was lost with exit code 0.
+// Workers' stderr was lost with exit code 0.
 #[test]
 fn workers_stderr_that_cannot_be_written_is_an_error() {
     let dir = tempdir().unwrap();
@@ -94,7 +94,7 @@ fn workers_stderr_that_cannot_be_written_is_an_error() {
     assert_eq!(code("echo hi", full_disk().into()), Some(0), "the launcher's own lines alone");
 }
 
-// A terminal obeyed the comments of launch.json.
+// A terminal executed control sequences in comments of launch.json.
 #[test]
 fn file_contents_are_escaped_on_a_terminal_and_unchanged_in_a_pipe() {
     let dir = project();
@@ -149,7 +149,7 @@ fn a_job_whose_output_is_lost_continues_and_keeps_its_logs() {
     }
 }
 
-/// The folder of the newest run below `dir`, wherever runs are.
+/// The folder of the newest run, at any depth below `dir`.
 fn newest_run(dir: &Path) -> std::path::PathBuf {
     let find = Command::new("find").arg(dir).args(["-name", "job.json", "-printf", "%T@ %h\n"]).output().unwrap();
     let text = String::from_utf8(find.stdout).unwrap();
@@ -184,7 +184,7 @@ fn newest_log(dir: &Path) -> String {
     path.lines().next().map(|path| fs::read_to_string(path).unwrap()).unwrap_or_default()
 }
 
-// JSON is text alone: `snapshot ls --json` panicked, and a run in such a folder left neither a record nor a report.
+// JSON holds only UTF-8: `snapshot ls --json` panicked, and a run in such a folder left neither a record nor a report.
 #[test]
 fn a_folder_that_is_not_utf8_is_shown_in_json() {
     let dir = project();

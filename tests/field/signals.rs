@@ -55,7 +55,7 @@ fn stop_now_ends_a_launcher_that_its_worker_stops_again_and_again() {
     job.wait().ends_with(143).leaves_no_process();
 }
 
-// A job in the background of a script ignores SIGINT, which was the second signal.
+// A background job of a script ignores SIGINT, which was the second signal.
 #[test]
 fn stop_now_needs_no_sigint() {
     let dir = tempdir().unwrap();
@@ -109,7 +109,7 @@ fn paused_reader_of_the_output_delays_no_signal() {
     }
 }
 
-// The other two waited for the reader to say what had happened.
+// The other two processes blocked while they reported the failure to the reader.
 #[test]
 fn killed_launcher_does_not_wait_for_the_reader_of_stderr() {
     let dir = tempdir().unwrap();
@@ -131,7 +131,7 @@ fn a_launcher_that_does_not_respond_is_killed_after_the_second_signal() {
     let [.., launcher] = launcher_processes(job.pid());
     let launcher = libc::pid_t::try_from(launcher).unwrap();
     let null = std::ptr::null_mut::<libc::c_void>();
-    // SAFETY: a system call. In this state a process hears no signal but SIGKILL.
+    // SAFETY: a system call. In this state only SIGKILL reaches the process.
     if unsafe { libc::ptrace(libc::PTRACE_ATTACH, launcher, null, null) } != 0 {
         ddp_tests::skipped("needs the right to trace processes");
         job.signal(SIGTERM);
@@ -158,7 +158,7 @@ fn launcher_kills_all_workers_if_any_two_of_its_processes_die() {
         job.wait_for_count("ready", 2);
         let processes = launcher_processes(job.pid());
         signal_process(processes[killed[0]], SIGKILL);
-        // The death of the first may have ended it already.
+        // The death of the first process may have ended this one already.
         if Path::new("/proc").join(processes[killed[1]].to_string()).exists() {
             let _ = Command::new("kill").args(["-9", &processes[killed[1]].to_string()]).output();
         }

@@ -31,7 +31,7 @@ fn is_here(names: &[&str]) -> bool {
     false
 }
 
-/// A scaffolded project whose loop has a place to stop at (BREAK) and a `String`, and that panics and breaks when it is told.
+/// A scaffolded project whose loop has a line to stop at (BREAK) and a `String`, and that panics and breaks on request.
 fn project() -> &'static Path {
     static PROJECT: OnceLock<PathBuf> = OnceLock::new();
     PROJECT.get_or_init(|| {
@@ -73,7 +73,7 @@ fn play(scenario: &str) {
     play_with(&alone(), scenario, project(), |_| {});
 }
 
-/// Runs a scenario with each debug adapter that is here. CodeLLDB's comes with its extension for VS Code only, where it is
+/// Runs a scenario with each installed debug adapter. CodeLLDB's comes only with its extension for VS Code, as
 /// `~/.vscode/extensions/vadimcn.vscode-lldb-*/adapter/codelldb`.
 fn play_with(alone: &Alone, scenario: &str, project: &Path, with: impl Fn(&mut Command)) {
     play_in(alone, scenario, project, "tests/debug/scenarios.py", LLDB_DAP, &with);
@@ -85,7 +85,7 @@ fn play_with(alone: &Alone, scenario: &str, project: &Path, with: impl Fn(&mut C
     }
 }
 
-/// Runs a scenario, and demands that no process is left soon after.
+/// Runs a scenario, and checks that no process is left soon after.
 fn play_in(
     _alone: &Alone,
     scenario: &str,
@@ -186,7 +186,7 @@ fn sampler_and_loader_formatters_show_the_position() {
     look_at("positions");
 }
 
-/// Plays the scenario of a worker that is there to be looked at.
+/// Plays the scenario of a worker whose variables are examined.
 fn look_at(worker: &str) {
     let program = ddp_tests::program(worker);
     Ddp::new(["build", "-p", "ddp-tests", "--bin", worker]).run().succeeds();
@@ -214,7 +214,7 @@ fn f5_stops_with_the_compilers_message_if_the_build_fails() {
     let text = fs::read_to_string(&main).unwrap();
     let broken = text.replacen("let mut losses = Mean::new();", "let mut losses = nowhere;", 1);
     assert_ne!(broken, text);
-    let alone = alone(); // until the source is whole again
+    let alone = alone(); // until the source is restored
     let result = std::panic::catch_unwind(|| {
         play_with(&alone, "broken", project(), |_| fs::write(&main, &broken).unwrap());
     });
@@ -284,7 +284,7 @@ fn attach_uses_the_only_job_or_the_chosen_one_of_several() {
     let chosen = fs::read_to_string(dir.path().join(".ddp/debug/attach")).unwrap();
     assert!(ddp(&["ps"]).run().succeeds().stdout.contains(&format!("\n{chosen} ")), "{chosen}");
     let more = start();
-    // There is no terminal to ask in.
+    // There is no terminal for a prompt.
     choose().ends_with(2).says(&["error: several jobs are running, and none was chosen: ", &chosen]);
     ddp(&["attach", "--choose", &chosen]).run().ends_with(2).says(&["--choose", "cannot be used with"]);
     for job in [only, more] {

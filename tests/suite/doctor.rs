@@ -1,4 +1,4 @@
-//! `cargo ddp doctor` on set-ups that are broken in one way each.
+//! `cargo ddp doctor` on machines that are broken in one way each.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -11,7 +11,7 @@ use tempfile::{TempDir, tempdir};
 use crate::console::shown;
 use crate::nvml::stand_in;
 
-/// A project that was never set up, an empty cache, an empty home, and a PATH of its own.
+/// A project without libtorch, an empty cache, an empty home, and its own PATH.
 struct Place {
     dir: TempDir,
 }
@@ -116,7 +116,7 @@ fn doctor_names_a_libtorch_of_another_version() {
     let done = place.doctor(&[]).env("LIBTORCH", place.path("old")).run().ends_with(6);
     let at = done.stdout.lines().position(|line| line.starts_with("error    libtorch ")).unwrap();
     assert!(done.stdout.lines().nth(at + 1).unwrap().trim_start().starts_with("-> unset LIBTORCH"), "{}", done.stdout);
-    // Linked to by the project, it is another's fault.
+    // If the project links to it, the hint is to set up again.
     fs::create_dir(place.path("project/.ddp")).unwrap();
     symlink(place.path("old"), place.path("project/.ddp/libtorch")).unwrap();
     is(line(place.doctor(&["--json"]), "libtorch"), "error", "(the project is linked to it)", "cargo ddp setup");
@@ -145,7 +145,7 @@ fn doctor_names_a_missing_python_and_a_missing_pip() {
     is(line(doctor(), "Python"), "error", "there is no Python 3", "python3-pip");
     place.script("python3", "case \"$1$2\" in -c*version*) echo '{\"python\": \"3.12.0\", \"version\": null, \"folder\": null}'; exit 0;; esac; exit 1");
     is(line(doctor(), "Python"), "error", "has neither pip nor venv", "python3-pip");
-    // With a libtorch, Python is of no use any more.
+    // With a libtorch, Python is not needed any more.
     is(line(doctor().env("LIBTORCH", real()), "Python"), "warning", "it is here already", "");
 }
 
@@ -217,10 +217,10 @@ fn docs_of_doctor_show_the_printed_output() {
     let (expected, found) = (lines(&shown[0].output), lines(&done.stdout));
     let checks = |lines: &[(String, String)]| lines.iter().map(|(_, line)| check(line)).collect::<Vec<_>>();
     assert_eq!(checks(&found), checks(&expected));
-    // Where this machine is as good, it is so in the same words.
+    // Where this machine gets the same result, the words are the same.
     let mut same = 0;
     for ((level, line), (expected_level, expected)) in found.iter().zip(&expected) {
-        // What there is of these depends on what is installed.
+        // These depend on the installed software.
         if level == expected_level
             && !["NVIDIA driver", "C++ compiler", "debugger", "VS Code"].contains(&check(line).as_str())
         {

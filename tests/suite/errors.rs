@@ -1,4 +1,4 @@
-//! Wrong use and failed builds: the documented exit codes, and what is said.
+//! Usage errors and failed builds: the documented exit codes, and the messages.
 
 use std::fs;
 

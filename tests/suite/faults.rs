@@ -1,4 +1,4 @@
-//! Workers and launchers that are killed, fail, or are told to stop.
+//! Workers and launchers that are killed, fail, or are asked to stop.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -17,7 +17,7 @@ fn killed_worker_loses_only_the_steps_since_the_last_snapshot() {
     let (undisturbed, disturbed) = (tempdir().unwrap(), tempdir().unwrap());
     let expected = long_run(undisturbed.path(), &[]).run().succeeds();
 
-    // Random rank, random moment; printed, so that a failure can be told apart.
+    // Random rank, random moment; printed, so that a failure can be reproduced.
     let random = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos() as usize;
     let (rank, epoch) = (random % 2, 3 + random / 2 % 30);
     eprintln!("killing rank {rank} after epoch {epoch}");
@@ -139,7 +139,7 @@ fn models_that_differ_between_ranks_are_refused_on_all_naming_the_parameter() {
     let done = Ddp::toy(&["--nproc", "2", "--max-restarts", "0", "--grace", "60"], &["differ"]).run().ends_with(1);
     let words = "error: the model of rank 1 differs from rank 0's: rank 1 has parameter ";
     let found: Vec<_> = done.stderr.lines().filter(|line| line.contains(words)).collect();
-    // Whichever fails first, the other may be told to stop before it has said so.
+    // Whichever fails first, the other may be asked to stop before it has reported its own error.
     assert!(!found.is_empty(), "{}", done.stderr);
     let named = found.iter().all(|line| {
         line.contains("second.bias [3] Float, rank 0 has parameter second.bias [2] Float")

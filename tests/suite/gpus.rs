@@ -1,4 +1,4 @@
-//! `--gpus`, with and without a driver. Where none is, a stand-in for its library (NVML) plays one with four GPUs.
+//! `--gpus`, with and without a driver. Without one, a stub of its library (NVML) simulates four GPUs.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! `cargo ddp init`: an existing crate, made trainable.
+//! `cargo ddp init`: an existing crate becomes trainable.
 
 use std::collections::BTreeMap;
 use std::fs;

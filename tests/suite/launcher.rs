@@ -1,4 +1,4 @@
-//! `cargo ddp run` and `launch`: what torchrun's users expect of a launcher, and what it lacks.
+//! `cargo ddp run` and `launch`: torchrun's features, and those that torchrun lacks.
 
 use std::fs;
 use std::path::Path;
@@ -22,7 +22,7 @@ fn lines(text: &str) -> Vec<&str> {
     lines
 }
 
-/// All of the kit is `python3 tests/kit/check.py`, which takes about two minutes.
+/// The quick part. The complete kit is `python3 tests/kit/check.py`, which takes about two minutes.
 #[test]
 fn conformance_kit_finds_the_expected_results() {
     let mut check = Command::new("python3");
@@ -95,7 +95,7 @@ fn twenty_concurrent_jobs_do_not_mix_their_ranks() {
     }
 }
 
-/// DDP_TEST_RESTARTS=200 is the number that the docs speak of.
+/// The docs give the result for DDP_TEST_RESTARTS=200.
 #[test]
 fn job_survives_every_restart() {
     let deaths: usize = std::env::var("DDP_TEST_RESTARTS").map_or(16, |text| text.parse().unwrap());
@@ -106,7 +106,7 @@ fn job_survives_every_restart() {
     let done =
         Ddp::worker("mortal", &flags, &[snapshots.to_str().unwrap(), &count]).run().succeeds().leaves_no_process();
     assert!(done.stderr.contains(&format!(", {deaths} restart")), "{}", done.stderr);
-    // Each was the kill, and not what a restart before it had left behind.
+    // Each restart was caused by the kill, and not by leftovers of an earlier restart.
     assert_eq!(done.stderr.matches("was killed by SIGKILL (pid ").count(), deaths, "{}", done.stderr);
     assert_eq!(done.stdout.matches(" ends with step ").count(), 2, "{}", done.stdout);
 }
@@ -316,7 +316,7 @@ fn running_jobs_are_listed_and_can_be_stopped() {
     let run = jobs[0]["run"].as_str().unwrap();
     here(Ddp::new(["stop", run])).run().succeeds();
     first.wait().ends_with(143).leaves_no_process();
-    // This one does not listen.
+    // This launcher does not respond.
     here(Ddp::new(["stop", "--now"])).run().succeeds();
     second.wait().ends_with(143).leaves_no_process();
 
@@ -372,7 +372,7 @@ fn program_that_reports_nothing_is_restarted_only_on_request() {
 #[test]
 fn error_after_sigterm_is_not_a_preemption() {
     let dir = tempdir().unwrap();
-    // As ddp-runtime's workers do after saving; rank 1 fails instead.
+    // Like ddp-runtime's workers after saving; rank 1 fails instead.
     let script = "trap '[ $RANK = 0 ] && exit 75; echo no space left >&2; exit 3' TERM; echo ready; \
                   while :; do sleep 0.1; done";
     let job = launch(dir.path(), &["--nproc", "2"], script).start();
@@ -423,7 +423,7 @@ fn stalled_job_is_restarted_on_request() {
 #[test]
 fn paused_launcher_still_knows_which_rank_died_first() {
     let dir = tempdir().unwrap();
-    // Rank 1 dies 50 ms before the others, while the launcher can't look.
+    // Rank 1 dies 50 ms before the others, while the launcher is paused.
     let script = "echo ready; while [ ! -e go ]; do sleep 0.01; done; [ $RANK = 1 ] || sleep 0.05; exit $((10 + RANK))";
     let job = launch(dir.path(), &["--nproc", "4", "--max-restarts", "0"], script).start();
     job.wait_for_count("ready", 4);

@@ -1,4 +1,4 @@
-//! What a dataset's panic looks like from outside, and means over ranks with different numbers of samples.
+//! How a dataset's panic is reported, and means over ranks with different numbers of samples.
 
 use ddp_tests::{Ddp, Done};
 

@@ -1,4 +1,4 @@
-//! `Metrics`: TensorBoard reads what was logged, restarts supersede, ranks that do not agree hear of it, nobody waits.
+//! `Metrics`: TensorBoard reads the values, restarts supersede earlier ones, ranks that differ fail, `log` never waits.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -29,7 +29,7 @@ fn tensorboard() -> Option<Command> {
     None
 }
 
-/// What TensorBoard finds in `dir`.
+/// The values that TensorBoard reads in `dir`.
 fn in_tensorboard(mut python: Command, dir: &Path) -> Value {
     let script = repo().join("tests/suite/read_events.py");
     serde_json::from_str(&stdout_of(python.arg(script).arg(dir))).unwrap()
@@ -44,7 +44,7 @@ fn scalars(found: &Value) -> BTreeMap<String, Vec<(u64, f64)>> {
     found["scalars"].as_object().unwrap().iter().map(|(tag, list)| (tag.clone(), points(list))).collect()
 }
 
-/// As TensorBoard has them: numbers of 32 bits.
+/// Like TensorBoard's numbers: rounded to 32 bits.
 fn curves(dir: &Path) -> BTreeMap<String, Vec<(u64, f64)>> {
     let curves = Curves::read(&dir.join(FILE)).unwrap();
     let points = |(name, points): (String, Vec<_>)| {
@@ -128,7 +128,7 @@ fn tensorboard_returns_the_logged_values() {
 
 #[test]
 fn killed_run_has_one_history_in_both_files() {
-    // Steps 21 to 27 are on disk already when they are done again.
+    // Steps 21 to 27 are on disk already when they are repeated.
     killed("flush");
 }
 
@@ -154,7 +154,7 @@ fn killed(how: &str) {
     assert_eq!(own["loss"], expected);
     let Some(python) = tensorboard() else { return };
 
-    // A record that the kill tore is no obstacle either.
+    // A record that the kill tore does not matter either.
     let mut files: Vec<_> = fs::read_dir(run.dir()).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|file| file.to_str().unwrap().contains("tfevents"));
     files.sort();
@@ -201,7 +201,7 @@ fn plot_draws_runs_with_their_restarts() {
         let at = ["plot", "--log-dir", logs.to_str().unwrap()];
         Ddp::new(at.iter().chain(args)).dir(logs).run()
     };
-    // Without a word, the newest run, beside its logs.
+    // Without arguments: the newest run, next to its logs.
     let done = plot(&[]).succeeds();
     let files = ["svg", "png"].map(|kind| logs.join("latest/plot").with_extension(kind));
     assert_eq!(done.stdout.lines().collect::<Vec<_>>(), files.each_ref().map(|file| file.to_str().unwrap()));

@@ -6,7 +6,7 @@ use std::fs;
 use ddp_tests::{CudaTorch, Ddp, repo, stdout_of};
 use serde_json::Value;
 
-/// What each case, rank and step printed.
+/// The output of each case, rank and step.
 type Printed = BTreeMap<(String, usize, String), String>;
 
 fn printed(stdout: &str, cases: usize) -> Printed {
@@ -86,9 +86,9 @@ fn models_on_two_ranks_match_one_rank_with_twice_the_batch() {
     }
 }
 
-/// Where Python's torch is missing, and on other processors, whose kernels round differently. What is rounded
-/// differently grows with each step, so the first twenty are compared: to 1e-3, and to 5e-2 where products or gradients are
-/// rounded to 16 bits: there a last bit decides which way (seen on two processors: 5e-3).
+/// For machines without Python's torch, and other processors, whose kernels round differently. The difference
+/// grows with each step, so the first twenty are compared: to 1e-3, and to 5e-2 where products or gradients are
+/// rounded to 16 bits, where the last bit decides the direction (seen on two processors: 5e-3).
 #[test]
 fn models_losses_are_near_the_golden_ones() {
     let golden = golden();

@@ -1,4 +1,4 @@
-//! The NCCL build: compiled and linked against a CUDA libtorch, and run up to its answer on a machine without GPUs.
+//! The NCCL build: compiled, linked against a CUDA libtorch, and run until it reports that there is no GPU.
 
 #[path = "../../ddp-runtime/build/nccl.rs"]
 mod header;

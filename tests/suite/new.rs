@@ -1,4 +1,4 @@
-//! `cargo ddp new`: cargo new's own habits.
+//! `cargo ddp new`: the rules of `cargo new`, and the generated files.
 
 use std::fs;
 use std::path::Path;
@@ -68,7 +68,7 @@ fn new_never_changes_an_existing_folder() {
     new(dir.path(), &["taken"]).ends_with(2).says(&["taken is there already", "hint: "]);
     let files: Vec<_> = fs::read_dir(dir.path().join("taken")).unwrap().collect();
     assert_eq!(files.len(), 1);
-    // Nor is a dangling link, or a file.
+    // Neither is a dangling link or a file.
     std::os::unix::fs::symlink("/nowhere", dir.path().join("link")).unwrap();
     new(dir.path(), &["link"]).ends_with(2).says(&["is there already"]);
 }

@@ -10,7 +10,7 @@ use tempfile::{TempDir, tempdir};
 
 /// Another node was lost.
 const NODE_LOST: i32 = 5;
-/// Silence after which a node counts as lost, and the time for what is left to end. A busy machine takes longer.
+/// Silence after which a node counts as lost, and time for its processes to end. A busy machine takes longer.
 const BOUND: Duration = Duration::from_secs(20 + 60);
 
 /// Two machines, as far as the network is concerned.
@@ -93,7 +93,7 @@ fn ranks_on_two_nodes_connect_and_all_restart_when_one_fails() {
     }
     assert!(one.stdout.contains("[rank 2] rank 2 sees 3 ranks"), "{}", one.stdout);
     for done in [zero, one] {
-        // The cause and its words are known on both, though it was on one.
+        // Both report the cause and its message, though it happened on one.
         done.says(&[
             "rank 2 ended with exit code 1 (node 1 (",
             ") after step 7",
@@ -187,7 +187,7 @@ fn free_port() -> u16 {
 fn workers_on_two_nodes_get_their_ranks_in_the_job() {
     let (a, b, port) = (tempdir().unwrap(), tempdir().unwrap(), free_port());
     let script = "echo $RANK of $WORLD_SIZE, $LOCAL_RANK of $LOCAL_WORLD_SIZE, node $GROUP_RANK of $GROUP_WORLD_SIZE";
-    // The second may come first.
+    // The second node may start first.
     let one = launch(b.path(), "1", port, &["--nproc", "1"], script).start();
     one.wait_for("Joining node 0 at 127.0.0.1:");
     let zero = launch(a.path(), "0", port, &["--nproc", "2"], script).run().succeeds();

@@ -37,7 +37,7 @@ fn parity_of_one_hundred_steps_with_python_to_the_last_bit() {
 }
 
 /// Across processors, kernels may round differently in the last bits: 1e-5 relative, and 1e-7 absolute where the loss
-/// is down at the noise.
+/// is close to 0.
 #[test]
 fn parity_of_one_hundred_steps_with_the_golden_losses() {
     let golden = fs::read_to_string(repo().join("tests/golden/seed_job.json")).unwrap();

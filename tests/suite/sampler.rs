@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use ddp_tests::{CudaTorch, repo, worker};
 use serde_json::Value;
 
-/// Feeds the settings to a program, and gives its lines.
+/// Feeds the settings to a program, and returns its lines.
 fn indices(mut program: Command, settings: &str) -> Vec<String> {
     let mut child = program.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let (mut stdin, settings) = (child.stdin.take().unwrap(), settings.to_owned());

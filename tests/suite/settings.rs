@@ -11,7 +11,7 @@ fn launch(dir: &Path, flags: &[&str], script: &str) -> Ddp {
     Ddp::new(["launch"].iter().chain(flags).chain(&["--", "sh", "-c", script])).dir(dir)
 }
 
-/// What `--dry-run` prints about the number of workers.
+/// The line of `--dry-run` with the number of workers.
 fn planned(done: Done) -> String {
     let stdout = done.succeeds().stdout;
     stdout.lines().find(|line| line.starts_with("workers:")).unwrap_or_default().to_owned()
@@ -149,7 +149,7 @@ fn color_flag_and_variables_decide_every_byte() {
     assert!(!is_colored(run(&["--color", "never"]).env("CARGO_TERM_COLOR", "always").run()));
     run(&[]).env("CARGO_TERM_COLOR", "blue").run().ends_with(2).says(&["CARGO_TERM_COLOR", "auto, always or never"]);
     run(&["--color", "blue"]).run().ends_with(2).says(&["blue", "auto, always or never"]);
-    // clap's own words.
+    // clap's own message.
     for (choice, escaped) in [("always", true), ("never", false)] {
         let help = Ddp::new(["launch", "--help", "--color", choice]).run().succeeds().stdout;
         assert_eq!(help.contains("\u{1b}["), escaped, "{help:?}");

@@ -1,4 +1,4 @@
-//! `cargo ddp setup`: what it chooses, and the way out of every failure.
+//! `cargo ddp setup`: which libtorch it chooses, and the help for every failure.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -7,7 +7,7 @@ use std::path::Path;
 use ddp_tests::{Ddp, Done, SIGKILL, processes, repo, wait_until};
 use tempfile::{TempDir, tempdir};
 
-/// A project that was never set up, and an empty cache.
+/// A project without libtorch, and an empty cache.
 struct Fresh {
     dir: TempDir,
 }
@@ -53,7 +53,7 @@ impl Fresh {
     }
 }
 
-/// The libtorch that this very test run is built with.
+/// The libtorch that this test run is built with.
 fn real() -> std::path::PathBuf {
     repo().join(".ddp/libtorch").canonicalize().unwrap()
 }
@@ -138,7 +138,7 @@ fn without_index(ddp: Ddp) -> Ddp {
 #[test]
 fn killed_setup_never_counts_as_finished() {
     let fresh = Fresh::new();
-    // A pip that never ends: its place in the staging folder is there, half-filled.
+    // A pip that never ends: its staging folder exists, half-filled.
     let pip = "case \"$3\" in --version) exit 0;; install) echo Collecting; sleep 1000;; esac";
     let probe =
         "case \"$1\" in -c) echo '{\"python\": \"3.12.0\", \"version\": null, \"folder\": null}'; exit 0;; esac";
@@ -148,7 +148,7 @@ fn killed_setup_never_counts_as_finished() {
     job.wait_for("Collecting");
     job.signal(SIGKILL);
     let _: Done = job.wait();
-    // pip dies with us (what it started itself is none of ours, and ends here).
+    // pip dies with us. (A process that it started itself is not ours, and ends here.)
     wait_until(
         "end of pip",
         || format!("{:?}", processes(&marker)),
@@ -164,7 +164,7 @@ fn killed_setup_never_counts_as_finished() {
     let cache = fresh.path("cache/cargo-ddp");
     assert!(!cache.join("libtorch-2.13.0-cpu").exists());
     assert!(fs::read_dir(&cache).unwrap().count() > 1, "the staging folder is there");
-    // The next set-up starts anew, and clears up.
+    // The next setup starts from scratch, and cleans up.
     without_index(fresh.setup(&["--cpu"])).run().ends_with(3);
     fresh.nothing_was_made();
 }
@@ -179,7 +179,7 @@ fn setup_uses_the_torch_of_python_if_its_version_fits() {
     let done = fresh.setup(&flags).run().succeeds().says(&["with-torch has it (cpu: as asked for)", "Linked"]);
     let home = Path::new(done.stdout.trim());
     assert!(home.join("lib/libtorch_cpu.so").exists() && !home.join("lib/libtorch_cuda.so").exists());
-    // Linked once, it is found at once, without asking any Python.
+    // Once linked, it is found immediately, without asking any Python.
     let again = fresh.setup(&[]).env("PATH", "/usr/bin:/bin").run().succeeds().says(&["the project is linked to it"]);
     assert_eq!(again.stdout, done.stdout);
 

@@ -1,4 +1,4 @@
-//! What shells, man and scripts get of `cargo ddp`.
+//! Output of `cargo ddp` for shells, man and scripts.
 
 use std::fs;
 use std::io::Write;
@@ -12,7 +12,7 @@ fn completions(shell: &str) -> String {
     Ddp::new(["completions", shell]).run().succeeds().stdout
 }
 
-/// What bash offers for a line whose last word is being typed.
+/// The completions of bash for a line whose last word is being typed.
 fn bash_offers(before: &str, script: &Path, words: &[&str]) -> Vec<String> {
     let quoted: Vec<_> = words.iter().map(|word| format!("'{word}'")).collect();
     let program = format!(
@@ -40,7 +40,7 @@ fn bash_completes_commands_and_flags() {
 
     assert_eq!(bash_offers("", &script, &["cargo-ddp", "snap"]), ["snapshot"]);
     assert_eq!(bash_offers("", &script, &["cargo-ddp", "snapshot", "ver"]), ["verify"]);
-    // As a subcommand of cargo, beside what completed cargo before.
+    // As a subcommand of cargo, next to cargo's earlier completion.
     assert_eq!(bash_offers("", &script, &["cargo", "ddp", "doc"]), ["doctor"]);
     assert_eq!(bash_offers("", &script, &["cargo", "ddp", "run", "--max-r"]), ["--max-restarts"]);
     assert_eq!(bash_offers("", &script, &["cargo", "ddp", "snapshot", "prune", "--keep-l"]), ["--keep-last"]);
@@ -132,7 +132,7 @@ fn version_names_libtorchs_version() {
 #[test]
 fn closed_stdout_is_not_a_failure() {
     for command in ["completions bash", "man", "runs", "doctor --json"] {
-        // `:` has ended before anything is printed.
+        // `:` exits before anything is printed.
         let script = format!("{{ sleep 0.3; \"$0\" {command}; }} | :");
         let output = Command::new("sh").current_dir(repo()).args(["-c", &script]).arg(cargo_ddp()).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{command}");

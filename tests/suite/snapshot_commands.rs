@@ -63,7 +63,7 @@ fn snapshot_ls_lists_snapshots_and_names_damage() {
         .iter()
         .map(|s| (s["step"].as_u64(), s["epoch"].as_u64(), s["metric"].as_f64()))
         .collect();
-    // At the end of an epoch, the next one is what it goes on with; the last snapshot was saved without a metric.
+    // At the end of an epoch, a run continues with the next one; the last snapshot was saved without a metric.
     assert_eq!(facts[0].0.zip(facts[0].2), Some((24, 4.0)), "{listed}");
     assert_eq!(facts.iter().map(|(step, ..)| step.unwrap()).collect::<Vec<_>>(), [24, 40, 48]);
     command(dir.path(), &["verify", "."]).succeeds();
@@ -79,14 +79,14 @@ fn snapshot_ls_lists_snapshots_and_names_damage() {
     assert!(verified.starts_with("whole    ./step-00000024 (4 files, "), "{verified}");
     command(dir.path(), &["verify", "step-00000024"]).succeeds();
     assert_eq!(json(dir.path(), &["verify", "--json", "step-00000040"])[0]["whole"], false);
-    // What others would load is what is shown.
+    // The command shows what other programs would load.
     assert!(command(dir.path(), &["show", "."]).succeeds().stdout.starts_with("./step-00000024\n"));
     command(dir.path(), &["show", "step-00000040"])
         .ends_with(6)
         .says(&["can't be loaded: optimizer.safetensors", "hint: "]);
 }
 
-// It hid all of them, and `prune` ended with 0.
+// The stray manifest hid all of them, and `prune` exited with 0.
 #[test]
 fn a_stray_manifest_next_to_snapshots_is_ignored() {
     let dir = trained();
@@ -185,7 +185,7 @@ fn snapshot_prune_keeps_the_newest_valid_and_the_best() {
     let would = command(dir.path(), &["prune", ".", "--keep-last", "1", "--dry-run"]).succeeds().stdout;
     assert!(would.contains("would remove 2 snapshots"), "{would}");
     assert_eq!(steps(dir.path()), [24, 40, 48]);
-    // The newest is damaged: the newest whole one stays, and so does what is left of the damaged one.
+    // The newest is damaged: the newest valid one stays, and so do the remains of the damaged one.
     damage(&dir.path().join("step-00000048/model.safetensors"));
     let done = command(dir.path(), &["prune", ".", "--keep-last", "1", "--keep-best", "1"]).succeeds();
     done.says(&["./step-00000048 is left alone: model.safetensors is damaged"]);
@@ -199,7 +199,7 @@ fn snapshot_prune_keeps_the_newest_valid_and_the_best() {
     command(dir.path(), &["prune", "."]).ends_with(2).says(&["--keep-last"]);
 }
 
-/// Every type that both sides know, odd shapes, and names that are no words.
+/// Every type that both sides know, odd shapes, and unusual names.
 const MAKE: &str = "
 import sys, torch, safetensors.torch as s
 g = torch.Generator().manual_seed(3)
@@ -241,7 +241,7 @@ c['model.float32'] += 1  # they own their memory
 print('same')";
     let files = ["in.safetensors", "out.safetensors", "out.pt"].map(path);
     assert_eq!(stdout_of(torch.python().arg("-c").arg(compare).args(files)), "same\n");
-    // What is there is never replaced.
+    // An existing file is never replaced.
     let before = fs::read(path("out.pt")).unwrap();
     command(dir.path(), &["export", "s", "--to", "out.pt"]).ends_with(2).says(&["out.pt is there already"]);
     assert_eq!(fs::read(path("out.pt")).unwrap(), before);
@@ -279,7 +279,7 @@ fn imported_model_starts_a_run() {
     assert!(first.stdout.contains("epoch   1  loss "), "it begins with the first epoch: {}", first.stdout);
     assert_eq!(steps(&dir.path().join("snapshots")), [0, 32]);
 
-    // A model that does not fit is refused, with the name of what is missing.
+    // A model that does not fit is refused, with the name of the missing tensor.
     let other = tempdir().unwrap();
     command(other.path(), &["import", file.to_str().unwrap()]).succeeds();
     let snapshots = other.path().join("snapshots");

@@ -1,4 +1,4 @@
-//! Snapshots on disk: readable by others, and never half.
+//! Snapshots on disk: readable by other programs, and never incomplete.
 
 use std::fs;
 use std::path::Path;
@@ -52,7 +52,7 @@ fn damaged_snapshot_is_skipped_with_a_warning() {
     let mut bytes = fs::read(&model).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(&model, bytes).unwrap();
-    // What a writer that was killed leaves behind.
+    // Leftovers of a writer that was killed.
     fs::create_dir(dir.path().join(".step-00000128.partial")).unwrap();
 
     let done = train(dir.path(), "4").succeeds();

@@ -1,18 +1,18 @@
-//! The structure of the crates: who may import whom, where state and system calls are.
+//! The structure of the crates: which module may import which, and where state and system calls are.
 
 use std::collections::BTreeSet;
 
 use ddp_tests::repo;
 use ddp_tests::structure::Tree;
 
-/// A crate's modules from the bottom to the top: none imports from one further down in this list. Parts of `train` stand below
+/// A crate's modules from the bottom to the top: none imports from one further down in this list. Parts of `train` are below
 /// `snapshot`, the rest above.
 struct Crate {
     src: &'static str,
     layers: &'static [&'static str],
     /// The one module that uses [`SYSTEM`] directly, if there is one.
     os: Option<&'static str>,
-    /// Every `static` item and thread-local, with the reason why it is no field of `worker::process::Process`.
+    /// Every `static` item and thread-local, with the reason why it is not a field of `worker::process::Process`.
     statics: &'static [(&'static str, &'static str)],
 }
 

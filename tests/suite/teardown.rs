@@ -1,4 +1,4 @@
-//! How runs end: with everything still open, by an error, in a time-out, next to a rank that waits forever.
+//! How runs end: with everything still open, by an error, in a timeout, next to a rank that waits forever.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ fn failing_rank_is_the_cause_whatever_resources_it_has_open() {
         let dir = tempdir().unwrap();
         let done = teardown(dir.path(), &[], &["fail", &rank.to_string()]).run().ends_with(1);
         let done = says_the_cause(done, rank);
-        // Rank 0's last snapshot is complete, also when it is rank 0 that fails.
+        // Rank 0's last snapshot is complete, even if rank 0 fails.
         assert!(is_whole(&run_dir(dir.path()).join("snapshots")), "{}", done.stderr);
         assert!(!done.stderr.contains("ranks log different metrics"), "{}", done.stderr);
     }
@@ -106,7 +106,7 @@ fn ddp_that_is_dropped_before_backward_leaves_no_dangling_pointer() {
         ddp_tests::skipped("needs valgrind");
         return;
     }
-    // (libtorch's kernels look at bytes that they have not written, so those are not checked.)
+    // (libtorch's kernels read bytes that they have not written, so those are not checked.)
     let flags = ["-q", "--error-exitcode=9", "--undef-value-errors=no"];
     let mut valgrind = Command::new("valgrind");
     valgrind.args(flags).arg(worker("reducer")).arg("dropped").env("OMP_NUM_THREADS", "1");

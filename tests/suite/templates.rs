@@ -1,4 +1,4 @@
-//! Each template: made, tested, linted, trained with two ranks, killed and resumed. All are built in one folder.
+//! Each template: created, tested, linted, trained on two ranks, killed and resumed. All are built in one folder.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use tempfile::tempdir;
 
 const TEMPLATES: [&str; 4] = ["bare", "linear", "vision", "mingpt"];
 
-/// Projects of all templates, as `cargo ddp new` makes them, linked to a libtorch.
+/// Projects of all templates, created by `cargo ddp new`, linked to a libtorch.
 fn project(template: &str) -> PathBuf {
     static PROJECTS: OnceLock<PathBuf> = OnceLock::new();
     let folder = PROJECTS.get_or_init(|| {
@@ -46,7 +46,7 @@ fn run(template: &str, dir: &Path, args: &[&str]) -> Ddp {
     Ddp::in_linear_at(&project(template), run.iter().chain(args))
 }
 
-/// The number after some words in what was printed, the last time that they were.
+/// The number after the last occurrence of some words in the output.
 fn number_after(text: &str, words: &str) -> f64 {
     let rest = text.rsplit_once(words).unwrap_or_else(|| panic!("no {words:?} in:\n{text}")).1;
     rest.split_whitespace().next().unwrap().parse().unwrap()
@@ -159,7 +159,7 @@ fn ctrl_c_saves_and_the_next_start_resumes() {
         job.wait().ends_with(75).says(&ways_out).leaves_no_process();
         let saved = snapshots(dir.path());
         assert_eq!(saved.len(), 1, "{template}: {saved:?}");
-        // Inside of an epoch, nothing has evaluated these weights.
+        // In mid-epoch, these weights have not been evaluated.
         let manifest = snapshot::verify(&saved[0]).unwrap();
         assert!(manifest.samples_in_epoch == 0 || manifest.metric.is_none(), "{template}: {manifest:?}");
         let again = run(template, dir.path(), &args).start();
@@ -169,7 +169,7 @@ fn ctrl_c_saves_and_the_next_start_resumes() {
     }
 }
 
-/// The three commands that the guide gives for a template, each with what it printed and its time.
+/// The guide's three commands for a template, each with its output and its time.
 fn three_commands(template: &str) -> Vec<(String, Duration)> {
     let folder = tempdir().unwrap();
     let guide = fs::read_to_string(repo().join("docs/templates.md")).unwrap();
@@ -193,7 +193,7 @@ fn three_commands(template: &str) -> Vec<(String, Duration)> {
     done
 }
 
-/// Many times what it takes, as tests share the machine.
+/// Many times the usual time, because tests share the machine.
 const AT_MOST: Duration = Duration::from_secs(1200);
 
 #[test]
@@ -209,7 +209,7 @@ fn vision_is_trained_by_three_commands() {
 fn mingpt_is_trained_by_three_commands() {
     let done = three_commands("mingpt");
     let (trained, time) = &done[1];
-    // A guess among its characters costs 4.2.
+    // Guessing among its characters has a loss of 4.2.
     assert!(number_after(trained, "test loss ") < 1.8, "{trained}");
     assert!(*time < AT_MOST, "{time:?}");
     assert!(done[2].0.starts_with("In the beginning ") && done[2].0.len() > 200, "{}", done[2].0);
@@ -284,7 +284,7 @@ fn mingpt_losses_match_its_python_twin() {
         .arg(ours.len().to_string());
     let theirs = losses(&stdout_of(&mut python));
     assert!(ours.len() > 100 && ours.len() == theirs.len(), "{} and {} losses", ours.len(), theirs.len());
-    // They are rounded to 1e-6 when printed. In training, what is rounded otherwise grows.
+    // They are rounded to 1e-6 when printed. In training, different rounding grows.
     for (step, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
         let bound = if step < 20 { 2e-6 } else { 1e-3 };
         assert!((ours - theirs).abs() <= bound, "step {}: {ours} for {theirs}", step + 1);

@@ -59,8 +59,8 @@ fn launcher_uses_little_memory() {
     let args = ["run", "--nproc", "2", "--", "--total-epochs", "100000", "--snapshots", dir.path().to_str().unwrap()];
     let job = Ddp::in_linear(args).start();
     job.wait_for("epoch  40");
-    // It is three processes. What they have of the program's file is large in a debug build,
-    // and is measured in release (`tests/bench/launcher.py`).
+    // It has three processes. Their pages of the program's file are large in a debug build,
+    // and are measured in a release build (`tests/bench/launcher.py`).
     let processes = ddp_tests::launcher_processes(job.pid());
     let own_kb: u64 = processes.iter().map(|pid| memory_kb(*pid, "RssAnon:")).sum();
     job.signal(ddp_tests::SIGTERM);

@@ -1,4 +1,4 @@
-//! `Trainer`: what it does is what its parts do, and a run of it can be stopped and goes on.
+//! `Trainer` matches a handwritten loop of its parts, and its runs can be stopped and resumed.
 
 use ddp_tests::Ddp;
 use tempfile::tempdir;
@@ -35,7 +35,7 @@ fn trainer_that_is_stopped_resumes_and_ends_identically() {
     let done = worker(&["run", dir]).run().succeeds();
     assert!(!done.stdout.contains("epoch  20 "), "{}", done.stdout);
     assert_eq!(ends(&done.stdout), ends(&expected.stdout));
-    // A run that is through stays so.
+    // A finished run stays finished.
     let again = worker(&["run", dir]).run().succeeds();
     assert_eq!(ends(&again.stdout), ends(&expected.stdout));
 }

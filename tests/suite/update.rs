@@ -1,4 +1,4 @@
-//! `cargo ddp update`: what a newer template changes, and what it leaves alone.
+//! `cargo ddp update`: which files a newer template changes, and which it leaves alone.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -118,7 +118,7 @@ fn file_that_the_template_dropped_stays_while_edited_code_may_need_it() {
     let main = project.join("src/main.rs");
     let edited = "mod settings;\nfn main() { settings::parse() }\n";
     fs::write(&main, edited).unwrap();
-    // The template has changed it, too: it is recorded as it was.
+    // The template has changed it, too: the record has the hash of an older file.
     let record = project.join(".ddp-template.toml");
     let text = fs::read_to_string(&record).unwrap();
     let changed = text.lines().map(|line| match line.split_once(" = ") {
@@ -128,7 +128,7 @@ fn file_that_the_template_dropped_stays_while_edited_code_may_need_it() {
     fs::write(&record, changed.collect::<String>()).unwrap();
     update(&project, &["--yes"]).succeeds().says(&["Kept src/main.rs"]);
     assert!(project.join("src/settings.rs").exists() && project.join("train.toml").exists());
-    // Once the code is the template's again, they go.
+    // Once the code is the template's again, they are removed.
     fs::remove_file(&main).unwrap();
     Ddp::new(["new", "other", "--template", "linear", "--name", "m"]).dir(project.parent().unwrap()).run().succeeds();
     fs::copy(project.with_file_name("other").join("src/main.rs"), &main).unwrap();

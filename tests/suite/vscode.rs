@@ -1,4 +1,4 @@
-//! `cargo ddp vscode`: what it writes, and what it leaves alone.
+//! `cargo ddp vscode`: which files it writes, and which it leaves alone.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -71,7 +71,7 @@ fn vscode_writes_its_files_and_a_second_call_changes_nothing() {
     vscode(dir.path(), &[]).succeeds().says(&["up to date"]);
     assert_eq!(texts(dir.path()), before);
     assert_eq!(modified(), written);
-    // Nothing of this machine.
+    // No path of this machine.
     assert!(before.iter().all(|text| !text.contains(dir.path().to_str().unwrap())));
 }
 
@@ -123,7 +123,7 @@ fn removed_binary_loses_its_entries_and_the_users_stay() {
     let now = text("launch.json");
     assert!(now.starts_with(kept) && !now.contains("eval") && now.contains("ddp: run show on"), "{now}");
     assert!(!text("tasks.json").contains("eval"));
-    // No training at all any more: every entry goes.
+    // Without any training binary, every entry is removed.
     package(dir.path(), "m", &["train"], "");
     vscode(dir.path(), &[]).succeeds().says(&["nothing depends on ddp-runtime any more"]);
     let last = text("launch.json");
@@ -156,7 +156,7 @@ fn entries_in_a_workspace_name_the_package() {
     vscode(dir.path(), &["-p", "third"])
         .ends_with(2)
         .says(&["\"third\" depends on ddp-runtime; there are first, second"]);
-    // A package that wants none: its binaries get entries when they are named, and keep them.
+    // A package that opts out: its binaries get entries when they are named, and keep them.
     let off = format!("{TRAINS}[package.metadata.ddp]\nvscode = false\n");
     package(&dir.path().join("c"), "third", &["none"], &off);
     vscode(dir.path(), &["--check"]).succeeds();
@@ -198,12 +198,12 @@ fn invalid_jsonc_is_not_written_and_its_line_is_named() {
     }
     assert_eq!(fs::read_to_string(path(dir.path(), "tasks.json")).unwrap(), broken);
     assert_eq!(fs::read_dir(dir.path().join(".vscode")).unwrap().count(), 1, "something was written");
-    // Nor what is no file: nobody waits for a pipe to say something.
+    // Neither is a FIFO read, which would block.
     let dir = project();
     fs::create_dir(dir.path().join(".vscode")).unwrap();
     assert!(Command::new("mkfifo").arg(path(dir.path(), "launch.json")).status().unwrap().success());
     vscode(dir.path(), &[]).ends_with(4).says(&["launch.json: it is a FIFO, not a regular file"]);
-    // Nor is a folder that can't be one.
+    // Neither is a path whose parent is a file.
     let dir = project();
     fs::write(dir.path().join(".vscode"), "").unwrap();
     vscode(dir.path(), &[]).ends_with(4).says(&[".vscode/launch.json"]);
@@ -238,7 +238,7 @@ fn files_of_this_repository_are_up_to_date() {
     for name in ["cargo-ddp: run the demo project", "cargo-ddp: a test of the suite", "cargo-ddp: the C++ shim"] {
         assert!(names.contains(&format!("\"name\": \"{name}\"")), "{name}");
     }
-    // What they name is there: tasks, packages, tests, sources' functions.
+    // Their tasks, packages, tests and source functions exist.
     let launch: Value = serde_json::from_str(&names).unwrap();
     let tasks = json(repo(), "tasks.json");
     let labels: Vec<&Value> = tasks["tasks"].as_array().unwrap().iter().map(|task| &task["label"]).collect();

@@ -1,4 +1,4 @@
-//! `ZeroRedundancy` against the same optimizer unsharded, and snapshots that go from one to the other.
+//! `ZeroRedundancy` against the same optimizer unsharded, and snapshots that both can load.
 
 use std::fs;
 use std::path::Path;

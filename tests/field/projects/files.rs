@@ -1,4 +1,4 @@
-//! Files and names as people have them: broken manifests, line ends of Windows, blanks, colons, accents.
+//! Unusual files and names: broken manifests, CRLF line ends, blanks, colons, accents.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -154,7 +154,7 @@ fn new_refuses_what_could_not_be_built() {
             "hint: choose another folder",
         ]);
     }
-    // Behind a link, too, and for a crate that is there.
+    // Also behind a link, and for an existing crate.
     fs::create_dir(dir.path().join("a:b")).unwrap();
     symlink("a:b", dir.path().join("link")).unwrap();
     ddp(dir.path(), &["new", "link/m"]).run().ends_with(2).says(&["a:b/m: its path has a `:`"]);
@@ -184,7 +184,7 @@ fn new_refuses_what_could_not_be_built() {
         .ends_with(2)
         .says(&["another binary of that name"]);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-    // The folder may be called as it likes.
+    // The folder may have any name.
     ddp(dir.path(), &["new", "modèle", "--name", "modele"]).run().succeeds();
     ddp(&dir.path().join("modèle"), &["vscode", "--check"]).run().succeeds();
 }

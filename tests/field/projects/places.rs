@@ -23,7 +23,7 @@ fn f5_uses_the_target_and_target_dir_of_cargos_configuration() {
         package(&root, ".", "model", &["train"], "[workspace]\n");
         ddp(&root, &["vscode", "--nproc", "2"]).run().succeeds();
         assert_eq!(press_f5(&root, TRAIN, &[]), "this is train of model\n");
-        // A configuration that comes later is noticed, by the check and by the task: an old program is there to be started.
+        // The check and the task notice a configuration that is added later: otherwise F5 would start the old program.
         write(root.join(".cargo/config.toml"), &config);
         ddp(&root, &["vscode", "--check"]).run().ends_with(1).says(&[".vscode/launch.json"]);
         ddp(&root, &["build", "--bin", "train"]).run().ends_with(1).says(&[
@@ -38,7 +38,7 @@ fn f5_uses_the_target_and_target_dir_of_cargos_configuration() {
         let ran = ddp(&root, &["run", "--nproc", "1"]).run().succeeds().stdout;
         assert!(ran.contains("new"), "{ran}");
     }
-    // A file further up decides as well, also for a project that is new.
+    // A file in a parent folder counts as well, also for a new project.
     let dir = tempdir().unwrap();
     write(dir.path().join(".cargo/config.toml"), &by_target);
     ddp(dir.path(), &["new", "m"]).run().succeeds();
@@ -58,7 +58,7 @@ fn f5_starts_the_new_program_after_a_build_with_other_variables() {
     write(root.join("src/bin/train.rs"), "fn main() { println!(\"third\"); }\n");
     let folder = [("CARGO_TARGET_DIR", other.path().to_str().unwrap())];
     assert_eq!(press_f5(root, TRAIN, &folder), "third\n");
-    // cargo goes on with its own folder afterwards.
+    // cargo continues with its own folder afterwards.
     write(root.join("src/bin/train.rs"), "fn main() { println!(\"fourth\"); }\n");
     assert_eq!(press_f5(root, TRAIN, &[]), "fourth\n");
 
@@ -70,7 +70,7 @@ fn f5_starts_the_new_program_after_a_build_with_other_variables() {
         .says(&["CARGO_BUILD_TARGET sets the target"]);
     let program = configuration(root, TRAIN)["program"].clone();
     assert_eq!(program, format!("${{workspaceFolder}}/target/{host}/debug/train"));
-    // What it names is built without the variable, too.
+    // The configuration's program is built without the variable, too.
     assert_eq!(press_f5(root, TRAIN, &[]), "fourth\n");
 }
 
@@ -95,7 +95,7 @@ fn f5_starts_the_new_program_with_a_task_that_names_the_target() {
         write(root.join(".cargo/config.toml"), &text);
         let task = ["build", "--bin", "train", "--target", &host];
         ddp(root, &task).run().ends_with(1).says(&["cargo built ", "/out/", "hint: run `cargo ddp vscode`"]);
-        // Another platform is not what F5 starts.
+        // F5 does not start programs for another platform.
         write(root.join(".cargo/config.toml"), "");
         ddp(root, &["vscode"]).run().succeeds();
         ddp(root, &task).run().succeeds();
@@ -132,7 +132,7 @@ fn member_with_its_own_cargo_configuration_can_be_built() {
     let done = ddp(&second, &["build", "--bin", "two"]).run().succeeds().says(&["Note", "target/debug/two"]);
     assert!(done.stdout.contains("second/mine/debug/two"), "{}", done.stdout);
     assert_eq!(press_f5(root, "ddp: two, one process", &[]), "this is two of second\n");
-    // What is stale for the task is an error here, too.
+    // A stale configuration is an error here, too.
     write(root.join(".cargo/config.toml"), "[build]\ntarget-dir = \"out\"\n");
     ddp(&second, &["build", "--bin", "two"]).run().ends_with(1).says(&["hint: run `cargo ddp vscode`"]);
 }
@@ -212,7 +212,7 @@ fn an_ambiguous_binary_is_refused_before_the_build() {
         .says(&["there are several binaries, and none was chosen: eval, train", "--bin NAME"]);
     ddp(dir.path(), &["build"]).run().ends_with(2);
     assert!(!dir.path().join("target").exists(), "something was built");
-    // Before anything is set up, too.
+    // Also before setup.
     let ambiguous = ddp(dir.path(), &["run", "--nproc", "1"]).env("LIBTORCH", "/nowhere").run();
     ambiguous.ends_with(2).says(&["several binaries"]);
     let dir = project(&["train", "eval"], "default-run = \"eval\"");

@@ -1,4 +1,4 @@
-"""The life of groups and operations, and ranks that do not agree."""
+"""The lifetime of groups and operations, and ranks whose calls differ."""
 import re, time
 
 from .base import action, both, check, gpu_only, need, need_gpu

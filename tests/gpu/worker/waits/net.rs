@@ -1,4 +1,4 @@
-//! What most parts train.
+//! The network that most parts train.
 
 use anyhow::Result;
 use ddp_runtime::amp::Autocast;
