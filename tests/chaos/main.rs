@@ -103,7 +103,7 @@ fn main() -> ExitCode {
 fn run(seed: u64, number: u64, fault: &Fault, references: &mut References) -> Outcome {
     let mut random = Random::new(seed, number);
     let nproc = 2 + usize::try_from(random.below(3)).unwrap();
-    let reference = references.of(nproc);
+    let reference = references.for_ranks(nproc);
     let mut round = Round::new(nproc, random, reference);
     let outcome = catch_unwind(AssertUnwindSafe(|| (fault.run)(&mut round)));
     match outcome {

@@ -26,7 +26,7 @@ const FILES: [&str; 3] = ["model.safetensors", "optimizer.safetensors", "rng.saf
 pub struct References(BTreeMap<usize, Rc<Reference>>);
 
 impl References {
-    pub fn of(&mut self, nproc: usize) -> Rc<Reference> {
+    pub fn for_ranks(&mut self, nproc: usize) -> Rc<Reference> {
         let make = || {
             let dir = tempdir().unwrap();
             let done = round::job(nproc, dir.path(), "undisturbed", "0", &[]).run().succeeds();

@@ -90,10 +90,10 @@ class Session:
 
     def pid(self):
         """The process that was launched. CodeLLDB's terminal holds another, and its console says it."""
-        said = re.search(r"Launched process (\d+)", self.text())
-        return int(said[1]) if said else self.dap.terminal.pid
+        launched = re.search(r"Launched process (\d+)", self.text())
+        return int(launched[1]) if launched else self.dap.terminal.pid
 
-    def said(self, pattern):
+    def wait_for_text(self, pattern):
         """Waits for output that matches: a program's last output may arrive after its end is known."""
         self.editor.wait(repr(pattern), lambda: re.search(pattern, self.text()), 30)
 

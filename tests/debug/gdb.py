@@ -63,7 +63,7 @@ def finish(session, words=""):
 def ended(session, words=""):
     stop = session.stopped()
     assert stop["reason"] == "exited-normally", f"{stop}\n{session.say()}"
-    session.said(words)
+    session.wait_for_text(words)
 
 
 def args(snapshots, *more):
@@ -82,7 +82,7 @@ def compound(snapshots):
     launcher, ranks = start_compound(args(snapshots))
     for rank, session in enumerate(ranks):
         check_stop(session, rank, 2)
-    launcher.said(r"rank 1 pid \d+\s")    # the whole line
+    launcher.wait_for_text(r"rank 1 pid \d+\s")    # the whole line
     for pid in re.findall(r"rank \d pid (\d+)", launcher.text()):
         os.kill(int(pid), signal.SIGPIPE)    # like a write to a rank that has exited; gdb does not stop there
     for session in ranks:
@@ -109,7 +109,7 @@ def panic(snapshots):
         first.go_on()
         has(first.stopped()["reason"], "^exited")
     assert (launcher.stopped()["reason"], launcher.stopped()["exit-code"]) == ("exited", "0145"), launcher.say()
-    launcher.said("rank 1 panicked")
+    launcher.wait_for_text("rank 1 panicked")
 
 
 def stop(snapshots):

@@ -52,7 +52,7 @@ class Gdb:
         """The next stop, or the program's end."""
         return self._wait(lambda: self.stops[0] if self.stops else None, "a stop")
 
-    def said(self, pattern):
+    def wait_for_text(self, pattern):
         """Waits for output that matches: the program's last output may arrive after its end is known."""
         return self._wait(lambda: re.search(pattern, self.text()), repr(pattern))
 

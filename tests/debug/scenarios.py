@@ -85,7 +85,7 @@ def f5(nproc):
         has(session.variables()["train"][0],
             f"epoch 0: at {64 * nproc} of 2048 samples, {2048 // nproc} for rank {rank} of {nproc}, shuffled with seed 0")
     finish(made, stopped)
-    launcher.said(f"Finished.* {nproc} workers")
+    launcher.wait_for_text(f"Finished.* {nproc} workers")
     assert launcher.stops == [], "the launcher never stops"
     return made
 
@@ -112,7 +112,7 @@ def compound():
     for rank, session in enumerate(stopped):
         check_variables(session, rank, 2)
     finish(made, stopped)
-    launcher.said("Finished.* 2 workers")
+    launcher.wait_for_text("Finished.* 2 workers")
     # Then in the order of launch.json.
     again = editor(2)
     launcher, *_ = again.f5(name)
@@ -217,7 +217,7 @@ def killed():
     first.go_on()
     made.all_over()
     assert launcher.code == 128 + signal.SIGKILL, made.say()
-    launcher.said(r"error:\S* rank 1 was killed by SIGKILL")
+    launcher.wait_for_text(r"error:\S* rank 1 was killed by SIGKILL")
 
 
 def restart():
@@ -235,7 +235,7 @@ def restart():
         session.go_on()
     made.all_over()
     assert launcher.code == 0 and all(s.code == 0 for s in stopped), made.say()
-    launcher.said("1 restart")
+    launcher.wait_for_text("1 restart")
 
 
 def stop():
@@ -256,7 +256,7 @@ def detach():
     first.go_on()
     made.all_over()
     assert (launcher.code, first.code, second.code) == (0, 0, None), made.say()
-    launcher.said("Finished.* 2 workers")
+    launcher.wait_for_text("Finished.* 2 workers")
 
 
 def nodes():
@@ -276,7 +276,7 @@ def nodes():
         ranks = sorted(job["first_rank"] for job in json.loads(ddp("ps", "--json")) if job["folder"] == PROJECT)
         assert ranks == [0, 1], ranks    # `attach` names its sessions by these
         finish(made, stopped)
-        launcher.said("Finished.* 2 workers")
+        launcher.wait_for_text("Finished.* 2 workers")
         assert other.wait(60) == 0, other.communicate()[0]
     finally:
         other.terminate()

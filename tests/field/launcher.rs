@@ -79,17 +79,17 @@ fn fifo_instead_of_an_input_file_is_refused() {
         let output = with_stdout(dir.path(), args, Stdio::piped());
         (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output))
     };
-    let said = |(code, text): (i32, String), expected: i32| {
+    let ends_with = |(code, text): (i32, String), expected: i32| {
         assert!(code == expected && text.contains("it is a FIFO, not a regular file"), "{code}: {text}");
     };
     fifo("model.safetensors");
-    said(run(&["snapshot", "import", "model.safetensors", "--to", "other"]), 2);
+    ends_with(run(&["snapshot", "import", "model.safetensors", "--to", "other"]), 2);
     fifo("names.json");
-    said(run(&["snapshot", "export", "snapshots", "--names", "names.json", "--to", "other.safetensors"]), 4);
+    ends_with(run(&["snapshot", "export", "snapshots", "--names", "names.json", "--to", "other.safetensors"]), 4);
     fifo("run/metrics.jsonl");
-    said(run(&["plot", "run", "--output", "plot.svg"]), 4);
+    ends_with(run(&["plot", "run", "--output", "plot.svg"]), 4);
     fifo("snapshots/step-00000000/state.json");
-    said(run(&["snapshot", "verify", "snapshots"]), 6);
+    ends_with(run(&["snapshot", "verify", "snapshots"]), 6);
     let directory = dir.path().join("snapshots/step-00000000/state.json");
     fs::remove_file(&directory).unwrap();
     fs::create_dir(directory).unwrap();

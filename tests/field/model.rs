@@ -76,9 +76,9 @@ fn a_loss_that_is_not_of_a_forward_pass_is_refused() {
     refused("no-forward", &words, None);
     refused("second-loss", &words, None);
     refused("second-loss-by-plain-backward", &words, None);
-    let told = model("without-ddp", tempdir().unwrap().path()).succeeds().stderr;
+    let stderr = model("without-ddp", tempdir().unwrap().path()).succeeds().stderr;
     let words = "warning: a gradient of first.bias was computed without Ddp::forward, and is not averaged";
-    assert_eq!(told.matches(words).count(), 1, "{told}");
+    assert_eq!(stderr.matches(words).count(), 1, "{stderr}");
 }
 
 #[test]
@@ -252,8 +252,8 @@ fn snapshot_folder_that_is_not_writable_is_reported_before_the_first_step() {
     // Not even root can create a folder there.
     for scenario in ["Bool", "trainer"] {
         let done = model(scenario, Path::new("/proc/self/task")).succeeds();
-        let told = done.stdout.matches("can't save snapshots in /proc/self/task").count();
-        assert!(told == 2 && !done.stdout.contains("begins at step"), "{}", done.stdout);
+        let warnings = done.stdout.matches("can't save snapshots in /proc/self/task").count();
+        assert!(warnings == 2 && !done.stdout.contains("begins at step"), "{}", done.stdout);
     }
 }
 

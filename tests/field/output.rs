@@ -270,8 +270,8 @@ fn plot_accepts_any_numbers() {
     plot(&[("x".repeat(70_000), 1, 1.0)], &[]);
     let many: Vec<_> =
         (0..500).flat_map(|i| (0..20).map(move |step| (format!("layer/{i}"), step, f64::from(i)))).collect();
-    let said = plot(&many, &[]);
-    assert!(said.contains("warning: 452 metrics are left out"), "{said}");
+    let printed = plot(&many, &[]);
+    assert!(printed.contains("warning: 452 metrics are left out"), "{printed}");
 }
 
 #[test]

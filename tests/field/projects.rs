@@ -93,7 +93,7 @@ fn press_f5(dir: &Path, name: &str, variables: &[(&str, &str)]) -> String {
     let set = |ddp: Ddp| variables.iter().fold(ddp, |ddp, (name, value)| ddp.env(name, value));
     let built = set(ddp(dir, &args[1..])).run().succeeds().stdout;
     let program = configuration["program"].as_str().unwrap().replace("${workspaceFolder}", dir.to_str().unwrap());
-    let said = stdout_of(&mut Command::new(&program));
-    assert_eq!(said, stdout_of(&mut Command::new(built.trim())), "{program} is not what was built: {built}");
-    said
+    let printed = stdout_of(&mut Command::new(&program));
+    assert_eq!(printed, stdout_of(&mut Command::new(built.trim())), "{program} is not what was built: {built}");
+    printed
 }

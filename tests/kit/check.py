@@ -32,7 +32,7 @@ def fails(code):
     def check(ours, torchrun):
         yield from ends(code)(ours, torchrun)
         yield ours["attempts_seen"] == {"0": 1, "1": 1}, "one attempt"
-        yield max(ours["death_to_sibling_signal_s"]) < SOON, "the other rank is told soon"
+        yield max(ours["death_to_sibling_signal_s"]) < SOON, "the other rank is signaled soon"
         yield ours["signals_to_workers"] == ["TERM"], "by SIGTERM"
     return check
 
@@ -51,7 +51,7 @@ def restarts(code, attempts):
 def lines(code=0):
     def check(ours, torchrun):
         yield from ends(code)(ours, torchrun)
-        yield ours["lines_whole"] == ours["lines_expected"] and ours["fragments"] == 0, "every line is whole"
+        yield ours["lines_whole"] == ours["lines_expected"] and ours["fragments"] == 0, "every line is complete"
     return check
 
 
@@ -119,7 +119,7 @@ EXPECTED = {
     "signal_TERM_3x_workers_ignore": ends(143, SOON + 2), "signal_INT_3x_workers_ignore": ends(130, SOON + 2),
     "signal_TERM_workers_checkpoint_2s": all_of(ends(143, GRACE_2), fact("workers_saved", 2, "both workers could save")),
     "signal_TERM_while_starting": lambda ours, torchrun: (
-        (one["orphans_left"] == [] and one["gone_s"] < SOON, f"all is gone, told after {delay} s") for delay, one in ours.items()
+        (one["orphans_left"] == [] and one["gone_s"] < SOON, f"all processes are gone, asked to stop after {delay} s") for delay, one in ours.items()
     ),
     "hang_sleep": ends(143), "hang_sigstop": ends(143, SOON),
     "lines_short": lines(), "lines_20k": lines(), "lines_block_buffered": lines(),
@@ -132,7 +132,7 @@ EXPECTED = {
                          lambda ours, torchrun: [("kit-marker-4711" in json.dumps(ours["parent_error_file"]), "an outer launcher's error file")]),
     "root_cause": all_of(ends(7), fact("reported_root_rank", ["3", "3", "3"], "the first death is the cause")),
     "missing_program": ends(127), "not_executable": ends(126),
-    "missing_program_restarts": all_of(ends(127), fact("mentions", 1, "said once, not retried")),
+    "missing_program_restarts": all_of(ends(127), fact("mentions", 1, "reported once, not retried")),
     "stdin": all_of(ends(0), lambda ours, torchrun: [(sorted(ours["stdin_seen"]) == ["got=[],rank=0", "got=[],rank=1"], "no rank reads stdin unasked")]),
     "concurrent_10": lambda ours, torchrun: [(ours["failures"] == 0 and ours["distinct_ports"] == 10, "ten jobs at once all run")],
 }
@@ -160,46 +160,46 @@ TABLE = {
 }
 
 
-def told(facts):
+def outcome(facts):
     """The outcome of a launcher, in words."""
     if not facts:
         return "not tried"
-    said = []
+    parts = []
     if "exit_code" in facts:
-        said.append(f"exit code {facts['exit_code']}")
+        parts.append(f"exit code {facts['exit_code']}")
     if "failures" in facts:
-        said.append(f"{facts['started'] - facts['failures']} of {facts['started']} ran")
+        parts.append(f"{facts['started'] - facts['failures']} of {facts['started']} ran")
     if facts.get("gone_s"):
-        said.append(f"all gone after {facts['gone_s']:.2f} s")
+        parts.append(f"all gone after {facts['gone_s']:.2f} s")
     if facts.get("death_to_sibling_signal_s") and not facts.get("death_to_restart_s"):
-        said.append(f"the others signaled after {max(facts['death_to_sibling_signal_s']):.3f} s")
+        parts.append(f"the others signaled after {max(facts['death_to_sibling_signal_s']):.3f} s")
     if facts.get("death_to_restart_s"):
-        said.append(f"restarted after {max(facts['death_to_restart_s']):.2f} s")
+        parts.append(f"restarted after {max(facts['death_to_restart_s']):.2f} s")
     if "orphans_left" in facts:
         left = len(facts["orphans_left"])
-        said.append(f"**{left} processes left**" if left else "none left")
+        parts.append(f"**{left} processes left**" if left else "none left")
     if facts.get("workers_saved") and facts.get("signals_to_workers"):
-        said.append(f"{facts['workers_saved']} of 2 saved")
+        parts.append(f"{facts['workers_saved']} of 2 saved")
     if "lines_whole" in facts:
         torn = facts["lines_expected"] - facts["lines_whole"]
-        said.append(f"**{torn} lines torn or merged**" if torn else "all lines complete")
+        parts.append(f"**{torn} lines torn or merged**" if torn else "all lines complete")
     if "half_lines_joined" in facts:
-        said.append("halves joined" if all(facts["half_lines_joined"].values()) else "**halves mixed**")
+        parts.append("halves joined" if all(facts["half_lines_joined"].values()) else "**halves mixed**")
     if "reported_root_rank" in facts:
-        said.append(f"named rank {', '.join(sorted(set(facts['reported_root_rank'])))}")
+        parts.append(f"named rank {', '.join(sorted(set(facts['reported_root_rank'])))}")
     if "output_lines" in facts:
-        said.append(f"{facts['output_lines']} lines of output")
+        parts.append(f"{facts['output_lines']} lines of output")
     if "stdin_seen" in facts:
         readers = [one for one in facts["stdin_seen"] if "got=[]" not in one]
-        said.append("a rank read it" if readers else "no rank reads it by default")
-    return ", ".join(said)
+        parts.append("a rank read it" if readers else "no rank reads it by default")
+    return ", ".join(parts)
 
 
 def table(ours, torchrun):
     print("| fault | torchrun 2.13 | cargo ddp launch |\n|---|---|---|")
     for words, name in TABLE.items():
         if name in ours:
-            print(f"| {words} | {told(torchrun.get(name))} | {told(ours[name])} |")
+            print(f"| {words} | {outcome(torchrun.get(name))} | {outcome(ours[name])} |")
 
 
 def main():

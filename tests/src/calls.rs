@@ -103,8 +103,8 @@ impl Ddp {
 
     pub fn start(mut self) -> Job {
         let mut child = self.command.spawn().unwrap();
-        let stdout = Collector::of(child.stdout.take().unwrap());
-        let stderr = Collector::of(child.stderr.take().unwrap());
+        let stdout = Collector::start(child.stdout.take().unwrap());
+        let stderr = Collector::start(child.stderr.take().unwrap());
         Job { child, marker: self.marker, stdout: Some(stdout), stderr: Some(stderr) }
     }
 }
@@ -116,7 +116,7 @@ struct Collector {
 }
 
 impl Collector {
-    fn of(mut stream: impl Read + Send + 'static) -> Self {
+    fn start(mut stream: impl Read + Send + 'static) -> Self {
         let text = std::sync::Arc::new(Mutex::new(String::new()));
         let shared = text.clone();
         let thread = std::thread::spawn(move || {

@@ -393,8 +393,8 @@ fn stalled_job_is_reported_with_its_suspect_and_all_stacks() {
         version.is_ok_and(|status| status.success())
     });
     if has_debugger {
-        let said = job.wait_for("rank 1 is in ");
-        assert!(said.contains("  rank 0 waits for other ranks in "), "{said}");
+        let printed = job.wait_for("rank 1 is in ");
+        assert!(printed.contains("  rank 0 waits for other ranks in "), "{printed}");
         let stacks = fs::read_to_string(dir.path().join("latest/attempt-0/rank-0.stacks.txt")).unwrap();
         assert!(stacks.contains("c10d::") || stacks.contains("gloo"), "{stacks}");
     } else {

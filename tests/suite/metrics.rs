@@ -69,7 +69,7 @@ impl Run {
         Self { logs: tempdir().unwrap() }
     }
 
-    fn of(&self, flags: &[&str], args: &[&str]) -> Ddp {
+    fn ddp(&self, flags: &[&str], args: &[&str]) -> Ddp {
         let logs = self.logs.path().to_str().unwrap();
         Ddp::worker("metrics", &[&["--nproc", "2", "--log-dir", logs], flags].concat(), args)
     }
@@ -83,7 +83,7 @@ impl Run {
 #[test]
 fn tensorboard_returns_the_logged_values() {
     let run = Run::new();
-    run.of(&["--max-restarts", "0"], &["all"]).run().succeeds().leaves_no_process();
+    run.ddp(&["--max-restarts", "0"], &["all"]).run().succeeds().leaves_no_process();
     let own = curves(&run.dir());
     // Losses of rank 1 are 1 higher, and `slowest` is twice that of rank 0.
     let expected =
@@ -141,7 +141,7 @@ fn metrics_are_on_disk_before_a_snapshot() {
 fn killed(how: &str) {
     let (run, snapshots) = (Run::new(), tempdir().unwrap());
     let done =
-        run.of(&["--max-restarts", "1"], &["resume", snapshots.path().to_str().unwrap(), "27", how]).run().succeeds();
+        run.ddp(&["--max-restarts", "1"], &["resume", snapshots.path().to_str().unwrap(), "27", how]).run().succeeds();
     assert!(done.stderr.contains("step-00000020"), "{}", done.stderr);
     let read = Curves::read(&run.dir().join(FILE)).unwrap();
     let sessions: Vec<_> = read.sessions.iter().map(|session| (session.attempt, session.step)).collect();
@@ -168,7 +168,7 @@ fn killed(how: &str) {
 #[test]
 fn metrics_log_never_waits_and_steps_share_an_exchange() {
     let run = Run::new();
-    let done = run.of(&["--max-restarts", "0"], &["ahead"]).run().succeeds().leaves_no_process();
+    let done = run.ddp(&["--max-restarts", "0"], &["ahead"]).run().succeeds().leaves_no_process();
     // 2000 values: 9 exchanges of 100 steps were due, and one was the flush.
     for rank in 0..2 {
         assert!(done.stdout.contains(&format!("rank {rank}: 20 collectives")), "{}", done.stdout);
@@ -186,7 +186,7 @@ fn metrics_that_differ_between_ranks_are_an_error() {
         ("sometimes", "rank 1 logs \"loss\" at step 3, rank 0 logs \"loss\" at step 2"),
     ] {
         let run = Run::new();
-        let done = run.of(&["--max-restarts", "0"], &["differ", how]).run().ends_with(1).leaves_no_process();
+        let done = run.ddp(&["--max-restarts", "0"], &["differ", how]).run().ends_with(1).leaves_no_process();
         done.says(&["ranks log different metrics: ", words]);
     }
 }
@@ -194,8 +194,8 @@ fn metrics_that_differ_between_ranks_are_an_error() {
 #[test]
 fn plot_draws_runs_with_their_restarts() {
     let (run, snapshots) = (Run::new(), tempdir().unwrap());
-    run.of(&["--max-restarts", "1"], &["resume", snapshots.path().to_str().unwrap(), "27", "lose"]).run().succeeds();
-    run.of(&["--max-restarts", "0"], &["all"]).run().succeeds();
+    run.ddp(&["--max-restarts", "1"], &["resume", snapshots.path().to_str().unwrap(), "27", "lose"]).run().succeeds();
+    run.ddp(&["--max-restarts", "0"], &["all"]).run().succeeds();
     let logs = run.logs.path();
     let plot = |args: &[&str]| {
         let at = ["plot", "--log-dir", logs.to_str().unwrap()];
@@ -235,7 +235,7 @@ fn plot_draws_runs_with_their_restarts() {
 fn trainer_logs_metrics_by_itself() {
     let (run, dir) = (Run::new(), tempdir().unwrap());
     let args = ["trainer", dir.path().to_str().unwrap()];
-    let done = run.of(&["--max-restarts", "0", "--json"], &args).run().succeeds();
+    let done = run.ddp(&["--max-restarts", "0", "--json"], &args).run().succeeds();
     let logged = Curves::read(&dir.path().join(FILE)).unwrap().scalars;
     // 128 samples per rank in batches of 8, two a step, for 3 epochs.
     for name in ["train/loss", "train/learning_rate", "train/grad_norm"] {

@@ -38,14 +38,14 @@ fn variables_set_options_of_every_launcher_and_errors_name_them() {
     assert_eq!(planned(dry_run(&[]).env("DDP_NPROC", "3").run()), "workers: 3");
     assert_eq!(planned(dry_run(&["--nproc", "2"]).env("DDP_NPROC", "3").run()), "workers: 2");
     assert_eq!(planned(dry_run(&["--nproc-per-node=2"]).env("DDP_GPUS", "0-7").run()), "workers: 2");
-    for (name, value, said) in [
+    for (name, value, message) in [
         ("DDP_NPROC", "0", "error: DDP_NPROC: invalid value `0`: expected a number from 1 to 4096"),
         ("DDP_QUIET", "maybe", "error: DDP_QUIET: invalid value `maybe`: expected 1, true, 0 or false"),
         ("DDP_SHOW", "7", "error: DDP_SHOW: rank 7 not found"),
         ("DDP_NODE_RANK", "1", "error: DDP_NODE_RANK: it needs --nnodes"),
         ("DDP_MASTER_PORT", "65536", "error: DDP_MASTER_PORT: invalid value `65536`: 65536 is not in 1..=65535"),
     ] {
-        dry_run(&[]).env(name, value).run().ends_with(2).says(&[said, "hint: "]);
+        dry_run(&[]).env(name, value).run().ends_with(2).says(&[message, "hint: "]);
     }
 }
 
@@ -98,7 +98,7 @@ fn package_wins_over_workspace_and_a_preset_over_both() {
 
 #[test]
 fn settings_are_parsed_like_flags() {
-    for (setting, said) in [
+    for (setting, message) in [
         ("nproc = 0", "nproc: invalid value `0`: expected a number from 1 to 4096"),
         ("nnodes = 0", "nnodes: invalid value `0`: 0 is not in 1..=4096"),
         ("master-port = 65536", "master-port: invalid value `65536`: 65536 is not in 1..=65535"),
@@ -110,8 +110,8 @@ fn settings_are_parsed_like_flags() {
         ("xyz = 1", "unknown key `xyz`, expected one of gpus, nproc, "),
     ] {
         let dir = workspace(&format!("[package.metadata.ddp]\n{setting}\n"), "");
-        let said = format!("error: Cargo.toml [package.metadata.ddp]: {said}");
-        Ddp::new(["run"]).dir(dir.path()).run().ends_with(2).says(&[&said, "hint: "]);
+        let message = format!("error: Cargo.toml [package.metadata.ddp]: {message}");
+        Ddp::new(["run"]).dir(dir.path()).run().ends_with(2).says(&[&message, "hint: "]);
     }
 }
 

@@ -21,7 +21,7 @@ fn run_dir(log_dir: &Path) -> PathBuf {
     log_dir.join("1")
 }
 
-fn is_whole(snapshots: &Path) -> bool {
+fn is_complete(snapshots: &Path) -> bool {
     snapshot::newest_valid(snapshots).unwrap().valid.is_some_and(|found| found.manifest.step == 1)
 }
 
@@ -37,7 +37,7 @@ fn failing_rank_is_the_cause_whatever_resources_it_has_open() {
         let done = teardown(dir.path(), &[], &["fail", &rank.to_string()]).run().ends_with(1);
         let done = says_the_cause(done, rank);
         // Rank 0's last snapshot is complete, even if rank 0 fails.
-        assert!(is_whole(&run_dir(dir.path()).join("snapshots")), "{}", done.stderr);
+        assert!(is_complete(&run_dir(dir.path()).join("snapshots")), "{}", done.stderr);
         assert!(!done.stderr.contains("ranks log different metrics"), "{}", done.stderr);
     }
 }
@@ -46,7 +46,7 @@ fn failing_rank_is_the_cause_whatever_resources_it_has_open() {
 fn successful_run_finishes_open_snapshots_and_metrics() {
     let (dir, snapshots) = (tempdir().unwrap(), tempdir().unwrap());
     let done = teardown(dir.path(), &[], &["succeed", snapshots.path().to_str().unwrap()]).run().succeeds();
-    assert!(is_whole(snapshots.path()), "{}", done.stderr);
+    assert!(is_complete(snapshots.path()), "{}", done.stderr);
     let metrics = fs::read_to_string(run_dir(dir.path()).join("metrics.jsonl")).unwrap();
     assert!(metrics.contains("0.5") && metrics.contains("\"end\""), "{metrics}");
     done.says(&["warning: ddp-data-0 still makes a batch that nobody takes"]).leaves_no_process();
@@ -67,7 +67,7 @@ fn rank_that_waits_forever_after_a_failure_is_not_waited_for() {
     let dir = tempdir().unwrap();
     let done = teardown(dir.path(), &["--grace", "800"], &["stuck", "1"]).run().ends_with(1);
     let done = says_the_cause(done, 1).says(&["afterwards: rank 0 ended with exit code 143"]);
-    assert!(is_whole(&run_dir(dir.path()).join("snapshots")), "{}", done.stderr);
+    assert!(is_complete(&run_dir(dir.path()).join("snapshots")), "{}", done.stderr);
 }
 
 #[test]

@@ -246,10 +246,10 @@ fn train_toml_is_a_regular_file_unless_it_is_named() {
         assert_eq!(output.status.code(), Some(2), "{output:?}");
         String::from_utf8(output.stderr).unwrap()
     };
-    let said = run("exec \"$0\"");
-    assert!(said.contains("train.toml: not a regular file"), "{said}");
-    let said = run("exec \"$0\" --config <(echo 'n_layers = 3')");
-    assert!(said.contains("unknown option `n_layers`"), "{said}");
+    let printed = run("exec \"$0\"");
+    assert!(printed.contains("train.toml: not a regular file"), "{printed}");
+    let printed = run("exec \"$0\" --config <(echo 'n_layers = 3')");
+    assert!(printed.contains("unknown option `n_layers`"), "{printed}");
 }
 
 #[test]

@@ -56,7 +56,7 @@ fn output(path: &Path) -> Result<(PathBuf, Output, Format)> {
 }
 
 fn format(path: &Path) -> Result<Format> {
-    Format::of(path).ok_or_else(|| Error::BadOption {
+    Format::from_path(path).ok_or_else(|| Error::BadOption {
         option: "output",
         problem: format!("{} ends in neither .svg nor .png", path.display()),
     })

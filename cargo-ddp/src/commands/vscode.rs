@@ -120,7 +120,7 @@ pub(super) fn trainable(project: &Project) -> Result<Vec<(String, Trainable)>> {
 
 /// Where a task builds. A colleague's clone doesn't have this shell's variables, so they don't name the folder.
 pub(super) fn place(project: &Project, ui: &Ui) -> Result<Place> {
-    let place = Place::of(&project.root)?;
+    let place = Place::read(&project.root)?;
     let own = TARGET_DIR_VARIABLES.into_iter().find(|name| std::env::var_os(name).is_some());
     if let Some(name) = own.filter(|_| !place.folder.starts_with(&project.target)) {
         let target = &place.target;

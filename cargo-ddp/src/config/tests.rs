@@ -20,7 +20,7 @@ fn combined(words: &[&str], set: &[(&str, &str)], package: &Value) -> Result<Com
     let table = |metadata| SettingsTable { metadata, folder: Path::new("/ws") };
     let tables = SettingsTables { package: Some(table(&metadata)), workspace: table(&none) };
     let variable = |name: &str| set.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
-    Combined::of(&flags(words).unwrap(), None, Some(&tables), variable)
+    Combined::new(&flags(words).unwrap(), None, Some(&tables), variable)
 }
 
 fn options(words: &[&str], set: &[(&str, &str)], package: &Value) -> LaunchOptions {
@@ -105,6 +105,6 @@ fn paths_that_are_not_utf8_are_kept() {
     let command = LaunchFlags::augment_args(Command::new("launch"));
     let matches = command.try_get_matches_from(["launch".as_ref(), "--report".as_ref(), path]).unwrap();
     let flags = LaunchFlags::from_arg_matches(&matches).unwrap();
-    let combined = Combined::of(&flags, None, None, |_| None).unwrap();
+    let combined = Combined::new(&flags, None, None, |_| None).unwrap();
     assert_eq!(combined.options.report.as_deref(), Some(path.as_ref()));
 }

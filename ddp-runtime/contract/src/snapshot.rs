@@ -216,7 +216,7 @@ pub fn verify(folder: &Path) -> Result<Manifest, SnapshotError> {
         if found != expected.bytes {
             return Err(SnapshotError::Size { file: name.clone(), expected: expected.bytes, found });
         }
-        if FileInfo::of(&path).map_err(io_error)?.crc32c != expected.crc32c {
+        if FileInfo::read(&path).map_err(io_error)?.crc32c != expected.crc32c {
             return Err(SnapshotError::Checksum(name.clone()));
         }
     }
@@ -225,7 +225,7 @@ pub fn verify(folder: &Path) -> Result<Manifest, SnapshotError> {
 
 /// Verifies the snapshot in `folder`, and holds it; `None` if it was removed meanwhile.
 pub fn valid(folder: &Path) -> Result<Option<ValidSnapshot>, SnapshotError> {
-    let Some(hold) = Hold::of(folder) else { return Ok(None) };
+    let Some(hold) = Hold::acquire(folder) else { return Ok(None) };
     match verify(folder) {
         Ok(manifest) => Ok(Some(ValidSnapshot { folder: folder.to_owned(), manifest, hold })),
         Err(_) if !folder.exists() => Ok(None),

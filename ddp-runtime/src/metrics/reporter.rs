@@ -151,7 +151,7 @@ impl Reporter {
                 }
             }
             Entry::Histogram { name, step, values, time } => {
-                if let Some(histogram) = Histogram::of(&values)? {
+                if let Some(histogram) = Histogram::new(&values)? {
                     self.write(|writer| writer.histogram(&name, step, &histogram, time));
                 }
             }

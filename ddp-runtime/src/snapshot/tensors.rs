@@ -248,7 +248,7 @@ mod tests {
         tensors.push(("large".into(), Tensor::arange(1 << 20, (Kind::Int64, Device::Cpu)).view([1 << 10, 1 << 10])));
         let host = tensors.iter().map(|(name, t)| HostTensor::new(name.clone(), t.shallow_clone()).unwrap());
         let info = write(&path, &host.collect::<Vec<_>>(), &BTreeMap::new(), true).unwrap();
-        assert_eq!(info, FileInfo::of(&path).unwrap());
+        assert_eq!(info, FileInfo::read(&path).unwrap());
         with_tensors(&path, |read| {
             assert_eq!(read.len(), tensors.len());
             for (name, tensor) in &tensors {

@@ -96,7 +96,7 @@ fn everything_in(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 #[test]
 fn init_that_fails_changes_nothing() {
     let manifest = |more: &str| format!("[package]\nname = \"m\"\nversion = \"0.1.0\"\nedition = \"2024\"\n{more}");
-    for (file, text, said) in [
+    for (file, text, message) in [
         ("Cargo.toml", manifest("").replace("2024", "2124"), "2124"),
         ("Cargo.toml", manifest("[package.metadata.ddp]\nnprocs = 3\n"), "did you mean `nproc`?"),
         ("Cargo.toml", manifest("[workspace]\n[dependencies]\ngone.path = \"gone\"\n"), "gone"),
@@ -110,7 +110,7 @@ fn init_that_fails_changes_nothing() {
         write(dir.path().join(".gitignore"), "/target");
         write(dir.path().join(file), &text);
         let before = everything_in(dir.path());
-        ddp(dir.path(), &["init"]).run().ends_with(2).says(&[said]);
+        ddp(dir.path(), &["init"]).run().ends_with(2).says(&[message]);
         assert_eq!(everything_in(dir.path()), before, "{file}: {text}");
     }
 }
@@ -198,8 +198,8 @@ fn printed_commands_can_be_copied_into_a_shell() {
         let done = ddp(&path, &["new", "--name", "m", "--", name]).run().succeeds();
         let next = done.stderr.lines().find_map(|line| line.trim().strip_prefix("Next ")).unwrap();
         let cd = next.split(" && ").next().unwrap();
-        let went = stdout_of(Command::new("sh").args(["-c", &format!("{cd} && pwd -P")]).current_dir(&path));
-        assert_eq!(Path::new(went.trim_end()), path.join(name).canonicalize().unwrap(), "{cd}");
+        let printed = stdout_of(Command::new("sh").args(["-c", &format!("{cd} && pwd -P")]).current_dir(&path));
+        assert_eq!(Path::new(printed.trim_end()), path.join(name).canonicalize().unwrap(), "{cd}");
     }
     let args = ["launch", "--nproc", "1", "--dry-run", "--", "printf", "%s|", "two words", "it's", "$x"];
     let done = ddp(dir.path(), &args).run().succeeds();

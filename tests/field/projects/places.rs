@@ -86,9 +86,9 @@ fn f5_starts_the_new_program_with_a_task_that_names_the_target() {
         let vscode = ddp(root, &["vscode", "--nproc", "2"]);
         variables.iter().fold(vscode, |ddp, (name, value)| ddp.env(name, value)).run().succeeds();
         assert_eq!(press_f5(root, TRAIN, &[]), "this is train of model\n");
-        for (name, said) in [("CARGO_TARGET_DIR", "second\n"), ("CARGO_BUILD_TARGET_DIR", "third\n")] {
-            write(root.join("src/bin/train.rs"), &format!("fn main() {{ println!({:?}); }}\n", said.trim()));
-            assert_eq!(press_f5(root, TRAIN, &[(name, other.path().to_str().unwrap())]), said, "{config}");
+        for (name, printed) in [("CARGO_TARGET_DIR", "second\n"), ("CARGO_BUILD_TARGET_DIR", "third\n")] {
+            write(root.join("src/bin/train.rs"), &format!("fn main() {{ println!({:?}); }}\n", printed.trim()));
+            assert_eq!(press_f5(root, TRAIN, &[(name, other.path().to_str().unwrap())]), printed, "{config}");
         }
         // A folder in cargo's configuration, which the task reads, and launch.json does not have yet.
         let text = format!("build.target-dir = \"out\"\n{}", config.replace("[build]\ntarget", "build.target"));
@@ -307,8 +307,8 @@ fn binaries_with_equal_names_have_their_own_entries() {
     write(root.join("first/examples/train.rs"), "fn main() { println!(\"the example\"); }\n");
     ddp(root, &["vscode", "--nproc", "2"]).run().succeeds().says(&["F5 debugs train (first), train (second)"]);
     for name in ["first", "second", "first"] {
-        let said = press_f5(root, &format!("ddp: train ({name}), one process"), &[]);
-        assert_eq!(said, format!("this is train of {name}\n"));
+        let printed = press_f5(root, &format!("ddp: train ({name}), one process"), &[]);
+        assert_eq!(printed, format!("this is train of {name}\n"));
     }
     ddp(root, &["vscode", "--bin", "train", "-p", "second"]).run().succeeds().says(&["up to date"]);
     ddp(root, &["vscode", "--bin", "train"]).run().succeeds();

@@ -63,7 +63,7 @@ impl<'a> Editor<'a> {
 
     /// Makes `old` say `new`, touching only what differs.
     pub(super) fn set(&mut self, old: &ast::Value, new: &Json) {
-        if Json::of(old) == *new {
+        if Json::from_ast(old) == *new {
             return;
         }
         match (old, new) {

@@ -26,7 +26,7 @@ impl Place {
     ///
     /// # Errors
     /// As [`BuildConfig::read`].
-    pub fn of(root: &Path) -> Result<Self> {
+    pub fn read(root: &Path) -> Result<Self> {
         Self::from(root, |name| (!TARGET_DIR_VARIABLES.contains(&name)).then(|| std::env::var_os(name)).flatten())
     }
 

@@ -245,7 +245,7 @@ fn holds(text: &str, first: Debugger, second: Debugger, ranks: usize) -> Result<
 
 fn entries(text: &str, key: &str, name: &str) -> Vec<String> {
     let source = Source::parse(Path::new("x"), text).unwrap();
-    let elements = source.list(key).unwrap().into_iter().flat_map(|array| &array.elements).map(Json::of);
+    let elements = source.list(key).unwrap().into_iter().flat_map(|array| &array.elements).map(Json::from_ast);
     elements.filter_map(|element| Some(element.get(name)?.text()?.to_owned())).collect()
 }
 

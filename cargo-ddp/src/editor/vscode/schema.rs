@@ -129,7 +129,7 @@ fn check(value: &Value, attributes: &[&[(&str, Kind)]]) -> Result<(), String> {
     Ok(())
 }
 
-fn of(debugger: Debugger) -> &'static [(&'static str, Kind)] {
+fn attributes_of(debugger: Debugger) -> &'static [(&'static str, Kind)] {
     match debugger {
         Debugger::CodeLldb => CODELLDB,
         Debugger::LldbDap => LLDB_DAP,
@@ -156,7 +156,7 @@ fn launch_json_has_only_attributes_that_the_debugger_accepts() {
         assert_eq!(launch["version"], "0.2.0");
         let configurations = launch["configurations"].as_array().unwrap();
         for configuration in configurations {
-            let attributes = of(request.debugger.unwrap());
+            let attributes = attributes_of(request.debugger.unwrap());
             check(configuration, &[COMMON, attributes])
                 .unwrap_or_else(|problem| panic!("{problem}: {configuration:#}"));
             assert_eq!(configuration["type"], request.debugger.unwrap().kind());

@@ -59,14 +59,14 @@ fn updated(launch: &str, project: &Project, request: &Request) -> String {
 fn names(launch: &str) -> Vec<String> {
     let source = Source::parse(Path::new("x"), launch).unwrap();
     let lists = ["configurations", "compounds"].map(|key| source.list(key).unwrap());
-    let elements = lists.into_iter().flatten().flat_map(|array| &array.elements).map(Json::of);
+    let elements = lists.into_iter().flatten().flat_map(|array| &array.elements).map(Json::from_ast);
     elements.filter_map(|one| Some(one.get("name")?.text()?.to_owned())).collect()
 }
 
 fn entry(launch: &str, name: &str) -> Json {
     let source = Source::parse(Path::new("x"), launch).unwrap();
     let lists = ["configurations", "compounds"].map(|key| source.list(key).unwrap());
-    let mut elements = lists.into_iter().flatten().flat_map(|array| &array.elements).map(Json::of);
+    let mut elements = lists.into_iter().flatten().flat_map(|array| &array.elements).map(Json::from_ast);
     elements
         .find(|one| one.get("name").and_then(Json::text) == Some(name))
         .unwrap_or_else(|| panic!("no {name}: {launch}"))

@@ -21,7 +21,7 @@ pub enum Format {
 
 impl Format {
     /// By the name's ending.
-    pub fn of(path: &Path) -> Option<Self> {
+    pub fn from_path(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
             "svg" => Some(Self::Svg),
             "png" => Some(Self::Png),
@@ -126,10 +126,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for name in ["a.svg", "b.PNG"] {
             let path = dir.path().join(name);
-            write(&figure(), &Output::open(&path).unwrap(), Format::of(&path).unwrap()).unwrap();
+            write(&figure(), &Output::open(&path).unwrap(), Format::from_path(&path).unwrap()).unwrap();
             assert!(std::fs::metadata(path).unwrap().len() > 1000);
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
-        assert_eq!(Format::of(Path::new("a.pdf")), None);
+        assert_eq!(Format::from_path(Path::new("a.pdf")), None);
     }
 }

@@ -24,7 +24,7 @@ pub enum Format {
 
 impl Format {
     /// By the ending of a file's name.
-    pub fn of(path: &Path) -> Option<Self> {
+    pub fn from_path(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()? {
             "safetensors" => Some(Self::Safetensors),
             "pt" | "pth" => Some(Self::Torch),
@@ -40,7 +40,7 @@ impl Format {
 pub fn export(snapshot: &ValidSnapshot, names: &Names, to: &Path) -> Result<usize> {
     let bad = |problem: String| Error::BadOption { option: "to", problem };
     let format =
-        Format::of(to).ok_or_else(|| bad(format!("{} must end in .safetensors, .pt or .pth", to.display())))?;
+        Format::from_path(to).ok_or_else(|| bad(format!("{} must end in .safetensors, .pt or .pth", to.display())))?;
     // A device or a FIFO is there, and is written to.
     if fs::metadata(to).is_ok_and(|found| found.is_file() || found.is_dir()) {
         return Err(Error::Exists(to.to_owned()));

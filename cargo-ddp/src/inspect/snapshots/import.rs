@@ -102,7 +102,7 @@ pub fn import(file: &Path, names: &Names, dir: &Path) -> Result<Imported> {
         non_finite: BTreeMap::new(),
         non_finite_since: None,
         bucket_order: vec![],
-        files: BTreeMap::from([(format::MODEL.to_owned(), FileInfo::of(&model).map_err(cant())?)]),
+        files: BTreeMap::from([(format::MODEL.to_owned(), FileInfo::read(&model).map_err(cant())?)]),
     };
     let path = partial.join(format::MANIFEST);
     let text = format::manifest_text(&manifest);

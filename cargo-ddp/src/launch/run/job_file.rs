@@ -51,7 +51,7 @@ impl JobFile {
             first_rank: plan.ranks().start,
             gpus: plan.gpus.clone(),
             pid,
-            origin: Some(origin::of(pid)),
+            origin: Some(origin::of_process(pid)),
             started: now(),
             ..Job::default()
         };

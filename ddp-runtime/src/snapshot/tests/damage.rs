@@ -84,7 +84,7 @@ fn invalid_header_is_an_error_or_loads_but_never_panics() {
         let path = folder.join(FILES[file]);
         fs::write(&path, &bytes).unwrap();
         let mut files = manifest.files.clone();
-        files.insert(FILES[file].to_owned(), format::FileInfo::of(&path).unwrap());
+        files.insert(FILES[file].to_owned(), format::FileInfo::read(&path).unwrap());
         let forged = format::manifest_text(&Manifest { files, ..manifest.clone() }).unwrap();
         fs::write(folder.join(format::MANIFEST), forged).unwrap();
         let outcome = Run::new().resume(dir.path());

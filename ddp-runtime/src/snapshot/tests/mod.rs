@@ -238,11 +238,11 @@ fn failed_write_is_reported_at_the_next_call_and_older_snapshots_stay() {
     blocked.iter().for_each(|file| fs::write(file, "").unwrap());
     let next = Progress { step: 42, ..AT };
     run.save(&mut snapshots, next).unwrap();
-    let err = snapshots.finish().unwrap_err().to_string();
+    let err = snapshots.wait_until_written().unwrap_err().to_string();
     assert!(err.contains("step-00000042.8.partial"), "{err}");
     blocked.iter().for_each(|file| fs::remove_file(file).unwrap());
     let vs = handle(&run.vs);
-    snapshots.finish_at(&vs, &run.contents(), AT).unwrap();
+    snapshots.finish(&vs, &run.contents(), AT).unwrap();
     assert_eq!(Run::new().resume(dir.path()).unwrap(), Some(AT));
 }
 

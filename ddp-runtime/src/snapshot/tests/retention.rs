@@ -17,7 +17,7 @@ fn keep_last_counts_valid_snapshots_only() {
     let (mut run, dir) = saved();
     let save = |snapshots: &mut Snapshots, run: &mut Run, step| {
         run.save(snapshots, Progress { step, ..AT }).unwrap();
-        snapshots.finish().unwrap();
+        snapshots.wait_until_written().unwrap();
     };
     save(&mut run.open(dir.path()), &mut run, 64);
     flip(&dir.path().join("step-00000064").join(format::MODEL));

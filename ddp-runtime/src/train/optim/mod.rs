@@ -88,7 +88,7 @@ struct Parameters {
 unsafe impl Send for Parameters {}
 
 impl Parameters {
-    fn of(vs: &tch::nn::VarStore) -> Self {
+    fn trained(vs: &tch::nn::VarStore) -> Self {
         Self::new(params::trained(vs))
     }
 

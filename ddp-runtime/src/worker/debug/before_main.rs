@@ -60,14 +60,14 @@ fn wait(limit: Duration) {
         let rank = std::env::var(env::RANK).unwrap_or_default();
         format!("rank {rank} (pid {})", std::process::id())
     };
-    let mut told = false;
+    let mut reported = false;
     while !is_attached() {
         if start.elapsed() >= limit {
             say(format_args!("warning: no debugger came in {} s: {} goes on without one", limit.as_secs(), who()));
             return;
         }
-        if !told && start.elapsed() >= QUIET {
-            told = true;
+        if !reported && start.elapsed() >= QUIET {
+            reported = true;
             let left = limit.saturating_sub(QUIET).as_secs();
             say(format_args!("{} waits for its debug session to open, for {left} s at most", who()));
         }

@@ -66,7 +66,7 @@ pub(super) fn join(path: &Path) {
 /// Connects as soon as there is a launcher.
 fn meet(path: &Path, rank: usize) -> OwnedFd {
     let start = Instant::now();
-    let mut told = false;
+    let mut reported = false;
     loop {
         match launcher::connect(path) {
             Ok(socket) => match launcher::is_trusted(&socket) {
@@ -83,8 +83,8 @@ fn meet(path: &Path, rank: usize) -> OwnedFd {
         if start.elapsed() >= LIMIT {
             give_up(NO_LAUNCHER, &format!("no launcher came to {} in {} s", path.display(), LIMIT.as_secs()));
         }
-        if !told && start.elapsed() >= QUIET {
-            told = true;
+        if !reported && start.elapsed() >= QUIET {
+            reported = true;
             let left = LIMIT.saturating_sub(QUIET).as_secs();
             say(format_args!("rank {rank} waits for its launcher at {}, for {left} s at most", path.display()));
         }
