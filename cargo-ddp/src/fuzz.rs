@@ -178,8 +178,8 @@ fn fuzzed_snapshots_are_damaged_or_unchanged() {
         fs::write(folder.join(MODEL), &bytes).unwrap();
         fs::write(folder.join(format::MANIFEST), &text).unwrap();
         let verdict = format::verify(&folder);
-        let is_whole = bytes == model && (text == manifest || case % 3 == 2);
-        assert!(is_whole || verdict.is_err(), "case {case} is valid: {}", String::from_utf8_lossy(&text));
+        let is_complete = bytes == model && (text == manifest || case % 3 == 2);
+        assert!(is_complete || verdict.is_err(), "case {case} is valid: {}", String::from_utf8_lossy(&text));
         use_snapshots(dir.path());
     }
 }

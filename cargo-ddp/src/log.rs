@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_that_mean_nothing_are_refused() {
+    fn filter_variable_that_is_invalid_is_refused() {
         let err = filter(Some("cargo_ddp=loud".into()), 0).unwrap_err();
         assert!(err.to_string().starts_with("invalid DDP_LOG `cargo_ddp=loud`: "), "{err}");
         assert_eq!(err.exit_code(), crate::exit::USAGE);

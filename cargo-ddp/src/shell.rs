@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shell_reads_what_was_meant() {
+    fn shell_words_are_quoted() {
         let words =
             ["/plain/path-2.0", "/with space", "it's $HOME `x` \"y\"", "", "modèle", "a\nb", "~", "--x=1,2", "*"];
         for text in words {

@@ -112,14 +112,14 @@ mod tests {
     }
 
     #[test]
-    fn flags_override_the_file_and_the_file_overrides_defaults() {
+    fn flags_override_train_toml_and_train_toml_overrides_defaults() {
         let args = merged("batch_size = 4\nrate = 1e-3", "program --batch-size 5");
         assert_eq!(args, Ok(Args { batch_size: 5, rate: 1e-3 }));
         assert_eq!(merged("", "program --config x.toml"), Ok(Args { batch_size: 3, rate: 0.1 }));
     }
 
     #[test]
-    fn mistakes_in_the_file_are_named() {
+    fn train_toml_mistakes_are_named() {
         assert_eq!(merged("bach = 4", "p").unwrap_err(), "unknown option `bach`, expected one of batch_size, rate");
         assert!(merged("batch_size = 'x'", "p").unwrap_err().contains("invalid value 'x' for '--batch-size"));
         assert_eq!(merged("rate = [1, 2]", "p").unwrap_err(), "rate: expected a single value");

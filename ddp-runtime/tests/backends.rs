@@ -16,7 +16,7 @@ fn put() -> Result<Tensor, tch::TchError> {
 }
 
 #[test]
-fn deterministic_algorithms_refuse_an_operator_that_is_not() {
+fn deterministic_algorithms_refuse_a_nondeterministic_operator() {
     let _turn = TURN.lock().unwrap();
     let state =
         || (are_deterministic_algorithms_enabled().unwrap(), is_deterministic_algorithms_warn_only_enabled().unwrap());
@@ -38,7 +38,7 @@ fn deterministic_algorithms_refuse_an_operator_that_is_not() {
 }
 
 #[test]
-fn the_matmul_precision_is_what_was_set() {
+fn matmul_precision_can_be_set() {
     let _turn = TURN.lock().unwrap();
     assert_eq!(float32_matmul_precision().unwrap(), MatmulPrecision::Highest);
     for precision in [MatmulPrecision::High, MatmulPrecision::Medium, MatmulPrecision::Highest] {
@@ -48,7 +48,7 @@ fn the_matmul_precision_is_what_was_set() {
 }
 
 #[test]
-fn cudnn_flags_are_what_was_set_and_begin_with_pytorchs_defaults() {
+fn cudnn_flags_can_be_set_and_default_to_pytorchs() {
     let _turn = TURN.lock().unwrap();
     let flags = || [cudnn_allow_tf32().unwrap(), cudnn_benchmark().unwrap(), cudnn_deterministic().unwrap()];
     assert_eq!(flags(), [true, false, false]);

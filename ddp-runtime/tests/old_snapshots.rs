@@ -84,7 +84,7 @@ impl Job {
 
 /// One test, as all draw from this process' random numbers.
 #[test]
-fn snapshots_from_before_run_load_to_the_last_bit() {
+fn old_snapshots_load_to_the_last_bit() {
     sgd();
     everything();
     trainer();

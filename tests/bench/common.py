@@ -1,4 +1,4 @@
-"""What the benchmarks share: where both sides' programs are, and their environment."""
+"""Shared code of the benchmarks: where both sides' programs are, and their environment."""
 import argparse, os, shutil, statistics, subprocess, sys
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def arguments(rounds=5, **options):
 
 
 def clean_env(**extra):
-    # Python may keep its byte code: without, each import of torch compiles it anew.
+    # Python may store its byte code; otherwise each import of torch compiles it again.
     dropped = ("OMP_NUM_THREADS", "PYTHONPATH", "LD_LIBRARY_PATH", "PYTHONDONTWRITEBYTECODE")
     env = {k: v for k, v in os.environ.items() if k not in dropped}
     return env | extra
@@ -54,7 +54,7 @@ def seed_project(cuda=False):
     shutil.rmtree(project, ignore_errors=True)
     subprocess.run([launcher(), "ddp", "new", project], check=True, capture_output=True)
     shutil.copy(REPO / "Cargo.lock", project)
-    # The workspace's own builds of dependencies serve here too.
+    # Reuses the workspace's own builds of dependencies.
     env = clean_env(CARGO_TARGET_DIR=str(TARGET / "bench/cuda" if cuda else TARGET))
     if cuda:
         subprocess.run([launcher(), "ddp", "setup", "--cuda"], cwd=project, env=env, check=True, capture_output=True)

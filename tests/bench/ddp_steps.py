@@ -15,7 +15,7 @@ WAYS = {"ddp": "with Ddp", "both": "without, both", "one": "without, one"}
 
 
 def read(text, rates):
-    """Takes the lines of rates; gives each model's line of the number of parameters and first losses."""
+    """Reads the lines of rates; returns each model's line with the number of parameters and the first losses."""
     models = {}
     for line in text.splitlines():
         name, _, rest = line.removeprefix("[rank 0] ").partition(" ")

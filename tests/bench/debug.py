@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""debug.py PROJECT BINARY [RANKS[,RANKS…] [TIMES]]: from the request to launch (F5, after the build) until all ranks stand at a
+"""debug.py PROJECT BINARY [RANKS[,RANKS…] [TIMES]]: from the request to launch (F5, after the build) until all ranks stop at a
 breakpoint in their loop, and the memory of a session; without lldb's index cache, with an empty one, and with a filled one
 (the median of TIMES: 3). RANKS is 2,4. Prints a table for docs/measurements/debugging.md.
 With lldb-dap, or with CodeLLDB: DDP_TEST_ADAPTER=codelldb CODELLDB=/path/to/adapter/codelldb.
@@ -19,7 +19,7 @@ LINE = next(n for n, line in enumerate(open(SOURCE), 1) if "// BREAK" in line)
 
 
 def memory(pid):
-    """Peak in MB of an adapter and what it started, without the debuggee."""
+    """Peak in MB of an adapter and its child processes, without the debuggee."""
     total, todo = 0, [pid]
     while todo:
         pid = todo.pop()
@@ -49,7 +49,7 @@ def once(nproc, cache):
 
     made.child = child
     start = time.monotonic()
-    # `launch` instead of `run`: cargo would look first whether there is something to build.
+    # `launch` instead of `run`, which would let cargo check first whether there is something to build.
     args = ["ddp", "launch", "--nproc", str(nproc), "--", f"target/debug/{BINARY}", "--snapshots", snapshots]
     launcher, = made.f5(f"ddp: run {BINARY} on {nproc} ranks", args=args)
     stopped = made.stopped(nproc)
@@ -66,7 +66,7 @@ def main():
     load = os.getloadavg()[0]
     print(f"{datetime.date.today()}, {os.cpu_count()} cores, load {load:.1f} before, {ADAPTER.name}, {version}\n")
     print("| ranks | index cache | launch request to all ranks stopped | memory of a rank's session |\n|---|---|---|---|")
-    # What `f5` would run first is not measured.
+    # The task that `f5` would run first is not measured.
     Editor.run_task = lambda self, label: None
     for nproc in RANKS:
         generate(PROJECT, nproc, ADAPTER)

@@ -1,4 +1,4 @@
-"""From saving src/main.rs to the first step of 2 workers: what a user waits for after each edit (debug build).
+"""From saving src/main.rs to the first step of 2 workers: the wait after each edit (debug build).
 
     python3 tests/bench/edit_to_run.py [PROJECT] [--rounds 5]
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common import REPO, clean_env, spread
 
-# Calls the linker as rustc would, but for the choice in LD, and writes how long it took.
+# Calls the linker like rustc, except for the choice in LD, and writes how long it took.
 WRAPPER = """#!/bin/sh
 start=$(date +%s%N)
 cc "$@" ${LD:+-fuse-ld=$LD} || exit

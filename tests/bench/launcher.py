@@ -33,7 +33,7 @@ def seconds(command, out=subprocess.DEVNULL, **options):
 
 
 def processes(pid, depth):
-    """The launcher's own: ours are three, torchrun's is one."""
+    """The launcher's own processes: ours has three, torchrun has one."""
     pids = [pid]
     for _ in range(depth):
         pids += [int(p) for p in Path(f"/proc/{pids[-1]}/task/{pids[-1]}/children").read_text().split()]
@@ -49,7 +49,7 @@ def resident_and_cpu(pids):
 
 
 def idle(command, depth, env, folder):
-    """(resident MB, share of a core while nothing happens) with 32 workers asleep."""
+    """(resident MB, share of a core while idle) with 32 workers asleep."""
     job = subprocess.Popen(command, env=env, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(4)
     pids = processes(job.pid, depth)
@@ -61,14 +61,14 @@ def idle(command, depth, env, folder):
 
 
 class SeedJob:
-    """A seed job, whose first steps are waited for; one of its workers can be killed."""
+    """A seed job. Waits for its first steps, and can kill one of its workers."""
 
     def __init__(self, command, **options):
         self.start = time.perf_counter()
         self.job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, **options)
 
     def first_step(self, is_first, is_later):
-        """Seconds until the first step, and until it has gone on for a while."""
+        """Seconds until the first step, and until some more steps are done."""
         first = next(time.perf_counter() - self.start for line in self.job.stdout if is_first(line))
         for line in self.job.stdout:
             if is_later(line):
@@ -76,7 +76,7 @@ class SeedJob:
         raise SystemExit("the seed job ended early")
 
     def restart(self, victim, is_first):
-        """Seconds from a kill to the first step after it; None if it never comes."""
+        """Seconds from a kill to the first step after it; None if there is none."""
         start = time.perf_counter()
         os.kill(victim, signal.SIGKILL)
         timer = threading.Timer(RESTART_LIMIT, self.job.terminate)
@@ -139,7 +139,7 @@ def restart_ours(project, env, folder, n):
     job = SeedJob(run + ["--save-every", "1", "--snapshots", f"{folder}/{n}"], cwd=project, env=env)
     pids, attempt = [], 0
     first = again = killed = None
-    # Whatever happens, the job ends: its snapshots are in a folder that is removed.
+    # The job always ends, because its snapshots are in a folder that is removed.
     with contextlib.closing(job):
         for line in job.job.stdout:
             event = json.loads(line)

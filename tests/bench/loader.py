@@ -20,7 +20,7 @@ COMPARED = [
 
 
 def rates(text, into):
-    """Takes the lines `NAME SETTING RATE`; gives the sample by which both sides are seen to make the same images."""
+    """Reads the lines `NAME SETTING RATE`; returns the sample that shows that both sides make the same images."""
     *lines, sample = text.splitlines()
     for line in lines:
         name, setting, rate = line.split()

@@ -61,7 +61,7 @@ fn samples_per_second<D: BatchDataset<Batch = (Tensor, Tensor)>>(
     Ok(0.0)
 }
 
-/// Images of 3x224x224 that are computed from their index when they are asked for, with labels.
+/// Images of 3x224x224 that are computed from their index on access, with labels.
 struct Images {
     noise: Shared<Tensor>,
     mean: Shared<Tensor>,

@@ -11,7 +11,7 @@ SECONDS = float(sys.argv[1])
 
 
 class Images(Dataset):
-    """Images of 3x224x224 that are computed from their index when they are asked for, with labels."""
+    """Images of 3x224x224 that are computed from their index on access, with labels."""
 
     def __init__(self):
         self.noise = (torch.arange(3 * 224 * 224, dtype=torch.float32) * 0.618034).frac().view(3, 224, 224)

@@ -1,4 +1,4 @@
-"""What `metrics.log` costs: training steps per second of the seed job's model with and without it, in one run.
+"""The cost of `metrics.log`: training steps per second of the seed job's model with and without it, in one run.
 
     python3 tests/bench/metrics.py [--dev]
 

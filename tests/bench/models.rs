@@ -1,4 +1,4 @@
-//! The models of `bench_steps`, with the names of parameters that `steps_torch.py` gives them.
+//! The models of `bench_steps`, with the parameter names of `steps_torch.py`.
 
 use anyhow::{Result, bail};
 use tch::nn::{self, Module, Path};

@@ -16,7 +16,7 @@ TORCH = "torch==2.13.0"
 
 
 def processor_seconds():
-    """Of all children that have ended."""
+    """Processor time of all children that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
@@ -74,7 +74,7 @@ def main():
     results = {}
     with tempfile.TemporaryDirectory(dir=TARGET) as folder:
         folder = Path(folder)
-        # ccache would keep a first project's C++.
+        # ccache would reuse the C++ objects of an earlier project.
         path = os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if "ccache" not in part)
         env = clean_env(PATH=path, CCACHE_DISABLE="1")
         for name in ("LIBTORCH", "DDP_LIBTORCH", "DDP_SHARED_BUILD", "CARGO_TARGET_DIR", "VIRTUAL_ENV"):

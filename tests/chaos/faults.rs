@@ -1,4 +1,4 @@
-//! What is done to a run, and what must come of it.
+//! The faults that are injected into a run, and the outcome that each must have.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -56,7 +56,7 @@ fn kill_ranks(round: &mut Round) -> Outcome {
     Outcome::Disturbed
 }
 
-/// Signals a rank of the given attempt; whether it was still there.
+/// Signals a rank of the given attempt; returns whether the rank was still alive.
 fn kill_rank(job: &Job, attempt: u64, rank: usize, number: i32) -> bool {
     job.wait_for_count(" Running ", usize::try_from(attempt).unwrap() + 1);
     signal(job.workers()[rank], number)
@@ -217,7 +217,7 @@ fn damage(round: &mut Round, snapshot: &Path) {
     drop(written);
 }
 
-/// A file system of its own for the snapshots, which is full for a while.
+/// A separate file system for the snapshots, which is full for a while.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
@@ -278,7 +278,7 @@ fn second_job(round: &mut Round) -> Outcome {
 }
 
 fn flood(round: &mut Round) -> Outcome {
-    // Lines, one line without an end, and events that nobody understands, while the ranks start and train.
+    // Lines, one endless line, and unknown events, while the ranks start and train.
     let script = r#"
         { yes 'a line of a flood' | head -c 2000000; head -c 2000000 /dev/zero | tr '\0' x; echo; } &
         yes '{"event":"coffee_break","minutes":5}' | head -c 2000000 >"/proc/self/fd/$DDP_EVENT_FD" &

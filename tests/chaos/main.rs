@@ -1,4 +1,4 @@
-//! `chaos --minutes M --seed N`: trains again and again, and disturbs each run in another way, until the time is over.
+//! `chaos --minutes M --seed N`: trains repeatedly, with a different fault in each run, until the time is over.
 //!
 //! Every round runs the worker `resume` (dropout, AdamW, a scheduler, a gradient scaler, a loader with threads) on 2 to 4
 //! ranks, with a snapshot every three steps, and lets it finish, however often that takes. Then it checks that
@@ -30,19 +30,19 @@ use round::{Random, Round};
 /// Train under random faults, and check after each that nothing was lost
 #[derive(Parser)]
 struct Args {
-    /// How long to go on
+    /// How long to run
     #[arg(long, default_value_t = 10.0)]
     minutes: f64,
-    /// Where the random numbers start [default: the clock]
+    /// Seed of the random numbers [default: from the clock]
     #[arg(long)]
     seed: Option<u64>,
-    /// End after this many rounds, even if there is time left
+    /// Maximum number of rounds, even if time is left
     #[arg(long)]
     rounds: Option<u64>,
-    /// The first round's number
+    /// Number of the first round
     #[arg(long, default_value_t = 0)]
     first: u64,
-    /// Only this fault
+    /// Inject only this fault
     #[arg(long, value_parser = FAULTS.map(|fault| fault.name))]
     only: Option<String>,
 }
@@ -103,7 +103,7 @@ fn main() -> ExitCode {
 fn run(seed: u64, number: u64, fault: &Fault, references: &mut References) -> Outcome {
     let mut random = Random::new(seed, number);
     let nproc = 2 + usize::try_from(random.below(3)).unwrap();
-    let reference = references.of(nproc);
+    let reference = references.for_ranks(nproc);
     let mut round = Round::new(nproc, random, reference);
     let outcome = catch_unwind(AssertUnwindSafe(|| (fault.run)(&mut round)));
     match outcome {

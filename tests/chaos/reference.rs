@@ -1,4 +1,4 @@
-//! Undisturbed runs, which disturbed ones are compared with.
+//! Undisturbed runs, with which disturbed ones are compared.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,12 +21,12 @@ pub type Steps = BTreeMap<(usize, u64), String>;
 
 const FILES: [&str; 3] = ["model.safetensors", "optimizer.safetensors", "rng.safetensors"];
 
-/// One per number of ranks, made when it is first asked for.
+/// One per number of ranks, created on first use.
 #[derive(Default)]
 pub struct References(BTreeMap<usize, Rc<Reference>>);
 
 impl References {
-    pub fn of(&mut self, nproc: usize) -> Rc<Reference> {
+    pub fn for_ranks(&mut self, nproc: usize) -> Rc<Reference> {
         let make = || {
             let dir = tempdir().unwrap();
             let done = round::job(nproc, dir.path(), "undisturbed", "0", &[]).run().succeeds();
@@ -59,7 +59,7 @@ fn last_files(dir: &Path) -> Vec<(&'static str, Vec<u8>)> {
     FILES.iter().map(|name| (*name, std::fs::read(newest.join(name)).unwrap())).collect()
 }
 
-/// Adds the steps in a run's output. A line that was cut off by a kill is left out.
+/// Adds the steps in a run's output. Lines that a kill cut off are skipped.
 pub fn add_steps(steps: &mut Steps, stdout: &str) {
     for (_, line) in stdout.lines().filter_map(|line| line.split_once("] step ")) {
         let mut words = line.splitn(3, ' ');

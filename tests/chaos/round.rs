@@ -16,7 +16,7 @@ use crate::reference::{Reference, Steps, add_steps};
 const EPOCHS: &str = "40";
 const EVERY: &str = "3";
 const MAX_RESTARTS: &str = "20";
-/// How long what a killed launcher leaves behind may live.
+/// How long processes of a killed launcher may survive it.
 const BOUND: Duration = Duration::from_secs(30);
 
 /// SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
@@ -62,7 +62,7 @@ pub fn job(nproc: usize, dir: &Path, name: &str, max_restarts: &str, wrapper: &[
     let snapshots = snapshots_of(dir);
     args.extend([worker.as_os_str(), snapshots.as_os_str()]);
     args.extend([EPOCHS, EVERY].map(OsStr::new));
-    // Not among the user's jobs, where another program could stop it.
+    // Not in the user's registry of jobs, where another program could stop it.
     Ddp::new(args).env("XDG_CACHE_HOME", dir.join("cache"))
 }
 
@@ -91,7 +91,7 @@ impl Round {
         snapshots_of(self.dir())
     }
 
-    /// Leaves what the round wrote where it is.
+    /// Keeps the files of the round.
     pub fn keep(&mut self) -> PathBuf {
         self.dir.take().map(TempDir::keep).unwrap_or_default()
     }
@@ -123,26 +123,26 @@ impl Round {
         usize::try_from(self.random.below(self.nproc as u64)).unwrap()
     }
 
-    /// Takes the job's steps into account, as all that it has printed counts.
+    /// Adds the steps that the job has printed.
     fn note(&mut self, done: &Done) {
         add_steps(&mut self.steps, &done.stdout);
     }
 
-    /// The end of a job that is there to be disturbed, and may leave no process.
+    /// Waits for the end of a job that is to be disturbed, and that may leave no process.
     pub fn ends_with(&mut self, job: Job, code: i32) -> Done {
         let done = job.wait().ends_with(code).leaves_no_process();
         self.note(&done);
         done
     }
 
-    /// The end of a job whose launcher is killed.
+    /// Waits for the end of a job whose launcher is killed.
     pub fn is_killed(&mut self, job: Job) {
         let done = job.wait();
         self.note(&done);
         done.leaves_no_process_after(BOUND);
     }
 
-    /// Runs to the end whatever is left of the run, and compares all of it.
+    /// Finishes the run, and compares all of it.
     pub fn finish(&mut self) -> Done {
         let job = self.start();
         let done = self.ends_with(job, 0);
@@ -171,7 +171,7 @@ impl Round {
     }
 }
 
-/// Whether the process was still there.
+/// Signals a process; returns whether it was still alive.
 pub fn signal(pid: u32, signal: i32) -> bool {
     let pid = i32::try_from(pid).unwrap();
     // SAFETY: a system call.

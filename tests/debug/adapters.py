@@ -1,4 +1,4 @@
-"""The debug adapters, each started as its extension of VS Code starts it, with what that adds to a configuration."""
+"""The debug adapters, each started like its VS Code extension starts it, with the attributes that the extension adds."""
 import json, os, secrets, shutil, socket, subprocess
 
 
@@ -7,7 +7,7 @@ class LldbDap:
     path = next(filter(None, map(shutil.which, [os.environ.get("LLDB_DAP", ""), "lldb-dap-19", "lldb-dap"])), None)
 
     def start(self, _configuration, folder):
-        """The adapter's process, what is written to it and read from it, its other words, and what ends the connection."""
+        """The adapter's process, the streams to and from it, its log, and a function that ends the connection."""
         process = subprocess.Popen([self.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder)
         return process, process.stdin, process.stdout, [process.stderr], process.stdin.close
 
@@ -21,7 +21,7 @@ class LldbDap:
 class CodeLldb:
     name, kind = "codelldb", "lldb"
     path = os.environ.get("CODELLDB")
-    # As its settings are at first.
+    # Its default settings.
     settings = {"displayFormat": "auto", "showDisassembly": "auto", "dereferencePointers": True, "evaluationTimeout": 5,
                 "suppressMissingSourceFiles": True, "consoleMode": "commands", "sourceLanguages": None, "scriptConfig": {},
                 "evaluateForHovers": True, "commandCompletions": True}
@@ -54,7 +54,7 @@ class CodeLldb:
 
 
 def chosen():
-    """The one that DDP_TEST_ADAPTER names."""
+    """The adapter that DDP_TEST_ADAPTER names."""
     adapters = {adapter.name: adapter for adapter in (LldbDap(), CodeLldb())}
     adapter = adapters[os.environ.get("DDP_TEST_ADAPTER", "lldb-dap")]
     assert adapter.path, f"{adapter.name} is not here: LLDB_DAP or CODELLDB names it"

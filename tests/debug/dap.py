@@ -1,4 +1,4 @@
-"""A client of the Debug Adapter Protocol, as an editor is one: one adapter process, one session."""
+"""A client of the Debug Adapter Protocol, like an editor: one adapter process, one session."""
 import fcntl, json, os, pty, subprocess, termios, threading, time
 
 
@@ -117,7 +117,7 @@ class Dap:
         for line in stream:
             self.output.append(line.decode(errors="replace"))
 
-    # --- what the adapter asks of an editor -------------------------------------------------------------------------
+    # --- requests of the adapter to the editor -------------------------------------------------------------------------
 
     def _asked(self, message):
         answer = {"type": "response", "request_seq": message["seq"], "command": message["command"], "success": True}

@@ -1,4 +1,4 @@
-"""What VS Code does with launch.json, tasks.json and a debug adapter, without VS Code."""
+"""Acts like VS Code on launch.json, tasks.json and a debug adapter, without VS Code."""
 import json, os, pty, re, subprocess, threading, time
 from dap import Dap, DapError
 
@@ -10,7 +10,7 @@ class TaskFailed(Exception):
 
 
 class Session:
-    """A debug session: its configuration, its adapter, and what has happened in it."""
+    """A debug session: its configuration, its adapter, and its events."""
 
     def __init__(self, editor, configuration, parent):
         self.editor, self.configuration, self.name, self.parent = editor, configuration, configuration["name"], parent
@@ -90,11 +90,11 @@ class Session:
 
     def pid(self):
         """The process that was launched. CodeLLDB's terminal holds another, and its console says it."""
-        said = re.search(r"Launched process (\d+)", self.text())
-        return int(said[1]) if said else self.dap.terminal.pid
+        launched = re.search(r"Launched process (\d+)", self.text())
+        return int(launched[1]) if launched else self.dap.terminal.pid
 
-    def said(self, pattern):
-        """Waits for what matches to be written: what a program wrote last may come after its end is known."""
+    def wait_for_text(self, pattern):
+        """Waits for output that matches: a program's last output may arrive after its end is known."""
         self.editor.wait(repr(pattern), lambda: re.search(pattern, self.text()), 30)
 
     def text(self):
@@ -106,7 +106,7 @@ class Session:
 
 
 def generate(folder, nproc, adapter):
-    """`.vscode/`, as a user of this adapter has it."""
+    """The `.vscode/` of a user of this adapter."""
     launcher = os.environ.get("DDP_TEST_CARGO_DDP") or os.path.join(folder, ".ddp/cargo-ddp")
     command = [launcher, "ddp", "vscode", "--debugger", adapter.name, "--nproc", str(nproc)]
     subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -118,7 +118,7 @@ class Editor:
         self.sessions, self.breakpoints, self.changed = [], {}, threading.Condition()
         self.answer = None    # a question of a task's, and what its user types, from all that it has printed
 
-    # --- what its user does -----------------------------------------------------------------------------------------
+    # --- actions of the user -----------------------------------------------------------------------------------------
 
     def set_breakpoint(self, path, line, **more):
         self.breakpoints.setdefault(os.path.join(self.folder, path), []).append({"line": line, **more})
@@ -157,7 +157,7 @@ class Editor:
             raise TaskFailed(f"{label} ended with {process.returncode}:\n{text}")
 
     def child(self, arguments, parent):
-        """A session asks for another."""
+        """A session requests another one."""
         self._open({**arguments["configuration"], "request": arguments["request"], "type": self.adapter.kind}, parent)
 
     # --- waiting ----------------------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ class Editor:
         return sorted((s for s in self.sessions if " rank " in s.name), key=lambda s: s.name)
 
     def stopped(self, count, times=1):
-        """Waits until `count` workers that live have stopped (each for the n-th time), and gives them."""
+        """Waits until `count` live workers have stopped (each for the n-th time), and returns them."""
         living = lambda: [s for s in self.workers() if not s.over and len(s.stops) >= times]
         self.wait(f"{count} workers at a breakpoint", lambda: len(living()) >= count)
         return living()
@@ -209,7 +209,7 @@ class Editor:
     def resolve(self, value):
         if isinstance(value, str):
             value = value.replace("${workspaceFolder}", self.folder)
-            # lldb's own; VS Code leaves it as it is.
+            # lldb's own; VS Code leaves it unchanged.
             assert "${" not in value.replace("${script.frame:", ""), f"unknown variable in {value}"
             return value
         if isinstance(value, list):
@@ -220,7 +220,7 @@ class Editor:
 
 
 def _read(terminal):
-    """What is printed next; nothing when the last program in it has ended."""
+    """The next output; empty when the last program in the terminal has ended."""
     try:
         return os.read(terminal, 1 << 16).decode(errors="replace")
     except OSError:

@@ -17,7 +17,7 @@ sessions = []
 
 
 def start(name, args, more_args=(), breakpoints=(PLACE,)):
-    """F5 on one configuration, with such arguments of the program."""
+    """F5 on one configuration, with these arguments of the program."""
     configuration = EDITOR.resolve(next(conf for conf in LAUNCH["configurations"] if conf["name"] == name))
     assert configuration["type"] == "cppdbg" and configuration["MIMode"] == "gdb", configuration
     configuration["args"] = [*configuration["args"], *more_args, *args]
@@ -40,14 +40,14 @@ def has(value, pattern):
 
 
 def check_stop(session, rank, nproc):
-    """A String, a Vec, a tensor and ddp-runtime's own, at the breakpoint."""
+    """A String, a Vec, a tensor and types of ddp-runtime, at the breakpoint."""
     stop = session.stopped()
     assert stop["reason"] == "breakpoint-hit" and (stop["frame"]["fullname"], stop["frame"]["line"]) == (SOURCE, str(LINE)), stop
     variables = session.variables()
     has(variables["title"][0], f'^"rank {rank} of {nproc}"$')
     indices = session.children(variables["indices"][1])
     assert len(indices) == 10 and all(value.isdigit() for value in indices.values()), indices
-    # A tensor is its handle: what it holds, the formatters for lldb show.
+    # gdb shows only a tensor's handle; the formatters for lldb show its content.
     handle, = session.children(variables["x"][1])
     assert handle == "c_tensor", handle
     context = session.children(session.evaluate("context.world", "--frame 0 --thread 1")[1])
@@ -63,7 +63,7 @@ def finish(session, words=""):
 def ended(session, words=""):
     stop = session.stopped()
     assert stop["reason"] == "exited-normally", f"{stop}\n{session.say()}"
-    session.said(words)
+    session.wait_for_text(words)
 
 
 def args(snapshots, *more):
@@ -82,9 +82,9 @@ def compound(snapshots):
     launcher, ranks = start_compound(args(snapshots))
     for rank, session in enumerate(ranks):
         check_stop(session, rank, 2)
-    launcher.said(r"rank 1 pid \d+\s")    # the whole line
+    launcher.wait_for_text(r"rank 1 pid \d+\s")    # the whole line
     for pid in re.findall(r"rank \d pid (\d+)", launcher.text()):
-        os.kill(int(pid), signal.SIGPIPE)    # as a write to a rank that is gone may do; it does not stop there
+        os.kill(int(pid), signal.SIGPIPE)    # like a write to a rank that has exited; gdb does not stop there
     for session in ranks:
         session.call("-break-delete")
         session.go_on()
@@ -94,7 +94,7 @@ def compound(snapshots):
 
 
 def panic(snapshots):
-    """Stops in the rank where it happens, and the launcher reports it as ever."""
+    """Stops in the rank where it happens, and the launcher reports it as usual."""
     os.environ["DDP_TEST_PANIC"] = "1"
     launcher, (first, second) = start_compound(args(snapshots))
     stop = second.stopped()
@@ -104,16 +104,16 @@ def panic(snapshots):
     second.go_on()
     assert (second.stopped()["reason"], second.stopped()["exit-code"]) == ("exited", "0145"), second.say()    # 101
     has(first.stopped()["reason"], "^exited|^breakpoint-hit")
-    if first.stopped()["reason"] == "breakpoint-hit":    # it was there first, and is left to who looks at it
+    if first.stopped()["reason"] == "breakpoint-hit":    # it stopped first, and stays for the user to examine
         first.call("-break-delete")
         first.go_on()
         has(first.stopped()["reason"], "^exited")
     assert (launcher.stopped()["reason"], launcher.stopped()["exit-code"]) == ("exited", "0145"), launcher.say()
-    launcher.said("rank 1 panicked")
+    launcher.wait_for_text("rank 1 panicked")
 
 
 def stop(snapshots):
-    """Stop on the compound ends all its sessions (stopAll); nobody stays."""
+    """Stop on the compound ends all its sessions (stopAll); no process is left."""
     _, ranks = start_compound(args(snapshots))
     for rank in ranks:
         rank.stopped()

@@ -1,4 +1,4 @@
-"""What VS Code's C/C++ extension (cppdbg) does with a configuration and gdb's machine interface."""
+"""Acts like VS Code's C/C++ extension (cppdbg) on a configuration and gdb's machine interface."""
 import fcntl, os, pty, re, shlex, subprocess, termios, threading, time
 
 
@@ -23,7 +23,8 @@ class Gdb:
             threading.Thread(target=reader, daemon=True).start()
 
     def launch(self, breakpoints=()):
-        """The commands of MIEngine's GetInitializeCommands, in its order. None of them may fail here, also those that may there."""
+        """The commands of MIEngine's GetInitializeCommands, in its order. None may fail here, not even
+        those that MIEngine allows to fail."""
         conf = self.configuration
         for command in conf.get("setupCommands", []):
             self.call(command["text"])
@@ -48,11 +49,11 @@ class Gdb:
         self.call("-exec-continue")
 
     def stopped(self):
-        """What the next stop is, or the program's end."""
+        """The next stop, or the program's end."""
         return self._wait(lambda: self.stops[0] if self.stops else None, "a stop")
 
-    def said(self, pattern):
-        """Waits for what matches to be written: what the program wrote last may come after its end is known."""
+    def wait_for_text(self, pattern):
+        """Waits for output that matches: the program's last output may arrive after its end is known."""
         return self._wait(lambda: re.search(pattern, self.text()), repr(pattern))
 
     def variables(self):
@@ -60,7 +61,7 @@ class Gdb:
         thread = self.stops[0]["thread-id"]
         place = f"--thread {thread} --frame 0"
         names = [variable["name"] for variable in self.call(f"-stack-list-variables {place} 0")["variables"]]
-        # What the extension asks for in every scope; of several with one name, the innermost is first.
+        # The extension's request in every scope; of several variables with one name, the innermost is first.
         return {name: self.evaluate(name, place) for name in dict.fromkeys(names)}
 
     def evaluate(self, name, place):

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """scenarios.py NAME PROJECT BINARY: what happens when a user debugs PROJECT (made by `cargo ddp new`, with a line marked
-BREAK in its loop), through the debug adapter that DDP_TEST_ADAPTER names. The exit code is 0 if it is what should happen."""
+BREAK in its loop), through the debug adapter that DDP_TEST_ADAPTER names. The exit code is 0 if that is what should happen."""
 import json, os, re, shutil, signal, socket, subprocess, sys, tempfile, threading, time, traceback
 import adapters
 from editor import Editor, TaskFailed, generate
@@ -36,10 +36,10 @@ def has(value, pattern):
 
 
 def check_variables(session, rank, nproc):
-    """A String, a Vec, tensors and ddp-runtime's own, at the breakpoint."""
+    """A String, a Vec, tensors and types of ddp-runtime, at the breakpoint."""
     frame = session.frames()[0]
     assert (frame["source"]["path"], frame["line"]) == (SOURCE, LINE), frame
-    if session.editor.adapter.kind == "lldb-dap":    # CodeLLDB does not let anybody name frames
+    if session.editor.adapter.kind == "lldb-dap":    # CodeLLDB does not let a script name frames
         names = [frame["name"] for frame in session.frames()[:3]]
         crate = BINARY.replace("-", "_")
         assert names[:2] == [f"{crate}::train", f"{crate}::main::{{{{closure}}}}"] and "$" not in names[2], names
@@ -85,7 +85,7 @@ def f5(nproc):
         has(session.variables()["train"][0],
             f"epoch 0: at {64 * nproc} of 2048 samples, {2048 // nproc} for rank {rank} of {nproc}, shuffled with seed 0")
     finish(made, stopped)
-    launcher.said(f"Finished.* {nproc} workers")
+    launcher.wait_for_text(f"Finished.* {nproc} workers")
     assert launcher.stops == [], "the launcher never stops"
     return made
 
@@ -112,12 +112,12 @@ def compound():
     for rank, session in enumerate(stopped):
         check_variables(session, rank, 2)
     finish(made, stopped)
-    launcher.said("Finished.* 2 workers")
-    # And in the order of launch.json.
+    launcher.wait_for_text("Finished.* 2 workers")
+    # Then in the order of launch.json.
     again = editor(2)
     launcher, *_ = again.f5(name)
     stopped = again.stopped(2)
-    os.kill(launcher.pid(), signal.SIGKILL)    # nobody stays, though all stand at a breakpoint
+    os.kill(launcher.pid(), signal.SIGKILL)    # no process is left, though all are stopped at a breakpoint
     again.all_over()
     again.close()
 
@@ -142,7 +142,7 @@ def attach():
     try:
         for one in (job, other):
             wait_for(one, "epoch   2 ")
-        threading.Thread(target=other.stdout.read, daemon=True).start()    # so that it goes on
+        threading.Thread(target=other.stdout.read, daemon=True).start()    # so that it continues
         made, attached, sessions = attach_to(job)
         stop_all_and_look_whether_it_goes_on(made, job, attached, *sessions)
         made, attached, sessions = attach_to(job)
@@ -167,7 +167,7 @@ def attach_to(job):
     run = next(one["run"] for one in json.loads(ddp("ps", "--json")) if one["pid"] == job.pid)
     made.answer = "Number of the job: ", lambda text: re.search(rf"(\d+)  {run} \(2 workers\)", text)[1]
     attached, = made.f5("ddp: attach to a running job")
-    # One that is attached to later may have to wait in a collective for one that is stopped already.
+    # A rank that is attached to later may wait in a collective for a rank that is stopped already.
     while len(stopped := made.stopped(1)) < 2:
         try:
             made.wait("other rank", lambda: len(made.stopped(1)) == 2, 5)
@@ -200,7 +200,7 @@ def end(job):
 
 
 def killed():
-    """A rank that is killed at a breakpoint: its session ends at once, the other is left to who looks at it."""
+    """A rank that is killed at a breakpoint: its session ends immediately, the other stays for the user to examine."""
     made = editor(2)
     launcher, = made.f5(f"ddp: run {BINARY} on 2 ranks", args=run(2, "--max-restarts", "0", "--grace", "1"))
     first, second = made.stopped(2)
@@ -213,11 +213,11 @@ def killed():
     assert not first.over and not launcher.over, made.say()
     first.variables()
     made.clear_breakpoints()
-    os.kill(first.configuration["pid"], signal.SIGPIPE)    # as a write to the rank that is gone may do; it does not stop there
+    os.kill(first.configuration["pid"], signal.SIGPIPE)    # like a write to the rank that has exited; the debugger does not stop there
     first.go_on()
     made.all_over()
     assert launcher.code == 128 + signal.SIGKILL, made.say()
-    launcher.said(r"error:\S* rank 1 was killed by SIGKILL")
+    launcher.wait_for_text(r"error:\S* rank 1 was killed by SIGKILL")
 
 
 def restart():
@@ -235,7 +235,7 @@ def restart():
         session.go_on()
     made.all_over()
     assert launcher.code == 0 and all(s.code == 0 for s in stopped), made.say()
-    launcher.said("1 restart")
+    launcher.wait_for_text("1 restart")
 
 
 def stop():
@@ -247,7 +247,7 @@ def stop():
 
 
 def detach():
-    """Disconnect on one rank, which is in Stop's menu, lets it go on without a debugger."""
+    """Disconnect on one rank, which is in Stop's menu, lets the rank continue without a debugger."""
     made = editor(2)
     launcher, = made.f5(f"ddp: run {BINARY} on 2 ranks", args=run(2))
     first, second = made.stopped(2)
@@ -256,11 +256,11 @@ def detach():
     first.go_on()
     made.all_over()
     assert (launcher.code, first.code, second.code) == (0, 0, None), made.say()
-    launcher.said("Finished.* 2 workers")
+    launcher.wait_for_text("Finished.* 2 workers")
 
 
 def nodes():
-    """F5 on one node of two: its own rank stops, and the other node's waits for it."""
+    """F5 on one node of two: its own rank stops, and the other node's rank waits for it."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     made = editor(1)
@@ -274,9 +274,9 @@ def nodes():
         has(stopped[0].variables()["context"][0], "^rank 0 of 2$")
         assert other.poll() is None, other.communicate()[0]
         ranks = sorted(job["first_rank"] for job in json.loads(ddp("ps", "--json")) if job["folder"] == PROJECT)
-        assert ranks == [0, 1], ranks    # by which `attach` names its sessions
+        assert ranks == [0, 1], ranks    # `attach` names its sessions by these
         finish(made, stopped)
-        launcher.said("Finished.* 2 workers")
+        launcher.wait_for_text("Finished.* 2 workers")
         assert other.wait(60) == 0, other.communicate()[0]
     finally:
         other.terminate()
@@ -296,13 +296,13 @@ def panic():
 
 
 def break_here():
-    """`debug::break_here(1)` stops rank 1, and a condition by rank does."""
+    """`debug::break_here(1)` stops rank 1, and so does a condition by rank."""
     made = editor(2, breakpoint=False)
     os.environ["DDP_TEST_BREAK_HERE"] = "1"
     launcher, = made.f5(f"ddp: run {BINARY} on 2 ranks", args=run(2))
     stopped, = made.stopped(1)
     assert stopped.name == f"{BINARY} rank 1", made.say()
-    # Two functions of ddp-runtime's are on top, inlined.
+    # Two functions of ddp-runtime are on top, inlined.
     assert SOURCE in [frame.get("source", {}).get("path") for frame in stopped.frames()[:3]], stopped.frames()
     made.set_breakpoint("src/main.rs", LINE, condition="context.world.rank == 1")
     for session in made.workers():
@@ -315,7 +315,7 @@ def break_here():
 
 
 def tensors():
-    """tests/workers/tensors.rs: what each shows, and that none does harm."""
+    """tests/workers/tensors.rs: the summary of each tensor, and that none does harm."""
     made = Editor(PROJECT, ADAPTER)
     editors.append(made)
     made.set_breakpoint(SOURCE, LINE)
@@ -347,7 +347,7 @@ def tensors():
         "weight": r"^\[2, 3\] float32 cpu, requires_grad \[0, 1, 2, 3, 4, 5\]$",
         "grown": r"^\[2, 3\] float32 cpu, requires_grad \[1, 2, 3, 4, 5, 6\]$",
         "undefined": r"^Tensor \(undefined\)$",
-        "moved": r"^(\[2, 3\] float32 cpu|Tensor \()",    # the bits that were moved from, or what is there now
+        "moved": r"^(\[2, 3\] float32 cpu|Tensor \()",    # the bits that were moved from, or the current content
     }.items():
         has(variables[name][0], pattern)
     parts = lambda name: session.variables(variables[name][1])
@@ -372,7 +372,7 @@ def tensors():
 
 
 def positions():
-    """tests/workers/positions.rs: how far samplers, loaders and their batches are."""
+    """tests/workers/positions.rs: the positions of samplers, loaders and their batches."""
     made = Editor(PROJECT, ADAPTER)
     editors.append(made)
     counted = next(n for n, line in enumerate(open(SOURCE), 1) if "// COUNTED" in line)
@@ -415,7 +415,7 @@ def positions():
     for times, seen in (3, 33), (4, 66):
         session.go_on()
         expect(times, {})
-        # A reference: its parts are shown, the summary is what it refers to.
+        # A reference: its parts are shown, and the summary is that of its target.
         has(session.variables()["sampler"][0], f"epoch 0: at {seen} of 100 samples, 33 for rank 2 of 3, in order")
     made.clear_breakpoints()
     session.go_on()
@@ -424,7 +424,7 @@ def positions():
 
 
 def missing():
-    """`cargo ddp` is not there: F5 stops with cargo's words."""
+    """`cargo ddp` is not installed: F5 stops with cargo's message."""
     made = editor(2)
     try:
         made.f5(f"ddp: run {BINARY} on 2 ranks")
@@ -436,7 +436,7 @@ def missing():
 
 
 def broken():
-    """The build fails: F5 stops with the compiler's words."""
+    """The build fails: F5 stops with the compiler's message."""
     made = editor(2)
     try:
         made.f5(f"ddp: run {BINARY} on 2 ranks")
@@ -453,7 +453,7 @@ try:
                              positions, missing, broken)}[NAME]()
     print(f"{NAME}: ok")
 except Exception:
-    traceback.print_exc()    # before what may take its time
+    traceback.print_exc()    # before the cleanup, which may take long
     sys.exit(1)
 finally:
     for made in editors:

@@ -1,4 +1,4 @@
-//! Calls of `cargo ddp`, and what they need.
+//! Calls of `cargo ddp`, and the folders and terminals that they need.
 
 use std::fs;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -19,7 +19,7 @@ pub(super) fn launch(dir: &Path, flags: &[&str], script: &str) -> Ddp {
         .env("XDG_CACHE_HOME", dir.join("cache"))
 }
 
-/// A call of `cargo ddp` whose stdout is a test's own.
+/// A call of `cargo ddp` with the given stdout.
 pub(super) fn with_stdout(dir: &Path, args: &[&str], stdout: impl Into<Stdio>) -> Output {
     let mut command = Command::new(cargo_ddp());
     command.arg("ddp").args(args).current_dir(dir).env("XDG_CACHE_HOME", dir.join("cache"));
@@ -61,7 +61,7 @@ pub(super) fn metrics(run: &Path, points: &[(String, u64, f64)]) {
     fs::write(run.join("metrics.jsonl"), text).unwrap();
 }
 
-/// A terminal, and who looks at it.
+/// Both ends of a pseudoterminal.
 pub(super) fn terminal() -> (OwnedFd, OwnedFd) {
     let (mut master, mut slave) = (0, 0);
     // SAFETY: it writes the two numbers.
@@ -73,7 +73,7 @@ pub(super) fn terminal() -> (OwnedFd, OwnedFd) {
         // SAFETY: a system call, on a descriptor that is ours.
         unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
     }
-    // SAFETY: the descriptor is new, and nobody else's.
+    // SAFETY: the descriptor is new, and nothing else owns it.
     let master = unsafe { OwnedFd::from_raw_fd(master) };
     // SAFETY: as above.
     (master, unsafe { OwnedFd::from_raw_fd(slave) })

@@ -27,7 +27,7 @@ fn report(dir: &Path, to: &str, read: impl FnOnce(Done) -> Vec<u8>) {
 
 // `--report /dev/stdout`, as root, made a regular file of the device.
 #[test]
-fn report_goes_through_what_is_not_a_regular_file() {
+fn report_is_written_through_fifos_and_devices() {
     let dir = tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     for stream in ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
@@ -53,7 +53,7 @@ fn report_goes_through_what_is_not_a_regular_file() {
         report(dir.path(), name, |_| fs::read(path(name)).unwrap());
         assert!(path(name).is_symlink());
     }
-    // What stdout has already got stays before it.
+    // Earlier output to stdout stays before it.
     let file = path("stdout.txt");
     let mut command = Command::new(cargo_ddp());
     command.current_dir(dir.path()).args([
@@ -78,14 +78,14 @@ fn report_goes_through_what_is_not_a_regular_file() {
         .ends_with(2)
         .says(&["--report: can't write to /dev/fd/77"]);
     launch(dir.path(), &["--report", "no/where"], "true").run().ends_with(2).says(&["no is not a directory"]);
-    // It was lost at the end, with a warning.
+    // The report was lost at the end, with a warning.
     launch(dir.path(), &["--report", "missing/"], "true")
         .run()
         .ends_with(2)
         .says(&["expected the name of a file, got a directory that does not exist"]);
 }
 
-// `--report /proc/PID/fd/1` replaced the file, and what the process wrote before and after was lost.
+// `--report /proc/PID/fd/1` replaced the file, and the process's output before and after was lost.
 #[test]
 fn report_to_a_descriptor_of_another_process_replaces_no_file() {
     let dir = tempdir().unwrap();
@@ -98,7 +98,7 @@ fn report_to_a_descriptor_of_another_process_replaces_no_file() {
     assert!(text.ends_with("after\n"), "{text}");
 }
 
-// Under a scheduler's agent the cause goes where it wants it, which may be no file either.
+// Under a scheduler's agent, TORCHELASTIC_ERROR_FILE may not be a regular file either.
 #[test]
 fn error_file_around_the_launcher_is_written_through() {
     let dir = tempdir().unwrap();
@@ -132,8 +132,8 @@ fn report_keeps_device_nodes() {
     assert!(fs::symlink_metadata(&null).unwrap().file_type().is_char_device());
 }
 
-// Nobody reads it: the launcher ends all the same.
-// It was lost with a warning and exit code 0.
+// Nobody reads it, but the launcher exits anyway.
+// The report was lost with a warning and exit code 0.
 #[test]
 fn report_that_can_not_be_written_is_an_error() {
     let dir = tempdir().unwrap();
@@ -151,7 +151,7 @@ fn report_to_a_fifo_that_nobody_reads_ends_with_a_warning() {
 }
 
 #[test]
-fn plot_goes_through_what_is_not_a_regular_file() {
+fn plot_is_written_through_fifos_and_devices() {
     let dir = tempdir().unwrap();
     let lines = [
         r#"{"event":"start","format":1,"step":0,"attempt":0,"world_size":1,"time":1700000000.5}"#,
@@ -178,7 +178,7 @@ fn plot_goes_through_what_is_not_a_regular_file() {
 }
 
 #[test]
-fn export_goes_through_what_is_not_a_regular_file() {
+fn export_is_written_through_fifos_and_devices() {
     let dir = tempdir().unwrap();
     let header = r#"{"weight":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
     let mut model = (header.len() as u64).to_le_bytes().to_vec();
@@ -211,12 +211,12 @@ fn export_goes_through_what_is_not_a_regular_file() {
         assert!(dir.path().join(to).is_symlink());
     }
     assert_eq!(names(&fs::read(dir.path().join("new.safetensors")).unwrap()), plain);
-    // A file is not overwritten, nor is one behind a link.
+    // An existing file is not overwritten, nor is one behind a link.
     export("link.safetensors").run().ends_with(2);
 }
 
 #[test]
-fn metrics_go_through_what_is_not_a_regular_file() {
+fn metrics_are_written_through_fifos_and_devices() {
     let dir = tempdir().unwrap();
     let train = || {
         let logs = dir.path().join("runs");

@@ -12,12 +12,12 @@ use tempfile::tempdir;
 use super::calls::{BOUND, launch, project, stderr, with_stdout};
 
 #[test]
-fn what_a_worker_leaves_in_place_of_files_holds_nothing_up() {
+fn odd_file_left_by_a_worker_does_not_block_the_launcher() {
     let dir = tempdir().unwrap();
     let outer = dir.path().join("outer");
     assert!(Command::new("mkfifo").arg(&outer).status().unwrap().success());
     for (what, code) in [
-        // The reason of a failure.
+        // The error file.
         ("mkfifo $TORCHELASTIC_ERROR_FILE; exit 3", 3),
         ("mkdir $TORCHELASTIC_ERROR_FILE; exit 3", 3),
         ("ln -s /dev/zero $TORCHELASTIC_ERROR_FILE; exit 3", 3),
@@ -46,9 +46,9 @@ fn what_a_worker_leaves_in_place_of_files_holds_nothing_up() {
 }
 
 #[test]
-fn a_tracer_that_a_worker_leaves_does_not_hold_the_launcher_up() {
+fn tracer_left_by_a_worker_does_not_block_the_launcher() {
     let dir = tempdir().unwrap();
-    // PTRACE_SEIZE, and then it takes note of nothing.
+    // PTRACE_SEIZE, and then the tracer ignores every event.
     let tracer = "import ctypes, sys, time
 failed = ctypes.CDLL(None).ptrace(0x4206, int(sys.argv[1]), None, None)
 open('traced', 'w').write(str(failed))
@@ -68,7 +68,7 @@ time.sleep(1000)";
 }
 
 #[test]
-fn a_fifo_in_place_of_a_file_is_refused() {
+fn fifo_instead_of_an_input_file_is_refused() {
     let dir = project();
     let fifo = |path: &str| {
         let path = dir.path().join(path);
@@ -79,17 +79,17 @@ fn a_fifo_in_place_of_a_file_is_refused() {
         let output = with_stdout(dir.path(), args, Stdio::piped());
         (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output))
     };
-    let said = |(code, text): (i32, String), expected: i32| {
+    let ends_with = |(code, text): (i32, String), expected: i32| {
         assert!(code == expected && text.contains("it is a FIFO, not a regular file"), "{code}: {text}");
     };
     fifo("model.safetensors");
-    said(run(&["snapshot", "import", "model.safetensors", "--to", "other"]), 2);
+    ends_with(run(&["snapshot", "import", "model.safetensors", "--to", "other"]), 2);
     fifo("names.json");
-    said(run(&["snapshot", "export", "snapshots", "--names", "names.json", "--to", "other.safetensors"]), 4);
+    ends_with(run(&["snapshot", "export", "snapshots", "--names", "names.json", "--to", "other.safetensors"]), 4);
     fifo("run/metrics.jsonl");
-    said(run(&["plot", "run", "--output", "plot.svg"]), 4);
+    ends_with(run(&["plot", "run", "--output", "plot.svg"]), 4);
     fifo("snapshots/step-00000000/state.json");
-    said(run(&["snapshot", "verify", "snapshots"]), 6);
+    ends_with(run(&["snapshot", "verify", "snapshots"]), 6);
     let directory = dir.path().join("snapshots/step-00000000/state.json");
     fs::remove_file(&directory).unwrap();
     fs::create_dir(directory).unwrap();
@@ -98,9 +98,9 @@ fn a_fifo_in_place_of_a_file_is_refused() {
 }
 
 #[test]
-fn a_flood_of_events_is_bounded_and_starves_nobody() {
+fn flood_of_events_is_bounded_and_starves_no_rank() {
     let dir = tempdir().unwrap();
-    // 200 MB without an end; as much in small pieces; then without end, while rank 1 speaks now and then.
+    // 200 MB without a newline; as much in small pieces; then endlessly, while rank 1 writes now and then.
     let script = r#"
         if [ $RANK = 1 ]; then
             until [ -e counted ]; do sleep 0.1; done
@@ -155,7 +155,7 @@ fn a_script_is_refused_only_if_its_interpreter_is_missing() {
         assert!(done.stdout.contains("fine"), "{words}: {}", done.stdout);
     }
     assert!(launch(&executable(dir.path(), "empty", b"#!\necho fine\n")).succeeds().stdout.contains("fine"));
-    // One interpreter after the other.
+    // A chain of interpreters.
     let inner = executable(dir.path(), "inner", b"#!/opt/no/python3\n");
     let outer = executable(dir.path(), "outer", format!("#!{inner}\n").as_bytes());
     launch(&outer).ends_with(126).says(&["interpreter /opt/no/python3 does not exist"]);
@@ -169,7 +169,7 @@ fn a_script_is_refused_only_if_its_interpreter_is_missing() {
 fn a_program_for_another_machine_is_not_read_by_a_shell() {
     let dir = tempdir().unwrap();
     let mut other = fs::read("/bin/true").unwrap();
-    // Its machine: one that was never built.
+    // The ELF header's machine: one that does not exist.
     other[18..20].copy_from_slice(&[0x77, 0x77]);
     for content in [&other[..], &[0; 300]] {
         let program = executable(dir.path(), "program", content);
@@ -224,7 +224,7 @@ fn a_usage_error_is_not_retried_and_an_identical_failure_at_startup_once() {
     assert_eq!(restarts(1, random, "in the same way before its first step"), 1);
     let different = "echo $TORCHELASTIC_RESTART_COUNT | tr 0123 abcd >&2; exit 1";
     assert_eq!(restarts(1, different, "`--max-restarts` allows more"), 3);
-    // A program of ours that took a step is another case, even with this code.
+    // A program with ddp-runtime that took a step is a different case, even with this exit code.
     let trained = "echo '{\"event\":\"step\",\"epoch\":0,\"step\":'$TORCHELASTIC_RESTART_COUNT'}' > \
                    /proc/self/fd/$DDP_EVENT_FD; exit 2";
     assert_eq!(restarts(2, trained, "`--max-restarts` allows more"), 3);

@@ -1,4 +1,4 @@
-//! Gradients that were not averaged, tied weights, and tensors that cannot be carried.
+//! Gradients that were not averaged, tied weights, and tensors that cannot be sent.
 
 use std::fs;
 use std::path::Path;
@@ -58,7 +58,7 @@ fn the_rank_that_skips_a_parameter_is_the_cause() {
 
 /// <https://github.com/pytorch/pytorch/issues/12603>, <https://github.com/pytorch/pytorch/issues/104336>
 #[test]
-fn parameters_that_came_after_ddp_are_named() {
+fn parameters_added_after_ddp_are_named() {
     let words = ["changed after `Ddp::new`: third.bias, third.weight were added", "gradients would not be averaged"];
     refused("added", &words, None);
     refused("added-in-forward", &words, None);
@@ -76,13 +76,13 @@ fn a_loss_that_is_not_of_a_forward_pass_is_refused() {
     refused("no-forward", &words, None);
     refused("second-loss", &words, None);
     refused("second-loss-by-plain-backward", &words, None);
-    let told = model("without-ddp", tempdir().unwrap().path()).succeeds().stderr;
+    let stderr = model("without-ddp", tempdir().unwrap().path()).succeeds().stderr;
     let words = "warning: a gradient of first.bias was computed without Ddp::forward and is not averaged";
-    assert_eq!(told.matches(words).count(), 1, "{told}");
+    assert_eq!(stderr.matches(words).count(), 1, "{stderr}");
 }
 
 #[test]
-fn tensors_that_can_not_be_carried_are_named_at_the_start() {
+fn tensors_that_cannot_be_sent_are_named_at_the_start() {
     for (scenario, form) in [("Int16", "Int16"), ("sparse", "sparse"), ("quantized", "quantized")] {
         refused(scenario, &["can't be sent between ranks by Gloo", &format!("mask ({form})")], None);
     }
@@ -91,7 +91,7 @@ fn tensors_that_can_not_be_carried_are_named_at_the_start() {
     trained("Int8");
 }
 
-/// `HashMap`s have another order in each process, and names came from that order. Files are as those of
+/// A `HashMap` has a different order in each process, and names came from that order. Files are like those of
 /// <https://github.com/safetensors/safetensors/pull/236>.
 #[test]
 fn tied_weights_have_one_name_on_all_ranks_and_in_all_runs() {
@@ -123,7 +123,7 @@ fn tied() -> TempDir {
     dir
 }
 
-/// The only snapshot of `dir`, without its optimizer, as another program's file with these names, is a model to begin with.
+/// Checks that a run can begin with the model in `file`.
 fn begins_with(file: &Path) {
     let dir = tempdir().unwrap();
     command(file.parent().unwrap(), &["import", file.to_str().unwrap(), "--to", dir.path().to_str().unwrap()])
@@ -140,7 +140,7 @@ fn tied_weights_keep_their_names_from_snapshot_to_file_and_back() {
     }
     let exported = dir.path().join("model.safetensors");
     begins_with(&exported);
-    // To itself under another of its names, and to a copy of each: nothing differs.
+    // The names of the tied weights swapped: the files do not differ.
     fs::write(dir.path().join("names.toml"), "head = \"wte\"\nwte = \"head\"\n").unwrap();
     command(dir.path(), &["export", ".", "--to", "other.safetensors", "--names", "names.toml"]).succeeds();
     for (a, b) in [
@@ -160,7 +160,7 @@ fn tied_weights_keep_their_names_from_snapshot_to_file_and_back() {
 
 /// What PyTorch's own programs read and write.
 #[test]
-fn tied_weights_are_those_of_python() {
+fn tied_weights_match_python() {
     let Some(torch) = CudaTorch::find() else { return };
     let dir = tied();
     for ending in ["safetensors", "pt"] {
@@ -205,7 +205,7 @@ fn zeros(path: &Path, names: &[&str]) {
 }
 
 #[test]
-fn what_is_imported_by_mistake_is_explained() {
+fn import_of_a_wrong_file_is_explained() {
     let dir = tempdir().unwrap();
     let import = |file: &str| command(dir.path(), &["import", file, "--to", "snapshots"]);
     for (content, words) in [
@@ -242,23 +242,23 @@ fn what_is_imported_by_mistake_is_explained() {
     let shard = "model-00001-of-00002.safetensors";
     let done = import(shard).succeeds().says(&["one of 2 files", "bn.num_batches_tracked", "1 tensor of"]);
     assert_eq!(done.stdout.trim(), "snapshots/step-00000000");
-    // Whoever names them gets them.
+    // They can be imported if they are named.
     fs::write(dir.path().join("names.json"), r#"{"*.num_batches_tracked": "*.num_batches_tracked"}"#).unwrap();
     command(dir.path(), &["import", shard, "--to", "all", "--names", "names.json"]).succeeds().says(&["2 tensors of"]);
 }
 
 #[test]
-fn a_folder_that_snapshots_can_not_be_written_to_is_told_before_the_first_step() {
-    // Not even root makes a folder there.
+fn snapshot_folder_that_is_not_writable_is_reported_before_the_first_step() {
+    // Not even root can create a folder there.
     for scenario in ["Bool", "trainer"] {
         let done = model(scenario, Path::new("/proc/self/task")).succeeds();
-        let told = done.stdout.matches("can't save snapshots in /proc/self/task").count();
-        assert!(told == 2 && !done.stdout.contains("begins at step"), "{}", done.stdout);
+        let warnings = done.stdout.matches("can't save snapshots in /proc/self/task").count();
+        assert!(warnings == 2 && !done.stdout.contains("begins at step"), "{}", done.stdout);
     }
 }
 
 #[test]
-fn a_run_that_has_nothing_to_train_says_so() {
+fn run_without_trainable_parameters_is_an_error() {
     let dir = tempdir().unwrap();
     let linear = |epochs: &str| {
         let args = ["run", "--nproc", "2", "--", "--total-epochs", epochs, "--snapshots", dir.path().to_str().unwrap()];
@@ -270,7 +270,7 @@ fn a_run_that_has_nothing_to_train_says_so() {
 }
 
 #[test]
-fn a_trainer_that_has_nothing_to_train_says_so() {
+fn trainer_without_trainable_parameters_is_an_error() {
     let (dir, other) = (tempdir().unwrap(), tempdir().unwrap());
     let printed = |scenario: &str, dir: &Path| {
         let done = model(scenario, dir).succeeds();

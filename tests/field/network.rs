@@ -38,7 +38,7 @@ fn node_0(dir: &Path, port: u16, script: &str) -> Job {
     job
 }
 
-/// Someone who speaks the launchers' protocol.
+/// A peer that speaks the launchers' protocol.
 struct Peer {
     stream: TcpStream,
     lines: BufReader<TcpStream>,
@@ -66,7 +66,7 @@ impl Peer {
         }
     }
 
-    /// The first exchange: whether node 0 has a secret.
+    /// The first exchange; returns whether node 0 has a secret.
     fn greet(&mut self) -> bool {
         let version = version();
         self.say(&json!({"Hello": {"protocol": 2, "version": version, "nonce": "00".repeat(32)}}));
@@ -124,10 +124,10 @@ fn hostile_lines() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn strangers_neither_stop_a_job_nor_hold_it_up() {
+fn unknown_connections_neither_stop_nor_block_a_job() {
     let (a, b, port) = (tempdir().unwrap(), tempdir().unwrap(), free_port());
     let zero = node_0(a.path(), port, "echo started $RANK");
-    // Connections that say nothing, or begin and say no more. (Each used to block node 0 for 2 s.)
+    // Connections that send nothing, or only the beginning of a message. (Each used to block node 0 for 2 s.)
     let silent: Vec<_> = (0..300).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
     for line in hostile_lines() {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -145,13 +145,13 @@ fn strangers_neither_stop_a_job_nor_hold_it_up() {
 }
 
 #[test]
-fn only_who_knows_the_secret_joins() {
+fn node_joins_only_with_the_secret() {
     let (a, b, port) = (tempdir().unwrap(), tempdir().unwrap(), free_port());
     let script = "echo secret=${DDP_JOB_SECRET-none} file=${DDP_JOB_SECRET_FILE-none}";
     let secret = |node: Ddp, secret: &str| node.env("DDP_JOB_SECRET", secret);
     let zero = secret(node(a.path(), "0", port, &[], script), SECRET).start();
     zero.wait_for("Waiting for node 1");
-    // A stranger that skips the proof, one that guesses, and launchers with another secret or none.
+    // A peer that skips the proof, one that guesses, and launchers with another secret or none.
     let mut stranger = Peer::connect(port);
     assert!(stranger.greet());
     stranger.say(&json!({"Join": {"node_rank": 1, "nnodes": 2, "host": "h", "nproc": 1, "gpus": null}}));
@@ -208,7 +208,7 @@ fn secret_file_is_created_by_node_0_and_waited_for_by_others() {
         .says(&["too short: 5 bytes"]);
     let short = node(a.path(), "0", port, &[], "true").env("DDP_JOB_SECRET", "short").run().ends_with(2);
     short.says(&["error: invalid DDP_JOB_SECRET: the secret is too short", "`openssl rand -hex 32`"]);
-    // Node 0 created its secret behind such a link again and again, whatever --join-timeout said.
+    // Node 0 created its secret behind such a link again and again, whatever the value of --join-timeout.
     let link = b.path().join("link");
     symlink("nothing", &link).unwrap();
     node(b.path(), "0", port, &["--secret-file", link.to_str().unwrap()], "true")
@@ -234,7 +234,7 @@ fn launchers_of_different_protocols_name_the_versions() {
 }
 
 #[test]
-fn peer_that_speaks_of_ranks_it_does_not_have_is_lost() {
+fn node_that_reports_ranks_of_others_is_disconnected() {
     let exited = |rank: u64, exit: Value| json!({"Exited": {"rank": rank, "pid": 1, "exit": exit, "message": null, "last_lines": [], "error_file": null}});
     for message in [
         exited(999, json!({"Code": 1})),
@@ -242,7 +242,7 @@ fn peer_that_speaks_of_ranks_it_does_not_have_is_lost() {
         // Node 0's own rank.
         exited(0, json!({"Code": 0})),
         exited(1, json!({"Signal": i32::MAX})),
-        // Its low byte is 0: the launcher ended with that.
+        // Its low byte is 0, which became the launcher's exit code.
         exited(1, json!({"Code": 256})),
         json!({"Output": {"rank": 2}}),
         json!({"Event": {"rank": 77, "event": {"event": "step", "epoch": 0, "step": 1}}}),
@@ -285,7 +285,7 @@ fn listens_at(pid: u32) -> Vec<String> {
 }
 
 #[test]
-fn one_node_listens_on_its_loopback_address_alone() {
+fn job_on_one_node_listens_on_its_loopback_address_only() {
     let toy = worker("toy");
     let dir = tempdir().unwrap();
     let job = Ddp::new(["launch", "--nproc", "2", "--", toy.to_str().unwrap(), "sleep"]).dir(dir.path()).start();

@@ -1,4 +1,4 @@
-//! What the launcher prints: a pipe that is closed, a full disk, a terminal, names and numbers of any kind.
+//! Output of the launcher to closed pipes, full disks and terminals, with names and numbers of any kind.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -14,7 +14,7 @@ use tempfile::tempdir;
 
 use super::calls::{BOUND, launch, metrics, project, stderr, terminal, with_stdout};
 
-/// A pipe whose reader is gone.
+/// A pipe whose read end is closed.
 fn closed_pipe() -> Stdio {
     let (reader, writer): (PipeReader, _) = std::io::pipe().unwrap();
     drop(reader);
@@ -25,7 +25,7 @@ fn full_disk() -> File {
     File::options().write(true).open("/dev/full").unwrap()
 }
 
-/// Commands that print something, each of another kind.
+/// Commands that print, one of each kind.
 const PRINTING: &[&[&str]] = &[
     &["--help"],
     &["--version"],
@@ -48,37 +48,37 @@ const PRINTING: &[&[&str]] = &[
 ];
 
 #[test]
-fn a_reader_that_is_gone_is_not_an_error() {
+fn closed_pipe_is_not_an_error() {
     let dir = project();
     for args in PRINTING {
         let output = with_stdout(dir.path(), args, closed_pipe());
         assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
         assert!(!stderr(&output).contains("stdout"), "{args:?}: {}", stderr(&output));
     }
-    // The code still says what the command found.
+    // The exit code still reports the result of the command.
     fs::write(dir.path().join("snapshots/step-00000000/model.safetensors"), "damaged").unwrap();
     let output = with_stdout(dir.path(), &["snapshot", "verify", "snapshots"], closed_pipe());
     assert_eq!(output.status.code(), Some(6), "{}", stderr(&output));
 }
 
 #[test]
-fn output_that_is_lost_is_an_error() {
+fn output_that_cannot_be_written_is_an_error() {
     let dir = project();
     for args in PRINTING {
         let output = with_stdout(dir.path(), args, full_disk());
         assert_eq!(output.status.code(), Some(4), "{args:?}: {}", stderr(&output));
         let words = "error: can't write to stdout: No space left on device";
         assert!(stderr(&output).contains(words), "{args:?}: {}", stderr(&output));
-        // The standard library says that everything was written there.
+        // The standard library reports success there.
         let output = with_stdout(dir.path(), args, File::open("/dev/null").unwrap());
         assert_eq!(output.status.code(), Some(4), "{args:?}: {}", stderr(&output));
         assert!(stderr(&output).contains("error: can't write to stdout: "), "{args:?}: {}", stderr(&output));
     }
 }
 
-// What workers wrote to stderr was lost with exit code 0.
+// Workers' stderr was lost with exit code 0.
 #[test]
-fn workers_stderr_that_is_lost_is_an_error() {
+fn workers_stderr_that_cannot_be_written_is_an_error() {
     let dir = tempdir().unwrap();
     let code = |script: &str, stderr: Stdio| {
         let args = ["ddp", "launch", "--nproc", "1", "--max-restarts", "0", "--", "sh", "-c", script];
@@ -94,9 +94,9 @@ fn workers_stderr_that_is_lost_is_an_error() {
     assert_eq!(code("echo hi", full_disk().into()), Some(0), "the launcher's own lines alone");
 }
 
-// A terminal obeyed the comments of launch.json.
+// A terminal executed control sequences in comments of launch.json.
 #[test]
-fn a_terminal_gets_what_files_hold_escaped_and_a_script_gets_it_unchanged() {
+fn file_contents_are_escaped_on_a_terminal_and_unchanged_in_a_pipe() {
     let dir = project();
     let runtime = repo().join("ddp-runtime");
     let manifest = format!(
@@ -149,7 +149,7 @@ fn a_job_whose_output_is_lost_continues_and_keeps_its_logs() {
     }
 }
 
-/// The folder of the newest run below `dir`, wherever runs are.
+/// The folder of the newest run, at any depth below `dir`.
 fn newest_run(dir: &Path) -> std::path::PathBuf {
     let find = Command::new("find").arg(dir).args(["-name", "job.json", "-printf", "%T@ %h\n"]).output().unwrap();
     let text = String::from_utf8(find.stdout).unwrap();
@@ -161,7 +161,7 @@ fn newest_run(dir: &Path) -> std::path::PathBuf {
 }
 
 #[test]
-fn a_job_survives_its_terminal() {
+fn job_survives_its_terminal() {
     let dir = tempdir().unwrap();
     let (master, terminal) = terminal();
     let script = "echo before; until [ -e closed ]; do sleep 0.05; done; echo after; echo after >&2; touch done-$RANK";
@@ -184,7 +184,7 @@ fn newest_log(dir: &Path) -> String {
     path.lines().next().map(|path| fs::read_to_string(path).unwrap()).unwrap_or_default()
 }
 
-// JSON is text alone: `snapshot ls --json` panicked, and a run in such a folder left neither a record nor a report.
+// JSON holds only UTF-8: `snapshot ls --json` panicked, and a run in such a folder left neither a record nor a report.
 #[test]
 fn a_folder_that_is_not_utf8_is_shown_in_json() {
     let dir = project();
@@ -206,7 +206,7 @@ fn a_folder_that_is_not_utf8_is_shown_in_json() {
 }
 
 #[test]
-fn numbers_and_texts_of_any_size_are_no_reason_to_panic() {
+fn events_with_extreme_numbers_and_texts_cause_no_panic() {
     let dir = tempdir().unwrap();
     let events = r#"
         echo '{"event":"resumed","snapshot":"s","epoch":18446744073709551615,"step":18446744073709551615}'
@@ -245,7 +245,7 @@ fn numbers_and_texts_of_any_size_are_no_reason_to_panic() {
 }
 
 #[test]
-fn any_numbers_can_be_plotted() {
+fn plot_accepts_any_numbers() {
     let dir = tempdir().unwrap();
     let plot = |points: &[(String, u64, f64)], flags: &[&str]| {
         metrics(&dir.path().join("run"), points);
@@ -270,8 +270,8 @@ fn any_numbers_can_be_plotted() {
     plot(&[("x".repeat(70_000), 1, 1.0)], &[]);
     let many: Vec<_> =
         (0..500).flat_map(|i| (0..20).map(move |step| (format!("layer/{i}"), step, f64::from(i)))).collect();
-    let said = plot(&many, &[]);
-    assert!(said.contains("warning: skipped 452 metrics: "), "{said}");
+    let printed = plot(&many, &[]);
+    assert!(printed.contains("warning: skipped 452 metrics: "), "{printed}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Cargo workspaces, configurations, names and files as people have them.
+//! Unusual cargo workspaces, configurations, names and files.
 
 mod files;
 mod places;
@@ -24,7 +24,7 @@ fn write(path: impl Into<PathBuf>, text: &str) {
     fs::write(path, text).unwrap();
 }
 
-/// A package whose binaries say who they are. It depends on a stand-in for ddp-runtime, which is built in no time.
+/// A package whose binaries print their names. It depends on a stub of ddp-runtime, which builds in an instant.
 fn package(root: &Path, folder: &str, name: &str, binaries: &[&str], more: &str) {
     write(
         root.join("stand-in/Cargo.toml"),
@@ -83,8 +83,8 @@ fn words(value: &Value) -> Vec<&str> {
     value.as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect()
 }
 
-/// What F5 does with `ddp: BIN, one process`: its task builds, and the configuration's program is started. Gives what that
-/// prints.
+/// What F5 does with `ddp: BIN, one process`: the task builds, and the configuration's program is started. Returns its
+/// output.
 fn press_f5(dir: &Path, name: &str, variables: &[(&str, &str)]) -> String {
     let configuration = configuration(dir, name);
     let tasks = json(dir, "tasks.json");
@@ -93,7 +93,7 @@ fn press_f5(dir: &Path, name: &str, variables: &[(&str, &str)]) -> String {
     let set = |ddp: Ddp| variables.iter().fold(ddp, |ddp, (name, value)| ddp.env(name, value));
     let built = set(ddp(dir, &args[1..])).run().succeeds().stdout;
     let program = configuration["program"].as_str().unwrap().replace("${workspaceFolder}", dir.to_str().unwrap());
-    let said = stdout_of(&mut Command::new(&program));
-    assert_eq!(said, stdout_of(&mut Command::new(built.trim())), "{program} is not what was built: {built}");
-    said
+    let printed = stdout_of(&mut Command::new(&program));
+    assert_eq!(printed, stdout_of(&mut Command::new(built.trim())), "{program} is not what was built: {built}");
+    printed
 }

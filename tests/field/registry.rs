@@ -1,4 +1,4 @@
-//! The registry of jobs: jobs elsewhere are named, and no stranger is signaled.
+//! The registry of jobs: jobs elsewhere are named, and no unrelated process is signaled.
 
 use std::fs;
 use std::path::Path;
@@ -58,20 +58,20 @@ fn jobs_of_other_containers_and_machines_are_named_and_left_alone() {
         let done = here(args).run().ends_with(2);
         done.says(&["not running on this machine", run, "in another container (trainer)", "hint: "]);
     }
-    // A job of this machine is the only one to be stopped.
+    // Only a job of this machine can be stopped.
     let own = here(&["launch", "--nproc", "1", "--", "sh", "-c", "echo here; exec sleep 1000"]).start();
     own.wait_for("here");
     here(&["stop"]).run().succeeds();
     own.wait().ends_with(143);
     assert_eq!((entries(home.path()), container.try_wait().unwrap().is_none()), (1, true));
-    // All locks of this kernel are seen: without its launcher, nothing of the job is left.
+    // All locks of this kernel are visible: once its launcher is gone, nothing of the job is left.
     container.kill().unwrap();
     container.wait().unwrap();
     wait_until("end of the job", || listed().stderr, || !listed().stderr.contains("Elsewhere"));
     assert_eq!(entries(home.path()), 0);
 }
 
-// The same of a machine: only the kernel's id of the boot tells it from this one.
+// Another machine with the same home: only the kernel's boot id distinguishes it from this one.
 #[test]
 fn jobs_of_other_machines_are_named_and_their_entries_stay() {
     let machine = ["--mount", "--uts", "--propagation", "private"];

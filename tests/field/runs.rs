@@ -1,4 +1,4 @@
-//! Run directories and logs: nothing of the user is removed.
+//! Run directories and logs: no file of the user is removed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -42,7 +42,7 @@ fn numbers(runs: &[Value]) -> Vec<u64> {
     runs.iter().map(|run| run["number"].as_u64().unwrap()).collect()
 }
 
-/// What is in a directory, at any depth.
+/// The content of a directory, at any depth.
 fn tree(dir: &Path) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     let mut left = vec![dir.to_owned()];
@@ -57,7 +57,7 @@ fn tree(dir: &Path) -> BTreeSet<PathBuf> {
     found
 }
 
-// `--log-dir data` on a data set with 100 folders named by class removed 51 of them, and ended with 0.
+// `--log-dir data` on a data set with 100 folders named by class removed 51 of them, and exited with 0.
 #[test]
 fn log_dir_with_numbered_directories_of_the_user_loses_nothing() {
     let dir = tempdir().unwrap();
@@ -82,7 +82,7 @@ fn log_dir_with_numbered_directories_of_the_user_loses_nothing() {
     assert!(!data.join(".gitignore").exists(), "the directory is the user's");
 }
 
-// A worker's link in place of the next attempt's folder had a file of the user's emptied.
+// A worker's link in place of the next attempt's folder emptied a file of the user.
 #[test]
 fn link_in_place_of_an_attempt_is_not_followed() {
     let dir = tempdir().unwrap();
@@ -94,7 +94,7 @@ fn link_in_place_of_an_attempt_is_not_followed() {
     assert_eq!(fs::read_dir(dir.path().join("victim")).unwrap().count(), 1);
 }
 
-// Such a directory had no run start any more: "no storage space".
+// With such a directory, no run could start: "no storage space".
 #[test]
 fn run_with_the_largest_number_of_all_is_skipped() {
     let dir = tempdir().unwrap();
@@ -106,7 +106,7 @@ fn run_with_the_largest_number_of_all_is_skipped() {
 
 // A real directory in place of the link, as `scp -r` leaves it, kept every run from starting.
 #[test]
-fn latest_that_is_not_our_link_blocks_no_run_and_stays() {
+fn latest_that_is_not_the_launchers_link_stays_and_blocks_no_run() {
     let dir = tempdir().unwrap();
     let latest = dir.path().join("runs/latest");
     let run = || launch(dir.path(), &[], "echo here").run().succeeds();
@@ -121,10 +121,10 @@ fn latest_that_is_not_our_link_blocks_no_run_and_stays() {
     symlink("../models/best", &latest).unwrap();
     run().says(&["it is a link to ../models/best"]);
     assert_eq!(fs::read_link(&latest).unwrap(), Path::new("../models/best"));
-    // `plot` and `runs` do without it.
+    // `plot` and `runs` do not need it.
     Ddp::new(["plot"]).dir(dir.path()).run().ends_with(2).says(&["runs/3 has no metrics"]);
 
-    // Data that is numbered as runs are.
+    // Data with numbered names, like runs.
     fs::remove_file(&latest).unwrap();
     write(dir.path().join("runs/2024/image.png"), "pixels");
     symlink("2024", &latest).unwrap();
@@ -147,7 +147,7 @@ fn latest_that_is_not_our_link_blocks_no_run_and_stays() {
 }
 
 #[test]
-fn runs_beyond_the_limit_lose_their_logs_and_nothing_else() {
+fn runs_beyond_the_limit_lose_only_their_logs() {
     let dir = tempdir().unwrap();
     let runs_dir = dir.path().join("runs");
     for number in 1..=KEPT_RUNS + 1 {
@@ -167,7 +167,7 @@ fn runs_beyond_the_limit_lose_their_logs_and_nothing_else() {
     assert_eq!((left.len(), left[0], left[1]), (51, 1, 3), "{left:?}");
 }
 
-// It got its lock only when all nodes had come: 50 runs of other jobs removed its directory meanwhile.
+// It was locked only after all nodes had joined: 50 runs of other jobs removed its directory meanwhile.
 #[test]
 fn run_that_waits_for_its_nodes_is_not_pruned() {
     let dir = tempdir().unwrap();
@@ -188,14 +188,14 @@ fn run_that_waits_for_its_nodes_is_not_pruned() {
     assert!(!run.exists(), "nobody waits any more");
 }
 
-/// What the list of runs says of the only one in `dir`.
+/// The entry of the only run in `dir`, as `runs` lists it.
 fn state(dir: &Path) -> (String, String) {
     let runs = runs(dir, &[]);
     assert_eq!(runs.len(), 1, "{runs:?}");
     (runs[0]["state"].as_str().unwrap().to_owned(), runs[0]["because"].as_str().unwrap_or_default().to_owned())
 }
 
-// It was in no list, so that `stop` could not find it.
+// It was not in the registry, so `stop` could not find it.
 #[test]
 fn run_that_waits_for_its_nodes_is_listed_and_can_be_stopped() {
     let dir = tempdir().unwrap();
@@ -216,7 +216,7 @@ fn run_that_waits_for_its_nodes_is_listed_and_can_be_stopped() {
         waiting.wait();
         assert_eq!(state(&dir), ("stopped".into(), "while it waited for its nodes".into()));
     }
-    // Nobody came.
+    // No node joined.
     let dir = dir.path().join("late");
     fs::create_dir(&dir).unwrap();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
@@ -246,7 +246,7 @@ fn runs_are_kept_in_the_project_and_found_in_the_old_place() {
     for name in ["a", "b"] {
         project(&dir.path().join(name), "");
     }
-    // What an earlier version left of both.
+    // Leftovers of an earlier version for both.
     old_run(&target.join("ddp/runs"), 1, &dir.path().join("a"));
     old_run(&target.join("ddp/runs"), 2, &dir.path().join("b/src"));
     let run = ddp("a", &["run", "--nproc", "1"]);
@@ -260,7 +260,7 @@ fn runs_are_kept_in_the_project_and_found_in_the_old_place() {
     let status = String::from_utf8(status.stdout).unwrap();
     assert!(status.contains("Cargo.toml") && !status.contains("runs"), "{status}");
 
-    // What `cargo clean` does to what is built, and not to a shared folder's old runs here.
+    // As `cargo clean` does to the build, but not to old runs in a shared folder.
     let listed = |project: &str| {
         numbers(&serde_json::from_str::<Vec<Value>>(&ddp(project, &["runs", "--json"]).stdout).unwrap())
     };
@@ -303,7 +303,7 @@ fn log_dir_in_settings_is_relative_to_the_package_and_found_from_everywhere() {
 
 // The package's own root became the directory of runs.
 #[test]
-fn log_dir_in_settings_is_not_empty() {
+fn log_dir_that_is_empty_is_refused() {
     let dir = tempdir().unwrap();
     write(dir.path().join("src/main.rs"), "fn main() {}");
     let manifest = "[package]\nname = \"one\"\nedition = \"2024\"\n[package.metadata.ddp]\nlog-dir = \"\"";

@@ -55,7 +55,7 @@ fn stop_now_ends_a_launcher_that_its_worker_stops_again_and_again() {
     job.wait().ends_with(143).leaves_no_process();
 }
 
-// A job in the background of a script ignores SIGINT, which was the second signal.
+// A background job of a script ignores SIGINT, which was the second signal.
 #[test]
 fn stop_now_needs_no_sigint() {
     let dir = tempdir().unwrap();
@@ -85,7 +85,7 @@ fn stuck(dir: &Path, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>, script:
 }
 
 #[test]
-fn a_reader_that_is_paused_holds_up_no_signal() {
+fn paused_reader_of_the_output_delays_no_signal() {
     for script in ["exec yes", "trap '' TERM; yes | head -c 300000; while :; do sleep 0.1; done"] {
         let dir = tempdir().unwrap();
         // Nobody reads, and the pipe is full.
@@ -109,9 +109,9 @@ fn a_reader_that_is_paused_holds_up_no_signal() {
     }
 }
 
-// The other two waited for the reader to say what had happened.
+// The other two processes blocked while they reported the failure to the reader.
 #[test]
-fn a_launcher_that_is_killed_is_no_reason_to_wait_for_the_reader_of_stderr() {
+fn killed_launcher_does_not_wait_for_the_reader_of_stderr() {
     let dir = tempdir().unwrap();
     let (reader, writer) = std::io::pipe().unwrap();
     let mut job = stuck(dir.path(), Stdio::null(), writer, "yes >&2");
@@ -131,7 +131,7 @@ fn a_launcher_that_does_not_respond_is_killed_after_the_second_signal() {
     let [.., launcher] = launcher_processes(job.pid());
     let launcher = libc::pid_t::try_from(launcher).unwrap();
     let null = std::ptr::null_mut::<libc::c_void>();
-    // SAFETY: a system call. In this state a process hears no signal but SIGKILL.
+    // SAFETY: a system call. In this state only SIGKILL reaches the process.
     if unsafe { libc::ptrace(libc::PTRACE_ATTACH, launcher, null, null) } != 0 {
         ddp_tests::skipped("needs the right to trace processes");
         job.signal(SIGTERM);
@@ -150,7 +150,7 @@ fn a_launcher_that_does_not_respond_is_killed_after_the_second_signal() {
 }
 
 #[test]
-fn any_two_processes_of_a_launcher_can_be_killed() {
+fn launcher_kills_all_workers_if_any_two_of_its_processes_die() {
     let dir = tempdir().unwrap();
     let script = "setsid sleep 501 & (setsid sh -c 'sleep 502 & sleep 503' &) ; echo ready; sleep 504";
     for killed in [[0, 1], [0, 2], [1, 2]] {
@@ -158,7 +158,7 @@ fn any_two_processes_of_a_launcher_can_be_killed() {
         job.wait_for_count("ready", 2);
         let processes = launcher_processes(job.pid());
         signal_process(processes[killed[0]], SIGKILL);
-        // The death of the first may have ended it already.
+        // The death of the first process may have ended this one already.
         if Path::new("/proc").join(processes[killed[1]].to_string()).exists() {
             let _ = Command::new("kill").args(["-9", &processes[killed[1]].to_string()]).output();
         }
@@ -167,7 +167,7 @@ fn any_two_processes_of_a_launcher_can_be_killed() {
 }
 
 #[test]
-fn any_two_processes_of_a_launcher_can_be_killed_while_others_are_stopped() {
+fn launcher_kills_all_workers_if_processes_die_while_others_are_stopped() {
     let dir = tempdir().unwrap();
     let script = "setsid sleep 501 & echo ready; sleep 504";
     for killed in [&[0][..], &[1], &[2], &[0, 1], &[0, 2], &[1, 2]] {

@@ -48,7 +48,7 @@ fn keep_last_with_a_damaged_newest_snapshot_leaves_a_valid_one() {
     let done = keeper(dir.path(), &["steps=3", "every=1", "keep=1"]).run().succeeds();
     assert!(done.stdout.contains("begins after step 2"), "{}", done.stdout);
     assert_eq!((steps(dir.path()), newest_valid(dir.path())), (vec![4, 3], 3));
-    // The next run goes on from there, and replaces the damaged one.
+    // The next run resumes from there, and replaces the damaged one.
     let done = keeper(dir.path(), &["steps=4", "every=1", "keep=1"]).run().succeeds();
     assert!(done.stdout.contains("begins after step 3"), "{}", done.stdout);
     assert_eq!((steps(dir.path()), newest_valid(dir.path())), (vec![4], 4));
@@ -82,14 +82,14 @@ fn prune_removes_nothing_that_a_link_points_to() {
     symlink("../step-00000003/model.safetensors", &model).unwrap();
     prune(&["--dry-run"]).succeeds();
     prune(&[]).succeeds();
-    // 3 is damaged by that, and left alone.
+    // Snapshot 3 is damaged by that, and left alone.
     assert_eq!((steps(dir.path()), newest_valid(dir.path())), (vec![5, 3, 2], 5));
 }
 
-/// A file system without RENAME_EXCHANGE (NFS): the only valid snapshot had the name of a leftover for a moment, and a run
+/// A file system without RENAME_EXCHANGE (NFS): the only valid snapshot had a temporary name for a moment, and a run
 /// that was killed then lost it.
 #[test]
-fn replaced_snapshot_is_there_at_every_moment_where_directories_cannot_be_exchanged() {
+fn replaced_snapshot_exists_at_every_moment_without_renameat2_exchange() {
     if Command::new("strace").arg("-V").output().is_err() {
         ddp_tests::skipped("needs strace");
         return;
@@ -156,11 +156,11 @@ fn a_second_program_in_a_snapshot_directory_is_refused_before_it_trains() {
         let process = format!("another program is writing to it: process {} on ", holder["pid"]);
         second.says(&[&process, "(run ", "use a different directory"]);
     }
-    // One that saves at its end only, by itself, can know of it only then, but is told before.
+    // A program that saves only at its end fails only then, but prints a note earlier.
     let late = keeper(dir.path(), &["late=2", "steps=0"]).run().ends_with(1);
     late.says(&["note: process ", "is writing to", "another program is writing to it"]);
 
-    // Readers are welcome, and change nothing.
+    // Readers are allowed, and change nothing.
     let partial = dir.path().join(".step-99999999.partial");
     fs::create_dir(&partial).unwrap();
     let reader = keeper(dir.path(), &["read=1"]).run().succeeds();
@@ -188,10 +188,10 @@ fn a_reader_leaves_the_partial_snapshots_of_a_run_that_was_killed() {
 }
 
 #[test]
-fn of_two_programs_that_start_together_one_trains() {
+fn one_of_two_programs_that_start_together_trains() {
     let dir = tempdir().unwrap();
     keeper(dir.path(), &["read=1"]).run().succeeds(); // builds it
-    // The winner trains until both are there.
+    // The winner trains until both have started.
     let start = || keeper(dir.path(), &["steps=1000000", "every=50", "keep=1", "pause=1"]).start();
     let mut jobs = vec![start(), start()];
     let end = Instant::now() + Duration::from_secs(300);
@@ -210,12 +210,12 @@ fn of_two_programs_that_start_together_one_trains() {
 }
 
 #[test]
-fn the_lock_of_a_killed_program_holds_nobody_up() {
+fn lock_of_a_killed_program_blocks_no_other() {
     let dir = tempdir().unwrap();
     let first = keeper(dir.path(), &["steps=1000000", "every=2", "pause=20"]).start();
     first.wait_for("step 0 4");
     first.workers().into_iter().chain([first.pid()]).for_each(|pid| signal_process(pid, SIGKILL));
-    // At once: the other processes may still be dying.
+    // Immediately: the other processes may still be dying.
     let done = keeper(dir.path(), &["steps=1", "every=1"]).run().succeeds();
     assert!(
         done.stdout.contains("begins after step ") && !done.stdout.contains("begins after step 0"),
@@ -223,7 +223,7 @@ fn the_lock_of_a_killed_program_holds_nobody_up() {
         done.stdout
     );
     drop(first);
-    // A restart by the launcher is the same run, and the process before is dead.
+    // A restart by the launcher is the same run, and the earlier process is dead.
     let dir = tempdir().unwrap();
     let settings = [dir.path().to_str().unwrap(), "steps=40", "every=2", "pause=10"];
     let job = Ddp::worker("keeper", &["--nproc", "2", "--max-restarts", "1"], &settings).start();
@@ -233,7 +233,7 @@ fn the_lock_of_a_killed_program_holds_nobody_up() {
     assert_eq!(newest_valid(dir.path()), 40);
 }
 
-/// Runs a script where it may mount file systems, in a directory that is its own.
+/// Runs a script where it may mount file systems, in its own directory.
 fn with_mounts(script: &str) -> Option<(TempDir, Output)> {
     let place = tempdir().unwrap();
     let within = |script: &str| {
@@ -253,7 +253,7 @@ fn with_mounts(script: &str) -> Option<(TempDir, Output)> {
 
 /// A snapshot that could not be removed ended the run, and each later start.
 #[test]
-fn what_cannot_be_removed_is_left_with_a_warning() {
+fn snapshot_that_cannot_be_removed_is_left_with_a_warning() {
     let script = r#"
         mkdir "$place/s"; cd "$place/s"
         "$keeper" . steps=2 every=1 keep=9
@@ -285,7 +285,7 @@ fn what_cannot_be_removed_is_left_with_a_warning() {
     );
 }
 
-/// A directory in which files and directories may not even be removed by root (`chattr +i`), until this is dropped.
+/// A directory in which not even root can remove files and directories (`chattr +i`), until this is dropped.
 struct Immutable<'a>(&'a Path);
 
 impl<'a> Immutable<'a> {
@@ -362,7 +362,7 @@ fn snapshots_in_a_lower_layer_are_removed_and_replaced() {
 
 /// `best = f64::INFINITY` was saved as null: the snapshot was valid, and could never be resumed.
 #[test]
-fn a_value_that_is_not_finite_comes_back() {
+fn value_that_is_not_finite_is_restored() {
     let dir = tempdir().unwrap();
     keeper(dir.path(), &["steps=1", "every=1"]).run().succeeds();
     let state = fs::read_to_string(dir.path().join("step-00000001/state.json")).unwrap();
@@ -376,7 +376,7 @@ fn a_value_that_is_not_finite_comes_back() {
 
 /// A run whose loss became NaN ended with code 0, and had replaced all healthy snapshots.
 #[test]
-fn a_loss_that_is_no_number_is_reported_once_and_healthy_snapshots_stay() {
+fn nan_loss_is_reported_once_and_healthy_snapshots_stay() {
     for policy in ["policy=0", "policy=1", "trainer=1"] {
         let dir = tempdir().unwrap();
         let settings = [policy, "steps=9", "every=1", "keep=2", "nan=5", "rank=0"];
@@ -385,7 +385,7 @@ fn a_loss_that_is_no_number_is_reported_once_and_healthy_snapshots_stay() {
         assert_eq!(steps(dir.path()), [9, 8, 4], "{policy}");
         let manifest = |step: &str| snapshot::verify(&dir.path().join(step)).unwrap();
         assert_eq!(manifest("step-00000009").non_finite_since, Some(5));
-        // Neither does a restart lose it, nor `prune`.
+        // Neither a restart nor `prune` loses it.
         if policy == "policy=0" {
             let done = keeper(dir.path(), &[policy, "steps=12", "every=1", "keep=1"]).run().succeeds();
             done.says(&["was saved after the loss or a weight was not a finite number (step 5)"]);
@@ -399,7 +399,7 @@ fn a_loss_that_is_no_number_is_reported_once_and_healthy_snapshots_stay() {
 }
 
 #[test]
-fn a_loss_that_is_no_number_stops_the_run_if_it_is_told_to() {
+fn nan_loss_stops_the_run_on_request() {
     for way in ["trainer=0", "trainer=1"] {
         let dir = tempdir().unwrap();
         let settings = [way, "policy=2", "steps=9", "every=1", "keep=1", "nan=5", "rank=1"];
@@ -410,7 +410,7 @@ fn a_loss_that_is_no_number_stops_the_run_if_it_is_told_to() {
 }
 
 #[test]
-fn a_loss_that_is_no_number_on_one_rank_skips_the_step_on_all() {
+fn nan_loss_on_one_rank_skips_the_step_on_all() {
     for way in ["trainer=0", "trainer=1"] {
         for rank in ["rank=0", "rank=1"] {
             let dir = tempdir().unwrap();
@@ -426,7 +426,7 @@ fn a_loss_that_is_no_number_on_one_rank_skips_the_step_on_all() {
     }
 }
 
-/// Whatever went wrong after a preemption was exit code 75, without a word.
+/// Any error after a preemption was exit code 75, without a message.
 #[test]
 fn error_after_a_preemption_is_reported() {
     let dir = tempdir().unwrap();
@@ -435,6 +435,6 @@ fn error_after_a_preemption_is_reported() {
     job.signal(SIGTERM);
     let done = job.wait().ends_with(1).leaves_no_process();
     done.says(&["error: rank 1 ended with exit code 1", "can't write the summary", "it was not restarted"]);
-    // What was saved is valid all the same.
+    // The snapshot is valid nevertheless.
     assert!(newest_valid(dir.path()) >= 4);
 }

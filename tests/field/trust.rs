@@ -1,4 +1,4 @@
-//! What other users of the machine, files and packages can do: nothing.
+//! Other users of the machine, hostile files and changed packages do no harm.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -70,7 +70,7 @@ fn control_sequences_of_files_do_not_reach_the_terminal() {
 }
 
 #[test]
-fn arguments_of_a_run_are_its_users_alone() {
+fn arguments_of_a_run_are_readable_by_its_user_only() {
     let dir = tempdir().unwrap();
     let args = ["launch", "--nproc", "1", "--log-dir", "logs", "--", "sh", "-c", "true", "--password=hunter2"];
     Ddp::new(args).dir(dir.path()).run().succeeds();
@@ -79,12 +79,12 @@ fn arguments_of_a_run_are_its_users_alone() {
     let path = run.join("job.json");
     assert!(fs::read_to_string(&path).unwrap().contains("hunter2"));
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-    // What earlier versions wrote has no second copy.
+    // Files of earlier versions have no second copy.
     assert!(!run.join("run.json").exists() && !run.join("report.json").exists());
 }
 
 #[test]
-fn debug_socket_is_its_users_alone() {
+fn debug_socket_is_accessible_by_its_user_only() {
     let dir = tempdir().unwrap();
     let toy = worker("toy");
     let args = ["launch", "--nproc", "1", "--", toy.to_str().unwrap(), "env"];
@@ -93,7 +93,7 @@ fn debug_socket_is_its_users_alone() {
     let socket = dir.path().join(".ddp/debug/toy.sock");
     assert_eq!(fs::metadata(&socket).unwrap().mode() & 0o777, 0o600);
     if rustix::process::geteuid().is_root() {
-        // Even where the mode lets others in.
+        // Even where the mode grants access to others.
         for (path, mode) in [(dir.path(), 0o755), (&dir.path().join(".ddp/debug"), 0o755), (&socket, 0o666)] {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         }
@@ -110,7 +110,7 @@ fn debug_socket_is_its_users_alone() {
     job.wait().succeeds().leaves_no_process();
 }
 
-/// Changes the user of this thread alone.
+/// Changes the user of this thread only.
 fn connect_as_nobody(path: &Path) {
     use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
     // SAFETY: a system call; glibc's function would change all threads.
@@ -142,7 +142,7 @@ impl Fresh {
         self.0.path().join(below)
     }
 
-    /// Set-up with a Python whose pip keeps its arguments and its list of packages, and fails.
+    /// Setup with a Python whose pip records its arguments and its list of packages, and fails.
     fn setup(&self) -> Ddp {
         let python = self.path("python");
         let here = self.0.path().display();
@@ -160,7 +160,7 @@ impl Fresh {
 }
 
 #[test]
-fn setup_installs_wheels_with_known_hashes_alone() {
+fn setup_installs_only_wheels_with_known_hashes() {
     let fresh = Fresh::new();
     fresh.setup().run().ends_with(3);
     let args = fs::read_to_string(fresh.path("args")).unwrap();

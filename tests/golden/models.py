@@ -21,7 +21,7 @@ from torch.optim import lr_scheduler
 from torch.utils.data.distributed import DistributedSampler
 
 STEPS, BATCH = 100, 8
-KEPT = 10  # every so many steps are in the golden file
+KEPT = 10  # one step out of this many is in the golden file
 
 
 class Branch(nn.Module):

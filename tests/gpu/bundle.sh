@@ -40,7 +40,7 @@ cargo build --release -p cargo-ddp -p ddp-tests --bins
 tests=$(cargo test --release -p ddp-runtime --lib --no-run --message-format json |
     sed -n 's/.*"executable":"\([^"]*\/ddp_runtime-[^"]*\)".*/\1/p')
 
-# NCCL must be compiled in; on a machine without a GPU the worker then ends with NCCL's own complaint.
+# NCCL must be compiled in; on a machine without a GPU the worker then ends with NCCL's own error.
 said=$(env -u LD_LIBRARY_PATH "$bin/nccl" 2>&1 || true)
 case $said in
 *"NCCL is built: true"*) ;;

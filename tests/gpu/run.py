@@ -35,7 +35,7 @@ class Machine:
         self.env = self.environment()
 
     def end_all(self):
-        """Ends what is left when the run is interrupted."""
+        """Ends all remaining processes when the run is interrupted."""
         for process in self.processes:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
@@ -76,7 +76,7 @@ class Machine:
 
 
 class Report:
-    """Prints results as they come, and keeps them."""
+    """Prints results as they arrive, and stores them."""
 
     def __init__(self, out, machine):
         self.out, self.machine, self.results, self.lock = out, machine, [], threading.Lock()

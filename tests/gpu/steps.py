@@ -163,8 +163,8 @@ def measure(name, variant, args, device):
             if isinstance(module, nn.BatchNorm2d):
                 module.num_batches_tracked = None
     if is_cuda:
-        torch.cuda.reset_peak_memory_stats()  # what was allocated to fill the model does not count
-    # Without device_ids, DDP does not move its inputs, which are there already.
+        torch.cuda.reset_peak_memory_stats()  # memory that was allocated to fill the model does not count
+    # Without device_ids, DDP does not move its inputs, which are on the device already.
     ddp = DDP(model, gradient_as_bucket_view=True)
     autocast = contextlib.nullcontext()
     if name.endswith("_bf16"):
@@ -190,7 +190,7 @@ def measure(name, variant, args, device):
         return time.perf_counter() - begin
 
     losses = [step().detach() for _ in range(WARM_UP_STEPS)][:PRINTED_LOSSES]
-    # So few that the GPU's queue has room for all their kernels.
+    # Few enough that all their kernels fit in the GPU's queue.
     host_steps = 8 if name in ("linear", "mlp") else 1
     host_ms = statistics.median(seconds(host_steps, False) * 1e3 / host_steps for _ in range(HOST_TRIES))
 
@@ -226,7 +226,7 @@ def main():
 
     device = torch.device("cpu")
     if torch.cuda.is_available():
-        # Ranks share a GPU where there are more of them.
+        # Ranks share a GPU if there are more ranks than GPUs.
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"

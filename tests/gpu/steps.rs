@@ -67,7 +67,7 @@ fn chosen(wanted: &[String]) -> Result<Vec<(&str, &str)>> {
 fn measure(context: &Context, name: &str, variant: &str, args: &Args) -> Result<()> {
     let device = context.device();
     let Setup { vs, loss, mut optimizer } = models::start(name, args.small, context)?;
-    // What was allocated to fill the model does not count.
+    // Memory that was allocated to fill the model does not count.
     if device.is_cuda() {
         cuda::reset_peak_memory_stats(device)?;
     }
@@ -82,7 +82,7 @@ fn measure(context: &Context, name: &str, variant: &str, args: &Args) -> Result<
     };
 
     let losses = (0..WARM_UP_STEPS).map(|_| Ok(step()?.detach())).collect::<Result<Vec<_>>>()?;
-    // So few that the GPU's queue has room for all their kernels.
+    // Few enough that all their kernels fit in the GPU's queue.
     let host_steps = if matches!(name, "linear" | "mlp") { 8 } else { 1 };
     let mut host_ms = (0..HOST_TRIES)
         .map(|_| Ok(seconds(device, host_steps, false, &mut step)? * 1e3 / host_steps as f64))

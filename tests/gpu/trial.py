@@ -1,4 +1,4 @@
-"""What a check can do: run programs with a time limit, alone, under the launcher, or as two ranks on one GPU."""
+"""Functions for checks: run programs with a time limit, alone, under the launcher, or as two ranks on one GPU."""
 import os, re, shutil, signal, socket, subprocess, threading, time
 
 
@@ -53,7 +53,7 @@ class Trial:
         return process
 
     def end(self, process):
-        """Waits until the deadline; then ends the program and all that it started. Gives its exit code."""
+        """Waits until the deadline; then ends the program and its child processes. Returns its exit code."""
         try:
             process.wait(max(self.deadline - time.monotonic(), 0.1))
         except subprocess.TimeoutExpired:
@@ -122,7 +122,7 @@ class Trial:
 
 
 def own_lines(output):
-    """Without empty lines, and without what c10d and NCCL print."""
+    """The lines without empty ones, and without those of c10d and NCCL."""
     noise = re.compile(r"^(\[(rank )?\d+\] )?(\s*$|\[[WE]\d|.*NCCL (WARN|version))")
     return [line.strip() for line in output.splitlines() if not noise.match(line)]
 
@@ -132,6 +132,6 @@ def last_line(output):
 
 
 def reason(output):
-    """The line that says why, else the last one."""
+    """The line with the reason, else the last one."""
     telling = [line for line in own_lines(output) if any(word in line for word in ("error: ", "panicked", "Error: ", "no GPU"))]
     return (telling or [last_line(output)])[0][:300]

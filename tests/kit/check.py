@@ -32,7 +32,7 @@ def fails(code):
     def check(ours, torchrun):
         yield from ends(code)(ours, torchrun)
         yield ours["attempts_seen"] == {"0": 1, "1": 1}, "one attempt"
-        yield max(ours["death_to_sibling_signal_s"]) < SOON, "the other rank is told soon"
+        yield max(ours["death_to_sibling_signal_s"]) < SOON, "the other rank is signaled soon"
         yield ours["signals_to_workers"] == ["TERM"], "by SIGTERM"
     return check
 
@@ -51,13 +51,13 @@ def restarts(code, attempts):
 def lines(code=0):
     def check(ours, torchrun):
         yield from ends(code)(ours, torchrun)
-        yield ours["lines_whole"] == ours["lines_expected"] and ours["fragments"] == 0, "every line is whole"
+        yield ours["lines_whole"] == ours["lines_expected"] and ours["fragments"] == 0, "every line is complete"
     return check
 
 
 def last_words(ours, torchrun):
     yield from ends(1)(ours, torchrun)
-    # Both ranks write and fail. The second is told to stop as soon as the first has ended, be it still writing.
+    # Both ranks write and fail. The second is asked to stop as soon as the first has ended, even while it still writes.
     yield max(ours["whole_per_rank"].values()) * 2 == ours["lines_expected"], "the first to end has all its lines"
     yield ours["fragments"] == 0, "no line is torn"
 
@@ -67,7 +67,7 @@ def env(ours, torchrun):
     for rank, worker in enumerate(ours["workers"]):
         added, theirs = worker["added"], torchrun["workers"][rank]["added"]
         missing = {name for name in theirs if name.startswith(("TORCHELASTIC", "ROLE", "GROUP", "LOCAL", "WORLD", "RANK", "MASTER"))} - set(added)
-        # torchrun's agent hosts the store; ours does not, and says so by leaving this out.
+        # torchrun's agent hosts the store; ours does not, so it leaves this variable out.
         missing -= {"TORCHELASTIC_USE_AGENT_STORE"}
         yield not missing, f"torchrun's variables ({missing})"
         same = [name for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK")]
@@ -111,7 +111,7 @@ EXPECTED = {
     "sibling_ignores_term": ends(1, GRACE_10), "sibling_ignores_term_grace2": ends(1, GRACE_2),
     "grandchildren_on_failure": ends(1), "grandchildren_on_restart": ends(1),
     "signal_TERM": ends(143, SOON), "signal_INT": ends(130, SOON), "signal_HUP": ends(129, SOON), "signal_QUIT": ends(131, SOON),
-    # The kit's workers end when they get these; for the launcher that is a failure by the signal.
+    # The kit's workers exit on these signals; for the launcher that is a failure by the signal.
     "signal_USR1": ends(138, SOON), "signal_USR2": ends(140, SOON),
     "signal_KILL": ends(-9, SOON),
     "signal_TERM_workers_ignore": ends(143, GRACE_10), "signal_TERM_workers_ignore_grace2": ends(143, GRACE_2),
@@ -119,7 +119,7 @@ EXPECTED = {
     "signal_TERM_3x_workers_ignore": ends(143, SOON + 2), "signal_INT_3x_workers_ignore": ends(130, SOON + 2),
     "signal_TERM_workers_checkpoint_2s": all_of(ends(143, GRACE_2), fact("workers_saved", 2, "both workers could save")),
     "signal_TERM_while_starting": lambda ours, torchrun: (
-        (one["orphans_left"] == [] and one["gone_s"] < SOON, f"all is gone, told after {delay} s") for delay, one in ours.items()
+        (one["orphans_left"] == [] and one["gone_s"] < SOON, f"all processes are gone, asked to stop after {delay} s") for delay, one in ours.items()
     ),
     "hang_sleep": ends(143), "hang_sigstop": ends(143, SOON),
     "lines_short": lines(), "lines_20k": lines(), "lines_block_buffered": lines(),
@@ -132,13 +132,13 @@ EXPECTED = {
                          lambda ours, torchrun: [("kit-marker-4711" in json.dumps(ours["parent_error_file"]), "an outer launcher's error file")]),
     "root_cause": all_of(ends(7), fact("reported_root_rank", ["3", "3", "3"], "the first death is the cause")),
     "missing_program": ends(127), "not_executable": ends(126),
-    "missing_program_restarts": all_of(ends(127), fact("mentions", 1, "said once, not retried")),
+    "missing_program_restarts": all_of(ends(127), fact("mentions", 1, "reported once, not retried")),
     "stdin": all_of(ends(0), lambda ours, torchrun: [(sorted(ours["stdin_seen"]) == ["got=[],rank=0", "got=[],rank=1"], "no rank reads stdin unasked")]),
     "concurrent_10": lambda ours, torchrun: [(ours["failures"] == 0 and ours["distinct_ports"] == 10, "ten jobs at once all run")],
 }
 
 
-# What was done, in the words of the table.
+# The faults, in the words of the table.
 TABLE = {
     "a rank exits with 3": "fail_exit3", "a rank gets SIGKILL": "fail_sigkill", "a rank gets SIGSEGV": "fail_sigsegv",
     "a rank fails, and may be restarted twice": "restart_until_ok",
@@ -154,52 +154,52 @@ TABLE = {
     "2,000 lines of 20 kB from 4 ranks": "lines_20k", "600,000 lines (60 MB) from 2 ranks": "flood",
     "lines that ranks write in halves": "partial_lines",
     "rank 3 fails, the others 20 ms later": "root_cause",
-    "there is no such program": "missing_program",
+    "the program does not exist": "missing_program",
     "something on standard input": "stdin",
     "ten jobs at once": "concurrent_10",
 }
 
 
-def told(facts):
-    """What a launcher did, in words."""
+def outcome(facts):
+    """The outcome of a launcher, in words."""
     if not facts:
         return "not tried"
-    said = []
+    parts = []
     if "exit_code" in facts:
-        said.append(f"exit code {facts['exit_code']}")
+        parts.append(f"exit code {facts['exit_code']}")
     if "failures" in facts:
-        said.append(f"{facts['started'] - facts['failures']} of {facts['started']} ran")
+        parts.append(f"{facts['started'] - facts['failures']} of {facts['started']} ran")
     if facts.get("gone_s"):
-        said.append(f"all gone after {facts['gone_s']:.2f} s")
+        parts.append(f"all gone after {facts['gone_s']:.2f} s")
     if facts.get("death_to_sibling_signal_s") and not facts.get("death_to_restart_s"):
-        said.append(f"the others told after {max(facts['death_to_sibling_signal_s']):.3f} s")
+        parts.append(f"the others signaled after {max(facts['death_to_sibling_signal_s']):.3f} s")
     if facts.get("death_to_restart_s"):
-        said.append(f"started again after {max(facts['death_to_restart_s']):.2f} s")
+        parts.append(f"restarted after {max(facts['death_to_restart_s']):.2f} s")
     if "orphans_left" in facts:
         left = len(facts["orphans_left"])
-        said.append(f"**{left} processes left**" if left else "none left")
+        parts.append(f"**{left} processes left**" if left else "none left")
     if facts.get("workers_saved") and facts.get("signals_to_workers"):
-        said.append(f"{facts['workers_saved']} of 2 saved")
+        parts.append(f"{facts['workers_saved']} of 2 saved")
     if "lines_whole" in facts:
         torn = facts["lines_expected"] - facts["lines_whole"]
-        said.append(f"**{torn} lines torn or glued**" if torn else "all lines whole")
+        parts.append(f"**{torn} lines torn or merged**" if torn else "all lines complete")
     if "half_lines_joined" in facts:
-        said.append("halves joined" if all(facts["half_lines_joined"].values()) else "**halves mixed**")
+        parts.append("halves joined" if all(facts["half_lines_joined"].values()) else "**halves mixed**")
     if "reported_root_rank" in facts:
-        said.append(f"named rank {', '.join(sorted(set(facts['reported_root_rank'])))}")
+        parts.append(f"named rank {', '.join(sorted(set(facts['reported_root_rank'])))}")
     if "output_lines" in facts:
-        said.append(f"{facts['output_lines']} lines of output")
+        parts.append(f"{facts['output_lines']} lines of output")
     if "stdin_seen" in facts:
         readers = [one for one in facts["stdin_seen"] if "got=[]" not in one]
-        said.append("a rank has taken it" if readers else "no rank reads it unasked")
-    return ", ".join(said)
+        parts.append("a rank read it" if readers else "no rank reads it by default")
+    return ", ".join(parts)
 
 
 def table(ours, torchrun):
-    print("| what was done | torchrun 2.13 | cargo ddp launch |\n|---|---|---|")
+    print("| fault | torchrun 2.13 | cargo ddp launch |\n|---|---|---|")
     for words, name in TABLE.items():
         if name in ours:
-            print(f"| {words} | {told(torchrun.get(name))} | {told(ours[name])} |")
+            print(f"| {words} | {outcome(torchrun.get(name))} | {outcome(ours[name])} |")
 
 
 def main():
@@ -208,7 +208,7 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--launcher", default=HERE.parents[1] / "target/debug/cargo-ddp")
     args = parser.parse_args()
-    # What runs in the background (`nohup … &`) ignores these, and so would the launchers that the kit sends them to.
+    # Programs in the background (`nohup … &`) ignore these signals, and so would the launchers that the kit sends them to.
     for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         signal.signal(ignored, signal.SIG_DFL)
     chosen = [name for name in EXPECTED if not (args.quick and name in SLOW)]

@@ -78,7 +78,7 @@ class Run:
         except OSError: return r
         for l in lines:
             f = l.split(" ", 5)
-            # A worker that is told to stop a second time may lose its `date`.
+            # A worker that is asked to stop a second time may lose its `date`.
             if len(f) >= 5 and f[0]: r.append(dict(t=int(f[0]) / 1e9, ev=f[1], rank=f[2], att=int(f[3]), pid=int(f[4]), x=f[5] if len(f) > 5 else ""))
         return r
 
@@ -105,7 +105,7 @@ class Run:
         return None
 
     def finish(self):
-        """kill what is left, by pid; return what it was"""
+        """kill the remaining processes, by pid; return them"""
         left = [p for p in procs(self.id)]
         for pid, *_ in left:
             try: os.kill(pid, signal.SIGKILL)

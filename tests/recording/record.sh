@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes docs/images/run.svg and run.png from a run on this machine: `bash tests/recording/record.sh`.
+# Records a run on this machine as docs/images/run.svg and run.png: `bash tests/recording/record.sh`.
 # Needs tmux, asciinema 2 and rsvg-convert (Debian: tmux asciinema librsvg2-bin fonts-dejavu-core), svg-term (npm:
 # svg-term-cli) and cargo-ddp (`cargo install --path cargo-ddp`) in PATH. The first time it builds libtorch's bindings,
 # which takes some minutes and is not shown. RECORDING_TARGET is a folder where they are built already.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What is recorded: a project is made and trained, a worker is killed on its way, and the curves are drawn.
+# The recorded session: a project is created and trained, a worker is killed meanwhile, and the curves are drawn.
 set -u
 say() {
   printf '\e[1;32m%s $\e[0m ' "$1"

@@ -1,5 +1,5 @@
 """Takes a recording (asciinema's format 2) on stdin: frames closer than a quarter of a second become one, and folders of
-the machine become those of a project in the home folder. Writes the moment for a still, in ms, beside the recording."""
+the machine become those of a project in the home folder. Writes the moment for a still, in ms, next to the recording."""
 import json, sys
 from pathlib import Path
 

@@ -7,7 +7,7 @@ import argparse, asyncio, os, pathlib, re, shutil, subprocess, time
 from playwright.async_api import async_playwright
 
 BREAK_AT = "ddp.backward(&loss)?"
-# A bug that only the last rank has.
+# A bug on the last rank only.
 BUG = "            let _next = indices[(sampler.num_samples() - 1) * context.rank() + context.rank()];\n"
 
 
@@ -32,7 +32,7 @@ class Workbench:
         await asyncio.sleep(0.5)
 
     async def line(self, text):
-        """Puts the cursor where the program says this."""
+        """Puts the cursor on this text in the program."""
         number = next(n for n, line in enumerate(self.source.read_text().splitlines(), 1) if text in line)
         await self.pick("Control+p", "src/main.rs")
         await self.page.wait_for_selector(".tab:has-text('main.rs')")
@@ -144,7 +144,7 @@ async def values(bench, out):
     await bench.panes("Variables", "Call Stack")
     await bench.focus(1, "::train")
     await bench.panes("Variables")
-    for name in ("x @", "args"):    # from the bottom, so that what is above stays in sight
+    for name in ("x @", "args"):    # from the bottom, so that the variables above stay visible
         await bench.unfold(name)
     await bench.shoot(out, x=48, y=0, width=1000, height=878)
     await bench.stop()
@@ -180,7 +180,7 @@ async def main():
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for name in args.names or PICTURES:
-            shutil.rmtree(args.project / "snapshots", ignore_errors=True)    # each starts at the first epoch
+            shutil.rmtree(args.project / "snapshots", ignore_errors=True)    # each run starts at the first epoch
             page = await browser.new_page(viewport={"width": 1400, "height": 900})
             bench = Workbench(page, args.url, args.project.resolve())
             await bench.open()

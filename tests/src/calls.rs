@@ -1,4 +1,4 @@
-//! Calls of the real `cargo ddp`: started, waited for, and looked at.
+//! Calls of the real `cargo ddp`: starting, waiting, and checking their output.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::processes::{processes, signal_process};
 use super::{WORKER, cargo_ddp, kept, libtorch_of, linear_project, repo};
 
-/// What hangs prints nothing for longer than this. The longest silence of a build is torch-sys.
+/// A call that prints nothing for this long hangs. The longest silence of a build is torch-sys.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A call of `cargo ddp`, marked so that every process below it can be found.
@@ -28,7 +28,7 @@ impl Ddp {
         let marker = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let mut command = Command::new(cargo_ddp());
         command.arg("ddp").args(args).env("DDP_TEST_MARKER", &marker);
-        // Not what the test runner's cargo sets for its own children.
+        // Without the variables that the test runner's cargo sets for its children.
         for name in ["LD_LIBRARY_PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CARGO_MANIFEST_DIR"] {
             command.env_remove(name);
         }
@@ -51,7 +51,7 @@ impl Ddp {
         Self::in_linear_at(linear_project(), args)
     }
 
-    /// In a project at `project` that is built where `linear` is: one folder for all, which outlives the projects.
+    /// In the project at `project`, built in the target folder of `linear`, which outlives the projects.
     pub fn in_linear_at(project: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         let target = kept().join("linear-target");
         Self::new(args).dir(project).env("CARGO_TARGET_DIR", target).env("LIBTORCH", libtorch_of(project))
@@ -103,20 +103,20 @@ impl Ddp {
 
     pub fn start(mut self) -> Job {
         let mut child = self.command.spawn().unwrap();
-        let stdout = Collector::of(child.stdout.take().unwrap());
-        let stderr = Collector::of(child.stderr.take().unwrap());
+        let stdout = Collector::start(child.stdout.take().unwrap());
+        let stderr = Collector::start(child.stderr.take().unwrap());
         Job { child, marker: self.marker, stdout: Some(stdout), stderr: Some(stderr) }
     }
 }
 
-/// A stream that is read as it comes.
+/// A stream that is read as it arrives.
 struct Collector {
     text: std::sync::Arc<Mutex<String>>,
     thread: std::thread::JoinHandle<()>,
 }
 
 impl Collector {
-    fn of(mut stream: impl Read + Send + 'static) -> Self {
+    fn start(mut stream: impl Read + Send + 'static) -> Self {
         let text = std::sync::Arc::new(Mutex::new(String::new()));
         let shared = text.clone();
         let thread = std::thread::spawn(move || {
@@ -142,7 +142,7 @@ impl Collector {
 pub struct Job {
     child: Child,
     marker: String,
-    /// There until its end.
+    /// `None` after its end.
     stdout: Option<Collector>,
     stderr: Option<Collector>,
 }
@@ -163,7 +163,7 @@ impl Job {
         self.printed()
     }
 
-    /// Waits until `done` holds for what was printed, which can't be any more once the call has ended.
+    /// Waits until `done` holds for the output; panics if the call ends before that.
     fn wait_to_print(&self, what: &str, done: impl Fn(&str) -> bool) {
         let mut ended = false;
         wait_until(
@@ -173,7 +173,7 @@ impl Job {
                 let found = done(&self.printed());
                 assert!(found || !ended, "it has ended without {what} in the output:\n{}", self.printed());
                 if !found && self.has_ended() {
-                    // What it has printed last may not have been read yet.
+                    // Its last output may not have been read yet.
                     std::thread::sleep(Duration::from_millis(500));
                     ended = true;
                 }
@@ -246,7 +246,7 @@ pub struct Done {
     pub stdout: String,
     pub stderr: String,
     marker: String,
-    /// Processes that were there at the moment of the end.
+    /// Processes that were alive when the call ended.
     left: Vec<u32>,
 }
 
@@ -262,7 +262,7 @@ impl Done {
         self
     }
 
-    /// Every one of `words` stands on stderr.
+    /// Checks that stderr contains every one of `words`.
     #[track_caller]
     pub fn says(self, words: &[&str]) -> Self {
         for word in words {
@@ -277,7 +277,7 @@ impl Done {
         self
     }
 
-    /// As [`leaves_no_process`](Self::leaves_no_process), for a launcher that could do nothing about it any more.
+    /// Like [`leaves_no_process`](Self::leaves_no_process), for a launcher that was killed.
     #[track_caller]
     pub fn leaves_no_process_after(self, bound: Duration) -> Self {
         let end = Instant::now() + bound;
@@ -289,7 +289,7 @@ impl Done {
     }
 }
 
-/// Waits until `done`, with a bound; `state` says what there is instead.
+/// Waits until `done`, with a limit; `state` describes the state after a timeout.
 pub fn wait_until(what: &str, state: impl Fn() -> String, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {

@@ -1,4 +1,4 @@
-//! What the end-to-end tests share: the real `cargo-ddp`, real workers, and what is left of them.
+//! Shared code of the end-to-end tests: the real `cargo-ddp`, real workers, and their leftover processes.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test's helper fails by panicking, and is read with the test")]
 
@@ -41,7 +41,7 @@ pub fn repo() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// A folder in `target/` for what tests make and keep (built projects).
+/// A folder in `target/` for files that outlive a test, such as built projects.
 pub fn kept() -> PathBuf {
     let folder = target().join("e2e");
     fs::create_dir_all(&folder).unwrap();
@@ -52,7 +52,7 @@ fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repo().join("target"), PathBuf::from)
 }
 
-/// The program under test, built as it is now.
+/// The program under test, built from the current sources.
 pub fn cargo_ddp() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| build(repo(), &["-p", "cargo-ddp"], None))
@@ -63,7 +63,7 @@ pub fn program(name: &str) -> PathBuf {
     build(repo(), &["-p", "ddp-tests", "--bin", name], None)
 }
 
-/// A worker of `tests/workers/`: a link to the one program that has them all, which looks at the name it is started by.
+/// A worker of `tests/workers/`: a link to the one program with all workers, which goes by the name it is started with.
 pub fn worker(name: &str) -> PathBuf {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     let program = PROGRAM.get_or_init(|| program("worker"));
@@ -76,10 +76,10 @@ pub fn worker(name: &str) -> PathBuf {
     }
 }
 
-/// The program that has all workers.
+/// The program with all workers.
 const WORKER: &str = "worker";
 
-/// In that program, the worker that is asked for.
+/// In that program, the name of the worker to run.
 pub fn worker_name() -> String {
     let mut words = std::env::args();
     let program = words.next().unwrap_or_default();
@@ -95,7 +95,7 @@ pub fn args() -> impl Iterator<Item = String> {
     words.skip(usize::from(is_named))
 }
 
-/// Builds with cargo and gives the executable.
+/// Builds with cargo and returns the executable.
 pub fn build(folder: &Path, flags: &[&str], libtorch: Option<&Path>) -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(folder).args(["build", "--message-format=json-render-diagnostics"]).args(flags);
@@ -133,7 +133,7 @@ pub fn libtorch_of(project: &Path) -> PathBuf {
     fs::canonicalize(project.join(".ddp/libtorch")).unwrap()
 }
 
-/// A Python with torch 2.13.0, as `cargo ddp setup --cuda` leaves it in the cache, and the CUDA libtorch beside it.
+/// A Python with torch 2.13.0, as `cargo ddp setup --cuda` leaves it in the cache, and the CUDA libtorch next to it.
 pub struct CudaTorch {
     pub home: PathBuf,
     logs: tempfile::TempDir,
@@ -159,7 +159,7 @@ impl CudaTorch {
         python
     }
 
-    /// torchrun with two workers; without a folder for its logs it leaves one in /tmp.
+    /// torchrun with two workers, and a folder for its logs, as it would leave one in /tmp.
     pub fn torchrun(&self) -> Command {
         let mut python = self.python();
         python.args(["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--log-dir"]);
@@ -168,7 +168,7 @@ impl CudaTorch {
     }
 }
 
-/// Runs a command and gives its stdout; panics unless it succeeds.
+/// Runs a command and returns its stdout; panics unless it succeeds.
 pub fn stdout_of(command: &mut Command) -> String {
     let output = command.stderr(Stdio::inherit()).output().unwrap();
     assert!(output.status.success(), "{command:?} ended with {}", output.status);

@@ -1,4 +1,4 @@
-//! Processes: those below a call, and those of a launcher.
+//! The processes below a call, and those of a launcher.
 
 use std::fs;
 

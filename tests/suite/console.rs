@@ -1,4 +1,4 @@
-//! Guides show commands and what they print in blocks marked `console`; here they are run, so that none goes stale.
+//! The guide shows commands and their output in blocks marked `console`. They are run here, so that none goes stale.
 
 use std::fs;
 
@@ -34,7 +34,7 @@ pub fn shown(guide: &str) -> Vec<Shown> {
     found
 }
 
-/// What a command prints: on stdout, then on stderr.
+/// The output of a command: stdout, then stderr.
 pub fn printed(ddp: Ddp) -> String {
     let done = ddp.run();
     done.stdout + &done.stderr

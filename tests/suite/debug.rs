@@ -31,7 +31,7 @@ fn is_here(names: &[&str]) -> bool {
     false
 }
 
-/// A scaffolded project whose loop has a place to stop at (BREAK) and a `String`, and that panics and breaks when it is told.
+/// A scaffolded project whose loop has a line to stop at (BREAK) and a `String`, and that panics and breaks on request.
 fn project() -> &'static Path {
     static PROJECT: OnceLock<PathBuf> = OnceLock::new();
     PROJECT.get_or_init(|| {
@@ -73,7 +73,7 @@ fn play(scenario: &str) {
     play_with(&alone(), scenario, project(), |_| {});
 }
 
-/// Runs a scenario with each debug adapter that is here. CodeLLDB's comes with its extension for VS Code only, where it is
+/// Runs a scenario with each installed debug adapter. CodeLLDB's comes only with its extension for VS Code, as
 /// `~/.vscode/extensions/vadimcn.vscode-lldb-*/adapter/codelldb`.
 fn play_with(alone: &Alone, scenario: &str, project: &Path, with: impl Fn(&mut Command)) {
     play_in(alone, scenario, project, "tests/debug/scenarios.py", LLDB_DAP, &with);
@@ -85,7 +85,7 @@ fn play_with(alone: &Alone, scenario: &str, project: &Path, with: impl Fn(&mut C
     }
 }
 
-/// Runs a scenario, and demands that no process is left soon after.
+/// Runs a scenario, and checks that no process is left soon after.
 fn play_in(
     _alone: &Alone,
     scenario: &str,
@@ -127,27 +127,27 @@ fn f5_opens_a_session_for_each_of_four_ranks() {
 }
 
 #[test]
-fn a_compounds_workers_and_launcher_meet_in_any_order() {
+fn compound_workers_and_launcher_connect_in_any_order() {
     play("compound");
 }
 
 #[test]
-fn one_process_is_debugged_without_a_launcher() {
+fn single_process_is_debugged_without_a_launcher() {
     play("one_process");
 }
 
 #[test]
-fn a_running_job_is_attached_to_rank_by_rank() {
+fn attach_to_a_running_job_rank_by_rank() {
     play("attach");
 }
 
 #[test]
-fn a_rank_that_is_killed_at_a_breakpoint_is_reported_at_once() {
+fn rank_killed_at_a_breakpoint_is_reported_immediately() {
     play("killed");
 }
 
 #[test]
-fn ranks_that_are_restarted_get_new_sessions() {
+fn restarted_ranks_get_new_sessions() {
     play("restart");
 }
 
@@ -157,36 +157,36 @@ fn stop_ends_every_worker_and_session() {
 }
 
 #[test]
-fn a_rank_that_is_disconnected_from_goes_on() {
+fn rank_whose_debugger_disconnects_continues() {
     play("detach");
 }
 
 #[test]
-fn one_node_of_two_is_debugged() {
+fn node_of_two_is_debugged_alone() {
     play("nodes");
 }
 
 #[test]
-fn a_panic_stops_where_it_happens() {
+fn panic_stops_where_it_happens() {
     play("panic");
 }
 
 #[test]
-fn break_here_and_conditions_stop_one_rank() {
+fn break_here_and_conditional_breakpoints_stop_one_rank() {
     play("break_here");
 }
 
 #[test]
-fn tensors_of_every_kind_are_shown_or_not_but_do_no_harm() {
+fn tensor_formatter_survives_every_kind_of_tensor() {
     look_at("tensors");
 }
 
 #[test]
-fn samplers_and_loaders_show_how_far_they_are() {
+fn sampler_and_loader_formatters_show_the_position() {
     look_at("positions");
 }
 
-/// Plays the scenario of a worker that is there to be looked at.
+/// Plays the scenario of a worker whose variables are examined.
 fn look_at(worker: &str) {
     let program = ddp_tests::program(worker);
     Ddp::new(["build", "-p", "ddp-tests", "--bin", worker]).run().succeeds();
@@ -197,7 +197,7 @@ fn look_at(worker: &str) {
 }
 
 #[test]
-fn without_cargo_ddp_f5_says_so_and_starts_nothing() {
+fn f5_without_cargo_ddp_is_an_error_and_starts_nothing() {
     let dir = tempdir().unwrap();
     copy_sources(project(), dir.path());
     fs::remove_dir_all(dir.path().join(".cargo")).unwrap(); // with the alias of a clone's projects
@@ -209,12 +209,12 @@ fn without_cargo_ddp_f5_says_so_and_starts_nothing() {
 }
 
 #[test]
-fn a_build_that_fails_stops_f5_with_the_compilers_words() {
+fn f5_stops_with_the_compilers_message_if_the_build_fails() {
     let main = project().join("src/main.rs");
     let text = fs::read_to_string(&main).unwrap();
     let broken = text.replacen("let mut losses = Mean::new();", "let mut losses = nowhere;", 1);
     assert_ne!(broken, text);
-    let alone = alone(); // until the source is whole again
+    let alone = alone(); // until the source is restored
     let result = std::panic::catch_unwind(|| {
         play_with(&alone, "broken", project(), |_| fs::write(&main, &broken).unwrap());
     });
@@ -256,7 +256,7 @@ fn copy_sources(from: &Path, to: &Path) {
 }
 
 #[test]
-fn ddp_debug_without_a_debugger_is_said_and_runs_as_ever() {
+fn ddp_debug_without_a_debugger_is_reported_and_the_job_runs() {
     let args = ["run", "--nproc", "1", "--", "--help"];
     let done = Ddp::in_linear(args).env("DDP_DEBUG", "lldb-dap").run().succeeds().leaves_no_process();
     done.says(&["warning: DDP_DEBUG=lldb-dap is set, but this process is not running under a debugger"]);
@@ -272,7 +272,7 @@ fn ddp_debug_without_a_debugger_is_said_and_runs_as_ever() {
 }
 
 #[test]
-fn attach_takes_the_only_job_and_of_several_the_one_that_is_chosen() {
+fn attach_uses_the_only_job_or_the_chosen_one_of_several() {
     let (dir, cache) = (tempdir().unwrap(), tempdir().unwrap());
     let ddp = |args: &[&str]| Ddp::new(args).dir(dir.path()).env("XDG_CACHE_HOME", cache.path());
     let choose = || ddp(&["attach", "--choose"]).run();
@@ -287,7 +287,7 @@ fn attach_takes_the_only_job_and_of_several_the_one_that_is_chosen() {
     let chosen = fs::read_to_string(dir.path().join(".ddp/debug/attach")).unwrap();
     assert!(ddp(&["ps"]).run().succeeds().stdout.contains(&format!("\n{chosen} ")), "{chosen}");
     let more = start();
-    // There is no terminal to ask in.
+    // There is no terminal for a prompt.
     choose().ends_with(2).says(&["error: could not determine which job to use (running: ", &chosen]);
     ddp(&["attach", "--choose", &chosen]).run().ends_with(2).says(&["--choose", "cannot be used with"]);
     for job in [only, more] {
@@ -297,7 +297,7 @@ fn attach_takes_the_only_job_and_of_several_the_one_that_is_chosen() {
 }
 
 #[test]
-fn a_launcher_of_a_compound_says_whom_it_waits_for_and_stops_when_told() {
+fn compound_launcher_reports_missing_workers_and_stops_on_request() {
     let args = ["run", "--nproc", "2", "--", "--help"];
     let job = Ddp::in_linear(args).env("DDP_DEBUG", "compound").start();
     job.wait_for("Waiting for ranks 0, 1 of linear, which the debugger starts, for 597 s at most");
@@ -327,7 +327,7 @@ fn a_launcher_of_a_compound_says_whom_it_waits_for_and_stops_when_told() {
 }
 
 #[test]
-fn build_prints_the_program_and_prepares_what_debuggers_load() {
+fn build_prints_the_program_and_prepares_the_debuggers_files() {
     let done = Ddp::in_linear(["build"]).run().succeeds();
     assert_eq!(Path::new(done.stdout.trim()), kept().join("linear-target/debug/linear"));
     let project = linear_project();

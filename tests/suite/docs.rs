@@ -1,4 +1,4 @@
-//! What the guide says is so.
+//! The guide: its commands, their output, its links and its code are checked.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 use ddp_tests::{CudaTorch, Ddp, cargo_ddp, repo};
 use tempfile::tempdir;
 
-/// Pages whose commands need a project or a machine of their own, which the tests of those commands make.
+/// Pages whose commands need a special project or machine, which the tests of those commands create.
 const ELSEWHERE: [&str; 3] = ["docs/debugging.md", "docs/doctor.md", "docs/snapshots.md"];
 
 /// The pages of the guide, and those in the root.
@@ -27,13 +27,13 @@ fn read(path: &Path) -> String {
 }
 
 #[test]
-fn commands_that_stand_after_a_dollar_print_what_is_written_there() {
+fn docs_commands_after_a_dollar_print_the_shown_output() {
     let dir = tempdir().unwrap();
     let cases = trycmd::TestCases::new();
     cases.register_bin("cargo", cargo_ddp().to_owned());
-    // No job, driver or variable of whoever runs the tests.
+    // Without the jobs, driver and variables of the user who runs the tests.
     cases.env("XDG_CACHE_HOME", dir.path().to_str().unwrap()).env("NO_COLOR", "1").env("CUDA_VISIBLE_DEVICES", "");
-    // What a command writes goes into a folder of its own.
+    // Commands write to a temporary folder.
     let sandbox = dir.path().join("page");
     fs::create_dir(&sandbox).unwrap();
     for page in pages() {
@@ -50,7 +50,7 @@ fn commands_that_stand_after_a_dollar_print_what_is_written_there() {
 }
 
 #[test]
-fn links_lead_somewhere() {
+fn docs_links_point_to_existing_pages() {
     let mut dead = Vec::new();
     for page in pages() {
         let text = read(&page);
@@ -81,15 +81,15 @@ fn headings(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Every `cargo ddp …` in a code block or between back-ticks is a command that the program takes.
+/// Every `cargo ddp …` in a code block or between back-ticks is a command that the program accepts.
 #[test]
-fn commands_in_the_guide_are_commands_of_the_program() {
+fn docs_mention_only_existing_commands() {
     let mut wrong = Vec::new();
     let mut count = 0;
     for page in pages() {
         let text = read(&page);
         let blocks = text.lines().filter_map(|line| line.strip_prefix("    "));
-        // In a sentence, a command may stand without what it needs.
+        // In a sentence, a command may lack required arguments.
         let whole = blocks.map(|text| (text, true)).chain(text.split('`').skip(1).step_by(2).map(|text| (text, false)));
         for (words, is_whole) in whole.filter_map(|(text, is_whole)| Some((command(text)?, is_whole))) {
             count += 1;
@@ -108,7 +108,7 @@ fn commands_in_the_guide_are_commands_of_the_program() {
     assert!(count > 40, "{count} commands were found");
 }
 
-/// The words of a whole command.
+/// The words of a complete command.
 fn command(text: &str) -> Option<Vec<String>> {
     let text = text.trim();
     let text = text
@@ -121,7 +121,7 @@ fn command(text: &str) -> Option<Vec<String>> {
         .split(" && ")
         .find(|part| part.contains("cargo ddp "))?;
     let rest = text.strip_prefix("cargo ddp ")?;
-    // Places to fill in, and lists of choices, are no commands.
+    // Placeholders and lists of choices are not commands.
     if rest.contains(['…', '[', '|', '<', '*']) {
         return None;
     }
@@ -130,7 +130,7 @@ fn command(text: &str) -> Option<Vec<String>> {
 }
 
 #[test]
-fn the_line_by_line_page_quotes_both_programs() {
+fn line_by_line_page_quotes_both_programs() {
     let page = read(&repo().join("docs/from-python.md"));
     let python = read(&repo().join("docs/from-python/train.py"));
     let rust = read(&repo().join("ddp-runtime/examples/from_python.rs"));
@@ -147,7 +147,7 @@ fn the_line_by_line_page_quotes_both_programs() {
 }
 
 #[test]
-fn the_python_program_of_the_line_by_line_page_trains_and_goes_on() {
+fn line_by_line_python_program_trains_and_resumes() {
     let Some(torch) = CudaTorch::find() else { return };
     let dir = tempdir().unwrap();
     let script = repo().join("docs/from-python/train.py");

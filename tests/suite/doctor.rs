@@ -1,4 +1,4 @@
-//! `cargo ddp doctor` on set-ups that are broken in one way each.
+//! `cargo ddp doctor` on machines that are broken in one way each.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -11,7 +11,7 @@ use tempfile::{TempDir, tempdir};
 use crate::console::shown;
 use crate::nvml::stand_in;
 
-/// A project that was never set up, an empty cache, an empty home, and a PATH of its own.
+/// A project without libtorch, an empty cache, an empty home, and its own PATH.
 struct Place {
     dir: TempDir,
 }
@@ -92,7 +92,7 @@ fn fake_libtorch(home: &Path, version: [u32; 3], without: &str) {
 }
 
 #[test]
-fn this_machine_is_fit() {
+fn doctor_passes_on_this_machine() {
     ddp_tests::worker("toy");
     let done = Ddp::new(["doctor"]).run().succeeds();
     assert!(done.stdout.lines().any(|line| line.starts_with("ok       libtorch          2.13.0 (")), "{}", done.stdout);
@@ -101,7 +101,7 @@ fn this_machine_is_fit() {
 }
 
 #[test]
-fn before_set_up_nothing_is_wrong_yet() {
+fn doctor_warns_about_libtorch_before_setup() {
     let place = Place::new();
     is(line(place.doctor(&["--json"]), "libtorch"), "warning", "2.13.0 not found", "cargo ddp setup");
     assert!(fs::read_dir(place.path("cache")).unwrap().next().is_none(), "doctor makes nothing");
@@ -109,7 +109,7 @@ fn before_set_up_nothing_is_wrong_yet() {
 }
 
 #[test]
-fn a_libtorch_of_another_version_is_named() {
+fn doctor_names_a_libtorch_of_another_version() {
     let place = Place::new();
     fake_libtorch(&place.path("old"), [2, 12, 1], "");
     let doctor = || place.doctor(&["--json"]).env("LIBTORCH", place.path("old"));
@@ -126,7 +126,7 @@ fn a_libtorch_of_another_version_is_named() {
         "{}",
         done.stdout
     );
-    // Linked to by the project, it is another's fault.
+    // If the project links to it, the hint is to set up again.
     fs::create_dir(place.path("project/.ddp")).unwrap();
     symlink(place.path("old"), place.path("project/.ddp/libtorch")).unwrap();
     is(line(place.doctor(&["--json"]), "libtorch"), "error", "(the project is linked to it)", "cargo ddp setup");
@@ -135,7 +135,7 @@ fn a_libtorch_of_another_version_is_named() {
 }
 
 #[test]
-fn a_missing_library_is_named_with_who_needs_it() {
+fn doctor_names_a_missing_library_and_what_needs_it() {
     let place = Place::new();
     let doctor = |without: &str| {
         let _ = fs::remove_dir_all(place.path("torch"));
@@ -149,18 +149,18 @@ fn a_missing_library_is_named_with_who_needs_it() {
 }
 
 #[test]
-fn no_python_and_a_python_without_pip_are_named() {
+fn doctor_names_a_missing_python_and_a_missing_pip() {
     let place = Place::new();
     let doctor = || place.doctor(&["--json"]).env("PATH", place.path("bin"));
     is(line(doctor(), "Python"), "error", "no Python 3 found", "python3-pip");
     place.script("python3", "case \"$1$2\" in -c*version*) echo '{\"python\": \"3.12.0\", \"version\": null, \"folder\": null}'; exit 0;; esac; exit 1");
     is(line(doctor(), "Python"), "error", "has neither pip nor venv", "python3-pip");
-    // With a libtorch, Python is of no use any more.
+    // With a libtorch, Python is not needed any more.
     is(line(doctor().env("LIBTORCH", real()), "Python"), "warning", "(libtorch is already installed)", "");
 }
 
 #[test]
-fn missing_tools_are_named() {
+fn doctor_names_missing_tools() {
     let place = Place::new();
     let doctor = || place.doctor(&["--json"]).env("PATH", place.path("bin"));
     is(line(doctor(), "rustc"), "error", "rustc not found on PATH", "rustup");
@@ -174,7 +174,7 @@ fn missing_tools_are_named() {
 }
 
 #[test]
-fn a_cache_that_can_not_be_used_is_named() {
+fn doctor_names_a_cache_that_cannot_be_used() {
     let place = Place::new();
     fs::write(place.path("cache/cargo-ddp"), "a file where a folder should be").unwrap();
     is(line(place.doctor(&["--json"]), "cache"), "error", "cargo-ddp is not a folder", "XDG_CACHE_HOME");
@@ -183,7 +183,7 @@ fn a_cache_that_can_not_be_used_is_named() {
 }
 
 #[test]
-fn gpus_are_compared_with_what_libtorch_is_built_for() {
+fn doctor_compares_gpus_with_libtorchs_architectures() {
     let Some(torch) = CudaTorch::find() else { return };
     let (place, nvml) = (Place::new(), stand_in());
     let doctor = || place.doctor(&["--json"]).env("LD_LIBRARY_PATH", nvml.path()).env("LIBTORCH", &torch.home);
@@ -212,7 +212,7 @@ fn redacted(line: &str) -> String {
 }
 
 #[test]
-fn the_guide_shows_what_is_printed() {
+fn docs_of_doctor_show_the_printed_output() {
     ddp_tests::worker("toy");
     let shown = shown("doctor.md");
     let done = Ddp::new(&shown[0].command).run().succeeds();
@@ -227,10 +227,10 @@ fn the_guide_shows_what_is_printed() {
     let (expected, found) = (lines(&shown[0].output), lines(&done.stdout));
     let checks = |lines: &[(String, String)]| lines.iter().map(|(_, line)| check(line)).collect::<Vec<_>>();
     assert_eq!(checks(&found), checks(&expected));
-    // Where this machine is as good, it is so in the same words.
+    // Where this machine gets the same result, the words are the same.
     let mut same = 0;
     for ((level, line), (expected_level, expected)) in found.iter().zip(&expected) {
-        // What there is of these depends on what is installed.
+        // These depend on the installed software.
         if level == expected_level
             && !["NVIDIA driver", "C++ compiler", "debugger", "VS Code"].contains(&check(line).as_str())
         {

@@ -1,4 +1,4 @@
-//! Wrong use and failed builds: the documented exit codes, and what is said.
+//! Usage errors and failed builds: the documented exit codes, and the messages.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use ddp_tests::Ddp;
 use tempfile::tempdir;
 
 #[test]
-fn wrong_flags_end_with_2() {
+fn invalid_flags_exit_with_2() {
     for args in [
         &["run", "--nproc", "0"][..],
         &["run", "--nproc", "two"],
@@ -22,14 +22,14 @@ fn wrong_flags_end_with_2() {
 }
 
 #[test]
-fn no_project_is_said_so() {
+fn missing_project_is_reported() {
     let dir = tempdir().unwrap();
     let done = Ddp::new(["run", "--nproc", "1"]).dir(dir.path()).run().ends_with(2);
     done.says(&["error: no cargo project here: could not find `Cargo.toml`", "hint: "]);
 }
 
 #[test]
-fn a_build_that_fails_ends_with_101_and_cargos_own_words() {
+fn failed_build_exits_with_101_and_cargos_message() {
     let dir = tempdir().unwrap();
     fs::create_dir(dir.path().join("src")).unwrap();
     fs::write(dir.path().join("Cargo.toml"), "[package]\nname = \"broken\"\nedition = \"2024\"\n").unwrap();
@@ -39,7 +39,7 @@ fn a_build_that_fails_ends_with_101_and_cargos_own_words() {
 }
 
 #[test]
-fn several_binaries_want_a_choice() {
+fn several_binaries_need_a_choice() {
     let dir = tempdir().unwrap();
     fs::create_dir_all(dir.path().join("src/bin")).unwrap();
     fs::write(dir.path().join("Cargo.toml"), "[package]\nname = \"two\"\nedition = \"2024\"\n").unwrap();
@@ -57,7 +57,7 @@ fn several_binaries_want_a_choice() {
 }
 
 #[test]
-fn exec_passes_on_what_its_command_does() {
+fn exec_returns_the_exit_code_of_its_command() {
     let done = Ddp::new(["exec", "--", "sh", "-c", "echo $LIBTORCH; exit 9"]).run().ends_with(9);
     assert_eq!(done.stdout.trim(), ddp_tests::repo().join(".ddp/libtorch").to_str().unwrap());
     // Outside of a project, too.
@@ -68,7 +68,7 @@ fn exec_passes_on_what_its_command_does() {
 }
 
 #[test]
-fn a_worker_without_its_variables_says_which_is_missing() {
+fn worker_without_its_variables_names_the_missing_one() {
     let mut worker = std::process::Command::new(ddp_tests::worker("toy"));
     worker.args(["error"]).env_clear().env("RANK", "0").env("WORLD_SIZE", "2").env("LOCAL_RANK", "0");
     let output = worker.env("MASTER_ADDR", "127.0.0.1").output().unwrap();

@@ -1,4 +1,4 @@
-//! Workers and launchers that are killed, fail, or are told to stop.
+//! Workers and launchers that are killed, fail, or are asked to stop.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -13,11 +13,11 @@ fn long_run<'a>(dir: &'a Path, flags: &[&'a str]) -> Ddp {
 }
 
 #[test]
-fn a_killed_worker_costs_nothing_but_the_steps_since_the_last_snapshot() {
+fn killed_worker_loses_only_the_steps_since_the_last_snapshot() {
     let (undisturbed, disturbed) = (tempdir().unwrap(), tempdir().unwrap());
     let expected = long_run(undisturbed.path(), &[]).run().succeeds();
 
-    // Random rank, random moment; printed, so that a failure can be told apart.
+    // Random rank, random moment; printed, so that a failure can be reproduced.
     let random = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos() as usize;
     let (rank, epoch) = (random % 2, 3 + random / 2 % 30);
     eprintln!("killing rank {rank} after epoch {epoch}");
@@ -39,7 +39,7 @@ fn a_killed_worker_costs_nothing_but_the_steps_since_the_last_snapshot() {
 }
 
 #[test]
-fn without_restarts_a_kill_is_reported_with_rank_pid_and_signal() {
+fn killed_worker_is_reported_with_rank_pid_and_signal() {
     let dir = tempdir().unwrap();
     let job = long_run(dir.path(), &["--max-restarts", "0"]).start();
     job.wait_for("epoch   2");
@@ -52,7 +52,7 @@ fn without_restarts_a_kill_is_reported_with_rank_pid_and_signal() {
 }
 
 #[test]
-fn when_the_launcher_is_killed_no_worker_is_left() {
+fn killed_launcher_leaves_no_worker() {
     let dir = tempdir().unwrap();
     let job = long_run(dir.path(), &[]).start();
     job.wait_for("epoch   1");
@@ -61,7 +61,7 @@ fn when_the_launcher_is_killed_no_worker_is_left() {
 }
 
 #[test]
-fn a_signal_to_the_launcher_ends_the_job() {
+fn signal_to_the_launcher_ends_the_job() {
     for (signal, code) in [(SIGINT, 130), (SIGTERM, 143)] {
         let job = Ddp::toy(&["--nproc", "2"], &["sleep", "1"]).start();
         job.wait_for("asleep");
@@ -71,7 +71,7 @@ fn a_signal_to_the_launcher_ends_the_job() {
 }
 
 #[test]
-fn what_a_worker_started_ends_with_it() {
+fn child_processes_of_a_worker_end_with_it() {
     let job = Ddp::toy(&["--nproc", "2", "--max-restarts", "0"], &["sleep", "1"]).start();
     job.wait_for("asleep");
     let stopped = job.workers()[0];
@@ -83,7 +83,7 @@ fn what_a_worker_started_ends_with_it() {
 }
 
 #[test]
-fn a_panic_is_reported_with_its_message_and_place() {
+fn panic_is_reported_with_its_message_and_location() {
     let done =
         Ddp::toy(&["--nproc", "2", "--max-restarts", "0"], &["panic", "1"]).run().ends_with(101).leaves_no_process();
     done.says(&[
@@ -95,14 +95,14 @@ fn a_panic_is_reported_with_its_message_and_place() {
 }
 
 #[test]
-fn an_error_is_reported_with_its_message() {
+fn error_is_reported_with_its_message() {
     let done =
         Ddp::toy(&["--nproc", "2", "--max-restarts", "0"], &["error", "0"]).run().ends_with(1).leaves_no_process();
     done.says(&["error: rank 0 ended with exit code 1 (pid ", "message: toy fails"]);
 }
 
 #[test]
-fn libtorchs_stack_traces_are_for_those_who_ask() {
+fn libtorch_stack_traces_are_shown_on_request() {
     let run = |backtrace: &str| {
         let done = Ddp::toy(&["--nproc", "1", "--max-restarts", "0"], &["shape"]).env("DDP_BACKTRACE", backtrace);
         done.env("RUST_BACKTRACE", "0").run().ends_with(101).stderr
@@ -115,20 +115,20 @@ fn libtorchs_stack_traces_are_for_those_who_ask() {
 }
 
 #[test]
-fn a_worker_that_exits_silently_is_reported_with_its_code() {
+fn silent_exit_of_a_worker_is_reported_with_its_code() {
     let done =
         Ddp::toy(&["--nproc", "2", "--max-restarts", "0"], &["exit", "1"]).run().ends_with(7).leaves_no_process();
     done.says(&["error: rank 1 ended with exit code 7 (pid "]);
 }
 
 #[test]
-fn a_job_that_fails_once_is_done_after_a_restart() {
+fn job_that_fails_once_succeeds_after_a_restart() {
     let done = Ddp::toy(&["--nproc", "2", "--max-restarts", "1"], &["first-attempt-fails", "1"]).run().succeeds();
     done.says(&["from scratch, as there is no snapshot yet (1 of 1)", ", 1 restart"]).leaves_no_process();
 }
 
 #[test]
-fn a_rank_that_does_not_come_is_a_time_out_for_the_others() {
+fn rank_that_does_not_join_is_a_timeout_on_the_others() {
     let done =
         Ddp::toy(&["--nproc", "2", "--max-restarts", "0"], &["late", "1"]).run().ends_with(1).leaves_no_process();
     done.says(&["error: rank 0 ended with exit code 1", "message: all_reduce timed out: "]);
@@ -139,7 +139,7 @@ fn models_that_differ_between_ranks_are_refused_on_all_naming_the_parameter() {
     let done = Ddp::toy(&["--nproc", "2", "--max-restarts", "0", "--grace", "60"], &["differ"]).run().ends_with(1);
     let words = "error: the model of rank 1 differs from rank 0's: rank 1 has parameter ";
     let found: Vec<_> = done.stderr.lines().filter(|line| line.contains(words)).collect();
-    // Whichever fails first, the other may be told to stop before it has said so.
+    // Whichever fails first, the other may be asked to stop before it has reported its own error.
     assert!(!found.is_empty(), "{}", done.stderr);
     let named = found.iter().all(|line| {
         line.contains("second.bias [3] Float, rank 0 has parameter second.bias [2] Float")
@@ -150,7 +150,7 @@ fn models_that_differ_between_ranks_are_refused_on_all_naming_the_parameter() {
 }
 
 #[test]
-fn nothing_of_a_job_can_be_reached_from_outside() {
+fn job_listens_on_loopback_addresses_only() {
     let job = Ddp::toy(&["--nproc", "2"], &["sleep", "1"]).start();
     job.wait_for("asleep");
     let mut listening = 0;

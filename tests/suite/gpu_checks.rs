@@ -37,7 +37,7 @@ fn script(name: &str) -> std::path::PathBuf {
     repo().join("tests/gpu").join(name)
 }
 
-/// Of small models: the losses of a benchmark that compares different things would differ.
+/// With small models. If the two programs trained different models, their losses would differ.
 #[test]
 fn gpu_benchmark_trains_the_models_that_its_python_twin_trains() {
     let Some(torch) = CudaTorch::find() else { return };

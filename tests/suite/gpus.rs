@@ -1,4 +1,4 @@
-//! `--gpus`, with and without a driver. Where none is, a stand-in for its library (NVML) plays one with four GPUs.
+//! `--gpus`, with and without a driver. Without one, a stub of its library (NVML) simulates four GPUs.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ fn has_driver() -> bool {
 }
 
 #[test]
-fn two_and_three_are_two_workers_that_see_both() {
+fn gpus_2_and_3_are_two_workers_that_see_both() {
     let nvml = stand_in();
     let done = with_gpus(&["--gpus", "2,3"], nvml.path()).run().succeeds();
     done_workers(&done.stdout, &[("0", "2,3"), ("1", "2,3")]);
@@ -24,7 +24,7 @@ fn two_and_three_are_two_workers_that_see_both() {
 }
 
 #[test]
-fn without_flags_every_visible_gpu_has_a_worker() {
+fn gpus_without_flags_get_one_worker_each() {
     let nvml = stand_in();
     let all = with_gpus(&[], nvml.path()).run().succeeds();
     done_workers(&all.stdout, &[("0", "0,1,2,3"), ("1", "0,1,2,3"), ("2", "0,1,2,3"), ("3", "0,1,2,3")]);
@@ -49,7 +49,7 @@ fn done_workers(stdout: &str, expected: &[(&str, &str)]) {
 }
 
 #[test]
-fn gpus_that_are_not_there_are_refused_before_the_build() {
+fn unknown_gpus_are_refused_before_the_build() {
     let nvml = stand_in();
     let refused = |flags: &[&str], visible: Option<&str>| {
         // A package that does not exist: the build would fail with 101.
@@ -79,7 +79,7 @@ fn visible(flags: &[&str], outer: Option<&str>) -> Done {
 }
 
 #[test]
-fn ranges_uuids_and_mig_instances_can_be_chosen() {
+fn gpus_can_be_chosen_by_range_uuid_and_mig_instance() {
     let lines = |done: &Done| {
         let mut lines: Vec<_> = done.stdout.lines().map(str::to_owned).collect();
         lines.sort();
@@ -95,7 +95,7 @@ fn ranges_uuids_and_mig_instances_can_be_chosen() {
 }
 
 #[test]
-fn nproc_in_torchruns_words_is_one_worker_per_gpu_or_per_core() {
+fn nproc_gpu_and_cpu_are_one_worker_per_gpu_or_per_core() {
     let cores = std::thread::available_parallelism().unwrap().get();
     for word in ["gpu", "auto"] {
         let done = visible(&["--nproc", word], Some("2,3"));
@@ -120,14 +120,14 @@ fn nproc_in_torchruns_words_is_one_worker_per_gpu_or_per_core() {
 }
 
 #[test]
-fn a_busy_gpu_is_warned_about_and_used() {
+fn busy_gpu_is_used_with_a_warning() {
     let done = visible(&["--gpus", "2,3"], None);
     assert!(!done.stderr.contains("GPU 2: "), "{}", done.stderr);
     done.says(&["warning: GPU 3: 10.2 GB of 80.0 GB in use, by ", " (pid 1)"]);
 }
 
 #[test]
-fn the_gpus_are_listed() {
+fn gpus_command_lists_the_gpus() {
     let nvml = stand_in();
     let list = |flags: &[&str]| {
         let ddp = Ddp::new(["gpus"].iter().chain(flags))
@@ -150,7 +150,7 @@ fn the_gpus_are_listed() {
 }
 
 #[test]
-fn workers_are_bound_to_their_share_of_the_cores_when_asked_to() {
+fn bind_gives_each_worker_its_share_of_the_cores() {
     let dir = tempdir().unwrap();
     let args = ["launch", "--nproc", "2", "--bind", "--", "sh", "-c", "grep Cpus_allowed_list /proc/self/status"];
     let done = Ddp::new(args).dir(dir.path()).run().succeeds();
@@ -165,7 +165,7 @@ fn workers_are_bound_to_their_share_of_the_cores_when_asked_to() {
 }
 
 #[test]
-fn without_a_driver_gpus_can_not_be_asked_for() {
+fn gpus_without_a_driver_are_refused() {
     if has_driver() {
         return;
     }

@@ -12,7 +12,7 @@ fn run(name: &str, nproc: &str, args: &[&str]) -> Done {
 }
 
 #[test]
-fn hooks_replace_the_all_reduce_and_their_errors_come_out_of_backward() {
+fn hooks_replace_the_all_reduce_and_backward_returns_their_errors() {
     for (nproc, ranks) in [("2", 2), ("3", 3)] {
         let done = run("hooks", nproc, &[]).succeeds().leaves_no_process();
         assert_eq!(done.stdout.matches("hooks are right").count(), ranks, "{}", done.stdout);
@@ -54,7 +54,7 @@ fn power_sgd_losses() -> Vec<(String, f32)> {
 }
 
 #[test]
-fn power_sgd_gives_pythons_losses_to_the_last_bit() {
+fn power_sgd_losses_match_python_to_the_last_bit() {
     let Some(torch) = CudaTorch::find() else { return };
     let mut python = torch.torchrun();
     python.arg(repo().join("tests/golden/power_sgd.py")).arg(repo().join("tests/golden/power_sgd.json"));
@@ -63,7 +63,7 @@ fn power_sgd_gives_pythons_losses_to_the_last_bit() {
 
 /// Across processors, kernels may round differently in the last bits, which grow from step to step.
 #[test]
-fn power_sgd_gives_the_golden_losses() {
+fn power_sgd_losses_match_the_golden_ones() {
     let golden: Value =
         serde_json::from_str(&fs::read_to_string(repo().join("tests/golden/power_sgd.json")).unwrap()).unwrap();
     let ours = power_sgd_losses();

@@ -1,4 +1,4 @@
-//! `cargo ddp init`: an existing crate, made trainable.
+//! `cargo ddp init`: an existing crate becomes trainable.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -51,7 +51,7 @@ fn text(path: &Path) -> String {
 }
 
 #[test]
-fn a_crate_gets_what_it_lacks_and_a_second_call_changes_nothing() {
+fn init_adds_missing_parts_and_a_second_call_changes_nothing() {
     let dir = tempdir().unwrap();
     crate_in(dir.path());
     write(&dir.path().join(".gitignore"), "/target");
@@ -78,7 +78,7 @@ fn a_crate_gets_what_it_lacks_and_a_second_call_changes_nothing() {
 }
 
 #[test]
-fn what_is_there_is_not_touched() {
+fn init_keeps_existing_files() {
     let dir = tempdir().unwrap();
     crate_in(dir.path());
     let own = [
@@ -97,7 +97,7 @@ fn what_is_there_is_not_touched() {
 }
 
 #[test]
-fn it_joins_the_workspace_around_it_only_when_told() {
+fn init_joins_a_workspace_only_on_request() {
     let dir = tempdir().unwrap();
     let workspace = "# ours\n[workspace]\nmembers = [\"other\"]\nresolver = \"3\"\n";
     write(&dir.path().join("Cargo.toml"), workspace);
@@ -121,7 +121,7 @@ fn it_joins_the_workspace_around_it_only_when_told() {
 }
 
 #[test]
-fn what_can_not_be_made_trainable_is_refused_and_left_alone() {
+fn init_refuses_unsuitable_folders_and_leaves_them_unchanged() {
     let dir = tempdir().unwrap();
     init(dir.path(), &[]).ends_with(2).says(&["no Cargo.toml in", "hint: "]);
     write(&dir.path().join("Cargo.toml"), "[workspace]\n");
@@ -134,7 +134,7 @@ fn what_can_not_be_made_trainable_is_refused_and_left_alone() {
 }
 
 #[test]
-fn libtorch_of_an_older_init_moves_to_the_included_file_and_the_users_own_stays() {
+fn init_moves_an_older_libtorch_setting_to_the_included_file_and_keeps_the_users() {
     let old = "LIBTORCH = { value = \".ddp/libtorch\", relative = true }";
     let own = "LIBTORCH = \"/opt/libtorch\"";
     let include = "include = [{ path = \"../.ddp/cargo.toml\", optional = true }]";

@@ -1,4 +1,4 @@
-//! `cargo ddp run` and `launch`: what torchrun's users expect of a launcher, and what it lacks.
+//! `cargo ddp run` and `launch`: torchrun's features, and those that torchrun lacks.
 
 use std::fs;
 use std::path::Path;
@@ -22,9 +22,9 @@ fn lines(text: &str) -> Vec<&str> {
     lines
 }
 
-/// All of the kit is `python3 tests/kit/check.py`, which takes about two minutes.
+/// The quick part. The complete kit is `python3 tests/kit/check.py`, which takes about two minutes.
 #[test]
-fn the_conformance_kit_finds_what_it_should() {
+fn conformance_kit_finds_the_expected_results() {
     let mut check = Command::new("python3");
     check.arg(repo().join("tests/kit/check.py")).arg("--quick").arg("--launcher").arg(cargo_ddp());
     for name in ["LD_LIBRARY_PATH", "OMP_NUM_THREADS", "TORCHELASTIC_ERROR_FILE"] {
@@ -35,7 +35,7 @@ fn the_conformance_kit_finds_what_it_should() {
 }
 
 #[test]
-fn a_python_script_for_torchrun_runs_unchanged() {
+fn python_script_for_torchrun_runs_unchanged() {
     let Some(torch) = CudaTorch::find() else { return };
     let dir = tempdir().unwrap();
     // It leaves with os._exit, for at Python's own exit a thread of the group sometimes aborts ("terminate called without an
@@ -68,7 +68,7 @@ os._exit(0)
 }
 
 #[test]
-fn a_program_of_ours_runs_without_a_build_too() {
+fn launch_runs_a_worker_binary_without_a_build() {
     let toy = ddp_tests::worker("toy");
     let dir = tempdir().unwrap();
     let done =
@@ -77,7 +77,7 @@ fn a_program_of_ours_runs_without_a_build_too() {
 }
 
 #[test]
-fn twenty_jobs_at_once_each_meet_their_own_ranks() {
+fn twenty_concurrent_jobs_do_not_mix_their_ranks() {
     let toy = ddp_tests::worker("toy");
     let dirs: Vec<_> = (0..20).map(|_| tempdir().unwrap()).collect();
     let jobs: Vec<Job> = dirs
@@ -95,9 +95,9 @@ fn twenty_jobs_at_once_each_meet_their_own_ranks() {
     }
 }
 
-/// DDP_TEST_RESTARTS=200 is the number that the docs speak of.
+/// The docs give the result for DDP_TEST_RESTARTS=200.
 #[test]
-fn a_job_survives_every_restart() {
+fn job_survives_every_restart() {
     let deaths: usize = std::env::var("DDP_TEST_RESTARTS").map_or(16, |text| text.parse().unwrap());
     let dir = tempdir().unwrap();
     let (count, snapshots) = (deaths.to_string(), dir.path().join("snapshots"));
@@ -106,20 +106,20 @@ fn a_job_survives_every_restart() {
     let done =
         Ddp::worker("mortal", &flags, &[snapshots.to_str().unwrap(), &count]).run().succeeds().leaves_no_process();
     assert!(done.stderr.contains(&format!(", {deaths} restart")), "{}", done.stderr);
-    // Each was the kill, and not what a restart before it had left behind.
+    // Each restart was caused by the kill, and not by leftovers of an earlier restart.
     assert_eq!(done.stderr.matches("was killed by SIGKILL (pid ").count(), deaths, "{}", done.stderr);
     assert_eq!(done.stdout.matches(" ends with step ").count(), 2, "{}", done.stdout);
 }
 
 #[test]
-fn the_same_failure_at_the_same_step_is_not_retried_for_ever() {
+fn identical_failure_at_the_same_step_is_not_retried_forever() {
     let done = Ddp::toy(&["--nproc", "2", "--max-restarts", "50"], &["error", "0"]).run().ends_with(1);
     assert_eq!(done.stderr.matches("Restarting").count(), 1, "{}", done.stderr);
     done.says(&["after step 7", "in the same way at the same step"]).leaves_no_process();
 }
 
 #[test]
-fn the_launchers_own_death_leaves_nothing_whichever_of_its_processes_dies() {
+fn launcher_death_leaves_no_worker_whichever_of_its_processes_dies() {
     // Any of its processes, or any two.
     for killed in [&[0][..], &[1], &[2], &[0, 1], &[0, 2], &[1, 2]] {
         let dir = tempdir().unwrap();
@@ -138,7 +138,7 @@ fn the_launchers_own_death_leaves_nothing_whichever_of_its_processes_dies() {
 }
 
 #[test]
-fn what_a_worker_leaves_outside_of_its_group_ends_with_the_job() {
+fn processes_outside_of_a_workers_group_end_with_the_job() {
     let dir = tempdir().unwrap();
     for (code, end) in [(0, "exit 0"), (3, "exit 3")] {
         let script = format!("(setsid sleep 500 &); {end}");
@@ -147,7 +147,7 @@ fn what_a_worker_leaves_outside_of_its_group_ends_with_the_job() {
 }
 
 #[test]
-fn sigusr1_goes_to_the_workers_and_the_job_goes_on() {
+fn sigusr1_is_forwarded_and_the_job_continues() {
     let dir = tempdir().unwrap();
     let script = "trap 'echo saved; exit 0' USR1; sleep 500 & echo ready; while :; do wait; done";
     let job = launch(dir.path(), &["--nproc", "2"], script).start();
@@ -158,7 +158,7 @@ fn sigusr1_goes_to_the_workers_and_the_job_goes_on() {
 }
 
 #[test]
-fn only_the_chosen_rank_reads_standard_input() {
+fn stdin_goes_to_the_chosen_rank_only() {
     let dir = tempdir().unwrap();
     let args = ["launch", "--nproc", "2", "--stdin", "1", "--", "sh", "-c", "echo got=$(cat)"];
     let mut child = Command::new(cargo_ddp())
@@ -175,7 +175,7 @@ fn only_the_chosen_rank_reads_standard_input() {
 }
 
 #[test]
-fn the_screen_shows_what_is_asked_for_and_the_logs_hold_everything() {
+fn show_selects_what_is_printed_and_logs_have_everything() {
     let dir = tempdir().unwrap();
     let script = "echo out $RANK; echo err $RANK >&2; [ $RANK = 0 ] || { sleep 0.3; exit 5; }; sleep 100";
     let flags = ["--nproc", "2", "--show", "none", "--max-restarts", "1", "--log-dir", "logs"];
@@ -202,7 +202,7 @@ fn the_screen_shows_what_is_asked_for_and_the_logs_hold_everything() {
 }
 
 #[test]
-fn a_report_tells_all_as_json_and_an_outer_launcher_gets_the_cause() {
+fn report_is_complete_json_and_an_outer_launcher_gets_the_cause() {
     let dir = tempdir().unwrap();
     let (report, outer) = (dir.path().join("report.json"), dir.path().join("outer.json"));
     let flags = ["--nproc", "2", "--max-restarts", "1", "--report", report.to_str().unwrap()];
@@ -225,7 +225,7 @@ fn a_report_tells_all_as_json_and_an_outer_launcher_gets_the_cause() {
 }
 
 #[test]
-fn with_json_everything_on_stdout_is_json() {
+fn json_prints_only_json_on_stdout() {
     let dir = tempdir().unwrap();
     let done = launch(dir.path(), &["--nproc", "2", "--json", "--quiet"], "printf 'a\\nb\\377'").run().succeeds();
     assert_eq!(done.stderr, "");
@@ -246,7 +246,7 @@ fn with_json_everything_on_stdout_is_json() {
 }
 
 #[test]
-fn a_dry_run_shows_the_plan_and_starts_nothing() {
+fn dry_run_prints_the_plan_and_starts_nothing() {
     let dir = tempdir().unwrap();
     let done = launch(dir.path(), &["--nproc", "2", "--dry-run"], "echo started").run().succeeds();
     for words in ["workers: 2", "rank 1:", "  LOCAL_RANK=1", "  MASTER_PORT=(a free one)", "command: "] {
@@ -256,7 +256,7 @@ fn a_dry_run_shows_the_plan_and_starts_nothing() {
 }
 
 #[test]
-fn options_that_can_not_be_are_refused_before_anything_starts() {
+fn invalid_options_are_refused_before_anything_starts() {
     let dir = tempdir().unwrap();
     for (flags, words) in [
         (["--show", "2"], "--show: rank 2 not found: ranks are 0 to 1"),
@@ -271,7 +271,7 @@ fn options_that_can_not_be_are_refused_before_anything_starts() {
 }
 
 #[test]
-fn settings_in_cargo_toml_hold_unless_a_flag_says_otherwise() {
+fn settings_in_cargo_toml_apply_unless_a_flag_overrides_them() {
     let dir = tempdir().unwrap();
     fs::create_dir(dir.path().join("src")).unwrap();
     fs::write(dir.path().join("src/main.rs"), "fn main() { println!(\"{}\", std::env::var(\"WORLD_SIZE\").unwrap()) }")
@@ -293,7 +293,7 @@ fn settings_in_cargo_toml_hold_unless_a_flag_says_otherwise() {
 }
 
 #[test]
-fn jobs_that_run_are_listed_and_can_be_stopped() {
+fn running_jobs_are_listed_and_can_be_stopped() {
     let (dir, cache) = (tempdir().unwrap(), tempdir().unwrap());
     let here = |ddp: Ddp| ddp.dir(dir.path()).env("XDG_CACHE_HOME", cache.path());
     let ps = || here(Ddp::new(["ps"])).run().succeeds().stdout;
@@ -316,7 +316,7 @@ fn jobs_that_run_are_listed_and_can_be_stopped() {
     let run = jobs[0]["run"].as_str().unwrap();
     here(Ddp::new(["stop", run])).run().succeeds();
     first.wait().ends_with(143).leaves_no_process();
-    // This one does not listen.
+    // This launcher does not respond.
     here(Ddp::new(["stop", "--now"])).run().succeeds();
     second.wait().ends_with(143).leaves_no_process();
 
@@ -372,7 +372,7 @@ fn program_that_reports_nothing_is_restarted_only_on_request() {
 #[test]
 fn error_after_sigterm_is_not_a_preemption() {
     let dir = tempdir().unwrap();
-    // As ddp-runtime's workers do after saving; rank 1 fails instead.
+    // Like ddp-runtime's workers after saving; rank 1 fails instead.
     let script = "trap '[ $RANK = 0 ] && exit 75; echo no space left >&2; exit 3' TERM; echo ready; \
                   while :; do sleep 0.1; done";
     let job = launch(dir.path(), &["--nproc", "2"], script).start();
@@ -383,7 +383,7 @@ fn error_after_sigterm_is_not_a_preemption() {
 }
 
 #[test]
-fn a_stalled_job_says_who_holds_it_up_and_what_each_rank_does() {
+fn stalled_job_is_reported_with_its_suspect_and_all_stacks() {
     let dir = tempdir().unwrap();
     let flags = ["--nproc", "2", "--stall-timeout", "3", "--log-dir", dir.path().to_str().unwrap()];
     let job = Ddp::toy(&flags, &["behind", "1"]).start();
@@ -393,8 +393,8 @@ fn a_stalled_job_says_who_holds_it_up_and_what_each_rank_does() {
         version.is_ok_and(|status| status.success())
     });
     if has_debugger {
-        let said = job.wait_for("rank 1 is in ");
-        assert!(said.contains("  rank 0 waits for other ranks in "), "{said}");
+        let printed = job.wait_for("rank 1 is in ");
+        assert!(printed.contains("  rank 0 waits for other ranks in "), "{printed}");
         let stacks = fs::read_to_string(dir.path().join("latest/attempt-0/rank-0.stacks.txt")).unwrap();
         assert!(stacks.contains("c10d::") || stacks.contains("gloo"), "{stacks}");
     } else {
@@ -407,7 +407,7 @@ fn a_stalled_job_says_who_holds_it_up_and_what_each_rank_does() {
 }
 
 #[test]
-fn a_stalled_job_is_restarted_when_asked_to() {
+fn stalled_job_is_restarted_on_request() {
     let dir = tempdir().unwrap();
     let script = "echo $TORCHELASTIC_RESTART_COUNT; [ $TORCHELASTIC_RESTART_COUNT = 1 ] || sleep 500";
     let flags = ["--nproc", "2", "--stall-timeout", "1.5", "--restart-on-stall"];
@@ -421,9 +421,9 @@ fn a_stalled_job_is_restarted_when_asked_to() {
 }
 
 #[test]
-fn a_paused_launcher_still_knows_who_died_first() {
+fn paused_launcher_still_knows_which_rank_died_first() {
     let dir = tempdir().unwrap();
-    // Rank 1 dies 50 ms before the others, while the launcher can't look.
+    // Rank 1 dies 50 ms before the others, while the launcher is paused.
     let script = "echo ready; while [ ! -e go ]; do sleep 0.01; done; [ $RANK = 1 ] || sleep 0.05; exit $((10 + RANK))";
     let job = launch(dir.path(), &["--nproc", "4", "--max-restarts", "0"], script).start();
     job.wait_for_count("ready", 4);
@@ -436,7 +436,7 @@ fn a_paused_launcher_still_knows_who_died_first() {
 }
 
 #[test]
-fn stray_descriptors_are_not_passed_on() {
+fn stray_descriptors_are_not_inherited_by_workers() {
     let dir = tempdir().unwrap();
     let script = "exec 7</dev/null 9</dev/null; exec \"$0\" launch --nproc 1 -- sh -c 'ls -l /proc/self/fd'";
     let output = Command::new("bash").arg("-c").arg(script).arg(cargo_ddp()).current_dir(dir.path()).output().unwrap();

@@ -1,4 +1,4 @@
-//! What a dataset's panic looks like from outside, and means over ranks with different numbers of samples.
+//! How a dataset's panic is reported, and means over ranks with different numbers of samples.
 
 use ddp_tests::{Ddp, Done};
 
@@ -8,7 +8,7 @@ fn run(nproc: &str, action: &str, workers: &str) -> Done {
 }
 
 #[test]
-fn training_goes_on_after_a_datasets_panic_without_a_word_of_the_hook() {
+fn dataset_panic_that_is_skipped_prints_nothing_from_the_panic_hook() {
     for workers in ["0", "2"] {
         let done = run("1", "go-on", workers).succeeds();
         let skipped = "skipped: sample 9: panicked at tests/workers/loader.rs:";
@@ -20,7 +20,7 @@ fn training_goes_on_after_a_datasets_panic_without_a_word_of_the_hook() {
 }
 
 #[test]
-fn a_datasets_panic_that_ends_training_is_its_error() {
+fn dataset_panic_that_ends_training_is_the_reported_error() {
     for workers in ["0", "2"] {
         let done = run("1", "fail", workers).ends_with(1);
         done.says(&[
@@ -32,7 +32,7 @@ fn a_datasets_panic_that_ends_training_is_its_error() {
 }
 
 #[test]
-fn what_ends_training_later_is_reported_and_not_the_datasets_panic() {
+fn later_error_is_reported_instead_of_a_skipped_dataset_panic() {
     let failed = run("1", "fail-later", "2").ends_with(1).says(&["message: the disk is full"]);
     assert!(!failed.stderr.contains("torn"), "{}", failed.stderr);
     let panicked = run("1", "panic-later", "0").ends_with(101);
@@ -40,7 +40,7 @@ fn what_ends_training_later_is_reported_and_not_the_datasets_panic() {
 }
 
 #[test]
-fn a_mean_counts_each_sample_once_whatever_the_ranks_have() {
+fn mean_counts_each_sample_once_however_they_are_distributed() {
     let done = run("3", "mean", "2").succeeds();
     assert_eq!(done.stdout.matches("all means are right").count(), 3, "{}\n{}", done.stdout, done.stderr);
 }

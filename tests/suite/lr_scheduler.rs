@@ -1,4 +1,4 @@
-//! Learning rates and clipped gradients are PyTorch's, to the last bit.
+//! Learning rates and clipped gradients match PyTorch's to the last bit.
 
 use std::fs;
 
@@ -14,7 +14,7 @@ fn golden() -> Value {
     serde_json::from_str(&fs::read_to_string(repo().join("tests/golden/lr_scheduler.json")).unwrap()).unwrap()
 }
 
-/// What Python gives now, with gradients whose sums only the same processor rounds in the same way.
+/// Python's live results, with gradients whose sums only the same processor rounds in the same way.
 fn live() -> Option<Value> {
     let mut python = CudaTorch::find()?.python();
     python.arg(repo().join("tests/golden/lr_scheduler.py"));
@@ -22,23 +22,23 @@ fn live() -> Option<Value> {
 }
 
 #[test]
-fn the_rates_of_all_schedulers_are_pythons_to_the_last_bit() {
+fn scheduler_rates_match_the_golden_ones_to_the_last_bit() {
     assert!(check_schedules(&golden()) > 80);
 }
 
 #[test]
-fn the_rates_are_pythons_live() {
+fn scheduler_rates_match_live_python() {
     let Some(live) = live() else { return };
     check_schedules(&live);
 }
 
 #[test]
-fn clipped_gradients_are_pythons_to_the_last_bit() {
+fn clipped_gradients_match_the_golden_ones_to_the_last_bit() {
     assert!(check_clips(&golden()) > 50);
 }
 
 #[test]
-fn clipped_gradients_are_pythons_live() {
+fn clipped_gradients_match_live_python() {
     let Some(live) = live() else { return };
     assert!(check_clips(&live) > 100);
 }
@@ -62,7 +62,7 @@ fn same(ours: &[f64], theirs: &[f64], case: &Value) {
     }
 }
 
-/// The rates and momenta of a case; half-way through, the state goes through a text into what was made anew.
+/// The rates and momenta of a case. Half-way through, the state is saved as text and loaded into new objects.
 fn rates(case: &Value) -> (Vec<f64>, Vec<f64>) {
     let kind = case["kind"].as_str().unwrap();
     let start = |settings: &Value| {
@@ -260,7 +260,7 @@ fn check_clips(golden: &Value) -> usize {
     cases.len()
 }
 
-/// Parameters with the gradients that the script has, each followed by one without.
+/// Parameters with the script's gradients, each followed by one without a gradient.
 fn parameters(case: &Value) -> Vec<Tensor> {
     let rough = case["rough"].as_bool().unwrap();
     let sizes = integers(&case["sizes"]);
@@ -273,7 +273,7 @@ fn parameters(case: &Value) -> Vec<Tensor> {
             .collect();
         let zeros = |size| Tensor::zeros([size], (Kind::Float, Device::Cpu)).set_requires_grad(true);
         let parameter = zeros(size as i64);
-        // The gradient of a product with what does not change is just that.
+        // The gradient of a product with a constant is that constant.
         (&parameter * Tensor::from_slice(&gradient)).sum(Kind::Float).backward();
         [parameter, zeros(2)]
     });

@@ -1,4 +1,4 @@
-//! The end-to-end tests: real processes, real libtorch, what a user sees.
+//! The end-to-end tests: real processes, real libtorch, and the output that a user sees.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests fail by panicking")]
 

@@ -1,4 +1,4 @@
-//! `Metrics`: TensorBoard reads what was logged, restarts supersede, ranks that do not agree hear of it, nobody waits.
+//! `Metrics`: TensorBoard reads the values, restarts supersede earlier ones, ranks that differ fail, `log` never waits.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -29,7 +29,7 @@ fn tensorboard() -> Option<Command> {
     None
 }
 
-/// What TensorBoard finds in `dir`.
+/// The values that TensorBoard reads in `dir`.
 fn in_tensorboard(mut python: Command, dir: &Path) -> Value {
     let script = repo().join("tests/suite/read_events.py");
     serde_json::from_str(&stdout_of(python.arg(script).arg(dir))).unwrap()
@@ -44,7 +44,7 @@ fn scalars(found: &Value) -> BTreeMap<String, Vec<(u64, f64)>> {
     found["scalars"].as_object().unwrap().iter().map(|(tag, list)| (tag.clone(), points(list))).collect()
 }
 
-/// As TensorBoard has them: numbers of 32 bits.
+/// Like TensorBoard's numbers: rounded to 32 bits.
 fn curves(dir: &Path) -> BTreeMap<String, Vec<(u64, f64)>> {
     let curves = Curves::read(&dir.join(FILE)).unwrap();
     let points = |(name, points): (String, Vec<_>)| {
@@ -69,7 +69,7 @@ impl Run {
         Self { logs: tempdir().unwrap() }
     }
 
-    fn of(&self, flags: &[&str], args: &[&str]) -> Ddp {
+    fn ddp(&self, flags: &[&str], args: &[&str]) -> Ddp {
         let logs = self.logs.path().to_str().unwrap();
         Ddp::worker("metrics", &[&["--nproc", "2", "--log-dir", logs], flags].concat(), args)
     }
@@ -81,9 +81,9 @@ impl Run {
 }
 
 #[test]
-fn tensorboard_returns_what_was_logged() {
+fn tensorboard_returns_the_logged_values() {
     let run = Run::new();
-    run.of(&["--max-restarts", "0"], &["all"]).run().succeeds().leaves_no_process();
+    run.ddp(&["--max-restarts", "0"], &["all"]).run().succeeds().leaves_no_process();
     let own = curves(&run.dir());
     // Losses of rank 1 are 1 higher, and `slowest` is twice that of rank 0.
     let expected =
@@ -127,13 +127,13 @@ fn tensorboard_returns_what_was_logged() {
 }
 
 #[test]
-fn a_run_that_was_killed_has_one_history_in_both_files() {
-    // Steps 21 to 27 are on disk already when they are done again.
+fn killed_run_has_one_history_in_both_files() {
+    // Steps 21 to 27 are on disk already when they are repeated.
     killed("flush");
 }
 
 #[test]
-fn what_was_logged_is_on_disk_before_a_snapshot_is() {
+fn metrics_are_on_disk_before_a_snapshot() {
     // Steps 21 to 27 are lost, and nothing before them.
     killed("lose");
 }
@@ -141,7 +141,7 @@ fn what_was_logged_is_on_disk_before_a_snapshot_is() {
 fn killed(how: &str) {
     let (run, snapshots) = (Run::new(), tempdir().unwrap());
     let done =
-        run.of(&["--max-restarts", "1"], &["resume", snapshots.path().to_str().unwrap(), "27", how]).run().succeeds();
+        run.ddp(&["--max-restarts", "1"], &["resume", snapshots.path().to_str().unwrap(), "27", how]).run().succeeds();
     assert!(done.stderr.contains("step-00000020"), "{}", done.stderr);
     let read = Curves::read(&run.dir().join(FILE)).unwrap();
     let sessions: Vec<_> = read.sessions.iter().map(|session| (session.attempt, session.step)).collect();
@@ -154,7 +154,7 @@ fn killed(how: &str) {
     assert_eq!(own["loss"], expected);
     let Some(python) = tensorboard() else { return };
 
-    // A record that the kill tore is no obstacle either.
+    // A record that the kill tore does not matter either.
     let mut files: Vec<_> = fs::read_dir(run.dir()).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|file| file.to_str().unwrap().contains("tfevents"));
     files.sort();
@@ -166,9 +166,9 @@ fn killed(how: &str) {
 }
 
 #[test]
-fn nobody_waits_in_log_and_steps_share_an_exchange() {
+fn metrics_log_never_waits_and_steps_share_an_exchange() {
     let run = Run::new();
-    let done = run.of(&["--max-restarts", "0"], &["ahead"]).run().succeeds().leaves_no_process();
+    let done = run.ddp(&["--max-restarts", "0"], &["ahead"]).run().succeeds().leaves_no_process();
     // 2000 values: 9 exchanges of 100 steps were due, and one was the flush.
     for rank in 0..2 {
         assert!(done.stdout.contains(&format!("rank {rank}: 20 collectives")), "{}", done.stdout);
@@ -178,7 +178,7 @@ fn nobody_waits_in_log_and_steps_share_an_exchange() {
 }
 
 #[test]
-fn ranks_that_log_different_things_hear_of_it() {
+fn metrics_that_differ_between_ranks_are_an_error() {
     for (how, words) in [
         ("names", "rank 1 logged `accuracy` at step 1, rank 0 logged `loss` at step 1"),
         ("names-for-ever", "rank 1 logged `accuracy` at step"),
@@ -186,22 +186,22 @@ fn ranks_that_log_different_things_hear_of_it() {
         ("sometimes", "rank 1 logged `loss` at step 3, rank 0 logged `loss` at step 2"),
     ] {
         let run = Run::new();
-        let done = run.of(&["--max-restarts", "0"], &["differ", how]).run().ends_with(1).leaves_no_process();
+        let done = run.ddp(&["--max-restarts", "0"], &["differ", how]).run().ends_with(1).leaves_no_process();
         done.says(&["metrics mismatch: ", words]);
     }
 }
 
 #[test]
-fn runs_are_drawn_with_their_restarts() {
+fn plot_draws_runs_with_their_restarts() {
     let (run, snapshots) = (Run::new(), tempdir().unwrap());
-    run.of(&["--max-restarts", "1"], &["resume", snapshots.path().to_str().unwrap(), "27", "lose"]).run().succeeds();
-    run.of(&["--max-restarts", "0"], &["all"]).run().succeeds();
+    run.ddp(&["--max-restarts", "1"], &["resume", snapshots.path().to_str().unwrap(), "27", "lose"]).run().succeeds();
+    run.ddp(&["--max-restarts", "0"], &["all"]).run().succeeds();
     let logs = run.logs.path();
     let plot = |args: &[&str]| {
         let at = ["plot", "--log-dir", logs.to_str().unwrap()];
         Ddp::new(at.iter().chain(args)).dir(logs).run()
     };
-    // Without a word, the newest run, beside its logs.
+    // Without arguments: the newest run, next to its logs.
     let done = plot(&[]).succeeds();
     let files = ["svg", "png"].map(|kind| logs.join("latest/plot").with_extension(kind));
     assert_eq!(done.stdout.lines().collect::<Vec<_>>(), files.each_ref().map(|file| file.to_str().unwrap()));
@@ -232,10 +232,10 @@ fn runs_are_drawn_with_their_restarts() {
 }
 
 #[test]
-fn the_trainer_logs_by_itself() {
+fn trainer_logs_metrics_by_itself() {
     let (run, dir) = (Run::new(), tempdir().unwrap());
     let args = ["trainer", dir.path().to_str().unwrap()];
-    let done = run.of(&["--max-restarts", "0", "--json"], &args).run().succeeds();
+    let done = run.ddp(&["--max-restarts", "0", "--json"], &args).run().succeeds();
     let logged = Curves::read(&dir.path().join(FILE)).unwrap().scalars;
     // 128 samples per rank in batches of 8, two a step, for 3 epochs.
     for name in ["train/loss", "train/learning_rate", "train/grad_norm"] {

@@ -6,7 +6,7 @@ use std::fs;
 use ddp_tests::{CudaTorch, Ddp, repo, stdout_of};
 use serde_json::Value;
 
-/// What each case, rank and step printed.
+/// The output of each case, rank and step.
 type Printed = BTreeMap<(String, usize, String), String>;
 
 fn printed(stdout: &str, cases: usize) -> Printed {
@@ -36,7 +36,7 @@ fn ours(golden: &Value) -> Printed {
 }
 
 #[test]
-fn losses_norms_and_models_are_pythons_to_the_last_bit() {
+fn models_losses_and_norms_match_python_to_the_last_bit() {
     let Some(torch) = CudaTorch::find() else { return };
     let golden = golden();
     let mut python = torch.torchrun();
@@ -76,7 +76,7 @@ fn mean_losses(case: &str, nproc: &str, batch: &str) -> Vec<f64> {
 /// A batch of 2b on one rank is the two ranks' batches of b together, so only the order of additions differs. Rounding
 /// errors of 6e-8 grow over 100 steps of a network that learns; 1e-4 is 1,000 times that.
 #[test]
-fn two_ranks_of_a_batch_are_one_rank_of_twice_that_batch() {
+fn models_on_two_ranks_match_one_rank_with_twice_the_batch() {
     for case in ["mlp momentum", "mlp adamw"] {
         let (two, one) = (mean_losses(case, "2", "8"), mean_losses(case, "1", "16"));
         for (step, (two, one)) in two.iter().zip(&one).enumerate() {
@@ -86,11 +86,11 @@ fn two_ranks_of_a_batch_are_one_rank_of_twice_that_batch() {
     }
 }
 
-/// Where Python's torch is missing, and on other processors, whose kernels round differently. What is rounded
-/// differently grows with each step, so the first twenty are compared: to 1e-3, and to 5e-2 where products or gradients are
-/// rounded to 16 bits: there a last bit decides which way (seen on two processors: 5e-3).
+/// For machines without Python's torch, and other processors, whose kernels round differently. The difference
+/// grows with each step, so the first twenty are compared: to 1e-3, and to 5e-2 where products or gradients are
+/// rounded to 16 bits, where the last bit decides the direction (seen on two processors: 5e-3).
 #[test]
-fn losses_are_near_the_golden_ones() {
+fn models_losses_are_near_the_golden_ones() {
     let golden = golden();
     let ours = ours(&golden);
     for (name, ranks) in golden["losses"].as_object().unwrap() {

@@ -1,4 +1,4 @@
-//! The NCCL build: compiled and linked against a CUDA libtorch, and run up to its answer on a machine without GPUs.
+//! The NCCL build: compiled, linked against a CUDA libtorch, and run until it reports that there is no GPU.
 
 #[path = "../../ddp-runtime/build/nccl.rs"]
 mod header;
@@ -9,7 +9,7 @@ use std::process::Command;
 use ddp_tests::{CudaTorch, build, kept, program, repo, stdout_of, worker};
 
 #[test]
-fn nccl_is_built_with_a_cuda_libtorch_and_says_that_there_is_no_gpu() {
+fn nccl_is_built_with_a_cuda_libtorch_and_reports_a_missing_gpu() {
     let Some(torch) = CudaTorch::find() else { return };
     let target = kept().join("cuda-target");
     let flags = ["-p", "ddp-tests", "--bin", "nccl", "--target-dir", target.to_str().unwrap()];
@@ -29,7 +29,7 @@ fn nccl_is_built_with_a_cuda_libtorch_and_says_that_there_is_no_gpu() {
 }
 
 #[test]
-fn without_cuda_nccl_is_said_to_be_missing() {
+fn nccl_without_cuda_is_reported_as_missing() {
     let output = Command::new(program("nccl")).env_clear().output().unwrap();
     let (stdout, stderr) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     if stdout.contains("NCCL is built: true") {
@@ -60,7 +60,7 @@ fn nccl_header_of_another_version_is_refused() {
 
 /// torchrun keeps its store while it restarts the ranks, and c10d's signal to end would still be there.
 #[test]
-fn store_of_torchrun_keeps_no_signal_of_an_earlier_attempt() {
+fn torchrun_store_keeps_no_signal_of_an_earlier_attempt() {
     const SCRIPT: &str = r#"
 import os, subprocess, sys
 from torch.distributed import TCPStore

@@ -1,4 +1,4 @@
-//! `cargo ddp new`: cargo new's own habits.
+//! `cargo ddp new`: the rules of `cargo new`, and the generated files.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ fn new(dir: &Path, args: &[&str]) -> ddp_tests::Done {
 }
 
 #[test]
-fn a_project_has_all_its_files() {
+fn new_project_has_all_its_files() {
     let dir = tempdir().unwrap();
     new(dir.path(), &["deep/er/my-model"]).succeeds();
     let project = dir.path().join("deep/er/my-model");
@@ -41,7 +41,7 @@ fn a_project_has_all_its_files() {
 }
 
 #[test]
-fn launch_json_knows_each_rank() {
+fn launch_json_has_each_rank() {
     let dir = tempdir().unwrap();
     new(dir.path(), &["m"]).succeeds();
     let text = fs::read_to_string(dir.path().join("m/.vscode/launch.json")).unwrap();
@@ -61,20 +61,20 @@ fn launch_json_knows_each_rank() {
 }
 
 #[test]
-fn an_existing_folder_is_never_touched() {
+fn new_never_changes_an_existing_folder() {
     let dir = tempdir().unwrap();
     fs::create_dir(dir.path().join("taken")).unwrap();
     fs::write(dir.path().join("taken/mine.txt"), "mine").unwrap();
     new(dir.path(), &["taken"]).ends_with(2).says(&["taken already exists", "hint: "]);
     let files: Vec<_> = fs::read_dir(dir.path().join("taken")).unwrap().collect();
     assert_eq!(files.len(), 1);
-    // Nor is a dangling link, or a file.
+    // Neither is a dangling link or a file.
     std::os::unix::fs::symlink("/nowhere", dir.path().join("link")).unwrap();
     new(dir.path(), &["link"]).ends_with(2).says(&["already exists"]);
 }
 
 #[test]
-fn names_that_cargo_refuses_are_refused_before_anything_is_written() {
+fn new_refuses_cargos_invalid_names_before_it_writes() {
     let dir = tempdir().unwrap();
     for name in ["2fast", "fn", "a b", "test", "tch"] {
         new(dir.path(), &["some/where", "--name", name]).ends_with(2).says(&["invalid package name `", "--name"]);
@@ -87,7 +87,7 @@ fn names_that_cargo_refuses_are_refused_before_anything_is_written() {
 }
 
 #[test]
-fn a_name_of_its_own_goes_into_the_package() {
+fn new_name_flag_sets_the_package_name() {
     let dir = tempdir().unwrap();
     new(dir.path(), &["2024-11-run", "--name", "mlp"]).succeeds();
     let manifest = fs::read_to_string(dir.path().join("2024-11-run/Cargo.toml")).unwrap();
@@ -95,7 +95,7 @@ fn a_name_of_its_own_goes_into_the_package() {
 }
 
 #[test]
-fn inside_a_workspace_and_a_repository_the_project_stands_alone() {
+fn new_project_inside_a_workspace_and_a_repository_is_independent() {
     let dir = tempdir().unwrap();
     fs::create_dir(dir.path().join(".git")).unwrap();
     fs::write(dir.path().join("Cargo.toml"), "[workspace]\n").unwrap();
@@ -113,7 +113,7 @@ fn inside_a_workspace_and_a_repository_the_project_stands_alone() {
 }
 
 #[test]
-fn a_folder_that_can_not_be_written_leaves_nothing() {
+fn new_leaves_nothing_in_a_folder_that_is_not_writable() {
     let dir = tempdir().unwrap();
     fs::write(dir.path().join("file"), "").unwrap();
     new(dir.path(), &["file/project"]).ends_with(4).says(&["error: can't create "]);

@@ -10,7 +10,7 @@ use tempfile::{TempDir, tempdir};
 
 /// Another node was lost.
 const NODE_LOST: i32 = 5;
-/// Silence after which a node counts as lost, and the time for what is left to end. A busy machine takes longer.
+/// Silence after which a node counts as lost, and time for its processes to end. A busy machine takes longer.
 const BOUND: Duration = Duration::from_secs(20 + 60);
 
 /// Two machines, as far as the network is concerned.
@@ -84,7 +84,7 @@ fn ip(words: &str) -> bool {
 }
 
 #[test]
-fn ranks_on_two_nodes_meet_and_all_restart_when_one_fails() {
+fn ranks_on_two_nodes_connect_and_all_restart_when_one_fails() {
     let Some(machines) = Machines::new() else { return };
     let [zero, one] = machines.job(&["--max-restarts", "1"], &["first-attempt-fails", "2"]);
     let (zero, one) = (zero.wait().succeeds().leaves_no_process(), one.wait().succeeds().leaves_no_process());
@@ -93,7 +93,7 @@ fn ranks_on_two_nodes_meet_and_all_restart_when_one_fails() {
     }
     assert!(one.stdout.contains("[rank 2] rank 2 sees 3 ranks"), "{}", one.stdout);
     for done in [zero, one] {
-        // The cause and its words are known on both, though it was on one.
+        // Both report the cause and its message, though it happened on one.
         done.says(&[
             "rank 2 ended with exit code 1 (node 1 (",
             ") after step 7",
@@ -105,7 +105,7 @@ fn ranks_on_two_nodes_meet_and_all_restart_when_one_fails() {
 }
 
 #[test]
-fn a_killed_worker_is_named_on_both_nodes_and_both_end_with_its_code() {
+fn killed_worker_is_named_on_both_nodes_and_both_exit_with_its_code() {
     let Some(machines) = Machines::new() else { return };
     for (node, rank) in [(1, 2), (0, 1)] {
         let jobs = machines.job(&["--max-restarts", "0"], &["sleep"]);
@@ -121,7 +121,7 @@ fn a_killed_worker_is_named_on_both_nodes_and_both_end_with_its_code() {
 }
 
 #[test]
-fn a_signal_to_either_launcher_ends_the_job_on_both() {
+fn signal_to_either_launcher_ends_the_job_on_both() {
     let Some(machines) = Machines::new() else { return };
     for node in [0, 1] {
         let jobs = machines.job(&[], &["sleep"]);
@@ -135,7 +135,7 @@ fn a_signal_to_either_launcher_ends_the_job_on_both() {
 }
 
 #[test]
-fn losing_a_launcher_ends_the_other_nodes_workers_with_the_reason() {
+fn lost_launcher_ends_the_other_nodes_workers_with_the_reason() {
     let Some(machines) = Machines::new() else { return };
     for (lost, all) in [(0, false), (1, true)] {
         let jobs = machines.job(&[], &["sleep"]);
@@ -159,7 +159,7 @@ fn losing_a_launcher_ends_the_other_nodes_workers_with_the_reason() {
 }
 
 #[test]
-fn losing_the_network_ends_both_nodes_in_bounded_time() {
+fn lost_network_ends_both_nodes_in_bounded_time() {
     let Some(machines) = Machines::new() else { return };
     let jobs = machines.job(&[], &["sleep"]);
     jobs[0].wait_for_count("asleep", 2);
@@ -184,10 +184,10 @@ fn free_port() -> u16 {
 }
 
 #[test]
-fn each_worker_gets_its_place_in_the_whole_job() {
+fn workers_on_two_nodes_get_their_ranks_in_the_job() {
     let (a, b, port) = (tempdir().unwrap(), tempdir().unwrap(), free_port());
     let script = "echo $RANK of $WORLD_SIZE, $LOCAL_RANK of $LOCAL_WORLD_SIZE, node $GROUP_RANK of $GROUP_WORLD_SIZE";
-    // The second may come first.
+    // The second node may start first.
     let one = launch(b.path(), "1", port, &["--nproc", "1"], script).start();
     one.wait_for("Joining node 0 at 127.0.0.1:");
     let zero = launch(a.path(), "0", port, &["--nproc", "2"], script).run().succeeds();
@@ -203,7 +203,7 @@ fn each_worker_gets_its_place_in_the_whole_job() {
 }
 
 #[test]
-fn nodes_that_do_not_come_or_do_not_fit_are_named() {
+fn nodes_that_do_not_join_or_do_not_match_are_named() {
     let dir = tempdir().unwrap();
     let port = free_port();
     let run = |node, flags: &[&str]| launch(dir.path(), node, port, flags, "echo started").run();

@@ -1,4 +1,4 @@
-//! A stand-in for the NVIDIA driver's library (NVML), which plays a machine with four GPUs.
+//! A stub of the NVIDIA driver's library (NVML), which simulates a machine with four GPUs.
 
 use std::process::Command;
 
@@ -53,7 +53,7 @@ int nvmlDeviceGetComputeRunningProcesses_v3(void* device, unsigned* count, Proce
 }
 "#;
 
-/// A folder for LD_LIBRARY_PATH with the stand-in in it.
+/// A folder for LD_LIBRARY_PATH that contains the stub.
 pub fn stand_in() -> TempDir {
     let dir = tempdir().unwrap();
     let source = dir.path().join("nvml.c");

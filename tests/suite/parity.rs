@@ -26,7 +26,7 @@ fn ours(optimizer: &str) -> Vec<Vec<u32>> {
 }
 
 #[test]
-fn one_hundred_steps_give_pythons_losses_to_the_last_bit() {
+fn parity_of_one_hundred_steps_with_python_to_the_last_bit() {
     let Some(torch) = CudaTorch::find() else { return };
     for optimizer in OPTIMIZERS {
         let mut python = torch.torchrun();
@@ -37,9 +37,9 @@ fn one_hundred_steps_give_pythons_losses_to_the_last_bit() {
 }
 
 /// Across processors, kernels may round differently in the last bits: 1e-5 relative, and 1e-7 absolute where the loss
-/// is down at the noise.
+/// is close to 0.
 #[test]
-fn one_hundred_steps_give_the_golden_losses() {
+fn parity_of_one_hundred_steps_with_the_golden_losses() {
     let golden = fs::read_to_string(repo().join("tests/golden/seed_job.json")).unwrap();
     let golden: Value = serde_json::from_str(&golden).unwrap();
     for optimizer in OPTIMIZERS {

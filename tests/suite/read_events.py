@@ -1,4 +1,4 @@
-"""What TensorBoard finds in a folder of event files, as JSON. Scalars are as it keeps them: what a restart voids is gone."""
+"""Prints TensorBoard's view of a folder of event files as JSON: scalars that a restart superseded are left out."""
 
 import base64
 import json
@@ -47,7 +47,7 @@ def pixels(event):
 plugin = found.PluginTagToContent("hparams") if "_hparams_/experiment" in found.summary_metadata else {}
 json.dump(
     {
-        # As text, since JSON has no NaN.
+        # As text, because JSON has no NaN.
         "scalars": {tag: [[e.step, repr(e.value)] for e in found.Scalars(tag)] for tag in tags["scalars"]},
         "histograms": {tag: [histogram(e) for e in found.Histograms(tag)] for tag in tags["histograms"]},
         "images": {tag: [{**image(e), "pixels": pixels(e)} for e in found.Images(tag)] for tag in tags["images"]},

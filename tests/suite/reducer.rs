@@ -3,14 +3,14 @@
 use ddp_tests::Ddp;
 
 #[test]
-fn the_reducer_does_what_pythons_does() {
+fn reducer_options_work_like_pytorchs() {
     let done =
         Ddp::worker("reducer", &["--max-restarts", "0", "--nproc", "2"], &[]).run().succeeds().leaves_no_process();
     assert_eq!(done.stdout.matches("the reducer is right").count(), 2, "{}", done.stdout);
 }
 
 #[test]
-fn batched_gradient_copies_give_the_same_averages_on_three_ranks() {
+fn reducer_with_batched_copies_gives_the_same_averages_on_three_ranks() {
     let done = Ddp::worker("reducer", &["--max-restarts", "0", "--nproc", "3"], &["batched"])
         .run()
         .succeeds()
@@ -19,7 +19,7 @@ fn batched_gradient_copies_give_the_same_averages_on_three_ranks() {
 }
 
 #[test]
-fn ranks_may_have_different_numbers_of_batches() {
+fn join_allows_different_numbers_of_batches() {
     let done = Ddp::worker("join", &["--max-restarts", "0", "--nproc", "2"], &[]).run().succeeds().leaves_no_process();
     assert_eq!(done.stdout.matches("joining is right").count(), 2, "{}", done.stdout);
 }

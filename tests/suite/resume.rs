@@ -1,4 +1,4 @@
-//! Runs that are killed, told to stop, or run out of disk go on as if nothing had happened.
+//! Runs that are killed, asked to stop, or run out of disk space resume as if nothing had happened.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,10 +22,10 @@ fn run_with(dir: &Path, nproc: &str, flags: &[&str], worker_args: &[&str]) -> Dd
     Ddp::worker("resume", &[&["--nproc", nproc], flags].concat(), &[&[dir.to_str().unwrap()], worker_args].concat())
 }
 
-/// What a rank did in a step.
+/// A rank, and one of its steps.
 type Step = (usize, u64);
 
-/// What is printed of each step; a step that is done again must be the same.
+/// The printed steps; a repeated step must be the same.
 fn steps(stdout: &str) -> BTreeMap<Step, String> {
     let mut steps = BTreeMap::new();
     for line in stdout.lines().filter_map(|line| line.split_once("] step ")) {
@@ -45,7 +45,7 @@ fn samples(stdout: &str, up_to: u64) -> Vec<usize> {
     lists.flat_map(|list| list.split(", ").map(|n| n.parse().unwrap()).collect::<Vec<_>>()).collect()
 }
 
-/// Numbers that differ from run to run; a failing test prints them.
+/// Random numbers that differ from run to run; a failing test prints their seed.
 struct Random(u64);
 
 impl Random {
@@ -62,14 +62,14 @@ impl Random {
 }
 
 #[test]
-fn twenty_kills_change_nothing_to_the_last_bit() {
+fn resume_after_twenty_kills_is_identical_to_the_last_bit() {
     let (undisturbed, disturbed) = (tempdir().unwrap(), tempdir().unwrap());
     let epochs = "10"; // of 24 steps
     let expected = run(undisturbed.path(), "2", &["--max-restarts", "0"], epochs, "1").run().succeeds();
     let expected = steps(&expected.stdout);
     assert_eq!(expected.len(), 2 * 240);
 
-    // A snapshot after every step: nearly every moment is one of writing.
+    // A snapshot after every step, so that nearly every kill hits a write.
     let mut random = Random::new();
     let job = run(disturbed.path(), "2", &["--max-restarts", "20", "--grace", "5"], epochs, "1").start();
     let mut done = 0;
@@ -81,7 +81,7 @@ fn twenty_kills_change_nothing_to_the_last_bit() {
         signal_process(job.workers()[random.below(2) as usize], SIGKILL);
         let text = job.wait_for(&format!("({} of 20)", kill + 1));
         done = steps(&text).keys().map(|(_, step)| *step).max().unwrap();
-        // The new workers are those that the next kill is meant for.
+        // The next kill is meant for the new workers.
         job.wait_for_count("rank 0 pid ", kill + 2);
     }
     let finished = job.wait().succeeds().leaves_no_process();
@@ -100,7 +100,7 @@ fn assert_same_end(undisturbed: &Path, disturbed: &Path) {
 
 // Three or more ranks add up a gradient in an order that depends on its place in the reducer's buckets.
 #[test]
-fn a_resumed_run_on_four_ranks_ends_as_one_that_was_never_stopped() {
+fn resume_on_four_ranks_ends_like_an_uninterrupted_run() {
     for how in ["", "late", "static", "again"] {
         let (undisturbed, disturbed) = (tempdir().unwrap(), tempdir().unwrap());
         let train = |dir: &Path, epochs| {
@@ -118,7 +118,7 @@ fn a_resumed_run_on_four_ranks_ends_as_one_that_was_never_stopped() {
     }
 }
 
-/// Tells a run of two ranks to stop in mid-epoch, and gives what it printed and the step.
+/// Asks a run of two ranks to stop in mid-epoch, and returns its output and the step.
 fn stopped(dir: &Path, signal: i32, whom: impl Fn(&ddp_tests::Job) -> u32) -> (Done, u64) {
     let job = run(dir, "2", &[], "40", "0").start();
     job.wait_for("] step 1 28 ");
@@ -132,7 +132,7 @@ fn stopped(dir: &Path, signal: i32, whom: impl Fn(&ddp_tests::Job) -> u32) -> (D
 }
 
 #[test]
-fn a_run_that_is_told_to_stop_saves_and_goes_on_when_started_again() {
+fn stopped_run_saves_and_resumes_when_started_again() {
     let undisturbed = tempdir().unwrap();
     let expected = steps(&run(undisturbed.path(), "2", &[], "40", "0").run().succeeds().stdout);
     // Through the launcher, and to one rank alone.
@@ -146,7 +146,7 @@ fn a_run_that_is_told_to_stop_saves_and_goes_on_when_started_again() {
 }
 
 #[test]
-fn with_another_number_of_ranks_every_sample_of_the_epoch_is_seen_once() {
+fn resume_with_another_number_of_ranks_sees_every_sample_of_the_epoch_once() {
     let dir = tempdir().unwrap();
     let job = run(dir.path(), "2", &["--max-restarts", "0"], "2", "6").start();
     job.wait_for("] step 0 44 ");
@@ -171,7 +171,7 @@ fn with_another_number_of_ranks_every_sample_of_the_epoch_is_seen_once() {
 }
 
 #[test]
-fn only_the_last_and_the_best_snapshots_stay() {
+fn retention_keeps_the_last_and_the_best_snapshots() {
     let dir = tempdir().unwrap();
     run(dir.path(), "2", &["--max-restarts", "0"], "2", "4").run().succeeds();
     // 48 steps, every fourth saved; step 20 has the best metric.
@@ -181,9 +181,9 @@ fn only_the_last_and_the_best_snapshots_stay() {
 }
 
 #[test]
-fn a_full_disk_is_said_so_and_leaves_the_snapshots_before_it_whole() {
+fn full_disk_is_reported_and_leaves_the_earlier_snapshots_valid() {
     let (disk, out) = (tempdir().unwrap(), tempdir().unwrap());
-    // A small file system of its own, as long as the commands run.
+    // A separate small file system for the duration of the commands.
     let within = |script: &str| {
         let mut command = Command::new("unshare");
         command.args(["--user", "--map-root-user", "--mount", "sh", "-ec"]);

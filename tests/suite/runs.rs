@@ -1,4 +1,4 @@
-//! `cargo ddp runs`: what ran, and how it ended.
+//! `cargo ddp runs`: the list of runs, and how they ended.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ fn json(logs: &Path) -> Vec<Value> {
 }
 
 #[test]
-fn every_way_to_end_is_told() {
+fn runs_command_reports_every_kind_of_end() {
     let dir = tempdir().unwrap();
     let logs = dir.path().join("runs");
     assert!(runs(&logs, &[]).starts_with("no runs in "));
@@ -33,7 +33,7 @@ fn every_way_to_end_is_told() {
     stopped.wait_for("here");
     stopped.signal(SIGINT);
     stopped.wait().ends_with(130);
-    // The launcher's working half dies without a word.
+    // The launcher's main process dies without a message.
     let lost = launch(&logs, &["--nproc", "1"], steps).start();
     lost.wait_for("here");
     let steps_of_lost = || json(&logs)[3]["last_step"].as_u64();
@@ -66,12 +66,12 @@ fn every_way_to_end_is_told() {
 }
 
 #[test]
-fn the_last_step_the_best_metric_and_restarts_are_told() {
+fn runs_command_reports_the_last_step_best_metric_and_restarts() {
     let dir = tempdir().unwrap();
     let (logs, snapshots) = (dir.path().join("runs"), dir.path().join("snapshots"));
     let flags = ["--nproc", "2", "--backoff", "0", "--log-dir", logs.to_str().unwrap()];
     let job = Ddp::worker("resume", &flags, &[snapshots.to_str().unwrap(), "3", "8"]).start();
-    // One worker dies after the first snapshot, and the job goes on from there.
+    // One worker dies after the first snapshot, and the job resumes from there.
     let record = || json(&logs).first().cloned().unwrap_or_default();
     wait_until("a snapshot in the record", || format!("{:?}", record()), || record()["snapshot"]["step"].is_u64());
     assert_eq!(record()["state"], "running");
@@ -88,13 +88,13 @@ fn the_last_step_the_best_metric_and_restarts_are_told() {
 }
 
 #[test]
-fn a_job_that_could_not_start_and_folders_of_others_are_no_riddle() {
+fn runs_command_explains_failed_starts_and_skips_other_folders() {
     let dir = tempdir().unwrap();
     let logs = dir.path().join("runs");
     std::fs::create_dir_all(logs.join("7")).unwrap();
     std::fs::create_dir_all(logs.join("8")).unwrap();
     std::fs::write(logs.join("8/report.json"), "{").unwrap();
-    // What a launcher before this one left.
+    // Files of an earlier version of the launcher.
     std::fs::create_dir_all(logs.join("9")).unwrap();
     let old = r#"{"run": "run-9-1", "pid": 1, "started": 1700000000, "nproc": 4, "gpus": null, "command": ["train"],
         "folder": "/", "run_dir": "/", "workers": [], "attempt": 2}"#;
@@ -103,7 +103,7 @@ fn a_job_that_could_not_start_and_folders_of_others_are_no_riddle() {
     assert_eq!(found.len(), 1);
     assert_eq!((&found[0]["state"], &found[0]["restarts"], &found[0]["nproc"]), (&"lost".into(), &2.into(), &4.into()));
 
-    // A script whose interpreter is not there.
+    // A script whose interpreter is missing.
     let script = dir.path().join("script");
     std::fs::write(&script, "#!/nonexistent/interpreter\n").unwrap();
     std::process::Command::new("chmod").args(["+x", script.to_str().unwrap()]).status().unwrap();

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use ddp_tests::{CudaTorch, repo, worker};
 use serde_json::Value;
 
-/// Feeds the settings to a program, and gives its lines.
+/// Feeds the settings to a program, and returns its lines.
 fn indices(mut program: Command, settings: &str) -> Vec<String> {
     let mut child = program.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let (mut stdin, settings) = (child.stdin.take().unwrap(), settings.to_owned());
@@ -23,7 +23,7 @@ fn settings() -> String {
 }
 
 #[test]
-fn the_indices_of_240_settings_are_pythons() {
+fn sampler_indices_of_240_settings_match_the_golden_ones() {
     let settings = settings();
     let ours = indices(Command::new(worker("sampler")), &settings);
     assert_eq!(ours.len(), 240);
@@ -34,7 +34,7 @@ fn the_indices_of_240_settings_are_pythons() {
 }
 
 #[test]
-fn the_indices_are_pythons_live() {
+fn sampler_indices_match_live_python() {
     let Some(torch) = CudaTorch::find() else { return };
     let settings = settings();
     let mut python = torch.python();

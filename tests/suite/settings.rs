@@ -11,7 +11,7 @@ fn launch(dir: &Path, flags: &[&str], script: &str) -> Ddp {
     Ddp::new(["launch"].iter().chain(flags).chain(&["--", "sh", "-c", script])).dir(dir)
 }
 
-/// What `--dry-run` prints about the number of workers.
+/// The line of `--dry-run` with the number of workers.
 fn planned(done: Done) -> String {
     let stdout = done.succeeds().stdout;
     stdout.lines().find(|line| line.starts_with("workers:")).unwrap_or_default().to_owned()
@@ -32,20 +32,20 @@ fn workspace(package: &str, workspace: &str) -> TempDir {
 }
 
 #[test]
-fn variables_are_options_of_every_launcher_and_errors_name_them() {
+fn variables_set_options_of_every_launcher_and_errors_name_them() {
     let dir = tempdir().unwrap();
     let dry_run = |flags: &[&str]| launch(dir.path(), &[&["--dry-run"], flags].concat(), "true");
     assert_eq!(planned(dry_run(&[]).env("DDP_NPROC", "3").run()), "workers: 3");
     assert_eq!(planned(dry_run(&["--nproc", "2"]).env("DDP_NPROC", "3").run()), "workers: 2");
     assert_eq!(planned(dry_run(&["--nproc-per-node=2"]).env("DDP_GPUS", "0-7").run()), "workers: 2");
-    for (name, value, said) in [
+    for (name, value, message) in [
         ("DDP_NPROC", "0", "error: DDP_NPROC: invalid value `0`: expected a number from 1 to 4096"),
         ("DDP_QUIET", "maybe", "error: DDP_QUIET: invalid value `maybe`: expected 1, true, 0 or false"),
         ("DDP_SHOW", "7", "error: DDP_SHOW: rank 7 not found"),
         ("DDP_NODE_RANK", "1", "error: DDP_NODE_RANK: requires --nnodes"),
         ("DDP_MASTER_PORT", "65536", "error: DDP_MASTER_PORT: invalid value `65536`: 65536 is not in 1..=65535"),
     ] {
-        dry_run(&[]).env(name, value).run().ends_with(2).says(&[said, "hint: "]);
+        dry_run(&[]).env(name, value).run().ends_with(2).says(&[message, "hint: "]);
     }
 }
 
@@ -59,7 +59,7 @@ fn flag_turns_off_what_a_variable_turns_on() {
 }
 
 #[test]
-fn workers_inherit_the_log_and_not_the_launchers_options() {
+fn workers_inherit_ddp_log_but_not_the_launchers_options() {
     let dir = tempdir().unwrap();
     let report = dir.path().join("report.json");
     let done = launch(dir.path(), &[], "env | grep ^DDP_ | sort")
@@ -97,8 +97,8 @@ fn package_wins_over_workspace_and_a_preset_over_both() {
 }
 
 #[test]
-fn settings_go_through_the_flags_parsers() {
-    for (setting, said) in [
+fn settings_are_parsed_like_flags() {
+    for (setting, message) in [
         ("nproc = 0", "nproc: invalid value `0`: expected a number from 1 to 4096"),
         ("nnodes = 0", "nnodes: invalid value `0`: 0 is not in 1..=4096"),
         ("master-port = 65536", "master-port: invalid value `65536`: 65536 is not in 1..=65535"),
@@ -110,13 +110,13 @@ fn settings_go_through_the_flags_parsers() {
         ("xyz = 1", "unknown key `xyz`, expected one of gpus, nproc, "),
     ] {
         let dir = workspace(&format!("[package.metadata.ddp]\n{setting}\n"), "");
-        let said = format!("error: Cargo.toml [package.metadata.ddp]: {said}");
-        Ddp::new(["run"]).dir(dir.path()).run().ends_with(2).says(&[&said, "hint: "]);
+        let message = format!("error: Cargo.toml [package.metadata.ddp]: {message}");
+        Ddp::new(["run"]).dir(dir.path()).run().ends_with(2).says(&[&message, "hint: "]);
     }
 }
 
 #[test]
-fn help_shows_variables_and_hides_opposites_where_it_is_short() {
+fn help_shows_variables_and_short_help_hides_opposites() {
     let help = |flag| Ddp::new(["launch", flag]).run().succeeds().stdout;
     let (short, long) = (help("-h"), help("--help"));
     for text in [&short, &long] {
@@ -127,7 +127,7 @@ fn help_shows_variables_and_hides_opposites_where_it_is_short() {
 }
 
 #[test]
-fn colors_are_as_chosen_to_the_byte() {
+fn color_flag_and_variables_decide_every_byte() {
     let dir = tempdir().unwrap();
     let run = |flags: &[&str]| {
         let all = [&["--nproc", "1", "--max-restarts", "0"], flags].concat();
@@ -149,7 +149,7 @@ fn colors_are_as_chosen_to_the_byte() {
     assert!(!is_colored(run(&["--color", "never"]).env("CARGO_TERM_COLOR", "always").run()));
     run(&[]).env("CARGO_TERM_COLOR", "blue").run().ends_with(2).says(&["CARGO_TERM_COLOR", "auto, always or never"]);
     run(&["--color", "blue"]).run().ends_with(2).says(&["blue", "auto, always or never"]);
-    // clap's own words.
+    // clap's own message.
     for (choice, escaped) in [("always", true), ("never", false)] {
         let help = Ddp::new(["launch", "--help", "--color", choice]).run().succeeds().stdout;
         assert_eq!(help.contains("\u{1b}["), escaped, "{help:?}");
@@ -159,7 +159,7 @@ fn colors_are_as_chosen_to_the_byte() {
 }
 
 #[test]
-fn log_is_quiet_unless_asked_and_its_variable_wins() {
+fn log_is_off_by_default_and_its_variable_wins() {
     let dir = tempdir().unwrap();
     let run = |flags: &[&str]| {
         launch(dir.path(), &[&["--nproc", "1", "--color", "never"], flags].concat(), "true").env_remove("DDP_LOG")
@@ -176,7 +176,7 @@ fn log_is_quiet_unless_asked_and_its_variable_wins() {
 }
 
 #[test]
-fn nproc_takes_torchruns_words() {
+fn nproc_accepts_torchruns_keywords() {
     let dir = tempdir().unwrap();
     let cores = std::thread::available_parallelism().unwrap();
     let dry_run = |nproc: &str| launch(dir.path(), &["--dry-run", "--nproc-per-node", nproc], "true").run();

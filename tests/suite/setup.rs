@@ -1,4 +1,4 @@
-//! `cargo ddp setup`: what it chooses, and the way out of every failure.
+//! `cargo ddp setup`: which libtorch it chooses, and the help for every failure.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -7,7 +7,7 @@ use std::path::Path;
 use ddp_tests::{Ddp, Done, SIGKILL, processes, repo, wait_until};
 use tempfile::{TempDir, tempdir};
 
-/// A project that was never set up, and an empty cache.
+/// A project without libtorch, and an empty cache.
 struct Fresh {
     dir: TempDir,
 }
@@ -53,20 +53,20 @@ impl Fresh {
     }
 }
 
-/// The libtorch that this very test run is built with.
+/// The libtorch that this test run is built with.
 fn real() -> std::path::PathBuf {
     repo().join(".ddp/libtorch").canonicalize().unwrap()
 }
 
 #[test]
-fn the_users_libtorch_is_used_when_it_fits() {
+fn setup_uses_libtorch_variable_if_its_version_fits() {
     let fresh = Fresh::new();
     let done = fresh.setup(&[]).env("LIBTORCH", real()).run().succeeds().says(&["LIBTORCH points to it"]);
     assert_eq!(Path::new(done.stdout.trim()), real());
 }
 
 #[test]
-fn a_libtorch_of_another_version_is_refused() {
+fn setup_refuses_a_libtorch_of_another_version() {
     let fresh = Fresh::new();
     let home = fresh.path("old");
     fs::create_dir_all(home.join("include/torch/headeronly")).unwrap();
@@ -86,7 +86,7 @@ fn a_libtorch_of_another_version_is_refused() {
 }
 
 #[test]
-fn without_python_the_ways_out_are_named() {
+fn setup_without_python_prints_help() {
     let fresh = Fresh::new();
     let done = fresh.setup(&["--cpu"]).env("PATH", fresh.path("bin")).run().ends_with(3);
     done.says(&["no Python 3 to fetch it with", "apt-get install python3-pip", "--python"]);
@@ -94,7 +94,7 @@ fn without_python_the_ways_out_are_named() {
 }
 
 #[test]
-fn a_python_without_pip_and_venv_is_said_so() {
+fn setup_reports_a_python_without_pip_and_venv() {
     let fresh = Fresh::new();
     let real =
         std::process::Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
@@ -107,7 +107,7 @@ fn a_python_without_pip_and_venv_is_said_so() {
 }
 
 #[test]
-fn a_python_that_does_not_work_is_said_so() {
+fn setup_reports_a_broken_python() {
     let fresh = Fresh::new();
     let done = fresh.setup(&["--python", "/nonexistent/python"]).run().ends_with(3);
     done.says(&["/nonexistent/python is not a working Python 3", "hint: choose another Python with --python"]);
@@ -117,7 +117,7 @@ fn a_python_that_does_not_work_is_said_so() {
 }
 
 #[test]
-fn no_network_is_said_so() {
+fn setup_reports_a_missing_network() {
     let fresh = Fresh::new();
     // Nothing listens on port 9 (discard).
     let ddp = fresh.setup(&["--cpu"]).env("PIP_INDEX_URL", "http://127.0.0.1:9/simple").env("PIP_RETRIES", "1");
@@ -127,7 +127,7 @@ fn no_network_is_said_so() {
 }
 
 #[test]
-fn an_index_without_a_fitting_package_is_said_so() {
+fn setup_reports_an_index_without_a_matching_package() {
     let fresh = Fresh::new();
     let done = without_index(fresh.setup(&["--cpu"])).run().ends_with(3);
     done.says(&["hint: torch 2.13.0 has no package for this Python or platform"]);
@@ -139,9 +139,9 @@ fn without_index(ddp: Ddp) -> Ddp {
 }
 
 #[test]
-fn a_set_up_that_was_killed_is_never_taken_for_a_finished_one() {
+fn killed_setup_never_counts_as_finished() {
     let fresh = Fresh::new();
-    // A pip that never ends: its place in the staging folder is there, half-filled.
+    // A pip that never ends: its staging folder exists, half-filled.
     let pip = "case \"$3\" in --version) exit 0;; install) echo Collecting; sleep 1000;; esac";
     let probe =
         "case \"$1\" in -c) echo '{\"python\": \"3.12.0\", \"version\": null, \"folder\": null}'; exit 0;; esac";
@@ -151,7 +151,7 @@ fn a_set_up_that_was_killed_is_never_taken_for_a_finished_one() {
     job.wait_for("Collecting");
     job.signal(SIGKILL);
     let _: Done = job.wait();
-    // pip dies with us (what it started itself is none of ours, and ends here).
+    // pip dies with us. (A process that it started itself is not ours, and ends here.)
     wait_until(
         "end of pip",
         || format!("{:?}", processes(&marker)),
@@ -167,13 +167,13 @@ fn a_set_up_that_was_killed_is_never_taken_for_a_finished_one() {
     let cache = fresh.path("cache/cargo-ddp");
     assert!(!cache.join("libtorch-2.13.0-cpu").exists());
     assert!(fs::read_dir(&cache).unwrap().count() > 1, "the staging folder is there");
-    // The next set-up starts anew, and clears up.
+    // The next setup starts from scratch, and cleans up.
     without_index(fresh.setup(&["--cpu"])).run().ends_with(3);
     fresh.nothing_was_made();
 }
 
 #[test]
-fn a_pythons_own_torch_is_used_when_it_fits_and_passed_over_when_not() {
+fn setup_uses_the_torch_of_python_if_its_version_fits() {
     let Some(torch) = ddp_tests::CudaTorch::find() else { return };
     let fresh = Fresh::new();
     let site = torch.home.join("site");
@@ -182,7 +182,7 @@ fn a_pythons_own_torch_is_used_when_it_fits_and_passed_over_when_not() {
     let done = fresh.setup(&flags).run().succeeds().says(&["with-torch has it (cpu: as requested)", "Linked"]);
     let home = Path::new(done.stdout.trim());
     assert!(home.join("lib/libtorch_cpu.so").exists() && !home.join("lib/libtorch_cuda.so").exists());
-    // Linked once, it is found at once, without asking any Python.
+    // Once linked, it is found immediately, without asking any Python.
     let again = fresh.setup(&[]).env("PATH", "/usr/bin:/bin").run().succeeds().says(&["the project is linked to it"]);
     assert_eq!(again.stdout, done.stdout);
 
@@ -194,7 +194,7 @@ fn a_pythons_own_torch_is_used_when_it_fits_and_passed_over_when_not() {
 }
 
 #[test]
-fn setting_up_again_changes_nothing() {
+fn setup_twice_changes_nothing() {
     let before = fs::read_link(repo().join(".ddp/libtorch")).unwrap();
     let done = Ddp::new(["setup"]).run().succeeds().says(&["the project is linked to it"]);
     assert_eq!(Path::new(done.stdout.trim()), before.canonicalize().unwrap());

@@ -1,4 +1,4 @@
-//! Compiled dependencies that projects share: what cargo compiles in a second project, by its own words.
+//! Compiled dependencies that projects share: which packages cargo compiles in a second project.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::process::Command;
 use ddp_tests::{Ddp, Done};
 use tempfile::{TempDir, tempdir};
 
-/// Projects of one user, whose cache is empty but for libtorch. Instead of ddp-runtime, they depend on a stand-in: the C++ is
+/// Projects of one user, whose cache has only libtorch. Instead of ddp-runtime, they depend on a stub: the C++ is
 /// one function, and what cargo does with it is the same.
 struct User {
     dir: TempDir,
@@ -36,7 +36,7 @@ impl User {
         self.dir.path().join(below)
     }
 
-    /// A libtorch as far as `cargo ddp setup` looks at it.
+    /// The parts of a libtorch that `cargo ddp setup` checks.
     fn libtorch(&self, name: &str) -> PathBuf {
         let home = self.path("libtorch").join(name);
         let header = "#define TORCH_VERSION_MAJOR 2\n#define TORCH_VERSION_MINOR 13\n#define TORCH_VERSION_PATCH 0\n";
@@ -76,7 +76,7 @@ struct Project<'a> {
 }
 
 impl Project<'_> {
-    /// As `cargo ddp setup` does, which would look for a libtorch in Python first.
+    /// Like `cargo ddp setup`, which would look for a libtorch in Python first.
     fn link(&self, libtorch: &str) {
         let home = self.user.path("libtorch").join(libtorch).canonicalize().unwrap();
         let link = self.root.join(".ddp/libtorch");
@@ -96,7 +96,7 @@ impl Project<'_> {
         self.ddp(&["build"]).run().succeeds()
     }
 
-    /// What the built program prints.
+    /// The output of the built program.
     fn prints(&self, done: &Done) -> String {
         ddp_tests::stdout_of(&mut Command::new(done.stdout.trim()))
     }
@@ -121,10 +121,10 @@ fn second_project_compiles_nothing_but_its_own_code() {
     let two = user.project("two");
     let done = two.build();
     assert_eq!(compiled(&done), ["model"], "{}", done.stderr);
-    // They have the same name, and cargo would name their own code's files alike.
+    // They have the same name, so cargo would give the files of their own code the same names.
     let home = user.path("libtorch/first").canonicalize().unwrap();
     assert_eq!(two.prints(&done), format!("two with {}\n", home.display()));
-    // What plain cargo builds with the same configuration is up to date, too.
+    // For plain cargo with the same configuration, everything is up to date, too.
     let mut cargo = Command::new(env!("CARGO"));
     cargo.arg("build").current_dir(&two.root).env_remove("LIBTORCH").env_remove("CARGO_TARGET_DIR");
     let output = cargo.output().unwrap();
@@ -141,7 +141,7 @@ fn projects_are_independent_of_the_store_and_of_each_other() {
     fs::remove_dir_all(user.builds()).unwrap();
     fs::remove_dir_all(one.root.join("target")).unwrap();
     assert_eq!(compiled(&two.build()), [""; 0], "nothing has changed in it");
-    // What one compiles again does not reach into the other, or into the store.
+    // A recompiled unit of one project changes neither the other project nor the store.
     let done = one.build();
     assert!(compiled(&done).contains(&"ddp-runtime"), "{}", done.stderr);
     let three = user.project("three");
@@ -168,7 +168,7 @@ fn changed_code_of_the_runtime_is_compiled_once_and_never_stale() {
 }
 
 #[test]
-fn another_libtorch_is_another_build() {
+fn store_has_one_build_per_libtorch() {
     let user = User::new();
     let one = user.project("one");
     one.build();
@@ -201,7 +201,7 @@ fn sharing_can_be_turned_off() {
 }
 
 #[test]
-fn project_with_a_libtorch_of_its_own_path_is_built_as_before() {
+fn project_with_its_own_libtorch_does_not_use_the_store() {
     let user = User::new();
     let one = user.project("one");
     write(&one.root.join(".cargo/config.toml"), "[env]\nLIBTORCH = { value = \".ddp/libtorch\", relative = true }\n");
@@ -211,11 +211,11 @@ fn project_with_a_libtorch_of_its_own_path_is_built_as_before() {
 }
 
 #[test]
-fn concurrent_builds_and_damaged_stores_do_no_harm() {
+fn concurrent_builds_and_damaged_stores_succeed() {
     let user = User::new();
     user.project("one").build();
     let projects: Vec<_> = (2..6).map(|n| user.project(&format!("number-{n}"))).collect();
-    // Each second one leaves its build while others look.
+    // Every second one stores its build while others look it up.
     fs::write(user.path("runtime/src/lib.rs"), fs::read(user.path("runtime/src/lib.rs")).unwrap()).unwrap();
     let jobs: Vec<_> = projects.iter().map(|project| project.ddp(&["build"]).start()).collect();
     for (job, project) in jobs.into_iter().zip(&projects) {
@@ -240,9 +240,9 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// With the real ddp-runtime, from the cache of whoever runs the tests.
+/// With the real ddp-runtime, from the cache of the user who runs the tests.
 #[test]
-fn new_project_of_any_template_compiles_no_bindings_again() {
+fn new_project_of_any_template_reuses_compiled_bindings() {
     ddp_tests::linear_project();
     let dir = tempdir().unwrap();
     for template in ["linear", "mingpt", "bare"] {
@@ -263,7 +263,7 @@ fn new_project_of_any_template_compiles_no_bindings_again() {
 
 /// cargo before 1.94 refuses the configuration that newer ones read.
 #[test]
-fn older_cargo_gets_the_configuration_that_it_reads() {
+fn older_cargo_gets_a_configuration_that_it_supports() {
     let dir = tempdir().unwrap();
     let old = dir.path().join("old-cargo");
     let script =
@@ -281,7 +281,7 @@ fn older_cargo_gets_the_configuration_that_it_reads() {
         let done = Ddp::new(["update", "--check"]).dir(&dir.path().join(name)).env("CARGO", cargo).run().succeeds();
         assert_eq!(done.stdout, "");
     }
-    // A newer cargo brings an older project the line.
+    // A newer cargo adds the line to an older project.
     let done = Ddp::new(["update", "--yes"]).dir(&dir.path().join("old")).run().succeeds();
     assert!(done.stdout.contains("+include = "), "{}", done.stdout);
     let linked = dir.path().join("old/.ddp/libtorch").exists();

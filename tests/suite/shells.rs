@@ -1,4 +1,4 @@
-//! What shells, man and scripts get of `cargo ddp`.
+//! Output of `cargo ddp` for shells, man and scripts.
 
 use std::fs;
 use std::io::Write;
@@ -12,7 +12,7 @@ fn completions(shell: &str) -> String {
     Ddp::new(["completions", shell]).run().succeeds().stdout
 }
 
-/// What bash offers for a line whose last word is being typed.
+/// The completions of bash for a line whose last word is being typed.
 fn bash_offers(before: &str, script: &Path, words: &[&str]) -> Vec<String> {
     let quoted: Vec<_> = words.iter().map(|word| format!("'{word}'")).collect();
     let program = format!(
@@ -40,7 +40,7 @@ fn bash_completes_commands_and_flags() {
 
     assert_eq!(bash_offers("", &script, &["cargo-ddp", "snap"]), ["snapshot"]);
     assert_eq!(bash_offers("", &script, &["cargo-ddp", "snapshot", "ver"]), ["verify"]);
-    // As a subcommand of cargo, beside what completed cargo before.
+    // As a subcommand of cargo, next to cargo's earlier completion.
     assert_eq!(bash_offers("", &script, &["cargo", "ddp", "doc"]), ["doctor"]);
     assert_eq!(bash_offers("", &script, &["cargo", "ddp", "run", "--max-r"]), ["--max-restarts"]);
     assert_eq!(bash_offers("", &script, &["cargo", "ddp", "snapshot", "prune", "--keep-l"]), ["--keep-last"]);
@@ -54,7 +54,7 @@ fn bash_completes_commands_and_flags() {
 }
 
 #[test]
-fn every_shell_has_a_script() {
+fn completions_exist_for_every_shell() {
     for (shell, words) in [
         ("zsh", "#compdef cargo-ddp"),
         ("fish", "__fish_seen_subcommand_from ddp"),
@@ -78,7 +78,7 @@ fn every_shell_has_a_script() {
 }
 
 #[test]
-fn the_manual_page_is_one() {
+fn man_prints_a_valid_manual_page() {
     let page = Ddp::new(["man"]).run().succeeds().stdout;
     assert!(page.contains(".TH cargo-ddp 1") && page.contains("Exit codes:"), "{page}");
     let dir = tempdir().unwrap();
@@ -108,7 +108,7 @@ fn the_manual_page_is_one() {
 }
 
 #[test]
-fn the_environment_is_that_of_exec() {
+fn env_prints_the_environment_of_exec() {
     let exec = Ddp::new(["exec", "--", "sh", "-c", "printf %s \"$LIBTORCH\""]).run().succeeds().stdout;
     assert!(Path::new(&exec).join("lib/libtorch.so").exists(), "{exec}");
     let json = Ddp::new(["env", "--json"]).run().succeeds().stdout;
@@ -121,7 +121,7 @@ fn the_environment_is_that_of_exec() {
 }
 
 #[test]
-fn the_version_names_libtorchs() {
+fn version_names_libtorchs_version() {
     let expected = format!("cargo ddp {} (libtorch 2.13.0)\n", env!("CARGO_PKG_VERSION"));
     let version = |flag| Ddp::new([flag]).run().succeeds().stdout;
     // The tests' own version is not the program's.
@@ -130,9 +130,9 @@ fn the_version_names_libtorchs() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_failure() {
+fn closed_stdout_is_not_a_failure() {
     for command in ["completions bash", "man", "runs", "doctor --json"] {
-        // `:` has ended before anything is printed.
+        // `:` exits before anything is printed.
         let script = format!("{{ sleep 0.3; \"$0\" {command}; }} | :");
         let output = Command::new("sh").current_dir(repo()).args(["-c", &script]).arg(cargo_ddp()).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{command}");

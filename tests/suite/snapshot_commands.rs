@@ -53,7 +53,7 @@ fn steps(dir: &Path) -> Vec<u64> {
 }
 
 #[test]
-fn snapshots_are_listed_and_damage_is_named() {
+fn snapshot_ls_lists_snapshots_and_names_damage() {
     let dir = trained();
     assert_eq!(steps(dir.path()), [24, 40, 48]);
     let listed = json(dir.path(), &["ls", ".", "--json"]);
@@ -63,7 +63,7 @@ fn snapshots_are_listed_and_damage_is_named() {
         .iter()
         .map(|s| (s["step"].as_u64(), s["epoch"].as_u64(), s["metric"].as_f64()))
         .collect();
-    // At the end of an epoch, it resumes with the next one; the last snapshot was saved without a metric.
+    // At the end of an epoch, a run continues with the next one; the last snapshot was saved without a metric.
     assert_eq!(facts[0].0.zip(facts[0].2), Some((24, 4.0)), "{listed}");
     assert_eq!(facts.iter().map(|(step, ..)| step.unwrap()).collect::<Vec<_>>(), [24, 40, 48]);
     command(dir.path(), &["verify", "."]).succeeds();
@@ -79,7 +79,7 @@ fn snapshots_are_listed_and_damage_is_named() {
     assert!(verified.starts_with("valid    ./step-00000024 (4 files, "), "{verified}");
     command(dir.path(), &["verify", "step-00000024"]).succeeds();
     assert_eq!(json(dir.path(), &["verify", "--json", "step-00000040"])[0]["valid"], false);
-    // What others would load is what is shown.
+    // The command shows what other programs would load.
     assert!(command(dir.path(), &["show", "."]).succeeds().stdout.starts_with("./step-00000024\n"));
     command(dir.path(), &["show", "step-00000040"]).ends_with(6).says(&[
         "can't load ",
@@ -88,7 +88,7 @@ fn snapshots_are_listed_and_damage_is_named() {
     ]);
 }
 
-// It hid all of them, and `prune` ended with 0.
+// The stray manifest hid all of them, and `prune` exited with 0.
 #[test]
 fn a_stray_manifest_next_to_snapshots_is_ignored() {
     let dir = trained();
@@ -106,7 +106,7 @@ fn a_stray_manifest_next_to_snapshots_is_ignored() {
 }
 
 #[test]
-fn commands_without_snapshots_point_to_those_below() {
+fn snapshot_commands_point_to_snapshots_in_subfolders() {
     let dir = trained();
     // Among the parent's folders it is the only one with snapshots.
     let outside = tempdir().unwrap();
@@ -123,7 +123,7 @@ fn commands_without_snapshots_point_to_those_below() {
 }
 
 #[test]
-fn what_is_no_snapshot_is_said_so() {
+fn snapshot_commands_refuse_folders_without_snapshots() {
     let dir = tempdir().unwrap();
     for args in [["ls", "."], ["show", "."], ["verify", "."]] {
         command(dir.path(), &args).ends_with(2).says(&["no snapshots in .", "hint: "]);
@@ -141,7 +141,7 @@ fn what_is_no_snapshot_is_said_so() {
 }
 
 #[test]
-fn a_snapshot_shows_its_tensors_and_states() {
+fn snapshot_show_prints_tensors_and_states() {
     let dir = trained();
     let text = command(dir.path(), &["show", "step-00000024"]).succeeds().stdout;
     for words in [
@@ -164,7 +164,7 @@ fn a_snapshot_shows_its_tensors_and_states() {
 }
 
 #[test]
-fn differences_are_measured() {
+fn snapshot_diff_measures_differences() {
     let Some(torch) = CudaTorch::find() else { return };
     let dir = trained();
     assert!(
@@ -186,12 +186,12 @@ fn differences_are_measured() {
 }
 
 #[test]
-fn pruning_keeps_the_newest_whole_and_the_best() {
+fn snapshot_prune_keeps_the_newest_valid_and_the_best() {
     let dir = trained();
     let would = command(dir.path(), &["prune", ".", "--keep-last", "1", "--dry-run"]).succeeds().stdout;
     assert!(would.contains("would remove 2 snapshots"), "{would}");
     assert_eq!(steps(dir.path()), [24, 40, 48]);
-    // The newest is damaged: the newest valid one stays, and so does what is left of the damaged one.
+    // The newest is damaged: the newest valid one stays, and so do the remains of the damaged one.
     damage(&dir.path().join("step-00000048/model.safetensors"));
     let done = command(dir.path(), &["prune", ".", "--keep-last", "1", "--keep-best", "1"]).succeeds();
     done.says(&["skipping ./step-00000048: model.safetensors: checksum mismatch"]);
@@ -205,7 +205,7 @@ fn pruning_keeps_the_newest_whole_and_the_best() {
     command(dir.path(), &["prune", "."]).ends_with(2).says(&["--keep-last"]);
 }
 
-/// Every type that both sides know, odd shapes, and names that are no words.
+/// Every type that both sides know, odd shapes, and unusual names.
 const MAKE: &str = "
 import sys, torch, safetensors.torch as s
 g = torch.Generator().manual_seed(3)
@@ -217,7 +217,7 @@ s.save_file(t, sys.argv[1])
 ";
 
 #[test]
-fn a_model_goes_from_python_and_back_in_both_formats() {
+fn import_and_export_exchange_models_with_python_in_both_formats() {
     let Some(torch) = CudaTorch::find() else { return };
     let dir = tempdir().unwrap();
     let path = |name: &str| -> PathBuf { dir.path().join(name) };
@@ -247,7 +247,7 @@ c['model.float32'] += 1  # they own their memory
 print('same')";
     let files = ["in.safetensors", "out.safetensors", "out.pt"].map(path);
     assert_eq!(stdout_of(torch.python().arg("-c").arg(compare).args(files)), "same\n");
-    // What is there is never replaced.
+    // An existing file is never replaced.
     let before = fs::read(path("out.pt")).unwrap();
     command(dir.path(), &["export", "s", "--to", "out.pt"]).ends_with(2).says(&["out.pt already exists"]);
     assert_eq!(fs::read(path("out.pt")).unwrap(), before);
@@ -265,7 +265,7 @@ print('same')";
 }
 
 #[test]
-fn a_run_begins_with_an_imported_model() {
+fn imported_model_starts_a_run() {
     let Some(torch) = CudaTorch::find() else { return };
     let dir = tempdir().unwrap();
     let file = dir.path().join("model.safetensors");
@@ -285,7 +285,7 @@ fn a_run_begins_with_an_imported_model() {
     assert!(first.stdout.contains("epoch   1  loss "), "it begins with the first epoch: {}", first.stdout);
     assert_eq!(steps(&dir.path().join("snapshots")), [0, 32]);
 
-    // A model that does not fit is refused, with the name of what is missing.
+    // A model that does not fit is refused, with the name of the missing tensor.
     let other = tempdir().unwrap();
     command(other.path(), &["import", file.to_str().unwrap()]).succeeds();
     let snapshots = other.path().join("snapshots");
@@ -294,7 +294,7 @@ fn a_run_begins_with_an_imported_model() {
 }
 
 #[test]
-fn the_guide_shows_what_is_printed() {
+fn docs_of_snapshot_show_the_printed_output() {
     let snapshots = trained();
     let dir = tempdir().unwrap();
     fs::rename(snapshots.path(), dir.path().join("snapshots")).unwrap();

@@ -1,4 +1,4 @@
-//! Snapshots on disk: readable by others, and never half.
+//! Snapshots on disk: readable by other programs, and never incomplete.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ fn train(dir: &Path, epochs: &str) -> ddp_tests::Done {
 }
 
 #[test]
-fn pythons_safetensors_reads_the_model() {
+fn snapshot_model_is_read_by_pythons_safetensors() {
     let Some(torch) = CudaTorch::find() else { return };
     let dir = tempdir().unwrap();
     train(dir.path(), "1").succeeds();
@@ -24,7 +24,7 @@ fn pythons_safetensors_reads_the_model() {
 }
 
 #[test]
-fn a_snapshot_states_what_it_holds() {
+fn snapshot_manifest_lists_its_contents() {
     let dir = tempdir().unwrap();
     train(dir.path(), "2").succeeds();
     let found = snapshots(dir.path());
@@ -43,7 +43,7 @@ fn a_snapshot_states_what_it_holds() {
 }
 
 #[test]
-fn a_damaged_snapshot_is_passed_over_and_said_so() {
+fn damaged_snapshot_is_skipped_with_a_warning() {
     let (dir, undisturbed) = (tempdir().unwrap(), tempdir().unwrap());
     let expected = train(undisturbed.path(), "4").succeeds();
     train(dir.path(), "3").succeeds();
@@ -52,7 +52,7 @@ fn a_damaged_snapshot_is_passed_over_and_said_so() {
     let mut bytes = fs::read(&model).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(&model, bytes).unwrap();
-    // What a writer that was killed leaves behind.
+    // Leftovers of a writer that was killed.
     fs::create_dir(dir.path().join(".step-00000128.partial")).unwrap();
 
     let done = train(dir.path(), "4").succeeds();
@@ -65,7 +65,7 @@ fn a_damaged_snapshot_is_passed_over_and_said_so() {
 }
 
 #[test]
-fn a_truncated_and_a_newer_snapshot_are_named_on_all_ranks() {
+fn truncated_and_newer_snapshots_are_named_on_all_ranks() {
     let dir = tempdir().unwrap();
     train(dir.path(), "1").succeeds();
     let only = snapshots(dir.path())[0].clone();

@@ -1,18 +1,18 @@
-//! The structure of the crates: who may import whom, where state and system calls are.
+//! The structure of the crates: which module may import which, and where state and system calls are.
 
 use std::collections::BTreeSet;
 
 use ddp_tests::repo;
 use ddp_tests::structure::Tree;
 
-/// A crate's modules from the bottom to the top: none imports from one further down in this list. Parts of `train` stand below
+/// A crate's modules from the bottom to the top: none imports from one further down in this list. Parts of `train` are below
 /// `snapshot`, the rest above.
 struct Crate {
     src: &'static str,
     layers: &'static [&'static str],
     /// What the module `os` alone may use.
     system: &'static [&'static str],
-    /// Every `static` item and thread-local, with the reason why it is no field of `worker::process::Process`.
+    /// Every `static` item and thread-local, with the reason why it is not a field of `worker::process::Process`.
     statics: &'static [(&'static str, &'static str)],
 }
 
@@ -156,7 +156,7 @@ fn structure_system_calls_are_in_one_module() {
 
 /// A debugger names a type by the module that defines it: one that was moved is shown without its summary.
 #[test]
-fn structure_debugger_formatters_know_where_types_are() {
+fn structure_debugger_formatters_name_existing_types() {
     let tree = Tree::read(&repo().join("ddp-runtime/src"));
     let mut found = 0;
     for script in ["ddp_debug.py", "ddp_types.py"] {

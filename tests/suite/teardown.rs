@@ -1,4 +1,4 @@
-//! How runs end: with everything still open, by an error, in a time-out, next to a rank that waits forever.
+//! How runs end: with everything still open, by an error, in a timeout, next to a rank that waits forever.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ fn run_dir(log_dir: &Path) -> PathBuf {
     log_dir.join("1")
 }
 
-fn is_whole(snapshots: &Path) -> bool {
+fn is_complete(snapshots: &Path) -> bool {
     snapshot::newest_valid(snapshots).unwrap().valid.is_some_and(|found| found.manifest.step == 1)
 }
 
@@ -31,29 +31,29 @@ fn says_the_cause(done: Done, rank: usize) -> Done {
 }
 
 #[test]
-fn failing_rank_is_the_cause_whatever_it_has_open() {
+fn failing_rank_is_the_cause_whatever_resources_it_has_open() {
     for rank in [0, 1] {
         let dir = tempdir().unwrap();
         let done = teardown(dir.path(), &[], &["fail", &rank.to_string()]).run().ends_with(1);
         let done = says_the_cause(done, rank);
-        // Rank 0's last snapshot is complete, also when it is rank 0 that fails.
-        assert!(is_whole(&run_dir(dir.path()).join("snapshots")), "{}", done.stderr);
+        // Rank 0's last snapshot is complete, even if rank 0 fails.
+        assert!(is_complete(&run_dir(dir.path()).join("snapshots")), "{}", done.stderr);
         assert!(!done.stderr.contains("metrics mismatch"), "{}", done.stderr);
     }
 }
 
 #[test]
-fn what_is_open_at_the_end_of_a_successful_run_is_finished() {
+fn successful_run_finishes_open_snapshots_and_metrics() {
     let (dir, snapshots) = (tempdir().unwrap(), tempdir().unwrap());
     let done = teardown(dir.path(), &[], &["succeed", snapshots.path().to_str().unwrap()]).run().succeeds();
-    assert!(is_whole(snapshots.path()), "{}", done.stderr);
+    assert!(is_complete(snapshots.path()), "{}", done.stderr);
     let metrics = fs::read_to_string(run_dir(dir.path()).join("metrics.jsonl")).unwrap();
     assert!(metrics.contains("0.5") && metrics.contains("\"end\""), "{metrics}");
     done.says(&["warning: ddp-data-0 is still loading an unneeded batch"]).leaves_no_process();
 }
 
 #[test]
-fn context_can_be_made_again_when_the_one_before_is_gone() {
+fn context_can_be_created_again_after_a_drop() {
     for nproc in ["1", "3"] {
         let flags = ["--max-restarts", "0", "--nproc", nproc];
         let done = Ddp::worker("teardown", &flags, &["again"]).run().succeeds().leaves_no_process();
@@ -67,7 +67,7 @@ fn rank_that_waits_forever_after_a_failure_is_not_waited_for() {
     let dir = tempdir().unwrap();
     let done = teardown(dir.path(), &["--grace", "800"], &["stuck", "1"]).run().ends_with(1);
     let done = says_the_cause(done, 1).says(&["afterwards: rank 0 ended with exit code 143"]);
-    assert!(is_whole(&run_dir(dir.path()).join("snapshots")), "{}", done.stderr);
+    assert!(is_complete(&run_dir(dir.path()).join("snapshots")), "{}", done.stderr);
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn ddp_that_is_dropped_before_backward_leaves_no_dangling_pointer() {
         ddp_tests::skipped("needs valgrind");
         return;
     }
-    // (libtorch's kernels look at bytes that they have not written, so those are not checked.)
+    // (libtorch's kernels read bytes that they have not written, so those are not checked.)
     let flags = ["-q", "--error-exitcode=9", "--undef-value-errors=no"];
     let mut valgrind = Command::new("valgrind");
     valgrind.args(flags).arg(worker("reducer")).arg("dropped").env("OMP_NUM_THREADS", "1");

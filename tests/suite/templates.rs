@@ -1,4 +1,4 @@
-//! Each template: made, tested, linted, trained with two ranks, killed and resumed. All are built in one folder.
+//! Each template: created, tested, linted, trained on two ranks, killed and resumed. All are built in one folder.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use tempfile::tempdir;
 
 const TEMPLATES: [&str; 4] = ["bare", "linear", "vision", "mingpt"];
 
-/// Projects of all templates, as `cargo ddp new` makes them, linked to a libtorch.
+/// Projects of all templates, created by `cargo ddp new`, linked to a libtorch.
 fn project(template: &str) -> PathBuf {
     static PROJECTS: OnceLock<PathBuf> = OnceLock::new();
     let folder = PROJECTS.get_or_init(|| {
@@ -46,21 +46,21 @@ fn run(template: &str, dir: &Path, args: &[&str]) -> Ddp {
     Ddp::in_linear_at(&project(template), run.iter().chain(args))
 }
 
-/// The number after some words in what was printed, the last time that they were.
+/// The number after the last occurrence of some words in the output.
 fn number_after(text: &str, words: &str) -> f64 {
     let rest = text.rsplit_once(words).unwrap_or_else(|| panic!("no {words:?} in:\n{text}")).1;
     rest.split_whitespace().next().unwrap().parse().unwrap()
 }
 
 #[test]
-fn the_list_names_them_all() {
+fn new_list_names_all_templates() {
     let done = Ddp::new(["new", "--list"]).run().succeeds();
     let names: Vec<_> = done.stdout.lines().map(|line| line.split(' ').next().unwrap()).collect();
     assert_eq!(names, TEMPLATES);
 }
 
 #[test]
-fn their_own_tests_pass() {
+fn templates_pass_their_own_tests() {
     for template in TEMPLATES {
         let stdout = stdout_of(&mut cargo(template, &["test"]));
         assert!(stdout.contains("... ok"), "{template}: {stdout}");
@@ -68,20 +68,20 @@ fn their_own_tests_pass() {
 }
 
 #[test]
-fn they_are_free_of_lints() {
+fn templates_pass_clippy() {
     for template in TEMPLATES {
         stdout_of(&mut cargo(template, &["clippy", "-q", "--all-targets", "--", "-D", "warnings"]));
     }
 }
 
 #[test]
-fn the_ranks_of_bare_meet() {
+fn bare_ranks_add_up_their_numbers() {
     let done = Ddp::in_linear_at(&project("bare"), ["run", "--nproc", "2"]).run().succeeds().leaves_no_process();
     assert_eq!(done.stdout.matches("of 2 on Cpu: the sum is 3").count(), 2, "{}", done.stdout);
 }
 
 #[test]
-fn vision_reads_97_percent_of_the_digits_and_keeps_the_best() {
+fn vision_recognizes_97_percent_of_the_digits_and_keeps_the_best() {
     let dir = tempdir().unwrap();
     run("vision", dir.path(), &["--help"]).run().succeeds(); // built, not counted
     let start = Instant::now();
@@ -92,7 +92,7 @@ fn vision_reads_97_percent_of_the_digits_and_keeps_the_best() {
 }
 
 #[test]
-fn mingpt_learns_and_writes() {
+fn mingpt_learns_and_generates_text() {
     let dir = tempdir().unwrap();
     run("mingpt", dir.path(), &["--help"]).run().succeeds();
     let args = ["--truncate", "0.2", "--max-epochs", "2", "--use-amp=false"];
@@ -123,14 +123,14 @@ fn a_kill_changes_nothing(template: &str, args: &[&str], first: &str) -> (Done, 
 }
 
 #[test]
-fn killed_at_a_random_step_vision_ends_as_if_undisturbed() {
+fn vision_killed_at_a_random_step_ends_like_an_uninterrupted_run() {
     let (expected, done) = a_kill_changes_nothing("vision", &["--total-epochs", "5"], "epoch   2");
     let best = |done: &Done| number_after(&done.stdout, "best accuracy ");
     assert_eq!(best(&done), best(&expected));
 }
 
 #[test]
-fn killed_at_a_random_step_mingpt_ends_as_if_undisturbed() {
+fn mingpt_killed_at_a_random_step_ends_like_an_uninterrupted_run() {
     let small = "--n-layer 1 --n-head 2 --n-embd 32 --truncate 0.1 --max-epochs 5 --dropout 0.1".split(' ');
     let (expected, done) = a_kill_changes_nothing("mingpt", &small.collect::<Vec<_>>(), "epoch    2");
     let loss = |done: &Done| number_after(&done.stdout, "test loss ");
@@ -138,12 +138,12 @@ fn killed_at_a_random_step_mingpt_ends_as_if_undisturbed() {
 }
 
 #[test]
-fn killed_at_a_random_step_linear_ends_as_if_undisturbed() {
+fn linear_killed_at_a_random_step_ends_like_an_uninterrupted_run() {
     a_kill_changes_nothing("linear", &["--total-epochs", "40"], "epoch   6");
 }
 
 #[test]
-fn ctrl_c_saves_and_a_second_start_goes_on_from_there() {
+fn ctrl_c_saves_and_the_next_start_resumes() {
     let long = [
         ("linear", "--total-epochs 100000 --save-every 100000", "epoch   2"),
         ("vision", "--total-epochs 500 --patience 500 --save-every 500", "epoch   2"),
@@ -159,7 +159,7 @@ fn ctrl_c_saves_and_a_second_start_goes_on_from_there() {
         job.wait().ends_with(75).says(&ways_out).leaves_no_process();
         let saved = snapshots(dir.path());
         assert_eq!(saved.len(), 1, "{template}: {saved:?}");
-        // Inside of an epoch, nothing has evaluated these weights.
+        // In mid-epoch, these weights have not been evaluated.
         let manifest = snapshot::verify(&saved[0]).unwrap();
         assert!(manifest.samples_in_epoch == 0 || manifest.metric.is_none(), "{template}: {manifest:?}");
         let again = run(template, dir.path(), &args).start();
@@ -169,7 +169,7 @@ fn ctrl_c_saves_and_a_second_start_goes_on_from_there() {
     }
 }
 
-/// The three commands that the guide gives for a template, each with what it printed and its time.
+/// The guide's three commands for a template, each with its output and its time.
 fn three_commands(template: &str) -> Vec<(String, Duration)> {
     let folder = tempdir().unwrap();
     let guide = fs::read_to_string(repo().join("docs/templates.md")).unwrap();
@@ -193,11 +193,11 @@ fn three_commands(template: &str) -> Vec<(String, Duration)> {
     done
 }
 
-/// Many times what it takes, as tests share the machine.
+/// Many times the usual time, because tests share the machine.
 const AT_MOST: Duration = Duration::from_secs(1200);
 
 #[test]
-fn three_commands_lead_to_a_trained_vision() {
+fn vision_is_trained_by_three_commands() {
     let done = three_commands("vision");
     for (stdout, time) in &done[1..] {
         assert!(number_after(stdout, "best accuracy ") >= 97.0, "{stdout}");
@@ -206,17 +206,17 @@ fn three_commands_lead_to_a_trained_vision() {
 }
 
 #[test]
-fn three_commands_lead_to_a_trained_mingpt_that_writes() {
+fn mingpt_is_trained_by_three_commands() {
     let done = three_commands("mingpt");
     let (trained, time) = &done[1];
-    // A guess among its characters costs 4.2.
+    // Guessing among its characters has a loss of 4.2.
     assert!(number_after(trained, "test loss ") < 1.8, "{trained}");
     assert!(*time < AT_MOST, "{time:?}");
     assert!(done[2].0.starts_with("In the beginning ") && done[2].0.len() > 200, "{}", done[2].0);
 }
 
 #[test]
-fn options_come_from_flags_and_from_train_toml() {
+fn template_options_are_read_from_flags_and_train_toml() {
     let dir = tempdir().unwrap();
     let (file, snapshot_dir) = (dir.path().join("mine.toml"), dir.path().join("s"));
     let with = |text: &str| {
@@ -246,14 +246,14 @@ fn train_toml_is_a_regular_file_unless_it_is_named() {
         assert_eq!(output.status.code(), Some(2), "{output:?}");
         String::from_utf8(output.stderr).unwrap()
     };
-    let said = run("exec \"$0\"");
-    assert!(said.contains("train.toml: not a regular file"), "{said}");
-    let said = run("exec \"$0\" --config <(echo 'n_layers = 3')");
-    assert!(said.contains("unknown option `n_layers`"), "{said}");
+    let printed = run("exec \"$0\"");
+    assert!(printed.contains("train.toml: not a regular file"), "{printed}");
+    let printed = run("exec \"$0\" --config <(echo 'n_layers = 3')");
+    assert!(printed.contains("unknown option `n_layers`"), "{printed}");
 }
 
 #[test]
-fn mingpts_losses_are_those_of_its_python_twin() {
+fn mingpt_losses_match_its_python_twin() {
     let Some(torch) = CudaTorch::find() else { return };
     let dir = tempdir().unwrap();
     let settings =
@@ -284,7 +284,7 @@ fn mingpts_losses_are_those_of_its_python_twin() {
         .arg(ours.len().to_string());
     let theirs = losses(&stdout_of(&mut python));
     assert!(ours.len() > 100 && ours.len() == theirs.len(), "{} and {} losses", ours.len(), theirs.len());
-    // They are rounded to 1e-6 when printed. In training, what is rounded otherwise grows.
+    // They are rounded to 1e-6 when printed. In training, different rounding grows.
     for (step, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
         let bound = if step < 20 { 2e-6 } else { 1e-3 };
         assert!((ours - theirs).abs() <= bound, "step {}: {ours} for {theirs}", step + 1);

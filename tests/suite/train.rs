@@ -6,7 +6,7 @@ use ddp_tests::{Ddp, fitted, linear_project, snapshots};
 use tempfile::tempdir;
 
 #[test]
-fn a_new_project_trains_and_all_ranks_agree() {
+fn new_project_trains_and_all_ranks_agree() {
     let dir = tempdir().unwrap();
     let args = ["run", "--nproc", "2", "--", "--snapshots", dir.path().to_str().unwrap()];
     let done = Ddp::in_linear(args).run().succeeds().leaves_no_process();
@@ -24,7 +24,7 @@ fn a_new_project_trains_and_all_ranks_agree() {
 }
 
 #[test]
-fn training_goes_on_where_it_ended() {
+fn training_resumes_where_it_ended() {
     let (whole, parts) = (tempdir().unwrap(), tempdir().unwrap());
     let train = |dir: &std::path::Path, epochs: &str| {
         let args = ["run", "--nproc", "2", "--", "--total-epochs", epochs, "--snapshots", dir.to_str().unwrap()];
@@ -42,7 +42,7 @@ fn training_goes_on_where_it_ended() {
 }
 
 #[test]
-fn without_a_launcher_the_program_runs_alone_and_finds_libtorch_by_itself() {
+fn program_without_a_launcher_runs_alone_and_finds_libtorch() {
     let dir = tempdir().unwrap();
     linear_project();
     let program = ddp_tests::kept().join("linear-target/debug/linear");
@@ -54,13 +54,13 @@ fn without_a_launcher_the_program_runs_alone_and_finds_libtorch_by_itself() {
 }
 
 #[test]
-fn the_launcher_takes_little_memory() {
+fn launcher_uses_little_memory() {
     let dir = tempdir().unwrap();
     let args = ["run", "--nproc", "2", "--", "--total-epochs", "100000", "--snapshots", dir.path().to_str().unwrap()];
     let job = Ddp::in_linear(args).start();
     job.wait_for("epoch  40");
-    // It is three processes. What they have of the program's file is large in a debug build,
-    // and is measured in release (`tests/bench/launcher.py`).
+    // It has three processes. Their pages of the program's file are large in a debug build,
+    // and are measured in a release build (`tests/bench/launcher.py`).
     let processes = ddp_tests::launcher_processes(job.pid());
     let own_kb: u64 = processes.iter().map(|pid| memory_kb(*pid, "RssAnon:")).sum();
     job.signal(ddp_tests::SIGTERM);
@@ -75,7 +75,7 @@ fn memory_kb(pid: u32, field: &str) -> u64 {
 }
 
 #[test]
-fn ten_thousand_steps_need_no_more_memory_than_two_thousand() {
+fn memory_does_not_grow_from_two_to_ten_thousand_steps() {
     let done = Ddp::worker("flat", &["--nproc", "2", "--max-restarts", "0"], &[]).run().succeeds();
     let lines: Vec<_> = done.stdout.lines().filter_map(|line| line.split_once("] resident ")).collect();
     assert_eq!(lines.len(), 2, "{}", done.stdout);
@@ -88,7 +88,7 @@ fn ten_thousand_steps_need_no_more_memory_than_two_thousand() {
 }
 
 #[test]
-fn the_librarys_examples_run() {
+fn runtime_examples_run() {
     let dir = tempdir().unwrap();
     for (example, nproc, words) in [
         ("collectives", "3", "3 ranks agree"),

@@ -1,4 +1,4 @@
-//! `Trainer`: what it does is what its parts do, and a run of it can be stopped and goes on.
+//! `Trainer` matches a handwritten loop of its parts, and its runs can be stopped and resumed.
 
 use ddp_tests::Ddp;
 use tempfile::tempdir;
@@ -8,7 +8,7 @@ fn worker<'a>(args: &'a [&'a str]) -> Ddp {
 }
 
 #[test]
-fn the_trainer_does_what_a_loop_by_hand_does() {
+fn trainer_matches_a_handwritten_loop() {
     let done = worker(&["check"]).run().succeeds().leaves_no_process();
     assert_eq!(done.stdout.matches("the trainer is right").count(), 2, "{}", done.stdout);
 }
@@ -22,7 +22,7 @@ fn ends(stdout: &str) -> Vec<&str> {
 }
 
 #[test]
-fn a_trainer_that_is_stopped_goes_on_and_ends_alike() {
+fn trainer_that_is_stopped_resumes_and_ends_identically() {
     let (undisturbed, stopped) = (tempdir().unwrap(), tempdir().unwrap());
     let expected = worker(&["run", undisturbed.path().to_str().unwrap()]).run().succeeds();
     assert!(expected.stdout.contains("epoch  60  loss "), "{}", expected.stdout);
@@ -35,7 +35,7 @@ fn a_trainer_that_is_stopped_goes_on_and_ends_alike() {
     let done = worker(&["run", dir]).run().succeeds();
     assert!(!done.stdout.contains("epoch  20 "), "{}", done.stdout);
     assert_eq!(ends(&done.stdout), ends(&expected.stdout));
-    // A run that is through stays so.
+    // A finished run stays finished.
     let again = worker(&["run", dir]).run().succeeds();
     assert_eq!(ends(&again.stdout), ends(&expected.stdout));
 }

@@ -1,4 +1,4 @@
-//! `cargo ddp update`: what a newer template changes, and what it leaves alone.
+//! `cargo ddp update`: which files a newer template changes, and which it leaves alone.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ fn update(project: &Path, flags: &[&str]) -> Done {
 }
 
 #[test]
-fn a_new_project_needs_no_update() {
+fn update_of_a_new_project_changes_nothing() {
     let dir = tempdir().unwrap();
     for template in ["bare", "linear", "vision", "mingpt"] {
         Ddp::new(["new", template, "--template", template]).dir(dir.path()).run().succeeds();
@@ -41,7 +41,7 @@ fn a_new_project_needs_no_update() {
 }
 
 #[test]
-fn changes_are_shown_as_a_diff_and_applied_when_told() {
+fn update_prints_a_diff_and_applies_it_on_request() {
     let (_dir, project) = older_project();
     let checked = update(&project, &["--check"]).ends_with(1).says(&["2 files", "from version 0.0.1"]);
     assert!(checked.stdout.contains("-The ranks of a job met and added up"), "{}", checked.stdout);
@@ -58,7 +58,7 @@ fn changes_are_shown_as_a_diff_and_applied_when_told() {
 }
 
 #[test]
-fn what_the_user_edited_stays() {
+fn update_keeps_the_users_edits() {
     let (_dir, project) = older_project();
     let mine = fs::read_to_string(project.join("README.md")).unwrap() + "And mine.\n";
     fs::write(project.join("README.md"), &mine).unwrap();
@@ -72,7 +72,7 @@ fn what_the_user_edited_stays() {
 }
 
 #[test]
-fn what_is_no_such_project_is_refused() {
+fn update_refuses_other_projects() {
     let (dir, project) = older_project();
     update(dir.path(), &[]).ends_with(2).says(&["no .ddp-template.toml", "hint: "]);
     let record = project.join(".ddp-template.toml");
@@ -100,7 +100,7 @@ fn project_with_copied_settings() -> (TempDir, PathBuf) {
 }
 
 #[test]
-fn file_that_the_template_no_longer_has_goes_unless_it_was_edited() {
+fn file_that_the_template_dropped_is_removed_unless_it_was_edited() {
     let (_dir, project) = project_with_copied_settings();
     fs::write(project.join("train.toml"), "batch_size = 64\n").unwrap();
     let checked = update(&project, &["--check"]).ends_with(1);
@@ -113,12 +113,12 @@ fn file_that_the_template_no_longer_has_goes_unless_it_was_edited() {
 }
 
 #[test]
-fn file_that_the_template_no_longer_has_stays_while_edited_code_may_need_it() {
+fn file_that_the_template_dropped_stays_while_edited_code_may_need_it() {
     let (_dir, project) = project_with_copied_settings();
     let main = project.join("src/main.rs");
     let edited = "mod settings;\nfn main() { settings::parse() }\n";
     fs::write(&main, edited).unwrap();
-    // The template has changed it, too: it is recorded as it was.
+    // The template has changed it, too: the record has the hash of an older file.
     let record = project.join(".ddp-template.toml");
     let text = fs::read_to_string(&record).unwrap();
     let changed = text.lines().map(|line| match line.split_once(" = ") {
@@ -128,7 +128,7 @@ fn file_that_the_template_no_longer_has_stays_while_edited_code_may_need_it() {
     fs::write(&record, changed.collect::<String>()).unwrap();
     update(&project, &["--yes"]).succeeds().says(&["Kept src/main.rs"]);
     assert!(project.join("src/settings.rs").exists() && project.join("train.toml").exists());
-    // Once the code is the template's again, they go.
+    // Once the code is the template's again, they are removed.
     fs::remove_file(&main).unwrap();
     Ddp::new(["new", "other", "--template", "linear", "--name", "m"]).dir(project.parent().unwrap()).run().succeeds();
     fs::copy(project.with_file_name("other").join("src/main.rs"), &main).unwrap();

@@ -1,4 +1,4 @@
-//! `cargo ddp vscode`: what it writes, and what it leaves alone.
+//! `cargo ddp vscode`: which files it writes, and which it leaves alone.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ fn texts(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_project_gets_its_files_and_a_second_time_changes_nothing() {
+fn vscode_writes_its_files_and_a_second_call_changes_nothing() {
     let dir = project();
     let done =
         vscode(dir.path(), &["--nproc", "2"]).succeeds().says(&["Wrote .vscode/launch.json", "F5 debugs eval, train"]);
@@ -71,12 +71,12 @@ fn a_project_gets_its_files_and_a_second_time_changes_nothing() {
     vscode(dir.path(), &[]).succeeds().says(&["up to date"]);
     assert_eq!(texts(dir.path()), before);
     assert_eq!(modified(), written);
-    // Nothing of this machine.
+    // No path of this machine.
     assert!(before.iter().all(|text| !text.contains(dir.path().to_str().unwrap())));
 }
 
 #[test]
-fn check_names_what_is_stale_and_writes_nothing() {
+fn vscode_check_names_stale_files_and_writes_nothing() {
     let dir = project();
     vscode(dir.path(), &["--check"])
         .ends_with(1)
@@ -94,7 +94,7 @@ fn check_names_what_is_stale_and_writes_nothing() {
 }
 
 #[test]
-fn print_shows_the_files_and_writes_nothing() {
+fn vscode_print_shows_the_files_and_writes_nothing() {
     let dir = project();
     let done = vscode(dir.path(), &["--print", "--bin", "train"]).succeeds();
     assert!(!dir.path().join(".vscode").exists());
@@ -105,7 +105,7 @@ fn print_shows_the_files_and_writes_nothing() {
 }
 
 #[test]
-fn a_binary_that_is_gone_takes_its_entries_along_and_the_users_stay() {
+fn removed_binary_loses_its_entries_and_the_users_stay() {
     let dir = project();
     fs::create_dir(dir.path().join(".vscode")).unwrap();
     let mine = "// mine\r\n{\r\n\t\"configurations\": [\r\n\t\t{ \"name\": \"mine\", \"type\": \"x\", }, // }\r\n\t],\r\n}\r\n";
@@ -121,7 +121,7 @@ fn a_binary_that_is_gone_takes_its_entries_along_and_the_users_stay() {
     let now = text("launch.json");
     assert!(now.starts_with(kept) && !now.contains("eval") && now.contains("ddp: run show on"), "{now}");
     assert!(!text("tasks.json").contains("eval"));
-    // No training at all any more: every entry goes.
+    // Without any training binary, every entry is removed.
     package(dir.path(), "m", &["train"], "");
     vscode(dir.path(), &[]).succeeds().says(&["nothing depends on ddp-runtime anymore"]);
     let last = text("launch.json");
@@ -130,7 +130,7 @@ fn a_binary_that_is_gone_takes_its_entries_along_and_the_users_stay() {
 }
 
 #[test]
-fn a_workspace_tells_cargo_which_package() {
+fn entries_in_a_workspace_name_the_package() {
     let dir = tempdir().unwrap();
     fs::write(dir.path().join("Cargo.toml"), "[workspace]\nmembers = [\"a\", \"b\", \"c\"]\nresolver = \"3\"\n")
         .unwrap();
@@ -154,7 +154,7 @@ fn a_workspace_tells_cargo_which_package() {
     vscode(dir.path(), &["-p", "third"])
         .ends_with(2)
         .says(&["`third` depends on ddp-runtime (available: first, second"]);
-    // A package that wants none: its binaries get entries when they are named, and keep them.
+    // A package that opts out: its binaries get entries when they are named, and keep them.
     let off = format!("{TRAINS}[package.metadata.ddp]\nvscode = false\n");
     package(&dir.path().join("c"), "third", &["none"], &off);
     vscode(dir.path(), &["--check"]).succeeds();
@@ -168,7 +168,7 @@ fn a_workspace_tells_cargo_which_package() {
 }
 
 #[test]
-fn cargo_toml_says_how_many_ranks() {
+fn cargo_toml_sets_the_number_of_ranks() {
     let dir = tempdir().unwrap();
     package(dir.path(), "m", &["m"], &format!("[package.metadata.ddp]\nnproc = 3\n{TRAINS}"));
     vscode(dir.path(), &[]).succeeds();
@@ -185,7 +185,7 @@ fn cargo_toml_says_how_many_ranks() {
 }
 
 #[test]
-fn a_file_that_is_not_jsonc_is_left_alone_and_its_place_named() {
+fn invalid_jsonc_is_not_written_and_its_line_is_named() {
     let dir = project();
     fs::create_dir(dir.path().join(".vscode")).unwrap();
     let broken = "{\n  // mine\n  \"configurations\": [}\n";
@@ -196,12 +196,12 @@ fn a_file_that_is_not_jsonc_is_left_alone_and_its_place_named() {
     }
     assert_eq!(fs::read_to_string(path(dir.path(), "tasks.json")).unwrap(), broken);
     assert_eq!(fs::read_dir(dir.path().join(".vscode")).unwrap().count(), 1, "something was written");
-    // Nor what is no file: nobody waits for a pipe to say something.
+    // Neither is a FIFO read, which would block.
     let dir = project();
     fs::create_dir(dir.path().join(".vscode")).unwrap();
     assert!(Command::new("mkfifo").arg(path(dir.path(), "launch.json")).status().unwrap().success());
     vscode(dir.path(), &[]).ends_with(4).says(&["launch.json: it is a FIFO, not a regular file"]);
-    // Nor is a folder that can't be one.
+    // Neither is a path whose parent is a file.
     let dir = project();
     fs::write(dir.path().join(".vscode"), "").unwrap();
     vscode(dir.path(), &[]).ends_with(4).says(&[".vscode/launch.json"]);
@@ -209,7 +209,7 @@ fn a_file_that_is_not_jsonc_is_left_alone_and_its_place_named() {
 }
 
 #[test]
-fn a_long_line_of_many_entries_takes_no_time() {
+fn launch_json_with_many_entries_on_one_line_is_fast() {
     let dir = project();
     fs::create_dir(dir.path().join(".vscode")).unwrap();
     let mine: Vec<String> =
@@ -230,13 +230,13 @@ fn new_project_is_up_to_date() {
 }
 
 #[test]
-fn this_repositorys_files_are_not_stale() {
+fn files_of_this_repository_are_up_to_date() {
     vscode(repo(), &["--check"]).succeeds();
     let names = names_with_comments(&fs::read_to_string(path(repo(), "launch.json")).unwrap());
     for name in ["cargo-ddp: run the demo project", "cargo-ddp: a test of the suite", "cargo-ddp: the C++ shim"] {
         assert!(names.contains(&format!("\"name\": \"{name}\"")), "{name}");
     }
-    // What they name is there: tasks, packages, tests, sources' functions.
+    // Their tasks, packages, tests and source functions exist.
     let launch: Value = serde_json::from_str(&names).unwrap();
     let tasks = json(repo(), "tasks.json");
     let labels: Vec<&Value> = tasks["tasks"].as_array().unwrap().iter().map(|task| &task["label"]).collect();
@@ -258,7 +258,7 @@ fn names_with_comments(text: &str) -> String {
 }
 
 #[test]
-fn the_guide_shows_what_is_printed() {
+fn docs_of_vscode_show_the_generated_entries() {
     let parent = tempdir().unwrap();
     let dir = parent.path().join("my-model");
     package(&dir, "my-model", &["train", "eval"], TRAINS);

@@ -1,4 +1,4 @@
-//! Debuggers take what `cargo ddp vscode` writes: gdb's machine interface and lldb-dap are spoken to as VS Code does.
+//! Debuggers accept the files of `cargo ddp vscode`: the tests talk to gdb and lldb-dap like VS Code does.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -24,8 +24,8 @@ fn configuration(dir: &Path, name: &str, folder: &Path) -> Value {
     launch["configurations"].as_array().unwrap().iter().find(|one| one["name"] == name).unwrap().clone()
 }
 
-/// A program that panics with values in sight, as `target/debug/train` of a workspace whose name has a space, with our
-/// scripts for lldb, which tell that they are there.
+/// A program that panics with values in scope, as `target/debug/train` of a workspace whose name has a space, with our
+/// scripts for lldb, which print that they are loaded.
 fn panicking(dir: &Path) -> PathBuf {
     let folder = dir.join("a workspace");
     fs::create_dir_all(folder.join(".ddp/debug")).unwrap();
@@ -56,13 +56,13 @@ fn debugger(names: &[&str]) -> Option<PathBuf> {
 }
 
 #[test]
-fn gdb_takes_the_commands_stops_at_panics_and_shows_rusts_values() {
+fn gdb_accepts_the_commands_stops_at_panics_and_shows_rust_values() {
     let Some(gdb) = debugger(&["gdb"]) else { return };
     let dir = project();
     vscode(dir.path(), &["--debugger", "cppdbg", "--nproc", "2"]).succeeds();
     let folder = panicking(dir.path());
     let rank = configuration(dir.path(), "ddp: train, rank 1 of 2", &folder);
-    // As the extension does: over gdb's machine interface, and before there is a program.
+    // Like the extension: over gdb's machine interface, and before a program is loaded.
     let mut script: Vec<String> =
         rank["setupCommands"].as_array().unwrap().iter().map(|one| one["text"].as_str().unwrap().to_owned()).collect();
     for variable in rank["environment"].as_array().unwrap() {
@@ -90,7 +90,7 @@ fn gdb_takes_the_commands_stops_at_panics_and_shows_rusts_values() {
 }
 
 #[test]
-fn lldb_dap_takes_the_configurations_stops_at_panics_and_passes_the_environment() {
+fn lldb_dap_accepts_the_configurations_stops_at_panics_and_passes_the_environment() {
     let Some(adapter) = debugger(&["lldb-dap-19", "lldb-dap"]) else { return };
     let dir = project();
     vscode(dir.path(), &["--debugger", "lldb-dap", "--nproc", "2"]).succeeds();
@@ -100,7 +100,7 @@ fn lldb_dap_takes_the_configurations_stops_at_panics_and_passes_the_environment(
     {
         let mut dap = Dap::start(&adapter);
         let mut rank = configuration(dir.path(), name, &folder);
-        // There is no terminal here; the debug console takes the output.
+        // There is no terminal here, so the debug console gets the output.
         rank["runInTerminal"] = json!(false);
         let stopped = dap.launch(&rank);
         assert_eq!(stopped["body"]["reason"], "breakpoint", "{stopped:#} {:#?}", dap.console);
@@ -118,9 +118,9 @@ fn lldb_dap_takes_the_configurations_stops_at_panics_and_passes_the_environment(
 }
 
 #[test]
-fn the_configuration_for_the_shim_stops_in_csrc() {
+fn shim_configuration_stops_in_csrc() {
     let Some(adapter) = debugger(&["lldb-dap-19", "lldb-dap"]) else { return };
-    // Written for CodeLLDB; lldb-dap knows all that it says but the languages.
+    // Written for CodeLLDB; lldb-dap knows all of its attributes except the languages.
     let mut shim = configuration(repo(), "cargo-ddp: the C++ shim", repo());
     let snapshots = tempfile::tempdir().unwrap();
     shim["args"] = json!([snapshots.path()]);
@@ -140,7 +140,7 @@ struct Dap {
     child: Child,
     messages: Receiver<Value>,
     sequence: u64,
-    /// What it said, and what the program printed.
+    /// The adapter's messages, and the output of the program.
     console: String,
 }
 
@@ -161,7 +161,7 @@ impl Dap {
         dap
     }
 
-    /// Starts a configuration, and gives the event of its first stop.
+    /// Starts a configuration, and returns the event of its first stop.
     fn launch(&mut self, configuration: &Value) -> Value {
         let launched = self.send("launch", configuration);
         self.wait(|message| message["event"] == "initialized" || message["request_seq"] == launched);
@@ -177,7 +177,7 @@ impl Dap {
         self.sequence
     }
 
-    /// Sends a request, and gives its answer.
+    /// Sends a request, and returns its answer.
     fn ask(&mut self, command: &str, arguments: &Value) -> Value {
         let sequence = self.send(command, arguments);
         let answer = self.wait(|message| message["request_seq"] == sequence);
@@ -240,7 +240,7 @@ impl Mi {
         Self { child, lines }
     }
 
-    /// Sends a command, and gives its result.
+    /// Sends a command, and returns its result.
     fn command(&self, command: &str) -> String {
         writeln!(self.child.stdin.as_ref().unwrap(), "{command}").unwrap();
         self.wait_for("^")

@@ -1,4 +1,4 @@
-//! `ZeroRedundancy` against the same optimizer unsharded, and snapshots that go from one to the other.
+//! `ZeroRedundancy` against the same optimizer unsharded, and snapshots that both can load.
 
 use std::fs;
 use std::path::Path;
@@ -21,7 +21,7 @@ fn train(nproc: &str, dir: &Path, kind: &str, steps: &str) -> Vec<String> {
 }
 
 #[test]
-fn zero_redundancy_equals_the_unsharded_optimizer() {
+fn zero_redundancy_matches_the_unsharded_optimizer() {
     for (nproc, ranks) in [("2", 2), ("3", 3)] {
         let done = run(nproc, &[]);
         assert_eq!(done.stdout.matches("sharding is right").count(), ranks, "{}", done.stdout);

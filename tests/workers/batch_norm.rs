@@ -1,4 +1,4 @@
-//! `SyncBatchNorm` on several ranks, next to tch's batch norm of all ranks' batches in one process.
+//! `SyncBatchNorm` on several ranks, against tch's batch norm of all ranks' batches in one process.
 
 use std::process::ExitCode;
 
@@ -88,7 +88,7 @@ impl Default for Case<'_> {
 
 const CHANNELS: i64 = 3;
 
-/// What the layers are compared to: tch's layer in double precision.
+/// The reference: tch's layer in double precision.
 fn reference(case: &Case, config: BatchNormConfig) -> (VarStore, nn::BatchNorm) {
     let mut vs = VarStore::new(Device::Cpu);
     let mut norm = nn::batch_norm1d(vs.root(), CHANNELS, config);
@@ -254,7 +254,7 @@ fn second_derivative(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// The graph holds the group after everybody else dropped it. (An NCCL group ends with its last handle.)
+/// The graph holds the group after all other handles are dropped. (An NCCL group ends with its last handle.)
 fn dropped_group(context: &Context) -> Result<()> {
     if context.device().is_cuda() {
         return Ok(());
@@ -277,7 +277,7 @@ fn own_group(context: &Context) -> Result<ProcessGroup> {
     context.group().new_group(&all)?.context("this rank is in it")
 }
 
-/// A mistake of one rank in its first call is an error on all.
+/// A mistake of one rank in its first call is an error on all ranks.
 fn mistakes(context: &Context) -> Result<()> {
     let vs = VarStore::new(context.device());
     let norm = sync_batch_norm(vs.root(), context.group(), CHANNELS, Default::default());
@@ -302,7 +302,7 @@ fn mistakes(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// A convolutional network with a layer that nobody uses.
+/// A convolutional network with an unused layer.
 struct Model {
     vs: VarStore,
     layers: Vec<Box<dyn ModuleT>>,

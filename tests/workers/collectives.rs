@@ -1,4 +1,4 @@
-//! Every collective, checked by each rank: `collectives all`; or one mistake, for tests of what it leads to.
+//! Every collective, checked by each rank: `collectives all`; or one mistake, for tests of its error.
 
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -62,7 +62,7 @@ fn batches(group: &ProcessGroup) -> Result<()> {
     Ok(())
 }
 
-/// Two calls of each kind are compared, and no more.
+/// Only two calls of each kind are compared.
 fn uncompared(group: &ProcessGroup) -> Result<()> {
     let rank = group.rank();
     let mut tensor = own(rank);
@@ -167,7 +167,7 @@ fn all(group: &ProcessGroup) -> Result<()> {
     }
     group.barrier()?;
     group.monitored_barrier(Duration::from_secs(20))?;
-    // What is not contiguous is gathered as it reads.
+    // Tensors that are not contiguous are gathered in their logical order.
     let strided = Tensor::arange(6, (Kind::Float, device())).view([2, 3]).tr();
     ensure!(group.all_gather(&strided)?[0] == strided, "a strided tensor is gathered wrong");
 
@@ -262,7 +262,7 @@ fn mistakes(group: &ProcessGroup) -> Result<()> {
     ensure!(matches!(group.send(&own(0), rank), Err(Error::Invalid(_))), "nobody sends to itself");
     ensure!(n == 2 || group.all_to_all(&two()).is_err(), "two tensors are not {n}");
     if rank < 2 {
-        // One sends three numbers where the other wants two; both send.
+        // One sends three numbers where the other expects two; both send.
         let shapes = if rank == 0 { group.send(&own(0), 1) } else { group.recv(&mut own(0).narrow(0, 0, 2), 0) };
         for outcome in [shapes, group.send(&own(0), 1 - rank)] {
             let problem = outcome.err().map(|err| err.to_string()).unwrap_or_default();
@@ -276,7 +276,7 @@ fn mistakes(group: &ProcessGroup) -> Result<()> {
     Ok(())
 }
 
-/// The last rank does not come to a monitored barrier.
+/// The last rank does not join a monitored barrier.
 fn late(group: &ProcessGroup) -> Result<()> {
     if group.rank() == group.world_size() - 1 {
         std::thread::sleep(Duration::from_secs(3600));
@@ -288,7 +288,7 @@ fn late(group: &ProcessGroup) -> Result<()> {
     Ok(())
 }
 
-/// The last rank ends: the others hear of it at once.
+/// The last rank ends: the others get an error immediately.
 fn gone(group: &ProcessGroup) -> Result<()> {
     group.barrier()?;
     if group.rank() == group.world_size() - 1 {

@@ -1,4 +1,4 @@
-//! Ten thousand steps with everything that a step may use; prints the resident memory on the way.
+//! Ten thousand steps with all features that a step may use; prints the resident memory along the way.
 
 use std::process::ExitCode;
 
@@ -12,7 +12,7 @@ use tch::nn::{self, Module, VarStore};
 use tch::{Kind, Reduction, Tensor};
 
 const STEPS: u64 = 10_000;
-/// When everything that is allocated once has been.
+/// The step after which all one-time allocations are done.
 const WARM: u64 = 2_000;
 
 pub(crate) fn main() -> ExitCode {

@@ -1,6 +1,6 @@
 //! Communication hooks in Rust, checked by each rank.
 //!
-//! `hooks` runs the checks that end well; `hooks fail` has rank 1's hook fail.
+//! `hooks` runs the checks that succeed; in `hooks fail`, rank 1's hook fails.
 
 #![allow(clippy::unwrap_used, reason = "a check fails by panicking")]
 
@@ -82,7 +82,7 @@ fn average(group: &ProcessGroup, bucket: GradBucket) -> Result<HookWork, Error> 
     Ok(HookWork::new(move || work.wait().map(|()| buffer)))
 }
 
-/// As [`average`], but with a second exchange at the end, which changes nothing.
+/// Like [`average`], but with a second exchange at the end, which changes nothing.
 fn average_in_two_stages(group: &ProcessGroup, bucket: GradBucket) -> Result<HookWork, Error> {
     let mut buffer = bucket.into_buffer();
     let _ = tch::no_grad(|| buffer.g_mul_scalar_(1.0 / group.world_size() as f64));
@@ -274,7 +274,7 @@ fn misuse_is_refused(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// The others wait for rank 1 until it is gone.
+/// The others wait for rank 1 until it exits.
 fn rank_1_fails() -> Result<()> {
     let context = Context::init()?;
     let (model, rank) = (Model::new(&context), context.rank());

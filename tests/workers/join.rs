@@ -40,7 +40,7 @@ fn train(ddp: &Ddp, vs: &VarStore, batches: usize, loss: impl Fn(usize) -> Tenso
     Ok(())
 }
 
-/// Steps of plain gradient descent on what the ranks that have a batch would compute, on every rank alike.
+/// Steps of plain gradient descent on the batches of the ranks that have one, the same on every rank.
 fn weights_are_those_by_hand(context: &Context, divisor: JoinDivisor, batches: &[usize]) -> Result<()> {
     tch::manual_seed(3);
     let (vs, by_hand) = (VarStore::new(context.device()), VarStore::new(context.device()));
@@ -67,7 +67,7 @@ fn weights_are_those_by_hand(context: &Context, divisor: JoinDivisor, batches: &
     })?;
     let near = model.ws.allclose(&other.ws, 1e-5, 1e-6, false);
     ensure!(near, "{divisor:?}, {batches:?}: {:?}, by hand {:?}", model.ws, other.ws);
-    // And the mode is over: plain steps divide by the number of ranks again.
+    // Afterwards, plain steps divide by the number of ranks again.
     for i in 7..9 {
         let mut optimizer = Sgd::new(&vs, SgdOptions { lr: LR, ..Default::default() });
         optimizer.zero_grad()?;

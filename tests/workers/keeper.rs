@@ -1,12 +1,12 @@
-//! `keeper DIR name=number …`: a small run that saves, with what makes trouble: losses that are not numbers, values that are
+//! `keeper DIR name=number …`: a small run that saves, with possible trouble: losses that are NaN, values that are
 //! not finite, other programs in its directory. Prints each step, and at its end the bits of the weights.
 //!
 //! | name | meaning |
 //! |---|---|
 //! | `steps` | optimizer steps of the run |
-//! | `every`, `keep` | a snapshot after so many steps; so many stay |
+//! | `every`, `keep` | steps between snapshots; number of snapshots to keep |
 //! | `pause` | milliseconds between two steps |
-//! | `nan`, `rank` | the step in which this rank's samples are no numbers |
+//! | `nan`, `rank` | the step in which this rank's samples are NaN |
 //! | `policy` | 1: warn, 2: stop, 3: skip, by a guard in the loop; 0: no guard |
 //! | `trainer` | 1: the loop is `Trainer`'s |
 //! | `read` | 1: resume, and save nothing |

@@ -37,7 +37,7 @@ fn work(action: &str, workers: usize) -> Result<()> {
     }
 }
 
-/// A dataset that panics at its sample 9.
+/// A dataset that panics at sample 9.
 struct Torn;
 
 impl Dataset for Torn {

@@ -1,4 +1,4 @@
-//! `Metrics`: what TensorBoard is to find, values that differ by rank, and ranks that do not agree.
+//! `Metrics`: values for TensorBoard, values that differ by rank, and ranks that log different names.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -84,7 +84,7 @@ fn differ(how: &str) -> Result<()> {
             "nothing" if odd => {}
             "sometimes" if odd && step.is_multiple_of(2) => {}
             "names-for-ever" => loop {
-                // The loop goes on until it hears of it.
+                // The loop continues until it gets the error.
                 ensure!(start.elapsed() < Duration::from_secs(300), "no rank heard of it");
                 metrics.log(if odd { "accuracy" } else { "loss" }, 1.0, step + start.elapsed().as_millis() as u64)?;
             },

@@ -1,5 +1,5 @@
-//! Models whose gradients would not be averaged, with tied weights, or with tensors that can't be carried: what each rank is
-//! told. `model SCENARIO DIR` trains a few steps with snapshots in DIR.
+//! Models whose gradients would not be averaged, with tied weights, or with tensors that cannot be sent. Prints the
+//! errors. `model SCENARIO DIR` trains a few steps with snapshots in DIR.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -122,7 +122,7 @@ fn train(context: &Context, scenario: &str, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A language model in miniature, with one matrix at both ends. Its names are added in an order of the rank's own.
+/// A miniature language model with tied weights. Their names are added in an order that differs by rank.
 fn tied(context: &Context, dir: &Path) -> Result<()> {
     let vs = VarStore::new(context.device());
     tch::manual_seed(context.rank() as i64);

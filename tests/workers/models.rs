@@ -121,7 +121,7 @@ fn flag(options: &HashMap<String, Value>, name: &str) -> bool {
     options.get(name).and_then(Value::as_bool).unwrap_or(false)
 }
 
-/// One group, or the matrices and the others with what `groups` says otherwise.
+/// One group, or one for matrices and one for the rest, with the settings that `groups` overrides.
 fn fused<A: Algorithm + 'static>(
     vs: &VarStore,
     case: &Case,

@@ -1,5 +1,5 @@
 //! `mortal SNAPSHOTS DEATHS`: a run in which one rank kills itself (SIGKILL) in each of the first DEATHS attempts: before
-//! init, in init, in a step, or while a snapshot is written. Prints what it ends with.
+//! init, in init, in a step, or while a snapshot is written. Prints its final state.
 
 use std::process::ExitCode;
 use std::thread;
@@ -23,7 +23,7 @@ fn train(args: &[String]) -> Result<()> {
     let (dir, deaths): (_, u64) = (&args[0], args[1].parse()?);
     let world = World::from_env()?;
     let attempt = u64::from(world.restart_count);
-    // The same on all ranks; another for each attempt.
+    // The same on all ranks, different in each attempt.
     let mut random = attempt.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x1234_5678;
     let mut draw = |below: u64| {
         random ^= random << 13;
@@ -51,7 +51,7 @@ fn train(args: &[String]) -> Result<()> {
     let optimizer = Sgd::new(&vs, SgdOptions { lr: 0.01, momentum: 0.9, ..Default::default() });
     let snapshots = Snapshots::open(&context, dir)?.every_steps(1).keep_last(2);
     let mut run = Run::new(&context, &vs, optimizer).snapshots(snapshots).resume(&mut ())?;
-    // A run that has already reached the end of its steps goes on for as long as there are deaths to die.
+    // A run that has already taken all of its steps continues until all deaths have happened.
     let end = if attempt < deaths { u64::MAX } else { STEPS.max(run.step() + 1) };
     let last = run.step() + step_of_death.min(3);
     while run.step() < end {
@@ -59,7 +59,7 @@ fn train(args: &[String]) -> Result<()> {
             if place == 2 {
                 die();
             }
-            // The writer of snapshots is a thread of its own, and has something to do now.
+            // Snapshots are written by a background thread, which is busy now.
             thread::sleep(Duration::from_micros(delay * 100));
             die();
         }

@@ -1,4 +1,4 @@
-//! Makes an NCCL group: for the test that it is compiled, linked, and answers.
+//! Creates an NCCL group, for the test that NCCL is compiled and linked.
 
 use ddp_runtime::{Backend, Context};
 

@@ -1,4 +1,4 @@
-//! Samplers and loaders within and without loops, for a debugger to look at: `tests/debug/scenarios.py positions`.
+//! Samplers and loaders inside and outside of loops, for a debugger to examine: `tests/debug/scenarios.py positions`.
 
 #![allow(unused_variables, clippy::unwrap_used, reason = "they are there to be looked at")]
 
@@ -25,12 +25,12 @@ impl Sampler for Even {
     }
 }
 
-/// Stands for what a variable holds before it has a value, and after its value has gone.
+/// A variable before it has a value, and after its value is dropped.
 fn filled<T>(byte: u8) -> ManuallyDrop<T> {
     let mut memory = MaybeUninit::<ManuallyDrop<T>>::uninit();
     // SAFETY: it is this long.
     unsafe { memory.as_mut_ptr().write_bytes(byte, 1) };
-    // SAFETY: a debugger alone looks at it, and nothing drops it.
+    // SAFETY: only a debugger reads it, and nothing drops it.
     unsafe { memory.assume_init() }
 }
 
@@ -62,7 +62,7 @@ fn main() {
     println!("rank {}", context.rank());
 }
 
-/// The loop counts what the sampler does not.
+/// The loop counts samples, which the sampler does not.
 fn by_hand(sampler: &DistributedSampler, mut progress: Progress) {
     while progress.samples < 99 {
         progress.samples += 33;

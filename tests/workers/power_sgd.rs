@@ -63,7 +63,7 @@ fn options(case: &HashMap<String, Value>) -> Result<PowerSgdOptions> {
     Ok(options)
 }
 
-/// Numbers that Python can make, too.
+/// Numbers that Python can compute, too.
 fn wave(rows: i64, columns: i64, step: f64) -> Tensor {
     (Tensor::arange(rows * columns, (Kind::Double, tch::Device::Cpu)) * step)
         .sin()
@@ -148,7 +148,7 @@ fn continues(context: &Context, dir: &str) -> Result<()> {
             ensure!(bits == *expected, "warm {warm_start}, step {step}: {bits:08x}, not {expected:08x}");
         }
 
-        // In the first buckets of a job that loaded no snapshot, the parameters are others.
+        // The first buckets of a job that loaded no snapshot have other parameters.
         let other = PowerSgd::new(options)?;
         let mut job = Job::new(context, &ddp_options, &other)?;
         other.load_state_dict(copies(&saved), context.device())?;

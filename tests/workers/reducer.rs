@@ -1,4 +1,4 @@
-//! What `Ddp` can do beside plain steps, checked by each rank.
+//! The features of `Ddp` besides plain steps, checked by each rank.
 
 use std::process::ExitCode;
 
@@ -83,7 +83,7 @@ fn accumulation(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// A layer that one rank alone uses.
+/// A layer that only one rank uses.
 fn unused_parameters(context: &Context) -> Result<()> {
     let train = |find_unused_parameters| -> Result<Option<Tensor>, Error> {
         let vs = VarStore::new(context.device());
@@ -97,7 +97,7 @@ fn unused_parameters(context: &Context) -> Result<()> {
             let loss = ddp.forward(|| {
                 let x = common.forward(&batch(context, i));
                 let x = if find_unused_parameters && context.rank() != 0 { x } else { rare.forward(&x) };
-                // Without the flag, nobody uses `rare` after the first step.
+                // Without the flag, no rank uses `rare` after the first step.
                 let x = if !find_unused_parameters && i > 0 { common.forward(&batch(context, i)) } else { x };
                 x.square().mean(Kind::Float)
             })?;
@@ -256,7 +256,7 @@ fn two_forward_passes(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// The graph keeps what it needs of a `Ddp`: the gradients are averaged although it was dropped.
+/// The graph keeps the reducer alive: gradients are averaged although the `Ddp` was dropped.
 fn dropped_before_backward(context: &Context) -> Result<()> {
     let forms: [fn(&mut DdpOptions); 3] = [|_| {}, |o| o.find_unused_parameters = true, |o| o.static_graph = true];
     for form in forms {
@@ -272,7 +272,7 @@ fn dropped_before_backward(context: &Context) -> Result<()> {
         let before = gradient.copy();
         context.group().all_reduce(&mut gradient, ReduceOp::Avg)?;
         ensure!(gradient == before, "the gradients are not averaged: {before:?}, {gradient:?}");
-        // It averages once, and says so the next time.
+        // It averages once, and returns an error the next time.
         let second = loss.f_backward();
         ensure!(second.is_err(), "the second backward pass is an error");
     }

@@ -1,5 +1,5 @@
-//! A run with all that a snapshot holds: dropout (random numbers of each rank), AdamW, a scheduler, a gradient scaler, a
-//! loader with worker threads, a value of its own. Prints each step's samples and the bits of its loss.
+//! A run with everything in a snapshot: dropout (random numbers of each rank), AdamW, a scheduler, a gradient scaler, a
+//! loader with worker threads, the program's own value. Prints each step's samples and the bits of its loss.
 
 use std::process::ExitCode;
 
@@ -20,7 +20,7 @@ pub(crate) fn main() -> ExitCode {
     ddp_runtime::main(|| train(&args))
 }
 
-/// Each sample knows its index.
+/// Each sample has its index.
 struct Numbers;
 
 impl Dataset for Numbers {

@@ -1,10 +1,10 @@
 //! `teardown fail RANK` or `teardown succeed DIR`: a run that ends with everything still open: metrics with entries that were not
 //! exchanged, a loader whose thread reads a sample forever, a snapshot that is being written, a subgroup, and an object whose
-//! own end takes time. Rank RANK gives an error in the second step, where the others wait for it.
+//! destructor takes time. Rank RANK returns an error in the second step, where the others wait for it.
 //!
 //! `teardown again`: three contexts, one after the other.
 //!
-//! `teardown stuck RANK`: the other ranks take signals for a request to save, and then wait forever, as on a GPU.
+//! `teardown stuck RANK`: the other ranks treat signals as a request to save, and then wait forever, as on a GPU.
 
 use std::process::ExitCode;
 use std::thread;
@@ -33,7 +33,7 @@ fn again() -> Result<()> {
     Ok(())
 }
 
-/// Each rank's first sample comes, the others never.
+/// Each rank's first sample arrives, the others never do.
 struct Stuck;
 
 impl BatchDataset for Stuck {
@@ -57,7 +57,7 @@ fn wait_forever() -> ! {
     }
 }
 
-/// The program's own, such as a connection that is closed properly.
+/// An object of the program, such as a connection that is closed properly.
 struct SlowToDrop;
 
 impl Drop for SlowToDrop {

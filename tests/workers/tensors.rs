@@ -1,4 +1,4 @@
-//! Tensors of every kind, for a debugger to look at: `tests/debug/scenarios.py tensors`.
+//! Tensors of every kind, for a debugger to examine: `tests/debug/scenarios.py tensors`.
 
 #![allow(unused_variables, clippy::unwrap_used, reason = "they are there to be looked at")]
 
@@ -14,7 +14,7 @@ unsafe extern "C" {
 const DEVICE_TYPE: usize = 12;
 const DEVICE_INDEX: usize = 13;
 
-/// A stand-in for a tensor on a GPU: memory that says it is on one, and an address of data that is none of this process's.
+/// A fake tensor on a GPU: its header claims a GPU, and its data address does not belong to this process.
 fn on_gpu() -> ManuallyDrop<Tensor> {
     let tensor = Tensor::arange(6, (Kind::Float, Device::Cpu)).view([2, 3]);
     // SAFETY: it is written before `main`, and never after.
@@ -59,15 +59,15 @@ fn main() {
 
     let moved = counted();
     let now_elsewhere = [moved];
-    // What a variable holds before it has a value, and after its value has gone.
+    // A variable before it has a value, and after its value is dropped.
     let mut garbage = MaybeUninit::<[usize; 5]>::uninit();
     garbage.write([0, 8, 0xdead_beef_dead_bee8, &raw const garbage as usize, 0x10_0001]);
-    // SAFETY: they are looked at by a debugger alone, and never dropped.
+    // SAFETY: only a debugger reads them, and they are never dropped.
     let [null, low, high, stack, odd] =
         unsafe { std::mem::transmute::<MaybeUninit<[usize; 5]>, [ManuallyDrop<Tensor>; 5]>(garbage) };
     let freed = {
         let gone = ManuallyDrop::new(counted());
-        // SAFETY: the handle stays, for a debugger to look at alone, and what is behind it goes.
+        // SAFETY: only a debugger reads the handle that stays; the tensor behind it is freed.
         drop(unsafe { Tensor::from_ptr(gone.as_ptr().cast_mut()) });
         gone
     };

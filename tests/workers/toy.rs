@@ -58,7 +58,7 @@ fn work(args: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Says whom this rank has met: the runs of all ranks of its group.
+/// Prints the runs of all ranks in this rank's group.
 fn meet() -> Result<()> {
     let context = Context::init()?;
     let mut runs = context.group().all_gather_value(&std::env::var("TORCHELASTIC_RUN_ID")?)?;
@@ -67,7 +67,7 @@ fn meet() -> Result<()> {
     Ok(())
 }
 
-/// A second layer that has another width on rank 1.
+/// A second layer whose width differs on rank 1.
 fn differ(context: &Context) -> Result<()> {
     let vs = nn::VarStore::new(context.device());
     nn::linear(vs.root() / "first", 4, 3, Default::default());

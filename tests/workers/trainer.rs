@@ -1,4 +1,4 @@
-//! `Trainer`: against a loop by hand, and through snapshots.
+//! `Trainer`: against a handwritten loop, and through snapshots.
 
 use std::process::ExitCode;
 
@@ -144,7 +144,7 @@ fn skipped_steps(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// The same with the parts alone.
+/// The same with the parts instead of the trainer.
 fn by_hand(context: &Context, epochs: u64) -> Result<String> {
     let vs = VarStore::new(context.device());
     let model = Mlp::new(&vs);
@@ -170,13 +170,13 @@ fn by_hand(context: &Context, epochs: u64) -> Result<String> {
             scaler.update()?;
             scheduler.step(&mut optimizer)?;
         }
-        // As the trainer does before it evaluates.
+        // Like the trainer before it evaluates.
         let _ = tch::no_grad(|| ddp.forward(|| Tensor::from(0f32)))?;
     }
     bits(&vs)
 }
 
-/// With a learning rate of 0 nothing gets better.
+/// With a learning rate of 0 nothing improves.
 fn early_stopping(context: &Context) -> Result<()> {
     let vs = VarStore::new(context.device());
     let learner = Mlp::new(&vs);
@@ -218,7 +218,7 @@ fn autocast(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Many epochs with snapshots, to be told to stop in.
+/// Many epochs with snapshots, for a request to stop.
 fn run(dir: &str) -> Result<()> {
     let context = Context::init()?;
     let vs = VarStore::new(context.device());

@@ -81,7 +81,7 @@ fn compare() -> Result<()> {
     Ok(())
 }
 
-/// Ends with the same parameters and state, bit for bit, with a scheduler, clipping and overflows on one rank.
+/// Both end with the same parameters and state, bit for bit, with a scheduler, clipping and overflows on one rank.
 fn equals_the_unsharded<A: Algorithm>(context: &Context, groups: impl Fn() -> Vec<ParamGroup<A>>) -> Result<()> {
     let (rank, ranks) = (context.rank(), context.world_size());
     let run = |model: &Model, optimizer: &mut dyn Optimizer| -> Result<(Vec<bool>, Vec<f64>)> {
@@ -159,7 +159,7 @@ fn misuse_is_refused(context: &Context) -> Result<()> {
     let joined = ddp.join(JoinDivisor::WorldSize, || zero.step());
     ensure!(matches!(&joined, Err(Error::Invalid(problem)) if problem.contains("Ddp::join")), "{joined:?}");
 
-    // Rank 1 has a group too few for its parameters; then settings that PyTorch refuses; then other parameters.
+    // Rank 1 has one group too few for its parameters; then settings that PyTorch refuses; then other parameters.
     let only_matrices = || ParamGroup::new(|_, parameter| parameter.dim() == 2, SgdOptions::default());
     let mut groups = vec![only_matrices()];
     if context.rank() != 1 {

@@ -96,7 +96,7 @@ impl Build {
             package: self.package.clone(),
             platform: self.target.clone(),
             profile: self.profile.clone().or_else(|| self.release.then(|| "release".to_owned())),
-            elsewhere: self.target_dir.is_some(),
+            has_target_dir: self.target_dir.is_some(),
             quiet: false,
         }
     }

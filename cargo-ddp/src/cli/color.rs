@@ -14,10 +14,10 @@ const VARIABLE: &str = "CARGO_TERM_COLOR";
 /// # Errors
 /// [`Error::BadVariable`]
 pub(crate) fn choose(words: &[OsString]) -> Result<Color> {
-    of(words, std::env::var_os(VARIABLE).as_deref())
+    color_from(words, std::env::var_os(VARIABLE).as_deref())
 }
 
-fn of(words: &[OsString], variable: Option<&OsStr>) -> Result<Color> {
+fn color_from(words: &[OsString], variable: Option<&OsStr>) -> Result<Color> {
     let variable = variable.filter(|value| !value.is_empty()).map(OsStr::to_string_lossy);
     match (of_words(words), variable) {
         (Some(color), _) => Ok(color),
@@ -65,11 +65,11 @@ mod tests {
 
     #[test]
     fn color_flag_wins_over_the_variable() {
-        let choose = |flags: &[&str], variable: &str| of(&words(flags), Some(variable.as_ref()));
+        let choose = |flags: &[&str], variable: &str| color_from(&words(flags), Some(variable.as_ref()));
         assert_eq!(choose(&["--color", "never"], "always").unwrap(), Color::Never);
         assert_eq!(choose(&[], "always").unwrap(), Color::Always);
         assert_eq!(choose(&[], "").unwrap(), Color::Auto);
-        assert_eq!(of(&[], None).unwrap(), Color::Auto);
+        assert_eq!(color_from(&[], None).unwrap(), Color::Auto);
         let err = choose(&[], "blue").unwrap_err().to_string();
         assert!(err.contains("CARGO_TERM_COLOR") && err.ends_with("expected auto, always or never"), "{err}");
     }

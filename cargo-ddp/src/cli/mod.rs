@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn cargos_flags_reach_cargo() {
+    fn cargo_flags_reach_cargo() {
         let words = "cargo-ddp run -p a --bin b --release -F x,y --features z --locked -- --epochs 3";
         let cli = Cli::try_parse_from(words.split(' ')).unwrap();
         let Command::Run(run) = cli.command else { panic!("not run") };
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn every_command_and_flag_is_known_here() {
+    fn commands_and_flags_match_the_list_in_this_test() {
         // Adding one is a decision: add it here too.
         let mut found = Vec::new();
         for command in Cli::command().get_subcommands() {

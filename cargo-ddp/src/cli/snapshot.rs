@@ -1,3 +1,5 @@
+//! Flags of `cargo ddp snapshot` and its subcommands: `ls`, `show`, `verify`, `diff`, `prune`, `export`, `import`.
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};

@@ -1,3 +1,5 @@
+//! Flags of `cargo ddp runs`, `doctor`, `env`, `completions`, `man` and `plot`.
+
 use std::path::PathBuf;
 
 use clap::Args;

@@ -1,3 +1,5 @@
+//! `cargo ddp attach`: debug sessions for the workers of a running job.
+
 use std::fs;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
@@ -58,7 +60,7 @@ pub(super) fn attach(args: &Attach, ui: &Ui) -> Result<u8> {
             let program = job.command.first().map(String::as_str).unwrap_or_default();
             let program = job.folder.join(program).to_string_lossy().into_owned();
             for (rank, pid) in (job.first_rank..).zip(&open) {
-                debug::start(&sessions.of(&program, rank, *pid, job.attempt));
+                debug::start(&sessions.session(&program, rank, *pid, job.attempt));
             }
         }
         let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];

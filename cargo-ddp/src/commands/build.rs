@@ -1,3 +1,5 @@
+//! `cargo ddp build`: builds the program and keeps the editor's debug configurations pointing to it.
+
 use std::fs;
 use std::path::Path;
 
@@ -31,7 +33,7 @@ fn serve_configurations(project: &Project, selection: &Selection, program: &Path
     };
     let variables = [TARGET_VARIABLE].into_iter().chain(TARGET_DIR_VARIABLES);
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let moved = selection.elsewhere || variables.into_iter().any(is_set);
+    let moved = selection.has_target_dir || variables.into_iter().any(is_set);
     let usual = vscode::path_named(&project.root, &Place::of_files(&project.root)?.target);
     if !started.starts_with(&usual) || !moved && is_current_dir(&project.root) {
         return Err(Error::StartsAnother { built: program.to_owned(), started });

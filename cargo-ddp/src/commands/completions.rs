@@ -1,3 +1,5 @@
+//! `cargo ddp completions`: completion scripts for shells, for `cargo-ddp` and for `cargo ddp`.
+
 use clap::CommandFactory;
 use clap_complete::{Shell, generate};
 

@@ -1,3 +1,5 @@
+//! `cargo ddp demo`: setup, a new project, a build and a training run in one command.
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 

@@ -1,3 +1,5 @@
+//! `cargo ddp doctor`: prints the results of `inspect::doctor` as lines or JSON, and picks the exit code.
+
 use super::table::print_json;
 use crate::cli::Doctor;
 use crate::inspect::doctor::{Level, Machine, examine};

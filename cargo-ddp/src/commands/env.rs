@@ -1,3 +1,5 @@
+//! `cargo ddp env`: prints the variables that `cargo ddp exec` sets.
+
 use std::collections::BTreeMap;
 
 use super::exec::environment;

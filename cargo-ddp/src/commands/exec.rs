@@ -1,3 +1,5 @@
+//! `cargo ddp exec -- COMMAND`: runs a command with libtorch in its environment.
+
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::Command;

@@ -1,3 +1,5 @@
+//! `cargo ddp gpus`: the table of GPUs and of the processes that use them.
+
 use ddp_contract::text::printable_line;
 
 use super::table::print_json;

@@ -1,3 +1,5 @@
+//! `cargo ddp init`: adds to an existing crate what it needs to train.
+
 use std::path::Path;
 
 use crate::editor::vscode;

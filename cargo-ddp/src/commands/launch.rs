@@ -1,3 +1,5 @@
+//! `cargo ddp launch -- PROGRAM`: runs any program as the workers of a job, without a build.
+
 use std::path::{Path, PathBuf};
 
 use super::job::Prepared;

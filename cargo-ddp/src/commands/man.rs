@@ -1,3 +1,5 @@
+//! `cargo ddp man`: the manual pages, generated from the flags.
+
 use std::fs;
 
 use clap::CommandFactory;

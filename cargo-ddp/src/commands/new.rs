@@ -1,3 +1,5 @@
+//! `cargo ddp new`: creates a project from a template, or lists the templates.
+
 use crate::cli::New;
 use crate::scaffold::{self, Plan};
 use crate::{Result, Ui, exit, shell};

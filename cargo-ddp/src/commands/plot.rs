@@ -1,3 +1,5 @@
+//! `cargo ddp plot`: draws the metrics of runs into an SVG or PNG file. The drawing is in `inspect::plots`.
+
 use std::path::{Path, PathBuf};
 
 use ddp_contract::metrics::{Curves, FILE};
@@ -54,7 +56,7 @@ fn output(path: &Path) -> Result<(PathBuf, Output, Format)> {
 }
 
 fn format(path: &Path) -> Result<Format> {
-    Format::of(path).ok_or_else(|| Error::BadOption {
+    Format::from_path(path).ok_or_else(|| Error::BadOption {
         option: "output",
         problem: format!("unknown extension of {}: expected .svg or .png", path.display()),
     })

@@ -1,3 +1,5 @@
+//! `cargo ddp ps`: the table of running jobs.
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ddp_contract::job::Job;
@@ -15,7 +17,7 @@ pub(super) fn ps(args: &Ps, ui: &Ui) -> Result<u8> {
         return Ok(exit::SUCCESS);
     }
     // Not on stdout: these jobs can't be controlled from here.
-    for job in registry.elsewhere() {
+    for job in registry.remote_jobs() {
         ui.status("Elsewhere", job.to_string());
     }
     if jobs.is_empty() {

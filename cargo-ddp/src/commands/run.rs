@@ -1,3 +1,5 @@
+//! `cargo ddp run`: builds a target and runs it as the workers of a job.
+
 use std::path::PathBuf;
 
 use super::job::Prepared;

@@ -1,3 +1,5 @@
+//! `cargo ddp runs`: the table of a project's runs, with their outcome and duration.
+
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -135,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_short() {
+    fn durations_and_dates_of_any_size_are_printed() {
         assert_eq!([duration(3725.9), duration(-1.0)], ["1:02:05", "0:00:00"]);
         assert_eq!(local_time(1.7e9).len(), "2023-11-14 22:13:20".len());
         for seconds in [1e15, -1e15, 1e19, f64::MAX, f64::NAN, f64::INFINITY, 6.7e16] {

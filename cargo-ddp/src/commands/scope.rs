@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn jobs_of_the_project_are_those_started_in_it_or_that_keep_their_runs_in_it() {
+    fn project_scope_has_jobs_started_in_the_project_or_logging_to_it() {
         let project = Place { root: "/w/a".into(), in_project: true };
         assert!(project.has(&job("/w/a", "/w/a/runs/1")) && project.has(&job("/w/a/src", "/elsewhere/1")));
         assert!(project.has(&job("/home", "/w/a/runs/1")));
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_project_jobs_are_those_of_the_folder_of_those_above_and_below() {
+    fn folder_scope_has_jobs_of_the_folder_its_parents_and_subfolders() {
         let folder = Place { root: "/w/a".into(), in_project: false };
         assert!(
             folder.has(&job("/w/a", "/x/1")) && folder.has(&job("/w", "/x/1")) && folder.has(&job("/w/a/b", "/x/1"))
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn named_job_is_found_in_every_project() {
+    fn job_named_explicitly_is_found_in_every_project() {
         let jobs = || vec![job("/nowhere", "/nowhere/runs/1")];
         for name in ["run-1-2", "2"] {
             assert_eq!(candidates(Some(name), false, jobs()).unwrap().jobs.len(), 1);

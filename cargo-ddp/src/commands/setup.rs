@@ -1,3 +1,5 @@
+//! `cargo ddp setup`: finds or installs libtorch, and links the project to it.
+
 use crate::cli::Setup;
 use crate::editor::debug;
 use crate::project::cargo::Project;

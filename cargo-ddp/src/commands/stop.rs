@@ -1,3 +1,5 @@
+//! `cargo ddp stop`: asks a job to stop, waits for its end, and kills it with `--now`.
+
 use std::time::{Duration, Instant};
 
 use ddp_contract::job::Job;
@@ -64,10 +66,10 @@ pub(super) fn not_here(run: Option<&str>, running: Vec<String>, others: &[Job]) 
     if !others.is_empty() {
         return Error::NoRunInProject(scope::names(others));
     }
-    let elsewhere = scope::registry().elsewhere();
+    let remote = scope::registry().remote_jobs();
     let found: Vec<_> = match run {
-        Some(run) => elsewhere.iter().filter(|job| job.run.as_deref() == Some(run)).collect(),
-        None if running.is_empty() => elsewhere.iter().collect(),
+        Some(run) => remote.iter().filter(|job| job.run.as_deref() == Some(run)).collect(),
+        None if running.is_empty() => remote.iter().collect(),
         None => vec![],
     };
     if found.is_empty() {

@@ -1,3 +1,5 @@
+//! `cargo ddp update`: shows and applies the changes of a newer template to a project.
+
 use std::io::{IsTerminal, Write, stderr, stdin};
 
 use crate::scaffold;

@@ -1,3 +1,5 @@
+//! `cargo ddp vscode`: flags become a request to `editor::vscode`; the result is written, printed or checked.
+
 use crate::cli::Vscode;
 use crate::config;
 use crate::editor::debug;
@@ -118,7 +120,7 @@ pub(super) fn trainable(project: &Project) -> Result<Vec<(String, Trainable)>> {
 
 /// Where a task builds. A colleague's clone doesn't have this shell's variables, so they don't name the folder.
 pub(super) fn place(project: &Project, ui: &Ui) -> Result<Place> {
-    let place = Place::of(&project.root)?;
+    let place = Place::read(&project.root)?;
     let own = TARGET_DIR_VARIABLES.into_iter().find(|name| std::env::var_os(name).is_some());
     if let Some(name) = own.filter(|_| !place.folder.starts_with(&project.target)) {
         let target = &place.target;

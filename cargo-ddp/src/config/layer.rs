@@ -112,7 +112,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) fn of(option: &Arg) -> Self {
+    pub(super) fn from_arg(option: &Arg) -> Self {
         if is_switch(option) {
             return Self::Boolean;
         }

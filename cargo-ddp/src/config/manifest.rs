@@ -129,7 +129,7 @@ fn nearest<'a>(text: &str, known: &'a [String]) -> Option<&'a String> {
 
 /// A value as its flag takes it.
 fn text(option: &Arg, value: &Value) -> Result<OsString, String> {
-    let kind = Kind::of(option);
+    let kind = Kind::from_arg(option);
     let expected = || format!("expected {}", kind.expected());
     let text = match (kind, value) {
         (Kind::Boolean, Value::Bool(on)) => on.to_string(),

@@ -42,7 +42,7 @@ impl Combined {
     /// # Errors
     /// [`Error::BadSetting`] for what is wrong in the environment or in Cargo.toml.
     pub(crate) fn of_project(flags: &LaunchFlags, preset: Option<&str>, tables: &SettingsTables<'_>) -> Result<Self> {
-        Self::of(flags, preset, Some(tables), |name| std::env::var_os(name))
+        Self::new(flags, preset, Some(tables), |name| std::env::var_os(name))
     }
 
     /// Of a job without a project.
@@ -50,10 +50,10 @@ impl Combined {
     /// # Errors
     /// [`Error::BadSetting`] for what is wrong in the environment.
     pub(crate) fn of_flags(flags: &LaunchFlags) -> Result<Self> {
-        Self::of(flags, None, None, |name| std::env::var_os(name))
+        Self::new(flags, None, None, |name| std::env::var_os(name))
     }
 
-    fn of(
+    fn new(
         flags: &LaunchFlags,
         preset: Option<&str>,
         tables: Option<&SettingsTables<'_>>,

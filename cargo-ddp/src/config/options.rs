@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seconds_are_not_negative_and_end_somewhere() {
+    fn seconds_refuse_negative_values_and_have_a_maximum() {
         assert_eq!("2.5".parse(), Ok(Seconds(Duration::from_millis(2500))));
         assert_eq!("1e300".parse(), Ok(Seconds(FOREVER)));
         assert_eq!("inf".parse(), Ok(Seconds(FOREVER)));

@@ -1,3 +1,5 @@
+//! Tests of how flags, variables and Cargo.toml combine.
+
 use std::path::Path;
 
 use clap::{Args, Command, FromArgMatches};
@@ -18,7 +20,7 @@ fn combined(words: &[&str], set: &[(&str, &str)], package: &Value) -> Result<Com
     let table = |metadata| SettingsTable { metadata, folder: Path::new("/ws") };
     let tables = SettingsTables { package: Some(table(&metadata)), workspace: table(&none) };
     let variable = |name: &str| set.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
-    Combined::of(&flags(words).unwrap(), None, Some(&tables), variable)
+    Combined::new(&flags(words).unwrap(), None, Some(&tables), variable)
 }
 
 fn options(words: &[&str], set: &[(&str, &str)], package: &Value) -> LaunchOptions {
@@ -49,7 +51,7 @@ fn gpus_and_nproc_replace_each_other_from_a_higher_source() {
 }
 
 #[test]
-fn every_switch_has_an_opposite_and_the_last_one_wins() {
+fn switches_have_an_opposite_and_the_last_one_wins() {
     for (name, get) in [
         ("quiet", (|options| options.quiet) as fn(&LaunchOptions) -> bool),
         ("bind", |options| options.bind),
@@ -69,7 +71,7 @@ fn every_switch_has_an_opposite_and_the_last_one_wins() {
 }
 
 #[test]
-fn torchruns_name_of_nproc_is_taken() {
+fn nproc_per_node_is_an_alias_of_nproc() {
     for words in [&["--nproc-per-node", "2"][..], &["--nproc_per_node=2"]] {
         assert_eq!(options(words, &[], &json!({})).nproc, Some(Nproc::Count(2)), "{words:?}");
     }
@@ -77,7 +79,7 @@ fn torchruns_name_of_nproc_is_taken() {
 }
 
 #[test]
-fn preset_is_chosen_by_a_variable_too() {
+fn preset_can_be_chosen_by_a_variable() {
     let package = json!({ "nproc": 1, "preset": { "big": { "nproc": 8 } } });
     assert_eq!(options(&[], &[("DDP_PRESET", "big")], &package).nproc, Some(Nproc::Count(8)));
     assert_eq!(options(&[], &[("DDP_PRESET", "")], &package).nproc, Some(Nproc::Count(1)));
@@ -85,7 +87,7 @@ fn preset_is_chosen_by_a_variable_too() {
 }
 
 #[test]
-fn errors_found_later_name_the_source() {
+fn option_errors_name_the_flag_variable_or_key() {
     let err = || Error::BadOption { option: "show", problem: "unknown rank 7".into() };
     let located = |words: &[&str], set: &[(&str, &str)], package: &Value| {
         combined(words, set, package).unwrap().locate(err()).to_string()
@@ -97,12 +99,12 @@ fn errors_found_later_name_the_source() {
 }
 
 #[test]
-fn paths_that_are_not_utf8_survive() {
+fn paths_that_are_not_utf8_are_kept() {
     use std::os::unix::ffi::OsStrExt;
     let path = std::ffi::OsStr::from_bytes(b"r\xff.json");
     let command = LaunchFlags::augment_args(Command::new("launch"));
     let matches = command.try_get_matches_from(["launch".as_ref(), "--report".as_ref(), path]).unwrap();
     let flags = LaunchFlags::from_arg_matches(&matches).unwrap();
-    let combined = Combined::of(&flags, None, None, |_| None).unwrap();
+    let combined = Combined::new(&flags, None, None, |_| None).unwrap();
     assert_eq!(combined.options.report.as_deref(), Some(path.as_ref()));
 }

@@ -35,7 +35,7 @@ pub(super) fn read(variable: impl Fn(&str) -> Option<OsString>) -> Result<Layer>
         let name = name(&option);
         let Some(value) = variable(&name).filter(|value| !value.is_empty()) else { continue };
         let source = Source::Variable(name);
-        let value = match Kind::of(&option) {
+        let value = match Kind::from_arg(&option) {
             Kind::Boolean => boolean(&value).map_err(|problem| source.error("", problem))?.into(),
             _ => value,
         };
@@ -71,13 +71,13 @@ pub(super) fn drop_unused_secret_file(layer: &mut Layer, variable: impl Fn(&str)
 mod tests {
     use super::*;
 
-    fn of(set: &[(&str, &str)]) -> Result<Layer> {
+    fn layer(set: &[(&str, &str)]) -> Result<Layer> {
         read(|name| set.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into()))
     }
 
     #[test]
-    fn variables_go_through_the_flags_parsers() {
-        let options = of(&[("DDP_NPROC", "2"), ("DDP_QUIET", "1"), ("DDP_BIND", "0"), ("DDP_GRACE", "")]).unwrap();
+    fn variables_are_parsed_like_flags() {
+        let options = layer(&[("DDP_NPROC", "2"), ("DDP_QUIET", "1"), ("DDP_BIND", "0"), ("DDP_GRACE", "")]).unwrap();
         let options = options.options().unwrap();
         assert!(options.quiet && !options.bind && options.grace.is_none());
         for (name, value, problem) in [
@@ -88,19 +88,19 @@ mod tests {
             ("DDP_JSON", "yes", "DDP_JSON: invalid value `yes`: expected 1, true, 0 or false"),
             ("DDP_SHOW", "first", "DDP_SHOW: invalid value `first`: "),
         ] {
-            let err = of(&[(name, value)]).unwrap_err().to_string();
+            let err = layer(&[(name, value)]).unwrap_err().to_string();
             assert!(err.starts_with(problem), "{err}");
         }
     }
 
     #[test]
     fn variables_that_exclude_each_other_are_refused() {
-        let err = of(&[("DDP_GPUS", "0"), ("DDP_NPROC", "1")]).unwrap_err().to_string();
+        let err = layer(&[("DDP_GPUS", "0"), ("DDP_NPROC", "1")]).unwrap_err().to_string();
         assert_eq!(err, "DDP_GPUS: cannot be used with DDP_NPROC");
     }
 
     #[test]
-    fn variables_of_options_are_none_of_the_workers() {
+    fn variables_of_options_differ_from_variables_of_workers() {
         let workers = [
             env::STORE_FD,
             env::EVENT_FD,

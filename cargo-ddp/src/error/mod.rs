@@ -1,3 +1,5 @@
+//! The errors of this crate and their texts. `code` has their exit codes, `hint` their help.
+
 mod code;
 mod format;
 mod hint;

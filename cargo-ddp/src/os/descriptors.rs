@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_low_limit_is_raised_for_workers_and_others_stay() {
+    fn low_limit_of_open_files_is_raised_for_workers() {
         let workers = |current, maximum| for_workers(Rlimit { current, maximum }).current;
         assert_eq!(workers(Some(32), Some(4096)), Some(1024));
         assert_eq!(workers(Some(32), Some(64)), Some(64));

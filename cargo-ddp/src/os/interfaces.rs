@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn interface_of_a_link_local_address_is_told_by_its_scope() {
+    fn interface_of_a_link_local_address_is_found_by_its_scope() {
         let address: Ipv6Addr = "fe80::1".parse().unwrap();
         let interface = |name: &str, index| Interface { name: name.into(), index, address: address.into() };
         let list = [interface("eth0", 2), interface("eth1", 3)];

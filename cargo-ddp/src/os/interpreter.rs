@@ -111,7 +111,7 @@ fn loader(file: &[u8]) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn of(text: &str) -> Option<(String, Fault)> {
+    fn script_problem(text: &str) -> Option<(String, Fault)> {
         of_script(text.as_bytes(), DEPTH).map(|missing| (missing.interpreter, missing.fault))
     }
 
@@ -119,20 +119,20 @@ mod tests {
     fn a_script_needs_its_interpreter() {
         for fine in ["/bin/sh\nx", " /bin/sh -e\n", "/usr/bin/env sh\n", "/usr/bin/env -i sh\n", "\n", " \t\n", "\r\n"]
         {
-            assert_eq!(of(fine), None, "{fine:?}");
+            assert_eq!(script_problem(fine), None, "{fine:?}");
         }
         let gone = |name: &str, fault| Some((name.to_owned(), fault));
-        assert_eq!(of("/opt/no/python3\n"), gone("/opt/no/python3", Fault::Missing));
-        assert_eq!(of("/bin/sh\r\nx\r\n"), gone("/bin/sh", Fault::Windows));
-        assert_eq!(of("/bin/sh -e\r\n"), gone("/bin/sh", Fault::Windows));
-        assert_eq!(of("/usr/bin/env sh\r\n"), gone("sh", Fault::Windows));
-        assert_eq!(of("/usr/bin/env no-such-program\n"), gone("no-such-program", Fault::Missing));
-        assert_eq!(of("/usr/bin/env -S no-such-program -e\n"), gone("no-such-program", Fault::Missing));
-        assert_eq!(of("/\n"), gone("/", Fault::NotExecutable));
+        assert_eq!(script_problem("/opt/no/python3\n"), gone("/opt/no/python3", Fault::Missing));
+        assert_eq!(script_problem("/bin/sh\r\nx\r\n"), gone("/bin/sh", Fault::Windows));
+        assert_eq!(script_problem("/bin/sh -e\r\n"), gone("/bin/sh", Fault::Windows));
+        assert_eq!(script_problem("/usr/bin/env sh\r\n"), gone("sh", Fault::Windows));
+        assert_eq!(script_problem("/usr/bin/env no-such-program\n"), gone("no-such-program", Fault::Missing));
+        assert_eq!(script_problem("/usr/bin/env -S no-such-program -e\n"), gone("no-such-program", Fault::Missing));
+        assert_eq!(script_problem("/\n"), gone("/", Fault::NotExecutable));
     }
 
     #[test]
-    fn a_text_for_env_to_split_is_judged_only_if_it_is_plain() {
+    fn env_split_string_is_checked_only_if_it_is_plain() {
         for words in [
             "A=1 sh -e",
             "${MYSH} -e",
@@ -147,7 +147,7 @@ mod tests {
             // It separates words, as a space does.
             "sh\r",
         ] {
-            assert_eq!(of(&format!("/usr/bin/env -S {words}\n")), None, "{words:?}");
+            assert_eq!(script_problem(&format!("/usr/bin/env -S {words}\n")), None, "{words:?}");
         }
     }
 

@@ -1,3 +1,5 @@
+//! Reading JSON from small regular files.
+
 use std::path::Path;
 
 use ddp_contract::file;

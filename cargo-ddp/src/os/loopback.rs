@@ -1,3 +1,5 @@
+//! The loopback address of this machine.
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 /// This machine's address for itself: 127.0.0.1, or ::1 on a host without IPv4.

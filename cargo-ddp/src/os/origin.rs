@@ -10,11 +10,11 @@ use super::host;
 
 /// This process.
 pub(crate) fn own() -> Origin {
-    of(std::process::id())
+    of_process(std::process::id())
 }
 
 /// A process of this machine and container.
-pub(crate) fn of(pid: u32) -> Origin {
+pub(crate) fn of_process(pid: u32) -> Origin {
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
     let pid_namespace = fs::metadata("/proc/self/ns/pid").map_or(0, |namespace| namespace.ino());
     Origin { host: host::name(), boot_id, pid_namespace, pid, start_time: start_time(pid).unwrap_or(0) }
@@ -22,7 +22,7 @@ pub(crate) fn of(pid: u32) -> Origin {
 
 /// Whether process ids and locks of it mean something here.
 pub(crate) fn is_here(origin: &Origin) -> bool {
-    let own = of(origin.pid);
+    let own = of_process(origin.pid);
     origin.boot_id == own.boot_id && origin.pid_namespace == own.pid_namespace
 }
 
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn process_is_told_from_others_with_its_id() {
+    fn process_is_distinguished_from_others_with_its_id() {
         let own = own();
         assert!(is_here(&own) && is_alive(&own) && !is_of_other_machine(&own));
         assert!(!is_alive(&Origin { start_time: own.start_time + 1, ..own.clone() }));

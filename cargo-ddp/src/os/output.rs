@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn regular_files_are_replaced_also_behind_links() {
+    fn regular_files_are_replaced_even_behind_links() {
         let dir = tempfile::tempdir().unwrap();
         let (real, link, dangling) = (dir.path().join("real"), dir.path().join("link"), dir.path().join("dangling"));
         fs::write(&real, "old and longer").unwrap();
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_directories_that_do_not_exist_are_refused() {
+    fn output_to_a_directory_that_does_not_exist_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         symlink("new/", dir.path().join("link")).unwrap();
         for name in ["new/", "new//", "new/.", "new/./", "link", "link/"] {
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn fifos_are_written_to_and_not_waited_for_for_ever() {
+    fn fifos_are_written_with_a_limit_on_waiting() {
         let dir = tempfile::tempdir().unwrap();
         let (path, link) = (dir.path().join("fifo"), dir.path().join("link"));
         fifo(&path);
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_are_written_where_they_are() {
+    fn descriptors_are_written_at_their_position() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         let mut file = File::create(&path).unwrap();

@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn link_is_not_followed_and_others_can_not_read() {
+    fn private_file_follows_no_link_and_is_not_readable_by_others() {
         let dir = tempfile::tempdir().unwrap();
         let victim = dir.path().join("victim");
         fs::write(&victim, "important").unwrap();

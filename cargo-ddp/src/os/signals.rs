@@ -50,13 +50,13 @@ impl Signals {
 
     /// The signals since the last call.
     pub(crate) fn take(&mut self) -> Vec<i32> {
-        let mut came = Vec::new();
+        let mut signals = Vec::new();
         for (signal, pipe) in &mut self.pipes {
             let mut buffer = [0; 64];
             let count = pipe.read(&mut buffer).unwrap_or(0);
-            came.extend(std::iter::repeat_n(*signal, count));
+            signals.extend(std::iter::repeat_n(*signal, count));
         }
-        came
+        signals
     }
 }
 

@@ -1,3 +1,5 @@
+//! Stdout and stderr of this process, as descriptors.
+
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 

@@ -19,7 +19,7 @@ impl Project {
     pub fn seed(&self, profile: Option<&str>) -> usize {
         let platforms = BuildConfig::read(&self.root, |name| std::env::var_os(name)).unwrap_or_default().targets;
         let platforms: Vec<_> = platforms.iter().map(BuildTarget::folder).collect();
-        Sharing::of(self, profile, &platforms).map_or(0, |sharing| sharing.seed())
+        Sharing::new(self, profile, &platforms).map_or(0, |sharing| sharing.seed())
     }
 
     /// Builds the selection, with cargo's own messages on stderr, and gives the executable to run.
@@ -92,7 +92,7 @@ impl Project {
         };
         let platforms: Vec<_> = platforms.iter().map(BuildTarget::folder).collect();
         // cargo does not report the folder of `--target-dir`.
-        (!selection.elsewhere).then(|| Sharing::of(self, selection.profile.as_deref(), &platforms)).flatten()
+        (!selection.has_target_dir).then(|| Sharing::new(self, selection.profile.as_deref(), &platforms)).flatten()
     }
 }
 

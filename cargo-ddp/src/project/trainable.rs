@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn selection_names_what_cargo_can_not_know() {
+    fn selection_names_what_cargo_cannot_infer() {
         let one = Trainable {
             name: "m".into(),
             label: "m (example)".into(),

@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn line_ends_and_the_mark_stay() {
+    fn line_ends_and_the_byte_order_mark_stay() {
         for (before, after) in [
             ("a\r\nb\r\n", "a\r\nnew\r\nb\r\n"),
             ("\u{feff}a\r\nb", "\u{feff}a\r\nnew\r\nb"),

@@ -94,7 +94,7 @@ fn render_beside(plan: &Plan, parent: &Path, workers: Workers) -> Result<Made> {
         files::write(&staging.path().join(path), content)?;
     }
     // cargo's configuration depends on the final location of the project.
-    let place = vscode::Place::of(&plan.path)?;
+    let place = vscode::Place::read(&plan.path)?;
     let project = vscode::Project { target: place.target, platform: place.platform, trainable: binaries(plan) };
     for file in vscode::plan(staging.path(), &project, &vscode::Request::new(workers))?.files {
         file.write()?;

@@ -1,3 +1,5 @@
+//! Which names and folders a new project may have.
+
 use std::fs;
 use std::path::Path;
 
@@ -105,7 +107,7 @@ mod tests {
     use crate::scaffold::template::{TEMPLATES, find};
 
     #[test]
-    fn cargos_rules_hold() {
+    fn package_name_follows_cargos_rules() {
         for template in TEMPLATES {
             for good in ["my-model", "mlp_2", "_x", "Net"] {
                 assert!(check(good, template).is_ok(), "{good}");
@@ -140,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_checked_behind_links() {
+    fn folder_is_checked_behind_links() {
         let dir = tempfile::tempdir().unwrap();
         let (colon, link) = (dir.path().join("a:b"), dir.path().join("link"));
         fs::create_dir(&colon).unwrap();
@@ -153,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_template_brings_along_is_taken() {
+    fn package_name_of_a_template_dependency_is_refused() {
         let problem = |name, template| check(name, find(template).unwrap()).unwrap_err().to_string();
         for name in ["anyhow", "clap", "ddp-runtime", "serde"] {
             assert!(problem(name, "mingpt").contains("depends on a package with this name"), "{name}");

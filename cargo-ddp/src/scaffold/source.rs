@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_no_alias_where_cargo_ddp_is_installed() {
+    fn alias_is_omitted_where_cargo_ddp_is_installed() {
         let dir = tempfile::tempdir().unwrap();
         let clone = RuntimeSource::Clone { root: "/a clone".into() };
         let folders = || [dir.path().join("no"), dir.path().to_owned()].into_iter();

@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_that_is_missing_is_an_error() {
+    fn template_value_that_is_missing_is_an_error() {
         let file = &TEMPLATES[0].files[0];
         let err = file.render(&minijinja::context! { name => "m", standalone => false }).unwrap_err();
         assert!(matches!(&err, Error::Template { template, .. } if template == "bare/Cargo.toml.jinja"), "{err}");

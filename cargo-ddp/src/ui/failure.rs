@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn usual_causes_are_named() {
+    fn failure_names_usual_causes() {
         let cause = |exit, text, oom| usual_cause(exit, text, oom).unwrap_or_default();
         assert!(cause(Exit::Signal(9), "", Some(1)).contains("out of memory and killed"));
         assert!(cause(Exit::Signal(9), "", Some(0)).contains("a person or a scheduler"));

@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_complete_whatever_the_pieces() {
+    fn lines_are_printed_completely_however_they_are_split() {
         let out = through(prefixer(), &[b"a\nb", b"", b"c\n\nd"]);
         assert_eq!(out, b"[rank 1] a\n[rank 1] bc\n[rank 1] \n[rank 1] d\n");
         assert_eq!(through(prefixer(), &[b"\xff\xfe\n"]), b"[rank 1] \xff\xfe\n");

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn live_line_has_what_is_known() {
+    fn live_line_shows_known_values() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut progress = Progress::new(0, start);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn live_line_leaves_out_what_has_no_room() {
+    fn live_line_drops_values_that_do_not_fit() {
         let start = Instant::now();
         let mut progress = Progress::new(0, start);
         for (seconds, number) in (0..).zip(1..=60) {
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn rate_is_of_the_last_seconds_and_time_left_of_the_whole_run() {
+    fn rate_is_of_the_last_seconds_and_time_left_of_the_entire_run() {
         let start = Instant::now();
         let mut progress = Progress::new(0, start);
         // 100 steps of 1 s, then 100 of 0.1 s.

@@ -1,3 +1,5 @@
+//! The spinner of long work.
+
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};

@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_names_of_tensors_are_aliases() {
+    fn aliases_are_names_of_tensors_only() {
         let metadata = [("format", "pt"), ("head", "wte"), ("wte", "pt"), ("author", "somebody"), ("step", "12")];
         let metadata: Vec<(String, String)> = metadata.map(|(a, b)| (a.to_owned(), b.to_owned())).into();
         let found = aliases(metadata.iter().map(|(a, b)| (a, b)), |name| ["pt", "wte"].contains(&name));

@@ -27,7 +27,7 @@ impl FileInfo {
     ///
     /// # Errors
     /// Those of reading it.
-    pub fn of(path: &Path) -> io::Result<Self> {
+    pub fn read(path: &Path) -> io::Result<Self> {
         let file = crate::file::open(path)?;
         let bytes = file.metadata()?.len();
         let cores = thread::available_parallelism().map_or(1, |n| n.get() as u64);
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_checksum_is_that_of_the_whole_however_it_is_split() {
+    fn checksum_of_a_file_does_not_depend_on_how_it_is_split() {
         let path = std::env::temp_dir().join(format!("ddp-contract-checksum-{}", std::process::id()));
         let content: Vec<u8> = (0..3_000_001u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
         std::fs::write(&path, &content).expect("a temporary file");
@@ -93,12 +93,12 @@ mod tests {
             assert_eq!(crc, crc32c::crc32c(&content), "{parts} parts");
         }
         assert_eq!(
-            FileInfo::of(&path).expect("it can be read"),
+            FileInfo::read(&path).expect("it can be read"),
             FileInfo::written(3_000_001, crc32c::crc32c(&content))
         );
         std::fs::write(&path, b"123456789").expect("a temporary file");
         // The check value of CRC-32/ISCSI.
-        assert_eq!(FileInfo::of(&path).expect("it can be read").crc32c, "e3069283");
+        assert_eq!(FileInfo::read(&path).expect("it can be read").crc32c, "e3069283");
         std::fs::remove_file(&path).expect("it is there");
     }
 }

@@ -1,3 +1,5 @@
+//! The error file of a failed worker, in torchrun's layout.
+
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -121,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pythons_error_files_are_understood() {
+    fn error_file_of_python_is_read() {
         let python = r#"{"message": {"message": "ValueError: no", "extraInfo": {"py_callstack": "Traceback", "timestamp": "1700000000"}}}"#;
         let read: ErrorFile = serde_json::from_str(python).expect("torchrun's layout");
         assert_eq!(read.message(), "ValueError: no");

@@ -1,3 +1,5 @@
+//! The events that a worker sends to its launcher: their fields, their JSON and their version.
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -95,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn events_survive_the_pipe_and_unknown_ones_are_no_error() {
+    fn events_round_trip_and_unknown_ones_are_accepted() {
         let saved = Event::SnapshotSaved {
             snapshot: "snapshots/step-00000064".into(),
             epoch: 2,

@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_a_regular_file_is_refused_without_waiting() {
+    fn file_that_is_not_regular_is_refused_without_waiting() {
         let dir = std::env::temp_dir().join(format!("ddp-contract-file-{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a folder for the test");
         let fifo = dir.join("fifo");

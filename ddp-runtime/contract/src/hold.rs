@@ -20,7 +20,7 @@ pub struct Hold(#[expect(dead_code, reason = "it is locked while it is open")] O
 impl Hold {
     /// Holds the snapshot in `folder`; `None` if it was removed or is being removed. A snapshot without a readable manifest
     /// can't be held, which is not an error here.
-    pub fn of(folder: &Path) -> Option<Self> {
+    pub fn acquire(folder: &Path) -> Option<Self> {
         let manifest = folder.join(MANIFEST);
         let Ok(file) = file::open(&manifest) else { return folder.exists().then_some(Self(None)) };
         match flock_shared(&file) {
@@ -57,10 +57,10 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("ddp-contract-hold-{}", std::process::id()));
         let folder = dir.join("step-00000001");
         fs::create_dir_all(&folder).expect("a temporary folder");
-        assert!(Hold::of(&folder).is_some(), "without a manifest it is not held");
+        assert!(Hold::acquire(&folder).is_some(), "without a manifest it is not held");
         fs::write(folder.join(MANIFEST), "{}").expect("a temporary file");
-        let first = Hold::of(&folder).expect("nobody removes it");
-        let second = Hold::of(&folder).expect("several may read");
+        let first = Hold::acquire(&folder).expect("nobody removes it");
+        let second = Hold::acquire(&folder).expect("several may read");
         for reader in [first, second] {
             let err = retention::remove(&folder).expect_err("it is being read");
             assert_eq!(err.kind(), io::ErrorKind::ResourceBusy);
@@ -68,10 +68,10 @@ mod tests {
             drop(reader);
         }
         let claimed = claim(&folder).expect("nobody reads it");
-        assert!(Hold::of(&folder).is_none(), "it is being removed");
+        assert!(Hold::acquire(&folder).is_none(), "it is being removed");
         drop(claimed);
         retention::remove(&folder).expect("nobody reads it");
-        assert!(!folder.exists() && Hold::of(&folder).is_none());
+        assert!(!folder.exists() && Hold::acquire(&folder).is_none());
         fs::remove_dir(&dir).expect("nothing is left in it");
     }
 }

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_said_is_understood() {
+    fn welcome_and_join_messages_round_trip() {
         let environment = Welcome::Environment([("RANK".to_owned(), "1".to_owned())].into());
         for welcome in [environment, Welcome::Refused("no".into())] {
             let text = serde_json::to_string(&welcome).expect("plain data");

@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_later_session_says_supersedes_the_earlier() {
+    fn metrics_of_a_later_session_supersede_earlier_ones() {
         let lines = [
             start(0, 0),
             scalar("loss", 1, 4.0),
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_last_line_is_no_line_and_one_in_the_middle_is_an_error() {
+    fn metrics_with_a_torn_last_line_are_read_and_with_another_are_refused() {
         let whole = text(&[start(0, 0), scalar("loss", 1, f64::NEG_INFINITY)]);
         assert!(whole.contains("\"-inf\""), "{whole}");
         let torn = whole.clone() + "{\"event\":\"scal";
@@ -247,7 +247,7 @@ mod tests {
 
     // A file of any size was read into memory in one piece.
     #[test]
-    fn a_line_without_an_end_is_not_read_without_bound() {
+    fn metrics_line_without_an_end_is_bounded() {
         let whole = text(&[start(0, 0), scalar("loss", 1, 0.5)]);
         let zeros = BufReader::new(io::repeat(0));
         let error = Curves::from_lines(whole.as_bytes().chain(zeros)).expect_err("it has no end").to_string();

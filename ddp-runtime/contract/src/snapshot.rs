@@ -218,7 +218,7 @@ pub fn verify(folder: &Path) -> Result<Manifest, SnapshotError> {
         if found != expected.bytes {
             return Err(SnapshotError::Size { file: name.clone(), expected: expected.bytes, found });
         }
-        if FileInfo::of(&path).map_err(io_error)?.crc32c != expected.crc32c {
+        if FileInfo::read(&path).map_err(io_error)?.crc32c != expected.crc32c {
             return Err(SnapshotError::Checksum(name.clone()));
         }
     }
@@ -227,7 +227,7 @@ pub fn verify(folder: &Path) -> Result<Manifest, SnapshotError> {
 
 /// Verifies the snapshot in `folder`, and holds it; `None` if it was removed meanwhile.
 pub fn valid(folder: &Path) -> Result<Option<ValidSnapshot>, SnapshotError> {
-    let Some(hold) = Hold::of(folder) else { return Ok(None) };
+    let Some(hold) = Hold::acquire(folder) else { return Ok(None) };
     match verify(folder) {
         Ok(manifest) => Ok(Some(ValidSnapshot { folder: folder.to_owned(), manifest, hold })),
         Err(_) if !folder.exists() => Ok(None),
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn only_folders_with_a_step_in_their_name_count() {
+    fn snapshot_folders_have_a_step_in_their_name() {
         for (name, step) in [
             ("step-00000012", Some(12)),
             ("step-123456789012", Some(123_456_789_012)),
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_of_version_1_is_read() {
+    fn manifest_of_version_1_is_read() {
         let folder = std::env::temp_dir().join(format!("ddp-contract-manifest-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a temporary folder");
         let text = "{\n  \"format_version\": 1,\n  \"epoch\": 2,\n  \"step\": 64,\n  \"world_size\": 2,\n  \

@@ -1,3 +1,5 @@
+//! CUDA events: `torch.cuda.Event`.
+
 use std::ptr::NonNull;
 
 use super::Stream;

@@ -1,3 +1,5 @@
+//! Memory statistics of a GPU: `torch.cuda.memory_stats`.
+
 use tch::Device;
 
 use super::index_of;

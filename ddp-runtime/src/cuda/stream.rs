@@ -1,3 +1,5 @@
+//! CUDA streams: `torch.cuda.Stream`.
+
 use tch::{Device, Tensor};
 
 use super::index_of;

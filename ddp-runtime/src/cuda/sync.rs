@@ -1,3 +1,5 @@
+//! Warnings or errors for operations that wait for a GPU: `torch.cuda.set_sync_debug_mode`.
+
 use crate::Result;
 use crate::error::check;
 use crate::sys;

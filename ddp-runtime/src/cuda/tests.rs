@@ -1,3 +1,5 @@
+//! Tests of streams, events, memory statistics, and of steps that must not wait for the GPU.
+
 use tch::nn::{self, Module, VarStore};
 use tch::{Cuda, Device, Kind, Tensor};
 
@@ -10,7 +12,7 @@ use crate::{Context, Ddp, Error, LossGuard, NonFinite};
 const GPU: Device = Device::Cuda(0);
 
 #[test]
-fn without_a_gpu_each_call_is_an_error_that_says_so() {
+fn cuda_calls_without_a_gpu_are_errors() {
     if Cuda::is_available() {
         return;
     }
@@ -33,7 +35,7 @@ fn without_a_gpu_each_call_is_an_error_that_says_so() {
 }
 
 #[test]
-fn the_cpu_is_not_a_gpu() {
+fn cuda_calls_refuse_the_cpu() {
     for result in
         [synchronize(Device::Cpu), Stream::new(Device::Cpu).map(|_| ()), memory_stats(Device::Cpu).map(|_| ())]
     {
@@ -43,14 +45,14 @@ fn the_cpu_is_not_a_gpu() {
 
 #[test]
 #[ignore = "needs a GPU"]
-fn a_gpu_that_is_not_there_is_an_error_that_names_the_visible_ones() {
+fn unknown_gpu_is_an_error_that_names_the_visible_ones() {
     let Err(Error::Torch { message, .. }) = synchronize(Device::Cuda(99)) else { panic!("GPU 99 is there") };
     assert!(message.contains("GPU 99 not found"), "{message}");
 }
 
 #[test]
 #[ignore = "needs a GPU"]
-fn a_stream_is_current_inside_only() {
+fn stream_is_current_only_inside_its_scope() {
     let before = current_stream(GPU).unwrap();
     let high = Stream::with_priority(GPU, Priority::High).unwrap();
     assert_ne!(before, high);
@@ -94,7 +96,7 @@ fn a_stream_waits_for_an_event_of_another() {
 
 #[test]
 #[ignore = "needs a GPU"]
-fn events_time_the_work_between_them() {
+fn events_measure_the_time_between_them() {
     let stream = current_stream(GPU).unwrap();
     let (mut start, mut end) = (Event::with_timing().unwrap(), Event::with_timing().unwrap());
     assert!(start.elapsed_ms(&end).is_err(), "events that were not recorded have no time");

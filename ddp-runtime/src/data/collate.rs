@@ -1,3 +1,5 @@
+//! How samples are stacked to a batch: PyTorch's `default_collate`.
+
 use tch::{Device, Tensor};
 
 use crate::{Error, Result, memory};
@@ -168,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tuples_are_stacked_field_by_field() {
+    fn collate_stacks_tuples_field_by_field() {
         let samples =
             vec![(Tensor::from_slice(&[1f32, 2.0]), 3i64, 0.5f32), (Tensor::from_slice(&[4f32, 5.0]), 6, 1.5)];
         let (x, y, z) = Collate::collate(samples).unwrap();
@@ -178,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_that_differ_are_an_error() {
+    fn collate_refuses_shapes_that_differ() {
         let samples = || vec![Tensor::from_slice(&[1f32, 2.0]), Tensor::from_slice(&[1f32])];
         let message = |samples: Vec<Tensor>| Collate::collate(samples).map(|_: Tensor| ()).unwrap_err().to_string();
         assert!(message(samples()).contains("[1] Float after [2] Float"), "{}", message(samples()));

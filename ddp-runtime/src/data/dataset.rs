@@ -1,3 +1,5 @@
+//! The traits `Dataset` and `BatchDataset`, their adapters, and the seeds of samples.
+
 use std::sync::Arc;
 
 use crate::data::Collate;
@@ -301,7 +303,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seeds_differ_in_each_of_their_parts() {
+    fn sample_seeds_depend_on_run_epoch_and_index() {
         assert_eq!(mix(0), 0xe220_a839_7b1d_cdaf, "splitmix64's first number for seed 0");
         let mut seeds: Vec<u64> = (0..1000).map(|i| sample_seed(i / 100, i / 10 % 10, i % 10)).collect();
         assert_eq!(seeds, (0..1000).map(|i| sample_seed(i / 100, i / 10 % 10, i % 10)).collect::<Vec<_>>());

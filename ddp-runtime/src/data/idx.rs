@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn images_and_labels_are_read() {
+    fn idx_images_and_labels_are_read() {
         let dir = tempfile::tempdir().unwrap();
         let (a, b) = (dir.path().join("images"), dir.path().join("labels"));
         fs::write(&a, file(3, &[2, 1, 3], &[0, 1, 2, 253, 254, 255])).unwrap();
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_file_is_said() {
+    fn idx_file_that_is_invalid_is_explained() {
         let whole = file(3, &[2, 1, 3], &[0; 6]);
         let problem = |bytes: &[u8]| parse(bytes, 3).unwrap_err();
         assert_eq!(problem(&whole[..whole.len() - 1]), "truncated: 5 of 6 bytes of data for sizes [2, 1, 3]");

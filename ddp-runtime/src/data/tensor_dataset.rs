@@ -1,3 +1,5 @@
+//! `TensorDataset`: samples that are rows of tensors in memory.
+
 use tch::{Device, Kind, Tensor};
 
 use crate::data::loader::transfer;
@@ -85,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn different_numbers_of_rows_are_refused() {
+    fn tensors_with_different_numbers_of_rows_are_refused() {
         let (x, y) = (Tensor::zeros([3, 2], (Kind::Float, Device::Cpu)), Tensor::from_slice(&[1i64, 2]));
         let err = TensorDataset::new((x, y)).unwrap_err();
         assert_eq!(err.to_string(), "tensor 1 of a dataset has 2 rows, but the first tensor has 3");
@@ -94,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_have_no_graph_and_memory_of_their_own() {
+    fn batches_have_no_graph_and_their_own_memory() {
         let x = Tensor::from_slice(&[1f32, 2.0, 3.0]).set_requires_grad(true);
         let dataset = TensorDataset::new(vec![x]).unwrap();
         let mut batch = dataset.batch(&[2, 2, 0]).unwrap().remove(0);

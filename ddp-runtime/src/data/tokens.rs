@@ -1,3 +1,5 @@
+//! Token files in nanoGPT's format, for language models.
+
 use std::fs::File;
 use std::mem::MaybeUninit;
 use std::path::Path;
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stride_keeps_samples_apart() {
+    fn stride_is_the_distance_between_samples() {
         let bytes: Vec<u8> = (0..10u32).map(|token| token + 70000).flat_map(u32::to_le_bytes).collect();
         let dataset = dataset(&bytes, TokenKind::U32, 3).unwrap().stride(3).unwrap();
         assert_eq!(dataset.len(), 3); // 0..3, 3..6, 6..9, and a tenth token as the last target
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_do_not_fit_are_refused() {
+    fn token_files_of_the_wrong_size_are_refused() {
         let problem = |bytes: &[u8], block| dataset(bytes, TokenKind::U16, block).unwrap_err().to_string();
         assert!(problem(&[1, 0, 2], 1).ends_with("3 bytes are not a multiple of the 2-byte tokens"));
         assert!(problem(&[1, 0, 2, 0], 2).ends_with("2 tokens are too few for a block of 2 and the next token"));

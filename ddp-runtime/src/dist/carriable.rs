@@ -77,7 +77,7 @@ mod tests {
     use tch::Device;
 
     #[test]
-    fn all_that_can_not_be_sent_is_named() {
+    fn tensors_that_cannot_be_sent_are_all_named() {
         let vs = VarStore::new(Device::Cpu);
         let ones = |kind| Tensor::ones([2], (kind, Device::Cpu));
         let weight = vs.root().var("weight", &[2], tch::nn::Init::Const(1.0));

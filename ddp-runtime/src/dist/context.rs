@@ -1,3 +1,5 @@
+//! `Context` and its builder: the start of a worker's code, and access to its ranks, device and group.
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

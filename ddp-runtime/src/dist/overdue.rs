@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reason_says_where_and_how_long() {
+    fn timeout_reason_names_the_step_and_the_limit() {
         let timed_out = |step, limit| reason(sys::DDP_GROUP_TIMED_OUT, step, limit).unwrap();
         assert_eq!(
             timed_out(Some(50), Duration::from_secs(20)),

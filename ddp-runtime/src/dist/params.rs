@@ -111,7 +111,7 @@ mod tests {
 
     /// One tensor under several names, added in any order: `HashMap`s have another order in each run.
     #[test]
-    fn tied_weights_have_one_name_the_first_and_are_trained_once() {
+    fn tied_weights_have_their_first_name_and_are_trained_once() {
         for order in [["wte", "head", "out"], ["out", "wte", "head"], ["head", "out", "wte"]] {
             let vs = VarStore::new(Device::Cpu);
             let first = vs.root().var("bias", &[2], tch::nn::Init::Const(0.0));

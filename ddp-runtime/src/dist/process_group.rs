@@ -1,3 +1,5 @@
+//! `Backend` and `ProcessGroup`: the ranks that a collective runs on. The collectives are in `collectives`.
+
 use std::ffi::CString;
 use std::ptr::NonNull;
 use std::sync::Arc;

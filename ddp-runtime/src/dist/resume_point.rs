@@ -1,3 +1,5 @@
+//! The step that this process resumed from, which snapshots and metrics share.
+
 use std::sync::{Arc, OnceLock};
 
 /// The step that a run was resumed from, in this process: `Snapshots` set it, and metrics begin there. A

@@ -1,3 +1,5 @@
+//! The c10d store through which the ranks find each other.
+
 use std::ffi::CString;
 use std::ptr::NonNull;
 use std::sync::PoisonError;

@@ -1,3 +1,5 @@
+//! `Work`: a collective in flight.
+
 use std::ptr::NonNull;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! `World`: ranks and addresses, read from torchrun's environment variables.
+
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
@@ -140,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn torchruns_environment_is_read() {
+    fn world_is_read_from_torchruns_environment() {
         let world = read(&[("TORCHELASTIC_RESTART_COUNT", "3"), ("TORCHELASTIC_USE_AGENT_STORE", "True")]).unwrap();
         assert_eq!((world.rank, world.local_rank, world.world_size, world.local_world_size), (1, 1, 2, 2));
         assert_eq!(world.restart_count, 3);
@@ -148,20 +150,20 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_address_may_stand_in_brackets() {
+    fn ipv6_address_may_be_in_brackets() {
         let addr = |text| read(&[("MASTER_ADDR", text)]).unwrap().master.unwrap().addr;
         assert_eq!([addr("[::1]"), addr("fe80::1"), addr("[host]")], ["::1", "fe80::1", "[host]"]);
     }
 
     #[test]
-    fn no_variables_at_all_are_a_world_of_one() {
+    fn world_without_variables_has_one_rank() {
         assert_eq!(World::from_lookup(|_| None).unwrap(), World::alone());
         // What a shell may hold anyway does not make a job.
         assert_eq!(World::from_lookup(|name| (name == "OMP_NUM_THREADS").then(|| "4".into())).unwrap(), World::alone());
     }
 
     #[test]
-    fn each_fault_names_its_variable() {
+    fn world_errors_name_the_variable() {
         for name in ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"] {
             match read(&[(name, "")]) {
                 Err(Error::MissingVariable { name: missing, .. }) => assert_eq!(missing, name),
@@ -189,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_world_of_zero_has_no_rank() {
+    fn world_of_size_zero_is_refused() {
         assert!(matches!(read(&[("WORLD_SIZE", "0"), ("RANK", "0")]), Err(Error::BadVariable { name: "RANK", .. })));
     }
 }

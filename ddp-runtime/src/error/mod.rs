@@ -1,3 +1,5 @@
+//! The errors of this crate, their texts and their hints.
+
 use std::ffi::{CStr, NulError};
 use std::io;
 use std::path::{Path, PathBuf};

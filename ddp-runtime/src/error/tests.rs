@@ -1,3 +1,5 @@
+//! Tests of the texts of errors.
+
 use ddp_contract::lock::LockError;
 
 use super::*;
@@ -93,7 +95,7 @@ samples! {
 }
 
 #[test]
-fn no_error_prints_its_cause_twice() {
+fn errors_print_their_cause_once() {
     for (_, error) in samples() {
         let (kind, alone) = (format!("{error:?}"), error.to_string());
         assert_eq!(format!("{:#}", anyhow::Error::from(error)), alone, "{kind}");
@@ -115,7 +117,7 @@ fn error_texts_and_hints() {
 }
 
 #[test]
-fn lost_peer_is_said_in_our_words_and_keeps_the_detail() {
+fn lost_peer_has_its_own_message_and_keeps_the_detail() {
     let gloo = "[pair.cc:553] Connection closed by peer [127.0.0.1]:1. This is typically caused by a crash. GLHF!";
     let err = Error::torch("all_reduce", gloo.into());
     assert_eq!(err.to_string(), "lost the connection to a peer during all_reduce; the peer exited first");

@@ -1,3 +1,5 @@
+//! The values that can be logged, and the entries that the loop hands to the writing thread.
+
 use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};

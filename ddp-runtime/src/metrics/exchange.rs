@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_reduced_as_was_asked() {
+    fn metrics_are_reduced_by_the_chosen_operation() {
         let all = |reduce: Reduce| reduce.all([3.0, 1.0, 2.0].into_iter());
         assert_eq!([Reduce::Mean, Reduce::Sum, Reduce::Min, Reduce::Max].map(all), [2.0, 6.0, 1.0, 3.0]);
         for values in [[1.0, f64::NAN], [f64::NAN, 1.0]] {
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_told_apart() {
+    fn metrics_entries_that_differ_have_different_hashes() {
         let entry = |name: &str, step, reduce| Scalar {
             name: name.into(),
             step,

@@ -1,3 +1,5 @@
+//! Histograms of tensors, for TensorBoard.
+
 use tch::{Kind, Tensor};
 
 use crate::{Error, Result};
@@ -19,7 +21,7 @@ const BUCKETS: usize = 64;
 
 impl Histogram {
     /// Of the values that are finite; `None` if there are none.
-    pub(super) fn of(values: &Tensor) -> Result<Option<Self>> {
+    pub(super) fn new(values: &Tensor) -> Result<Option<Self>> {
         let values = values.f_flatten(0, -1).and_then(|flat| flat.f_to_kind(Kind::Double));
         let mut values = Vec::<f64>::try_from(values.map_err(Error::tch("making a histogram"))?)
             .map_err(Error::tch("making a histogram"))?;
@@ -50,14 +52,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_finite_value_is_in_a_bucket() {
+    fn histogram_counts_every_finite_value() {
         let values = Tensor::from_slice(&[0.0, 1.0, 1.0, 64.0, f64::NAN, f64::INFINITY]);
-        let histogram = Histogram::of(&values).unwrap().unwrap();
+        let histogram = Histogram::new(&values).unwrap().unwrap();
         assert_eq!((histogram.min, histogram.max, histogram.count), (0.0, 64.0, 4.0));
         assert_eq!((histogram.counts[0], histogram.counts[1], histogram.counts[63]), (1.0, 2.0, 1.0));
         assert_eq!(histogram.sum_squares, 4098.0);
-        let same = Histogram::of(&Tensor::from_slice(&[2f32, 2.0])).unwrap().unwrap();
+        let same = Histogram::new(&Tensor::from_slice(&[2f32, 2.0])).unwrap().unwrap();
         assert_eq!((same.limits, same.counts), (vec![2.0], vec![2.0]));
-        assert_eq!(Histogram::of(&Tensor::from_slice(&[f32::NAN])).unwrap(), None);
+        assert_eq!(Histogram::new(&Tensor::from_slice(&[f32::NAN])).unwrap(), None);
     }
 }

@@ -1,3 +1,5 @@
+//! Images of tensors, as PNG files.
+
 use tch::{Kind, Tensor};
 
 use crate::{Error, Result};
@@ -84,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn images_come_back_from_png() {
+    fn images_survive_the_png_encoding() {
         let image = Tensor::from_slice(&[0.0f32, 0.5, 1.0, 2.0, f32::NAN, -1.0]).view([2, 3]);
         let png = encode(&image).unwrap();
         assert_eq!((png.width, png.height, png.channels), (3, 2, 1));
@@ -101,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_drawn_is_refused() {
+    fn image_of_a_wrong_shape_is_refused() {
         for size in [vec![3], vec![2, 4, 4], vec![1, 0, 4], vec![1, 1, 1, 1, 1]] {
             assert!(check(&Tensor::zeros(&size, tch::kind::FLOAT_CPU)).is_err(), "{size:?}");
         }

@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_are_those_of_the_documentation() {
+    fn protobuf_messages_match_the_documentations_examples() {
         assert_eq!(Message::new().int(1, 150).as_bytes(), [0x08, 0x96, 0x01]);
         assert_eq!(Message::new().text(2, "testing").as_bytes(), b"\x12\x07testing");
         let inner = Message::new().int(1, 150);

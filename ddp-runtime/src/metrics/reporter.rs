@@ -151,7 +151,7 @@ impl Reporter {
                 }
             }
             Entry::Histogram { name, step, values, time } => {
-                if let Some(histogram) = Histogram::of(&values)? {
+                if let Some(histogram) = Histogram::new(&values)? {
                     self.write(|writer| writer.histogram(&name, step, &histogram, time));
                 }
             }
@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn throughput_is_that_of_about_a_second() {
+    fn throughput_is_measured_over_about_a_second() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut throughput = Throughput::default();

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn records_are_framed_as_tensorboard_frames_them() {
+    fn tensorboard_records_have_tensorboards_framing() {
         // tensorboard.summary.writer.record_writer.RecordWriter's bytes for b"\x08\x96\x01".
         let expected = [0x03, 0, 0, 0, 0, 0, 0, 0, 0xb0, 0x99, 0x49, 0x0e, 0x08, 0x96, 0x01, 0x06, 0xfa, 0x6e, 0x2c];
         assert_eq!(record(&Message::new().int(1, 150)), expected);

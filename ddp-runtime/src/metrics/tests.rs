@@ -1,3 +1,5 @@
+//! Tests of the files that `Metrics` writes on one rank.
+
 use std::fs;
 use std::path::Path;
 
@@ -15,7 +17,7 @@ fn steps(curves: &Curves, name: &str) -> Vec<(u64, f64)> {
 }
 
 #[test]
-fn sessions_follow_each_other_and_a_torn_line_is_no_obstacle() {
+fn metrics_sessions_append_even_after_a_torn_line() {
     let dir = tempfile::tempdir().unwrap();
     let context = Context::init().unwrap();
     for (first, last) in [(1, 5), (4, 6)] {
@@ -38,7 +40,7 @@ fn sessions_follow_each_other_and_a_torn_line_is_no_obstacle() {
 }
 
 #[test]
-fn a_value_that_is_no_number_and_a_folder_in_use_are_errors() {
+fn metrics_refuse_values_without_a_number_and_a_folder_in_use() {
     let dir = tempfile::tempdir().unwrap();
     let context = Context::init().unwrap();
     let metrics = Metrics::open_in(&context, dir.path()).unwrap();
@@ -83,7 +85,7 @@ fn fifo_without_a_reader_does_not_stop_training() {
 }
 
 #[test]
-fn event_file_of_another_time_is_no_obstacle() {
+fn event_file_with_a_future_time_does_not_stop_logging() {
     let dir = tempfile::tempdir().unwrap();
     let context = Context::init().unwrap();
     let odd = format!("events.out.tfevents.{}.x", u64::MAX);
@@ -95,7 +97,7 @@ fn event_file_of_another_time_is_no_obstacle() {
 }
 
 #[test]
-fn what_was_logged_is_on_disk_after_a_flush_and_a_drop() {
+fn metrics_are_on_disk_after_a_flush_and_a_drop() {
     let dir = tempfile::tempdir().unwrap();
     let context = Context::init().unwrap();
     let metrics = Metrics::open_in(&context, dir.path()).unwrap();
@@ -114,7 +116,7 @@ fn what_was_logged_is_on_disk_after_a_flush_and_a_drop() {
 }
 
 #[test]
-fn nothing_is_logged_after_the_end_and_threads_may_share_it() {
+fn metrics_refuse_values_after_finish_and_can_be_shared_by_threads() {
     fn is_shared<T: Send + Sync>(_: &T) {}
     let dir = tempfile::tempdir().unwrap();
     let metrics = Metrics::open_in(&Context::init().unwrap(), dir.path()).unwrap();

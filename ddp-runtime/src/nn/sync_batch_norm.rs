@@ -1,3 +1,5 @@
+//! `SyncBatchNorm`: batch normalization over the batches of all ranks.
+
 use std::borrow::Borrow;
 use std::cell::Cell;
 
@@ -226,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn one_rank_is_batch_norm_to_the_last_bit_and_takes_its_weights() {
+    fn sync_batch_norm_on_one_rank_is_batch_norm_to_the_last_bit() {
         for affine in [true, false] {
             let (mut vs, norm, theirs, reference) = pair(BatchNormConfig { affine, ..Default::default() });
             vs.copy(&theirs).unwrap();
@@ -242,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn input_that_does_not_fit_is_an_error_that_says_why() {
+    fn sync_batch_norm_refuses_wrong_inputs() {
         let (_vs, norm, ..) = pair(Default::default());
         for (x, problem) in [
             (Tensor::zeros([3], FLOAT), "of 2 to 5 dimensions, got [3]"),

@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_passed_is_due_once() {
+    fn snapshot_is_due_once_per_interval() {
         let mut due = Due { every_steps: Some(10), every_epochs: Some(2), ..Due::default() };
         assert!(!due.passed(at(0, 9)));
         assert!(due.passed(at(0, 11)), "step 10 was passed");
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn exchanges_become_as_rare_as_steps_are_fast() {
+    fn exchange_interval_grows_with_the_speed_of_steps() {
         assert_eq!(next_interval(1, Duration::from_millis(1)), 2);
         assert_eq!(next_interval(64, Duration::from_millis(64)), 100);
         assert_eq!(next_interval(100, Duration::from_millis(400)), 25);

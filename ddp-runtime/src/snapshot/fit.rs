@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_named() {
+    fn mismatched_parameters_are_named() {
         let tied = model(&[&["wte", "head"]]);
         let problem = |saved: &HashMap<String, Tensor>| pairs(&tied, saved, &BTreeMap::new()).err().unwrap();
         assert_eq!(problem(&saved(&["x"])), "the snapshot has no head or wte");

@@ -1,3 +1,5 @@
+//! How a run finds the newest valid snapshot and loads it.
+
 use std::path::Path;
 
 use ddp_contract::snapshot::{self as format, Found, Manifest, SnapshotError, ValidSnapshot};

@@ -1,3 +1,5 @@
+//! Page-locked memory for the copies that a snapshot is written from.
+
 use tch::{Kind, TchError, Tensor};
 
 use crate::Result;

@@ -1,3 +1,5 @@
+//! `Progress`: the epoch, step and samples that a snapshot belongs to.
+
 use serde::{Deserialize, Serialize};
 
 /// The progress of a run.

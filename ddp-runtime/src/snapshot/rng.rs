@@ -96,13 +96,13 @@ mod tests {
     // Complete runs test that numbers continue as they would have: other tests draw from this process' generators.
 
     #[test]
-    fn a_state_that_is_none_is_refused() {
+    fn rng_state_that_is_invalid_is_refused() {
         let broken = HashMap::from([("rank0.cpu".to_owned(), Tensor::from_slice(&[1u8, 2]))]);
         assert!(restore(&broken, 0, Device::Cpu, 3).is_err());
     }
 
     #[test]
-    fn every_rank_has_a_name_of_its_own() {
+    fn rng_states_have_one_name_per_rank() {
         let state = |n| RngState { cpu: vec![n], cuda: Some(vec![n, n]) };
         let tensors = to_tensors(&[state(1), state(2)]).unwrap();
         let found: Vec<_> =

@@ -1,3 +1,5 @@
+//! `SavedModel`: a snapshot's model for inference, without a job.
+
 use std::path::{Path, PathBuf};
 
 use ddp_contract::snapshot::{self as format, MANIFEST, Manifest, SnapshotError, ValidSnapshot};
@@ -148,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_is_read_without_a_job() {
+    fn saved_model_is_read_without_a_job() {
         let dir = tempfile::tempdir().unwrap();
         assert!(SavedModel::newest(dir.path()).unwrap().is_none());
         let context = Context::builder().backend(Backend::Gloo).init().unwrap();
@@ -188,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn reader_never_loses_a_snapshot_to_a_run_that_removes_old_ones() {
+    fn saved_snapshot_is_not_removed_while_it_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let context = Context::builder().backend(Backend::Gloo).init().unwrap();
         let (vs, _) = model(3);

@@ -44,7 +44,7 @@ impl Snapshots {
         }
         self.due.restart_clock();
         self.saved_at = Some(progress);
-        if self.blocking { self.finish() } else { Ok(()) }
+        if self.blocking { self.wait_until_written() } else { Ok(()) }
     }
 
     /// Saves if a step, an epoch or a time that asks for it was passed since the last call, or if the run is asked to stop:
@@ -62,7 +62,7 @@ impl Snapshots {
             self.save(model, contents, progress)?;
         }
         if request.stop {
-            self.finish()?;
+            self.wait_until_written()?;
             let snapshot = self.dir.join(format::folder_name(progress.step));
             debug!(step = progress.step, "asked to stop: all ranks have saved");
             process().preempted(progress.step);
@@ -97,17 +97,17 @@ impl Snapshots {
 
     /// Waits until the last snapshot is on disk, on every rank, also beyond the group's timeout. Every rank must call it.
     /// Without it, the program's end does so, and then a failure makes [`ddp_runtime::main`](crate::main) fail.
-    pub(crate) fn finish(&mut self) -> Result<()> {
+    pub(crate) fn wait_until_written(&mut self) -> Result<()> {
         let written = self.wait_together()?;
         self.group.agree("saving a snapshot", written)
     }
 
     /// For the end of a run: [saves](Self::save) unless `progress` was saved already, and waits until it is on disk.
-    pub(crate) fn finish_at(&mut self, model: &VarStore, contents: &Contents<'_>, progress: Progress) -> Result<()> {
+    pub(crate) fn finish(&mut self, model: &VarStore, contents: &Contents<'_>, progress: Progress) -> Result<()> {
         if self.saved_at != Some(progress) {
             self.save(model, contents, progress)?;
         }
-        self.finish()
+        self.wait_until_written()
     }
 
     /// Waits on all ranks until rank 0 has written the last snapshot, however long that takes: the ranks exchange while they

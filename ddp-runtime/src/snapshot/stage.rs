@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn copies_are_contiguous_and_their_memory_is_used_again() {
+    fn staged_copies_are_contiguous_and_their_memory_is_reused() {
         let mut stage = Stage::default();
         let x = Tensor::arange(6, tch::kind::INT64_CPU).view([2, 3]).tr();
         let mut tensors = stage.copy("f", vec![("x".into(), x.shallow_clone())]).unwrap();

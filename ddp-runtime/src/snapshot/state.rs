@@ -1,3 +1,5 @@
+//! What a snapshot saves besides the model and the random numbers.
+
 use crate::train::optim::Optimizer;
 use crate::train::stateful::Stateful;
 

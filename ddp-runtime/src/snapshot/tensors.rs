@@ -225,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dtypes_are_those_of_the_contract() {
+    fn dtypes_match_the_contract() {
         let mut ours = KINDS.map(|(_, dtype)| format!("{dtype:?}"));
         let mut theirs = ddp_contract::snapshot::DTYPES.map(str::to_owned);
         ours.sort();
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn every_dtype_and_odd_shape_survives_a_file() {
+    fn tensors_of_every_dtype_and_odd_shape_survive_a_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.safetensors");
         let mut tensors: Vec<(String, Tensor)> = KINDS
@@ -248,7 +248,7 @@ mod tests {
         tensors.push(("large".into(), Tensor::arange(1 << 20, (Kind::Int64, Device::Cpu)).view([1 << 10, 1 << 10])));
         let host = tensors.iter().map(|(name, t)| HostTensor::new(name.clone(), t.shallow_clone()).unwrap());
         let info = write(&path, &host.collect::<Vec<_>>(), &BTreeMap::new(), true).unwrap();
-        assert_eq!(info, FileInfo::of(&path).unwrap());
+        assert_eq!(info, FileInfo::read(&path).unwrap());
         with_tensors(&path, |read| {
             assert_eq!(read.len(), tensors.len());
             for (name, tensor) in &tensors {
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_safetensors_lacks_is_refused_by_name() {
+    fn tensor_of_a_dtype_that_safetensors_lacks_is_refused_by_name() {
         let complex = Tensor::zeros([1], (Kind::ComplexFloat, Device::Cpu));
         let err = HostTensor::new("c".into(), complex).err().unwrap();
         assert_eq!(err.to_string(), "safetensors can't store c, which is ComplexFloat");

@@ -1,3 +1,5 @@
+//! A snapshot that is still being written when the run ends.
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;

@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn floats_that_json_lacks_come_back_wherever_they_are() {
+    fn floats_that_json_lacks_round_trip_at_any_depth() {
         assert_eq!(through_text(&everything()), everything());
         assert_eq!(through_text(&INF), INF);
         assert!(through_text(&f64::NAN).is_nan() && through_text(&f32::NAN).is_nan());
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn floats_are_numbers_for_any_type() {
+    fn floats_are_encoded_as_numbers_and_wrong_types_are_errors() {
         assert_eq!(through_text(&vec![1.5, 2.0]), [1.5, 2.0]);
         let (json, pointers) = encode(&vec![Some(INF), None]).unwrap();
         let err = decode::<Vec<f64>>(&json, &pointers).unwrap_err().to_string();

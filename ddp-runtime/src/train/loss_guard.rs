@@ -1,3 +1,5 @@
+//! `LossGuard`: what happens when a loss is NaN or infinite.
+
 use std::collections::VecDeque;
 
 use tch::nn::VarStore;

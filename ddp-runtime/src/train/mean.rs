@@ -1,3 +1,5 @@
+//! `Mean`: a mean over steps and ranks, summed up on the device.
+
 use tch::{Kind, Tensor};
 
 use crate::data::mean_over_ranks;
@@ -74,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mean_counts_what_was_added() {
+    fn mean_weights_values_by_their_count() {
         let context = crate::Context::builder().backend(crate::Backend::Gloo).init().unwrap();
         let mut mean = Mean::new();
         assert!(mean.over_ranks(context.group()).unwrap().is_nan());

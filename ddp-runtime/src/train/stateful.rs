@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn tuples_options_and_boxes_hold_their_parts() {
+    fn stateful_tuples_options_and_boxes_save_their_parts() {
         let saved = (Count("a", f64::NAN), Some(Count("b", 2.0)), (Box::new(Count("c", f64::NEG_INFINITY)),));
         let state = saved.state_dict().unwrap();
         let mut loaded = (Count("a", 0.0), Some(Count("b", 0.0)), (Box::new(Count("c", 0.0)),));
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_and_mistyped_entries_are_named() {
+    fn state_dict_names_missing_and_mistyped_entries() {
         let state = StateDict::new().with("a", "text").unwrap();
         let problem = |loaded: Result<()>| loaded.unwrap_err().to_string();
         assert_eq!(problem(Count("b", 0.0).load_state_dict(&state)), "can't load the b: the snapshot has none");

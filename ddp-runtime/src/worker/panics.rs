@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_first_panic_inside_is_left_to_the_error() {
+    fn first_panic_inside_is_left_to_the_error_and_no_other() {
         assert!(!becomes_an_error("a.rs:1:1"));
         let result: Result<()> = caught(|| {
             caught(|| Ok(())).unwrap(); // ends, and the outer one is still there

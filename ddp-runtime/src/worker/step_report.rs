@@ -1,3 +1,5 @@
+//! `StepReport`: the numbers of a step that the launcher shows.
+
 /// An optimizer step that is done, for the launcher to show.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[must_use]

@@ -127,7 +127,7 @@ fn sys_declares_what_the_header_declares() {
 }
 
 #[test]
-fn sys_numbers_of_enums_are_those_of_the_header() {
+fn sys_enum_numbers_match_the_header() {
     let header = header();
     for (name, file, rust_name, variants) in MIRRORED {
         let text = fs::read_to_string(root().join("src").join(file)).unwrap();

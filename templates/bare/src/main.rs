@@ -27,7 +27,7 @@ fn train() -> Result<i64> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn alone_the_sum_is_ones_own_number() {
+    fn sum_of_one_rank_is_its_own_number() {
         assert_eq!(super::train().unwrap(), 1);
     }
 }

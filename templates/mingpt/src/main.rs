@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_learning_rate_rises_and_falls() {
+    fn learning_rate_rises_and_falls() {
         use ddp_runtime::lr_scheduler::Schedule;
         let schedule = schedule(10, 110);
         let factor = |step| schedule.next(step, &[1.0], &[1.0]).unwrap()[0];

@@ -119,7 +119,7 @@ mod tests {
     use tch::Device;
 
     #[test]
-    fn a_token_knows_nothing_of_those_behind_it() {
+    fn token_does_not_depend_on_later_tokens() {
         let config =
             Config { vocabulary: "abcde".into(), n_layer: 2, n_head: 2, n_embd: 8, block_size: 6, dropout: 0.1 };
         let vs = nn::VarStore::new(Device::Cpu);

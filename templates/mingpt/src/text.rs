@@ -18,7 +18,7 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    pub fn of(text: &str) -> Self {
+    pub fn from_text(text: &str) -> Self {
         let characters: Vec<char> = text.chars().collect::<BTreeSet<_>>().into_iter().collect();
         let tokens = characters.iter().enumerate().map(|(token, &character)| (character, token as i64)).collect();
         Self { characters, tokens }
@@ -52,7 +52,7 @@ impl Text {
     /// The first part of the file at `path`: `truncate` of it, up to 1.
     pub fn read(path: &Path, truncate: f64) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("can't read the text {}", path.display()))?;
-        let vocabulary = Vocabulary::of(&text);
+        let vocabulary = Vocabulary::from_text(&text);
         let mut tokens = vocabulary.encode(&text)?;
         tokens.truncate((tokens.len() as f64 * truncate) as usize);
         Ok(Self { vocabulary, tokens })
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_are_one_ahead_and_each_epoch_cuts_elsewhere() {
+    fn targets_are_one_token_ahead_and_each_epoch_cuts_differently() {
         let (x, y) = windows(None).batch(&[3, 0]).unwrap();
         assert_eq!(x, Tensor::from_slice2(&[[12i64, 13, 14, 15], [0, 1, 2, 3]]));
         assert_eq!(y, x + 1);
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_text_is_encoded_and_decoded() {
-        let vocabulary = Vocabulary::of("hello");
+        let vocabulary = Vocabulary::from_text("hello");
         assert_eq!(vocabulary.characters(), "ehlo");
         let tokens = vocabulary.encode("hole").unwrap();
         assert_eq!(tokens.iter().map(|&token| vocabulary.decode(token)).collect::<String>(), "hole");

@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn the_digits_are_whole() {
+    fn digits_are_complete() {
         let (train, test) = (images("train", None), images("t10k", None));
         assert_eq!((train.len(), test.len(), train.size()), (1438, 359, 8));
         let (x, y) = test.batch(&(0..359).collect::<Vec<_>>()).unwrap();
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_changes_with_the_epoch_and_with_nothing_else() {
+    fn image_changes_only_with_the_epoch() {
         let train = images("train", Some(1));
         let in_epoch = |epoch, indices: &[i64]| train.batch_in_epoch(epoch, indices).unwrap().0;
         assert_eq!(in_epoch(3, &[7, 9]).get(1), in_epoch(3, &[9]).get(0));
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_that_changes_nothing_leaves_the_image() {
+    fn identity_map_keeps_the_image() {
         let (x, _) = images("train", None).batch(&[5]).unwrap();
         let same = Tensor::from_slice(&[1f32, 0.0, 0.0, 0.0, 1.0, 0.0]).view([1, 2, 3]);
         let grid = Tensor::affine_grid_generator(&same, x.size(), false);

@@ -1,4 +1,4 @@
-//! Files and names as people have them: broken manifests, line ends of Windows, blanks, colons, accents.
+//! Unusual files and names: broken manifests, CRLF line ends, blanks, colons, accents.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -11,7 +11,7 @@ use tempfile::tempdir;
 use super::*;
 
 #[test]
-fn a_broken_manifest_is_not_the_absence_of_one() {
+fn broken_manifest_is_reported_as_broken_and_not_as_missing() {
     let dir = project(&["train"], "");
     let manifest = dir.path().join("Cargo.toml");
     let good = fs::read_to_string(&manifest).unwrap();
@@ -39,7 +39,7 @@ fn a_broken_manifest_is_not_the_absence_of_one() {
 }
 
 #[test]
-fn init_takes_no_broken_crate_for_one_outside_of_its_workspace() {
+fn init_reports_a_broken_crate_and_does_not_join_a_workspace() {
     let dir = workspace("", ("train", ""), ("eval", ""));
     let manifest = dir.path().join("second/Cargo.toml");
     let broken = fs::read_to_string(&manifest).unwrap().replace("edition = \"2024\"", "edition = \"2124\"");
@@ -96,7 +96,7 @@ fn everything_in(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 #[test]
 fn init_that_fails_changes_nothing() {
     let manifest = |more: &str| format!("[package]\nname = \"m\"\nversion = \"0.1.0\"\nedition = \"2024\"\n{more}");
-    for (file, text, said) in [
+    for (file, text, message) in [
         ("Cargo.toml", manifest("").replace("2024", "2124"), "2124"),
         ("Cargo.toml", manifest("[package.metadata.ddp]\nnprocs = 3\n"), "did you mean `nproc`?"),
         ("Cargo.toml", manifest("[workspace]\n[dependencies]\ngone.path = \"gone\"\n"), "gone"),
@@ -110,7 +110,7 @@ fn init_that_fails_changes_nothing() {
         write(dir.path().join(".gitignore"), "/target");
         write(dir.path().join(file), &text);
         let before = everything_in(dir.path());
-        ddp(dir.path(), &["init"]).run().ends_with(2).says(&[said]);
+        ddp(dir.path(), &["init"]).run().ends_with(2).says(&[message]);
         assert_eq!(everything_in(dir.path()), before, "{file}: {text}");
     }
 }
@@ -154,7 +154,7 @@ fn new_refuses_what_could_not_be_built() {
             "hint: choose another folder",
         ]);
     }
-    // Behind a link, too, and for a crate that is there.
+    // Also behind a link, and for an existing crate.
     fs::create_dir(dir.path().join("a:b")).unwrap();
     symlink("a:b", dir.path().join("link")).unwrap();
     ddp(dir.path(), &["new", "link/m"]).run().ends_with(2).says(&["a:b/m: the path contains a `:`"]);
@@ -184,7 +184,7 @@ fn new_refuses_what_could_not_be_built() {
         .ends_with(2)
         .says(&["another binary with this name"]);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-    // The folder may be called as it likes.
+    // The folder may have any name.
     ddp(dir.path(), &["new", "modèle", "--name", "modele"]).run().succeeds();
     ddp(&dir.path().join("modèle"), &["vscode", "--check"]).run().succeeds();
 }
@@ -198,8 +198,8 @@ fn printed_commands_can_be_copied_into_a_shell() {
         let done = ddp(&path, &["new", "--name", "m", "--", name]).run().succeeds();
         let next = done.stderr.lines().find_map(|line| line.trim().strip_prefix("Next ")).unwrap();
         let cd = next.split(" && ").next().unwrap();
-        let went = stdout_of(Command::new("sh").args(["-c", &format!("{cd} && pwd -P")]).current_dir(&path));
-        assert_eq!(Path::new(went.trim_end()), path.join(name).canonicalize().unwrap(), "{cd}");
+        let printed = stdout_of(Command::new("sh").args(["-c", &format!("{cd} && pwd -P")]).current_dir(&path));
+        assert_eq!(Path::new(printed.trim_end()), path.join(name).canonicalize().unwrap(), "{cd}");
     }
     let args = ["launch", "--nproc", "1", "--dry-run", "--", "printf", "%s|", "two words", "it's", "$x"];
     let done = ddp(dir.path(), &args).run().succeeds();

@@ -9,7 +9,7 @@ use super::*;
 const TRAIN: &str = "ddp: train, one process";
 
 #[test]
-fn the_platform_and_the_folder_of_cargos_configuration_are_where_f5_looks() {
+fn f5_uses_the_target_and_target_dir_of_cargos_configuration() {
     let host = host();
     let by_target = format!("[build]\ntarget = {host:?}\n");
     for config in [
@@ -23,7 +23,7 @@ fn the_platform_and_the_folder_of_cargos_configuration_are_where_f5_looks() {
         package(&root, ".", "model", &["train"], "[workspace]\n");
         ddp(&root, &["vscode", "--nproc", "2"]).run().succeeds();
         assert_eq!(press_f5(&root, TRAIN, &[]), "this is train of model\n");
-        // A configuration that comes later is noticed, by the check and by the task: an old program is there to be started.
+        // The check and the task notice a configuration that is added later: otherwise F5 would start the old program.
         write(root.join(".cargo/config.toml"), &config);
         ddp(&root, &["vscode", "--check"]).run().ends_with(1).says(&[".vscode/launch.json"]);
         ddp(&root, &["build", "--bin", "train"]).run().ends_with(1).says(&[
@@ -38,7 +38,7 @@ fn the_platform_and_the_folder_of_cargos_configuration_are_where_f5_looks() {
         let ran = ddp(&root, &["run", "--nproc", "1"]).run().succeeds().stdout;
         assert!(ran.contains("new"), "{ran}");
     }
-    // A file further up decides as well, also for a project that is new.
+    // A file in a parent folder counts as well, also for a new project.
     let dir = tempdir().unwrap();
     write(dir.path().join(".cargo/config.toml"), &by_target);
     ddp(dir.path(), &["new", "m"]).run().succeeds();
@@ -47,7 +47,7 @@ fn the_platform_and_the_folder_of_cargos_configuration_are_where_f5_looks() {
 }
 
 #[test]
-fn variables_of_one_shell_do_not_make_f5_start_an_old_program() {
+fn f5_starts_the_new_program_after_a_build_with_other_variables() {
     let (dir, host, other) = (project(&["train"], ""), host(), tempdir().unwrap());
     let root = dir.path();
     let target = [("CARGO_BUILD_TARGET", host.as_str())];
@@ -58,7 +58,7 @@ fn variables_of_one_shell_do_not_make_f5_start_an_old_program() {
     write(root.join("src/bin/train.rs"), "fn main() { println!(\"third\"); }\n");
     let folder = [("CARGO_TARGET_DIR", other.path().to_str().unwrap())];
     assert_eq!(press_f5(root, TRAIN, &folder), "third\n");
-    // cargo goes on with its own folder afterwards.
+    // cargo continues with its own folder afterwards.
     write(root.join("src/bin/train.rs"), "fn main() { println!(\"fourth\"); }\n");
     assert_eq!(press_f5(root, TRAIN, &[]), "fourth\n");
 
@@ -70,12 +70,12 @@ fn variables_of_one_shell_do_not_make_f5_start_an_old_program() {
         .says(&["CARGO_BUILD_TARGET sets the target"]);
     let program = configuration(root, TRAIN)["program"].clone();
     assert_eq!(program, format!("${{workspaceFolder}}/target/{host}/debug/train"));
-    // What it names is built without the variable, too.
+    // The configuration's program is built without the variable, too.
     assert_eq!(press_f5(root, TRAIN, &[]), "fourth\n");
 }
 
 #[test]
-fn a_task_that_names_the_platform_does_not_make_f5_start_an_old_program() {
+fn f5_starts_the_new_program_with_a_task_that_names_the_target() {
     let (host, other) = (host(), tempdir().unwrap());
     let one = format!("[build]\ntarget = {host:?}\n");
     let several = format!("[build]\ntarget = [{host:?}, \"wasm32-wasip1\"]\n");
@@ -86,16 +86,16 @@ fn a_task_that_names_the_platform_does_not_make_f5_start_an_old_program() {
         let vscode = ddp(root, &["vscode", "--nproc", "2"]);
         variables.iter().fold(vscode, |ddp, (name, value)| ddp.env(name, value)).run().succeeds();
         assert_eq!(press_f5(root, TRAIN, &[]), "this is train of model\n");
-        for (name, said) in [("CARGO_TARGET_DIR", "second\n"), ("CARGO_BUILD_TARGET_DIR", "third\n")] {
-            write(root.join("src/bin/train.rs"), &format!("fn main() {{ println!({:?}); }}\n", said.trim()));
-            assert_eq!(press_f5(root, TRAIN, &[(name, other.path().to_str().unwrap())]), said, "{config}");
+        for (name, printed) in [("CARGO_TARGET_DIR", "second\n"), ("CARGO_BUILD_TARGET_DIR", "third\n")] {
+            write(root.join("src/bin/train.rs"), &format!("fn main() {{ println!({:?}); }}\n", printed.trim()));
+            assert_eq!(press_f5(root, TRAIN, &[(name, other.path().to_str().unwrap())]), printed, "{config}");
         }
         // A folder in cargo's configuration, which the task reads, and launch.json does not have yet.
         let text = format!("build.target-dir = \"out\"\n{}", config.replace("[build]\ntarget", "build.target"));
         write(root.join(".cargo/config.toml"), &text);
         let task = ["build", "--bin", "train", "--target", &host];
         ddp(root, &task).run().ends_with(1).says(&["cargo built ", "/out/", "hint: run `cargo ddp vscode`"]);
-        // Another platform is not what F5 starts.
+        // F5 does not start programs for another platform.
         write(root.join(".cargo/config.toml"), "");
         ddp(root, &["vscode"]).run().succeeds();
         ddp(root, &task).run().succeeds();
@@ -103,7 +103,7 @@ fn a_task_that_names_the_platform_does_not_make_f5_start_an_old_program() {
 }
 
 #[test]
-fn options_in_a_task_that_move_the_program_are_noticed() {
+fn task_options_that_move_the_program_are_noticed() {
     let dir = project(&["train"], "");
     let root = dir.path();
     ddp(root, &["vscode", "--nproc", "2"]).run().succeeds();
@@ -124,7 +124,7 @@ fn options_in_a_task_that_move_the_program_are_noticed() {
 }
 
 #[test]
-fn a_member_with_its_own_configuration_of_cargo_can_be_built_there() {
+fn member_with_its_own_cargo_configuration_can_be_built() {
     let dir = workspace("", ("one", ""), ("two", ""));
     let (root, second) = (dir.path(), dir.path().join("second"));
     write(second.join(".cargo/config.toml"), "[build]\ntarget-dir = \"mine\"\n");
@@ -132,13 +132,13 @@ fn a_member_with_its_own_configuration_of_cargo_can_be_built_there() {
     let done = ddp(&second, &["build", "--bin", "two"]).run().succeeds().says(&["Note", "target/debug/two"]);
     assert!(done.stdout.contains("second/mine/debug/two"), "{}", done.stdout);
     assert_eq!(press_f5(root, "ddp: two, one process", &[]), "this is two of second\n");
-    // What is stale for the task is an error here, too.
+    // A stale configuration is an error here, too.
     write(root.join(".cargo/config.toml"), "[build]\ntarget-dir = \"out\"\n");
     ddp(&second, &["build", "--bin", "two"]).run().ends_with(1).says(&["hint: run `cargo ddp vscode`"]);
 }
 
 #[test]
-fn several_platforms_are_refused_before_the_build() {
+fn build_for_several_targets_is_refused_before_the_build() {
     let (dir, host) = (project(&["train"], ""), host());
     write(dir.path().join(".cargo/config.toml"), &format!("[build]\ntarget = [{host:?}, \"wasm32-wasip1\"]\n"));
     ddp(dir.path(), &["run", "--nproc", "1"])
@@ -212,7 +212,7 @@ fn an_ambiguous_binary_is_refused_before_the_build() {
         .says(&["could not determine which binary to run (available: eval, train)", "--bin NAME"]);
     ddp(dir.path(), &["build"]).run().ends_with(2);
     assert!(!dir.path().join("target").exists(), "something was built");
-    // Before anything is set up, too.
+    // Also before setup.
     let ambiguous = ddp(dir.path(), &["run", "--nproc", "1"]).env("LIBTORCH", "/nowhere").run();
     ambiguous.ends_with(2).says(&["several binaries"]);
     let dir = project(&["train", "eval"], "default-run = \"eval\"");
@@ -228,7 +228,7 @@ fn an_ambiguous_binary_is_refused_before_the_build() {
 }
 
 #[test]
-fn the_settings_are_those_of_the_package_that_runs() {
+fn settings_are_read_from_the_package_that_runs() {
     let settings = |nproc| format!("[package.metadata.ddp]\nnproc = {nproc}\n");
     let dir = workspace("", ("one", &settings(1)), ("two", &settings(3)));
     let root = dir.path();
@@ -277,7 +277,7 @@ fn a_package_id_with_blanks_means_its_package() {
 }
 
 #[test]
-fn patterns_are_refused_before_the_build() {
+fn package_and_target_patterns_are_refused_before_the_build() {
     let dir = workspace("", ("one", ""), ("two", ""));
     for (args, option) in [
         (["-p", "sec*", "--bin", "two"], "--package: \"sec*\""),
@@ -292,7 +292,7 @@ fn patterns_are_refused_before_the_build() {
 }
 
 #[test]
-fn all_gpus_in_the_settings_need_none_here() {
+fn vscode_with_all_gpus_in_settings_needs_no_gpu() {
     let dir = project(&["train"], "[package.metadata.ddp]\ngpus = \"all\"\n");
     ddp(dir.path(), &["vscode"]).run().succeeds();
     let args = json(dir.path(), "launch.json")["configurations"][0]["args"].clone();
@@ -301,14 +301,14 @@ fn all_gpus_in_the_settings_need_none_here() {
 }
 
 #[test]
-fn namesakes_have_entries_of_their_own() {
+fn binaries_with_equal_names_have_their_own_entries() {
     let dir = workspace("", ("train", ""), ("train", ""));
     let root = dir.path();
     write(root.join("first/examples/train.rs"), "fn main() { println!(\"the example\"); }\n");
     ddp(root, &["vscode", "--nproc", "2"]).run().succeeds().says(&["F5 debugs train (first), train (second)"]);
     for name in ["first", "second", "first"] {
-        let said = press_f5(root, &format!("ddp: train ({name}), one process"), &[]);
-        assert_eq!(said, format!("this is train of {name}\n"));
+        let printed = press_f5(root, &format!("ddp: train ({name}), one process"), &[]);
+        assert_eq!(printed, format!("this is train of {name}\n"));
     }
     ddp(root, &["vscode", "--bin", "train", "-p", "second"]).run().succeeds().says(&["up to date"]);
     ddp(root, &["vscode", "--bin", "train"]).run().succeeds();
@@ -317,7 +317,7 @@ fn namesakes_have_entries_of_their_own() {
 }
 
 #[test]
-fn a_namesake_that_comes_later_takes_no_arguments_of_the_user() {
+fn binary_with_an_existing_name_does_not_get_the_users_arguments() {
     let dir = workspace("", ("train", ""), ("eval", ""));
     let root = dir.path();
     ddp(root, &["vscode", "--nproc", "2"]).run().succeeds();

@@ -1,4 +1,4 @@
-//! Interpreters, variables, limits and networks as machines have them.
+//! Unusual machines: missing interpreters, invalid variables, low limits, hosts without IPv4.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -16,7 +16,7 @@ fn script(dir: &Path, name: &str, text: &str) -> String {
 }
 
 #[test]
-fn a_script_whose_interpreter_is_missing_says_so() {
+fn script_whose_interpreter_is_missing_is_reported() {
     let dir = tempdir().unwrap();
     for (name, text, expected) in [
         (
@@ -45,7 +45,7 @@ fn a_script_whose_interpreter_is_missing_says_so() {
 }
 
 #[test]
-fn a_variable_that_means_nothing_is_refused_before_the_build() {
+fn invalid_variable_is_refused_before_the_build() {
     let dir = project(&["train"], "");
     for (name, value) in [
         ("DDP_TIMEOUT", "abc"),
@@ -67,7 +67,7 @@ fn a_variable_that_means_nothing_is_refused_before_the_build() {
     for (name, value) in [("DDP_TIMEOUT", "1800"), ("DDP_TIMEOUT", ""), ("DDP_DEBUG", "")] {
         ddp(dir.path(), &launch).env(name, value).run().succeeds();
     }
-    // A worker that nobody launched.
+    // A worker without a launcher.
     let toy = worker("toy");
     for (name, value, code) in [
         ("DDP_TIMEOUT", "abc", 1),
@@ -96,7 +96,7 @@ fn a_low_limit_of_open_files_is_raised_or_explained() {
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(stdout.lines().filter(|line| line.ends_with("] 1024")).count(), 8, "{stdout}");
-    // What is enough stays the user's.
+    // A sufficient limit stays unchanged.
     let output = after("ulimit -Sn 2000 && ulimit -Hn 4096", dir.path(), &command);
     assert!(String::from_utf8_lossy(&output.stdout).contains("[rank 7] 2000"));
     let output = after("ulimit -n 32", dir.path(), &command);
@@ -106,7 +106,7 @@ fn a_low_limit_of_open_files_is_raised_or_explained() {
 }
 
 #[test]
-fn quiet_leaves_nothing_but_the_workers_output() {
+fn quiet_prints_only_the_workers_output() {
     let dir = project(&["train"], "");
     let done = ddp(dir.path(), &["run", "--nproc", "2", "-q"]).run().succeeds();
     assert_eq!(done.stderr, "");
@@ -119,7 +119,7 @@ fn quiet_leaves_nothing_but_the_workers_output() {
         .says(&["cannot find function", "error: the build failed"]);
 }
 
-/// `cargo ddp` in a network of its own, whose loopback interface has ::1 alone. `None` where that is not allowed.
+/// `cargo ddp` in a network namespace whose loopback interface has only ::1. `None` where that is not allowed.
 fn without_ipv4(dir: &Path, args: &[&str]) -> Option<Output> {
     let setup = "ip link set lo up && ip -4 addr flush dev lo && ip -6 addr show dev lo | grep -q ::1";
     let probe = Command::new("unshare").args(["-rn", "sh", "-c", setup]).output();
@@ -134,7 +134,7 @@ fn without_ipv4(dir: &Path, args: &[&str]) -> Option<Output> {
 }
 
 #[test]
-fn a_host_without_ipv4_trains() {
+fn host_without_ipv4_can_train() {
     let dir = tempdir().unwrap();
     let toy = worker("toy");
     let launched = ["launch", "--nproc", "2", "--max-restarts", "0", "--log-dir", "logs", "--", toy.to_str().unwrap()];
@@ -149,7 +149,7 @@ fn a_host_without_ipv4_trains() {
 }
 
 #[test]
-fn an_ipv6_address_in_brackets_is_one() {
+fn ipv6_address_may_be_in_brackets() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
         ddp_tests::skipped("needs IPv6");
         return;

@@ -1,4 +1,5 @@
-"""What the checks share. A check is a function that gets a `trial.Trial`, and raises `trial.Failed` if something does not hold."""
+"""Shared code of the checks. A check is a function that gets a `trial.Trial`, and raises
+`trial.Failed` if something does not hold."""
 import re
 
 from trial import Failed, Skipped, last_line
@@ -11,7 +12,7 @@ def add(name, function, seconds, holds, group=None):
 
 
 def check(seconds, holds, group=None):
-    """The decorator of a check: after how many seconds it is ended, and what must hold."""
+    """The decorator of a check: its time limit in seconds, and what must hold."""
     def decorate(function):
         add(function.__name__, function, seconds, holds, group)
         return function
@@ -34,7 +35,7 @@ def need_gpu(t):
 
 
 def gpu_only(t):
-    """For what --cpu can't try."""
+    """For checks that --cpu can't run."""
     need_gpu(t)
     if not t.machine.gpu:
         raise Skipped("needs a GPU")
@@ -52,7 +53,7 @@ def number(words, output):
 
 
 def alone(t, *program):
-    """One rank under the launcher, with nothing to look at but its exit code."""
+    """One rank under the launcher, checked only by its exit code."""
     t.say(last_line(t.one(*program)))
 
 

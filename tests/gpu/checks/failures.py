@@ -1,4 +1,4 @@
-"""Runs that are killed and resumed, and runs that fail: exit codes, and what the report names."""
+"""Runs that are killed and resumed, and runs that fail: exit codes and reports."""
 import functools, json, re, time
 
 from .base import action, add, check, gpu_only, need
@@ -31,7 +31,7 @@ action("seeded", "random numbers of a GPU that the snapshot does not have: the s
 
 
 def failing(t, how, code, words, env=None, step=50):
-    """Rank 1 of 2 fails; the launcher's exit code and its report must say so."""
+    """Rank 1 of 2 fails; the launcher's exit code and its report must show it."""
     report, begin = t.machine.work / f"{t.name}.json", time.monotonic()
     t.launch_two(t.bin / "gpu_checks", "fail", how, flags=["--report", report], code=None, env=env)
     seconds = time.monotonic() - begin

@@ -1,4 +1,4 @@
-"""The life of groups and operations, and ranks that do not agree."""
+"""The lifetime of groups and operations, and ranks whose calls differ."""
 import re, time
 
 from .base import action, both, check, gpu_only, need, need_gpu
@@ -19,9 +19,9 @@ def absent(t):
     need_gpu(t)
     begin = time.monotonic()
     output = t.launch_two(t.bin / "gpu_checks", "late", "600", env={"DDP_TIMEOUT": "15"}, code=1)
-    said = re.findall(r"error: .*timed out.*", output)
-    t.say(f"after {time.monotonic() - begin:.0f} s: {said[-1] if said else 'no reason'}")
-    need(said, "no reason is given")
+    reason = re.findall(r"error: .*timed out.*", output)
+    t.say(f"after {time.monotonic() - begin:.0f} s: {reason[-1] if reason else 'no reason'}")
+    need(reason, "no reason is given")
 
 
 action("differ_shape", "shapes differ: an error on both", "differ", "shape", group="differ")
@@ -40,6 +40,6 @@ def duplicate(t):
     output = t.two(t.bin / "gpu_checks", "probe", code=None,
                    env={"NCCL_MULTI_RANK_GPU_ENABLE": "0", "NCCL_DEBUG": None, "DDP_BACKTRACE": None})
     need(any(t.codes), "it did not fail")
-    said = re.search(r".*(duplicate GPU|same GPU|multiple ranks).*", output, re.I)
-    need(said, "the reason is not there")
-    t.say(said[0].strip())
+    reason = re.search(r".*(duplicate GPU|same GPU|multiple ranks).*", output, re.I)
+    need(reason, "the reason is not there")
+    t.say(reason[0].strip())

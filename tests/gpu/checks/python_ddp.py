@@ -34,7 +34,7 @@ def python_2(t):
     both(t, t.python, t.bundle / "steps.py", *small(t, *TWO_RANKS), env=python(t))
 
 
-# Without the variants of one rank.
+# Without the variants that only one rank runs.
 TWO_RANKS = ["linear", "mlp:none", "resnet50_bf16", "gpt_bf16:none"]
 
 

@@ -1,4 +1,4 @@
-"""Right results: DDP, collectives, the workers of the test suite."""
+"""Correct results: DDP, collectives, the workers of the test suite."""
 import re
 
 from .base import action, add, both, check, need

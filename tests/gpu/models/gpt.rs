@@ -1,3 +1,5 @@
+//! A GPT-2 for the GPU benchmark, like the one in its Python twin.
+
 use tch::Tensor;
 use tch::nn::{self, Module, Path, VarStore};
 

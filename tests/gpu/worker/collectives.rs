@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 use crate::measure::synchronize;
 use crate::{extremes, need_ranks, numbers_of};
 
-/// Whether the ranks reach each other.
+/// Checks that the ranks reach each other.
 pub fn probe() -> Result<()> {
     let context = Context::builder().timeout(Duration::from_secs(20)).init()?;
     let mut sum = Tensor::ones([1 << 20], (Kind::Float, context.device()));

@@ -1,4 +1,4 @@
-//! What it costs that the ranks compare their calls.
+//! The cost of comparing the ranks' calls.
 
 use std::time::{Duration, Instant};
 
@@ -11,13 +11,13 @@ use crate::measure::{median, ms_since, synchronize};
 const WARM_UP: u64 = 20;
 const CALLS: u64 = 100;
 
-/// The median microseconds of calls: until they return, and until their result is there.
+/// The median microseconds of calls: until they return, and until their result is available.
 struct Cost {
     call: f64,
     result: f64,
 }
 
-/// Measures an all_reduce of one number, with and without the comparison of calls, and not waited for.
+/// Measures an all_reduce of one number: with and without the comparison of calls, and without waiting.
 pub fn compare() -> Result<()> {
     let context =
         Context::builder().timeout(Duration::from_secs(60)).check_first_collectives(WARM_UP + CALLS).init()?;

@@ -1,4 +1,4 @@
-//! What the loader's copies to the GPU add to a step.
+//! The time that the loader's copies to the GPU add to a step.
 
 use std::collections::VecDeque;
 
@@ -15,7 +15,7 @@ const PREPARED: usize = 8;
 const WARM_UP: usize = 30;
 const STEPS: usize = 100;
 
-/// Batches that are in memory already. Each is full of its number.
+/// Batches that are in memory already. All elements of a batch are its number.
 struct Prepared(Vec<Shared<Tensor>>);
 
 impl Prepared {

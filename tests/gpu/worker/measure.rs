@@ -6,7 +6,7 @@ use anyhow::Result;
 use ddp_runtime::cuda::{self, Event, current_stream};
 use tch::{Device, Tensor};
 
-/// Waits until the device has done everything.
+/// Waits until the device has finished all work.
 pub fn synchronize(device: Device) -> Result<()> {
     if device.is_cuda() {
         cuda::synchronize(device)?;

@@ -266,7 +266,7 @@ pub fn seeded() -> Result<()> {
     Ok(())
 }
 
-/// The file with the random numbers that follow on the snapshot.
+/// The file with the random numbers that follow the snapshot.
 const EXPECTED: &str = "expected.pt";
 
 /// The first half of `seeded`: saves a snapshot on the CPU.

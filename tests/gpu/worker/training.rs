@@ -109,7 +109,7 @@ pub fn gloo_cuda() -> Result<()> {
             group.all_reduce(&mut tensor, op)?;
             ensure!(tensor == *expected, "all_reduce {op:?} of {len} is wrong");
         }
-        // What the GPU has yet to compute is part of it, and its result is used in the next kernel.
+        // The input is not computed yet on the GPU, and the result is used in the next kernel.
         let mut late = (0..20).fold(own(rank), |tensor, _| tensor + 1);
         group.all_reduce_async(&mut late, ReduceOp::Sum)?.wait()?;
         ensure!(late == &sum + 20 * n as i64, "all_reduce_async of {len} is wrong");

@@ -45,7 +45,7 @@ struct Module {
     uses: BTreeSet<Vec<String>>,
 }
 
-/// What a path leads to.
+/// The target of a path.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Found {
     Module(usize),
@@ -172,7 +172,7 @@ impl Tree {
         Some(found)
     }
 
-    /// What `name` is in `module`.
+    /// The meaning of `name` in `module`.
     fn look_up(&self, module: usize, name: &str, depth: usize) -> Option<Found> {
         const DEEPEST: usize = 16;
         let scope = &self.modules[module];
@@ -191,7 +191,7 @@ impl Tree {
         let mut named =
             scope.imports.iter().filter(|import| !import.is_glob && import.alias == name).filter(follows).peekable();
         if named.peek().is_some() {
-            // What is imported by name hides what globs import, also if it is another crate's.
+            // A name that is imported explicitly hides names from globs, also if it is from another crate.
             return named.find_map(|import| self.resolve(module, &import.path, depth + 1));
         }
         scope.imports.iter().filter(|import| import.is_glob).find_map(|import| {

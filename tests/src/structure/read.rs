@@ -1,4 +1,4 @@
-//! What is in a source file.
+//! Reads the definitions, imports and paths of a source file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -88,7 +88,7 @@ fn statics_in(tokens: TokenStream) -> Vec<String> {
     pairs.map(|pair| pair[1].to_string()).collect()
 }
 
-/// What a module holds, apart from the modules in it.
+/// The content of a module, without the modules in it.
 #[derive(Default)]
 pub(super) struct Collector {
     pub imports: Vec<Import>,

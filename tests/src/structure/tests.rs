@@ -1,3 +1,5 @@
+//! Tests of the structure checks: cycles, upward imports, statics.
+
 use super::*;
 
 fn tree(files: &[(&str, &str)]) -> Tree {
@@ -65,7 +67,7 @@ fn structure_upward_import_is_found_through_reexports_globs_and_macros() {
 }
 
 #[test]
-fn structure_tests_and_local_names_are_no_imports() {
+fn structure_tests_and_local_names_are_not_imports() {
     let low = "
         #[cfg(test)] mod tests { use crate::high::Thing; }
         #[cfg(test)] use crate::high::Thing;
@@ -115,7 +117,7 @@ fn structure_statics_and_other_crates_are_found() {
 /// Each of the children imports by name what its parent, which imports all of theirs, has from another crate: looking that up
 /// behind every glob took minutes.
 #[test]
-fn structure_names_of_other_crates_are_not_looked_for_behind_globs() {
+fn structure_names_of_other_crates_are_not_searched_behind_globs() {
     let names: Vec<String> = (0..12).map(|number| format!("child{number}")).collect();
     let mut parent = String::from("pub use other::Thing;");
     names.iter().for_each(|name| parent += &format!("mod {name}; pub use {name}::*;"));

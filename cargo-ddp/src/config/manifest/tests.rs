@@ -1,3 +1,5 @@
+//! Tests of the settings in Cargo.toml: parsing, presets, and packages over workspaces.
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,7 +26,7 @@ fn problem(package: Value) -> String {
 }
 
 #[test]
-fn settings_are_read_as_flags_are() {
+fn settings_are_parsed_like_flags() {
     let options =
         read(json!({ "max-restarts": 9, "gpus": "0,1", "grace": 2.5, "quiet": true, "bind": false })).unwrap();
     assert_eq!((options.max_restarts, options.gpus.as_deref()), (Some(9), Some("0,1")));
@@ -38,7 +40,7 @@ fn settings_are_read_as_flags_are() {
 }
 
 #[test]
-fn settings_out_of_range_are_refused_as_flags_are() {
+fn settings_out_of_range_are_refused_like_flags() {
     let place = "Cargo.toml [package.metadata.ddp]: ";
     for (key, value, expected) in [
         ("nproc", json!(0), "nproc: invalid value `0`: expected a number from 1 to 4096"),

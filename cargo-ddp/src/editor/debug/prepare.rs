@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_old_is_replaced_and_what_is_right_is_left() {
+    fn prepare_replaces_old_files_and_keeps_current_ones() {
         let dir = tempfile::tempdir().unwrap();
         let script = prepare(dir.path()).unwrap();
         let text = include_str!("lldb/ddp_debug.py");

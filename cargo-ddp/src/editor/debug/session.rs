@@ -66,7 +66,7 @@ impl Sessions {
     }
 
     /// The session of a rank, which runs `program` in the job's attempt number `attempt`, from 0.
-    pub fn of(&self, program: &str, rank: usize, pid: u32, attempt: u32) -> Session {
+    pub fn session(&self, program: &str, rank: usize, pid: u32, attempt: u32) -> Session {
         let name = std::path::Path::new(program).file_name().unwrap_or_default().to_string_lossy();
         let again = if attempt == 0 { String::new() } else { format!(", attempt {}", attempt + 1) };
         let script = self.script.display();
@@ -116,19 +116,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_says_whose_it_is() {
+    fn session_names_its_rank_and_adapter() {
         let sessions = |adapter| Sessions::new(adapter, "/p/.ddp/debug/ddp_debug.py".into());
-        let first = sessions(Adapter::LldbDap).of("/p/target/debug/train", 1, 77, 0);
+        let first = sessions(Adapter::LldbDap).session("/p/target/debug/train", 1, 77, 0);
         assert_eq!(first.configuration["name"], "train rank 1");
         assert_eq!((&first.configuration["type"], &first.configuration["pid"]), (&"lldb-dap".into(), &77.into()));
-        let again = sessions(Adapter::CodeLldb).of("/p/target/debug/train", 1, 78, 2);
+        let again = sessions(Adapter::CodeLldb).session("/p/target/debug/train", 1, 78, 2);
         assert_eq!(again.configuration["name"], "train rank 1, attempt 3");
         assert_eq!(again.configuration["type"], "lldb");
         start(&again);
     }
 
     #[test]
-    fn adapters_have_names() {
+    fn adapter_names_are_parsed_back() {
         for adapter in [Adapter::LldbDap, Adapter::CodeLldb] {
             assert_eq!(adapter.to_string().parse(), Ok(adapter));
         }

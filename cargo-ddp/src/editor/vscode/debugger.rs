@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_environment_survives_each_form() {
+    fn environment_survives_the_form_of_each_debugger() {
         let pairs = vec![("A".to_owned(), Json::from("1=2")), ("B".to_owned(), Json::from(""))];
         for debugger in Debugger::ALL {
             assert_eq!(env_pairs(&debugger.env(&pairs)), pairs, "{debugger}");

@@ -63,7 +63,7 @@ impl<'a> Editor<'a> {
 
     /// Makes `old` say `new`, touching only what differs.
     pub(super) fn set(&mut self, old: &ast::Value, new: &Json) {
-        if Json::of(old) == *new {
+        if Json::from_ast(old) == *new {
             return;
         }
         match (old, new) {
@@ -248,7 +248,7 @@ mod tests {
     use crate::editor::vscode::source::Source;
 
     #[test]
-    fn a_comment_does_not_swallow_what_follows_when_the_lines_between_go() {
+    fn comment_does_not_swallow_the_entry_after_a_removed_one() {
         for text in
             ["{\"l\": [1, // one\n2,\n3,4]}", "{\"l\": [1, // one\n2,\n\n3\n,4]}", "{\"l\": [1, // one\n2, 3,\n4]}"]
         {

@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_is_found_again() {
+    fn entry_names_are_parsed_back_to_their_roles() {
         let roles = [
             Role::Run,
             Role::Launcher,
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn members_of_the_compound_are_hidden_and_nothing_else_is() {
+    fn entries_of_compounds_are_hidden_and_no_others() {
         assert!(Role::Launcher.is_hidden() && Role::Rank(0).is_hidden());
         for role in [Role::Run, Role::Compound, Role::Alone, Role::Attach, Role::Build] {
             assert!(!role.is_hidden(), "{role:?}");
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn other_names_are_the_users() {
+    fn entries_with_other_names_belong_to_the_user() {
         let names = [
             "ddp: the launcher, on the demo project",
             "ddp: my own",

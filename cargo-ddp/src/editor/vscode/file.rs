@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn links_stay_links_and_modes_stay() {
+    fn file_write_keeps_links_and_modes() {
         let dir = tempfile::tempdir().unwrap();
         let (real, link, dangling) = (dir.path().join("real"), dir.path().join("link"), dir.path().join("dangling"));
         fs::write(&real, "old").unwrap();
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_as_it_should_be_is_not_touched() {
+    fn file_that_is_up_to_date_is_not_written() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b");
         file(path.clone(), Some("same"), "same").write().unwrap();

@@ -84,7 +84,7 @@ pub(super) fn extensions(
     let (list, refused) = (source.list("recommendations")?, source.list("unwantedRecommendations")?);
     // Extensions' names know no case.
     let named = |array: Option<&jsonc_parser::ast::Array>, name: &str| {
-        let elements = array.iter().flat_map(|array| &array.elements).map(Json::of);
+        let elements = array.iter().flat_map(|array| &array.elements).map(Json::from_ast);
         elements.into_iter().any(|element| element.text().is_some_and(|text| text.eq_ignore_ascii_case(name)))
     };
     let missing = |name: &&str| !named(list, name) && !named(refused, name);
@@ -92,7 +92,7 @@ pub(super) fn extensions(
     let mut editor = Editor::new(source.text, &source.style);
     match list {
         Some(array) => {
-            let changes = array.elements.iter().map(|element| match (Json::of(element), former) {
+            let changes = array.elements.iter().map(|element| match (Json::from_ast(element), former) {
                 (Json::Text(text), Some(former)) if text.eq_ignore_ascii_case(former.extension()) => Change::Remove,
                 _ => Change::Keep,
             });
@@ -156,7 +156,7 @@ fn file(path: &Path, before: Option<&str>, wanted: &Wanted, version: &str, lists
     for list in lists {
         match source.list(list.key)? {
             Some(array) => {
-                let found: Vec<Json> = array.elements.iter().map(Json::of).collect();
+                let found: Vec<Json> = array.elements.iter().map(Json::from_ast).collect();
                 let changes: Vec<Change> = found.iter().map(|element| wanted.change(element, list, lists)).collect();
                 let named = |element: &Json| element.get(list.name)?.text().and_then(Entry::parse);
                 let there: Vec<Entry> = found.iter().filter_map(named).collect();

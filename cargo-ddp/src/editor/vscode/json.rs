@@ -59,13 +59,13 @@ impl Json {
     }
 
     /// What a file says. Of keys that are there twice, the last counts, as in VS Code.
-    pub(super) fn of(value: &ast::Value) -> Self {
+    pub(super) fn from_ast(value: &ast::Value) -> Self {
         match value {
             ast::Value::StringLit(text) => Self::Text(text.value.to_string()),
             ast::Value::BooleanLit(value) => Self::Bool(value.value),
             ast::Value::NumberLit(number) => Self::Other(number.value.to_owned()),
             ast::Value::NullKeyword(_) => Self::Other("null".into()),
-            ast::Value::Array(array) => Self::List(array.elements.iter().map(Self::of).collect()),
+            ast::Value::Array(array) => Self::List(array.elements.iter().map(Self::from_ast).collect()),
             ast::Value::Object(object) => Self::of_object(object),
         }
     }
@@ -73,7 +73,7 @@ impl Json {
     pub(super) fn of_object(object: &ast::Object) -> Self {
         let mut pairs: Vec<(String, Self)> = Vec::new();
         for property in &object.properties {
-            let (key, value) = (property.name.as_str(), Self::of(&property.value));
+            let (key, value) = (property.name.as_str(), Self::from_ast(&property.value));
             match pairs.iter_mut().find(|(known, _)| known == key) {
                 Some((_, slot)) => *slot = value,
                 None => pairs.push((key.to_owned(), value)),
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_lists_stay_on_one_line_and_strings_are_escaped() {
+    fn json_printer_keeps_short_lists_on_one_line_and_escapes_strings() {
         let value = Json::object([
             ("a \"b\"", Json::texts(["x", "\\ \n"])),
             ("o", Json::List(vec![Json::object([("k", true.into())])])),

@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_changed_stays_as_it_is() {
+    fn merge_keeps_unchanged_entries() {
         for debugger in Debugger::ALL {
             for wanted in [run(debugger), attach(debugger).1, choose().1] {
                 assert_eq!(merge(&wanted, &wanted), wanted);
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_that_the_user_changed_or_removed_stay_so() {
+    fn merge_keeps_defaults_that_the_user_changed_or_removed() {
         for debugger in Debugger::ALL {
             let wanted = run(debugger);
             for key in BY_DEFAULT.into_iter().filter(|key| wanted.get(key).is_some()) {
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn the_users_arguments_and_options_survive() {
+    fn merge_keeps_the_users_arguments_and_options() {
         let old = Json::texts([
             "ddp", "run", "--bin=x", "--grace", "3", "--nproc", "9", "-p", "y", "--", "--epochs", "--bin",
         ]);
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn features_that_the_package_no_longer_has_go() {
+    fn merge_removes_features_that_the_package_no_longer_has() {
         let merged = |old: &[&str], wanted: &[&str]| {
             let all = |more: &[&str]| Json::texts([&["ddp", "build", "--bin", "m"], more].concat());
             texts(&merge_args(&all(old), &all(wanted)))[4..].join(" ")
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn options_that_decide_what_is_built_and_where_are_ours() {
+    fn merge_replaces_options_that_decide_what_is_built_and_where() {
         let theirs =
             ["features", "all-features", "no-default-features", "jobs", "locked", "offline", "frozen"].map(Some);
         let command = <crate::cli::Build as clap::Args>::augment_args(clap::Command::new("build"));
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn the_users_environment_follows_to_another_debugger() {
+    fn merge_keeps_the_users_environment_for_another_debugger() {
         let old =
             with(&run(Debugger::LldbDap), "env", Json::texts(["MINE=1", "DDP_DEBUG=old", "DDP_JOIN=stale", "PASSED"]));
         let merged = merge(&old, &run(Debugger::CodeLldb));
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn the_users_commands_and_keys_survive() {
+    fn merge_keeps_the_users_commands_and_keys() {
         let wanted = run(Debugger::LldbDap);
         let commands = Json::texts(["settings set target.x y", "command script import /old/ddp_debug.py", "mine"]);
         let old = with(&with(&wanted, "initCommands", commands), "stopOnEntry", true.into());
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attach_of_before_which_was_a_launch_keeps_nothing_that_only_a_launch_takes() {
+    fn merge_removes_launch_attributes_from_an_entry_that_now_attaches() {
         for debugger in Debugger::ALL.into_iter().filter(|debugger| debugger.opens_children()) {
             let (_, wanted) = attach(debugger);
             let mut old = with(&run(debugger), "name", "ddp: attach to a running job".into());

@@ -87,7 +87,7 @@ pub fn plan(root: &Path, project: &Project, request: &Request) -> Result<Plan> {
     }
     let [launch, tasks, extensions, settings] = &paths;
     let before = |at: usize| texts[at].as_deref();
-    let present = Present::of(launch, before(0))?;
+    let present = Present::parse(launch, before(0))?;
 
     let targets = chosen(project, request, &present)?;
     if targets.is_empty() && present.entries.is_empty() {
@@ -162,12 +162,12 @@ struct Present {
 }
 
 impl Present {
-    fn of(path: &Path, text: Option<&str>) -> Result<Self> {
+    fn parse(path: &Path, text: Option<&str>) -> Result<Self> {
         let source = Source::parse(path, text.unwrap_or_default())?;
         let mut present = Self { entries: vec![], user_types: vec![], debugger: None };
         for key in ["configurations", "compounds"] {
             for element in source.list(key)?.iter().flat_map(|array| &array.elements) {
-                let element = Json::of(element);
+                let element = Json::from_ast(element);
                 let kind = element.get("type").and_then(Json::text);
                 match element.get("name").and_then(Json::text).and_then(Entry::parse) {
                     Some(entry) => {
@@ -217,7 +217,7 @@ pub fn starts_another(root: &Path, built: &Path, profile: Option<&str>, has_plat
     };
     let same =
         |path: &Path| fs::canonicalize(path).ok().is_some_and(|path| fs::canonicalize(built).is_ok_and(|b| b == path));
-    let configurations = source.list("configurations").ok()??.elements.iter().map(Json::of);
+    let configurations = source.list("configurations").ok()??.elements.iter().map(Json::from_ast);
     let started = configurations.filter_map(|configuration| {
         let entry = configuration.get("name").and_then(Json::text).and_then(Entry::parse)?;
         let ours = matches!(entry.role, Role::Alone | Role::Rank(_)) && entry.release == release;

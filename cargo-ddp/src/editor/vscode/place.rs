@@ -26,7 +26,7 @@ impl Place {
     ///
     /// # Errors
     /// As [`BuildConfig::read`].
-    pub fn of(root: &Path) -> Result<Self> {
+    pub fn read(root: &Path) -> Result<Self> {
         Self::from(root, |name| (!TARGET_DIR_VARIABLES.contains(&name)).then(|| std::env::var_os(name)).flatten())
     }
 
@@ -66,7 +66,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn the_platform_has_a_folder_of_its_own() {
+    fn place_has_a_folder_per_platform() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("ws");
         let place = |text: &str| {

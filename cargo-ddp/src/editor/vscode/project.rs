@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_target_folder_is_named_from_the_workspace() {
+    fn target_folder_is_relative_to_the_workspace() {
         let folder = |target: &str| target_folder(Path::new("/a/ws"), Path::new(target));
         assert_eq!(folder("/a/ws/target"), "${workspaceFolder}/target");
         assert_eq!(folder("/a/shared"), "${workspaceFolder}/../shared");

@@ -245,12 +245,12 @@ fn holds(text: &str, first: Debugger, second: Debugger, ranks: usize) -> Result<
 
 fn entries(text: &str, key: &str, name: &str) -> Vec<String> {
     let source = Source::parse(Path::new("x"), text).unwrap();
-    let elements = source.list(key).unwrap().into_iter().flat_map(|array| &array.elements).map(Json::of);
+    let elements = source.list(key).unwrap().into_iter().flat_map(|array| &array.elements).map(Json::from_ast);
     elements.filter_map(|element| Some(element.get(name)?.text()?.to_owned())).collect()
 }
 
 #[test]
-fn odd_files_keep_all_that_is_the_users() {
+fn odd_files_keep_everything_that_the_user_wrote() {
     let debugger = || prop::sample::select(&Debugger::ALL[..]);
     let cases = crate::fuzz::cases(400);
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
@@ -259,7 +259,7 @@ fn odd_files_keep_all_that_is_the_users() {
 }
 
 #[test]
-fn the_generator_reaches_what_it_is_for() {
+fn generator_produces_files_that_can_and_that_cannot_be_edited() {
     // A property that only ever sees simple files would say nothing.
     let mut runner = TestRunner::deterministic();
     let texts: Vec<String> = (0..300).map(|_| file().new_tree(&mut runner).unwrap().current()).collect();
@@ -332,7 +332,7 @@ fn holds_inside_ours(
 }
 
 #[test]
-fn our_own_entries_are_updated_however_they_are_formatted() {
+fn generated_entries_are_updated_whatever_their_formatting() {
     let request = || {
         let debugger = prop::sample::select(&Debugger::ALL[..]);
         (debugger, 1_usize..4, any::<bool>()).prop_map(|(debugger, ranks, release)| Request {

@@ -129,7 +129,7 @@ fn check(value: &Value, attributes: &[&[(&str, Kind)]]) -> Result<(), String> {
     Ok(())
 }
 
-fn of(debugger: Debugger) -> &'static [(&'static str, Kind)] {
+fn attributes_of(debugger: Debugger) -> &'static [(&'static str, Kind)] {
     match debugger {
         Debugger::CodeLldb => CODELLDB,
         Debugger::LldbDap => LLDB_DAP,
@@ -149,14 +149,14 @@ fn requests() -> impl Iterator<Item = Request> {
 }
 
 #[test]
-fn every_attribute_is_one_that_the_debugger_takes() {
+fn launch_json_has_only_attributes_that_the_debugger_accepts() {
     for request in requests() {
         let [launch, ..] = generated(&project(), &request);
         let launch: Value = serde_json::from_str(&launch).unwrap();
         assert_eq!(launch["version"], "0.2.0");
         let configurations = launch["configurations"].as_array().unwrap();
         for configuration in configurations {
-            let attributes = of(request.debugger.unwrap());
+            let attributes = attributes_of(request.debugger.unwrap());
             check(configuration, &[COMMON, attributes])
                 .unwrap_or_else(|problem| panic!("{problem}: {configuration:#}"));
             assert_eq!(configuration["type"], request.debugger.unwrap().kind());
@@ -185,7 +185,7 @@ fn every_attribute_is_one_that_the_debugger_takes() {
 }
 
 #[test]
-fn every_task_is_one_that_vs_code_takes_and_that_a_configuration_names() {
+fn tasks_json_has_only_tasks_that_a_configuration_names() {
     for request in requests() {
         let [launch, tasks, ..] = generated(&project(), &request);
         let launch: Value = serde_json::from_str(&launch).unwrap();
@@ -225,7 +225,7 @@ fn every_task_is_one_that_vs_code_takes_and_that_a_configuration_names() {
 }
 
 #[test]
-fn nothing_of_a_machine_is_in_the_files() {
+fn generated_files_have_no_absolute_paths() {
     for request in requests() {
         for text in generated(&project(), &request).map(|text| text.replace("/dev/null", "")) {
             assert!(!text.contains("\"/") && !text.contains("=/") && !text.contains(" /"), "{text}");

@@ -59,14 +59,14 @@ fn updated(launch: &str, project: &Project, request: &Request) -> String {
 fn names(launch: &str) -> Vec<String> {
     let source = Source::parse(Path::new("x"), launch).unwrap();
     let lists = ["configurations", "compounds"].map(|key| source.list(key).unwrap());
-    let elements = lists.into_iter().flatten().flat_map(|array| &array.elements).map(Json::of);
+    let elements = lists.into_iter().flatten().flat_map(|array| &array.elements).map(Json::from_ast);
     elements.filter_map(|one| Some(one.get("name")?.text()?.to_owned())).collect()
 }
 
 fn entry(launch: &str, name: &str) -> Json {
     let source = Source::parse(Path::new("x"), launch).unwrap();
     let lists = ["configurations", "compounds"].map(|key| source.list(key).unwrap());
-    let mut elements = lists.into_iter().flatten().flat_map(|array| &array.elements).map(Json::of);
+    let mut elements = lists.into_iter().flatten().flat_map(|array| &array.elements).map(Json::from_ast);
     elements
         .find(|one| one.get("name").and_then(Json::text) == Some(name))
         .unwrap_or_else(|| panic!("no {name}: {launch}"))
@@ -89,7 +89,7 @@ const THEIRS: &str = r#"// Mine, all mine.
 "#;
 
 #[test]
-fn the_users_entries_comments_and_layout_stay_to_the_byte() {
+fn launch_json_keeps_the_users_bytes() {
     let text = updated(THEIRS, &only(&["train"]), &request());
     // Everything up to the end of their list, with one insertion before it.
     let at = THEIRS.find("\n\t],\n\t\"compounds\"").unwrap();
@@ -103,7 +103,7 @@ fn the_users_entries_comments_and_layout_stay_to_the_byte() {
 }
 
 #[test]
-fn entries_of_a_binary_that_is_gone_go_and_those_of_others_stay() {
+fn entries_of_a_removed_binary_are_removed_and_others_stay() {
     let text = updated(THEIRS, &only(&["train", "eval"]), &request());
     let text = updated(&text, &only(&["eval"]), &request());
     let found = names(&text);
@@ -120,7 +120,7 @@ fn entries_of_a_binary_that_is_gone_go_and_those_of_others_stay() {
 }
 
 #[test]
-fn what_is_left_open_stays_as_it_was_chosen() {
+fn request_without_options_keeps_the_earlier_choices() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path();
     let chosen = Request {
@@ -152,7 +152,7 @@ fn what_is_left_open_stays_as_it_was_chosen() {
 }
 
 #[test]
-fn fewer_ranks_and_another_debugger_keep_what_the_user_added() {
+fn entries_keep_the_users_additions_with_fewer_ranks_and_another_debugger() {
     let [launch, ..] =
         generated(&only(&["m"]), &Request { workers: Some(Workers::nproc(3)), ..with(Debugger::CodeLldb) });
     let mine = launch.replace(
@@ -185,7 +185,7 @@ fn fewer_ranks_and_another_debugger_keep_what_the_user_added() {
 }
 
 #[test]
-fn gdbs_commands_follow_ours_and_the_users_stay() {
+fn entries_for_gdb_keep_the_users_commands() {
     let request = with(Debugger::CppDbg);
     let [launch, ..] = generated(&only(&["m"]), &request);
     let theirs = r#"{ "text": "set print elements 0" }"#;
@@ -202,7 +202,7 @@ fn gdbs_commands_follow_ours_and_the_users_stay() {
 }
 
 #[test]
-fn members_of_the_users_compounds_follow_a_new_name() {
+fn compounds_of_the_user_follow_renamed_entries() {
     let [launch, ..] = generated(&only(&["m"]), &request());
     let theirs = r#"{ "name": "mine", "configurations": [ "x", "ddp: run m on 2 ranks" ] },"#;
     let launch = launch.replace("\"compounds\": [", &format!("\"compounds\": [\n    {theirs}"));
@@ -211,7 +211,7 @@ fn members_of_the_users_compounds_follow_a_new_name() {
 }
 
 #[test]
-fn rank_that_the_user_shows_stays_shown() {
+fn rank_that_the_user_unhides_stays_visible() {
     let [launch, ..] = generated(&only(&["m"]), &request());
     let rank = "ddp: m, rank 1 of 2";
     let hidden = Json::object([("hidden", true.into())]);
@@ -231,7 +231,7 @@ fn rank_that_the_user_shows_stays_shown() {
 }
 
 #[test]
-fn names_like_ours_that_are_none_stay() {
+fn entries_with_similar_names_stay() {
     let theirs =
         r#"{"configurations": [{"name": "ddp: the launcher"}, {"name": "ddp: build train"}, 7, {"name": null}]}"#;
     let text = updated(theirs, &only(&["train"]), &request());
@@ -239,7 +239,7 @@ fn names_like_ours_that_are_none_stay() {
 }
 
 #[test]
-fn what_new_made_before_goes() {
+fn entries_of_earlier_versions_are_removed() {
     let old = r#"{"configurations": [{"name": "ddp: m, rank 0"}, {"name": "ddp: m, rank 1"}],
         "compounds": [{"name": "ddp: m, 2 ranks", "configurations": ["ddp: m, rank 0"]}]}"#;
     let text = updated(old, &only(&["m"]), &request());
@@ -247,7 +247,7 @@ fn what_new_made_before_goes() {
 }
 
 #[test]
-fn windows_files_stay_windows_files() {
+fn crlf_line_ends_stay() {
     let theirs = format!("\u{feff}{}", THEIRS.replace('\n', "\r\n"));
     let text = updated(&theirs, &only(&["train"]), &request());
     assert!(text.starts_with('\u{feff}'));
@@ -259,7 +259,7 @@ fn windows_files_stay_windows_files() {
 }
 
 #[test]
-fn what_is_no_jsonc_is_left_alone_with_its_place() {
+fn invalid_jsonc_is_not_written_and_its_line_is_named() {
     let cases: &[(&[u8], &str)] = &[
         (b"{\n  \"configurations\": [\n    {\"name\" \"x\"}\n  ]\n}", "launch.json:3:13: "),
         (b"{\n  \"a\": 1,,\n}", "launch.json:2:10: "),
@@ -286,7 +286,7 @@ fn what_is_no_jsonc_is_left_alone_with_its_place() {
 }
 
 #[test]
-fn the_users_settings_and_recommendations_win() {
+fn settings_and_recommendations_of_the_user_win() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(".vscode").join(name);
     fs::create_dir(dir.path().join(".vscode")).unwrap();
@@ -306,7 +306,7 @@ fn the_users_settings_and_recommendations_win() {
 }
 
 #[test]
-fn names_that_there_are_not_are_refused() {
+fn bin_that_does_not_exist_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let err = plan(dir.path(), &project(), &Request { only: vec!["trian".into()], ..request() }).unwrap_err();
     assert_eq!(err.to_string(), "nothing named `trian` depends on ddp-runtime (available: train, eval, show)");
@@ -314,7 +314,7 @@ fn names_that_there_are_not_are_refused() {
 }
 
 #[test]
-fn a_program_for_a_platform_is_compared_with_that_of_the_same_platform() {
+fn program_for_a_platform_is_compared_with_the_one_for_the_same_platform() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path();
     let target = "${workspaceFolder}/target/a-b-c".to_owned();

@@ -1,3 +1,5 @@
+//! Checks of VS Code's extensions and of the debuggers on this machine.
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -95,7 +97,7 @@ mod tests {
     use crate::snap::assert_text;
 
     #[test]
-    fn what_is_missing_of_the_editor_is_named() {
+    fn editor_check_names_missing_extensions_and_debuggers() {
         let bare = Bare::new();
         let lines = || examine(&bare.machine);
         let levels = || lines().iter().map(|line| line.level).collect::<Vec<_>>();

@@ -1,3 +1,5 @@
+//! Which libraries an ELF file needs, and which of them the dynamic linker would not find.
+
 use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 
@@ -89,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_library_needs_is_followed_to_what_is_missing() {
+    fn library_dependencies_are_followed_to_the_missing_one() {
         let dir = tempfile::tempdir().unwrap();
         let build_with = |name: &str, uses: &[&str], flags: &[&str]| {
             let mut cc = Command::new("cc");

@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn every_target_is_counted_over_all_pieces() {
+    fn fatbin_targets_are_counted_in_all_sections() {
         let mut data = fatbin(&[(CUBIN, 80), (CUBIN, 90), (PTX, 90)]);
         data.resize(data.len().next_multiple_of(8) + 8, 0);
         data.extend(fatbin(&[(CUBIN, 80)]));
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn code_runs_on_its_own_major_version_and_ptx_on_newer_ones() {
+    fn cubin_runs_on_its_own_major_version_and_ptx_on_newer_ones() {
         let runs = |number, ptx, gpu| Arch { number, ptx }.runs_on(gpu);
         assert!(runs(80, false, (8, 0)) && runs(80, false, (8, 9)));
         assert!(!runs(80, false, (9, 0)) && !runs(86, false, (8, 0)) && runs(80, true, (9, 0)));

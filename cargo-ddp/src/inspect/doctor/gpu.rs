@@ -1,3 +1,5 @@
+//! Checks of the NVIDIA driver, the GPUs and the access between GPUs, against what libtorch needs.
+
 use nvml_wrapper::Nvml;
 use nvml_wrapper::enum_wrappers::device::{P2pCapabilitiesIndex, P2pStatus};
 
@@ -208,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_must_be_there_for_gpus_and_new_enough_for_libtorch() {
+    fn driver_is_needed_for_gpus_and_must_be_new_enough_for_libtorch() {
         let bare = Bare::new();
         assert_eq!(nvidia_devices(&bare.machine), 0);
         bare.write("sys/bus/pci/devices/0000:01:00.0/vendor", "0x10de\n");
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn pairs_without_peer_access_are_counted() {
+    fn peer_access_line_counts_pairs_without_it() {
         assert_eq!(peers_line(&two((9, 0))).level, Level::Ok);
         let none = Driver {
             peers: vec![(0, 1, Peers::No("ChipsetNotSupported".into())), (0, 2, Peers::Unknown)],
@@ -256,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_gpus_are_counted_and_busy_ones_named() {
+    fn gpus_line_counts_equal_gpus_and_names_busy_ones() {
         assert_eq!(gpus_line(&two((9, 0))), Line::ok("GPUs", "2 x H100"));
         let mut busy = two((9, 0));
         busy.gpus[1].users = vec![gpu::User { pid: 7, program: Some("python3".into()), memory: None }];

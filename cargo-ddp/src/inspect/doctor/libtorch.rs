@@ -1,3 +1,5 @@
+//! Checks of libtorch, of the Python that would install it, of the cache, and of NCCL's headers.
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -212,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn python_is_needed_as_long_as_there_is_no_libtorch() {
+    fn python_is_needed_until_libtorch_is_installed() {
         assert_eq!(python(&[], false).level, Level::Error);
         assert_eq!(python(&[], true).level, Level::Warning);
         assert_eq!(
@@ -223,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_must_be_a_folder_to_write_to() {
+    fn cache_must_be_a_writable_folder() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(cache_at(&dir.path().join("a/b"), true, Flavor::Cpu).level, Level::Ok);
         fs::write(dir.path().join("a"), "").unwrap();
@@ -234,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn the_headers_of_nccl_are_looked_for_one_by_one() {
+    fn nccl_headers_are_checked_one_by_one() {
         let dir = tempfile::tempdir().unwrap();
         for name in [
             "nccl-include/nccl.h",

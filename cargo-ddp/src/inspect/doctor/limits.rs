@@ -1,3 +1,5 @@
+//! Checks of system limits: shared memory, locked memory, ptrace.
+
 use rustix::process::{Resource, getrlimit};
 
 use super::{Line, Machine};
@@ -66,7 +68,7 @@ mod tests {
     use crate::snap::assert_text;
 
     #[test]
-    fn limits_are_judged() {
+    fn limits_have_thresholds_for_warnings_and_errors() {
         let levels = |lines: &[Line]| lines.iter().map(|line| line.level).collect::<Vec<_>>();
         let shm = [None, Some(64 << 20), Some(16 << 30)].map(shared_memory);
         assert_eq!(levels(&shm), [Level::Warning, Level::Warning, Level::Ok]);

@@ -1,3 +1,5 @@
+//! The machine as checks see it: folders, variables and programs, which tests can replace.
+
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -156,7 +158,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_programs_failure_is_its_error_line() {
+    fn failed_program_is_reported_by_its_error_line() {
         let bare = Bare::new();
         let program = bare.script(
             "p",

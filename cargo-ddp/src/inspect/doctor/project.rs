@@ -1,3 +1,5 @@
+//! Checks of the project: whether its program starts, free disk space, and file times.
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -132,7 +134,7 @@ mod tests {
     use crate::snap::assert_text;
 
     #[test]
-    fn a_binary_must_find_libtorch_by_itself() {
+    fn binary_must_find_libtorch_without_ld_library_path() {
         let dir = tempfile::tempdir().unwrap();
         let cc = |args: &[&str]| {
             let built = Command::new("cc").current_dir(dir.path()).args(args).status().unwrap();
@@ -158,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn little_room_is_a_warning_and_none_an_error() {
+    fn disk_space_that_is_low_is_a_warning_and_none_is_an_error() {
         let level = |free| disk(Path::new("/x"), free).level;
         assert_eq!(
             [Some(10), Some(LITTLE), Some(ENOUGH), None].map(level),

@@ -1,3 +1,5 @@
+//! The check of compiled dependencies that projects share.
+
 use std::path::Path;
 
 use super::{Line, Machine};

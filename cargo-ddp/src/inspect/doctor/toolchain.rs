@@ -1,3 +1,5 @@
+//! Checks of rustc, cargo, the linker and the C++ compiler.
+
 use super::{Line, Machine};
 
 /// The oldest Rust that this version builds with.
@@ -71,7 +73,7 @@ mod tests {
     use crate::snap::assert_text;
 
     #[test]
-    fn a_bare_machine_lacks_each_tool() {
+    fn missing_tools_are_errors() {
         let lines = examine(&Bare::new().machine);
         let found: Vec<_> = lines.iter().map(|line| (line.check, line.level, line.says.as_str())).collect();
         let expected = [
@@ -85,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn old_and_broken_tools_are_told_apart() {
+    fn old_and_broken_tools_are_distinguished() {
         let bare = Bare::new();
         bare.script("rustc", "echo 'rustc 1.75.0 (82e1608df 2023-12-21)'");
         bare.script("cargo", "echo 'cargo 1.999.0-nightly (x)'");

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn every_range_can_be_drawn() {
+    fn axis_accepts_every_range() {
         let (tiny, huge, last) = (5e-324, f64::MAX, u64::MAX as f64);
         for values in [
             vec![],

@@ -166,8 +166,8 @@ impl<'a, B: DrawingBackend> Canvas<'a, B> {
         }
         for line in &panel.lines {
             for restart in line.restarts.iter().filter(|step| (x.min..=x.max).contains(step)) {
-                let colour = if figure.runs.len() == 1 { AXIS } else { colour(line.run) };
-                self.dashes(&[(to_x(*restart), top), (to_x(*restart), bottom)], colour)?;
+                let color = if figure.runs.len() == 1 { AXIS } else { color(line.run) };
+                self.dashes(&[(to_x(*restart), top), (to_x(*restart), bottom)], color)?;
             }
         }
         let place = |&(step, value): &Place| {
@@ -210,23 +210,23 @@ impl<'a, B: DrawingBackend> Canvas<'a, B> {
         (pixel(x), pixel(y))
     }
 
-    fn style(&self, colour: RGBColor, width: f64, strength: f64) -> ShapeStyle {
+    fn style(&self, color: RGBColor, width: f64, strength: f64) -> ShapeStyle {
         ShapeStyle {
-            color: colour.mix(strength),
+            color: color.mix(strength),
             filled: false,
             stroke_width: (width * self.scale).round().max(1.0) as u32,
         }
     }
 
-    fn stroke(&self, places: &[Place], colour: RGBColor, width: f64) -> Result<B> {
+    fn stroke(&self, places: &[Place], color: RGBColor, width: f64) -> Result<B> {
         let pixels: Vec<_> = places.iter().map(|place| self.pixel(*place)).collect();
-        self.area.draw(&PathElement::new(pixels, self.style(colour, width, 1.0)))
+        self.area.draw(&PathElement::new(pixels, self.style(color, width, 1.0)))
     }
 
     /// The line of a run. After the last color, colors repeat with dashes.
     fn line(&self, run: usize, places: &[Place], width: f64, strength: f64) -> Result<B> {
         let pixels: Vec<_> = places.iter().map(|place| self.pixel(*place)).collect();
-        let style = self.style(colour(run), width, strength);
+        let style = self.style(color(run), width, strength);
         match run / COLOURS.len() {
             0 => self.area.draw(&PathElement::new(pixels, style)),
             round => {
@@ -238,13 +238,13 @@ impl<'a, B: DrawingBackend> Canvas<'a, B> {
 
     fn dot(&self, run: usize, (x, y): Place, strength: f64) -> Result<B> {
         let (from, to) = (self.pixel((x - 2.0, y - 2.0)), self.pixel((x + 2.0, y + 2.0)));
-        self.area.draw(&Rectangle::new([from, to], colour(run).mix(strength).filled()))
+        self.area.draw(&Rectangle::new([from, to], color(run).mix(strength).filled()))
     }
 
-    fn dashes(&self, places: &[Place], colour: RGBColor) -> Result<B> {
+    fn dashes(&self, places: &[Place], color: RGBColor) -> Result<B> {
         let pixels: Vec<_> = places.iter().map(|place| self.pixel(*place)).collect();
         let dash = (4.0 * self.scale) as u32;
-        self.area.draw(&DashedPathElement::new(pixels, dash, dash, self.style(colour, 1.2, 0.9)))
+        self.area.draw(&DashedPathElement::new(pixels, dash, dash, self.style(color, 1.2, 0.9)))
     }
 
     fn letters(&self) -> TextStyle<'static> {
@@ -259,6 +259,6 @@ impl<'a, B: DrawingBackend> Canvas<'a, B> {
     }
 }
 
-fn colour(run: usize) -> RGBColor {
+fn color(run: usize) -> RGBColor {
     COLOURS[run % COLOURS.len()]
 }

@@ -21,7 +21,7 @@ pub enum Format {
 
 impl Format {
     /// By the name's ending.
-    pub fn of(path: &Path) -> Option<Self> {
+    pub fn from_path(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
             "svg" => Some(Self::Svg),
             "png" => Some(Self::Png),
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn an_svg_holds_what_the_figure_says() {
+    fn svg_contains_the_figures_texts_and_lines() {
         let text = svg(&figure()).unwrap();
         assert!(!text.contains(|c: char| c.is_control() && c != '\n' || is_forbidden(c)));
         let label = r"loss &lt;&amp;\u{1b}\u{0}\u{9b}".to_owned() + "\u{fffd}";
@@ -122,14 +122,14 @@ mod tests {
     }
 
     #[test]
-    fn files_are_written_whole() {
+    fn plot_files_are_written_completely() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["a.svg", "b.PNG"] {
             let path = dir.path().join(name);
-            write(&figure(), &Output::open(&path).unwrap(), Format::of(&path).unwrap()).unwrap();
+            write(&figure(), &Output::open(&path).unwrap(), Format::from_path(&path).unwrap()).unwrap();
             assert!(std::fs::metadata(path).unwrap().len() > 1000);
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
-        assert_eq!(Format::of(Path::new("a.pdf")), None);
+        assert_eq!(Format::from_path(Path::new("a.pdf")), None);
     }
 }

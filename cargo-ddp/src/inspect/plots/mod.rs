@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_are_chosen_by_whole_names_and_last_parts() {
+    fn metrics_are_chosen_by_full_names_and_last_parts() {
         let runs = [run(&[
             ("eval/accuracy", &[0.5]),
             ("memory/rss_bytes", &[3e9]),
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_drawn_is_a_gap() {
+    fn curves_have_gaps_where_values_cannot_be_drawn() {
         let runs = [run(&[("loss", &[1.0, f64::NAN, 3.0, -4.0, 5.0])])];
         let parts = |log| {
             let figure = Figure::new(&runs, &Options { log, ..Options::default() }).unwrap();
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn smoothing_is_tensorboards() {
+    fn smoothing_matches_tensorboard() {
         let points = [4.0, 2.0, f64::NAN, 0.0].map(|value| Point { step: 0, value, time: 0.0 });
         let values: Vec<f64> = averaged(&points, 0.5).into_iter().map(|(_, value)| value).collect();
         // 4; (4 · ½ + 2 · 1) / 1.5; …

@@ -31,7 +31,7 @@ impl<'a> DrawingBackend for Pixels<'a> {
     fn draw_path<S: BackendStyle, I: IntoIterator<Item = BackendCoord>>(&mut self, path: I, style: &S) -> Result<'a> {
         let (width, height) = self.get_size();
         let points: Vec<_> = path.into_iter().collect();
-        let Some(mask) = Mask::of(&points, f64::from(style.stroke_width()), (width as i32, height as i32)) else {
+        let Some(mask) = Mask::new(&points, f64::from(style.stroke_width()), (width as i32, height as i32)) else {
             return Ok(());
         };
         let color = style.color();
@@ -55,7 +55,7 @@ struct Mask {
 }
 
 impl Mask {
-    fn of(points: &[BackendCoord], stroke: f64, size: (i32, i32)) -> Option<Self> {
+    fn new(points: &[BackendCoord], stroke: f64, size: (i32, i32)) -> Option<Self> {
         let reach = (stroke / 2.0 + 1.0).ceil() as i32;
         let range = |of: fn(&BackendCoord) -> i32, size: i32| {
             let low = points.iter().map(of).min()?.saturating_sub(reach).max(0);
@@ -111,13 +111,13 @@ mod tests {
 
     #[test]
     fn a_line_covers_what_is_near_it_and_ends_at_the_edge() {
-        let mask = Mask::of(&[(-5, 4), (30, 4)], 2.0, (20, 10)).unwrap();
+        let mask = Mask::new(&[(-5, 4), (30, 4)], 2.0, (20, 10)).unwrap();
         let of_row = |y: i32| mask.cover[(y - mask.top) as usize * mask.width + 10];
         assert_eq!((mask.width, [2, 3, 4, 5].map(of_row)), (20, [0.0, 1.0, 1.0, 0.0]));
         // A corner is no spike.
-        let mask = Mask::of(&[(5, 90), (6, 10), (7, 90)], 3.0, (100, 100)).unwrap();
+        let mask = Mask::new(&[(5, 90), (6, 10), (7, 90)], 3.0, (100, 100)).unwrap();
         assert!(mask.top >= 7 && mask.cover.iter().all(|cover| (0.0..=1.0).contains(cover)));
-        assert!(Mask::of(&[(50, 50), (60, 60)], 3.0, (20, 20)).is_none());
-        assert!(Mask::of(&[], 3.0, (20, 20)).is_none());
+        assert!(Mask::new(&[(50, 50), (60, 60)], 3.0, (20, 20)).is_none());
+        assert!(Mask::new(&[], 3.0, (20, 20)).is_none());
     }
 }

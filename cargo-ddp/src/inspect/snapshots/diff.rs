@@ -1,3 +1,5 @@
+//! `cargo ddp snapshot diff`: the differences between two snapshots, tensor by tensor.
+
 use std::collections::BTreeMap;
 
 use half::{bf16, f16};
@@ -158,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_change_is_told() {
+    fn diff_reports_every_kind_of_change() {
         let dir = tempfile::tempdir().unwrap();
         let f32s = |values: &[f32]| bytes(values, f32::to_le_bytes);
         let a = file(

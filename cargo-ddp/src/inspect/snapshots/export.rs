@@ -1,3 +1,5 @@
+//! `cargo ddp snapshot export`: a snapshot's model as one `.safetensors` or `.pt` file.
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::path::Path;
@@ -22,7 +24,7 @@ pub enum Format {
 
 impl Format {
     /// By the ending of a file's name.
-    pub fn of(path: &Path) -> Option<Self> {
+    pub fn from_path(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()? {
             "safetensors" => Some(Self::Safetensors),
             "pt" | "pth" => Some(Self::Torch),
@@ -38,7 +40,7 @@ impl Format {
 pub fn export(snapshot: &ValidSnapshot, names: &Names, to: &Path) -> Result<usize> {
     let bad = |problem: String| Error::BadOption { option: "to", problem };
     let format =
-        Format::of(to).ok_or_else(|| bad(format!("{} must end in .safetensors, .pt or .pth", to.display())))?;
+        Format::from_path(to).ok_or_else(|| bad(format!("{} must end in .safetensors, .pt or .pth", to.display())))?;
     // A device or a FIFO is there, and is written to.
     if fs::metadata(to).is_ok_and(|found| found.is_file() || found.is_dir()) {
         return Err(Error::Exists(to.to_owned()));
@@ -115,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_leave_every_tensor_out_are_refused() {
+    fn name_table_that_leaves_out_every_tensor_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let [file, rules] = ["model.safetensors", "names.json"].map(|name| dir.path().join(name));
         let data = [0; 4];

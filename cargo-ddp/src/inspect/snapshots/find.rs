@@ -1,3 +1,5 @@
+//! Lists the snapshots in a folder, and finds the newest valid one.
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn usual_mix_ups_are_explained() {
+    fn foreign_files_are_explained() {
         for (content, words) in [
             (&b""[..], "it is empty"),
             (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 548105171\n", "of 548105171 bytes"),

@@ -1,3 +1,5 @@
+//! `cargo ddp snapshot import`: a snapshot from another program's safetensors file.
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
@@ -100,7 +102,7 @@ pub fn import(file: &Path, names: &Names, dir: &Path) -> Result<Imported> {
         non_finite: BTreeMap::new(),
         non_finite_since: None,
         bucket_order: vec![],
-        files: BTreeMap::from([(format::MODEL.to_owned(), FileInfo::of(&model).map_err(cant())?)]),
+        files: BTreeMap::from([(format::MODEL.to_owned(), FileInfo::read(&model).map_err(cant())?)]),
     };
     let path = partial.join(format::MANIFEST);
     let text = format::manifest_text(&manifest);
@@ -153,7 +155,7 @@ mod tests {
     use safetensors::tensor::Dtype;
 
     #[test]
-    fn a_part_of_a_model_is_known_by_its_name() {
+    fn shard_of_a_model_is_recognized_by_its_name() {
         for (name, count) in [
             ("model-00001-of-00003.safetensors", Some(3)),
             ("model-00001-of-00001.safetensors", None),
@@ -172,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_run_can_load_is_refused_with_what_to_do() {
+    fn import_refuses_files_that_no_run_can_load_with_a_hint() {
         let dir = tempfile::tempdir().unwrap();
         let (file, to) = (dir.path().join("model.safetensors"), dir.path().join("snapshots"));
         for (tensors, problem, help) in [
@@ -200,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_refused_with_the_file_to_give() {
+    fn import_of_a_directory_names_the_file_to_pass() {
         let dir = tempfile::tempdir().unwrap();
         let (run, to) = (dir.path().join("run"), dir.path().join("to"));
         fs::create_dir(&run).unwrap();

@@ -1,3 +1,5 @@
+//! The table that renames tensors on import and export (`--names`).
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
@@ -127,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_read_from_regular_files_alone() {
+    fn name_table_is_read_from_regular_files_only() {
         use rustix::fs::{CWD, FileType, Mode, mknodat};
         let dir = tempfile::tempdir().unwrap();
         let (fifo, zeros) = (dir.path().join("fifo.json"), dir.path().join("zeros.toml"));
@@ -142,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn exact_names_win_over_patterns_and_long_patterns_over_short_ones() {
+    fn name_table_prefers_exact_names_then_longer_patterns() {
         let toml = "\"model.*\" = \"*\"\n\"model.h.*.w\" = \"layer.*.weight\"\nmodel.head.w = \"\"\nbias = \"b\"\n";
         let json = r#"{"model.*": "*", "model.h.*.w": "layer.*.weight", "model.head.w": "", "bias": "b"}"#;
         for names in [names("toml", toml).unwrap(), names("json", json).unwrap()] {
@@ -154,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tensor_without_a_name_can_get_one() {
+    fn tensor_without_a_name_can_get_one() {
         for (ending, text) in [("json", r#"{"": "x"}"#), ("toml", "\"\" = \"x\"")] {
             assert_eq!(names(ending, text).unwrap().apply(["", "y"]).unwrap(), ["x", "y"].map(|n| Some(n.to_owned())));
         }
@@ -163,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_that_can_not_be_meant_are_refused() {
+    fn name_rules_that_make_no_sense_are_refused() {
         let problem = |names: Names, tensors: &[&str]| names.apply(tensors.iter().copied()).unwrap_err();
         let typo = names("json", r#"{"wieght": "w"}"#).unwrap();
         assert_eq!(problem(typo, &["weight"]), "no tensor is named \"wieght\"");

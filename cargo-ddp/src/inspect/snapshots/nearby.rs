@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn usual_folder_is_that_of_train_toml_or_of_the_project_around() {
+    fn usual_folder_is_from_train_toml_or_the_enclosing_project() {
         let dir = tempfile::tempdir().unwrap();
         let (project, src) = (dir.path().join("p"), dir.path().join("p/src"));
         fs::create_dir_all(&src).unwrap();

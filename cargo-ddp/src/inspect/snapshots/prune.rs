@@ -1,3 +1,5 @@
+//! `cargo ddp snapshot prune`: removes old snapshots by the retention rule of runs.
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,3 +1,5 @@
+//! Reads safetensors files: the names, types, shapes and bytes of their tensors.
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -132,14 +134,14 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn numbers_in_names_are_sorted_as_numbers() {
+    fn tensor_names_are_sorted_by_number() {
         let mut names = ["h.10.weight", "h.2.weight", "h.2.bias", "a", "h.2", "12"];
         names.sort_by_cached_key(|name| sort_key(name));
         assert_eq!(names, ["12", "a", "h.2", "h.2.bias", "h.2.weight", "h.10.weight"]);
     }
 
     #[test]
-    fn what_is_no_file_of_tensors_is_said_so() {
+    fn tensor_file_that_is_not_safetensors_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.safetensors");
         for content in ["", "short", "\u{8}\0\0\0\0\0\0\0{\"a\": 1}"] {

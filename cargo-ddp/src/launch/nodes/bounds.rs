@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn node_speaks_of_its_own_ranks_alone() {
+    fn node_may_report_only_its_own_ranks() {
         let ranks = 2..4;
         assert_eq!(exited(2).check(&ranks), Ok(()));
         for rank in [0, 1, 4, usize::MAX] {
@@ -217,7 +217,7 @@ mod tests {
 
     // Of code 256 the launcher made exit code 0: a job that had failed was done.
     #[test]
-    fn exit_codes_have_eight_bits() {
+    fn exit_code_from_a_node_has_eight_bits() {
         let ends = |code| {
             let (exit, message, last_lines, error_file) = (Exit::Code(code), None, vec![], None);
             ToCoordinator::Exited { rank: 2, pid: 1, exit, message, last_lines, error_file }.check(&(2..4))
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn node_0_is_checked_as_well() {
+    fn node_0_may_report_only_existing_ranks() {
         let failure = |rank| Failure { rank, ..Failure::example() };
         let finish = |failure| FromCoordinator::Finish(Verdict::Failed(failure, NoRestart::Never)).check(4);
         assert_eq!(finish(failure(3)), Ok(()));
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn welcome_fits_what_this_node_knows() {
+    fn welcome_must_match_this_nodes_options() {
         let member = |first_rank, nproc| Member { host: "h".into(), first_rank, nproc, gpus: None };
         let own = member(0, 2);
         let check = |members: &[Member]| check_welcome(members, "run-1-2", 2, (1, &own));

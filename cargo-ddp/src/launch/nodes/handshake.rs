@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn stranger_without_the_secret_gets_nowhere() {
+    fn peer_without_the_secret_is_refused() {
         let secret = Secret::new("a secret of all nodes").unwrap();
         let other = Secret::new("a secret of no node").unwrap();
         let theirs = nonce().unwrap();

@@ -1,3 +1,5 @@
+//! How a launcher joins the launchers of the other nodes, before any worker starts.
+
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -232,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn all_nodes_agree_on_who_has_which_ranks() {
+    fn nodes_agree_on_the_ranks_of_each_node() {
         let port = port();
         // In any order, with a stranger in between.
         let two = start(at(2, 3, port, 30.0), 1);
@@ -273,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_with_the_same_secret_meet_and_others_get_the_reason() {
+    fn nodes_with_the_same_secret_join_and_others_get_the_reason() {
         for node in nodes([value("0123456789abcdef"), value("0123456789abcdef\n")], 30.0) {
             node.unwrap();
         }
@@ -335,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn message_behind_the_welcome_is_not_lost() {
+    fn message_after_the_welcome_is_not_lost() {
         // What a fast node 0 sends in one packet.
         let member = |host: &str, first_rank, gpus: Option<Vec<String>>| Member {
             host: host.into(),

@@ -1,3 +1,5 @@
+//! The connection between two launchers: JSON lines, signs of life, and limits on both.
+
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -234,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_arrive_complete_and_before_the_end() {
+    fn messages_arrive_completely_before_the_end_of_the_connection() {
         let (mut link, mut far) = pair();
         far.write_all(b"[1]\n[2").unwrap();
         wait(&link);
@@ -247,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_and_silence_are_a_loss() {
+    fn link_is_lost_after_invalid_messages_or_silence() {
         let (mut link, mut far) = pair();
         far.write_all(b"GET / HTTP/1.1\r\n").unwrap();
         wait(&link);
@@ -284,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn side_that_does_not_read_costs_no_waiting_and_little_memory() {
+    fn peer_that_does_not_read_causes_no_waiting_and_little_memory() {
         let (mut link, _far) = pair();
         let long = "x".repeat(1000);
         for _ in 0..100_000 {

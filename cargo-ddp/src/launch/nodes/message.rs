@@ -1,3 +1,5 @@
+//! The messages that launchers exchange once they have joined.
+
 use std::time::Duration;
 
 use ddp_contract::Event;

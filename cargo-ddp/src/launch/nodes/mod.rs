@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranks_lie_one_node_after_the_other() {
+    fn ranks_are_numbered_node_by_node() {
         let member = |first_rank, nproc| Member { host: "h".into(), first_rank, nproc, gpus: None };
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut nodes = Nodes { members: vec![member(0, 2)], own: 0, master_addr: "127.0.0.1".into(), address };

@@ -1,3 +1,5 @@
+//! The address, port, timeout and secret with which the launchers of all nodes join.
+
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;

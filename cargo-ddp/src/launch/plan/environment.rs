@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn environment_is_torchruns() {
+    fn environment_has_torchruns_variables() {
         let vars = plan().worker_env(1, 2, 29500);
         let get = |name: &str| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_str().unwrap());
         for (name, value) in [
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn environment_leaves_the_users_gpus_alone_without_gpus() {
+    fn environment_keeps_cuda_visible_devices_without_gpus() {
         let plan = LaunchPlan { gpus: None, omp_num_threads: None, ..plan() };
         let vars = plan.worker_env(0, 0, 1);
         assert!(vars.iter().all(|(name, _)| !["CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"].contains(name)));

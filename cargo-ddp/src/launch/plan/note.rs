@@ -1,3 +1,5 @@
+//! What the user should know about a plan, such as GPUs that others use.
+
 use super::Binding;
 
 /// Something about a plan that the user should know.

@@ -1,3 +1,5 @@
+//! The options of a launch, before the machine is known; `resolve` makes a plan of them.
+
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! The rules of restarts, stalls and time limits that the dispatcher follows.
+
 use std::time::Duration;
 
 /// When to restart, and how long to wait for what.

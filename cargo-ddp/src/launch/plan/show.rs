@@ -1,3 +1,5 @@
+//! `--show`: the ranks whose output is printed.
+
 /// Ranks whose output is on the screen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Show {

@@ -36,7 +36,7 @@ impl Port {
     }
 
     /// Another node's.
-    pub(crate) fn elsewhere(number: u16) -> Self {
+    pub(crate) fn remote(number: u16) -> Self {
         Self { number, listener: None, _reserved: None }
     }
 

@@ -252,7 +252,7 @@ Thread 1 (Thread 0x7f (LWP 11) \"train\"):
 ";
 
     #[test]
-    fn stack_tells_a_rank_that_waits_from_one_that_does_not() {
+    fn stack_shows_whether_a_rank_waits() {
         assert_eq!(activity(GDB), Activity::Waits("c10d::ProcessGroupGloo::AsyncWork::wait".into()));
         let sleeps = GDB.replace(
             "c10d::ProcessGroupGloo::AsyncWork::wait(std::chrono::duration<long>) ()",
@@ -263,7 +263,7 @@ Thread 1 (Thread 0x7f (LWP 11) \"train\"):
     }
 
     #[test]
-    fn stacks_of_all_three_debuggers_are_understood() {
+    fn stacks_of_all_three_debuggers_are_parsed() {
         let lldb = "* thread #1, name = 'train'\n  * frame #0: 0x00007f libc.so.6`__poll + 77\n    frame #1: 0x55 train`train::load(path=1) at data.rs:3:5\n  thread #2\n    frame #0: 0x7f libc.so.6`gloo::x\n";
         assert_eq!(activity(lldb), Activity::Runs("train::load".into()));
         let eu_stack =

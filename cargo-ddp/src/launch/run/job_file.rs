@@ -50,7 +50,7 @@ impl JobFile {
             first_rank: plan.ranks().start,
             gpus: plan.gpus.clone(),
             pid,
-            origin: Some(origin::of(pid)),
+            origin: Some(origin::of_process(pid)),
             started: now(),
             ..Job::default()
         };
@@ -243,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn best_snapshot_is_the_one_that_the_program_calls_better() {
+    fn best_snapshot_follows_the_workers_metric_and_its_direction() {
         let saved = |step, metric, lower_is_better| Event::SnapshotSaved {
             snapshot: format!("step-{step:08}").into(),
             epoch: 0,

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn log_whose_place_is_taken_is_not_written() {
+    fn log_whose_path_is_a_directory_is_not_written() {
         let dir = tempfile::tempdir().unwrap();
         let (mut log, failed) = Log::with_limit(dir.path().to_owned(), 10);
         assert!(failed.unwrap().to_string().contains("a directory"));

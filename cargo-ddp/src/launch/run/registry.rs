@@ -49,14 +49,14 @@ fn is_alive(job: &Job) -> bool {
 
 /// A job of this user that runs on another machine or in another container, as far as is known here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Elsewhere {
+pub struct RemoteJob {
     /// Name of the run, if it can be read here.
     pub run: Option<String>,
     /// Where it runs: `on node7`, `in another container (trainer)`.
     pub place: String,
 }
 
-impl std::fmt::Display for Elsewhere {
+impl std::fmt::Display for RemoteJob {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Another program wrote it.
         let run = self.run.as_deref().unwrap_or("a job").replace(char::is_control, "?");
@@ -116,13 +116,13 @@ impl Registry {
     }
 
     /// The jobs of this user that run elsewhere, as far as is known here. They can be neither looked at nor signaled.
-    pub fn elsewhere(&self) -> Vec<Elsewhere> {
+    pub fn remote_jobs(&self) -> Vec<RemoteJob> {
         let mut jobs: Vec<_> = self.entries().into_iter().filter_map(Result::err).collect();
         jobs.sort_by(|a, b| (&a.run, &a.place).cmp(&(&b.run, &b.place)));
         jobs
     }
 
-    fn entries(&self) -> Vec<Result<Job, Elsewhere>> {
+    fn entries(&self) -> Vec<Result<Job, RemoteJob>> {
         let entries = self.dir.as_ref().and_then(|dir| fs::read_dir(dir).ok());
         entries.into_iter().flatten().flatten().filter_map(|entry| read(&entry.path())).collect()
     }
@@ -137,7 +137,7 @@ pub fn belongs_to(job: &Job, project: &Path) -> bool {
 }
 
 /// A job that runs here, or elsewhere.
-fn read(link: &Path) -> Option<Result<Job, Elsewhere>> {
+fn read(link: &Path) -> Option<Result<Job, RemoteJob>> {
     let job = files::load(link);
     let named = link.file_name().and_then(|name| origin::from_name(name.to_str()?));
     let origin = job.as_ref().and_then(|job| job.origin.clone()).or(named);
@@ -146,16 +146,16 @@ fn read(link: &Path) -> Option<Result<Job, Elsewhere>> {
         let _ = fs::remove_file(link);
         None
     };
-    let elsewhere = |place: String| {
+    let remote = |place: String| {
         let run = job.as_ref().map(|job| job.run.clone());
-        Some(Err(Elsewhere { run, place }))
+        Some(Err(RemoteJob { run, place }))
     };
     let lock = presence::probe(link);
     let Some(origin) = origin else {
         // Of an earlier version, which did not record its machine.
         return match (lock, &job) {
             (Lock::Held, Some(job)) if is_alive(job) => Some(Ok(job.clone())),
-            (Lock::Held, Some(_)) => elsewhere("on another machine or in another container".into()),
+            (Lock::Held, Some(_)) => remote("on another machine or in another container".into()),
             (Lock::Free, _) if filesystem::is_local(link) => remove(),
             _ => None,
         };
@@ -176,15 +176,15 @@ fn read(link: &Path) -> Option<Result<Job, Elsewhere>> {
     }
     match lock {
         Lock::Held if origin::is_of_this_boot(&origin) => {
-            elsewhere(format!("in another container ({})", origin::machine(&origin)))
+            remote(format!("in another container ({})", origin::machine(&origin)))
         }
-        Lock::Held => elsewhere(format!("on {}", origin::machine(&origin))),
+        Lock::Held => remote(format!("on {}", origin::machine(&origin))),
         // All locks of this kernel are seen here; and a machine that was restarted runs no earlier job.
         Lock::Free if !origin::is_of_other_machine(&origin) => remove(),
         // A file system of one machine has no locks of others. What is left of that machine is not ours to remove.
         Lock::Free if filesystem::is_local(link) => None,
         Lock::Missing if !origin::is_of_this_boot(&origin) && !origin::is_of_other_machine(&origin) => remove(),
-        _ => elsewhere(format!("on {}", origin::machine(&origin))),
+        _ => remote(format!("on {}", origin::machine(&origin))),
     }
 }
 
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_of_this_machine_are_jobs_until_their_launcher_is_gone() {
+    fn entries_of_this_machine_are_jobs_until_their_launcher_exits() {
         let dir = tempfile::tempdir().unwrap();
         let own = origin::own();
         let mine = job(&dir.path().join("1"), own.pid, Some(own.clone()));
@@ -261,9 +261,9 @@ mod tests {
         for (name, origin, place) in cases {
             let job = job(&dir.path().join(name), own.pid, Some(origin.clone()));
             let (link, _lock) = entry(dir.path(), &origin::to_name(&origin), &job);
-            let Some(Err(elsewhere)) = read(&link) else { panic!("{name}") };
+            let Some(Err(job)) = read(&link) else { panic!("{name}") };
             assert_eq!(
-                (elsewhere.run.as_deref(), &*elsewhere.place),
+                (job.run.as_deref(), &*job.place),
                 (Some("run-1-".to_owned() + &own.pid.to_string()).as_deref(), place)
             );
             assert!(link.is_symlink());
@@ -272,7 +272,7 @@ mod tests {
         let link = dir.path().join(origin::to_name(&machine));
         fs::remove_file(&link).unwrap();
         symlink("/nonexistent/runs/1", &link).unwrap();
-        assert_eq!(read(&link), Some(Err(Elsewhere { run: None, place: "on node7".into() })));
+        assert_eq!(read(&link), Some(Err(RemoteJob { run: None, place: "on node7".into() })));
         assert!(link.is_symlink());
         // Without a launcher, on a file system that only this machine has.
         let job = job(&dir.path().join("3"), own.pid, Some(machine.clone()));

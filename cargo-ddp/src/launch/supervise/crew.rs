@@ -49,7 +49,7 @@ impl Crew {
         let start = |port: Port| Ok((start_all(plan, attempt, &port, self.descriptors)?, port));
         let (workers, mut port) = match (self.joined.take(), port) {
             (Some((port, workers)), _) => (workers, port),
-            (None, Some(number)) => start(Port::elsewhere(number))?,
+            (None, Some(number)) => start(Port::remote(number))?,
             (None, None) => start(Port::open(plan.store, plan.nodes.address)?)?,
         };
         self.workers = workers;

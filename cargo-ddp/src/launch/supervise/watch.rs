@@ -132,7 +132,7 @@ impl<'a> Watch<'a> {
         if let (Some(Debug::Sessions(sessions)), Some(guard)) = (&self.plan.debug, &mut self.guard) {
             let program = self.plan.program.to_string_lossy();
             for worker in &self.crew.workers {
-                guard.open(&sessions.of(&program, worker.rank, worker.pid(), attempt));
+                guard.open(&sessions.session(&program, worker.rank, worker.pid(), attempt));
             }
         }
         Ok(())

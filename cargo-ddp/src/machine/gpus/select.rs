@@ -171,13 +171,13 @@ mod tests {
     }
 
     #[test]
-    fn a_list_keeps_its_order() {
+    fn gpu_list_keeps_its_order() {
         assert_eq!(four("2,3", None), ["2", "3"]);
         assert_eq!(four("3, 0", Some("3,1,0")), ["3", "0"]);
     }
 
     #[test]
-    fn ranges_all_and_uuids_are_understood() {
+    fn gpu_list_accepts_ranges_all_and_uuids() {
         assert_eq!(four("0-2", None), ["0", "1", "2"]);
         assert_eq!(four("3,0-1", None), ["3", "0", "1"]);
         assert_eq!(four("all", None), ["0", "1", "2", "3"]);
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_is_refused() {
+    fn gpu_list_refuses_unknown_gpus() {
         let message = |list, count, visible| select(list, &machine(count), visible).unwrap_err().to_string();
         assert_eq!(message("2,4", 4, None), "GPU 4 not found (available: 0, 1, 2, 3, MIG-a1, MIG-b2)");
         assert_eq!(message("2-4", 4, None), "GPU 4 not found (available: 0, 1, 2, 3, MIG-a1, MIG-b2)");
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outer_list_is_read_as_cuda_does() {
+    fn cuda_visible_devices_is_read_like_cuda_reads_it() {
         let available = |visible| available(&machine(4), visible);
         assert_eq!(available(None), ["0", "1", "2", "3"]);
         assert_eq!(available(Some("2,3")), ["2", "3"]);

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_file_wins_and_variables_win_over_files() {
+    fn nearest_cargo_config_wins_and_variables_win_over_files() {
         let dir = tempfile::tempdir().unwrap();
         let (home, work) = (dir.path().join("home/.cargo"), dir.path().join("a/b"));
         fs::create_dir_all(&work).unwrap();
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_cargo_home_is_none() {
+    fn empty_cargo_home_counts_as_unset() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path().join("config.toml"), "build.target = \"of-the-project\"\n");
         let config = read(dir.path(), dir.path(), &[("CARGO_HOME", "")]);
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_joined() {
+    fn lists_of_several_cargo_configs_are_joined() {
         let dir = tempfile::tempdir().unwrap();
         let home = dir.path().join("home");
         write(home.join("config.toml"), "[build]\ntarget = [\"one\", \"two\"]\n");

@@ -40,7 +40,7 @@ pub struct Selection {
     /// `--profile` or `--release`, which is among `flags`.
     pub profile: Option<String>,
     /// `--target-dir` is among `flags`.
-    pub elsewhere: bool,
+    pub has_target_dir: bool,
     /// cargo prints its warnings and errors only.
     pub quiet: bool,
 }

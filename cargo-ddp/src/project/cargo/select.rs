@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_are_decoded() {
+    fn package_id_urls_are_decoded() {
         for (url, path) in [
             ("/a/b", "/a/b"),
             ("/a%20b/%C3%A9", "/a b/é"),
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_are_refused() {
+    fn selection_patterns_are_refused() {
         let selection = |package: Option<&str>, target: Option<&str>, example| Selection {
             package: package.map(str::to_owned),
             target: target.map(str::to_owned),

@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn libtorch_is_the_included_files_unless_the_project_sets_its_own() {
+    fn included_config_sets_libtorch_unless_the_project_does() {
         let included = "include = [{ path = \"../.ddp/cargo.toml\", optional = true }]\n";
         let env = "[env]\nLIBTORCH = { value = \".ddp/libtorch\", relative = true }\n";
         let fit = fake([2, 13, 0]);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn written_file_follows_the_link() {
+    fn included_config_is_written_through_links() {
         let project = project("include = [{ path = \"../.ddp/cargo.toml\", optional = true }]\n");
         for _ in 0..2 {
             let fit = fake([2, 13, 0]);

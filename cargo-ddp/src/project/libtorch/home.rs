@@ -1,3 +1,5 @@
+//! Whether a folder has a complete libtorch of the right version, and which flavor it is.
+
 use std::path::{Path, PathBuf};
 
 use ddp_contract::file;
@@ -94,7 +96,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn only_a_whole_libtorch_of_the_right_version_is_a_home() {
+    fn home_must_be_complete_and_of_the_right_version() {
         let right = fake([2, 13, 0]);
         assert_eq!(Home::inspect(right.path()).unwrap().flavor(), Flavor::Cpu);
         fs::write(right.path().join("lib/libtorch_cuda.so"), "").unwrap();

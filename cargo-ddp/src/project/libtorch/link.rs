@@ -1,3 +1,5 @@
+//! A project's link to its libtorch, `.ddp/libtorch`.
+
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;

@@ -249,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_package_has_a_version_and_hashes() {
+    fn requirements_pin_versions_and_hashes() {
         for flavor in [Flavor::Cpu, Flavor::Cuda] {
             let text = requirements(flavor).replace("\\\n", "");
             let packages: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn pips_words_are_told_apart() {
+    fn pip_errors_are_classified() {
         for (text, fault) in [
             ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", PipFault::Disk),
             (

@@ -76,7 +76,7 @@ pub(super) struct Sharing<'a> {
 
 impl<'a> Sharing<'a> {
     /// `None` if sharing is off, or if LIBTORCH is a path of this project alone.
-    pub(super) fn of(project: &'a Project, profile: Option<&str>, platforms: &[String]) -> Option<Self> {
+    pub(super) fn new(project: &'a Project, profile: Option<&str>, platforms: &[String]) -> Option<Self> {
         let libtorch = libtorch_for(&project.root);
         if !is_on() || Path::new(&libtorch).ends_with(LINK) {
             return None;

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn locked_packages_are_told_apart_by_version_and_source() {
+    fn locked_packages_are_distinguished_by_version_and_source() {
         let dir = tempfile::tempdir().unwrap();
         let text = "version = 4\n[[package]]\nname = \"a\"\nversion = \"1.0.0\"\nsource = \"registry+x\"\n\
             [[package]]\nname = \"ddp-runtime\"\nversion = \"0.1.0\"\n";

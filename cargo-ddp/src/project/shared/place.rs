@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_keep_their_times_and_copies_are_independent() {
+    fn copied_units_keep_file_times_and_are_independent() {
         let dir = tempfile::tempdir().unwrap();
         let (from, to) = (dir.path().join("from"), dir.path().join("to"));
         fs::create_dir_all(from.join("out")).unwrap();

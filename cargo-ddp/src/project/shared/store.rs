@@ -154,10 +154,10 @@ fn prune_locked(builds: &Path, now: SystemTime) -> u64 {
             for unit in folders(&profile) {
                 let name = unit.file_name().unwrap_or_default().to_string_lossy();
                 // Incomplete, and abandoned: this process holds the lock.
-                let is_whole = Unit::of_name(&name).is_some();
+                let is_complete = Unit::of_name(&name).is_some();
                 let is_used = unit::about(&unit)
                     .is_ok_and(|(_, used)| now.duration_since(used).is_ok_and(|unused| unused < UNUSED) || used > now);
-                if !is_whole || !is_used {
+                if !is_complete || !is_used {
                     // A file that a project links to stays on disk.
                     freed += bytes_of(&unit, &|metadata| metadata.nlink() == 1);
                     let _ = fs::remove_dir_all(&unit);

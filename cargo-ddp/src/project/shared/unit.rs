@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_is_kept_and_taken_with_all_its_files() {
+    fn unit_is_stored_and_copied_with_all_its_files() {
         let dir = tempfile::tempdir().unwrap();
         let [one, two, stored] = ["one", "two", "stored"].map(|name| dir.path().join(name));
         build(&one);
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn unfinished_unit_is_not_kept_and_a_newer_one_replaces_an_older() {
+    fn unfinished_unit_is_not_stored_and_a_newer_one_replaces_an_older() {
         let dir = tempfile::tempdir().unwrap();
         let [profile, stored] = ["one", "stored"].map(|name| dir.path().join(name));
         build(&profile);
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_split_at_the_hash() {
+    fn unit_names_are_split_at_the_hash() {
         assert_eq!(split("rmp-serde-0123456789abcdef"), Some(("rmp-serde", HASH)));
         for name in ["serde", "-0123456789abcdef", "serde-0123", "serde-0123456789ABCDEF", ".serde-0123456789abcdef"] {
             assert_eq!(split(name), None, "{name}");

@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loop_is_known_by_the_name_of_ddp_runtime() {
+    fn training_loop_is_recognized_by_the_name_ddp_runtime() {
         let dir = tempfile::tempdir().unwrap();
         let mentions = |text: &str| {
             fs::write(dir.path().join("x.rs"), text).unwrap();

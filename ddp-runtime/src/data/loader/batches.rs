@@ -1,3 +1,5 @@
+//! The iterator over a rank's batches of an epoch.
+
 use std::cell::Cell;
 use std::fmt;
 use std::iter::FusedIterator;

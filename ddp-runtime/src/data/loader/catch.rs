@@ -1,3 +1,5 @@
+//! Loads one batch, and turns a panic of the dataset into an error.
+
 use crate::data::BatchDataset;
 use crate::worker::panics::caught;
 use crate::{Error, Result};

@@ -1,3 +1,5 @@
+//! One core for each worker thread of a loader.
+
 use std::ffi::c_int;
 
 use crate::os::process::find_function;
@@ -20,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_threads_keep_their_cores() {
+    fn use_one_core_affects_only_its_thread() {
         let threads = || std::thread::spawn(tch::get_num_threads).join().unwrap();
         let before = (tch::get_num_threads(), threads());
         let inside = std::thread::spawn(|| {

@@ -1,3 +1,5 @@
+//! The position of a loader in its epoch, for snapshots.
+
 use serde::{Deserialize, Serialize};
 
 /// The position of a loader. Part of what a training run needs to resume in the middle of an epoch; see

@@ -95,7 +95,7 @@ proptest! {
     #![proptest_config(cases(256))]
 
     #[test]
-    fn the_ranks_share_a_permutation_of_all_samples(setting in settings(), world_size in 1..10usize) {
+    fn samplers_of_all_ranks_share_one_permutation(setting in settings(), world_size in 1..10usize) {
         let order = setting.order();
         let mut sorted = order.clone();
         sorted.sort_unstable();
@@ -109,7 +109,7 @@ proptest! {
     }
 
     #[test]
-    fn an_epoch_has_the_order_of_its_number(setting in settings(), other in any::<u64>(), len in 30..120usize) {
+    fn sampler_order_depends_on_the_epoch_number(setting in settings(), other in any::<u64>(), len in 30..120usize) {
         let setting = Setting { len, ..setting }; // so long that no two permutations are the same by chance
         let mut sampler = setting.sampler(1, 0);
         let order = sampler.indices().unwrap();
@@ -121,7 +121,7 @@ proptest! {
     }
 
     #[test]
-    fn a_sampler_resumed_with_other_ranks_gives_the_rest_of_the_permutation(
+    fn sampler_resumed_on_other_ranks_gives_the_rest_of_the_permutation(
         setting in settings(),
         stretches in stretches(),
         last in 1..9usize,
@@ -144,7 +144,7 @@ proptest! {
     }
 
     #[test]
-    fn an_evaluation_gives_each_sample_that_is_left_to_exactly_one_rank(
+    fn eval_sampler_gives_each_remaining_sample_to_exactly_one_rank(
         len in 0..120usize,
         world_size in 1..10usize,
         batch_size in 1..10usize,
@@ -175,7 +175,7 @@ proptest! {
     }
 
     #[test]
-    fn batches_are_what_the_sampler_says(
+    fn batches_have_the_samplers_indices(
         setting in settings(),
         (world_size, rank) in (1..10usize).prop_flat_map(|world_size| (Just(world_size), 0..world_size)),
         batch_size in 1..13usize,
@@ -194,7 +194,7 @@ proptest! {
     }
 
     #[test]
-    fn a_loader_resumed_with_other_ranks_gives_each_remaining_sample_exactly_once(
+    fn loader_resumed_on_other_ranks_gives_each_remaining_sample_exactly_once(
         setting in settings(),
         stretches in stretches(),
         last in (1..9usize, 1..9usize),
@@ -232,7 +232,7 @@ proptest! {
     }
 
     #[test]
-    fn with_the_same_world_size_an_epoch_goes_on_as_if_it_had_not_stopped(
+    fn loader_resumed_with_the_same_world_size_gives_the_same_batches(
         setting in settings(),
         (world_size, rank) in (1..10usize).prop_flat_map(|world_size| (Just(world_size), 0..world_size)),
         batch_size in 1..8usize,

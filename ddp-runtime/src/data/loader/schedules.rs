@@ -141,7 +141,7 @@ impl Made {
 }
 
 #[test]
-fn batches_come_in_order_and_the_last_one_ends_the_threads() {
+fn batches_arrive_in_order_and_the_last_one_ends_the_threads() {
     check(|| {
         let (workers, prefetch) = workers_and_prefetch();
         let made = Made::new(|_| false);
@@ -158,7 +158,7 @@ fn batches_come_in_order_and_the_last_one_ends_the_threads() {
 }
 
 #[test]
-fn dropping_the_batches_at_any_point_ends_all_threads() {
+fn batches_dropped_at_any_point_end_all_threads() {
     check(|| {
         let (workers, prefetch) = workers_and_prefetch();
         let taken = thread_rng().gen_range(0..BATCHES);
@@ -174,7 +174,7 @@ fn dropping_the_batches_at_any_point_ends_all_threads() {
 }
 
 #[test]
-fn the_first_batch_that_fails_is_the_last_one_whichever_fails_first() {
+fn first_batch_that_fails_is_the_last_one_whatever_the_schedule() {
     check(|| {
         let (workers, prefetch) = workers_and_prefetch();
         let first = thread_rng().gen_range(0..BATCHES);
@@ -191,7 +191,7 @@ fn the_first_batch_that_fails_is_the_last_one_whichever_fails_first() {
 }
 
 #[test]
-fn a_worker_that_can_not_be_set_up_says_so_in_its_first_batch() {
+fn worker_whose_setup_fails_reports_it_in_its_first_batch() {
     check(|| {
         let (workers, prefetch) = workers_and_prefetch();
         let made = Made::new(|_| false);
@@ -216,7 +216,7 @@ fn a_worker_that_can_not_be_set_up_says_so_in_its_first_batch() {
 }
 
 #[test]
-fn when_a_thread_can_not_be_started_those_before_it_end() {
+fn thread_that_cannot_be_started_ends_the_earlier_ones() {
     check(|| {
         let (_, prefetch) = workers_and_prefetch();
         let made = Made::new(|_| false);

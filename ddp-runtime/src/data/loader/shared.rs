@@ -1,3 +1,5 @@
+//! Tensors that worker threads may share.
+
 use std::sync::{Mutex, PoisonError};
 
 use crate::data::Tensors;

@@ -1,3 +1,5 @@
+//! The trait `Tensors`: how a loader reaches the tensors of a batch.
+
 use tch::Tensor;
 
 use crate::Result;

@@ -17,7 +17,7 @@ use crate::{DistributedSampler, Error, Result};
 const BOUND: Duration = Duration::from_secs(60);
 
 #[test]
-fn the_position_counts_what_the_loop_was_given_and_not_what_is_made_ahead() {
+fn position_counts_batches_that_the_loop_got_and_not_prefetched_ones() {
     let sampler = DistributedSampler::new(100, 2, 0).unwrap();
     let loader = DataLoader::with_sampler(Indices(100), sampler, 8).unwrap().workers(3).prefetch(4);
     let mut batches = loader.epoch(7).unwrap();
@@ -105,7 +105,7 @@ fn a_batch_that_fails_names_its_samples() {
 }
 
 #[test]
-fn gradients_are_on_again_after_a_panic() {
+fn gradients_are_enabled_again_after_a_panic() {
     let loader = DataLoader::with_sampler(Faulty { bad: 0, panics: true }.stacked(), ordered(40), 4).unwrap();
     assert!(loader.epoch(0).unwrap().next().unwrap().is_err());
     let x = Tensor::from_slice(&[1f32]).set_requires_grad(true);
@@ -140,7 +140,7 @@ impl BatchDataset for Watched {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn dropping_the_batches_early_leaves_no_thread_and_makes_no_more() {
+fn batches_dropped_early_leave_no_thread_and_load_no_more() {
     for (workers, prefetch, taken) in [(1, 1, 0), (2, 2, 3), (8, 1, 20), (3, 5, 1)] {
         let dataset = Arc::new(Watched::default());
         let loader = DataLoader::with_sampler(Arc::clone(&dataset), ordered(10_000), 1).unwrap();
@@ -166,7 +166,7 @@ fn dropping_the_batches_early_leaves_no_thread_and_makes_no_more() {
 }
 
 #[test]
-fn a_prefetch_of_one_and_many_workers_do_not_lock_up() {
+fn prefetch_of_one_with_many_workers_does_not_deadlock() {
     let (done, is_done) = mpsc::channel();
     std::thread::spawn(move || {
         for (len, workers) in [(0, 4), (1, 16), (5, 16), (300, 16), (300, 1), (301, 7)] {
@@ -201,7 +201,7 @@ fn workers_give_the_batches_that_the_loops_thread_would() {
 }
 
 #[test]
-fn what_collates_may_fail_too_and_the_error_names_the_batch() {
+fn collate_errors_and_panics_name_the_batch() {
     type Collated = fn(Vec<(Tensor, i64)>) -> Result<i64>;
     let fails: Collated = |_| Err(Error::Invalid("too long".into()));
     let panics: Collated = |_| panic!("too long");
@@ -216,7 +216,7 @@ fn what_collates_may_fail_too_and_the_error_names_the_batch() {
 }
 
 #[test]
-fn a_worker_that_is_gone_is_an_error_and_not_a_wait() {
+fn worker_that_died_is_an_error_instead_of_a_hang() {
     // Past everything that catches panics.
     let load: Arc<Load<usize>> =
         Arc::new(|batch| if batch == 3 { std::panic::resume_unwind(Box::new("gone")) } else { Ok(batch) });
@@ -226,7 +226,7 @@ fn a_worker_that_is_gone_is_an_error_and_not_a_wait() {
 }
 
 #[test]
-fn the_settings_of_a_loader_are_its_samplers_and_each_epoch_has_its_own_order() {
+fn loader_uses_its_samplers_settings_and_each_epoch_has_its_own_order() {
     let context = crate::Context::builder().backend(crate::Backend::Gloo).init().unwrap();
     let loader = DataLoader::new(&context, Indices(50), 7).unwrap().seed(3).workers(2);
     let orders: Vec<Vec<i64>> = (0..3)
@@ -260,7 +260,7 @@ fn workers_share_the_map_of_a_token_file() {
 }
 
 #[test]
-fn a_gpu_that_is_not_there_is_an_error_of_the_first_batch() {
+fn unknown_gpu_is_an_error_of_the_first_batch() {
     if tch::Cuda::is_available() {
         return;
     }
@@ -295,7 +295,7 @@ impl Dataset for Epochs {
 }
 
 #[test]
-fn samples_are_made_for_their_epoch_with_and_without_workers_and_after_a_resume() {
+fn samples_get_their_epoch_with_and_without_workers_and_after_a_resume() {
     for workers in [0, 2] {
         let loader = || DataLoader::with_sampler(Arc::new(Epochs.stacked()), ordered(6), 2).unwrap().workers(workers);
         let numbers = |loader: &DataLoader<_>, epoch| -> Vec<Vec<i64>> {
@@ -318,7 +318,7 @@ fn a_batch_size_of_zero_is_refused() {
 
 #[test]
 #[ignore = "needs a GPU"]
-fn batches_come_to_the_gpu_by_pinned_memory() {
+fn batches_reach_the_gpu_through_pinned_memory() {
     let device = Device::Cuda(0);
     let x = Tensor::arange(1000, (Kind::Float, Device::Cpu));
     for data in [x.shallow_clone(), x.to_device(device)] {

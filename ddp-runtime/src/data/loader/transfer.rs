@@ -1,3 +1,5 @@
+//! How batches are copied to the GPU, through pinned memory and one batch ahead.
+
 use std::cell::OnceCell;
 
 use tch::{Device, Tensor};

@@ -1,3 +1,5 @@
+//! The worker threads of a loader, and the order of their batches.
+
 use std::sync::Arc;
 
 // `super` is another module when schedules are checked: see `schedules.rs`.

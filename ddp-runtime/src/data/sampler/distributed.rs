@@ -1,3 +1,5 @@
+//! `DistributedSampler`: PyTorch's exact indices.
+
 use crate::error::check;
 use crate::{Error, Result, sys};
 
@@ -138,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rank_outside_is_refused() {
+    fn rank_outside_of_the_world_is_refused() {
         assert!(matches!(DistributedSampler::new(8, 2, 2), Err(Error::RankOutOfRange { rank: 2, world_size: 2 })));
     }
 }

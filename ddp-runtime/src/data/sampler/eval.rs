@@ -1,3 +1,5 @@
+//! `EvalSampler` for evaluations that count each sample once, and the mean over ranks.
+
 use tch::{Device, Kind, Tensor};
 
 use crate::{Error, ProcessGroup, ReduceOp, Result};
@@ -87,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mean_is_by_the_true_count() {
+    fn mean_over_ranks_divides_by_the_true_count() {
         let context = crate::Context::builder().backend(crate::Backend::Gloo).init().unwrap();
         let mean = |sum: Tensor, count| mean_over_ranks(context.group(), &sum, count);
         assert_eq!(mean(Tensor::from(10.5f32), 3).unwrap(), 3.5);

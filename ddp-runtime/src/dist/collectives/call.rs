@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strides_are_compared() {
+    fn call_compares_strides() {
         let whole = Tensor::zeros([4, 8], tch::kind::FLOAT_CPU);
         let words = |tensor: &Tensor| Call::new("all_reduce").tensor(tensor).words;
         assert_eq!(words(&whole), "called all_reduce of [4, 8] Float");
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn long_calls_are_told_apart_too() {
+    fn call_descriptions_that_are_long_stay_distinct() {
         let long = |last: char| "x".repeat(300) + &last.to_string();
         assert_ne!(fixed(&long('a')), fixed(&long('b')));
         assert_eq!(fixed(&long('a')), fixed(&long('a')));

@@ -1,3 +1,5 @@
+//! `Ddp`: forward and backward passes whose gradients are averaged over the ranks.
+
 mod options;
 
 use std::cell::Cell;

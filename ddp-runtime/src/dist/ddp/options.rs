@@ -1,3 +1,5 @@
+//! Options of `Ddp`.
+
 const MIB: i64 = 1024 * 1024;
 
 /// Settings of [`Ddp`](crate::Ddp), with PyTorch's defaults.

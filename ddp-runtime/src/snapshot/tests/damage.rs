@@ -43,7 +43,7 @@ fn config(cases: u32) -> Config {
 }
 
 #[test]
-fn a_damaged_folder_is_refused_or_loads_what_was_saved() {
+fn damaged_folder_is_refused_or_loads_the_saved_values() {
     let (run, dir) = saved();
     let expected = run.everything();
     let folder = dir.path().join(format::folder_name(AT.step));
@@ -73,7 +73,7 @@ fn a_damaged_folder_is_refused_or_loads_what_was_saved() {
 
 /// As if by somebody who makes the checksums right: what is then in the files may be loaded, but nothing may break.
 #[test]
-fn a_header_that_lies_is_an_error_or_loads_but_never_a_panic() {
+fn invalid_header_is_an_error_or_loads_but_never_panics() {
     let (_, dir) = saved();
     let folder = dir.path().join(format::folder_name(AT.step));
     let manifest = format::read_manifest(&folder).unwrap();
@@ -84,7 +84,7 @@ fn a_header_that_lies_is_an_error_or_loads_but_never_a_panic() {
         let path = folder.join(FILES[file]);
         fs::write(&path, &bytes).unwrap();
         let mut files = manifest.files.clone();
-        files.insert(FILES[file].to_owned(), format::FileInfo::of(&path).unwrap());
+        files.insert(FILES[file].to_owned(), format::FileInfo::read(&path).unwrap());
         let forged = format::manifest_text(&Manifest { files, ..manifest.clone() }).unwrap();
         fs::write(folder.join(format::MANIFEST), forged).unwrap();
         let outcome = Run::new().resume(dir.path());

@@ -131,7 +131,7 @@ fn saved() -> (Run, TempDir) {
 }
 
 #[test]
-fn everything_comes_back_and_the_run_goes_on_alike() {
+fn snapshot_restores_everything_and_training_continues_identically() {
     let (mut run, dir) = saved();
     let mut other = Run::new();
     other.step();
@@ -189,7 +189,7 @@ fn channels_last_parameters_and_their_states_keep_their_strides() {
 }
 
 #[test]
-fn a_part_that_was_not_saved_is_refused_and_a_value_stays() {
+fn stateful_part_that_was_not_saved_is_refused_and_a_value_stays() {
     let mut run = Run::new();
     let dir = tempdir().unwrap();
     run.open(dir.path()).save(&run.vs, &bare(&mut run.optimizer), AT).unwrap();
@@ -213,7 +213,7 @@ fn a_value_of_another_type_is_refused_by_name() {
 }
 
 #[test]
-fn a_snapshot_of_the_same_step_takes_the_place_of_the_one_before() {
+fn snapshot_of_the_same_step_replaces_the_earlier_one() {
     let (mut run, dir) = saved();
     run.step();
     let later = Progress { epoch: 4, samples: 0, ..AT };
@@ -227,7 +227,7 @@ fn a_snapshot_of_the_same_step_takes_the_place_of_the_one_before() {
 }
 
 #[test]
-fn a_write_that_fails_is_said_at_the_next_call_and_older_ones_stay() {
+fn failed_write_is_reported_at_the_next_call_and_older_snapshots_stay() {
     let (mut run, dir) = saved();
     let mut snapshots = run.open(dir.path());
     // Files where the new snapshot's folder should be made: under each name that is tried.
@@ -238,16 +238,16 @@ fn a_write_that_fails_is_said_at_the_next_call_and_older_ones_stay() {
     blocked.iter().for_each(|file| fs::write(file, "").unwrap());
     let next = Progress { step: 42, ..AT };
     run.save(&mut snapshots, next).unwrap();
-    let err = snapshots.finish().unwrap_err().to_string();
+    let err = snapshots.wait_until_written().unwrap_err().to_string();
     assert!(err.contains("step-00000042.8.partial"), "{err}");
     blocked.iter().for_each(|file| fs::remove_file(file).unwrap());
     let vs = handle(&run.vs);
-    snapshots.finish_at(&vs, &run.contents(), AT).unwrap();
+    snapshots.finish(&vs, &run.contents(), AT).unwrap();
     assert_eq!(Run::new().resume(dir.path()).unwrap(), Some(AT));
 }
 
 #[test]
-fn a_snapshot_of_nothing_but_a_model_gives_its_weights_and_leaves_all_else() {
+fn snapshot_of_a_model_alone_restores_only_the_weights() {
     let (run, dir) = saved();
     let folder = dir.path().join(format::folder_name(AT.step));
     let mut manifest = format::read_manifest(&folder).unwrap();
@@ -272,7 +272,7 @@ fn a_snapshot_of_nothing_but_a_model_gives_its_weights_and_leaves_all_else() {
 }
 
 #[test]
-fn a_program_that_only_reads_changes_nothing() {
+fn program_that_only_reads_snapshots_changes_nothing() {
     let (_, dir) = saved();
     let partial = dir.path().join(".step-00000050.partial");
     fs::create_dir(&partial).unwrap();
@@ -287,7 +287,7 @@ fn a_program_that_only_reads_changes_nothing() {
 }
 
 #[test]
-fn values_that_are_not_finite_come_back() {
+fn values_that_are_not_finite_are_restored() {
     let (mut run, dir) = saved();
     let (best, worst) = (f64::INFINITY, vec![f64::NEG_INFINITY, 1.0]);
     let mut values = (Own("best", best), Own("worst", worst));
@@ -304,7 +304,7 @@ fn values_that_are_not_finite_come_back() {
 }
 
 #[test]
-fn the_state_of_a_run_that_overflows_comes_back() {
+fn state_with_overflows_is_restored() {
     let mut run = Run::new();
     let dir = tempdir().unwrap();
     let options = ReduceLrOnPlateauOptions::default();

@@ -17,7 +17,7 @@ fn keep_last_counts_valid_snapshots_only() {
     let (mut run, dir) = saved();
     let save = |snapshots: &mut Snapshots, run: &mut Run, step| {
         run.save(snapshots, Progress { step, ..AT }).unwrap();
-        snapshots.finish().unwrap();
+        snapshots.wait_until_written().unwrap();
     };
     save(&mut run.open(dir.path()), &mut run, 64);
     flip(&dir.path().join("step-00000064").join(format::MODEL));
@@ -42,7 +42,7 @@ fn keep_last_counts_valid_snapshots_only() {
 }
 
 #[test]
-fn keep_last_keeps_what_is_newest_in_time_or_pointed_to() {
+fn keep_last_keeps_the_most_recently_written_and_what_latest_points_to() {
     let (mut run, dir) = saved(); // step 41
     let mut snapshots = run.open(dir.path()).keep_last(1).blocking(true);
     let mut save = |step| run.save(&mut snapshots, Progress { step, ..AT }).unwrap();
@@ -109,7 +109,7 @@ fn keep_last_keeps_the_newest_from_before_a_nan() {
 }
 
 #[test]
-fn what_another_user_has_left_does_not_stop_the_run() {
+fn keep_last_skips_snapshots_of_another_user() {
     // SAFETY: a number is asked for.
     if unsafe { libc::geteuid() } != 0 {
         eprintln!("SKIPPED: only root can make another user's files");
@@ -148,7 +148,7 @@ fn what_another_user_has_left_does_not_stop_the_run() {
 }
 
 #[test]
-fn what_has_the_name_of_a_snapshot_and_is_none_is_not_replaced() {
+fn folder_with_a_snapshots_name_that_is_not_a_snapshot_is_not_replaced() {
     let (mut run, dir) = saved();
     let mut snapshots = run.open(dir.path()).keep_last(1).blocking(true);
     let precious = dir.path().join("step-00000042/precious");
@@ -166,7 +166,7 @@ fn what_has_the_name_of_a_snapshot_and_is_none_is_not_replaced() {
 }
 
 #[test]
-fn what_another_version_or_another_program_has_written_is_not_replaced() {
+fn snapshots_of_other_versions_and_programs_are_not_replaced() {
     let (mut run, dir) = saved(); // step 41
     let mut snapshots = run.open(dir.path()).keep_last(1).blocking(true);
     let path = |name: &str| dir.path().join(name);

@@ -1,3 +1,5 @@
+//! `Autocast`: PyTorch's `torch.autocast`.
+
 use tch::{Device, Kind};
 
 use crate::error::check;
@@ -77,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn products_are_lower_inside_and_as_before_outside() {
+    fn autocast_lowers_products_inside_only() {
         let bfloat16 = Autocast::new(Device::Cpu, Kind::BFloat16).unwrap();
         let inside = bfloat16.run(|| {
             let nested = Autocast::disabled(Device::Cpu).unwrap().run(product);
@@ -89,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_ends_it() {
+    fn autocast_ends_with_a_panic() {
         let bfloat16 = Autocast::new(Device::Cpu, Kind::BFloat16).unwrap();
         let panicked = std::panic::catch_unwind(|| bfloat16.run(|| panic!("inside")));
         assert!(panicked.is_err());
@@ -97,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn other_dtypes_are_refused() {
+    fn autocast_refuses_other_dtypes() {
         assert!(matches!(Autocast::new(Device::Cpu, Kind::Float), Err(Error::Invalid(_))));
     }
 }

@@ -1,3 +1,5 @@
+//! `GradScaler`: PyTorch's `torch.amp.GradScaler`.
+
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 

@@ -1,3 +1,5 @@
+//! The result of a step under a `GradScaler`: taken or skipped.
+
 use tch::Tensor;
 
 use crate::{Error, Result};

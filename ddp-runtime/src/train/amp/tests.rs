@@ -1,3 +1,5 @@
+//! Tests of `GradScaler`.
+
 use super::*;
 use crate::train::optim::{Adam, AdamOptions, AdamW, AdamWOptions, Sgd, SgdOptions};
 use tch::nn::VarStore;
@@ -32,7 +34,7 @@ impl Job {
 }
 
 #[test]
-fn overflows_are_left_out_and_the_scale_follows() {
+fn scaler_skips_overflows_and_adjusts_the_scale() {
     let mut job = job(GradScalerOptions { init_scale: 8.0, growth_interval: 2, ..Default::default() });
     assert!(job.step(0.25));
     assert_eq!((job.weight(), job.scaler.get_scale().unwrap()), (0.75, 8.0));
@@ -54,7 +56,7 @@ fn overflows_are_left_out_and_the_scale_follows() {
 }
 
 #[test]
-fn gradients_can_be_looked_at_before_the_step() {
+fn scaler_unscales_gradients_before_the_step() {
     let mut job = job(GradScalerOptions::default());
     let loss = (&job.vs.variables()["w"] * 3.0).sum(Kind::Float);
     job.scaler.scale(&loss).unwrap().backward();
@@ -68,14 +70,14 @@ fn gradients_can_be_looked_at_before_the_step() {
 }
 
 #[test]
-fn one_that_is_not_enabled_does_nothing() {
+fn scaler_that_is_disabled_does_nothing() {
     let mut job = job(GradScalerOptions { enabled: false, ..Default::default() });
     assert!(job.step(0.5));
     assert_eq!((job.weight(), job.scaler.get_scale().unwrap()), (0.5, 1.0));
 }
 
 #[test]
-fn settings_and_states_that_make_no_sense_are_refused() {
+fn scaler_settings_and_states_that_make_no_sense_are_refused() {
     let refused = |options| GradScaler::new(Device::Cpu, options).is_err();
     assert!(refused(GradScalerOptions { growth_factor: 1.0, ..Default::default() }));
     assert!(refused(GradScalerOptions { backoff_factor: 1.0, ..Default::default() }));

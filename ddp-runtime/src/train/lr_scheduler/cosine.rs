@@ -1,3 +1,5 @@
+//! `CosineAnnealingLr`, and `CosineAnnealingWarmRestartsLr`, which starts over after each cycle.
+
 use std::f64::consts::PI;
 
 use serde::{Deserialize, Serialize};

@@ -1,3 +1,5 @@
+//! `LambdaLr`: a learning rate from a function of the epoch.
+
 use std::fmt;
 
 use serde_json::Value;

@@ -1,3 +1,5 @@
+//! `LinearLr`: a learning rate that changes linearly, for a warm-up.
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

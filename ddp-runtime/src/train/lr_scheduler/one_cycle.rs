@@ -1,3 +1,5 @@
+//! `OneCycleLr`: a learning rate that rises and falls once, with the momentum against it.
+
 use std::f64::consts::PI;
 
 use serde::{Deserialize, Serialize};

@@ -1,3 +1,5 @@
+//! `ReduceLrOnPlateau`: a learning rate that falls when a metric stops improving.
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -1,3 +1,5 @@
+//! The trait `Schedule`: the rule of a learning rate scheduler.
+
 use std::fmt::Debug;
 
 use serde_json::Value;

@@ -1,3 +1,5 @@
+//! `Scheduler`: applies a `Schedule` to an optimizer and saves its state.
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -1,3 +1,5 @@
+//! `SequentialLr`: several schedules, one after another.
+
 use serde_json::{Value, json};
 
 use super::{LrScheduler, Schedule, Scheduler, state};

@@ -1,3 +1,5 @@
+//! `StepLr`, `MultiStepLr` and `ExponentialLr`: learning rates that fall by a factor.
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

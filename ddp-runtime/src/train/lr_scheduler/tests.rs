@@ -23,7 +23,7 @@ fn refused(schedule: impl Schedule, problem: &str) {
 }
 
 #[test]
-fn settings_that_make_no_schedule_are_refused() {
+fn scheduler_settings_that_make_no_sense_are_refused() {
     refused(Step::new(0), "step_size");
     for start_factor in [0.0, -0.1, 1.1, f64::NAN] {
         refused(Linear { start_factor, ..Default::default() }, "start_factor");
@@ -46,7 +46,7 @@ fn settings_that_make_no_schedule_are_refused() {
 }
 
 #[test]
-fn sequences_that_make_no_schedule_are_refused() {
+fn scheduler_sequences_that_make_no_sense_are_refused() {
     let refused = |schedules: Vec<Box<dyn Schedule>>, milestones: &[u64], problem: &str| {
         let mut optimizer = with_rate(0.1);
         let err = SequentialLr::new(&mut optimizer, schedules, milestones).unwrap_err();
@@ -125,7 +125,7 @@ fn restore(scheduler: &mut impl Stateful, state: &Value, optimizer: &mut Sgd) ->
 
 /// The form that snapshots hold.
 #[test]
-fn states_are_what_they_were_in_earlier_versions() {
+fn scheduler_states_have_the_format_of_earlier_versions() {
     let mut optimizer = with_rate(0.3);
     let schedules = [Linear::default().boxed(), Lambda::new(|_| 0.5).boxed()];
     let sequence = SequentialLr::new(&mut optimizer, schedules, [5]).unwrap();

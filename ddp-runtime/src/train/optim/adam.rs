@@ -1,3 +1,5 @@
+//! `Adam` and `AdamW` on PyTorch's fused kernels.
+
 use super::Scaling;
 use super::fused::{Algorithm, Fused, Kernel, Lists};
 use crate::{Error, Result, sys};

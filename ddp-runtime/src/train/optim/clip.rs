@@ -1,3 +1,5 @@
+//! Gradient norms and clipping: `torch.nn.utils.clip_grad_norm_`, `clip_grad_value_`.
+
 use tch::Tensor;
 use tch::nn::VarStore;
 

@@ -1,3 +1,5 @@
+//! `Fused`: what all optimizers on fused kernels share.
+
 use std::fmt::Debug;
 
 use tch::Tensor;
@@ -88,7 +90,7 @@ impl<A: Algorithm> Group<A> {
 impl<A: Algorithm> Fused<A> {
     /// An optimizer for the trainable variables of `vs`, all with the same settings.
     pub fn new(vs: &VarStore, options: A) -> Self {
-        Self { groups: vec![Group::new(Parameters::of(vs), options)] }
+        Self { groups: vec![Group::new(Parameters::trained(vs), options)] }
     }
 
     /// An optimizer whose parameters have settings by group (PyTorch's `param_groups`). Each trainable variable of `vs`
@@ -98,11 +100,11 @@ impl<A: Algorithm> Fused<A> {
     /// [`Error::Invalid`](crate::Error::Invalid) for a parameter that no group takes, naming it, and for settings that
     /// PyTorch refuses.
     pub fn with_groups(vs: &VarStore, groups: impl IntoIterator<Item = ParamGroup<A>>) -> Result<Self> {
-        Self::of(groups::split(vs, groups.into_iter().collect())?)
+        Self::from_groups(groups::split(vs, groups.into_iter().collect())?)
     }
 
     /// An optimizer for these groups.
-    pub(super) fn of(groups: Vec<(Parameters, A)>) -> Result<Self> {
+    pub(super) fn from_groups(groups: Vec<(Parameters, A)>) -> Result<Self> {
         let groups: Vec<_> = groups.into_iter().map(|(parameters, options)| Group::new(parameters, options)).collect();
         groups.iter().try_for_each(|group| group.options.check())?;
         Ok(Self { groups })

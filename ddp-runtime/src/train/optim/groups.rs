@@ -1,3 +1,5 @@
+//! Parameter groups: which parameters have which settings.
+
 use std::fmt;
 
 use tch::Tensor;

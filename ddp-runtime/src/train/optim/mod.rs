@@ -88,7 +88,7 @@ struct Parameters {
 unsafe impl Send for Parameters {}
 
 impl Parameters {
-    fn of(vs: &tch::nn::VarStore) -> Self {
+    fn trained(vs: &tch::nn::VarStore) -> Self {
         Self::new(params::trained(vs))
     }
 
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn an_optimizer_goes_on_from_its_saved_state() {
+    fn optimizer_continues_from_its_saved_state() {
         let momentum = SgdOptions { lr: 0.1, momentum: 0.9, ..Default::default() };
         survives(|vs| Sgd::new(vs, momentum), &["momentum_buffer"]);
         survives(|vs| Sgd::new(vs, SgdOptions::default()), &[]);
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn state_that_does_not_fit_is_refused_by_name() {
+    fn optimizer_state_that_does_not_fit_is_refused_by_name() {
         let vs = VarStore::new(Device::Cpu);
         nn::linear(vs.root() / "l", 3, 2, Default::default());
         let mut optimizer = AdamW::new(&vs, AdamWOptions::default());
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_have_settings_of_their_own_and_share_one_state() {
+    fn groups_have_their_own_settings_and_share_one_state() {
         let vs = VarStore::new(Device::Cpu);
         let model = nn::linear(vs.root() / "l", 3, 2, Default::default());
         let groups = || {
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_pytorch_refuses_are_refused() {
+    fn optimizer_settings_that_pytorch_refuses_are_refused() {
         let vs = VarStore::new(Device::Cpu);
         nn::linear(vs.root(), 3, 2, Default::default());
         let refused = |options| Sgd::new(&vs, options).step().unwrap_err().to_string();

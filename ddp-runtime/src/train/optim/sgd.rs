@@ -1,3 +1,5 @@
+//! `Sgd` on PyTorch's fused kernel.
+
 use super::Scaling;
 use super::fused::{Algorithm, Fused, Kernel, Lists};
 use crate::error::check;
@@ -103,7 +105,7 @@ mod tests {
 
     /// From Python: torch.optim.SGD(fused=False), torch 2.13.0.
     #[test]
-    fn half_and_bfloat16_parameters_on_the_cpu_are_pythons_to_the_last_bit() {
+    fn half_and_bfloat16_parameters_on_the_cpu_match_python_to_the_last_bit() {
         let plain = SgdOptions { lr: 0.1, ..Default::default() };
         let nesterov = SgdOptions { momentum: 0.9, nesterov: true, weight_decay: 0.1, ..plain };
         let dampened = SgdOptions { momentum: 0.9, dampening: 0.3, maximize: true, ..plain };

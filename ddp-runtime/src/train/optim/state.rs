@@ -1,3 +1,5 @@
+//! The state tensors of optimizers, and how they are saved and loaded.
+
 use std::collections::HashMap;
 
 use tch::{Kind, TchError, Tensor};

@@ -92,7 +92,7 @@ impl<A: Algorithm> ZeroRedundancy<A> {
             own.push((Parameters::new(named), options));
             all.extend(parameters.named);
         }
-        let local = group.agree("creating an optimizer", Fused::of(own))?;
+        let local = group.agree("creating an optimizer", Fused::from_groups(own))?;
         Ok(Self { group: group.clone(), local, parameters: Parameters::new(all), owners: owners.concat() })
     }
 
@@ -162,7 +162,7 @@ impl<A: Algorithm> Optimizer for ZeroRedundancy<A> {
     /// `consolidate_state_dict`: rank 0 receives the other ranks' shards in CPU memory.
     fn consolidated_state_dict(&self) -> Result<StateDict> {
         let own = self.local.state_dict()?.into_tensors();
-        let headers = own.iter().map(Header::of).collect::<Result<Vec<_>>>();
+        let headers = own.iter().map(Header::new).collect::<Result<Vec<_>>>();
         let headers = self.group.agree("collecting the optimizer's state", headers)?;
         let Some(headers) = self.group.gather_value(&headers, 0)? else {
             for (_, tensor) in &own {
@@ -236,7 +236,7 @@ struct Header(String, Vec<i64>, usize);
 const KINDS: [Kind; 4] = [Kind::Float, Kind::Double, Kind::Half, Kind::BFloat16];
 
 impl Header {
-    fn of((name, tensor): &(String, Tensor)) -> Result<Self> {
+    fn new((name, tensor): &(String, Tensor)) -> Result<Self> {
         let kind = KINDS.iter().position(|kind| *kind == tensor.kind());
         let kind =
             kind.ok_or_else(|| Error::Invalid(format!("{name} is {:?}, expected one of {KINDS:?}", tensor.kind())))?;
@@ -276,7 +276,7 @@ mod tests {
 
     /// From `ZeroRedundancyOptimizer._partition_parameters` of torch 2.13.0 for these sizes.
     #[test]
-    fn partition_is_pythons() {
+    fn partition_matches_python() {
         let groups = [vec![10, 40, 20, 40, 5], vec![7, 30, 30]];
         assert_eq!(partition(&groups, 1), [vec![0; 5], vec![0; 3]]);
         assert_eq!(partition(&groups, 2), [vec![1, 0, 0, 1, 1], vec![1, 1, 0]]);

@@ -151,7 +151,7 @@ impl Course {
         self.write_logged()?;
         contents.metric = self.judged.as_ref().map(|judged| judged.metric);
         let Some(snapshots) = &mut self.snapshots else { return Ok(()) };
-        snapshots.finish_at(&self.model, contents, self.progress)
+        snapshots.finish(&self.model, contents, self.progress)
     }
 
     fn save_if_due(&mut self, contents: &mut Contents<'_>) -> Result<()> {

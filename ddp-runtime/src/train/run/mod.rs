@@ -322,7 +322,7 @@ impl<O: Optimizer, S: Stateful, V: Serialize + DeserializeOwned, C: Stateful> Ru
     /// Rank 0's, on every rank: [`Error::DiskFull`](crate::Error::DiskFull) or [`Error::Io`](crate::Error::Io); older
     /// snapshots are untouched.
     pub fn wait_saved(&mut self) -> Result<()> {
-        self.course.snapshots.as_mut().map_or(Ok(()), Snapshots::finish)
+        self.course.snapshots.as_mut().map_or(Ok(()), Snapshots::wait_until_written)
     }
 
     /// Ends the run: saves it unless it was saved at this step and epoch, waits until the snapshot is on disk, and finishes

@@ -1,3 +1,5 @@
+//! `Resumable`: data whose position in an epoch a `Run` saves.
+
 use crate::data::{BatchDataset, DataLoader, Position};
 
 /// What knows which samples of an epoch were trained on, and continues after them: a [`DataLoader`], or a loader of your

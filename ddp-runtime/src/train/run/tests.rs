@@ -1,3 +1,5 @@
+//! Tests of `Run`: resuming, metrics, and counting samples.
+
 use tch::nn::{self, Module};
 use tch::{Kind, Tensor};
 use tempfile::tempdir;
@@ -81,7 +83,7 @@ fn run_resumes_in_mid_epoch_with_its_value() {
 }
 
 #[test]
-fn metric_is_of_the_weights_that_it_judged() {
+fn metric_belongs_to_the_weights_that_it_was_computed_with() {
     let dir = tempdir().unwrap();
     let job = Job::new();
     let snapshots = Snapshots::open(&job.context, dir.path()).unwrap().blocking(true).every_steps(1).every_epochs(1);
@@ -112,7 +114,7 @@ fn run_with_snapshots_must_resume_before_its_first_step() {
 }
 
 #[test]
-fn samples_are_counted_by_a_loader_or_by_hand() {
+fn samples_are_counted_by_a_loader_or_manually() {
     let job = Job::new();
     let mut position = Position::default();
     let mut run = job.run().resume(&mut position).unwrap();

@@ -1,3 +1,5 @@
+//! What a `Trainer` reports after each epoch and at its end.
+
 use std::fmt;
 use std::time::Duration;
 
@@ -97,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_metric_that_is_no_number_is_never_the_best() {
+    fn nan_metric_is_never_the_best() {
         let mut metrics = Scores::default();
         assert!(!metrics.take(f64::NAN, Goal::Maximize));
         assert!(metrics.take(0.5, Goal::Maximize));

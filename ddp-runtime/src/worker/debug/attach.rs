@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_a_debugger_nothing_stops() {
+    fn break_here_without_a_debugger_does_not_stop() {
         // Under one, the tests' user asked for it.
         break_here(0);
         break_here(1);

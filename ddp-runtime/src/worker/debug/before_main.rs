@@ -60,7 +60,7 @@ fn wait(limit: Duration) {
         let rank = std::env::var(env::RANK).unwrap_or_default();
         format!("rank {rank} (pid {})", std::process::id())
     };
-    let mut waiting_reported = false;
+    let mut reported = false;
     while !is_attached() {
         if start.elapsed() >= limit {
             say(format_args!(
@@ -70,8 +70,8 @@ fn wait(limit: Duration) {
             ));
             return;
         }
-        if !waiting_reported && start.elapsed() >= QUIET {
-            waiting_reported = true;
+        if !reported && start.elapsed() >= QUIET {
+            reported = true;
             let left = limit.saturating_sub(QUIET).as_secs();
             say(format_args!("{} is waiting for its debug session (at most {left} s)", who()));
         }

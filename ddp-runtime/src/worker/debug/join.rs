@@ -67,7 +67,7 @@ pub(super) fn join(path: &Path) {
 /// Connects as soon as there is a launcher.
 fn meet(path: &Path, rank: usize) -> OwnedFd {
     let start = Instant::now();
-    let mut waiting_reported = false;
+    let mut reported = false;
     loop {
         match launcher::connect(path) {
             Ok(socket) => match launcher::is_trusted(&socket) {
@@ -84,8 +84,8 @@ fn meet(path: &Path, rank: usize) -> OwnedFd {
         if start.elapsed() >= LIMIT {
             give_up(NO_LAUNCHER, &format!("no launcher appeared at {} within {} s", path.display(), LIMIT.as_secs()));
         }
-        if !waiting_reported && start.elapsed() >= QUIET {
-            waiting_reported = true;
+        if !reported && start.elapsed() >= QUIET {
+            reported = true;
             let left = LIMIT.saturating_sub(QUIET).as_secs();
             say(format_args!("rank {rank} is waiting for its launcher at {} (at most {left} s)", path.display()));
         }

@@ -49,7 +49,7 @@ fn main() -> Result<()> {
     let model = Gpt::new(vs.root(), &config);
     saved.load(&vs)?;
 
-    let vocabulary = Vocabulary::of(&config.vocabulary);
+    let vocabulary = Vocabulary::from_text(&config.vocabulary);
     let mut tokens = vocabulary.encode(&args.prompt)?;
     tch::manual_seed(args.seed);
     let _guard = tch::no_grad_guard();

@@ -40,9 +40,9 @@ struct Part {
 #[derive(Clone, Copy, PartialEq)]
 enum Expected {
     NoWait,
-    /// It is made to wait: shows that waits are found.
+    /// A part that waits on purpose: shows that waits are detected.
     Wait,
-    /// It may wait, for this reason.
+    /// A part that may wait, for this reason.
     MayWait(&'static str),
 }
 
@@ -96,7 +96,7 @@ pub fn hidden_sync(only: Option<&str>) -> Result<()> {
     for part in PARTS.iter().filter(|part| only.is_none_or(|only| part.name.contains(only))) {
         let start = Instant::now();
         let found = part.measure(&lab, &busy)?;
-        // What the part has dropped ends now, and not in the next part.
+        // Work that the part dropped ends now, and not in the next part.
         lab.context.report_step(0, 1);
         synchronize(lab.device())?;
         let is_right = part.is_right(&lab, found.as_ref());
@@ -124,7 +124,7 @@ pub fn hidden_sync(only: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// How a part was found to wait, or failed.
+/// How a part waited, or failed.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Found {
     rank: usize,
@@ -139,12 +139,12 @@ impl std::fmt::Display for Found {
 }
 
 impl Lab {
-    /// What the first rank has found that has found something. The ranks must go through a part together.
+    /// The finding of the first rank that has one. The ranks must run a part together.
     fn first(&self, found: Option<Found>) -> Result<Option<Found>> {
         Ok(self.context.group().all_gather_value(&found)?.into_iter().flatten().next())
     }
 
-    /// As `first`, for the outcome of something that may have failed, or waited under the sync debug mode.
+    /// Like `first`, for the error of `outcome`, which may come from the sync debug mode.
     fn first_error<T>(&self, outcome: &Result<T>) -> Result<Option<Found>> {
         let found = outcome.as_ref().err().map(|err| {
             let text = format!("{err:#}");
@@ -187,7 +187,7 @@ impl Part {
         }
         let mut found = None;
         for ms in BUSY_MS {
-            // Also what an earlier run has left to other threads. Then all ranks begin together.
+            // Also for work that an earlier run left to other threads. Then all ranks begin together.
             synchronize(lab.device())?;
             lab.context.group().all_gather_value(&())?;
             let end = busy.work_for(ms)?;
@@ -201,7 +201,7 @@ impl Part {
             }
             let how = || format!("returns after {took:.1} ms, when the GPU has done {ms:.0} ms of earlier work");
             found = lab.first(is_idle.then(|| Found { rank: lab.rank(), is_wait: true, how: how() }))?;
-            // A part that takes long on the CPU needs more work on the GPU.
+            // A part that is slow on the CPU needs more work on the GPU.
             if found.is_none() {
                 break;
             }

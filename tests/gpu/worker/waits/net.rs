@@ -1,4 +1,4 @@
-//! What most parts train.
+//! The network that most parts train.
 
 use anyhow::Result;
 use ddp_runtime::amp::Autocast;
@@ -37,17 +37,17 @@ impl ConvNet {
 
     pub fn with_norm(lab: &Lab, options: &DdpOptions, norm: Norm) -> Result<Self> {
         let vs = VarStore::new(lab.device());
-        Self::of(lab, vs, options, norm)
+        Self::build(lab, vs, options, norm)
     }
 
     /// With a layer that the loss does not depend on.
     pub fn with_unused(lab: &Lab, options: &DdpOptions) -> Result<Self> {
         let vs = VarStore::new(lab.device());
         nn::linear(vs.root() / "unused", 8, 8, Default::default());
-        Self::of(lab, vs, options, Norm::Batch)
+        Self::build(lab, vs, options, Norm::Batch)
     }
 
-    fn of(lab: &Lab, vs: VarStore, options: &DdpOptions, norm: Norm) -> Result<Self> {
+    fn build(lab: &Lab, vs: VarStore, options: &DdpOptions, norm: Norm) -> Result<Self> {
         let root = vs.root();
         let model = nn::seq_t().add(nn::conv2d(&root / "conv", 3, 16, 3, Default::default()));
         let model = match norm {

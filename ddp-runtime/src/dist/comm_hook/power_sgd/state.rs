@@ -1,3 +1,5 @@
+//! Settings of PowerSGD, and its state from step to step, which snapshots save.
+
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

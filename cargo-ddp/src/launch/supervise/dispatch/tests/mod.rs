@@ -108,7 +108,7 @@ fn node_that_is_lost_ends_the_job() {
 }
 
 #[test]
-fn failure_that_comes_first_is_the_cause_and_stops_the_others() {
+fn first_failure_is_the_cause_and_stops_the_others() {
     let mut job = Job::new(3, 0);
     job.step(1, 12);
     let actions = job.exit(1, Exit::Signal(SIGKILL));
@@ -184,7 +184,7 @@ fn rank_that_times_out_or_is_aborted_by_nccl_is_not_the_cause_when_one_died_by_i
 }
 
 #[test]
-fn ranks_that_are_still_there_after_a_failure_are_asked_twice() {
+fn ranks_that_outlive_a_failure_get_sigterm_twice() {
     let mut job = Job::new(3, 0);
     (0..3).for_each(|rank| job.step(rank, 5));
     job.exit(1, Exit::Code(1));
@@ -313,7 +313,7 @@ fn job_in_a_debugger_does_not_stall() {
 }
 
 #[test]
-fn end_that_a_node_reports_again_is_ignored() {
+fn exit_that_a_node_reports_again_is_ignored() {
     let mut job = Job::new(2, 3);
     job.exit(0, Exit::Code(3));
     assert_eq!(job.exit(0, Exit::Code(0)), []);

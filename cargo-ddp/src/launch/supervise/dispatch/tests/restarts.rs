@@ -41,7 +41,7 @@ fn restarts_are_immediate_first_and_then_back_off() {
 }
 
 #[test]
-fn progress_refills_the_count_and_ends_the_back_off() {
+fn progress_resets_the_restart_count_and_the_back_off() {
     let mut job = Job::new(1, 2);
     assert_eq!(fail(&mut job, "a"), Ok(Duration::ZERO));
     assert_eq!(fail(&mut job, "b"), Ok(Duration::from_secs(1)));
@@ -54,7 +54,7 @@ fn progress_refills_the_count_and_ends_the_back_off() {
 }
 
 #[test]
-fn worker_that_saves_but_never_resumes_is_given_up() {
+fn worker_that_saves_but_never_resumes_is_not_restarted() {
     let mut job = Job::new(1, 2);
     for (failure, delay) in ["a", "b"].iter().zip([0, 1]) {
         for step in [10, 20, 30] {

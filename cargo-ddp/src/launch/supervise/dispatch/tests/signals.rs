@@ -13,7 +13,7 @@ fn signal_while_waiting_for_a_restart_ends_the_job() {
 }
 
 #[test]
-fn guard_that_is_gone_ends_everything_immediately() {
+fn lost_guard_ends_the_job_immediately() {
     let mut job = Job::new(2, 3);
     assert_eq!(job.dispatcher.handle(Input::Orphaned, job.now), [Action::Signal(SIGKILL)]);
     job.exit(0, Exit::Signal(SIGKILL));
@@ -29,7 +29,7 @@ fn signal_is_forwarded_to_the_workers_and_the_second_kills() {
 }
 
 #[test]
-fn workers_that_save_and_exit_when_asked_did_not_fail() {
+fn workers_that_save_and_exit_on_sigterm_did_not_fail() {
     for asked in [SIGTERM, SIGUSR1] {
         let mut job = Job::new(2, 3);
         let snapshot = PathBuf::from("snapshots/step-00000007");
@@ -78,7 +78,7 @@ fn error_after_a_request_to_stop_is_not_a_preemption() {
 }
 
 #[test]
-fn end_by_the_signal_is_no_error_and_no_preemption() {
+fn exit_by_the_forwarded_signal_is_neither_an_error_nor_a_preemption() {
     let failed = Exit::Code(1);
     for ends in [
         [(0, Exit::PREEMPTED, None), (1, Exit::Signal(SIGTERM), None)],
@@ -95,7 +95,7 @@ fn end_by_the_signal_is_no_error_and_no_preemption() {
 }
 
 #[test]
-fn sigusr1_alone_ends_nothing() {
+fn sigusr1_does_not_end_the_job() {
     let mut job = Job::new(2, 0);
     assert_eq!(job.signal(SIGUSR1), [Action::Signal(SIGUSR1)]);
     assert_eq!(job.signal(SIGUSR1), [Action::Signal(SIGUSR1)]);
