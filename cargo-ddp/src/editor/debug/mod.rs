@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_that_runs_is_not_paused() {
+    fn process_that_runs_is_not_paused() {
         assert!(!is_paused(std::process::id()));
         assert!(!is_paused(0));
     }
