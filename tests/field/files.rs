@@ -135,7 +135,7 @@ fn report_keeps_device_nodes() {
 // Nobody reads it, but the launcher exits anyway.
 // The report was lost with a warning and exit code 0.
 #[test]
-fn report_that_can_not_be_written_is_an_error() {
+fn report_that_cannot_be_written_is_an_error() {
     let dir = tempdir().unwrap();
     let report = |script| launch(dir.path(), &["--report", "/dev/full", "--max-restarts", "0"], script).run();
     let words = ["error: can't write the report: No space left on device", "hint: the run directory has a copy: "];

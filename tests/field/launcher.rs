@@ -139,7 +139,7 @@ fn executable(dir: &Path, name: &str, content: &[u8]) -> String {
 }
 
 #[test]
-fn a_script_is_refused_only_if_its_interpreter_is_missing() {
+fn script_is_refused_only_if_its_interpreter_is_missing() {
     let dir = tempdir().unwrap();
     let launch = |program: &str| {
         let flags = ["launch", "--nproc", "1", "--max-restarts", "0", "--", program];
@@ -166,7 +166,7 @@ fn a_script_is_refused_only_if_its_interpreter_is_missing() {
 }
 
 #[test]
-fn a_program_for_another_machine_is_not_read_by_a_shell() {
+fn program_for_another_machine_is_not_read_by_a_shell() {
     let dir = tempdir().unwrap();
     let mut other = fs::read("/bin/true").unwrap();
     // The ELF header's machine: one that does not exist.
@@ -184,7 +184,7 @@ fn a_program_for_another_machine_is_not_read_by_a_shell() {
 }
 
 #[test]
-fn a_port_in_the_address_of_node_0_is_refused_with_the_right_option() {
+fn port_in_the_address_of_node_0_is_refused_with_the_right_option() {
     let dir = tempdir().unwrap();
     for (address, host) in [("[::1]:29500", "[::1]"), ("node-0:29500", "node-0")] {
         let flags = ["--nproc", "1", "--nnodes", "2", "--node-rank", "0", "--master-addr", address];
@@ -194,7 +194,7 @@ fn a_port_in_the_address_of_node_0_is_refused_with_the_right_option() {
 }
 
 #[test]
-fn a_usage_error_is_not_retried_and_an_identical_failure_at_startup_once() {
+fn usage_error_is_not_retried_and_an_identical_failure_at_startup_once() {
     let dir = tempdir().unwrap();
     let restarts = |code: i32, script: &str, words: &str| {
         let flags = ["--nproc", "2", "--backoff", "0", "--max-restarts", "3"];

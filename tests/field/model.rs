@@ -45,7 +45,7 @@ fn parameters_that_a_loss_skips_are_named_before_anything_is_saved() {
 }
 
 #[test]
-fn the_rank_that_skips_a_parameter_is_the_cause() {
+fn rank_that_skips_a_parameter_is_the_cause() {
     let dir = tempdir().unwrap();
     let dir_name = dir.path().to_str().unwrap();
     Ddp::worker("model", &["--nproc", "2", "--max-restarts", "0"], &["skipped-by-rank-1", dir_name])
@@ -71,7 +71,7 @@ fn parameters_added_after_ddp_are_named() {
 }
 
 #[test]
-fn a_loss_that_is_not_of_a_forward_pass_is_refused() {
+fn loss_that_is_not_of_a_forward_pass_is_refused() {
     let words = ["the gradients of this loss would not be averaged: run each loss through Ddp::forward"];
     refused("no-forward", &words, None);
     refused("second-loss", &words, None);

@@ -124,7 +124,7 @@ fn file_contents_are_escaped_on_a_terminal_and_unchanged_in_a_pipe() {
 }
 
 #[test]
-fn a_job_whose_output_is_lost_continues_and_keeps_its_logs() {
+fn job_whose_output_is_lost_continues_and_keeps_its_logs() {
     let dir = tempdir().unwrap();
     let script = "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i + 1)); done; touch done-$RANK
         until [ -e done-0 ] && [ -e done-1 ]; do sleep 0.05; done; exit $CODE";
@@ -186,7 +186,7 @@ fn newest_log(dir: &Path) -> String {
 
 // JSON holds only UTF-8: `snapshot ls --json` panicked, and a run in such a folder left neither a record nor a report.
 #[test]
-fn a_folder_that_is_not_utf8_is_shown_in_json() {
+fn folder_that_is_not_utf8_is_shown_in_json() {
     let dir = project();
     let folder = dir.path().join(OsStr::from_bytes(b"n\xff"));
     fs::rename(dir.path().join("snapshots"), &folder).unwrap();
@@ -275,7 +275,7 @@ fn plot_accepts_any_numbers() {
 }
 
 #[test]
-fn a_limit_on_file_sizes_ends_neither_the_launcher_nor_the_logs_of_others() {
+fn limit_on_file_sizes_ends_neither_the_launcher_nor_the_logs_of_others() {
     let dir = tempdir().unwrap();
     // Blocks of 512 bytes. A worker's own limit is the usual one.
     let script = "ulimit -f 8; exec \"$0\" ddp launch --nproc 1 -- sh -c '
@@ -292,7 +292,7 @@ fn a_limit_on_file_sizes_ends_neither_the_launcher_nor_the_logs_of_others() {
 }
 
 #[test]
-fn an_export_beyond_a_limit_is_one_error() {
+fn export_beyond_a_limit_is_one_error() {
     let dir = project();
     for name in ["out.pt", "out.safetensors"] {
         let script = format!("ulimit -f 0; exec \"$0\" ddp snapshot export snapshots --to {name}");

@@ -15,7 +15,7 @@ use super::calls::{BOUND, launch, stderr, terminal, with_stdout};
 const SIGSTOP: i32 = 19;
 
 #[test]
-fn a_stopped_launcher_is_woken_by_a_signal() {
+fn stopped_launcher_is_woken_by_a_signal() {
     let dir = tempdir().unwrap();
     let started = || {
         let job = launch(dir.path(), &["--nproc", "2"], "echo ready; exec sleep 500").start();
@@ -124,7 +124,7 @@ fn killed_launcher_does_not_wait_for_the_reader_of_stderr() {
 }
 
 #[test]
-fn a_launcher_that_does_not_respond_is_killed_after_the_second_signal() {
+fn launcher_that_does_not_respond_is_killed_after_the_second_signal() {
     let dir = tempdir().unwrap();
     let job = launch(dir.path(), &["--nproc", "2"], "setsid sleep 500 & echo ready; exec sleep 501").start();
     job.wait_for_count("ready", 2);
@@ -181,7 +181,7 @@ fn launcher_kills_all_workers_if_processes_die_while_others_are_stopped() {
 }
 
 #[test]
-fn a_launcher_does_not_depend_on_its_parents_signals() {
+fn launcher_does_not_depend_on_its_parents_signals() {
     let dir = tempdir().unwrap();
     let launch = |script: &str| {
         let mut command = Command::new(cargo_ddp());

@@ -143,7 +143,7 @@ fn snapshot_may_take_longer_to_write_than_a_collective_may_take() {
 
 /// Two programs removed each other's partial snapshots, and resumed from each other's.
 #[test]
-fn a_second_program_in_a_snapshot_directory_is_refused_before_it_trains() {
+fn second_program_in_a_snapshot_directory_is_refused_before_it_trains() {
     let dir = tempdir().unwrap();
     let first = keeper(dir.path(), &["steps=1000000", "every=2", "keep=2", "pause=20"]).start();
     first.wait_for("step 0 4");
@@ -176,7 +176,7 @@ fn a_second_program_in_a_snapshot_directory_is_refused_before_it_trains() {
 
 /// Partial snapshots are removed by a program that saves, and by no other.
 #[test]
-fn a_reader_leaves_the_partial_snapshots_of_a_run_that_was_killed() {
+fn reader_leaves_the_partial_snapshots_of_a_run_that_was_killed() {
     let dir = tempdir().unwrap();
     keeper(dir.path(), &["steps=2", "every=2"]).run().succeeds();
     let partial = dir.path().join(".step-00000003.partial");

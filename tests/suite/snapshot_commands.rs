@@ -90,7 +90,7 @@ fn snapshot_ls_lists_snapshots_and_names_damage() {
 
 // The stray manifest hid all of them, and `prune` exited with 0.
 #[test]
-fn a_stray_manifest_next_to_snapshots_is_ignored() {
+fn stray_manifest_next_to_snapshots_is_ignored() {
     let dir = trained();
     fs::write(dir.path().join("state.json"), "{}").unwrap();
     let steps: Vec<_> = json(dir.path(), &["ls", "--json", "."]).as_array().unwrap().clone();

@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_wins_over_a_file_that_no_flag_names() {
+    fn secret_wins_over_a_file_that_no_flag_names() {
         let set = [("DDP_JOB_SECRET", "x"), ("DDP_JOB_SECRET_FILE", "f")];
         let variable = |name: &str| set.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
         let mut layer = read(variable).unwrap();

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_script_needs_its_interpreter() {
+    fn script_needs_its_interpreter() {
         for fine in ["/bin/sh\nx", " /bin/sh -e\n", "/usr/bin/env sh\n", "/usr/bin/env -i sh\n", "\n", " \t\n", "\r\n"]
         {
             assert_eq!(script_problem(fine), None, "{fine:?}");
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interpreter_that_is_a_script_needs_one_too() {
+    fn interpreter_that_is_a_script_needs_one_too() {
         use std::os::unix::fs::PermissionsExt;
 
         let dir = tempfile::tempdir().unwrap();
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_needs_its_loader() {
+    fn program_needs_its_loader() {
         let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
         let path = loader(&own).unwrap();
         assert!(Path::new(&path).exists(), "{path}");

@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dependency_is_found_under_any_name_and_in_any_table() {
+    fn dependency_is_found_under_any_name_and_in_any_table() {
         let shared = "[workspace.dependencies]\nrt = { package = \"ddp-runtime\", version = \"1\" }\n".parse().unwrap();
         let found = |text: &str, tables: &[&str]| {
             let manifest: DocumentMut = text.parse().unwrap();

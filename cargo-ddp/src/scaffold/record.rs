@@ -70,7 +70,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn a_record_is_read_as_it_was_written_and_a_newer_one_is_refused() {
+    fn record_is_read_as_it_was_written_and_a_newer_one_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let generated = Generated::from([("src/main.rs".to_owned(), b"fn main() {}".to_vec())]);
         let record = Record::new("bare", "m", true, &generated);

@@ -75,7 +75,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn a_clone_is_used_by_path_and_a_package_by_version() {
+    fn clone_is_used_by_path_and_a_package_by_version() {
         let dir = tempfile::tempdir().unwrap();
         let manifest_dir = dir.path().join("cargo-ddp");
         assert_eq!(

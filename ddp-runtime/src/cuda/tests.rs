@@ -72,7 +72,7 @@ fn long_work() -> Tensor {
 
 #[test]
 #[ignore = "needs a GPU"]
-fn a_stream_waits_for_an_event_of_another() {
+fn stream_waits_for_an_event_of_another() {
     // The first use of a kernel loads it, for which CUDA may wait for all work in flight.
     Tensor::zeros([1], (Kind::Float, GPU)).copy_(&long_work().sum(Kind::Float));
     let (writer, reader) = (Stream::new(GPU).unwrap(), Stream::new(GPU).unwrap());

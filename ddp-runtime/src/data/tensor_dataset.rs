@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_outside_is_an_error() {
+    fn index_out_of_range_is_an_error() {
         let dataset = TensorDataset::new(Tensor::from_slice(&[1, 2])).unwrap();
         assert!(matches!(dataset.batch(&[2]), Err(Error::Torch { operation: "gathering a batch", .. })));
     }

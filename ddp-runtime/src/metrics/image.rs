@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_drawn_as_a_grid() {
+    fn image_batch_is_drawn_as_a_grid() {
         let png = encode(&Tensor::zeros([5, 3, 4, 6], tch::kind::FLOAT_CPU)).unwrap();
         assert_eq!((png.width, png.height, png.channels), (3 * 8 - 2, 2 * 6 - 2, 3));
     }

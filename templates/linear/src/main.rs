@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_world_of_one_fits_the_samples() {
+    fn world_of_one_fits_the_samples() {
         let folder = std::env::temp_dir().join(format!("linear-test-{}", std::process::id()));
         let snapshots = folder.to_string_lossy();
         let args = Args::parse_from(["linear", "--total-epochs", "6", "--snapshots", &snapshots]);

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_encoded_and_decoded() {
+    fn text_is_encoded_and_decoded() {
         let vocabulary = Vocabulary::from_text("hello");
         assert_eq!(vocabulary.characters(), "ehlo");
         let tokens = vocabulary.encode("hole").unwrap();
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_too_short_is_refused() {
+    fn text_that_is_too_short_is_refused() {
         let problem = Windows::new(&[1; 7], 4, None).err().unwrap().to_string();
         assert!(problem.contains("7 characters are too few"), "{problem}");
     }

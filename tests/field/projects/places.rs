@@ -153,7 +153,7 @@ fn build_for_several_targets_is_refused_before_the_build() {
 }
 
 #[test]
-fn a_target_that_needs_features_gets_them() {
+fn target_that_needs_features_gets_them() {
     let bin = |features: &str| format!("[[bin]]\nname = \"train\"\nrequired-features = {features}\n");
     let features = "[features]\ndefault = [\"base\"]\nbase = []\ncuda = []\nfast = []\n";
     let manifest = |features_of_train: &str| format!("{}{features}", bin(features_of_train));
@@ -177,7 +177,7 @@ fn a_target_that_needs_features_gets_them() {
 }
 
 #[test]
-fn a_needed_feature_that_was_renamed_leaves_the_task() {
+fn needed_feature_that_was_renamed_leaves_the_task() {
     let needs = |feature: &str| {
         format!("[[bin]]\nname = \"train\"\nrequired-features = [{feature:?}]\n[features]\n{feature} = []\nmine = []\n")
     };
@@ -204,7 +204,7 @@ fn a_needed_feature_that_was_renamed_leaves_the_task() {
 }
 
 #[test]
-fn an_ambiguous_binary_is_refused_before_the_build() {
+fn ambiguous_binary_is_refused_before_the_build() {
     let dir = project(&["train", "eval"], "");
     ddp(dir.path(), &["run", "--nproc", "1"])
         .run()
@@ -257,7 +257,7 @@ fn settings_are_read_from_the_package_that_runs() {
 }
 
 #[test]
-fn a_package_id_with_blanks_means_its_package() {
+fn package_id_with_blanks_means_its_package() {
     let dir = tempdir().unwrap();
     let root = dir.path().join("two é");
     package(&root, "first", "first", &["one"], "");
@@ -336,7 +336,7 @@ fn binary_with_an_existing_name_does_not_get_the_users_arguments() {
 }
 
 #[test]
-fn a_root_package_is_named_where_cargo_builds_others_by_default() {
+fn root_package_is_named_where_cargo_builds_others_by_default() {
     let dir = tempdir().unwrap();
     package(dir.path(), "inner", "inner", &["eval"], "");
     package(

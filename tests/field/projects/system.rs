@@ -89,7 +89,7 @@ fn after(setup: &str, dir: &Path, args: &[&str]) -> Output {
 }
 
 #[test]
-fn a_low_limit_of_open_files_is_raised_or_explained() {
+fn low_limit_of_open_files_is_raised_or_explained() {
     let dir = tempdir().unwrap();
     let command = ["launch", "--nproc", "8", "--log-dir", "logs", "--", "sh", "-c", "ulimit -n"];
     let output = after("ulimit -Sn 24 && ulimit -Hn 4096", dir.path(), &command);

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_png_has_lines_and_letters() {
+    fn png_has_lines_and_letters() {
         let bytes = png(&figure()).unwrap();
         let mut reader = png::Decoder::new(io::Cursor::new(bytes)).read_info().unwrap();
         let mut pixels = vec![0; reader.output_buffer_size().unwrap()];

@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_covers_what_is_near_it_and_ends_at_the_edge() {
+    fn line_covers_what_is_near_it_and_ends_at_the_edge() {
         let mask = Mask::new(&[(-5, 4), (30, 4)], 2.0, (20, 10)).unwrap();
         let of_row = |y: i32| mask.cover[(y - mask.top) as usize * mask.width + 10];
         assert_eq!((mask.width, [2, 3, 4, 5].map(of_row)), (20, [0.0, 1.0, 1.0, 0.0]));

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stray_manifest_hides_no_snapshot() {
+    fn stray_manifest_hides_no_snapshot() {
         let dir = tempfile::tempdir().unwrap();
         let steps = [1, 2].map(|step| dir.path().join(format::folder_name(step)));
         steps.iter().for_each(|folder| snapshot(folder));
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_is_not_a_folder_is_refused_with_a_hint() {
+    fn path_that_is_not_a_folder_is_refused_with_a_hint() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("model.safetensors");
         fs::write(&file, "").unwrap();

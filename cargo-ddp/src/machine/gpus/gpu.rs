@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gpu_is_busy_with_users_or_with_much_memory() {
+    fn gpu_is_busy_with_users_or_with_much_memory() {
         let memory = |used| Some(Memory { total: 80_000_000_000, used });
         assert_eq!(Gpu { memory: memory(3 << 20), ..Gpu::default() }.busy(), None);
         let words = Gpu { memory: memory(10_200_000_000), ..Gpu::default() }.busy();

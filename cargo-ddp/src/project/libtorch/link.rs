@@ -76,7 +76,7 @@ mod tests {
     use crate::project::libtorch::home::tests::fake;
 
     #[test]
-    fn a_copied_libtorch_is_used_or_moved_aside() {
+    fn copied_libtorch_is_used_or_moved_aside() {
         let (project, fit) = (tempfile::tempdir().unwrap(), fake([2, 13, 0]));
         let path = project.path().join(LINK);
         fs::create_dir(project.path().join(".ddp")).unwrap();

@@ -52,7 +52,7 @@ impl Dataset for Faulty {
 }
 
 #[test]
-fn a_datasets_error_or_panic_reaches_the_loop_and_names_the_sample() {
+fn dataset_error_or_panic_reaches_the_loop_and_names_the_sample() {
     for workers in [0, 1, 3] {
         for (panics, reason) in [(false, "the picture is torn"), (true, "panicked: no such picture")] {
             let sampler = DistributedSampler::new(40, 1, 0).unwrap().shuffle(false);
@@ -91,7 +91,7 @@ impl BatchDataset for FaultyBatches {
 }
 
 #[test]
-fn a_batch_that_fails_names_its_samples() {
+fn batch_that_fails_names_its_samples() {
     let mut loader = DataLoader::with_sampler(FaultyBatches, ordered(100), 10).unwrap().workers(2);
     loader.resume_at(Position { epoch: 0, samples: 10 });
     let err = loader.epoch(0).unwrap().next().unwrap().unwrap_err();
@@ -312,7 +312,7 @@ fn samples_get_their_epoch_with_and_without_workers_and_after_a_resume() {
 }
 
 #[test]
-fn a_batch_size_of_zero_is_refused() {
+fn batch_size_of_zero_is_refused() {
     assert!(DataLoader::with_sampler(Indices(3), ordered(3), 0).is_err());
 }
 

@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_empty_dataset_has_no_indices() {
+    fn empty_dataset_has_no_indices() {
         assert_eq!(DistributedSampler::new(0, 2, 1).unwrap().indices().unwrap(), Vec::<i64>::new());
     }
 

@@ -203,7 +203,7 @@ fn stateful_part_that_was_not_saved_is_refused_and_a_value_stays() {
 }
 
 #[test]
-fn a_value_of_another_type_is_refused_by_name() {
+fn value_of_another_type_is_refused_by_name() {
     let (mut run, dir) = saved();
     let mut names = Own("names", 0u8);
     let mut contents = Contents { parts: vec![&mut names], ..bare(&mut run.optimizer) };

@@ -210,7 +210,7 @@ fn skipped_steps_leave_no_trace_in_weights_and_states() {
 
 /// The first step fills a momentum buffer also where the gradient is zero, and keeps its sign.
 #[test]
-fn a_first_step_under_a_scaler_copies_the_gradient_into_the_momentum_buffer() {
+fn scaler_copies_the_first_gradient_into_the_momentum_buffer() {
     let vs = VarStore::new(Device::Cpu);
     let w = vs.root().ones("w", &[19]);
     let gradient =

@@ -62,7 +62,7 @@ fn scheduler_sequences_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn a_step_beyond_the_cycle_is_an_error_that_changes_nothing() {
+fn scheduler_step_beyond_the_cycle_is_an_error_that_changes_nothing() {
     let mut optimizer = with_rate(0.1);
     let mut scheduler = OneCycleLr::new(&mut optimizer, OneCycle::new(0.1, 5)).unwrap();
     for _ in 0..5 {
@@ -74,7 +74,7 @@ fn a_step_beyond_the_cycle_is_an_error_that_changes_nothing() {
 }
 
 #[test]
-fn a_state_of_another_scheduler_is_refused_and_changes_nothing() {
+fn scheduler_state_of_another_kind_is_refused_and_changes_nothing() {
     let mut optimizer = with_rate(0.1);
     let step = StepLr::new(&mut optimizer, Step::new(3)).unwrap();
     let two = |optimizer: &mut Sgd, second: Box<dyn Schedule>| {

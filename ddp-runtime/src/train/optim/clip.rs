@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gradients_of_a_var_store_are_clipped() {
+    fn gradients_of_a_var_store_are_clipped() {
         let vs = VarStore::new(Device::Cpu);
         let (a, _b) = (vs.root().ones("a", &[2]), vs.root().ones("b", &[1]));
         assert_eq!(f64::try_from(clip_grad_norm(&vs, 1.0, 2.0).unwrap()).unwrap(), 0.0);

@@ -186,7 +186,7 @@ fn startup_failure_is_retried_once_whatever_its_message() {
 }
 
 #[test]
-fn startup_failure_is_retried_once() {
+fn identical_startup_failure_is_retried_once() {
     let failed = Exit::Code(101);
     let panic = |pid: u32| format!("thread 'main' ({pid}) panicked at src/main.rs:7:9:\nno file at 0x{pid:x}");
     let mut job = Job::new(2, 3);
