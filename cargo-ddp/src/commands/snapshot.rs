@@ -105,14 +105,14 @@ fn show(args: &SnapshotShow) -> Result<u8> {
         true => TensorFile::open(&folder.join(file))?.infos(),
         false => Ok(vec![]),
     };
-    let (model, optimizer) = (infos(format::MODEL)?, infos(format::OPTIMIZER)?);
+    let [model, optimizer, states] = [infos(format::MODEL)?, infos(format::OPTIMIZER)?, infos(format::STATES)?];
     let aliases = TensorFile::open(&folder.join(format::MODEL))?.aliases()?;
     if args.json {
         let value = json!({
             "folder": folder.to_string_lossy(), "epoch": manifest.epoch, "step": manifest.step, "world_size": manifest.world_size,
             "samples_in_epoch": manifest.samples_in_epoch, "metric": manifest.metric, "model": model,
             "aliases": aliases,
-            "optimizer": optimizer, "states": manifest.states, "bucket_order": manifest.bucket_order, "files": manifest.files,
+            "optimizer": optimizer, "states": manifest.states, "state_tensors": states, "bucket_order": manifest.bucket_order, "files": manifest.files,
         });
         print_json(&value)?;
         return Ok(exit::SUCCESS);
@@ -142,6 +142,13 @@ fn show(args: &SnapshotShow) -> Result<u8> {
         println!("optimizer: {} in {}", tensors(optimizer.len()), size(bytes(&optimizer)));
         for (state, count) in by_state(&optimizer) {
             println!("  {} of {count} parameters", printable_line(state));
+        }
+    }
+    if !states.is_empty() {
+        println!("other tensors: {} in {}", tensors(states.len()), size(bytes(&states)));
+        let rows: Vec<_> = states.iter().map(tensor_row).collect();
+        for line in table(&rows, &[3]) {
+            println!("  {line}");
         }
     }
     for (name, state) in &manifest.states {
@@ -214,7 +221,7 @@ fn files(path: &Path) -> Result<BTreeMap<&'static str, PathBuf>> {
         return Ok(BTreeMap::from([("model", path.to_owned())]));
     }
     let valid = snapshot::newest_valid(path)?;
-    let files = [("model", format::MODEL), ("optimizer", format::OPTIMIZER)];
+    let files = [("model", format::MODEL), ("optimizer", format::OPTIMIZER), ("other tensors", format::STATES)];
     let there = files.into_iter().filter(|(_, file)| valid.manifest.files.contains_key(*file));
     Ok(there.map(|(name, file)| (name, valid.folder.join(file))).collect())
 }

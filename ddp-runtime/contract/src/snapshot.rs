@@ -18,7 +18,7 @@ pub use crate::aliases::aliases;
 pub use crate::checksum::FileInfo;
 use crate::checksum::hex;
 use crate::file;
-pub use crate::file_names::{MANIFEST, MODEL, OPTIMIZER, RNG};
+pub use crate::file_names::{MANIFEST, MODEL, OPTIMIZER, RNG, STATES};
 pub use crate::hold::Hold;
 
 /// The dtypes that a snapshot's tensors can have, as safetensors names them.

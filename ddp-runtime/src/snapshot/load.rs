@@ -1,10 +1,11 @@
 //! How a run finds the newest valid snapshot and loads it.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use ddp_contract::snapshot::{self as format, Found, Manifest, SnapshotError, ValidSnapshot};
-use tch::Device;
 use tch::nn::VarStore;
+use tch::{Device, Tensor};
 
 use super::fit::{self, copy};
 use super::state::Contents;
@@ -69,7 +70,11 @@ pub(super) fn load(
         .states
         .iter()
         .map(|(name, value)| (name.clone(), (value.clone(), non_finite(manifest, name).to_vec())));
-    let state = StateDict::of_snapshot(folder, values.collect());
+    let states = match manifest.files.contains_key(format::STATES) {
+        true => tensors::with_tensors(&folder.join(format::STATES), owned)?,
+        false => Vec::new(), // there were none, or a version that had no such file wrote it
+    };
+    let state = StateDict::of_snapshot(folder, values.collect(), states);
     let parts = &mut contents.parts;
     parts.iter_mut().try_for_each(|part| part.load_state_dict(&state))?;
     parts.iter().try_for_each(|part| part.restore_optimizer(contents.optimizer))?;
@@ -78,6 +83,16 @@ pub(super) fn load(
         tensors::with_tensors(&folder.join(format::RNG), restored)?;
     }
     Ok(progress)
+}
+
+/// Copies, which outlive the file that the tensors are in.
+fn owned(tensors: HashMap<String, Tensor>) -> Result<Vec<(String, Tensor)>> {
+    let copy = |(name, tensor): (String, Tensor)| {
+        let mut owned = tensor.f_empty_like()?;
+        owned.f_copy_(&tensor)?;
+        Ok((name, owned))
+    };
+    tensors.into_iter().map(copy).collect::<std::result::Result<_, _>>().map_err(Error::tch("reading a snapshot"))
 }
 
 /// What one of the contract's functions gives for the snapshot `folder`.

@@ -62,7 +62,7 @@ use write::Writing;
 /// The folder that a run's snapshots are in.
 ///
 /// A [`Run`](crate::Run) saves to it and resumes from it. Rank 0 writes (`step-00001200/` with `model.safetensors`, `optimizer.safetensors`,
-/// `rng.safetensors` and `state.json`), in a background thread: the loop pays for a copy of the tensors, whose memory is
+/// `rng.safetensors`, `states.safetensors` and `state.json`), in a background thread: the loop pays for a copy of the tensors, whose memory is
 /// kept for the next snapshot. All ranks load. A run may resume with another number of ranks.
 ///
 /// One program at a time writes to a folder: rank 0 locks it (`.lock`) when the program is going to save, which is when it

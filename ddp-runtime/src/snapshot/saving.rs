@@ -1,6 +1,6 @@
 //! Saving: all ranks agree on the step, rank 0 copies the state, and a thread writes it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use ddp_contract::snapshot::{self as format, Manifest};
 use tch::Tensor;
@@ -134,15 +134,18 @@ impl Snapshots {
     /// What there is to write, copied.
     fn job(&mut self, model: &VarStore, contents: &Contents<'_>, optimizer: Named, progress: Progress) -> Result<Job> {
         let Progress { epoch, step, samples } = progress;
-        let (mut states, mut non_finite) = (BTreeMap::new(), BTreeMap::new());
+        let (mut states, mut non_finite, mut state_tensors) = (BTreeMap::new(), BTreeMap::new(), Named::new());
         for part in &contents.parts {
-            for (name, (value, places)) in part.state_dict()?.into_values() {
+            let (values, tensors) = part.state_dict()?.into_parts();
+            for (name, (value, places)) in values {
                 if !places.is_empty() {
                     non_finite.insert(name.clone(), places);
                 }
                 states.insert(name, value);
             }
+            state_tensors.extend(tensors);
         }
+        check_names(&state_tensors)?;
         let manifest = Manifest {
             format_version: format::FORMAT_VERSION,
             epoch,
@@ -160,7 +163,11 @@ impl Snapshots {
             self.stage = thread.join().unwrap_or_default();
         }
         let copy = |(file, tensors)| Ok((file, self.stage.copy(file, tensors)?));
-        let tensors = tensors_of(model, optimizer).into_iter().map(copy).collect::<Result<_>>()?;
+        let mut tensors = tensors_of(model, optimizer);
+        if !state_tensors.is_empty() {
+            tensors.push((format::STATES, state_tensors));
+        }
+        let tensors = tensors.into_iter().map(copy).collect::<Result<_>>()?;
         Ok(Job {
             dir: self.dir.clone(),
             manifest,
@@ -194,6 +201,17 @@ impl Snapshots {
 
 /// Tensors by name.
 type Named = Vec<(String, Tensor)>;
+
+/// Two objects must not have tensors of one name, as they are in one file.
+fn check_names(tensors: &Named) -> Result<()> {
+    let mut names = HashSet::new();
+    match tensors.iter().find(|(name, _)| !names.insert(name)) {
+        Some((name, _)) => {
+            Err(Error::Invalid(format!("two parts of the run save a tensor named {name}; rename one of them")))
+        }
+        None => Ok(()),
+    }
+}
 
 /// What goes into which file.
 fn tensors_of(model: &VarStore, optimizer: Named) -> Vec<(&'static str, Named)> {

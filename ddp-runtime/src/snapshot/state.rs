@@ -11,7 +11,7 @@ pub(crate) fn value_name(name: &str) -> String {
 /// What a snapshot holds of a run, besides the model and the random numbers: it is saved from here and loaded into it.
 pub(crate) struct Contents<'a> {
     pub(crate) optimizer: &'a mut dyn Optimizer,
-    /// Schedulers, the scaler, values: what is not tensors.
+    /// Schedulers, the scaler, values, and other objects.
     pub(crate) parts: Vec<&'a mut dyn Stateful>,
     /// What the model is judged by now.
     pub(crate) metric: Option<f64>,

@@ -12,7 +12,7 @@ use crate::{Error, Result};
 
 /// The state of a [`Stateful`](crate::Stateful): values by name, and tensors by name.
 ///
-/// Values are JSON, in which NaN and infinite numbers keep their meaning. Tensors are an optimizer's, named
+/// Values are JSON, in which NaN and infinite numbers keep their meaning. An optimizer's tensors are named
 /// `<parameter>.<state>`.
 #[derive(Debug, Default)]
 pub struct StateDict {
@@ -53,10 +53,33 @@ impl StateDict {
     /// # Errors
     /// [`Error::StateMismatch`] when there is none, or for a value of another type.
     pub fn require<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
-        self.get(name)?.ok_or_else(|| {
+        self.get(name)?.ok_or_else(|| self.missing(name))
+    }
+
+    /// Adds a tensor: a handle, not a copy.
+    pub fn with_tensor(mut self, name: &str, tensor: &Tensor) -> Self {
+        self.tensors.push((name.to_owned(), tensor.shallow_clone()));
+        self
+    }
+
+    /// The tensor of this name, if there is one. A snapshot's is on the CPU.
+    pub fn tensor(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.iter().find(|(known, _)| known == name).map(|(_, tensor)| tensor)
+    }
+
+    /// Copies the tensor of this name to `tensor`, on whatever device that is.
+    ///
+    /// # Errors
+    /// [`Error::StateMismatch`] when there is none, or for a tensor of another shape or dtype.
+    pub fn load_tensor(&self, name: &str, tensor: &mut Tensor) -> Result<()> {
+        let saved = self.tensor(name).ok_or_else(|| self.missing(name))?;
+        let form = |tensor: &Tensor| format!("{:?} {:?}", tensor.size(), tensor.kind());
+        let (found, expected) = (form(saved), form(tensor));
+        if found != expected {
             let what = self.located(&format!("the {name}"));
-            Error::StateMismatch { what, problem: "the snapshot has none".into() }
-        })
+            return Err(Error::StateMismatch { what, problem: format!("it is {found}, expected {expected}") });
+        }
+        tch::no_grad(|| tensor.f_copy_(saved)).map_err(Error::tch("loading a tensor"))
     }
 
     /// The tensors, in the order in which they were added.
@@ -76,13 +99,22 @@ impl StateDict {
         self
     }
 
-    pub(crate) fn into_values(self) -> BTreeMap<String, Encoded> {
-        self.values
+    pub(crate) fn into_parts(self) -> (BTreeMap<String, Encoded>, Vec<(String, Tensor)>) {
+        (self.values, self.tensors)
     }
 
-    /// The values of a snapshot.
-    pub(crate) fn of_snapshot(folder: &Path, values: BTreeMap<String, Encoded>) -> Self {
-        Self { values, tensors: Vec::new(), folder: Some(folder.to_owned()) }
+    /// The values and tensors of a snapshot.
+    pub(crate) fn of_snapshot(
+        folder: &Path,
+        values: BTreeMap<String, Encoded>,
+        tensors: Vec<(String, Tensor)>,
+    ) -> Self {
+        Self { values, tensors, folder: Some(folder.to_owned()) }
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        let what = self.located(&format!("the {name}"));
+        Error::StateMismatch { what, problem: "the snapshot has none".into() }
     }
 
     fn located(&self, name: &str) -> String {

@@ -11,29 +11,35 @@ use crate::Result;
 ///
 /// Optimizers, learning rate schedulers, [`GradScaler`](crate::amp::GradScaler), and tuples and options of these are
 /// `Stateful`. A [`Run`](crate::Run) saves and loads what it is given. Implement this trait for state of your own that is
-/// more than a [value](crate::Run::value):
+/// more than a [value](crate::Run::value), such as one with tensors:
 ///
 /// ```
 /// use ddp_runtime::{Result, StateDict, Stateful};
+/// use tch::Tensor;
 ///
-/// /// A running mean of the loss.
-/// struct Smoothed(f64);
+/// /// A running mean of the loss of each class.
+/// struct Smoothed {
+///     count: u64,
+///     means: Tensor,
+/// }
 ///
 /// impl Stateful for Smoothed {
 ///     fn state_dict(&self) -> Result<StateDict> {
-///         StateDict::new().with("smoothed", &self.0)
+///         Ok(StateDict::new().with("smoothed.count", &self.count)?.with_tensor("smoothed.means", &self.means))
 ///     }
 ///
 ///     fn load_state_dict(&mut self, state: &StateDict) -> Result<()> {
-///         self.0 = state.require("smoothed")?;
+///         let count = state.require("smoothed.count")?;
+///         state.load_tensor("smoothed.means", &mut self.means)?;
+///         self.count = count;
 ///         Ok(())
 ///     }
 /// }
 ///
-/// let saved = Smoothed(0.5).state_dict()?;
-/// let mut other = Smoothed(f64::NAN);
+/// let saved = Smoothed { count: 3, means: Tensor::from_slice(&[0.5, 0.25]) }.state_dict()?;
+/// let mut other = Smoothed { count: 0, means: Tensor::from_slice(&[0.0, 0.0]) };
 /// other.load_state_dict(&saved)?;
-/// assert_eq!(other.0, 0.5);
+/// assert_eq!((other.count, other.means), (3, Tensor::from_slice(&[0.5, 0.25])));
 /// # Ok::<(), ddp_runtime::Error>(())
 /// ```
 pub trait Stateful {

@@ -2,6 +2,7 @@
 
 mod damage;
 mod retention;
+mod states;
 
 use std::fs;
 use std::path::Path;
@@ -114,7 +115,7 @@ impl Run {
             })
             .collect::<Vec<(_, Vec<u32>)>>();
         let parts: [&dyn Stateful; 3] = [&self.scheduler, &self.plateau, &self.scaler];
-        let states = parts.map(|part| part.state_dict().unwrap().into_values());
+        let states = parts.map(|part| part.state_dict().unwrap().into_parts().0);
         format!("{numbers:?} {states:?} {:?} {:?}", self.optimizer.learning_rates(), self.names)
     }
 }
@@ -324,7 +325,7 @@ fn state_with_overflows_is_restored() {
     let mut other = Run::new();
     assert_eq!(other.resume(dir.path()).unwrap(), Some(AT));
     assert_eq!(other.scaler.get_scale().unwrap(), 0.0);
-    let state = |run: &Run| run.plateau.state_dict().unwrap().into_values();
+    let state = |run: &Run| run.plateau.state_dict().unwrap().into_parts().0;
     assert_eq!(state(&other), state(&run));
     let options = GradScalerOptions { init_scale: 1e39, ..Default::default() };
     assert!(GradScaler::new(run.context.device(), options).is_err(), "a scale that its tensor can't hold");

@@ -130,7 +130,8 @@ impl<O: Optimizer> Run<O> {
 
 impl<O, S, V, C> Run<O, S, V, C> {
     /// Saves and loads a learning rate scheduler, which the loop steps:
-    /// `run.scheduler.step(&mut run.optimizer)?`. Takes several as a tuple, and any other [`Stateful`].
+    /// `run.scheduler.step(&mut run.optimizer)?`. Takes several as a tuple, and any other [`Stateful`], whose values and tensors
+    /// are those of rank 0.
     pub fn scheduler<T: Stateful>(self, scheduler: T) -> Run<O, T, V, C> {
         let Self { optimizer, value, scaler, value_name, course, .. } = self;
         Run { optimizer, scheduler, value, scaler, value_name, course }
