@@ -4,11 +4,11 @@ use std::path::Path;
 
 use super::format::list;
 use super::new::is_not_a_program;
-use super::{Error, NEEDED};
+use super::{Error, NEEDED, PipFault};
 use crate::os::interpreter::Fault;
 use crate::shell::quote_path;
 
-pub(super) const MORE_SPACE: &str = "free space, or set XDG_CACHE_HOME to a folder on a larger disk";
+const MORE_SPACE: &str = "free space, or set XDG_CACHE_HOME to a folder on a larger disk";
 
 impl Error {
     /// What the user can do, if there is a usual answer.
@@ -112,7 +112,7 @@ impl Error {
                     .into()
             }
             Self::NoSpace { .. } => MORE_SPACE.into(),
-            Self::Pip { fault, .. } => fault.hint(),
+            Self::Pip { fault, .. } => pip(*fault),
             Self::NoSnapshot { others, .. } | Self::NoSnapshotFolder { others, .. } => match others.as_slice() {
                 [] => "pass a snapshot (a folder `step-…`) or a folder of snapshots; a run writes them with `Snapshots`".into(),
                 [one] => format!("{} has snapshots", quote_path(one)),
@@ -142,5 +142,26 @@ impl Error {
             Self::Template { .. } => "this is a bug in cargo-ddp: please report it".into(),
             _ => return None,
         })
+    }
+}
+
+fn pip(fault: PipFault) -> String {
+    match fault {
+        PipFault::Network => {
+            "check the network (pip reads PIP_INDEX_URL and HTTPS_PROXY) and run the same command again to \
+             continue, or set LIBTORCH to a libtorch that you downloaded elsewhere"
+                .into()
+        }
+        PipFault::Disk => MORE_SPACE.into(),
+        PipFault::NoWheel => format!(
+            "torch {NEEDED} has no package for this Python or platform: choose another Python with --python (3.10 to \
+             3.14), or set LIBTORCH to a libtorch {NEEDED}"
+        ),
+        PipFault::Hash => {
+            "the download was damaged, or the package index or a proxy changed a package: try again, or set \
+             LIBTORCH to a libtorch that you trust"
+                .into()
+        }
+        PipFault::Other => "see pip's output above".into(),
     }
 }

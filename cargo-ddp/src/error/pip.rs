@@ -1,7 +1,5 @@
 //! What a failure of pip was about.
 
-use super::NEEDED;
-
 /// The reason of a failure of pip, as far as its output shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PipFault {
@@ -15,28 +13,4 @@ pub enum PipFault {
     Hash,
     /// Anything else.
     Other,
-}
-
-impl PipFault {
-    /// What the user can do.
-    pub(super) fn hint(self) -> String {
-        match self {
-            Self::Network => {
-                "check the network (pip reads PIP_INDEX_URL and HTTPS_PROXY) and run the same command again to \
-                              continue, or set LIBTORCH to a libtorch that you downloaded elsewhere"
-                    .into()
-            }
-            Self::Disk => super::hint::MORE_SPACE.into(),
-            Self::NoWheel => format!(
-                "torch {NEEDED} has no package for this Python or platform: choose another Python with --python (3.10 to \
-                 3.14), or set LIBTORCH to a libtorch {NEEDED}"
-            ),
-            Self::Hash => {
-                "the download was damaged, or the package index or a proxy changed a package: try again, or set \
-                           LIBTORCH to a libtorch that you trust"
-                    .into()
-            }
-            Self::Other => "see pip's output above".into(),
-        }
-    }
 }

@@ -225,7 +225,7 @@ fn duplicate(fd: RawFd) -> io::Result<File> {
 
 fn writable(file: File) -> io::Result<File> {
     if fcntl_getfl(&file)? & OFlags::ACCMODE == OFlags::RDONLY {
-        return Err(io::Error::new(ErrorKind::PermissionDenied, "it is open for reading only"));
+        return Err(io::Error::new(ErrorKind::PermissionDenied, "open for reading only"));
     }
     Ok(file)
 }

@@ -66,7 +66,7 @@ pub(super) fn hints(failed: &Failed) -> Vec<String> {
             "the attempt before failed in the same way before its first step, so it was not restarted again".into(),
         ),
         NoRestart::Again => hints.push(
-            "it failed in the same way at the same step as the attempt before, so it was not restarted again".into(),
+            "the attempt before failed in the same way at the same step, so it was not restarted again".into(),
         ),
         NoRestart::UsedUp(restarts) => hints.push(format!(
             "giving up after {} without a new snapshot (`--max-restarts` allows more)",

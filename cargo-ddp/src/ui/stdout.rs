@@ -51,7 +51,7 @@ pub(crate) fn note_of(target: Target, result: io::Result<()>) -> Option<String> 
 /// For a stdout that is open for reading only, the standard library reports that everything was written.
 fn check_mode() -> io::Result<()> {
     if fcntl_getfl(io::stdout())? & OFlags::ACCMODE == OFlags::RDONLY {
-        return Err(io::Error::new(ErrorKind::PermissionDenied, "it is open for reading only"));
+        return Err(io::Error::new(ErrorKind::PermissionDenied, "open for reading only"));
     }
     Ok(())
 }

@@ -77,7 +77,7 @@ pub(crate) fn create(path: &Path) -> io::Result<File> {
     }
     let _ = fs::remove_file(path);
     File::create_new(path).map_err(|err| match path.is_dir() {
-        true => io::Error::new(ErrorKind::IsADirectory, "it is a directory"),
+        true => io::Error::new(ErrorKind::IsADirectory, "is a directory"),
         false => err,
     })
 }
