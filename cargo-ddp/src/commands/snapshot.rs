@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use ddp_contract::snapshot::{self as format, Manifest};
+use ddp_contract::snapshot::{self as format, Manifest, ValidSnapshot};
 use ddp_contract::text::printable_line;
 use serde_json::{Value, json};
 
@@ -98,64 +98,88 @@ fn verified(Listed { folder, bytes, manifest, .. }: &Listed) -> String {
     }
 }
 
+/// What a snapshot holds.
+struct Content {
+    model: Vec<TensorInfo>,
+    /// Further names of the model's tensors.
+    aliases: BTreeMap<String, String>,
+    optimizer: Vec<TensorInfo>,
+    /// Tensors of other objects.
+    states: Vec<TensorInfo>,
+}
+
+impl Content {
+    fn read(ValidSnapshot { folder, manifest, .. }: &ValidSnapshot) -> Result<Self> {
+        let infos = |file: &str| match manifest.files.contains_key(file) {
+            true => TensorFile::open(&folder.join(file))?.infos(),
+            false => Ok(vec![]),
+        };
+        let aliases = TensorFile::open(&folder.join(format::MODEL))?.aliases()?;
+        let (model, optimizer, states) = (infos(format::MODEL)?, infos(format::OPTIMIZER)?, infos(format::STATES)?);
+        Ok(Self { model, aliases, optimizer, states })
+    }
+}
+
 fn show(args: &SnapshotShow) -> Result<u8> {
     let valid = snapshot::newest_valid(&folder(args.dir.as_deref()))?;
+    let content = Content::read(&valid)?;
     let (folder, manifest) = (&valid.folder, &valid.manifest);
-    let infos = |file: &str| match manifest.files.contains_key(file) {
-        true => TensorFile::open(&folder.join(file))?.infos(),
-        false => Ok(vec![]),
-    };
-    let [model, optimizer, states] = [infos(format::MODEL)?, infos(format::OPTIMIZER)?, infos(format::STATES)?];
-    let aliases = TensorFile::open(&folder.join(format::MODEL))?.aliases()?;
     if args.json {
+        let Content { model, aliases, optimizer, states } = content;
         let value = json!({
             "folder": folder.to_string_lossy(), "epoch": manifest.epoch, "step": manifest.step, "world_size": manifest.world_size,
             "samples_in_epoch": manifest.samples_in_epoch, "metric": manifest.metric, "model": model,
             "aliases": aliases,
-            "optimizer": optimizer, "states": manifest.states, "state_tensors": states, "bucket_order": manifest.bucket_order, "files": manifest.files,
+            "optimizer": optimizer, "states": manifest.states, "state_tensors": states,
+            "bucket_order": manifest.bucket_order, "files": manifest.files,
         });
         print_json(&value)?;
-        return Ok(exit::SUCCESS);
+    } else {
+        description(folder, manifest, &content).iter().for_each(|line| println!("{line}"));
     }
-    println!("{}", path(folder));
+    Ok(exit::SUCCESS)
+}
+
+fn description(folder: &Path, manifest: &Manifest, content: &Content) -> Vec<String> {
+    let Content { model, aliases, optimizer, states } = content;
     let samples = match manifest.samples_in_epoch {
         0 => String::new(),
         samples => format!(", {samples} samples into it"),
     };
     let workers = if manifest.world_size == 1 { "1 worker".into() } else { format!("{} workers", manifest.world_size) };
-    println!("step {}, resumes with epoch {}{samples}; {workers}", manifest.step, manifest.epoch);
-    if let Some(metric) = manifest.metric {
-        println!("metric: {}", number(metric));
-    }
-    println!();
-    println!("model: {} in {}", tensors(model.len()), size(bytes(&model)));
-    let rows: Vec<_> = model.iter().map(tensor_row).collect();
-    for line in table(&rows, &[3]) {
-        println!("  {line}");
-    }
-    for (alias, name) in &aliases {
-        println!("  {}: the same tensor as {}", printable_line(alias), printable_line(name));
-    }
+    let mut lines = vec![
+        path(folder),
+        format!("step {}, resumes with epoch {}{samples}; {workers}", manifest.step, manifest.epoch),
+    ];
+    lines.extend(manifest.metric.map(|metric| format!("metric: {}", number(metric))));
+    lines.push(String::new());
+    lines.extend(tensor_lines("model", model));
+    lines.extend(
+        aliases
+            .iter()
+            .map(|(alias, name)| format!("  {}: the same tensor as {}", printable_line(alias), printable_line(name))),
+    );
     if is_model_only(manifest) {
-        println!("no optimizer: a run that resumes from it gets the model's weights only");
+        lines.push("no optimizer: a run that resumes from it gets the model's weights only".into());
     } else {
-        println!("optimizer: {} in {}", tensors(optimizer.len()), size(bytes(&optimizer)));
-        for (state, count) in by_state(&optimizer) {
-            println!("  {} of {count} parameters", printable_line(state));
-        }
+        lines.push(format!("optimizer: {} in {}", tensors(optimizer.len()), size(bytes(optimizer))));
+        let by_state = by_state(optimizer).into_iter();
+        lines.extend(by_state.map(|(state, count)| format!("  {} of {count} parameters", printable_line(state))));
     }
     if !states.is_empty() {
-        println!("other tensors: {} in {}", tensors(states.len()), size(bytes(&states)));
-        let rows: Vec<_> = states.iter().map(tensor_row).collect();
-        for line in table(&rows, &[3]) {
-            println!("  {line}");
-        }
+        lines.extend(tensor_lines("other tensors", states));
     }
     for (name, state) in &manifest.states {
         let name = name.strip_prefix("value.").map_or(name.clone(), |name| format!("value {name}"));
-        println!("{}: {}", printable_line(&name), printable_line(&state.to_string()));
+        lines.push(format!("{}: {}", printable_line(&name), printable_line(&state.to_string())));
     }
-    Ok(exit::SUCCESS)
+    lines
+}
+
+fn tensor_lines(what: &str, infos: &[TensorInfo]) -> Vec<String> {
+    let rows: Vec<_> = infos.iter().map(tensor_row).collect();
+    let head = format!("{what}: {} in {}", tensors(infos.len()), size(bytes(infos)));
+    std::iter::once(head).chain(table(&rows, &[3]).into_iter().map(|line| format!("  {line}"))).collect()
 }
 
 fn tensors(count: usize) -> String {

@@ -59,3 +59,32 @@ fn diff_describes_each_change() {
     ];
     insta::assert_snapshot!(changes.iter().map(words).collect::<Vec<_>>().join("\n"));
 }
+
+#[test]
+fn show_lists_tensors_and_states() {
+    let info = |name: &str, shape: &[usize]| TensorInfo {
+        name: name.into(),
+        dtype: "F32".into(),
+        shape: shape.to_vec(),
+        bytes: 4 * shape.iter().product::<usize>(),
+    };
+    let content = Content {
+        model: vec![info("head.bias", &[3]), info("head.weight", &[3, 100])],
+        aliases: BTreeMap::from([("embedding.weight".into(), "head.weight".into())]),
+        optimizer: vec![info("head.bias.exp_avg", &[3]), info("head.weight.exp_avg", &[3, 100])],
+        states: vec![info("average.weight", &[3, 100])],
+    };
+    let saved = Manifest {
+        samples_in_epoch: 240,
+        states: BTreeMap::from([("value.best".into(), json!(0.5)), ("scheduler".into(), json!({ "last_epoch": 24 }))]),
+        ..manifest(24)
+    };
+    insta::assert_snapshot!(description(Path::new("snapshots/step-00000024"), &saved, &content).join("\n"));
+    let mut imported = Manifest { world_size: 1, metric: None, ..manifest(0) };
+    imported.files.remove(format::OPTIMIZER);
+    let model = Content { aliases: BTreeMap::new(), optimizer: vec![], states: vec![], ..content };
+    insta::assert_snapshot!(
+        "show_model_only",
+        description(Path::new("snapshots/step-00000000"), &imported, &model).join("\n")
+    );
+}
