@@ -36,7 +36,7 @@ fn train(folder: &str) -> Result<()> {
         .add(nn::linear(vs.root() / "out", 32, 1, Default::default()));
     // Gradients as BFloat16: half the bytes.
     let options = DdpOptions { comm_hook: CommHook::Bf16Compress, bucket_cap_bytes: 1 << 20, ..Default::default() };
-    let ddp = Ddp::with_options(context.group(), &vs, &options)?;
+    let ddp = Ddp::with_options(context.group(), &vs, options)?;
 
     // No weight decay for biases.
     let decayed = AdamOptions { lr: 0.02, weight_decay: 1e-4, ..Default::default() };

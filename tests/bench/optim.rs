@@ -47,7 +47,7 @@ fn measure(rounds: usize) -> Result<()> {
 
     for (batched, set_to_none) in [(false, true), (false, false), (true, true), (true, false)] {
         let options = DdpOptions { batched_grad_copy: batched, ..Default::default() };
-        let ddp = Ddp::with_options(context.group(), &vs, &options)?;
+        let ddp = Ddp::with_options(context.group(), &vs, options)?;
         let cleared = if set_to_none { "none" } else { "zero" };
         let what = format!("clear to {cleared}, Ddp{}", if batched { " with batched copies" } else { "" });
         report(&what, rounds, || {

@@ -72,7 +72,7 @@ fn measure(context: &Context, name: &str, variant: &str, args: &Args) -> Result<
         cuda::reset_peak_memory_stats(device)?;
     }
     let options = DdpOptions { batched_grad_copy: variant == "batched", ..Default::default() };
-    let ddp = Ddp::with_options(context.group(), &vs, &options)?;
+    let ddp = Ddp::with_options(context.group(), &vs, options)?;
     let mut step = || -> Result<Tensor> {
         optimizer.zero_grad_with(variant != "zero")?;
         let loss = ddp.forward(&loss)?;

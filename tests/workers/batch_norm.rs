@@ -358,7 +358,7 @@ fn model(context: &Context, options: &DdpOptions, micro: i64) -> Result<()> {
     if options.find_unused_parameters {
         let _ = nn::linear(&ours.vs.root() / "unused", 2, 2, Default::default());
     }
-    let ddp = Ddp::with_options(context.group(), &ours.vs, options)?;
+    let ddp = Ddp::with_options(context.group(), &ours.vs, options.clone())?;
     let (rank, world) = (context.rank() as i64, context.world_size() as i64);
     for step in 0..3 {
         for i in 0..micro {
@@ -387,7 +387,7 @@ fn ranks_that_differ(context: &Context, options: &DdpOptions) -> Result<()> {
     let first = nn::linear(&root / "first", CHANNELS, CHANNELS, Default::default());
     let norm = sync_batch_norm(&root / "norm", &own, CHANNELS, Default::default());
     let rare = nn::linear(&root / "rare", CHANNELS, CHANNELS, Default::default());
-    let ddp = Ddp::with_options(context.group(), &vs, options)?;
+    let ddp = Ddp::with_options(context.group(), &vs, options.clone())?;
     for _ in 0..3 {
         let x = Tensor::randn([4, CHANNELS], (Kind::Float, context.device())) + context.rank() as f64;
         let loss = ddp.forward(|| {

@@ -98,7 +98,7 @@ fn an_all_reduce_equals_no_hook(context: &Context) -> Result<()> {
     let rank = context.rank();
     let train = |options: &DdpOptions, accumulates: bool, joins: bool, hook: bool| -> Result<Vec<i32>> {
         let model = Model::new(context);
-        let ddp = Ddp::with_options(context.group(), &model.vs, options)?;
+        let ddp = Ddp::with_options(context.group(), &model.vs, options.clone())?;
         if hook {
             let group = context.group().clone();
             ddp.register_comm_hook(move |bucket| average(&group, bucket))?;
@@ -146,7 +146,7 @@ fn an_all_reduce_equals_no_hook(context: &Context) -> Result<()> {
 
 fn buckets_are_whole(context: &Context) -> Result<()> {
     let model = Model::new(context);
-    let ddp = Ddp::with_options(context.group(), &model.vs, &options(|_| {}))?;
+    let ddp = Ddp::with_options(context.group(), &model.vs, options(|_| {}))?;
     let (group, seen) = (context.group().clone(), Arc::new(Mutex::new(Vec::new())));
     let (seen_by_hook, variables) = (seen.clone(), model.vs.variables());
     ddp.register_comm_hook(move |bucket| {
@@ -183,7 +183,7 @@ fn two_stages_work_while_others_have_no_batches(context: &Context) -> Result<()>
     let rank = context.rank();
     for with_power_sgd in [false, true] {
         let model = Model::new(context);
-        let ddp = Ddp::with_options(context.group(), &model.vs, &options(|o| o.find_unused_parameters = true))?;
+        let ddp = Ddp::with_options(context.group(), &model.vs, options(|o| o.find_unused_parameters = true))?;
         let group = context.group().clone();
         let power_sgd = PowerSgd::new(PowerSgdOptions { start_iter: 2, ..Default::default() })?;
         match with_power_sgd {
@@ -223,7 +223,7 @@ fn errors_come_out_of_backward(context: &Context) -> Result<()> {
     ];
     for (hook, words) in cases {
         let model = Model::new(context);
-        let ddp = Ddp::with_options(context.group(), &model.vs, &options(|_| {}))?;
+        let ddp = Ddp::with_options(context.group(), &model.vs, options(|_| {}))?;
         ddp.register_comm_hook(hook)?;
         let loss = ddp.forward(|| model.loss(0, 0, false))?;
         let Err(err) = ddp.backward(&loss) else { bail!("a hook that fails with {words:?} gives no error") };
@@ -231,7 +231,7 @@ fn errors_come_out_of_backward(context: &Context) -> Result<()> {
         ensure!(matches!(err, Error::Invalid(_) | Error::Panicked { .. }), "{err:?} is not the hook's own");
         // tch's backward knows it, too.
         let model = Model::new(context);
-        let ddp = Ddp::with_options(context.group(), &model.vs, &options(|_| {}))?;
+        let ddp = Ddp::with_options(context.group(), &model.vs, options(|_| {}))?;
         ddp.register_comm_hook(hook)?;
         let loss = ddp.forward(|| model.loss(0, 0, false))?;
         let words = words.lines().next().unwrap_or_default();
@@ -257,12 +257,12 @@ fn misuse_is_refused(context: &Context) -> Result<()> {
         }
     };
     let model = Model::new(context);
-    let compressed = Ddp::with_options(context.group(), &model.vs, &options(|o| o.comm_hook = CommHook::Bf16Compress))?;
+    let compressed = Ddp::with_options(context.group(), &model.vs, options(|o| o.comm_hook = CommHook::Bf16Compress))?;
     let err = compressed.register_comm_hook(hook()).unwrap_err().to_string();
     ensure!(err.contains("can only be called once") && drops.load(Ordering::Relaxed) == 1, "{err}");
     drop(compressed);
 
-    let ddp = Ddp::with_options(context.group(), &model.vs, &options(|_| {}))?;
+    let ddp = Ddp::with_options(context.group(), &model.vs, options(|_| {}))?;
     ddp.register_comm_hook(hook())?;
     let err = ddp.register_comm_hook(hook()).unwrap_err().to_string();
     ensure!(err.contains("can only be called once") && drops.load(Ordering::Relaxed) == 2, "{err}");
@@ -278,7 +278,7 @@ fn misuse_is_refused(context: &Context) -> Result<()> {
 fn rank_1_fails() -> Result<()> {
     let context = Context::init()?;
     let (model, rank) = (Model::new(&context), context.rank());
-    let ddp = Ddp::with_options(context.group(), &model.vs, &options(|_| {}))?;
+    let ddp = Ddp::with_options(context.group(), &model.vs, options(|_| {}))?;
     let (group, mut calls) = (context.group().clone(), 0);
     ddp.register_comm_hook(move |bucket| {
         calls += 1;

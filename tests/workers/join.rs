@@ -92,7 +92,7 @@ fn everything_at_once(context: &Context) -> Result<()> {
     let norm = nn::batch_norm1d(vs.root() / "norm", 3, Default::default());
     let rare = nn::linear(vs.root() / "rare", 3, 3, Default::default());
     let options = DdpOptions { find_unused_parameters: true, ..Default::default() };
-    let ddp = Ddp::with_options(context.group(), &vs, &options)?;
+    let ddp = Ddp::with_options(context.group(), &vs, options)?;
     let rank = context.rank();
     let loss = |i: usize| {
         let x = norm.forward_t(&common.forward(&batch(context, rank, i)), true);

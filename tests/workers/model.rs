@@ -65,7 +65,7 @@ fn train(context: &Context, scenario: &str, dir: &Path) -> Result<()> {
         static_graph: scenario.ends_with("static-graph"),
         ..Default::default()
     };
-    let ddp = Ddp::with_options(context.group(), &vs, &options)?;
+    let ddp = Ddp::with_options(context.group(), &vs, options)?;
     let mut third = None;
     match scenario {
         "added" => third = Some(nn::linear(vs.root() / "third", 3, 3, Default::default())),

@@ -259,7 +259,7 @@ fn train(context: &Context, data: &Data, golden: &Golden, name: &str, case: &Cas
             tch::no_grad(|| variable.f_copy_(first))?;
         }
     }
-    let ddp = Ddp::with_options(context.group(), &vs, &ddp_options(case))?;
+    let ddp = Ddp::with_options(context.group(), &vs, ddp_options(case))?;
     let mut optimizer = optimizer(&vs, case)?;
     let mut scheduler = scheduler(&mut *optimizer, case)?;
     let autocast = match case.autocast {

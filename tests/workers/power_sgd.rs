@@ -94,7 +94,7 @@ impl Job {
                 model = model.add_fn(Tensor::tanh);
             }
         }
-        let ddp = Ddp::with_options(context.group(), &vs, options)?;
+        let ddp = Ddp::with_options(context.group(), &vs, options.clone())?;
         ddp.register_comm_hook(power_sgd.hook(context.group()))?;
         let optimizer = Sgd::new(&vs, SgdOptions { lr: 0.05, momentum: 0.9, ..Default::default() });
         Ok(Self { model, ddp, run: Run::new(context, &vs, optimizer) })

@@ -90,7 +90,7 @@ fn unused_parameters(context: &Context) -> Result<()> {
         let common = nn::linear(vs.root() / "common", 3, 3, Default::default());
         let rare = nn::linear(vs.root() / "rare", 3, 3, Default::default());
         let ddp =
-            Ddp::with_options(context.group(), &vs, &options(|o| o.find_unused_parameters = find_unused_parameters))?;
+            Ddp::with_options(context.group(), &vs, options(|o| o.find_unused_parameters = find_unused_parameters))?;
         let mut optimizer = Sgd::new(&vs, SgdOptions::default());
         for i in 0..3 {
             optimizer.zero_grad()?;
@@ -128,7 +128,7 @@ fn losses(context: &Context, options: &DdpOptions) -> Result<Vec<f64>> {
         .add_fn(|x| x.relu())
         .add(nn::linear(vs.root() / "b", 8, 1, Default::default()));
     vs.set_device(context.device());
-    let ddp = Ddp::with_options(context.group(), &vs, options)?;
+    let ddp = Ddp::with_options(context.group(), &vs, options.clone())?;
     let mut optimizer = Sgd::new(&vs, SgdOptions { lr: 0.05, ..Default::default() });
     (0..5)
         .map(|i| {
@@ -179,7 +179,7 @@ fn train_linear(context: &Context, options: &DdpOptions, set_to_none: bool) -> R
     let vs = VarStore::new(context.device());
     let model = nn::linear(vs.root(), 3, 2, Default::default());
     let _ = tch::no_grad(|| vs.trainable_variables().iter_mut().map(|p| p.fill_(0.5)).count());
-    let ddp = Ddp::with_options(context.group(), &vs, options)?;
+    let ddp = Ddp::with_options(context.group(), &vs, options.clone())?;
     let mut optimizer = Sgd::new(&vs, SgdOptions { lr: 0.1, ..Default::default() });
     let loss = |i| model.forward(&batch(context, i)).square().mean(Kind::Float);
     for i in 0..4 {
@@ -227,7 +227,7 @@ fn own_buffers(context: &Context) -> Result<()> {
     let norm = nn::batch_norm1d(vs.root(), 3, Default::default());
     let mut mean = norm.running_mean.shallow_clone();
     let _ = mean.fill_(context.rank() as f64 + 1.0);
-    let ddp = Ddp::with_options(context.group(), &vs, &options(|o| o.broadcast_buffers = false))?;
+    let ddp = Ddp::with_options(context.group(), &vs, options(|o| o.broadcast_buffers = false))?;
     let _ = tch::no_grad(|| ddp.forward(|| norm.forward_t(&batch(context, 0), false)))?;
     ensure!(norm.running_mean.double_value(&[0]) == context.rank() as f64 + 1.0, "{:?}", norm.running_mean);
     Ok(())
@@ -262,7 +262,7 @@ fn dropped_before_backward(context: &Context) -> Result<()> {
     for form in forms {
         let vs = VarStore::new(context.device());
         let model = nn::linear(vs.root(), 3, 2, Default::default());
-        let ddp = Ddp::with_options(context.group(), &vs, &options(form))?;
+        let ddp = Ddp::with_options(context.group(), &vs, options(form))?;
         let loss = ddp.forward(|| model.forward(&batch(context, 0)).square().mean(Kind::Float))?;
         drop(ddp);
         // Memory that was freed holds something else now.

@@ -57,7 +57,7 @@ fn train(args: &[String]) -> Result<()> {
         static_graph: how == "static",
         ..Default::default()
     };
-    let wrap = || Ddp::with_options(context.group(), &vs, &options);
+    let wrap = || Ddp::with_options(context.group(), &vs, options.clone());
     let early = if how == "late" { None } else { Some(wrap()?) };
     let mut optimizer = AdamW::new(&vs, AdamWOptions { lr: 1e-2, ..Default::default() });
     let scheduler = CosineAnnealingLr::new(&mut optimizer, CosineAnnealing::new(100))?;

@@ -86,7 +86,7 @@ fn equals_the_unsharded<A: Algorithm>(context: &Context, groups: impl Fn() -> Ve
     let (rank, ranks) = (context.rank(), context.world_size());
     let run = |model: &Model, optimizer: &mut dyn Optimizer| -> Result<(Vec<bool>, Vec<f64>)> {
         let options = DdpOptions { find_unused_parameters: true, ..Default::default() };
-        let ddp = Ddp::with_options(context.group(), &model.vs, &options)?;
+        let ddp = Ddp::with_options(context.group(), &model.vs, options)?;
         let mut scheduler = OneCycleLr::new(optimizer, OneCycle::new(0.1, STEPS as u64 + 1))?;
         let mut scaler =
             GradScaler::new(context.device(), GradScalerOptions { init_scale: 8.0, ..Default::default() })?;

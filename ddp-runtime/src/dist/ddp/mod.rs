@@ -82,14 +82,14 @@ impl Ddp {
     /// [`Error::ModelsDiffer`], on every rank, naming the first parameter or buffer whose name, shape, dtype, type of device or
     /// strides differ; [`Error::Torch`] and [`Error::Timeout`] from the group.
     pub fn new(group: &ProcessGroup, vs: &VarStore) -> Result<Self> {
-        Self::with_options(group, vs, &DdpOptions::default())
+        Self::with_options(group, vs, DdpOptions::default())
     }
 
     /// [`Ddp::new`] with other settings.
     ///
     /// # Errors
     /// As [`Ddp::new`].
-    pub fn with_options(group: &ProcessGroup, vs: &VarStore, options: &DdpOptions) -> Result<Self> {
+    pub fn with_options(group: &ProcessGroup, vs: &VarStore, options: DdpOptions) -> Result<Self> {
         carriable::check_sent(vs, group.backend())?;
         let (parameters, frozen, buffers) = (params::trained(vs), params::frozen(vs), params::buffers(vs));
         // Without broadcast_buffers, buffers are each rank's own.

@@ -56,7 +56,7 @@ impl ConvNet {
         };
         let out = nn::linear(&root / "out", 16 * 6 * 6, 10, Default::default());
         let model = model.add_fn(|x| x.relu().flatten(1, -1)).add(out);
-        let ddp = Ddp::with_options(lab.context.group(), &vs, options)?;
+        let ddp = Ddp::with_options(lab.context.group(), &vs, options.clone())?;
         let optimizer = AdamW::new(&vs, AdamWOptions::default());
         let x = Tensor::randn([BATCH, 3, 8, 8], (Kind::Float, lab.device()));
         let labels = Tensor::randint(10, [BATCH], (Kind::Int64, lab.device()));
