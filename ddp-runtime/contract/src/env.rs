@@ -90,7 +90,7 @@ pub const WAIT_DEBUGGER: &str = "DDP_WAIT_DEBUGGER";
 pub const TIMEOUT: &str = "DDP_TIMEOUT";
 /// The socket of a launcher that waits for its workers, which a debugger starts: see [`join`](crate::join).
 pub const JOIN: &str = "DDP_JOIN";
-/// The rank that a worker with [`JOIN`] wants to be.
+/// The rank that a worker with [`JOIN`] requests.
 pub const JOIN_RANK: &str = "DDP_JOIN_RANK";
 
 /// The secret that the launchers of a job on several nodes share. Workers never see it.

@@ -99,7 +99,7 @@ impl ErrorFile {
         &self.message.extra.py_callstack
     }
 
-    /// Writes the record to `path`: completely or not at all, and only if no record is there (the first failure is the cause).
+    /// Writes the record to `path`: completely or not at all, and only if there is no record yet (the first failure is the cause).
     pub fn write(&self, path: &Path) -> io::Result<()> {
         if path.exists() {
             return Ok(());

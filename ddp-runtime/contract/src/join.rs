@@ -19,7 +19,7 @@ pub const LARGEST: usize = 1 << 16;
 pub struct Hello {
     /// [`VERSION`].
     pub version: u32,
-    /// The rank that it wants to be.
+    /// The rank that it requests.
     pub rank: usize,
 }
 
@@ -34,7 +34,7 @@ pub enum Welcome {
     Refused(String),
 }
 
-/// How a worker ends by itself.
+/// How a worker exits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Goodbye {
     /// Its exit code.

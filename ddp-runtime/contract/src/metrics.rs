@@ -50,7 +50,7 @@ pub enum Line {
         /// Seconds since 1970.
         time: f64,
     },
-    /// The run came to its end by itself.
+    /// The run ended regularly.
     End {
         /// Seconds since 1970.
         time: f64,
@@ -95,7 +95,7 @@ pub struct Curves {
     pub hparams: BTreeMap<String, serde_json::Value>,
     /// The curves by name, each with its steps in order.
     pub scalars: BTreeMap<String, Vec<Point>>,
-    /// Whether the last session came to its end by itself.
+    /// Whether the last session ended regularly.
     pub ended: bool,
 }
 

@@ -147,7 +147,7 @@ pub fn remove(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether every file of a snapshot is there, with its size.
+/// Whether every file of a snapshot exists and has its size.
 fn is_complete(folder: &Path) -> bool {
     let has = |(name, info): (&String, &FileInfo)| fs::metadata(folder.join(name)).is_ok_and(|m| m.len() == info.bytes);
     read_manifest(folder).is_ok_and(|manifest| manifest.files.iter().all(has))

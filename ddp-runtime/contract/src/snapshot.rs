@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// More than any manifest has, in bytes.
 const LARGEST_MANIFEST: u64 = 1 << 30;
 
-/// `state.json`: what a snapshot holds and where its run stood.
+/// `state.json`: what a snapshot holds, and the progress of its run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// [`FORMAT_VERSION`] of the writer.
@@ -202,7 +202,7 @@ pub fn read_manifest(folder: &Path) -> Result<Manifest, SnapshotError> {
     Ok(manifest)
 }
 
-/// Reads a snapshot's manifest and checks that every file is there, of its size and checksum.
+/// Reads a snapshot's manifest and checks that every file exists and has its size and checksum.
 pub fn verify(folder: &Path) -> Result<Manifest, SnapshotError> {
     let manifest = read_manifest(folder)?;
     for (name, expected) in &manifest.files {

@@ -37,7 +37,7 @@ pub fn memory_stats(device: Device) -> Result<MemoryStats> {
     })
 }
 
-/// Makes the peaks in [`MemoryStats`] start again from what is in use now.
+/// Resets the peaks in [`MemoryStats`] to the memory that is in use now.
 ///
 /// # Errors
 /// See [the module](super).

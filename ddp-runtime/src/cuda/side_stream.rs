@@ -95,7 +95,7 @@ impl Drop for Copies {
     }
 }
 
-/// Page-locked memory, which a GPU copies to and from by itself: bytes without content.
+/// Page-locked memory, which a GPU copies to and from without the CPU: uninitialized bytes.
 pub(crate) fn pinned_bytes(bytes: i64) -> Result<Tensor> {
     let mut raw = std::ptr::null_mut();
     // SAFETY: `raw` is written on success only.

@@ -19,7 +19,7 @@ impl BeforeSave {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(task));
     }
 
-    /// A snapshot is about to be saved: does all tasks, and gives the first error.
+    /// A snapshot is about to be saved: runs all tasks, and returns the first error.
     pub(crate) fn run(&self) -> Result<()> {
         let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut outcome = Ok(());

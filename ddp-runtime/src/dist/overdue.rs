@@ -30,7 +30,7 @@ struct Group(NonNull<sys::ddp_group>);
 unsafe impl Send for Group {}
 
 impl Watch {
-    /// Watches `group`, which must live until the watch is dropped; `None` where the user does not want that.
+    /// Watches `group`, which must live until the watch is dropped; `None` if the user has turned it off.
     pub fn begin(group: NonNull<sys::ddp_group>, limit: Duration) -> Option<Self> {
         // PyTorch's variable: with 0, its watchdog leaves the process alone.
         let left_alone = std::env::var("TORCH_NCCL_ASYNC_ERROR_HANDLING").is_ok_and(|value| value.trim() == "0");

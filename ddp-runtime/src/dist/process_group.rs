@@ -29,7 +29,7 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// Whether this build can use the backend. NCCL is there when libtorch was built with CUDA.
+    /// Whether this build can use the backend. NCCL is available when libtorch was built with CUDA.
     pub fn is_built(self) -> bool {
         match self {
             Self::Gloo => true,

@@ -9,7 +9,7 @@ use crate::error::check;
 use crate::sys::convert::milliseconds;
 use crate::{Result, sys};
 
-/// An operation between ranks that has been started, and what it will give.
+/// An operation between ranks that has been started, and its future result.
 ///
 /// Until [`wait`](Work::wait) has returned, the tensors in it must be left alone: what they hold is not settled. Dropped
 /// without a wait, the operation continues, and its errors are lost.

@@ -140,7 +140,7 @@ pub enum Error {
     StateMismatch {
         /// Which state.
         what: String,
-        /// The tensor and what is wrong with it.
+        /// The tensor or value, and what is wrong with it.
         problem: String,
     },
     /// An I/O error on a file or folder.

@@ -118,7 +118,7 @@ pub struct MetricsOptions {
 }
 
 impl Metrics {
-    /// Writes into the run's folder, which the launcher gives (`DDP_RUN_DIR`: `runs/N`); without a launcher, into
+    /// Writes into the run's folder, which the launcher sets (`DDP_RUN_DIR`: `runs/N`); without a launcher, into
     /// `metrics` in the current folder. Every rank must call it.
     ///
     /// # Errors
@@ -317,7 +317,7 @@ impl Metrics {
     }
 
     /// Logs the norm of all gradients as one vector, as `train/grad_norm`, without changing them. (They are the same on all
-    /// ranks. Where they are clipped, [`clip_grad_norm`](optim::clip_grad_norm) gives the norm at no cost.)
+    /// ranks. Where they are clipped, [`clip_grad_norm`](optim::clip_grad_norm) returns the norm at no cost.)
     ///
     /// # Errors
     /// As [`log`](Self::log), and [`Error::Torch`].

@@ -79,7 +79,7 @@ pub(super) fn hparams(time: f64, values: &BTreeMap<String, HParam>, metrics: &[S
     ]
 }
 
-/// This session came to its end by itself.
+/// This session ended regularly.
 pub(super) fn hparams_end(time: f64) -> Message {
     const SUCCESS: u64 = 1;
     plugin(time, "_hparams_/session_end_info", 4, &Message::new().int(1, SUCCESS).double(2, time))

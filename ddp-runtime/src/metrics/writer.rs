@@ -191,7 +191,7 @@ impl Writer {
         Ok(())
     }
 
-    /// The run came to its end by itself.
+    /// The run ended regularly.
     pub(super) fn end(&mut self) -> Result<()> {
         self.start(1);
         self.line(&Line::End { time: now() });

@@ -28,7 +28,7 @@ pub(crate) fn is_trusted(socket: &OwnedFd) -> io::Result<bool> {
     Ok(peer.uid == geteuid() || peer.uid.is_root())
 }
 
-/// Sends a message, and gives the answer, of at most `largest` bytes, and the descriptors in it, two at most.
+/// Sends a message, and returns the answer, of at most `largest` bytes, and the descriptors in it, two at most.
 pub(crate) fn exchange(socket: &OwnedFd, message: &[u8], largest: usize) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     send(socket, message, SendFlags::NOSIGNAL)?;
     let mut answer = vec![0; largest];

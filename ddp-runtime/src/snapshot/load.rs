@@ -95,7 +95,7 @@ fn owned(tensors: HashMap<String, Tensor>) -> Result<Vec<(String, Tensor)>> {
     tensors.into_iter().map(copy).collect::<std::result::Result<_, _>>().map_err(Error::tch("reading a snapshot"))
 }
 
-/// What one of the contract's functions gives for the snapshot `folder`.
+/// The result of one of the contract's functions for the snapshot `folder`.
 pub(super) fn read<T>(folder: &Path, by: impl FnOnce(&Path) -> std::result::Result<T, SnapshotError>) -> Result<T> {
     by(folder).map_err(|damage| Error::Io {
         action: "can't load",

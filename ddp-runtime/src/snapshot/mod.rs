@@ -262,7 +262,7 @@ impl Snapshots {
         self.saved_at
     }
 
-    /// Whether snapshots can be saved here, before a step is taken in vain. Every rank must call it.
+    /// Checks that snapshots can be saved here, before time is spent on a step. Every rank must call it.
     pub(crate) fn check_writable(&self) -> Result<()> {
         let written = if self.group.rank() == 0 { write::try_out(&self.dir) } else { Ok(()) };
         self.group.agree("trying to write to the snapshot folder", written)

@@ -38,7 +38,7 @@ struct Inner {
     cleaned: bool,
 }
 
-/// What changes when somebody writes to a file.
+/// What changes when a file is written to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stamp {
     name: String,
@@ -80,7 +80,7 @@ impl Known {
         }
     }
 
-    /// Removes what need not stay, now that the snapshot in `written` is there. What can't be removed stays.
+    /// Removes what need not stay, now that the snapshot in `written` exists. What can't be removed stays.
     pub(super) fn prune(&self, policy: Policy, dir: &Path, written: &Path) {
         let Some(last) = policy.last else { return };
         let folders = match format::list(dir) {

@@ -87,13 +87,13 @@ impl SavedModel {
         &self.snapshot.folder
     }
 
-    /// Where its run stood.
+    /// The progress of its run.
     pub fn progress(&self) -> Progress {
         let Manifest { epoch, step, samples_in_epoch, .. } = self.snapshot.manifest;
         Progress { epoch, step, samples: samples_in_epoch }
     }
 
-    /// What it was judged by, if it was.
+    /// The metric by which it was judged, if there was one.
     pub fn metric(&self) -> Option<f64> {
         self.snapshot.manifest.metric
     }
@@ -112,7 +112,7 @@ impl SavedModel {
     /// Loads the variables of `model`, on whatever device they are.
     ///
     /// # Errors
-    /// [`Error::StateMismatch`] when the model is another one, which then is as it was; [`Error::Io`].
+    /// [`Error::StateMismatch`] when the model does not match; it is then unchanged. [`Error::Io`].
     pub fn load(&self, model: &VarStore) -> Result<()> {
         tensors::with_model(&self.snapshot.folder.join(format::MODEL), |saved, aliases| {
             let mismatch = |problem: String| mismatch("the model", &self.snapshot.folder, &problem);

@@ -23,7 +23,7 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// Copies tensors to memory of this computer, contiguous. `file` tells names apart that two files have.
+    /// Copies tensors to host memory, contiguous. `file` distinguishes equal names in two files.
     ///
     /// A GPU's tensors are copied by the GPU, after the work that it was given so far, while the calling thread continues. The
     /// copies are complete after [`wait`](Self::wait). The work that the thread gives the GPU from now on may change the

@@ -18,7 +18,7 @@ const CHUNK: usize = 1 << 20;
 /// After how many bytes the disk is asked to begin with them.
 const START_EVERY: u64 = 16 << 20;
 
-/// A tensor of this computer's memory, contiguous, without a graph.
+/// A tensor in host memory, contiguous, without a graph.
 pub(super) struct HostTensor {
     name: String,
     tensor: Tensor,

@@ -40,7 +40,7 @@ impl Deferred for Unfinished {
         drop(lock);
     }
 
-    /// What the run has saved is worth a while, as the next attempt resumes from it.
+    /// The last snapshot is worth some waiting, as the next attempt resumes from it.
     fn after_failure(self: Box<Self>) {
         if !self.writing.is_done_within(LONG) {
             let (dir, seconds) = (self.dir.display(), LONG.as_secs());

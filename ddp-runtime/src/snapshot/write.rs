@@ -101,7 +101,7 @@ impl Job {
     }
 
     /// Notes weights that are not finite numbers, and buffers with a NaN (a mask may hold infinite values). The losses are
-    /// noted already: training continues meanwhile, and what it sees now is not of this snapshot.
+    /// noted already: training continues meanwhile, and what it sees now does not belong to this snapshot.
     fn check_weights(&mut self) {
         let mut model = self.tensors.iter().filter(|(file, _)| *file == format::MODEL).flat_map(|(_, tensors)| tensors);
         let is_bad = |tensor: &&HostTensor| match self.trained.contains(tensor.name()) {
@@ -114,7 +114,7 @@ impl Job {
         }
     }
 
-    /// Writes the snapshot, and gives its folder.
+    /// Writes the snapshot, and returns its folder.
     fn write(&self) -> Result<PathBuf> {
         self.known.clean(&self.dir);
         let partial = self.new_partial()?;
@@ -165,7 +165,7 @@ impl Job {
     /// Gives the complete snapshot in `partial` its name, and returns it. A snapshot of the same name (of a run that was
     /// restarted at an earlier step, damaged, or saved twice at one step) is exchanged for it. Where directories can't be
     /// exchanged, and where something else has the name, the new snapshot gets a name with more zeros, which counts as newer.
-    /// At every moment one of the two is there, complete.
+    /// At every moment one of the two exists, complete.
     fn publish(&self, partial: &Path) -> Result<PathBuf> {
         let mut old = None;
         for folder in self.names() {
@@ -205,7 +205,7 @@ impl Job {
     }
 
     /// Renames a complete snapshot, unless there is something under the new name. Where directories can't be renamed (some
-    /// overlayfs), its files are, one after the other: it is a snapshot when its manifest is there.
+    /// overlayfs), its files are, one after the other: it is a snapshot once its manifest exists.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         match fs::rename(from, to) {
             Err(err) if err.kind() == io::ErrorKind::CrossesDevices => {}

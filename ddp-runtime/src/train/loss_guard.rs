@@ -98,7 +98,7 @@ impl LossGuard {
         }
     }
 
-    /// Looks at this rank's loss in step number `step` (over all epochs, from 1), and gives whether the optimizer's step is
+    /// Looks at this rank's loss in step number `step` (over all epochs, from 1), and returns whether the optimizer's step is
     /// to be taken: always, unless the policy is to skip. Call it between backward and that step, on every rank; with
     /// [`Stop`](NonFinite::Stop) and [`Skip`](NonFinite::Skip) not in [`Ddp::join`](crate::Ddp::join).
     ///

@@ -139,7 +139,7 @@ pub trait Optimizer: Stateful {
     fn parameters(&self) -> Vec<(&str, &Tensor)>;
 
     /// The state of all ranks together, complete on rank 0: what a snapshot saves. Every rank must call it. An optimizer
-    /// whose state is the same on all ranks gives its [`state_dict`](Stateful::state_dict).
+    /// whose state is the same on all ranks returns its [`state_dict`](Stateful::state_dict).
     ///
     /// # Errors
     /// [`Error::Torch`](crate::Error::Torch) and [`Error::Timeout`](crate::Error::Timeout) from the group.

@@ -20,7 +20,7 @@ impl StepReport {
         Self { epoch, step, loss, steps, samples, learning_rate, grad_norm }
     }
 
-    /// The loss. On a GPU, reading it waits for the step to end: give it now and then, not each time.
+    /// The loss. On a GPU, reading it waits for the step to end: report it now and then, not each time.
     pub(crate) fn loss(self, loss: f64) -> Self {
         Self { loss: Some(loss), ..self }
     }

@@ -30,7 +30,7 @@ const PATIENCE_WITH_OWN_RUN: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 /// Time between two touches of the file.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// A file that was not touched for so long has no holder.
+/// A file that was not touched for this long has no holder.
 const SILENCE: Duration = Duration::from_secs(20);
 
 /// Why a lock was not given.
@@ -182,7 +182,7 @@ pub(crate) fn is_at(file: &File, path: &Path) -> bool {
     (open.dev(), open.ino()) == (named.dev(), named.ino())
 }
 
-/// Whether somebody touches the file within this time.
+/// Whether a process touches the file within this time.
 fn is_touched(path: &Path, within: Duration) -> io::Result<bool> {
     // Opened each time: only then NFS asks its server.
     let modified = || File::open(path)?.metadata()?.modified();

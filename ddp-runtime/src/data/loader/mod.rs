@@ -233,7 +233,7 @@ impl<D: BatchDataset, S: Sampler> DataLoader<D, S> {
     /// An empty epoch, such as one of a dataset with fewer samples than a batch with
     /// [`drop_last_batch`](Self::drop_last_batch), is reported on stderr, once.
     ///
-    /// A batch's item is an [`Error::Sample`] or [`Error::Batch`] when the dataset gives an error or panics.
+    /// A batch's item is an [`Error::Sample`] or [`Error::Batch`] when the dataset returns an error or panics.
     ///
     /// # Errors
     /// The sampler's; [`Error::Invalid`] when no thread can be started.

@@ -124,7 +124,7 @@ pub(in crate::data) fn pinned_for(tensor: &Tensor, device: Device) -> Result<Ten
     Ok(unsafe { Tensor::from_ptr(pinned) })
 }
 
-/// `tensor` on `device`, in stream order on CUDA; itself if it is there.
+/// `tensor` on `device`, in stream order on CUDA; itself if it is already on that device.
 pub(in crate::data) fn to_device(tensor: &Tensor, device: Device) -> Result<Tensor> {
     let failed = Error::tch("moving a batch to its device");
     let kind = tensor.f_kind().map_err(&failed)?;

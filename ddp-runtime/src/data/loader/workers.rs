@@ -65,7 +65,7 @@ impl<B> Drop for Workers<B> {
     }
 }
 
-/// Makes `batches` until one fails or nobody wants them any more.
+/// Makes `batches` until one fails or they are no longer needed.
 fn work<B>(
     load: &Load<B>,
     batches: impl Iterator<Item = usize>,

@@ -62,7 +62,7 @@ impl DistributedSampler {
         self
     }
 
-    /// Chooses the epoch (from 0) whose permutation [`indices`](Self::indices) gives. Call it before each epoch, or every
+    /// Chooses the epoch (from 0) whose permutation [`indices`](Self::indices) returns. Call it before each epoch, or every
     /// epoch sees the same order.
     pub fn set_epoch(&mut self, epoch: u64) {
         self.epoch = epoch;

@@ -1,4 +1,4 @@
-//! What the ranks of a group do together, each operation in two forms: `op` waits, `op_async` gives a [`Work`].
+//! What the ranks of a group do together, each operation in two forms: `op` waits, `op_async` returns a [`Work`].
 //!
 //! Every rank must call the same operations in the same order. Unless this is turned off for the group, the ranks first compare
 //! what they call, so that a mistake is [`Error::CallsDiffer`] on every rank.

@@ -40,7 +40,7 @@ impl<S: Schedule> Scheduler<S> {
     /// A scheduler at epoch 0, whose learning rate the optimizer gets. The rate it had is the base of the schedule.
     ///
     /// # Errors
-    /// [`Error::Invalid`](crate::Error::Invalid) for settings that make no schedule; then the optimizer is as it was.
+    /// [`Error::Invalid`](crate::Error::Invalid) for settings that make no schedule; then the optimizer is unchanged.
     pub fn new(optimizer: &mut dyn Optimizer, schedule: S) -> Result<Self> {
         schedule.check()?;
         let lrs = optimizer.learning_rates();

@@ -22,7 +22,7 @@ impl SequentialLr {
     ///
     /// # Errors
     /// [`Error::Invalid`] unless there is one milestone less than schedules, the milestones rise, and each schedule's
-    /// settings make one; then the optimizer is as it was.
+    /// settings make one; then the optimizer is unchanged.
     pub fn new(
         optimizer: &mut dyn Optimizer,
         schedules: impl Into<Vec<Box<dyn Schedule>>>,

@@ -63,7 +63,7 @@ impl Schedule for Step {
 /// Multiplies the rate by `gamma` at each milestone: `torch.optim.lr_scheduler.MultiStepLR`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MultiStep {
-    /// Epochs at which the rate changes, in any order; one that is there twice counts twice.
+    /// Epochs at which the rate changes, in any order; an epoch that is listed twice counts twice.
     pub milestones: Vec<u64>,
     /// The factor: 0.1.
     #[serde(with = "exact")]

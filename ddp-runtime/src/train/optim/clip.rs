@@ -33,7 +33,7 @@ fn with_pointers<T>(parameters: &(impl Gradients + ?Sized), f: impl FnOnce(&[*mu
     })
 }
 
-/// Scales all gradients so that their norm, as one vector, is at most `max_norm`; gives the norm they had, a scalar on
+/// Scales all gradients so that their norm, as one vector, is at most `max_norm`; returns the norm they had, a scalar on
 /// the first gradient's device. `norm_type` is 2 for the Euclidean norm, `f64::INFINITY` for the largest value.
 /// `torch.nn.utils.clip_grad_norm_`, with the same operators in the same order: the same bits for the same list of
 /// parameters. (A `VarStore` has a layer's bias before its weight, which may round the norm otherwise in its last bit.)

@@ -114,7 +114,7 @@ impl Course {
         self.save_step(contents)
     }
 
-    /// Counts a step; gives the samples of all ranks that it was trained on.
+    /// Counts a step; returns the samples of all ranks that it was trained on.
     pub(super) fn count(&mut self, position: Position) -> u64 {
         let before = self.progress.samples;
         self.progress.step += 1;

@@ -139,7 +139,7 @@ impl<O, S, V, C> Run<O, S, V, C> {
 
     /// Saves and loads a value of your own, which the loop reads and changes as `run.value`: rank 0's, as JSON, in which NaN
     /// and infinite numbers keep their meaning. The value is unchanged if the snapshot has none of this name. For several
-    /// values, give a struct; [`SavedModel::value`](crate::SavedModel::value) reads it for inference.
+    /// values, use a struct; [`SavedModel::value`](crate::SavedModel::value) reads it for inference.
     pub fn value<T: Serialize + DeserializeOwned>(self, name: &str, value: T) -> Run<O, S, T, C> {
         let Self { optimizer, scheduler, scaler, course, .. } = self;
         Run { optimizer, scheduler, value, scaler, value_name: Some(value_name(name)), course }
@@ -168,7 +168,7 @@ impl<O, S, V, C> Run<O, S, V, C> {
     }
 
     /// The steps that the run will have in total, from which the launcher derives the time left. By default, as many as the
-    /// loader has batches: give it if a step takes several batches, or if there is no loader.
+    /// loader has batches: set it if a step takes several batches, or if there is no loader.
     pub fn total_steps(mut self, steps: u64) -> Self {
         self.course.total_steps = Some(steps);
         self
@@ -236,8 +236,8 @@ impl<O: Optimizer, S: Stateful, V: Serialize + DeserializeOwned, C: Stateful> Ru
     /// Loads the newest valid snapshot, if there is one, and has `source` continue where the run was saved, also in the
     /// middle of an epoch and with another number of ranks. Every rank must call it: rank 0 chooses the snapshot.
     ///
-    /// Damaged snapshots are skipped, with a warning. A snapshot without an optimizer, as `cargo ddp snapshot import` makes one
-    /// of a model from elsewhere, gives its weights only, and the run starts at its first step. A rank that did not exist when the
+    /// Damaged snapshots are skipped, with a warning. A snapshot without an optimizer, such as `cargo ddp snapshot import` makes
+    /// of another program's model, has its weights only, and the run starts at its first step. A rank that did not exist when the
     /// snapshot was saved gets its own random numbers, the same in each such resume.
     ///
     /// # Errors

@@ -226,7 +226,7 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Adds a batch's share of the gradients; gives its loss, without a graph.
+    /// Adds a batch's share of the gradients; returns its loss, without a graph.
     fn backward<L: Learner>(&self, learner: &L, batch: &L::Batch, count: usize) -> Result<Tensor> {
         let loss = self.ddp.forward(|| match &self.autocast {
             Some(autocast) => autocast.run(|| learner.loss(batch)),

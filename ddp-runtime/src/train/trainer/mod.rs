@@ -1,4 +1,4 @@
-//! The training loop that most people want.
+//! The usual training loop.
 
 mod fit;
 mod report;
@@ -19,7 +19,7 @@ use crate::{Context, Ddp, Goal, NonFinite, Result, Run, Snapshots, StateDict, St
 
 /// What a [`Trainer`] needs to know of a model: what it makes of a batch.
 pub trait Learner {
-    /// What the loader gives.
+    /// The items of the loader.
     type Batch: Send + 'static;
 
     /// The loss of a training batch: a scalar with a graph, the mean over the batch's samples.
@@ -42,7 +42,7 @@ pub enum StepEvery {
     Epoch,
 }
 
-/// The training loop that most people want: epochs, gradient accumulation, clipping, mixed precision, a schedule,
+/// The usual training loop: epochs, gradient accumulation, clipping, mixed precision, a schedule,
 /// evaluation, early stopping, snapshots, and a stop on request. It uses nothing that a loop of your own could not: see
 /// the source of [`fit`](Self::fit).
 ///

@@ -23,7 +23,7 @@ const QUIET: Duration = Duration::from_secs(3);
 pub(super) const REFUSED: i32 = 2;
 const NO_LAUNCHER: i32 = 4;
 
-/// Meets the launcher, and takes over the environment and the descriptors that it gives. Without a launcher the process
+/// Meets the launcher, and takes over the environment and the descriptors that it sends. Without a launcher the process
 /// ends with a message.
 pub(super) fn join(path: &Path) {
     let rank = std::env::var(env::JOIN_RANK).unwrap_or_default();

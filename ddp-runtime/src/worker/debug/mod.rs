@@ -15,7 +15,7 @@ pub(crate) fn started() {
     join::apply_threads();
 }
 
-/// The worker ends by itself with this code, without the C library's knowledge.
+/// The worker exits with this code, without the C library's knowledge.
 pub(crate) fn ends(code: i32) {
     join::say_goodbye(code);
 }
