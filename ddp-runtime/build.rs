@@ -89,7 +89,7 @@ fn main() {
 }
 
 /// The folders that hold `cuda_runtime.h` and `nccl.h`: those that `cargo ddp setup` linked, the Python wheel's
-/// neighbours, or a CUDA toolkit.
+/// neighbors, or a CUDA toolkit.
 fn cuda_includes(home: &Path) -> Vec<PathBuf> {
     let mut candidates = vec![home.join("cuda-include"), home.join("nccl-include")];
     if let Some(site) = home.canonicalize().ok().as_deref().and_then(Path::parent) {

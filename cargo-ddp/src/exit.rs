@@ -50,6 +50,6 @@ pub const NOT_EXECUTABLE: u8 = 126;
 pub const COMMAND_NOT_FOUND: u8 = 127;
 
 /// Stopped by a signal.
-pub fn signalled(signal: i32) -> u8 {
+pub fn signaled(signal: i32) -> u8 {
     u8::try_from(128 + signal).unwrap_or(u8::MAX)
 }

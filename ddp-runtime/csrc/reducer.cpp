@@ -36,7 +36,7 @@ struct ddp_reducer {
   bool find_unused_parameters;
   bool static_graph;
   bool broadcast_buffers;
-  // require_forward_param_sync: buffers are broadcast again only after a step that was synchronised.
+  // require_forward_param_sync: buffers are broadcast again only after a step that was synchronized.
   bool forward_sync = true;
   // Inside of ddp_reducer_join_begin and _end.
   bool joining = false;
@@ -265,7 +265,7 @@ int32_t ddp_reducer_before_forward(ddp_reducer* self, bool sync, ddp_error* erro
     }
     if (grad) self->reducer->rebuild_buckets();
     if (self->will_sync_buffers()) sync_buffers(self, true);
-    // _check_global_requires_backward_grad_sync: ranks without inputs learn whether this step is synchronised.
+    // _check_global_requires_backward_grad_sync: ranks without inputs learn whether this step is synchronized.
     if (self->joining) all_reduce(self, number(self, sync ? 1 : 0));
   });
 }

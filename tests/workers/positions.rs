@@ -1,12 +1,14 @@
-//! Samplers and loaders inside and outside of loops, for a debugger to examine: `tests/debug/scenarios.py positions`.
+//! Samplers, loaders and runs inside and outside of loops, for a debugger to examine: `tests/debug/formatters.py`.
 
 #![allow(unused_variables, clippy::unwrap_used, reason = "they are there to be looked at")]
 
 use std::mem::{ManuallyDrop, MaybeUninit};
 
 use ddp_runtime::data::{DataLoader, EvalSampler, Position, Sampler, TensorDataset};
-use ddp_runtime::{Context, DistributedSampler, Progress, Result};
+use ddp_runtime::optim::{Sgd, SgdOptions};
+use ddp_runtime::{Context, DistributedSampler, Progress, Result, Run};
 use tch::Tensor;
+use tch::nn::{Init, VarStore};
 
 /// Every second sample.
 struct Even;
@@ -59,6 +61,7 @@ fn main() {
         std::hint::black_box(&now_elsewhere); // BREAK
     }
     by_hand(&sampler, Progress::default());
+    with_run(&context).unwrap();
     println!("rank {}", context.rank());
 }
 
@@ -68,4 +71,23 @@ fn by_hand(sampler: &DistributedSampler, mut progress: Progress) {
         progress.samples += 33;
         std::hint::black_box(&progress); // COUNTED
     }
+}
+
+/// The run counts samples, and saves what it has counted.
+fn with_run(context: &Context) -> Result<()> {
+    let vs = VarStore::new(context.device());
+    let _weight = vs.root().var("weight", &[1], Init::Const(0.0));
+    let mut train = DataLoader::new(context, TensorDataset::new(Tensor::arange(100, tch::kind::INT64_CPU))?, 8)?;
+    let mut run = Run::new(context, &vs, Sgd::new(&vs, SgdOptions::default())).resume(&mut train)?;
+    let sampler = DistributedSampler::new(100, 1, 0)?.shuffle(false);
+    let garbage: ManuallyDrop<Run<Sgd>> = filled(0xa5);
+    while let Some(epoch) = run.next_epoch(1) {
+        for batch in train.epoch(epoch)? {
+            let batch = batch?;
+            run.step_done(&train)?;
+            std::hint::black_box(&run); // RUN
+        }
+        run.epoch_done()?;
+    }
+    run.finish()
 }

@@ -1,4 +1,4 @@
-//! Tensors of every kind, for a debugger to examine: `tests/debug/scenarios.py tensors`.
+//! Tensors of every kind, for a debugger to examine: `tests/debug/formatters.py`.
 
 #![allow(unused_variables, clippy::unwrap_used, reason = "they are there to be looked at")]
 

@@ -130,7 +130,7 @@ impl Verdict {
                 u8::try_from(*code).ok().filter(|&code| code != exit::SUCCESS).unwrap_or(exit::FAILED)
             }
             Self::Failed(Failure { exit: Exit::Signal(signal), .. }, _) | Self::Stopped(signal) => {
-                exit::signalled(*signal)
+                exit::signaled(*signal)
             }
             Self::NodeLost(_) => exit::NODE_LOST,
         }

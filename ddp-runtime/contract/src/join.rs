@@ -52,7 +52,7 @@ mod tests {
             let text = serde_json::to_string(&welcome).expect("plain data");
             assert_eq!(serde_json::from_str::<Welcome>(&text).expect("what was written can be read"), welcome);
         }
-        let newer = r#"{"version": 2, "rank": 1, "colour": "red"}"#;
+        let newer = r#"{"version": 2, "rank": 1, "color": "red"}"#;
         assert_eq!(serde_json::from_str::<Hello>(newer).expect("more is no error"), Hello { version: 2, rank: 1 });
     }
 }

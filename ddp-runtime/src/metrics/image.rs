@@ -9,7 +9,7 @@ use crate::{Error, Result};
 pub(super) struct Png {
     pub(super) width: u32,
     pub(super) height: u32,
-    /// 1 for grey, 3 for RGB, 4 for RGB with transparency.
+    /// 1 for gray, 3 for RGB, 4 for RGB with transparency.
     pub(super) channels: u32,
     pub(super) bytes: Vec<u8>,
 }

@@ -50,7 +50,7 @@ pub(crate) fn start(rank: usize) {
                     other.escape_debug()
                 ));
             }
-            // Colours would be lost in a pipe to the launcher.
+            // Colors would be lost in a pipe to the launcher.
             let inner = format::format().with_ansi(false);
             registry.with(lines.with_ansi(false).event_format(Text { rank, inner })).try_init()
         }

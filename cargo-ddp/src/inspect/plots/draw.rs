@@ -14,7 +14,7 @@ use super::axis::{Axis, drawable};
 use super::{Figure, Line, Panel};
 
 /// Okabe and Ito's colors, which color-blind people can tell apart; without their yellow, which is lost on white.
-const COLOURS: [RGBColor; 7] = [
+const COLORS: [RGBColor; 7] = [
     RGBColor(0x00, 0x72, 0xb2),
     RGBColor(0xd5, 0x5e, 0x00),
     RGBColor(0x00, 0x9e, 0x73),
@@ -227,7 +227,7 @@ impl<'a, B: DrawingBackend> Canvas<'a, B> {
     fn line(&self, run: usize, places: &[Place], width: f64, strength: f64) -> Result<B> {
         let pixels: Vec<_> = places.iter().map(|place| self.pixel(*place)).collect();
         let style = self.style(color(run), width, strength);
-        match run / COLOURS.len() {
+        match run / COLORS.len() {
             0 => self.area.draw(&PathElement::new(pixels, style)),
             round => {
                 let length = (8.0 * self.scale / round as f64).max(2.0) as u32;
@@ -260,5 +260,5 @@ impl<'a, B: DrawingBackend> Canvas<'a, B> {
 }
 
 fn color(run: usize) -> RGBColor {
-    COLOURS[run % COLOURS.len()]
+    COLORS[run % COLORS.len()]
 }

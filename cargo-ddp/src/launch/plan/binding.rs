@@ -20,9 +20,9 @@ pub fn bind(nodes: &[Option<u32>], cpus: &[usize], cpus_of: impl Fn(u32) -> Vec<
         };
         // A node whose cores this process may not use does not count.
         let (node, near) = if near.is_empty() { (None, cpus.to_vec()) } else { (node, near) };
-        let neighbours: Vec<_> = (0..nodes.len()).filter(|&other| nodes[other] == nodes[worker]).collect();
-        let position = neighbours.iter().position(|&other| other == worker).unwrap_or(0);
-        Binding { cpus: share(&near, position, neighbours.len()), node }
+        let neighbors: Vec<_> = (0..nodes.len()).filter(|&other| nodes[other] == nodes[worker]).collect();
+        let position = neighbors.iter().position(|&other| other == worker).unwrap_or(0);
+        Binding { cpus: share(&near, position, neighbors.len()), node }
     };
     (0..nodes.len()).map(place).collect()
 }

@@ -2,7 +2,7 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `worker` | one worker: started, signalled, reaped |
+//! | `worker` | one worker: started, signaled, reaped |
 //! | `port` | where the ranks of an attempt meet |
 //! | `stream`, `tail`, `events` | what a worker writes: output, its last lines, events |
 //! | `debugged`, `exit` | workers that a debugger starts, and that join the launcher; how they end |

@@ -1,4 +1,4 @@
-//! Worker processes: how they are started, read and signalled.
+//! Worker processes: how they are started, read and signaled.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};

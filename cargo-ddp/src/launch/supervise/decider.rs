@@ -21,7 +21,7 @@ pub(crate) enum Decider {
         traces: (usize, Vec<Suspect>),
     },
     /// Node 0.
-    Remote { link: Link, signalled: bool, output_reported: Instant },
+    Remote { link: Link, signaled: bool, output_reported: Instant },
 }
 
 /// What a worker that failed has left for the report.
@@ -42,7 +42,7 @@ impl Decider {
             };
         }
         match links.next() {
-            Some(link) => Self::Remote { link, signalled: false, output_reported: now },
+            Some(link) => Self::Remote { link, signaled: false, output_reported: now },
             None => Self::cut_off(plan, &[], "no connection to node 0".into(), now).0,
         }
     }
@@ -60,9 +60,9 @@ impl Decider {
         last_messages: impl FnOnce(usize) -> LastMessages,
         now: Instant,
     ) -> Vec<Action> {
-        let (link, signalled, output_reported) = match self {
+        let (link, signaled, output_reported) = match self {
             Self::Local { dispatcher, .. } => return dispatcher.handle(input, now),
-            Self::Remote { link, signalled, output_reported } => (link, signalled, output_reported),
+            Self::Remote { link, signaled, output_reported } => (link, signaled, output_reported),
         };
         match input {
             Input::Exited { rank, pid, exit, message, .. } => {
@@ -76,8 +76,8 @@ impl Decider {
                 *output_reported = now;
                 link.send_if_it_reads(&ToCoordinator::Output { rank });
             }
-            Input::Signal(signal) if is_user_signal(signal) || !*signalled => {
-                *signalled |= !is_user_signal(signal);
+            Input::Signal(signal) if is_user_signal(signal) || !*signaled => {
+                *signaled |= !is_user_signal(signal);
                 link.send(&ToCoordinator::Signal(signal));
             }
             // The second one ends this node's part, whatever node 0 does.

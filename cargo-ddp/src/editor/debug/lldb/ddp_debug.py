@@ -6,7 +6,7 @@ frame_name      names the functions of a call stack as Rust writes them
 the formatters  show Rust's own types (ddp_rustc), tensors (ddp_tensor), a worker's context, samplers (ddp_types)
 
 A formatter only reads memory: it never runs code in the debuggee, and gives up on whatever does not look like what it
-expects (a variable before its initialisation, after a move, in freed memory).
+expects (a variable before its initialization, after a move, in freed memory).
 """
 import json, re
 import lldb

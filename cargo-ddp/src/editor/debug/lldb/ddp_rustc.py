@@ -48,12 +48,12 @@ def _mend_enums():
 
 def _bound_rustc_formatters():
     """Those that loop over a length, one element after the other, would do so for years where it is garbage: in variables
-    that are not initialised yet, or moved out. (`let batch = batch?` leaves a moved-out Result behind.)"""
+    that are not initialized yet, or moved out. (`let batch = batch?` leaves a moved-out Result behind.)"""
     providers = sys.modules.get("lldb_providers")
     text, table = getattr(providers, "vec_to_string", None), getattr(providers, "StdHashMapSyntheticProvider", None)
 
     def vec_to_string(vec):    # OsString, PathBuf
-        return text(vec) if vec.GetNumChildren() <= MAX_TEXT else "(uninitialised or moved out)"
+        return text(vec) if vec.GetNumChildren() <= MAX_TEXT else "(uninitialized or moved out)"
 
     if text:
         providers.vec_to_string = vec_to_string

@@ -37,7 +37,7 @@ class Memory:
         error = lldb.SBError()
         data = self.process.ReadMemory(address, count, error) if 0 < count <= 1 << 16 else None
         if data is None or error.Fail() or len(data) != count:
-            raise Unreadable("uninitialised or moved out")
+            raise Unreadable("uninitialized or moved out")
         return data
 
     def number(self, address, code):
@@ -70,11 +70,11 @@ class Tensor:
         handle = value.GetChildMemberWithName("c_tensor")
         handle = handle.GetValueAsUnsigned(0) if handle.IsValid() else 0
         if handle == 0 or handle % 8:
-            raise Unreadable("uninitialised or moved out")
+            raise Unreadable("uninitialized or moved out")
         self.at = at = _layout(target, memory)
         impl = memory.pointer(handle)
         if impl == 0 or impl % 8:
-            raise Unreadable("uninitialised or moved out")
+            raise Unreadable("uninitialized or moved out")
         self._check_class(target, impl)
         self.keys = memory.number(impl + at["keys"], "Q")
         if not memory.number(impl + at["has_device"], "B"):    # UndefinedTensorImpl, which is nobody's and everybody's
@@ -93,14 +93,14 @@ class Tensor:
         name = module.GetFileSpec().GetFilename() or "" if module.IsValid() else ""
         own = target.GetExecutable().GetFilename() or "?"
         if not (name.startswith(("libtorch", "libc10")) or name == own) or not table.GetSection().IsValid():
-            raise Unreadable("uninitialised or moved out")
+            raise Unreadable("uninitialized or moved out")
 
     def _read_shape(self, impl):
         at, memory = self.at, self.memory
         dims = memory.number(impl + at["dim"], "Q")
         self.numel = memory.number(impl + at["numel"], "q")
         if dims > MAX_DIMS:
-            raise Unreadable("uninitialised or moved out")
+            raise Unreadable("uninitialized or moved out")
         sizes, room = impl + at["sizes"], at["inline_dims"]
         if dims > room:
             sizes, room = memory.pointer(sizes), dims
@@ -110,7 +110,7 @@ class Tensor:
         for size in self.shape:
             product *= size
         if min(self.shape, default=0) < 0 or product != self.numel:
-            raise Unreadable("uninitialised or moved out")
+            raise Unreadable("uninitialized or moved out")
 
     def _read_kind(self, impl):
         at, memory = self.at, self.memory

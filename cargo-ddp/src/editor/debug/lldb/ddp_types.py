@@ -2,6 +2,8 @@
 from ddp_tensor import Unreadable
 
 PROGRESS = ["ddp_runtime::snapshot::progress::Progress"]
+RUN = "ddp_runtime::train::run::Run<"
+GONE = "(uninitialized or moved out)"
 
 
 def _member(value, *path):
@@ -13,12 +15,12 @@ def _member(value, *path):
 
 def context_summary(value, _dict):
     rank, size = _member(value, "world", "rank"), _member(value, "world", "world_size")
-    return f"rank {rank} of {size}" if rank < size <= 1 << 20 else "(uninitialised or moved out)"
+    return f"rank {rank} of {size}" if rank < size <= 1 << 20 else GONE
 
 
 def world_summary(value, _dict):
     rank, size = _member(value, "rank"), _member(value, "world_size")
-    return f"rank {rank} of {size}" if rank < size <= 1 << 20 else "(uninitialised or moved out)"
+    return f"rank {rank} of {size}" if rank < size <= 1 << 20 else GONE
 
 
 class Sampler:
@@ -27,7 +29,7 @@ class Sampler:
     def __init__(self, value):
         self.length, self.rank, self.size = (_member(value, name) for name in ("dataset_len", "rank", "num_replicas"))
         if not self.rank < self.size <= 1 << 20 or self.length >= 1 << 63:
-            raise Unreadable("uninitialised or moved out")
+            raise Unreadable(GONE.strip("()"))
         self.epoch = self.order = None
         if value.GetNonSyntheticValue().GetChildMemberWithName("shuffle").IsValid():
             self.epoch = _member(value, "epoch")
@@ -61,13 +63,15 @@ def sampler_summary(value, _dict):
 
 
 def _progress_beside(value):
-    """A sampler does not count; the loop that uses it does: (epoch, samples) of the only Progress in its frame."""
+    """A sampler does not count; the loop that uses it does: (epoch, samples) of the only Run or Progress in its frame."""
     found = []
     for variable in value.GetFrame().GetVariables(True, True, False, True):
         kind = variable.GetType()
         kind = kind.GetPointeeType() if kind.IsPointerType() else kind    # a reference
-        if kind.GetUnqualifiedType().GetName() in PROGRESS:
-            found.append(tuple(_member(variable, name) for name in ("epoch", "samples")))
+        name = kind.GetUnqualifiedType().GetName()
+        if name in PROGRESS or name.startswith(RUN):
+            at = ("course", "progress") if name.startswith(RUN) else ()
+            found.append(tuple(_member(variable, *at, name) for name in ("epoch", "samples")))
     return found[0] if len(set(found)) == 1 else None
 
 
@@ -77,7 +81,7 @@ def loader_summary(value, _dict):
     batch = _member(value, "batch_size")
     sampler = value.GetNonSyntheticValue().GetChildMemberWithName("sampler")
     if not 0 < batch < 1 << 63:
-        return "(uninitialised or moved out)"
+        return GONE
     if not sampler.GetNonSyntheticValue().GetChildMemberWithName("dataset_len").IsValid():    # the program's own
         return f"epoch {position[0]}: at {position[1]} samples of all ranks, batches of {batch}"
     try:
@@ -91,19 +95,19 @@ def batches_summary(value, _dict):
     count, batches, batch, samples, replicas = (_member(value, "progress", name) for name in names)
     epoch = _member(value, "progress", "start", "epoch")
     if not (count <= batches <= samples < 1 << 63 and 0 < batch < 1 << 63 and 0 < replicas <= 1 << 20):
-        return "(uninitialised or moved out)"
+        return GONE
     return f"epoch {epoch}: at batch {count} of {batches}, {min(count * batch, samples)} of this rank's {samples} samples"
 
 
-def progress_summary(value, _dict):
-    epoch, step, samples = (_member(value, name) for name in ("epoch", "step", "samples"))
+def progress_summary(value, _dict, at=()):
+    epoch, step, samples = (_member(value, *at, name) for name in ("epoch", "step", "samples"))
+    if max(epoch, step, samples) >= 1 << 63:
+        return GONE
     return f"epoch {epoch}, step {step}, {samples} samples of the epoch seen"
 
 
 def run_summary(value, _dict):
-    at = ("course", "progress")
-    epoch, step, samples = (_member(value, *at, name) for name in ("epoch", "step", "samples"))
-    return f"epoch {epoch}, step {step}, {samples} samples of the epoch seen"
+    return progress_summary(value, _dict, ("course", "progress"))
 
 
 def position_summary(value, _dict):

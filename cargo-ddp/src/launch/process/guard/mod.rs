@@ -196,7 +196,7 @@ fn watch_over(keeper: Pid, mut signals: Signals, mut pipe: UnixStream, reporter:
             let _ = waitpid(Some(keeper), WaitOptions::empty());
             end_adopted(&[]);
             reporter.launcher_ended(LauncherEnd::Unresponsive);
-            return exit::signalled(signal).into();
+            return exit::signaled(signal).into();
         }
         // Without pidfd (Linux before 5.3) the wait itself; signals are then late.
         let options = if pidfd.is_ok() { WaitOptions::NOHANG } else { WaitOptions::empty() };
@@ -224,7 +224,7 @@ fn code(status: Option<WaitStatus>, reporter: &dyn Reporter) -> i32 {
         (Some(code), _) => code,
         (None, Some(signal)) => {
             reporter.launcher_ended(LauncherEnd::Killed(signal));
-            exit::signalled(signal).into()
+            exit::signaled(signal).into()
         }
         _ => exit::SYSTEM.into(),
     }

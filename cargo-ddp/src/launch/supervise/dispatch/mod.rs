@@ -178,7 +178,7 @@ impl Dispatcher {
                 }
                 vec![]
             }
-            Input::Signal(signal) => self.signalled(signal, now),
+            Input::Signal(signal) => self.signaled(signal, now),
             Input::Orphaned => self.orphaned(),
             Input::NodeLost { ranks, why } => self.node_lost(ranks, why, now),
             Input::Traced { rank, pid } => self.traced(rank, pid, now),

@@ -13,7 +13,7 @@ const REMINDER: Duration = Duration::from_secs(2);
 impl Dispatcher {
     /// The first signal is forwarded to the workers, so that they can save; the second kills them. SIGUSR1 and SIGUSR2 are
     /// forwarded, too, and the workers decide what they mean.
-    pub(super) fn signalled(&mut self, signal: i32, now: Instant) -> Vec<Action> {
+    pub(super) fn signaled(&mut self, signal: i32, now: Instant) -> Vec<Action> {
         match &mut self.state {
             State::Running if is_user_signal(signal) => vec![Action::Signal(signal)],
             _ if is_user_signal(signal) => vec![],
