@@ -76,7 +76,9 @@ fn fifo_without_a_reader_does_not_stop_training() {
         log(2000);
     }
     let text = reader.join().unwrap();
-    assert_eq!(text.matches("\"loss\"").count(), 2000, "{text}");
+    // A slow reader gets what the next one writes as well.
+    let count = text.matches("\"loss\"").count();
+    assert!(count > 0 && count % 2000 == 0, "{count}: {text}");
     // A reader that goes away early.
     let open = thread::spawn(move || drop(fs::File::open(fifo).unwrap()));
     while !open.is_finished() {
