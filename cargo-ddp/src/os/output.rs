@@ -1,5 +1,5 @@
 //! Files that users name for results (`--report`, `--output`, `--to`). A regular file is replaced, complete or not at all,
-//! where a link leads to it too. Everything else is written through: devices, FIFOs, `/dev/stdout`, `/dev/fd/N`,
+//! also through a link. Everything else is written through: devices, FIFOs, `/dev/stdout`, `/dev/fd/N`,
 //! `/proc/PID/fd/N`.
 
 use std::fs::{self, File, OpenOptions, Permissions};

@@ -1,4 +1,4 @@
-//! What the kernel tells of processes, and of itself, in /proc.
+//! What the kernel reports about processes, and about itself, in /proc.
 
 use std::fs;
 use std::os::fd::{AsRawFd, BorrowedFd};

@@ -1,4 +1,4 @@
-//! Binaries and examples that train, and how cargo and `cargo ddp run` are told of them.
+//! Binaries and examples that train, and how cargo and `cargo ddp run` select them.
 
 /// A binary, or an example, that trains: its package depends on ddp-runtime.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tch::nn::{self, Init, Module};
 use tch::{Kind, Tensor};
 
-/// What a model is built from: saved beside its weights.
+/// What a model is built from: saved next to its weights.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     /// The characters it knows, in the order of their tokens.

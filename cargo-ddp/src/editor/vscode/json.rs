@@ -1,4 +1,4 @@
-//! JSON values that keep their order, and how they are printed into a file that has a style of its own.
+//! JSON values that keep their order, and how they are printed into a file that has its own style.
 
 use jsonc_parser::ast;
 

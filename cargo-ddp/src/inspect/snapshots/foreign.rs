@@ -83,7 +83,7 @@ pub(super) fn explain(bytes: &[u8]) -> Option<Foreign> {
         return Some(is(problem, *help));
     }
     let json: Value = text.starts_with(b"{").then(|| serde_json::from_slice(text).ok())??;
-    // What Hugging Face's programs write beside a model that they split (`model.safetensors.index.json`).
+    // What Hugging Face's programs write next to a model that they split (`model.safetensors.index.json`).
     let Some(map) = json.get("weight_map").and_then(Value::as_object) else { return Some(is(JSON, None)) };
     let mut shards: Vec<&str> = map.values().filter_map(Value::as_str).collect();
     shards.sort_unstable();

@@ -26,7 +26,7 @@ struct Args {
     /// Below 1 likely characters become likelier, above 1 less so
     #[arg(long, default_value_t = 0.8)]
     temperature: f64,
-    /// Choose among the so many likeliest characters
+    /// Sample from this many likeliest characters
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..))]
     top_k: i64,
     /// Another seed gives another text
