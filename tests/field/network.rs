@@ -260,7 +260,7 @@ fn node_that_reports_ranks_of_others_is_disconnected() {
         peer.say(&message);
         let zero = zero.wait().ends_with(NODE_LOST).leaves_no_process();
         assert!(!zero.stderr.contains('\u{1b}'), "{}", zero.stderr);
-        zero.says(&["Joined node 1 (evil\\u{1b}[2J)", "was lost: it sen"]);
+        zero.says(&["Joined node 1 (evil\\u{1b}[2J)", "was lost: received an invalid message: "]);
     }
 }
 

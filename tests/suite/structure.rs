@@ -1,6 +1,8 @@
 //! The structure of the crates: which module may import which, and where state and system calls are.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
 use ddp_tests::repo;
 use ddp_tests::structure::Tree;
@@ -154,13 +156,66 @@ fn structure_system_calls_are_in_one_module() {
     trees().for_each(|(one, tree)| assert_none(&one, &tree.outside("os", one.system)));
 }
 
+/// The rule in CONTRIBUTING.md: options can be written with `..Default::default()`, and errors and events can grow.
+#[test]
+fn structure_public_types_can_get_new_fields_and_variants() {
+    let mut options = 0;
+    for src in ["ddp-runtime/src", "ddp-runtime/contract/src"] {
+        for (path, text) in files_below(&repo().join(src)) {
+            // `#[name]`, or `#[derive(name)]`.
+            let has = |attributes: &[syn::Attribute], name| {
+                attributes.iter().any(|attribute| match &attribute.meta {
+                    syn::Meta::List(list) => list.tokens.to_string().split(", ").any(|word| word == name),
+                    meta => meta.path().is_ident(name),
+                })
+            };
+            for item in syn::parse_file(&text).unwrap().items {
+                match item {
+                    syn::Item::Struct(it) if it.ident.to_string().ends_with("Options") && is_public(&it.vis) => {
+                        let default = format!("impl Default for {}", it.ident);
+                        assert!(!has(&it.attrs, "non_exhaustive"), "{path}: {}", it.ident);
+                        assert!(has(&it.attrs, "Default") || text.contains(&default), "{path}: {}", it.ident);
+                        options += 1;
+                    }
+                    syn::Item::Enum(it) if is_public(&it.vis) => {
+                        let name = it.ident.to_string();
+                        let grows =
+                            name.ends_with("Error") || ["Event", "Backend", "ReduceOp"].contains(&name.as_str());
+                        assert!(!grows || has(&it.attrs, "non_exhaustive"), "{path}: {name}");
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    assert!(options >= 7, "{options} structs of options");
+}
+
+fn is_public(visibility: &syn::Visibility) -> bool {
+    matches!(visibility, syn::Visibility::Public(_))
+}
+
+/// The paths and texts of all source files below `folder`.
+fn files_below(folder: &Path) -> Vec<(String, String)> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(files_below(&path));
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            files.push((path.display().to_string(), fs::read_to_string(&path).unwrap()));
+        }
+    }
+    files
+}
+
 /// A debugger names a type by the module that defines it: one that was moved is shown without its summary.
 #[test]
 fn structure_debugger_formatters_name_existing_types() {
     let tree = Tree::read(&repo().join("ddp-runtime/src"));
     let mut found = 0;
     for script in ["ddp_debug.py", "ddp_types.py"] {
-        let text = std::fs::read_to_string(repo().join("cargo-ddp/src/editor/debug/lldb").join(script)).unwrap();
+        let text = fs::read_to_string(repo().join("cargo-ddp/src/editor/debug/lldb").join(script)).unwrap();
         for name in text.split("ddp_runtime::").skip(1) {
             let end = name.find(|c: char| !c.is_alphanumeric() && !":_".contains(c)).unwrap();
             let path: Vec<&str> = name[..end].split("::").collect();

@@ -21,6 +21,7 @@ use crate::{Error, Result, sys};
 
 /// The library that moves tensors between ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Backend {
     /// Gloo: CPU tensors, over TCP.
     Gloo,
@@ -41,6 +42,7 @@ impl Backend {
 
 /// How [`ProcessGroup::all_reduce`] joins the ranks' tensors, element by element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ReduceOp {
     /// The sum.
     Sum = 0,

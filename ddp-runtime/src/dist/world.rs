@@ -11,6 +11,7 @@ use crate::{Error, Result};
 ///
 /// [`Context::init`](crate::Context::init) reads it; use it alone to look before anything is set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct World {
     /// Number of this worker in the job, from 0.
     pub rank: usize,
@@ -28,6 +29,7 @@ pub struct World {
 
 /// Where the ranks of a job meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Master {
     /// `MASTER_ADDR`.
     pub addr: String,

@@ -144,7 +144,7 @@ fn build_for_several_targets_is_refused_before_the_build() {
     ddp(dir.path(), &["run", "--nproc", "1"])
         .run()
         .ends_with(2)
-        .says(&["several targets", "hint: choose one with --target"]);
+        .says(&["several build targets: ", "hint: choose one with --target"]);
     assert!(!dir.path().join("target").exists());
     let ran = ddp(dir.path(), &["run", "--nproc", "1", "--target", &host]).run().succeeds().stdout;
     assert!(ran.contains("this is train"), "{ran}");
@@ -172,7 +172,7 @@ fn target_that_needs_features_gets_them() {
     assert_eq!(press_f5(root, TRAIN, &[]), "this is train of model\n");
     ddp(root, &["vscode", "--check"]).run().succeeds();
     // A selection that does not name it is as ambiguous as for cargo, which would silently build the other one.
-    ddp(root, &["run", "--nproc", "1"]).run().ends_with(2).says(&["several binaries", "eval, train"]);
+    ddp(root, &["run", "--nproc", "1"]).run().ends_with(2).says(&["could not determine which binary to run (available: eval, train)"]);
     ddp(root, &["run", "--nproc", "1", "--bin", "train"]).run().ends_with(101).says(&["requires the features"]);
 }
 
@@ -214,7 +214,7 @@ fn ambiguous_binary_is_refused_before_the_build() {
     assert!(!dir.path().join("target").exists(), "something was built");
     // Also before setup.
     let ambiguous = ddp(dir.path(), &["run", "--nproc", "1"]).env("LIBTORCH", "/nowhere").run();
-    ambiguous.ends_with(2).says(&["several binaries"]);
+    ambiguous.ends_with(2).says(&["could not determine which binary to run"]);
     let dir = project(&["train", "eval"], "default-run = \"eval\"");
     let ran = ddp(dir.path(), &["run", "--nproc", "1"]).run().succeeds().stdout;
     assert!(ran.contains("this is eval"), "{ran}");
@@ -280,9 +280,9 @@ fn package_id_with_blanks_means_its_package() {
 fn package_and_target_patterns_are_refused_before_the_build() {
     let dir = workspace("", ("one", ""), ("two", ""));
     for (args, option) in [
-        (["-p", "sec*", "--bin", "two"], "--package: \"sec*\""),
-        (["-p", "second", "--bin", "t?o"], "--bin: \"t?o\""),
-        (["-p", "second", "--example", "[ab]"], "--example: \"[ab]\""),
+        (["-p", "sec*", "--bin", "two"], "--package: `sec*`"),
+        (["-p", "second", "--bin", "t?o"], "--bin: `t?o`"),
+        (["-p", "second", "--example", "[ab]"], "--example: `[ab]`"),
     ] {
         for command in [&["run", "--nproc", "1"][..], &["build"]] {
             ddp(dir.path(), &[command, &args].concat()).run().ends_with(2).says(&[option, "is a pattern"]);

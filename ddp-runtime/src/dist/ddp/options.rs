@@ -29,6 +29,7 @@ pub struct DdpOptions {
 
 /// How gradients travel between ranks (`torch/distributed/algorithms/ddp_comm_hooks/default_hooks.py`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum CommHook {
     /// In their own dtype.
     #[default]

@@ -47,6 +47,7 @@ impl Default for PowerSgdOptions {
 
 /// What [`PowerSgd`](super::PowerSgd) has saved so far, in elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Compression {
     /// Elements of the gradients since compression started.
     pub before: u64,
