@@ -25,9 +25,12 @@ cd "$project"
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/cargo-ddp/libtorch-2.13.0-cuda
 if [ -z "${LIBTORCH:-}" ] && [ ! -e "$cache/lib/libtorch_cuda.so" ]; then
-    # The launcher does not link libtorch, so it can be built first and fetch it. Outside a project, set-up links none.
+    # The launcher does not link libtorch, so it can be built first and fetch it. Outside a project, setup links none; OUT may
+    # be inside of this one.
     cargo build --release -p cargo-ddp
-    (cd "$work" && "$bin/cargo-ddp" ddp setup --cuda)
+    outside=$(mktemp -d)
+    (cd "$outside" && "$bin/cargo-ddp" ddp setup --cuda)
+    rmdir "$outside"
 fi
 export LIBTORCH=${LIBTORCH:-$cache}
 if [ ! -e "$LIBTORCH/lib/libtorch_cuda.so" ]; then
