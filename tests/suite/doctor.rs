@@ -198,7 +198,7 @@ fn doctor_compares_gpus_with_libtorchs_architectures() {
     );
     is(line(doctor(), "peer access"), "warning", "1 of 6 pairs of GPUs have none, such as 0 and 1", "topo -p2p");
     is(line(doctor(), "NCCL"), "ok", "2.29", "");
-    is(line(doctor().env("LIBTORCH", real()), "NVIDIA driver"), "warning", "without CUDA", "setup --cuda");
+    is(line(doctor().env("LIBTORCH", real()), "NVIDIA driver"), "warning", "has no CUDA", "setup --cuda");
 }
 
 /// A line's words without what differs between machines: paths and numbers.

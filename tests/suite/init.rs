@@ -87,7 +87,7 @@ fn init_keeps_existing_files() {
     ];
     own.iter().for_each(|(name, text)| write(&dir.path().join(name), text));
     write(&dir.path().join(".vscode/launch.json"), "{} // mine\n");
-    init(dir.path(), &[]).succeeds().says(&["build script is yours", "ddp_build::link();"]);
+    init(dir.path(), &[]).succeeds().says(&["your build script stays unchanged", "ddp_build::link();"]);
     let launch = text(&dir.path().join(".vscode/launch.json"));
     assert!(launch.ends_with("} // mine\n") && launch.contains("ddp: run mine on "), "{launch}");
     for (name, before) in own {

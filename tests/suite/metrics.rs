@@ -225,7 +225,7 @@ fn plot_draws_runs_with_their_restarts() {
     code(&["--metric", "lost"], &["unknown metric `lost` (available: loss, memory/rss_bytes, odd, "]);
     code(&["./1/attempt-0"], &["./1/attempt-0 has no metrics", "hint: write metrics with "]);
     code(&["-o", "x.pdf"], &["--output: unknown extension of x.pdf: expected .svg or .png"]);
-    code(&["--smooth=1"], &["a weight is a number from 0 to below 1"]);
+    code(&["--smooth=1"], &["expected a number from 0 to below 1"]);
     fs::write(logs.join("1").join(FILE), "nothing\n").unwrap();
     code(&["1"], &["metrics.jsonl: line 1: expected "]);
     assert!(!logs.join("x.pdf").exists());

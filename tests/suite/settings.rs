@@ -172,7 +172,11 @@ fn log_is_off_by_default_and_its_variable_wins() {
     let events: Vec<Value> = json.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     assert!(events.iter().any(|event| event["level"] == "DEBUG" && event["message"] == "launching"), "{json}");
     run(&[]).env("DDP_LOG", "cargo_ddp=loud").run().ends_with(2).says(&["error: invalid DDP_LOG `cargo_ddp=loud`: "]);
-    run(&[]).env("DDP_LOG_FORMAT", "xml").run().ends_with(2).says(&["DDP_LOG_FORMAT=\"xml\": expected text or json"]);
+    run(&[])
+        .env("DDP_LOG_FORMAT", "xml")
+        .run()
+        .ends_with(2)
+        .says(&["error: invalid DDP_LOG_FORMAT `xml`: expected text or json"]);
 }
 
 #[test]

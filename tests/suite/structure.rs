@@ -165,7 +165,9 @@ fn structure_public_types_can_get_new_fields_and_variants() {
             // `#[name]`, or `#[derive(name)]`.
             let has = |attributes: &[syn::Attribute], name| {
                 attributes.iter().any(|attribute| match &attribute.meta {
-                    syn::Meta::List(list) => list.tokens.to_string().split(", ").any(|word| word == name),
+                    syn::Meta::List(list) => {
+                        list.tokens.to_string().split(|c: char| !c.is_alphanumeric()).any(|word| word == name)
+                    }
                     meta => meta.path().is_ident(name),
                 })
             };

@@ -172,7 +172,10 @@ fn target_that_needs_features_gets_them() {
     assert_eq!(press_f5(root, TRAIN, &[]), "this is train of model\n");
     ddp(root, &["vscode", "--check"]).run().succeeds();
     // A selection that does not name it is as ambiguous as for cargo, which would silently build the other one.
-    ddp(root, &["run", "--nproc", "1"]).run().ends_with(2).says(&["could not determine which binary to run (available: eval, train)"]);
+    ddp(root, &["run", "--nproc", "1"])
+        .run()
+        .ends_with(2)
+        .says(&["could not determine which binary to run (available: eval, train)"]);
     ddp(root, &["run", "--nproc", "1", "--bin", "train"]).run().ends_with(101).says(&["requires the features"]);
 }
 
