@@ -171,7 +171,10 @@ int32_t ddp_group_shutdown(const ddp_group* group, int64_t timeout_ms, ddp_error
     // `destroy_process_group`. It waits forever if another rank is gone: hence the thread.
     std::promise<void> promise;
     auto done = promise.get_future();
-    std::thread([group = group->group, promise = std::move(promise)]() mutable {
+    // The thread's reference is freed here: a thread that frees the last one may do so while the process exits, when CUDA is
+    // gone, and that aborts it. If time runs out, the group leaks.
+    auto* const held = new c10::intrusive_ptr<LockedGroup>(group->group);
+    std::thread([group = held->get(), promise = std::move(promise)]() mutable {
       try {
         group->shutdown();
         promise.set_value();
@@ -181,6 +184,7 @@ int32_t ddp_group_shutdown(const ddp_group* group, int64_t timeout_ms, ddp_error
     }).detach();
     TORCH_CHECK(done.wait_for(std::chrono::milliseconds(timeout_ms)) == std::future_status::ready,
                 "timed out after ", timeout_ms, " ms");
+    delete held;
     done.get();
   });
 }

@@ -148,7 +148,7 @@ fn misuse_is_refused(context: &Context) -> Result<()> {
     let mut zero = ZeroRedundancy::new(context.group(), &model.vs, AdamWOptions::default())?;
     // On every rank, whoever owns the parameter.
     for (name, problem) in [
-        ("b.weight.exp_avg", "b.weight.exp_avg has shape [1], and [9, 20] is needed"),
+        ("b.weight.exp_avg", "b.weight.exp_avg has shape [1], expected [9, 20]"),
         ("x.exp_avg", "x.exp_avg is not a state of this optimizer"),
     ] {
         let state = [(name.to_owned(), Tensor::from_slice(&[1f32]))].into_iter().collect();
