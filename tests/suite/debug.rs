@@ -199,9 +199,10 @@ fn look_at(worker: &str) {
 #[test]
 fn f5_without_cargo_ddp_is_an_error_and_starts_nothing() {
     let dir = tempdir().unwrap();
+    let alone = alone(); // no other test changes the sources while they are copied
     copy_sources(project(), dir.path());
     fs::remove_dir_all(dir.path().join(".cargo")).unwrap(); // with the alias of a clone's projects
-    play_with(&alone(), "missing", dir.path(), |python| {
+    play_with(&alone, "missing", dir.path(), |python| {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let without = std::env::split_paths(&path).filter(|folder| !folder.join("cargo-ddp").exists());
         python.env("PATH", std::env::join_paths(without).unwrap());
