@@ -45,7 +45,7 @@ impl StateDict {
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         let decode = |(json, pointers): &Encoded| floats::decode(json, pointers);
         let decoded = self.values.get(name).map(decode).transpose();
-        decoded.map_err(|err| Error::StateMismatch { what: name.to_owned(), problem: err.to_string() })
+        decoded.map_err(|err| Error::StateMismatch { what: self.located(name), problem: err.to_string() })
     }
 
     /// The value of this name.
@@ -76,7 +76,7 @@ impl StateDict {
         let form = |tensor: &Tensor| format!("{:?} {:?}", tensor.size(), tensor.kind());
         let (found, expected) = (form(saved), form(tensor));
         if found != expected {
-            let what = self.located(&format!("the {name}"));
+            let what = self.located(name);
             return Err(Error::StateMismatch { what, problem: format!("it is {found}, expected {expected}") });
         }
         tch::no_grad(|| tensor.f_copy_(saved)).map_err(Error::tch("loading a tensor"))
@@ -113,12 +113,13 @@ impl StateDict {
     }
 
     fn missing(&self, name: &str) -> Error {
-        let what = self.located(&format!("the {name}"));
+        let what = self.located(name);
         Error::StateMismatch { what, problem: "the snapshot has none".into() }
     }
 
     fn located(&self, name: &str) -> String {
-        self.folder.as_ref().map_or_else(|| name.to_owned(), |folder| format!("{name} from {}", folder.display()))
+        let place = self.folder.as_ref().map_or_else(String::new, |folder| format!(" from {}", folder.display()));
+        format!("`{name}`{place}")
     }
 }
 

@@ -242,7 +242,7 @@ mod tests {
     fn state_dict_names_missing_and_mistyped_entries() {
         let state = StateDict::new().with("a", "text").unwrap();
         let problem = |loaded: Result<()>| loaded.unwrap_err().to_string();
-        assert_eq!(problem(Count("b", 0.0).load_state_dict(&state)), "can't load the b: the snapshot has none");
-        assert!(problem(Count("a", 0.0).load_state_dict(&state)).starts_with("can't load a: invalid type: string"));
+        assert_eq!(problem(Count("b", 0.0).load_state_dict(&state)), "can't load `b`: the snapshot has none");
+        assert!(problem(Count("a", 0.0).load_state_dict(&state)).starts_with("can't load `a`: invalid type: string"));
     }
 }

@@ -195,7 +195,7 @@ fn stateful_part_that_was_not_saved_is_refused_and_a_value_stays() {
     let dir = tempdir().unwrap();
     run.open(dir.path()).save(&run.vs, &bare(&mut run.optimizer), AT).unwrap();
     let err = run.resume(dir.path()).unwrap_err().to_string();
-    assert!(err.starts_with("can't load the scheduler from ") && err.ends_with(": the snapshot has none"), "{err}");
+    assert!(err.starts_with("can't load `scheduler` from ") && err.ends_with(": the snapshot has none"), "{err}");
     let mut answer = Own("answer", 42);
     let mut contents = Contents { parts: vec![&mut answer], ..bare(&mut run.optimizer) };
     let mut snapshots = Snapshots::open(&run.context, dir.path()).unwrap();
@@ -210,7 +210,7 @@ fn value_of_another_type_is_refused_by_name() {
     let mut contents = Contents { parts: vec![&mut names], ..bare(&mut run.optimizer) };
     let mut snapshots = Snapshots::open(&run.context, dir.path()).unwrap();
     let err = snapshots.resume(&run.vs, &mut contents).unwrap_err().to_string();
-    assert!(err.starts_with("can't load value.names: "), "{err}");
+    assert!(err.starts_with("can't load `value.names`"), "{err}");
 }
 
 #[test]

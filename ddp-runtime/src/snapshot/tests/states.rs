@@ -82,7 +82,7 @@ fn state_tensors_that_differ_are_refused_by_name() {
     assert!(matches!(err, Error::StateMismatch { .. }), "{err:?}");
     let text = err.to_string();
     assert!(
-        text.starts_with("can't load the a.weights from ") && text.ends_with("[2] Float, expected [1] Float"),
+        text.starts_with("can't load `a.weights` from ") && text.ends_with("[2] Float, expected [1] Float"),
         "{text}"
     );
     assert_eq!((other.steps, f32::try_from(&other.weights).unwrap()), (0, 1.0), "unchanged");
@@ -105,10 +105,7 @@ fn snapshot_without_state_tensors_loads() {
     assert!(!files(dir.path()).contains(&format::STATES.to_owned()));
     assert_eq!(resume(dir.path(), vec![]).unwrap(), Some(AT));
     let err = resume(dir.path(), vec![&mut Average::new("value.a", 0, &[1.0])]).unwrap_err().to_string();
-    assert!(
-        err.starts_with("can't load the value.a.weights from ") && err.ends_with(": the snapshot has none"),
-        "{err}"
-    );
+    assert!(err.starts_with("can't load `value.a.weights` from ") && err.ends_with(": the snapshot has none"), "{err}");
 }
 
 #[test]
