@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 
 use ddp_tests::repo;
-use ddp_tests::structure::Tree;
+use ddp_tests::structure::{Tree, sources};
 
 /// A crate's modules from the bottom to the top: none imports from one further down in this list. Parts of `train` are below
 /// `snapshot`, the rest above.
@@ -161,7 +160,7 @@ fn structure_system_calls_are_in_one_module() {
 fn structure_public_types_can_get_new_fields_and_variants() {
     let mut options = 0;
     for src in ["ddp-runtime/src", "ddp-runtime/contract/src"] {
-        for (path, text) in files_below(&repo().join(src)) {
+        for (path, text) in sources(&repo().join(src)) {
             // `#[name]`, or `#[derive(name)]`.
             let has = |attributes: &[syn::Attribute], name| {
                 attributes.iter().any(|attribute| match &attribute.meta {
@@ -195,20 +194,6 @@ fn structure_public_types_can_get_new_fields_and_variants() {
 
 fn is_public(visibility: &syn::Visibility) -> bool {
     matches!(visibility, syn::Visibility::Public(_))
-}
-
-/// The paths and texts of all source files below `folder`.
-fn files_below(folder: &Path) -> Vec<(String, String)> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            files.extend(files_below(&path));
-        } else if path.extension().is_some_and(|end| end == "rs") {
-            files.push((path.display().to_string(), fs::read_to_string(&path).unwrap()));
-        }
-    }
-    files
 }
 
 /// A debugger names a type by the module that defines it: one that was moved is shown without its summary.

@@ -53,12 +53,17 @@ enum Found {
     Item(usize),
 }
 
+/// The texts of all source files below `src`, by their paths below it.
+pub fn sources(src: &Path) -> BTreeMap<String, String> {
+    let mut sources = BTreeMap::new();
+    read_folder(src, src, &mut sources);
+    sources
+}
+
 impl Tree {
     /// The crate whose root is `src/lib.rs`.
     pub fn read(src: &Path) -> Self {
-        let mut sources = BTreeMap::new();
-        read_folder(src, src, &mut sources);
-        Self::parse(&sources)
+        Self::parse(&sources(src))
     }
 
     /// The crate that these files make, by their paths below `src`.
