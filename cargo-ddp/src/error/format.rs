@@ -14,7 +14,7 @@ pub(super) fn interpreter_problem(fault: Fault) -> &'static str {
 }
 
 /// `rank 1`, `ranks 1, 2`.
-pub(super) fn ranks(ranks: &[usize]) -> String {
+pub(crate) fn ranks(ranks: &[usize]) -> String {
     let names: Vec<_> = ranks.iter().map(ToString::to_string).collect();
     format!("rank{} {}", if ranks.len() == 1 { "" } else { "s" }, names.join(", "))
 }

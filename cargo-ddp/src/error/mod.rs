@@ -15,7 +15,9 @@ use std::process::ExitStatus;
 use ddp_contract::snapshot::SnapshotError;
 
 use crate::os::interpreter::Fault;
-use format::{available, interpreter_problem, list, no_run, ranks};
+use format::{available, interpreter_problem, list, no_run};
+
+pub(crate) use format::ranks;
 pub use pip::PipFault;
 
 /// The result of a fallible function in this crate.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ddp_contract::job::{Cause, Consequence, Job, Outcome, Saved};
 
+pub(super) use crate::error::ranks;
 use crate::launch::Because;
 use crate::launch::event::{Activity, Blocker, Exposure, Launched, LauncherEnd, RankStack, Restarting};
 use crate::launch::outcome::{Known, signal_name};
@@ -18,12 +19,6 @@ const MOST_NODES: usize = 8;
 /// `1 worker`, `2 workers`.
 pub(crate) fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
-}
-
-/// `rank 1`, `ranks 0, 2`.
-pub(super) fn ranks(ranks: &[usize]) -> String {
-    let names: Vec<_> = ranks.iter().map(ToString::to_string).collect();
-    format!("rank{} {}", if ranks.len() == 1 { "" } else { "s" }, names.join(", "))
 }
 
 /// `node 1`, `nodes 1, 2`.
