@@ -171,11 +171,11 @@ pub(crate) struct Tokens(Vec<String>);
 
 impl Tokens {
     fn peek(&self) -> &str {
-        self.0.last().expect("the header goes on")
+        self.0.last().expect("the header continues")
     }
 
     fn next(&mut self) -> String {
-        self.0.pop().expect("the header goes on")
+        self.0.pop().expect("the header continues")
     }
 
     fn skip(&mut self, token: &str) -> bool {

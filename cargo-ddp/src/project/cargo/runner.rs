@@ -42,7 +42,7 @@ impl Runner {
     }
 }
 
-/// The words; the first is a path if it has a slash, else a name on PATH. Without words there is no runner.
+/// The words; the first is a path if it has a slash, else a name on PATH. Without words, the program has no runner.
 fn resolved(words: Vec<&str>, base: &Path) -> Option<Vec<OsString>> {
     let (program, args) = words.split_first()?;
     let program = if program.contains('/') { base.join(program).into_os_string() } else { OsString::from(program) };
