@@ -1,6 +1,7 @@
 use ddp_contract::snapshot::{FORMAT_VERSION, FileInfo, SnapshotError};
 
 use super::*;
+use crate::snap::assert_text;
 
 fn manifest(step: u64) -> Manifest {
     let info = || FileInfo { bytes: 100, crc32c: "00000000".into() };
@@ -38,14 +39,14 @@ fn all() -> Vec<Listed> {
 
 #[test]
 fn ls_names_the_state_of_each_snapshot() {
-    insta::assert_snapshot!(listing(&all()).join("\n"));
+    assert_text!("ls", listing(&all()).join("\n"));
     let json = serde_json::to_string_pretty(&all().iter().map(listed_json).collect::<Vec<_>>());
-    insta::assert_snapshot!("ls_json", json.expect("plain data"));
+    assert_text!("ls_json", json.expect("plain data"));
 }
 
 #[test]
 fn verify_names_the_damage() {
-    insta::assert_snapshot!(all().iter().map(verified).collect::<Vec<_>>().join("\n"));
+    assert_text!("verify", all().iter().map(verified).collect::<Vec<_>>().join("\n"));
 }
 
 #[test]
@@ -57,7 +58,7 @@ fn diff_describes_each_change() {
         Change::Changed { elements: 2, of: 3, max_abs: Some(0.5) },
         Change::Changed { elements: 2, of: 2, max_abs: None },
     ];
-    insta::assert_snapshot!(changes.iter().map(words).collect::<Vec<_>>().join("\n"));
+    assert_text!("diff", changes.iter().map(words).collect::<Vec<_>>().join("\n"));
 }
 
 #[test]
@@ -79,12 +80,9 @@ fn show_lists_tensors_and_states() {
         states: BTreeMap::from([("value.best".into(), json!(0.5)), ("scheduler".into(), json!({ "last_epoch": 24 }))]),
         ..manifest(24)
     };
-    insta::assert_snapshot!(description(Path::new("snapshots/step-00000024"), &saved, &content).join("\n"));
+    assert_text!("show", description(Path::new("snapshots/step-00000024"), &saved, &content).join("\n"));
     let mut imported = Manifest { world_size: 1, metric: None, ..manifest(0) };
     imported.files.remove(format::OPTIMIZER);
     let model = Content { aliases: BTreeMap::new(), optimizer: vec![], states: vec![], ..content };
-    insta::assert_snapshot!(
-        "show_model_only",
-        description(Path::new("snapshots/step-00000000"), &imported, &model).join("\n")
-    );
+    assert_text!("show_model_only", description(Path::new("snapshots/step-00000000"), &imported, &model).join("\n"));
 }
