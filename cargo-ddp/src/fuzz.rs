@@ -15,7 +15,7 @@ use tempfile::tempdir;
 
 #[cfg(feature = "plot")]
 use crate::inspect::plots::{Figure, Options, Run};
-use crate::inspect::snapshots::{self as snapshot, Goal, Keep, Names, TensorFile};
+use crate::inspect::snapshots::{self as snapshot, Goal, Names, Retention, TensorFile};
 use crate::launch::Store;
 
 /// A xorshift generator: every run tries the same inputs, unless DDP_FUZZ_SEED is another number than 0.
@@ -158,7 +158,7 @@ fn use_snapshots(dir: &Path) {
         }
     }
     let _ = snapshot::newest_valid(dir);
-    let _ = snapshot::prune(dir, Keep { last: 1, best: Some((1, Goal::Minimize)) }, true);
+    let _ = snapshot::prune(dir, Retention { last: 1, best: Some((1, Goal::Minimize)) }, true);
 }
 
 #[test]

@@ -15,7 +15,7 @@
 //! | `project` | finds and builds projects; finds or provisions libtorch |
 //! | `machine` | what a launch depends on: GPUs, cores, network interfaces, environment |
 //! | `error`, [`exit`] | errors with hints, and exit codes |
-//! | `progress` | how lower modules report what they do |
+//! | `status` | how lower modules report what they do |
 //! | `os` | what is Linux's |
 //!
 //! It never links libtorch: that is `ddp-runtime`'s part, inside the workers. The two share `ddp-contract`.
@@ -37,12 +37,12 @@ mod launch;
 mod log;
 mod machine;
 mod os;
-mod progress;
 mod project;
 mod scaffold;
 mod shell;
 #[cfg(test)]
 mod snap;
+mod status;
 mod ui;
 mod version;
 
@@ -74,7 +74,7 @@ pub fn main() -> ExitCode {
         Err(err) if err.use_stderr() => err.exit(),
         // `--help` and `--version`.
         Err(text) => {
-            stdout::note(text.print());
+            stdout::record(text.print());
             return end(exit::SUCCESS, &ui);
         }
     };

@@ -45,7 +45,7 @@ fn next_random() -> Value {
     bits([("x".into(), Tensor::rand([4], tch::kind::FLOAT_CPU))])["x"].clone()
 }
 
-struct Job {
+struct Training {
     context: Context,
     vs: VarStore,
     model: nn::Linear,
@@ -54,7 +54,7 @@ struct Job {
     loader: DataLoader<TensorDataset<(Tensor, Tensor)>>,
 }
 
-impl Job {
+impl Training {
     fn new() -> Self {
         let context = Context::builder().backend(Backend::Gloo).init().unwrap();
         let vs = VarStore::new(context.device());
@@ -91,7 +91,7 @@ fn old_snapshots_load_to_the_last_bit() {
 }
 
 fn sgd() {
-    let (dir, mut job) = (tempfile::tempdir().unwrap(), Job::new());
+    let (dir, mut job) = (tempfile::tempdir().unwrap(), Training::new());
     let expected = copy_of("sgd", dir.path());
     let optimizer = Sgd::new(&job.vs, SgdOptions { lr: 0.1, momentum: 0.9, ..Default::default() });
     let run = Run::new(&job.context, &job.vs, optimizer).snapshots(job.snapshots(dir.path()));
@@ -103,7 +103,7 @@ fn sgd() {
 }
 
 fn everything() {
-    let (dir, mut job) = (tempfile::tempdir().unwrap(), Job::new());
+    let (dir, mut job) = (tempfile::tempdir().unwrap(), Training::new());
     let expected = copy_of("adamw", dir.path());
     let mut optimizer = AdamW::new(&job.vs, AdamWOptions { lr: 0.1, ..Default::default() });
     let cosine = CosineAnnealingLr::new(&mut optimizer, CosineAnnealing::new(7)).unwrap();
@@ -155,7 +155,7 @@ impl Learner for Line<'_> {
 }
 
 fn trainer() {
-    let (dir, mut job) = (tempfile::tempdir().unwrap(), Job::new());
+    let (dir, mut job) = (tempfile::tempdir().unwrap(), Training::new());
     let expected = copy_of("trainer", dir.path());
     let mut optimizer = AdamW::new(&job.vs, AdamWOptions { lr: 0.1, ..Default::default() });
     let steps = StepLr::new(&mut optimizer, Step::new(2)).unwrap();

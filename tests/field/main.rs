@@ -10,6 +10,7 @@ mod files;
 mod launcher;
 mod model;
 mod network;
+mod non_finite;
 mod output;
 mod projects;
 mod registry;

@@ -5,14 +5,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use ddp_tests::{
-    CudaTorch, Ddp, Done, Job, SIGKILL, SIGTERM, cargo_ddp, launcher_processes, repo, signal_process, wait_until,
-};
+use ddp_tests::{CudaTorch, Ddp, Job, SIGKILL, SIGTERM, cargo_ddp, launcher_processes, repo, signal_process};
 use serde_json::Value;
 use tempfile::tempdir;
 
 /// `cargo ddp launch FLAGS -- sh -c SCRIPT` in `dir`.
-fn launch(dir: &Path, flags: &[&str], script: &str) -> Ddp {
+pub(super) fn launch(dir: &Path, flags: &[&str], script: &str) -> Ddp {
     Ddp::new(["launch"].iter().chain(flags).chain(&["--", "sh", "-c", script])).dir(dir)
 }
 
@@ -293,73 +291,6 @@ fn settings_in_cargo_toml_apply_unless_a_flag_overrides_them() {
 }
 
 #[test]
-fn running_jobs_are_listed_and_can_be_stopped() {
-    let (dir, cache) = (tempdir().unwrap(), tempdir().unwrap());
-    let here = |ddp: Ddp| ddp.dir(dir.path()).env("XDG_CACHE_HOME", cache.path());
-    let ps = || here(Ddp::new(["ps"])).run().succeeds().stdout;
-    assert_eq!(ps(), "no running jobs\n");
-    here(Ddp::new(["stop"])).run().ends_with(2).says(&["error: no running jobs\n"]);
-
-    let first = here(launch(dir.path(), &["--nproc", "2"], "echo ready; sleep 500")).start();
-    first.wait_for_count("ready", 2);
-    let second =
-        here(launch(dir.path(), &["--nproc", "1"], "trap '' TERM; echo ready; while :; do sleep 1; done")).start();
-    second.wait_for("ready");
-    let listed = ps();
-    assert!(listed.contains(&first.pid().to_string()) && listed.contains("run-2-"), "{listed}");
-    let jobs: Value = serde_json::from_str(&here(Ddp::new(["ps", "--json"])).run().succeeds().stdout).unwrap();
-    assert_eq!((&jobs[0]["nproc"], &jobs[1]["nproc"]), (&2.into(), &1.into()));
-    assert_eq!(jobs[0]["workers"].as_array().unwrap().len(), 2);
-
-    here(Ddp::new(["stop"])).run().ends_with(2).says(&["could not determine which job to use", "run-1-", "run-2-"]);
-    here(Ddp::new(["stop", "run-9"])).run().ends_with(2).says(&["no running job `run-9` (running: "]);
-    let run = jobs[0]["run"].as_str().unwrap();
-    here(Ddp::new(["stop", run])).run().succeeds();
-    first.wait().ends_with(143).leaves_no_process();
-    // This launcher does not respond.
-    here(Ddp::new(["stop", "--now"])).run().succeeds();
-    second.wait().ends_with(143).leaves_no_process();
-
-    let killed = here(launch(dir.path(), &["--nproc", "1"], "echo ready; sleep 500")).start();
-    killed.wait_for("ready");
-    signal_process(killed.pid(), SIGKILL);
-    killed.wait().leaves_no_process_after(Duration::from_secs(5));
-    wait_until("the killed job to be gone", ps, || ps() == "no running jobs\n");
-    assert_eq!(fs::read_dir(cache.path().join("cargo-ddp/jobs")).unwrap().count(), 0);
-}
-
-#[test]
-fn stop_without_a_name_leaves_jobs_of_other_projects_alone() {
-    let (dir, cache) = (tempdir().unwrap(), tempdir().unwrap());
-    let [one, two] = ["one", "two"].map(|name| dir.path().join(name));
-    for folder in [&one, &two] {
-        fs::create_dir(folder).unwrap();
-    }
-    let start = |folder: &Path| {
-        let job = launch(folder, &["--nproc", "1"], "echo ready; sleep 500");
-        let job = job.env("XDG_CACHE_HOME", cache.path()).start();
-        job.wait_for("ready");
-        job
-    };
-    let stop = |folder: &Path, args: &[&str]| {
-        Ddp::new(["stop"].iter().chain(args)).dir(folder).env("XDG_CACHE_HOME", cache.path()).run()
-    };
-    let first = start(&one);
-    let hint = "hint: name one of them, or pass --all";
-    stop(&two, &[]).ends_with(2).says(&["no running jobs in this project (elsewhere on this machine: run-1-", hint]);
-    let second = start(&two);
-    stop(&two, &[]).succeeds();
-    second.wait().ends_with(143).leaves_no_process();
-    assert!(!first.has_ended());
-    let third = start(&two);
-    stop(&two, &["--all"]).ends_with(2).says(&["could not determine which job to use (running: run-"]);
-    stop(&two, &[]).succeeds();
-    third.wait().ends_with(143);
-    stop(&two, &["--all"]).succeeds();
-    first.wait().ends_with(143).leaves_no_process();
-}
-
-#[test]
 fn program_that_reports_nothing_is_restarted_only_on_request() {
     let dir = tempdir().unwrap();
     let script = "[ $TORCHELASTIC_RESTART_COUNT = 1 ] || exit 3";
@@ -380,44 +311,6 @@ fn error_after_sigterm_is_not_a_preemption() {
     job.signal(SIGTERM);
     let done = job.wait().ends_with(3).leaves_no_process();
     done.says(&["error: rank 1 ended with exit code 3", "the job was asked to stop, so it was not restarted"]);
-}
-
-#[test]
-fn stalled_job_is_reported_with_its_suspect_and_all_stacks() {
-    let dir = tempdir().unwrap();
-    let flags = ["--nproc", "2", "--stall-timeout", "3", "--log-dir", dir.path().to_str().unwrap()];
-    let job = Ddp::toy(&flags, &["behind", "1"]).start();
-    job.wait_for("no progress for 3 s: every rank finished step 7 and none finished step 8");
-    let has_debugger = ["eu-stack", "gdb", "lldb"].iter().any(|name| {
-        let version = Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        version.is_ok_and(|status| status.success())
-    });
-    if has_debugger {
-        let printed = job.wait_for("rank 1 is in ");
-        assert!(printed.contains("  rank 0 waits for other ranks in "), "{printed}");
-        let stacks = fs::read_to_string(dir.path().join("latest/attempt-0/rank-0.stacks.txt")).unwrap();
-        assert!(stacks.contains("c10d::") || stacks.contains("gloo"), "{stacks}");
-    } else {
-        assert!(std::env::var_os("CI").is_none(), "CI installs gdb");
-        job.wait_for("gdb, lldb or eu-stack is needed to show what each rank does");
-    }
-    job.signal(SIGTERM);
-    let done: Done = job.wait();
-    done.leaves_no_process();
-}
-
-#[test]
-fn stalled_job_is_restarted_on_request() {
-    let dir = tempdir().unwrap();
-    let script = "echo $TORCHELASTIC_RESTART_COUNT; [ $TORCHELASTIC_RESTART_COUNT = 1 ] || sleep 500";
-    let flags = ["--nproc", "2", "--stall-timeout", "1.5", "--restart-on-stall"];
-    let done = launch(dir.path(), &flags, script).run().succeeds().leaves_no_process();
-    done.says(&[
-        "no progress for 1.5 s: no rank has finished a step",
-        "made no progress for",
-        "Restarting all workers",
-        ", 1 restart",
-    ]);
 }
 
 #[test]

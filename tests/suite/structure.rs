@@ -107,8 +107,8 @@ const CRATES: [Crate; 3] = [
     Crate {
         src: "cargo-ddp/src",
         layers: &[
-            "version", "os", "exit", "shell", "progress", "error", "machine", "project", "editor", "scaffold",
-            "launch", "inspect", "ui", "log", "config", "cli", "commands",
+            "version", "os", "exit", "shell", "status", "error", "machine", "project", "editor", "scaffold", "launch",
+            "inspect", "ui", "log", "config", "cli", "commands",
         ],
         system: &LINUX,
         statics: &[

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::inspect::snapshots::{self as snapshot, Keep};
+use crate::inspect::snapshots::{self as snapshot, Retention};
 
 /// `cargo ddp snapshot`
 #[derive(Args, Debug)]
@@ -94,12 +94,12 @@ pub struct SnapshotPrune {
 
 impl SnapshotPrune {
     /// As plain data.
-    pub fn keep(&self) -> Keep {
+    pub fn retention(&self) -> Retention {
         let best = match self.best {
             Best::Min => snapshot::Goal::Minimize,
             Best::Max => snapshot::Goal::Maximize,
         };
-        Keep { last: self.keep_last as usize, best: self.keep_best.map(|count| (count as usize, best)) }
+        Retention { last: self.keep_last as usize, best: self.keep_best.map(|count| (count as usize, best)) }
     }
 }
 

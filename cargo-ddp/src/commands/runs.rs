@@ -18,7 +18,7 @@ pub(super) fn runs(args: &Runs) -> Result<u8> {
     let store = store(args.log_dir.clone())?;
     let runs = store.history();
     if args.json {
-        print_json(&runs.iter().map(Entry::new).collect::<Vec<_>>())?;
+        print_json(&runs.iter().map(JsonRun::new).collect::<Vec<_>>())?;
         return Ok(exit::SUCCESS);
     }
     if runs.is_empty() {
@@ -36,7 +36,7 @@ pub(super) fn runs(args: &Runs) -> Result<u8> {
 
 /// A run as `--json` prints it.
 #[derive(Serialize)]
-struct Entry<'a> {
+struct JsonRun<'a> {
     number: u64,
     state: Outcome,
     because: Option<String>,
@@ -58,7 +58,7 @@ struct Entry<'a> {
     project: &'a Path,
 }
 
-impl<'a> Entry<'a> {
+impl<'a> JsonRun<'a> {
     fn new(run: &'a Run) -> Self {
         let job = &run.job;
         Self {

@@ -272,7 +272,7 @@ fn comparison_json(comparison: &Comparison) -> Value {
 }
 
 fn prune(args: &SnapshotPrune, ui: &Ui) -> Result<u8> {
-    let pruned = snapshot::prune(&folder(args.dir.as_deref()), args.keep(), args.dry_run)?;
+    let pruned = snapshot::prune(&folder(args.dir.as_deref()), args.retention(), args.dry_run)?;
     let verb = if args.dry_run { "would remove" } else { "removed" };
     for (folder, bytes) in &pruned.removed {
         println!("{verb} {} ({})", path(folder), size(*bytes));

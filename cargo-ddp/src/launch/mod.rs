@@ -43,7 +43,7 @@ use process::port::Port;
 use process::worker::Worker;
 use process::{debugged, guard::Guard};
 use run::job_file::JobFile;
-use run::registry::Entry;
+use run::registry::RegistryEntry;
 use supervise::watch::Watch;
 
 /// Runs the plan to its end, in its own process: this one stays behind as its guard, never returns from here, and ends with
@@ -68,7 +68,7 @@ fn meet(plan: &mut LaunchPlan, reporter: &mut dyn Reporter) -> Result<Vec<Link>>
     let Some(at) = plan.rendezvous.clone() else { return Ok(vec![]) };
     let record = JobFile::new(plan, std::process::id());
     // The list of jobs is a convenience.
-    let _entry = Entry::new(plan.jobs_dir.as_deref(), &record.job).ok();
+    let _entry = RegistryEntry::new(plan.jobs_dir.as_deref(), &record.job).ok();
     record.waiting();
     let links = join(&at, plan, reporter)?;
     tracing::debug!(nodes = ?plan.nodes.members, "all nodes have joined");

@@ -77,7 +77,7 @@ impl Project {
             return Err(Error::Build(status));
         }
         if let Some(sharing) = &sharing {
-            sharing.keep();
+            sharing.store();
         }
         pick(&built, selection, chosen.as_ref())
     }

@@ -45,7 +45,7 @@ pub(super) struct Backup {
 
 impl Backup {
     /// Keeps what is at `path`, which is to be written next.
-    pub(super) fn keep(&mut self, path: &Path) -> Result<()> {
+    pub(super) fn add(&mut self, path: &Path) -> Result<()> {
         self.files.push((behind_links(path), read(path)?));
         let missing = path.ancestors().skip(1).take_while(|folder| !folder.exists());
         self.folders.extend(missing.map(Path::to_owned));
@@ -77,7 +77,7 @@ mod tests {
         symlink("behind", path("link")).unwrap();
         let mut backup = Backup::default();
         for name in ["old", "link", "a/b/new", "a/c", "old"] {
-            backup.keep(&path(name)).unwrap();
+            backup.add(&path(name)).unwrap();
             write(&path(name), b"new").unwrap();
         }
         assert_eq!(fs::read(path("behind")).unwrap(), b"new");

@@ -108,7 +108,7 @@ impl JobUi {
         if let (LaunchEvent::Worker { rank, event }, Some((ui, live))) = (event, &mut self.running)
             && *rank == self.first_rank
         {
-            live.note(event, ui);
+            live.update(event, ui);
         }
         let ui = self.ui();
         match event {

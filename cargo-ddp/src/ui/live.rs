@@ -8,7 +8,7 @@ use rustix::termios::tcgetwinsize;
 
 use super::keys::QuietKeys;
 use super::messages::display_path;
-use super::progress::Progress;
+use super::progress::JobProgress;
 use super::{Ui, screen};
 use crate::os::stdio::Target;
 
@@ -28,7 +28,7 @@ pub(crate) struct Live {
     next: Instant,
     /// The user knows where the run resumes from.
     resumed: bool,
-    progress: Progress,
+    progress: JobProgress,
 }
 
 impl Live {
@@ -38,7 +38,7 @@ impl Live {
         let next = if bar.is_hidden() { now + LOGGED_FIRST } else { now };
         // What keys print would push the line away from where it is to be cleared.
         let keys = if bar.is_hidden() { None } else { QuietKeys::new() };
-        let live = Self { bar, _keys: keys, measured: None, next, resumed: false, progress: Progress::new(0, now) };
+        let live = Self { bar, _keys: keys, measured: None, next, resumed: false, progress: JobProgress::new(0, now) };
         live.without_length();
         live
     }
@@ -50,10 +50,10 @@ impl Live {
         self.bar.set_message("");
     }
 
-    /// Takes note of an event of rank 0, which speaks for all.
-    pub(crate) fn note(&mut self, event: &Event, ui: &Ui) {
+    /// Handles an event of rank 0, which speaks for all.
+    pub(crate) fn update(&mut self, event: &Event, ui: &Ui) {
         let now = Instant::now();
-        self.progress.note(event, now);
+        self.progress.update(event, now);
         // A restart reports where it resumes.
         if let (Event::Resumed { snapshot, epoch, step }, 0, false) = (event, self.progress.restarts, self.resumed) {
             self.resumed = true;
@@ -95,7 +95,7 @@ impl Live {
 
     /// All workers are started again.
     pub(crate) fn restarted(&mut self, restarts: u32) {
-        self.progress = Progress::new(restarts, Instant::now());
+        self.progress = JobProgress::new(restarts, Instant::now());
         self.measured = None;
         self.without_length();
     }

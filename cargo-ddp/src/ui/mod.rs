@@ -38,7 +38,7 @@ pub(crate) use job::JobUi;
 
 use crate::Error;
 use crate::os::stdio::Target;
-use crate::progress::{Progress, Work};
+use crate::status::{Status, Task};
 use crate::ui::lines::Prefixer;
 use crate::ui::spinner::Spinner;
 
@@ -265,7 +265,7 @@ impl Ui {
     }
 }
 
-impl Progress for Ui {
+impl Status for Ui {
     fn status(&self, verb: &str, message: &str) {
         Ui::status(self, verb, message);
     }
@@ -274,7 +274,7 @@ impl Progress for Ui {
         Ui::warn(self, message);
     }
 
-    fn begin(&self, message: &str) -> Box<dyn Work + '_> {
+    fn begin(&self, message: &str) -> Box<dyn Task + '_> {
         Box::new(Spinner::new(self, message, self.terminal && !self.quiet))
     }
 }

@@ -24,7 +24,7 @@ struct Mark {
 }
 
 /// What the first rank has reported in this attempt.
-pub(crate) struct Progress {
+pub(crate) struct JobProgress {
     pub(crate) restarts: u32,
     epoch: u64,
     pub(crate) step: u64,
@@ -42,7 +42,7 @@ pub(crate) struct Progress {
     now: Instant,
 }
 
-impl Progress {
+impl JobProgress {
     pub(crate) fn new(restarts: u32, now: Instant) -> Self {
         let (epoch, step, samples) = (0, 0, 0);
         let (steps, loss, learning_rate, grad_norm, memory, first) = (None, None, None, None, None, None);
@@ -50,7 +50,7 @@ impl Progress {
         Self { restarts, epoch, step, steps, loss, learning_rate, grad_norm, memory, first, marks, samples, now }
     }
 
-    pub(crate) fn note(&mut self, event: &Event, now: Instant) {
+    pub(crate) fn update(&mut self, event: &Event, now: Instant) {
         match event {
             Event::Step { epoch, step, loss, steps, samples, learning_rate, grad_norm, memory } => {
                 self.now = now;
@@ -180,14 +180,14 @@ mod tests {
     fn live_line_shows_known_values() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
-        let mut progress = Progress::new(0, start);
-        let line = |progress: &Progress| progress.line(usize::MAX).unwrap();
+        let mut progress = JobProgress::new(0, start);
+        let line = |progress: &JobProgress| progress.line(usize::MAX).unwrap();
         assert_eq!(progress.line(usize::MAX), None);
-        progress.note(&step(40, None, None, None), start);
+        progress.update(&step(40, None, None, None), start);
         assert_eq!(line(&progress), "step 40  epoch 3");
-        progress.note(&step(50, Some(0.25), None, None), after(2));
+        progress.update(&step(50, Some(0.25), None, None), after(2));
         assert_eq!(line(&progress), "step 50  epoch 3  loss 0.2500  5.0 steps/s");
-        progress.note(&step(60, None, Some(360), Some(640)), after(12));
+        progress.update(&step(60, None, Some(360), Some(640)), after(12));
         progress.restarts = 2;
         assert_eq!(
             line(&progress),
@@ -198,9 +198,9 @@ mod tests {
     #[test]
     fn live_line_drops_values_that_do_not_fit() {
         let start = Instant::now();
-        let mut progress = Progress::new(0, start);
+        let mut progress = JobProgress::new(0, start);
         for (seconds, number) in (0..).zip(1..=60) {
-            progress.note(&step(number, Some(2.5), Some(360), Some(64)), start + Duration::from_secs(seconds));
+            progress.update(&step(number, Some(2.5), Some(360), Some(64)), start + Duration::from_secs(seconds));
         }
         for columns in 0..200 {
             let line = progress.line(columns).unwrap();
@@ -216,11 +216,11 @@ mod tests {
     #[test]
     fn rate_is_of_the_last_seconds_and_time_left_of_the_entire_run() {
         let start = Instant::now();
-        let mut progress = Progress::new(0, start);
+        let mut progress = JobProgress::new(0, start);
         // 100 steps of 1 s, then 100 of 0.1 s.
         let moments = (0..=100).map(|i| i * 1000).chain((1..=100).map(|i| 100_000 + i * 100));
         for (number, moment) in (1..).zip(moments) {
-            progress.note(&step(number, None, Some(401), None), start + Duration::from_millis(moment));
+            progress.update(&step(number, None, Some(401), None), start + Duration::from_millis(moment));
         }
         assert!((progress.rate().unwrap().0 - 10.0).abs() < 0.1);
         assert_eq!(progress.left(), Some(Duration::from_secs(110)));

@@ -66,7 +66,7 @@ fn send(target: Target, Queue { bytes, has_output, .. }: &mut Queue) -> Option<S
                 sent = bytes.len();
                 // Nobody misses a launcher's own words on stderr.
                 let is_output = target == Target::Stdout || *has_output;
-                problem = is_output.then(|| stdout::note_of(target, Err(err.into()))).flatten();
+                problem = is_output.then(|| stdout::record_for(target, Err(err.into()))).flatten();
             }
         }
     }

@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::progress::{Progress, Work};
+use crate::status::{Status, Task};
 
 /// Long work whose end is not known: a spinner on a terminal.
 pub(super) struct Spinner<'a> {
-    ui: &'a dyn Progress,
+    ui: &'a dyn Status,
     bar: ProgressBar,
     visible: bool,
 }
 
 impl<'a> Spinner<'a> {
     /// A hidden one unless it is `visible`.
-    pub(super) fn new(ui: &'a dyn Progress, message: &str, visible: bool) -> Self {
+    pub(super) fn new(ui: &'a dyn Status, message: &str, visible: bool) -> Self {
         if !visible {
             return Self { ui, bar: ProgressBar::hidden(), visible };
         }
@@ -28,7 +28,7 @@ impl<'a> Spinner<'a> {
     }
 }
 
-impl Work for Spinner<'_> {
+impl Task for Spinner<'_> {
     fn is_visible(&self) -> bool {
         self.visible
     }

@@ -1,7 +1,7 @@
 //! The program's results, on stdout, and what is lost of them; its files under `ulimit -f`.
 //!
 //! The standard library's `println!` panics when stdout is closed or its disk is full.
-//! Here the first failure is noted, the command finishes its work, and `main` asks [`failure`] how to end.
+//! Here the first failure is recorded, the command finishes its work, and `main` asks [`failure`] how to end.
 
 use std::borrow::Cow;
 use std::fmt::Arguments;
@@ -20,13 +20,13 @@ static FAILED: Mutex<Option<(Target, io::Error)>> = Mutex::new(None);
 
 /// Prints a text.
 pub(crate) fn print(text: Arguments<'_>) {
-    note(io::stdout().lock().write_fmt(text));
+    record(io::stdout().lock().write_fmt(text));
 }
 
 /// Prints bytes. The first time that they are lost, gives the reason.
 pub(crate) fn write(bytes: &[u8]) -> Option<String> {
     let mut stdout = io::stdout().lock();
-    note(stdout.write_all(bytes).and_then(|()| stdout.flush()))
+    record(stdout.write_all(bytes).and_then(|()| stdout.flush()))
 }
 
 /// Paths and texts of files as a result: a script gets them unchanged, and a terminal does not obey them.
@@ -34,13 +34,13 @@ pub(crate) fn shown(text: &str) -> Cow<'_, str> {
     if io::stdout().is_terminal() { printable(text) } else { Cow::Borrowed(text) }
 }
 
-/// Notes the result of a write to stdout. The first time that something is lost, returns what.
-pub fn note(result: io::Result<()>) -> Option<String> {
-    note_of(Target::Stdout, result.and_then(|()| check_mode()))
+/// Records the result of a write to stdout. The first time that something is lost, returns what.
+pub fn record(result: io::Result<()>) -> Option<String> {
+    record_for(Target::Stdout, result.and_then(|()| check_mode()))
 }
 
-/// As [`note`], of either stream.
-pub(crate) fn note_of(target: Target, result: io::Result<()>) -> Option<String> {
+/// As [`record`], of either stream.
+pub(crate) fn record_for(target: Target, result: io::Result<()>) -> Option<String> {
     let err = result.err().filter(|err| !reader_is_gone(target, err))?;
     let mut failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner);
     let first = failed.is_none().then(|| format!("can't write to {}: {err}", target.name()));
@@ -62,7 +62,7 @@ fn check_mode() -> io::Result<()> {
 /// # Errors
 /// A part of the output is lost.
 pub fn failure() -> Result<()> {
-    note_of(Target::Stdout, io::stdout().lock().flush());
+    record_for(Target::Stdout, io::stdout().lock().flush());
     let failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner).take();
     failed.map_or(Ok(()), |(target, source)| Err(Error::Output { stream: target.name(), source }))
 }

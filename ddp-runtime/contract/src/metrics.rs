@@ -137,7 +137,7 @@ impl Curves {
                 Line::Start(Session { format, .. }) if format > FORMAT => {
                     return Err(bad(format!("unsupported format {format}: this version reads up to format {FORMAT}")));
                 }
-                line => curves.take(line),
+                line => curves.add(line),
             }
         }
         for points in curves.scalars.values_mut() {
@@ -147,7 +147,7 @@ impl Curves {
         Ok(curves)
     }
 
-    fn take(&mut self, line: Line) {
+    fn add(&mut self, line: Line) {
         match line {
             Line::Start(session) => {
                 for points in self.scalars.values_mut() {

@@ -55,7 +55,7 @@ impl KnownParameters {
         let known: HashSet<usize> =
             self.trained.iter().chain(&self.frozen).map(|(_, tensor)| params::id(tensor)).collect();
         let mut changes = Vec::new();
-        let mut note = |names: Vec<&str>, change: &str| match names.as_slice() {
+        let mut describe = |names: Vec<&str>, change: &str| match names.as_slice() {
             [] => {}
             [name] => changes.push(format!("{name} was {change}")),
             names => changes.push(format!("{} were {change}", names.join(", "))),
@@ -63,13 +63,13 @@ impl KnownParameters {
         let parameters: HashSet<usize> = self.store.trainable_variables().iter().map(params::id).collect();
         let all = params::all(&self.store);
         let added = all.iter().filter(|(_, t)| parameters.contains(&params::id(t)) && !known.contains(&params::id(t)));
-        note(added.map(|(name, _)| name.as_str()).collect(), "added");
+        describe(added.map(|(name, _)| name.as_str()).collect(), "added");
         let unfrozen = self.frozen.iter().filter(|(_, tensor)| tensor.requires_grad());
-        note(unfrozen.map(|(name, _)| name.as_str()).collect(), "unfrozen");
+        describe(unfrozen.map(|(name, _)| name.as_str()).collect(), "unfrozen");
         let frozen = self.trained.iter().filter(|(_, tensor)| !self.may_freeze && !tensor.requires_grad());
-        note(frozen.map(|(name, _)| name.as_str()).collect(), "frozen");
+        describe(frozen.map(|(name, _)| name.as_str()).collect(), "frozen");
         let lost = std::iter::successors(find_lost(0), |index| find_lost(index + 1));
-        note(lost.map(|index| self.trained[index].0.as_str()).collect(), "converted to another dtype or device");
+        describe(lost.map(|index| self.trained[index].0.as_str()).collect(), "converted to another dtype or device");
         if changes.is_empty() {
             // Such as a merge into another store.
             self.count.set(count(&self.store));

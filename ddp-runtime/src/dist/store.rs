@@ -15,7 +15,7 @@ use crate::worker::process::process;
 use crate::{Result, World, sys};
 
 /// The store of the job, for all contexts that this process makes.
-struct Job {
+struct JobStore {
     master: Master,
     store: Store,
     contexts: u32,
@@ -45,12 +45,12 @@ impl Store {
         timeout: Duration,
     ) -> Result<Self> {
         let mut kept = process().rendezvous.lock().unwrap_or_else(PoisonError::into_inner);
-        let job = kept.take().and_then(|job| job.downcast::<Job>().ok()).filter(|job| job.master == *master);
+        let job = kept.take().and_then(|job| job.downcast::<JobStore>().ok()).filter(|job| job.master == *master);
         let mut job = match job {
             Some(job) => job,
             None => {
                 let store = Self::tcp(world, master, listen_fd(), timeout)?;
-                Box::new(Job { master: master.clone(), store, contexts: 0 })
+                Box::new(JobStore { master: master.clone(), store, contexts: 0 })
             }
         };
         job.contexts += 1;

@@ -129,7 +129,7 @@ impl From<bool> for HParam {
 
 /// What the loop hands over.
 #[derive(Debug)]
-pub(super) enum Entry {
+pub(super) enum LogRecord {
     Scalar(Scalar),
     Samples {
         samples: u64,
@@ -159,7 +159,7 @@ pub(super) enum Entry {
     Finish(Sender<()>),
 }
 
-impl Entry {
+impl LogRecord {
     pub(super) fn step(&self) -> Option<u64> {
         match self {
             Self::Scalar(Scalar { step, .. })

@@ -31,7 +31,7 @@ use crate::worker::deferred::Deferred;
 use crate::worker::process::process;
 use crate::{Context, Error, Result};
 
-use entry::{Entry, Scalar, now};
+use entry::{LogRecord, Scalar, now};
 use reporter::{Reporter, Shared};
 use writer::Writer;
 
@@ -85,7 +85,7 @@ pub struct Metrics(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     /// `None` while it is dropped.
-    sender: Option<Arc<SyncSender<Entry>>>,
+    sender: Option<Arc<SyncSender<LogRecord>>>,
     thread: Option<JoinHandle<()>>,
     /// Closed when the thread is through.
     done: Mutex<Receiver<()>>,
@@ -194,7 +194,7 @@ impl Metrics {
     /// As [`log`](Self::log).
     pub fn log_as<'v>(&self, name: &str, value: impl Into<Value<'v>>, step: u64, reduce: Reduce) -> Result<()> {
         let value = value.into().into_owned(name)?;
-        self.send(Entry::Scalar(Scalar { name: name.into(), step, value, reduce: Some(reduce), time: now() }))
+        self.send(LogRecord::Scalar(Scalar { name: name.into(), step, value, reduce: Some(reduce), time: now() }))
     }
 
     /// Logs a number of rank 0, such as one that is the same on all ranks. Other ranks' are ignored; they need not call it.
@@ -206,7 +206,7 @@ impl Metrics {
             return self.check();
         }
         let value = value.into().into_owned(name)?;
-        self.send(Entry::Scalar(Scalar { name: name.into(), step, value, reduce: None, time: now() }))
+        self.send(LogRecord::Scalar(Scalar { name: name.into(), step, value, reduce: None, time: now() }))
     }
 
     /// Logs how the values of rank 0's tensor are distributed, in TensorBoard: weights, gradients, activations. They are
@@ -231,7 +231,7 @@ impl Metrics {
             return self.check();
         }
         let values = entry::copy(values)?;
-        self.send(Entry::Histogram { name: name.into(), step, values, time: now() })
+        self.send(LogRecord::Histogram { name: name.into(), step, values, time: now() })
     }
 
     /// Logs an image of rank 0, in TensorBoard: `[H, W]`, `[C, H, W]` with 1, 3 or 4 channels, or a batch `[N, C, H, W]`,
@@ -258,7 +258,7 @@ impl Metrics {
         }
         image::check(image)?;
         let image = entry::copy(image)?;
-        self.send(Entry::Image { name: name.into(), step, image, time: now() })
+        self.send(LogRecord::Image { name: name.into(), step, image, time: now() })
     }
 
     /// Writes down what the run was given, for TensorBoard's hparams tab: names with numbers, words or flags; and the names
@@ -276,7 +276,7 @@ impl Metrics {
         }
         let values: BTreeMap<String, HParam> = values.into_iter().map(|(name, value)| (name.into(), value)).collect();
         let metrics = metrics.into_iter().map(str::to_owned).collect();
-        self.send(Entry::Hparams { values, metrics, time: now() })
+        self.send(LogRecord::Hparams { values, metrics, time: now() })
     }
 
     /// Takes note of `samples` (of all ranks together) that were trained on in `step`: samples per second are logged about
@@ -288,7 +288,7 @@ impl Metrics {
         if !self.0.rank0 {
             return self.check();
         }
-        self.send(Entry::Samples { samples, step, at: Instant::now() })
+        self.send(LogRecord::Samples { samples, step, at: Instant::now() })
     }
 
     /// Logs the learning rate in use, as `train/learning_rate`; of several parameter groups, the first one's.
@@ -344,7 +344,7 @@ impl Metrics {
     /// As [`log`](Self::log).
     pub fn finish(&self) -> Result<()> {
         let (through, wait) = mpsc::channel();
-        if self.0.sender.as_ref().is_some_and(|sender| sender.send(Entry::Finish(through)).is_ok()) {
+        if self.0.sender.as_ref().is_some_and(|sender| sender.send(LogRecord::Finish(through)).is_ok()) {
             // No values will follow: it is closed in the end.
             let _ = wait.recv();
         }
@@ -367,10 +367,10 @@ impl Metrics {
             return self.check();
         }
         let reduce = is_of_rank.then_some(Reduce::Mean);
-        self.send(Entry::Scalar(Scalar { name, step, value, reduce, time: now() }))
+        self.send(LogRecord::Scalar(Scalar { name, step, value, reduce, time: now() }))
     }
 
-    fn send(&self, entry: Entry) -> Result<()> {
+    fn send(&self, entry: LogRecord) -> Result<()> {
         match &self.0.sender {
             Some(sender) if sender.send(entry).is_ok() => Ok(()),
             _ => self.check().and(Err(Error::Invalid("metrics: can't log after `finish`".into()))),
@@ -393,7 +393,7 @@ impl Drop for Inner {
 
 /// A `Metrics` that was dropped.
 struct Unfinished {
-    sender: Arc<SyncSender<Entry>>,
+    sender: Arc<SyncSender<LogRecord>>,
     thread: JoinHandle<()>,
     done: Receiver<()>,
 }
@@ -411,9 +411,9 @@ impl Deferred for Unfinished {
 }
 
 /// Once `finish` was called there is nothing to flush.
-fn flush(sender: &SyncSender<Entry>, shared: &Shared) -> Result<()> {
+fn flush(sender: &SyncSender<LogRecord>, shared: &Shared) -> Result<()> {
     let (written, wait) = mpsc::channel();
-    if sender.send(Entry::Flush(written)).is_ok() {
+    if sender.send(LogRecord::Flush(written)).is_ok() {
         // Closed without a word when the thread has failed.
         let _ = wait.recv();
     }
@@ -421,7 +421,7 @@ fn flush(sender: &SyncSender<Entry>, shared: &Shared) -> Result<()> {
 }
 
 /// What a run has logged is on disk before the snapshot that it may resume from: its history has no gaps.
-fn flush_before_saving(context: &Context, sender: &Arc<SyncSender<Entry>>, shared: &Arc<Shared>) {
+fn flush_before_saving(context: &Context, sender: &Arc<SyncSender<LogRecord>>, shared: &Arc<Shared>) {
     let (sender, shared) = (Arc::downgrade(sender), shared.clone());
     context.before_save().add(move || sender.upgrade().map(|sender| flush(&sender, &shared)));
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tch::Device;
 
-use super::entry::{Entry, Scalar, now};
+use super::entry::{LogRecord, Scalar, now};
 use super::exchange::{self, Exchanged, Why};
 use super::histogram::Histogram;
 use super::image;
@@ -45,7 +45,7 @@ pub(super) struct Reporter {
     /// On rank 0, unless writing has failed.
     writer: Option<Writer>,
     device: Device,
-    receiver: Receiver<Entry>,
+    receiver: Receiver<LogRecord>,
     shared: Arc<Shared>,
     /// Waiting for the next exchange, and how many steps they are of.
     entries: Vec<Scalar>,
@@ -66,7 +66,7 @@ impl Reporter {
         writer: Option<Writer>,
         device: Device,
         fixed: Option<u64>,
-        receiver: Receiver<Entry>,
+        receiver: Receiver<LogRecord>,
         shared: Arc<Shared>,
     ) -> Self {
         let now = Instant::now();
@@ -100,15 +100,15 @@ impl Reporter {
     fn work(&mut self) -> Result<()> {
         loop {
             match self.receiver.recv_timeout(PERIOD) {
-                Ok(Entry::Flush(written)) => {
+                Ok(LogRecord::Flush(written)) => {
                     self.exchange(Why::Flush)?;
                     let _ = written.send(());
                 }
-                Ok(Entry::Finish(through)) => {
+                Ok(LogRecord::Finish(through)) => {
                     self.through = Some(through);
                     return self.end();
                 }
-                Ok(entry) => self.take(entry)?,
+                Ok(entry) => self.handle(entry)?,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return self.end(),
             }
@@ -124,7 +124,7 @@ impl Reporter {
         Ok(())
     }
 
-    fn take(&mut self, entry: Entry) -> Result<()> {
+    fn handle(&mut self, entry: LogRecord) -> Result<()> {
         if let Some(step) = entry.step() {
             self.write(|writer| {
                 writer.start(step);
@@ -132,7 +132,7 @@ impl Reporter {
             });
         }
         match entry {
-            Entry::Scalar(scalar) if scalar.reduce.is_some() => {
+            LogRecord::Scalar(scalar) if scalar.reduce.is_some() => {
                 if self.entries.last().is_none_or(|last| last.step != scalar.step) {
                     if self.steps >= self.due {
                         self.exchange(Why::Due)?;
@@ -141,28 +141,28 @@ impl Reporter {
                 }
                 self.entries.push(scalar);
             }
-            Entry::Scalar(scalar) => {
+            LogRecord::Scalar(scalar) => {
                 let value = exchange::read(std::slice::from_ref(&scalar))?.first().copied().unwrap_or(f64::NAN);
                 self.write(|writer| writer.scalar(&scalar.name, scalar.step, value, scalar.time));
             }
-            Entry::Samples { samples, step, at } => {
+            LogRecord::Samples { samples, step, at } => {
                 if let Some(rate) = self.throughput.add(samples, step, at) {
                     self.write(|writer| writer.scalar("train/samples_per_second", step, rate, now()));
                 }
             }
-            Entry::Histogram { name, step, values, time } => {
+            LogRecord::Histogram { name, step, values, time } => {
                 if let Some(histogram) = Histogram::new(&values)? {
                     self.write(|writer| writer.histogram(&name, step, &histogram, time));
                 }
             }
-            Entry::Image { name, step, image, time } => {
+            LogRecord::Image { name, step, image, time } => {
                 let png = image::encode(&image)?;
                 self.write(|writer| writer.image(&name, step, &png, time));
             }
-            Entry::Hparams { values, metrics, time } => {
+            LogRecord::Hparams { values, metrics, time } => {
                 self.write(|writer| writer.hparams(&values, &metrics, time));
             }
-            Entry::Flush(_) | Entry::Finish(_) => {}
+            LogRecord::Flush(_) | LogRecord::Finish(_) => {}
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use super::due::Request;
 use super::rng::{self, RngState};
 use super::stage::Stage;
 use super::unfinished::LONG;
-use super::write::Job;
+use super::write::PendingSnapshot;
 use super::{Contents, Preparing, Progress, Snapshots};
 use crate::dist::params;
 use crate::worker::process::process;
@@ -132,7 +132,13 @@ impl Snapshots {
     }
 
     /// What there is to write, copied.
-    fn job(&mut self, model: &VarStore, contents: &Contents<'_>, optimizer: Named, progress: Progress) -> Result<Job> {
+    fn job(
+        &mut self,
+        model: &VarStore,
+        contents: &Contents<'_>,
+        optimizer: Named,
+        progress: Progress,
+    ) -> Result<PendingSnapshot> {
         let Progress { epoch, step, samples } = progress;
         let (mut states, mut non_finite, mut state_tensors) = (BTreeMap::new(), BTreeMap::new(), Named::new());
         for part in &contents.parts {
@@ -168,7 +174,7 @@ impl Snapshots {
             tensors.push((format::STATES, state_tensors));
         }
         let tensors = tensors.into_iter().map(copy).collect::<Result<_>>()?;
-        Ok(Job {
+        Ok(PendingSnapshot {
             dir: self.dir.clone(),
             manifest,
             tensors,

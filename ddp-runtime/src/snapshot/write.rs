@@ -30,7 +30,7 @@ pub(super) fn try_out(dir: &Path) -> Result<()> {
 }
 
 /// Everything that a snapshot holds, apart from the run.
-pub(super) struct Job {
+pub(super) struct PendingSnapshot {
     pub(super) dir: PathBuf,
     /// All but the files.
     pub(super) manifest: Manifest,
@@ -54,7 +54,7 @@ pub(super) struct Writing {
     done: Receiver<()>,
 }
 
-impl Job {
+impl PendingSnapshot {
     pub(super) fn start(self, stage: Stage) -> Result<Writing> {
         let dir = self.dir.clone();
         let (alive, done) = mpsc::channel::<()>();

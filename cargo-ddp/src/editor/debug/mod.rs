@@ -24,7 +24,7 @@ pub(crate) use session::FRAME_NAMES;
 pub use session::{Adapter, Session, Sessions, start};
 
 use crate::os::proc;
-use crate::progress::Progress;
+use crate::status::Status;
 use crate::{Error, Result};
 
 /// How a job is debugged.
@@ -42,7 +42,7 @@ impl Debug {
     ///
     /// # Errors
     /// [`Error::BadDebug`]; [`Error::System`] when the project's `.ddp/` can't be written.
-    pub fn from_env(root: &Path, ui: &dyn Progress) -> Result<Option<Self>> {
+    pub fn from_env(root: &Path, ui: &dyn Status) -> Result<Option<Self>> {
         let Some(value) = std::env::var_os(env::DEBUG).filter(|value| !value.is_empty()) else { return Ok(None) };
         if value == "compound" {
             prepare(root)?;

@@ -65,10 +65,10 @@ impl Figure {
     }
 
     /// The entries with their row and place, and the number of rows.
-    fn legend(&self, width: f64) -> (Vec<(Entry, usize, f64)>, usize) {
-        let mut entries: Vec<Entry> =
-            self.runs.iter().cloned().enumerate().map(|(i, name)| Entry::Run(i, name)).collect();
-        entries.extend(self.has_restarts().then_some(Entry::Restart));
+    fn legend(&self, width: f64) -> (Vec<(LegendEntry, usize, f64)>, usize) {
+        let mut entries: Vec<LegendEntry> =
+            self.runs.iter().cloned().enumerate().map(|(i, name)| LegendEntry::Run(i, name)).collect();
+        entries.extend(self.has_restarts().then_some(LegendEntry::Restart));
         let (mut row, mut x) = (0, 0.0);
         let mut placed = Vec::new();
         for entry in entries {
@@ -84,12 +84,12 @@ impl Figure {
 }
 
 #[derive(Clone, Debug)]
-enum Entry {
+enum LegendEntry {
     Run(usize, String),
     Restart,
 }
 
-impl Entry {
+impl LegendEntry {
     fn words(&self) -> &str {
         match self {
             Self::Run(_, name) => name,
@@ -122,8 +122,8 @@ pub(super) fn draw<'a, B: DrawingBackend>(
     for (entry, row, x) in legend {
         let place = (MARGIN + AROUND.0 + x, MARGIN + LEGEND * (row as f64 + 0.4));
         match &entry {
-            Entry::Run(run, _) => canvas.line(*run, &[place, (place.0 + 22.0, place.1)], 2.2, 1.0)?,
-            Entry::Restart => {
+            LegendEntry::Run(run, _) => canvas.line(*run, &[place, (place.0 + 22.0, place.1)], 2.2, 1.0)?,
+            LegendEntry::Restart => {
                 canvas.dashes(&[(place.0 + 20.0, place.1 - 9.0), (place.0 + 20.0, place.1 + 9.0)], AXIS)?
             }
         }

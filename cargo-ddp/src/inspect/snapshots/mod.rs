@@ -31,5 +31,5 @@ pub use find::{Listed, list, newest_valid};
 pub use import::import;
 pub use names::Names;
 pub use nearby::usual_folder;
-pub use prune::{Goal, Keep, prune};
+pub use prune::{Goal, Retention, prune};
 pub use tensors::{TensorFile, TensorInfo};

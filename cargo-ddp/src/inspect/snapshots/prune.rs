@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ddp_contract::lock::Lock;
 pub use ddp_contract::retention::Goal;
 /// What stays: the rule is the same as in a run.
-pub use ddp_contract::retention::Retention as Keep;
+pub use ddp_contract::retention::Retention;
 use ddp_contract::retention::{self, Candidate};
 use ddp_contract::snapshot::{MANIFEST, SnapshotError};
 
@@ -34,7 +34,7 @@ pub struct Pruned {
 ///
 /// # Errors
 /// As [`list`].
-pub fn prune(dir: &Path, keep: Keep, dry_run: bool) -> Result<Pruned> {
+pub fn prune(dir: &Path, keep: Retention, dry_run: bool) -> Result<Pruned> {
     let mut pruned = Pruned::default();
     let mut valid = Vec::new();
     for Listed { folder, bytes, manifest, .. } in list(dir)?.into_iter().rev() {

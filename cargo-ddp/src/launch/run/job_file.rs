@@ -101,7 +101,7 @@ impl JobFile {
     }
 
     /// Records what the first rank reports. Returns whether the file should be written soon.
-    pub(crate) fn note(&mut self, event: &Event) -> bool {
+    pub(crate) fn update(&mut self, event: &Event) -> bool {
         match event {
             Event::Step { step, .. } => self.reached(*step),
             Event::Resumed { snapshot, step, .. } => {
@@ -254,7 +254,7 @@ mod tests {
         let best = |better, metrics: [Option<f64>; 4]| {
             let mut record = JobFile::default();
             for (step, metric) in (1..).zip(metrics) {
-                assert!(record.note(&saved(step, metric, better)));
+                assert!(record.update(&saved(step, metric, better)));
             }
             assert_eq!(record.job.snapshot.unwrap().step, 4);
             record.job.best.map(|best| best.step)

@@ -65,11 +65,11 @@ impl std::fmt::Display for RemoteJob {
 }
 
 /// The entry of a job that runs. It ends with the launcher, however that ends.
-pub(crate) struct Entry {
+pub(crate) struct RegistryEntry {
     link: Option<PathBuf>,
 }
 
-impl Entry {
+impl RegistryEntry {
     /// Lists the job in `jobs_dir`.
     pub(crate) fn new(jobs_dir: Option<&Path>, job: &Job) -> io::Result<Self> {
         // A user without a cache has no list of jobs, but a job.
@@ -86,7 +86,7 @@ impl Entry {
     }
 }
 
-impl Drop for Entry {
+impl Drop for RegistryEntry {
     fn drop(&mut self) {
         if let Some(link) = &self.link {
             let _ = fs::remove_file(link);

@@ -11,14 +11,14 @@ use crate::launch::outcome::{Failure, Known, NoRestart, Verdict};
 use crate::launch::plan::LaunchPlan;
 use crate::launch::process::stream::Stream;
 use crate::launch::run::job_file::{JobFile, cause};
-use crate::launch::run::registry::Entry;
+use crate::launch::run::registry::RegistryEntry;
 
 pub(super) struct Reports<'a> {
     plan: &'a LaunchPlan,
     pub(super) reporter: &'a mut dyn Reporter,
     pub(super) record: JobFile,
     /// The job is listed as long as this is kept.
-    _entry: Option<Entry>,
+    _entry: Option<RegistryEntry>,
     /// The last lines of workers on other nodes that failed, by rank.
     pub(super) remote_lines: BTreeMap<usize, Vec<String>>,
 }
@@ -27,7 +27,7 @@ impl<'a> Reports<'a> {
     /// `pid` is the process that answers for the job.
     pub(super) fn new(plan: &'a LaunchPlan, pid: u32, reporter: &'a mut dyn Reporter) -> Self {
         let mut record = JobFile::new(plan, pid);
-        let listed = record.try_save().and_then(|()| Entry::new(plan.jobs_dir.as_deref(), &record.job));
+        let listed = record.try_save().and_then(|()| RegistryEntry::new(plan.jobs_dir.as_deref(), &record.job));
         let entry = listed.map_err(|err| reporter.report(LaunchEvent::NotListed { problem: err.to_string() }));
         Self { plan, reporter, record, _entry: entry.ok(), remote_lines: BTreeMap::new() }
     }
@@ -63,7 +63,7 @@ impl<'a> Reports<'a> {
         for event in events {
             self.reporter.report(LaunchEvent::Worker { rank, event: event.clone() });
             if rank == self.plan.ranks().start {
-                save |= self.record.note(event);
+                save |= self.record.update(event);
             }
         }
         // Once, however many there are.

@@ -126,7 +126,7 @@ impl Watch<'_> {
     fn events(&mut self, i: usize) -> Vec<Input> {
         let worker = &mut self.crew.workers[i];
         let events = worker.events.read(&mut self.buffer);
-        note(worker.rank, events, &mut self.reports)
+        inputs_of(worker.rank, events, &mut self.reports)
     }
 
     /// The workers that have ended, in the order in which they did.
@@ -144,7 +144,7 @@ impl Watch<'_> {
         let attempt = crew.attempt;
         let worker: &mut Worker = &mut crew.workers[i];
         let (rank, pid, exit) = (worker.rank, worker.pid(), worker.reap()?);
-        let mut inputs = note(rank, worker.events.close(buffer), reports);
+        let mut inputs = inputs_of(rank, worker.events.close(buffer), reports);
         for target in TARGETS {
             let stream = worker.stream(target);
             let mut out = vec![];
@@ -159,7 +159,7 @@ impl Watch<'_> {
     }
 }
 
-fn note(rank: usize, events: Vec<Event>, reports: &mut Reports<'_>) -> Vec<Input> {
+fn inputs_of(rank: usize, events: Vec<Event>, reports: &mut Reports<'_>) -> Vec<Input> {
     reports.worker_events(rank, &events);
     events.into_iter().map(|event| Input::Event { rank, event }).collect()
 }

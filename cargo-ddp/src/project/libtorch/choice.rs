@@ -7,7 +7,7 @@ use super::flavor::Flavor;
 use super::home::Home;
 use super::link::LINK;
 use super::{provision, python, view};
-use crate::progress::Progress;
+use crate::status::Status;
 use crate::version::LIBTORCH;
 use crate::{Error, Result};
 
@@ -49,7 +49,7 @@ pub(crate) fn is_own(path: PathBuf, configured: Option<std::ffi::OsString>) -> O
 ///
 /// # Errors
 /// Each has a hint; see [`Error::hint`].
-pub fn choose(request: &Request, project: Option<&Path>, ui: &dyn Progress) -> Result<Choice> {
+pub fn choose(request: &Request, project: Option<&Path>, ui: &dyn Status) -> Result<Choice> {
     let (flavor, reason, pythons) = match look(request, project, ui)? {
         Look::Found(choice) => return Ok(choice),
         Look::Missing { flavor, reason, pythons } => (flavor, reason, pythons),
@@ -64,7 +64,7 @@ pub fn choose(request: &Request, project: Option<&Path>, ui: &dyn Progress) -> R
 ///
 /// # Errors
 /// Those of [`choose`].
-pub fn find(request: &Request, project: Option<&Path>, ui: &dyn Progress) -> Result<Option<Choice>> {
+pub fn find(request: &Request, project: Option<&Path>, ui: &dyn Status) -> Result<Option<Choice>> {
     Ok(match look(request, project, ui)? {
         Look::Found(choice) => Some(choice),
         Look::Missing { .. } => None,
@@ -76,7 +76,7 @@ enum Look {
     Missing { flavor: Flavor, reason: &'static str, pythons: Vec<python::Python> },
 }
 
-fn look(request: &Request, project: Option<&Path>, ui: &dyn Progress) -> Result<Look> {
+fn look(request: &Request, project: Option<&Path>, ui: &dyn Status) -> Result<Look> {
     if let Some(path) = own_libtorch() {
         return own(&path, request).map(Look::Found);
     }

@@ -18,7 +18,7 @@ use crate::error::PipFault;
 use crate::machine::cache;
 use crate::os::child;
 use crate::os::private;
-use crate::progress::Progress;
+use crate::status::Status;
 use crate::version::LIBTORCH;
 use crate::{Error, Result};
 
@@ -45,7 +45,7 @@ pub(crate) fn space_needed_gb(flavor: Flavor) -> f64 {
     }
 }
 
-pub(super) fn provision(flavor: Flavor, pythons: &[Python], ui: &dyn Progress) -> Result<Home> {
+pub(super) fn provision(flavor: Flavor, pythons: &[Python], ui: &dyn Status) -> Result<Home> {
     let cache = cache::dir()?;
     let folder = folder(flavor)?;
     private::create_dir_all(&cache).map_err(Error::system(format!("can't create {}", cache.display())))?;
@@ -66,7 +66,7 @@ pub(super) fn provision(flavor: Flavor, pythons: &[Python], ui: &dyn Progress) -
     done
 }
 
-fn fetch(staging: &Path, flavor: Flavor, pythons: &[Python], ui: &dyn Progress) -> Result<()> {
+fn fetch(staging: &Path, flavor: Flavor, pythons: &[Python], ui: &dyn Status) -> Result<()> {
     let scratch = staging.join("tmp");
     fs::create_dir_all(&scratch).map_err(Error::system(format!("can't create {}", scratch.display())))?;
     let pip = pip(staging, pythons)?;
@@ -114,7 +114,7 @@ fn pip(staging: &Path, pythons: &[Python]) -> Result<PathBuf> {
 }
 
 /// Runs pip, with its lines and the growth of `staging` as progress.
-fn run_pip(mut install: Command, staging: &Path, ui: &dyn Progress) -> Result<()> {
+fn run_pip(mut install: Command, staging: &Path, ui: &dyn Status) -> Result<()> {
     let program = PathBuf::from(install.get_program());
     let mut child = install.spawn().map_err(|source| Error::Start { program, source })?;
     let (sender, lines) = mpsc::channel();
@@ -197,7 +197,7 @@ fn publish(staging: &Path, folder: &Path) -> Result<Home> {
 }
 
 /// One setup at a time. The kernel releases the lock when the process ends.
-fn lock(cache: &Path, ui: &dyn Progress) -> Result<File> {
+fn lock(cache: &Path, ui: &dyn Status) -> Result<File> {
     let path = cache.join("lock");
     let cant = || Error::system(format!("can't lock {}", path.display()));
     let file = private::open_lock(&path).map_err(cant())?;

@@ -124,7 +124,7 @@ impl<'a> Sharing<'a> {
                 continue;
             };
             for unit in wanted {
-                match unit.take(&store.folder_of(profile, unit), &folder) {
+                match unit.copy_to(&store.folder_of(profile, unit), &folder) {
                     Ok(()) => count += 1,
                     Err(err) => tracing::debug!("{unit}: {err}"),
                 }
@@ -156,16 +156,16 @@ impl<'a> Sharing<'a> {
     }
 
     /// After a successful build: saves new units in the store, and marks the used ones.
-    pub(super) fn keep(&self) {
+    pub(super) fn store(&self) {
         if !self.compiled && self.profiles.iter().all(|profile| self.is_current(profile)) {
             return;
         }
-        if let Err(err) = self.try_keep() {
+        if let Err(err) = self.try_store() {
             tracing::debug!("can't save dependencies for later builds: {err}");
         }
     }
 
-    fn try_keep(&self) -> io::Result<()> {
+    fn try_store(&self) -> io::Result<()> {
         let Some(store) = Store::make(&self.project.root, &self.libtorch)? else { return Ok(()) };
         let _lock = store.lock()?;
         let mut busy = BTreeSet::new();
@@ -177,8 +177,8 @@ impl<'a> Sharing<'a> {
             };
             let files = unit::files_by_hash(&folder)?;
             for (unit, package) in with_other_modes(&folder, units)? {
-                let kept = unit.keep(&folder, &files, &store.folder_of(profile, &unit), &package.to_string());
-                if let Err(err) = kept {
+                let stored = unit.store(&folder, &files, &store.folder_of(profile, &unit), &package.to_string());
+                if let Err(err) = stored {
                     tracing::debug!("{unit}: {err}");
                 }
             }

@@ -63,7 +63,7 @@ impl Unit {
     }
 
     /// Puts it from the store's `folder` into a profile's. The fingerprint is copied last, so that cargo sees complete units only.
-    pub(super) fn take(&self, folder: &Path, profile: &Path) -> io::Result<()> {
+    pub(super) fn copy_to(&self, folder: &Path, profile: &Path) -> io::Result<()> {
         for part in [DEPS, BUILD] {
             let from = folder.join(part);
             if from.is_dir() {
@@ -83,7 +83,7 @@ impl Unit {
 
     /// Puts it from a profile's folder into the store's `folder`, unless the one there is as new. `files`: those in the
     /// profile's `deps`, by their hash.
-    pub(super) fn keep(
+    pub(super) fn store(
         &self,
         profile: &Path,
         files: &BTreeMap<String, Vec<String>>,
@@ -101,20 +101,20 @@ impl Unit {
         // A name that `of_name` does not accept.
         let staging = folder.with_file_name(format!(".{}.partial", self.0));
         let _ = fs::remove_dir_all(&staging);
-        let kept = self.keep_in(profile, files, &staging, package).and_then(|()| {
+        let stored = self.store_in(profile, files, &staging, package).and_then(|()| {
             match fs::remove_dir_all(folder) {
                 Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
                 _ => {}
             }
             fs::rename(&staging, folder)
         });
-        if kept.is_err() {
+        if stored.is_err() {
             let _ = fs::remove_dir_all(&staging);
         }
-        kept
+        stored
     }
 
-    fn keep_in(
+    fn store_in(
         &self,
         profile: &Path,
         files: &BTreeMap<String, Vec<String>>,
@@ -261,8 +261,8 @@ mod tests {
         write(unit("build/md-5").join("build-script-build"), "program");
     }
 
-    fn keep(unit: &Unit, profile: &Path, folder: &Path) {
-        unit.keep(profile, &files_by_hash(profile).unwrap(), folder, "md-5 1.0.0").unwrap();
+    fn store(unit: &Unit, profile: &Path, folder: &Path) {
+        unit.store(profile, &files_by_hash(profile).unwrap(), folder, "md-5 1.0.0").unwrap();
     }
 
     #[test]
@@ -272,8 +272,8 @@ mod tests {
         build(&one);
         let unit = all(&one).unwrap().remove(0);
         assert_eq!((unit.package(), unit.hash()), ("md-5", HASH));
-        keep(&unit, &one, &stored);
-        unit.take(&stored, &two).unwrap();
+        store(&unit, &one, &stored);
+        unit.copy_to(&stored, &two).unwrap();
         assert!(unit.is_in(&two));
         for file in [
             format!(".fingerprint/md-5-{HASH}/lib-md5"),
@@ -298,19 +298,19 @@ mod tests {
         let unit = Unit::new("md-5", HASH);
         let [hash, time] = ["lib-md5", TIME].map(|name| profile.join(format!(".fingerprint/{unit}/{name}")));
         fs::write(&hash, "").unwrap();
-        keep(&unit, &profile, &stored);
+        store(&unit, &profile, &stored);
         assert!(!stored.exists());
         fs::write(&hash, HASH).unwrap();
-        keep(&unit, &profile, &stored);
+        store(&unit, &profile, &stored);
 
         let library = format!("deps/libmd5-{HASH}.rlib");
         fs::remove_file(profile.join(&library)).unwrap();
         fs::write(profile.join(&library), "another").unwrap();
-        keep(&unit, &profile, &stored);
+        store(&unit, &profile, &stored);
         assert_eq!(fs::read_to_string(stored.join(&library)).unwrap(), "library", "it is not newer");
         let later = SystemTime::now() + Duration::from_secs(10);
         File::options().write(true).open(time).unwrap().set_modified(later).unwrap();
-        keep(&unit, &profile, &stored);
+        store(&unit, &profile, &stored);
         assert_eq!(fs::read_to_string(stored.join(&library)).unwrap(), "another");
     }
 

@@ -53,7 +53,7 @@ impl Done {
     /// # Errors
     /// [`Error::System`].
     pub fn write(&mut self, file: &vscode::File, what: &str) -> Result<()> {
-        self.backup.keep(&file.path)?;
+        self.backup.add(&file.path)?;
         file.write()?;
         self.changes.push((file.path.clone(), what.to_owned()));
         Ok(())
@@ -61,7 +61,7 @@ impl Done {
 
     fn write_all(&mut self, writes: Vec<(PathBuf, Vec<u8>, String)>) -> Result<()> {
         for (path, content, what) in writes {
-            self.backup.keep(&path)?;
+            self.backup.add(&path)?;
             files::write(&path, &content)?;
             self.changes.push((path, what));
         }

@@ -25,11 +25,11 @@ pub struct Batches<'a, B> {
     pub(super) start_copy: Option<Box<StartCopy<B>>>,
     /// The next batch, on its way: never more than one.
     pub(super) ahead: Option<Result<Ahead<B>>>,
-    pub(super) progress: Progress<'a>,
+    pub(super) cursor: Cursor<'a>,
 }
 
 /// How far an epoch is, in this rank's batches and all ranks' samples.
-pub(super) struct Progress<'a> {
+pub(super) struct Cursor<'a> {
     pub next: usize,
     pub batches: usize,
     pub batch_size: usize,
@@ -42,7 +42,7 @@ pub(super) struct Progress<'a> {
     pub position: &'a Cell<Position>,
 }
 
-impl Progress<'_> {
+impl Cursor<'_> {
     /// One more batch is in the training loop's hands.
     fn advance(&mut self) {
         self.next += 1;
@@ -71,7 +71,7 @@ impl<B: Send + 'static> Batches<'_, B> {
     /// Starts the copy of the next batch if it is made.
     fn copy_ahead(&mut self) {
         if let (Some(start_copy), Some(workers)) = (&self.start_copy, &self.workers) {
-            let batch = workers.take_if_made(self.progress.next);
+            let batch = workers.take_if_made(self.cursor.next);
             self.ahead = batch.map(|batch| batch.and_then(start_copy));
         }
     }
@@ -81,16 +81,16 @@ impl<B: Send + 'static> Iterator for Batches<'_, B> {
     type Item = Result<B>;
 
     fn next(&mut self) -> Option<Result<B>> {
-        let number = self.progress.next;
-        if number >= self.progress.batches {
+        let number = self.cursor.next;
+        if number >= self.cursor.batches {
             return None;
         }
         let batch = self.batch(number);
         match &batch {
-            Ok(_) => self.progress.advance(),
-            Err(_) => self.progress.batches = number,
+            Ok(_) => self.cursor.advance(),
+            Err(_) => self.cursor.batches = number,
         }
-        if self.progress.next >= self.progress.batches {
+        if self.cursor.next >= self.cursor.batches {
             self.workers = None;
         } else {
             self.copy_ahead();
@@ -99,7 +99,7 @@ impl<B: Send + 'static> Iterator for Batches<'_, B> {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = self.progress.batches - self.progress.next;
+        let left = self.cursor.batches - self.cursor.next;
         (left.min(1), Some(left)) // an error ends it early
     }
 }
@@ -108,7 +108,7 @@ impl<B: Send + 'static> FusedIterator for Batches<'_, B> {}
 
 impl<B> fmt::Debug for Batches<'_, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Progress { next, batches, .. } = self.progress;
+        let Cursor { next, batches, .. } = self.cursor;
         f.debug_struct("Batches").field("next", &next).field("batches", &batches).finish_non_exhaustive()
     }
 }

@@ -33,7 +33,7 @@ use tch::Device;
 use tracing::debug;
 
 use crate::cuda::side_stream;
-use crate::data::loader::batches::Progress;
+use crate::data::loader::batches::Cursor;
 use crate::data::loader::transfer::Transfer;
 use crate::data::loader::workers::{Load, Workers};
 use crate::data::{BatchDataset, EvalSampler, Sampler};
@@ -269,10 +269,9 @@ impl<D: BatchDataset, S: Sampler> DataLoader<D, S> {
         }
         self.position.set(start);
         let (batch_size, num_replicas) = (self.batch_size, self.sampler.num_replicas());
-        let progress =
-            Progress { next: 0, batches, batch_size, samples, num_replicas, start, position: &self.position };
+        let cursor = Cursor { next: 0, batches, batch_size, samples, num_replicas, start, position: &self.position };
         let start_copy = self.transfer.and_then(|transfer| transfer.start_copy());
-        Ok(Batches { load, workers, transfer: self.transfer, start_copy, ahead: None, progress })
+        Ok(Batches { load, workers, transfer: self.transfer, start_copy, ahead: None, cursor })
     }
 
     /// How many batches `samples` samples make.

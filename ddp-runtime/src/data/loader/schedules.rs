@@ -58,7 +58,7 @@ mod sync {
     }
 }
 
-use batches::{Batches, Progress};
+use batches::{Batches, Cursor};
 use workers::{Load, Workers};
 
 const SCHEDULES: usize = 1000;
@@ -110,15 +110,15 @@ impl Made {
     fn batches<'a>(&self, workers: usize, prefetch: usize, position: &'a Cell<Position>) -> Batches<'a, usize> {
         let workers = Some(Workers::start(&self.load, BATCHES, workers, prefetch, || Ok(())).unwrap());
         let start = Position::default();
-        let progress =
-            Progress { next: 0, batches: BATCHES, batch_size: 1, samples: BATCHES, num_replicas: 1, start, position };
+        let cursor =
+            Cursor { next: 0, batches: BATCHES, batch_size: 1, samples: BATCHES, num_replicas: 1, start, position };
         let start_copy = self.under_way.clone().map(|under_way| -> Box<StartCopy<usize>> {
             Box::new(move |batch| {
                 assert_eq!(under_way.fetch_add(1, Ordering::SeqCst), 0, "one batch ahead");
                 Ok(Ahead::new(batch, TestCopy(Arc::clone(&under_way))))
             })
         });
-        Batches { load: Arc::clone(&self.load), workers, transfer: None, start_copy, ahead: None, progress }
+        Batches { load: Arc::clone(&self.load), workers, transfer: None, start_copy, ahead: None, cursor }
     }
 
     /// Batches that may be in the loop's hands already.

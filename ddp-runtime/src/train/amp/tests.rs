@@ -4,20 +4,20 @@ use super::*;
 use crate::train::optim::{Adam, AdamOptions, AdamW, AdamWOptions, Sgd, SgdOptions};
 use tch::nn::VarStore;
 
-struct Job {
+struct Training {
     vs: VarStore,
     optimizer: Sgd,
     scaler: GradScaler,
 }
 
-fn job(options: GradScalerOptions) -> Job {
+fn job(options: GradScalerOptions) -> Training {
     let vs = VarStore::new(Device::Cpu);
     let _ = vs.root().ones("w", &[1]);
     let optimizer = Sgd::new(&vs, SgdOptions { lr: 1.0, ..Default::default() });
-    Job { vs, optimizer, scaler: GradScaler::new(Device::Cpu, options).unwrap() }
+    Training { vs, optimizer, scaler: GradScaler::new(Device::Cpu, options).unwrap() }
 }
 
-impl Job {
+impl Training {
     /// A step whose gradient is `gradient`: whether it was taken.
     fn step(&mut self, gradient: f64) -> bool {
         self.optimizer.zero_grad().unwrap();

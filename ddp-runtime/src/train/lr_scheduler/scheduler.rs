@@ -16,11 +16,11 @@ const SCHEDULER: &str = "scheduler";
 #[derive(Debug)]
 pub struct Scheduler<S> {
     schedule: S,
-    progress: Progress,
+    rates: LearningRates,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Progress {
+struct LearningRates {
     last_epoch: u64,
     #[serde(with = "exact::list")]
     base_lrs: Vec<f64>,
@@ -33,7 +33,7 @@ struct State<P> {
     kind: String,
     settings: Value,
     #[serde(flatten)]
-    progress: P,
+    rates: P,
 }
 
 impl<S: Schedule> Scheduler<S> {
@@ -47,12 +47,12 @@ impl<S: Schedule> Scheduler<S> {
         let base_lrs = schedule.base_lrs(&lrs);
         let last_lrs = schedule.first(&lrs, &base_lrs)?;
         set(optimizer, &last_lrs, schedule.momentum(0)?)?;
-        Ok(Self { schedule, progress: Progress { last_epoch: 0, base_lrs, last_lrs } })
+        Ok(Self { schedule, rates: LearningRates { last_epoch: 0, base_lrs, last_lrs } })
     }
 
     /// The steps that were taken.
     pub fn last_epoch(&self) -> u64 {
-        self.progress.last_epoch
+        self.rates.last_epoch
     }
 
     /// The rule and its settings.
@@ -63,36 +63,36 @@ impl<S: Schedule> Scheduler<S> {
 
 impl<S: Schedule> LrScheduler for Scheduler<S> {
     fn step(&mut self, optimizer: &mut dyn Optimizer) -> Result<()> {
-        let epoch = self.progress.last_epoch + 1;
-        let lrs = self.schedule.next(epoch, &optimizer.learning_rates(), &self.progress.base_lrs)?;
+        let epoch = self.rates.last_epoch + 1;
+        let lrs = self.schedule.next(epoch, &optimizer.learning_rates(), &self.rates.base_lrs)?;
         set(optimizer, &lrs, self.schedule.momentum(epoch)?)?;
-        self.progress.last_epoch = epoch;
-        self.progress.last_lrs = lrs;
+        self.rates.last_epoch = epoch;
+        self.rates.last_lrs = lrs;
         Ok(())
     }
 
     fn last_lrs(&self) -> &[f64] {
-        &self.progress.last_lrs
+        &self.rates.last_lrs
     }
 
     fn last_momentum(&self) -> Option<f64> {
-        self.schedule.momentum(self.progress.last_epoch).ok().flatten()
+        self.schedule.momentum(self.rates.last_epoch).ok().flatten()
     }
 }
 
 impl<S: Schedule> Stateful for Scheduler<S> {
     fn state_dict(&self) -> Result<StateDict> {
         let (kind, settings) = (self.schedule.name().to_owned(), self.schedule.settings());
-        StateDict::new().with(SCHEDULER, &State { kind, settings, progress: &self.progress })
+        StateDict::new().with(SCHEDULER, &State { kind, settings, rates: &self.rates })
     }
 
     fn load_state_dict(&mut self, state: &StateDict) -> Result<()> {
-        let State { kind, settings, progress } = state::from_json::<State<Progress>>(&state.require(SCHEDULER)?)?;
+        let State { kind, settings, rates } = state::from_json::<State<LearningRates>>(&state.require(SCHEDULER)?)?;
         if kind != self.schedule.name() {
             return Err(state::mismatch(format!("expected {}, found {kind}", self.schedule.name())));
         }
-        let groups = self.progress.base_lrs.len();
-        for lrs in [&progress.base_lrs, &progress.last_lrs] {
+        let groups = self.rates.base_lrs.len();
+        for lrs in [&rates.base_lrs, &rates.last_lrs] {
             if lrs.len() != groups {
                 return Err(state::mismatch(format!(
                     "it has {} learning rates for {groups} parameter groups",
@@ -101,11 +101,11 @@ impl<S: Schedule> Stateful for Scheduler<S> {
             }
         }
         self.schedule.load_settings(&settings)?;
-        self.progress = progress;
+        self.rates = rates;
         Ok(())
     }
 
     fn restore_optimizer(&self, optimizer: &mut dyn Optimizer) -> Result<()> {
-        set(optimizer, &self.progress.last_lrs, self.last_momentum())
+        set(optimizer, &self.rates.last_lrs, self.last_momentum())
     }
 }

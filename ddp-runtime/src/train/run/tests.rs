@@ -9,14 +9,14 @@ use crate::data::{DataLoader, Position, TensorDataset};
 use crate::train::optim::{Sgd, SgdOptions};
 use crate::{Backend, Ddp, Error, Goal, SavedModel};
 
-struct Job {
+struct Training {
     context: Context,
     vs: VarStore,
     model: nn::Linear,
     ddp: Ddp,
 }
 
-impl Job {
+impl Training {
     fn new() -> Self {
         let context = Context::builder().backend(Backend::Gloo).init().unwrap();
         let vs = VarStore::new(context.device());
@@ -44,7 +44,7 @@ impl Job {
 #[test]
 fn run_resumes_in_mid_epoch_with_its_value() {
     let dir = tempdir().unwrap();
-    let job = Job::new();
+    let job = Training::new();
     let snapshots = || Snapshots::open(&job.context, dir.path()).unwrap().blocking(true);
     let (mut whole, mut order) = (job.loader(), Vec::new());
     let mut run = job.run().value("seen", Vec::<f64>::new()).resume(&mut whole).unwrap();
@@ -85,7 +85,7 @@ fn run_resumes_in_mid_epoch_with_its_value() {
 #[test]
 fn metric_belongs_to_the_weights_that_it_was_computed_with() {
     let dir = tempdir().unwrap();
-    let job = Job::new();
+    let job = Training::new();
     let snapshots = Snapshots::open(&job.context, dir.path()).unwrap().blocking(true).every_steps(1).every_epochs(1);
     let mut run = job.run().snapshots(snapshots).resume(&mut ()).unwrap();
     let saved = |step: u64| SavedModel::open(dir.path().join(format!("step-{step:08}"))).unwrap().metric();
@@ -107,7 +107,7 @@ fn metric_belongs_to_the_weights_that_it_was_computed_with() {
 #[test]
 fn run_with_snapshots_must_resume_before_its_first_step() {
     let dir = tempdir().unwrap();
-    let job = Job::new();
+    let job = Training::new();
     let mut run = job.run().snapshots(Snapshots::open(&job.context, dir.path()).unwrap());
     let err = run.step_done(&()).unwrap_err();
     assert!(matches!(&err, Error::Invalid(problem) if problem.starts_with("`Run::resume` must be called")), "{err}");
@@ -115,7 +115,7 @@ fn run_with_snapshots_must_resume_before_its_first_step() {
 
 #[test]
 fn samples_are_counted_by_a_loader_or_manually() {
-    let job = Job::new();
+    let job = Training::new();
     let mut position = Position::default();
     let mut run = job.run().resume(&mut position).unwrap();
     position.samples += 8;

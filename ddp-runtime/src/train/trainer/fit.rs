@@ -110,7 +110,7 @@ impl Trainer<'_> {
             let learning_rate = self.run.optimizer.learning_rate();
             let metric = test.map(|test| self.evaluate(learner, test)).transpose()?;
             let run = &mut self.run;
-            let is_best = metric.is_some_and(|metric| run.value.take(metric, self.best));
+            let is_best = metric.is_some_and(|metric| run.value.record(metric, self.best));
             if let Some(metric) = metric {
                 run.metric(metric);
                 if let Some(plateau) = &mut run.scheduler.plateau {

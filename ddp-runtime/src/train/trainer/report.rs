@@ -77,8 +77,8 @@ pub(super) struct Scores {
 }
 
 impl Scores {
-    /// Takes the metric of an epoch; whether it is the best so far.
-    pub(super) fn take(&mut self, metric: f64, best: Goal) -> bool {
+    /// Records the metric of an epoch. Returns whether it is the best so far.
+    pub(super) fn record(&mut self, metric: f64, best: Goal) -> bool {
         let is_better = self.best.is_none_or(|so_far| match best {
             Goal::Minimize => metric < so_far,
             Goal::Maximize => metric > so_far,
@@ -101,11 +101,11 @@ mod tests {
     #[test]
     fn nan_metric_is_never_the_best() {
         let mut metrics = Scores::default();
-        assert!(!metrics.take(f64::NAN, Goal::Maximize));
-        assert!(metrics.take(0.5, Goal::Maximize));
-        assert!(!metrics.take(f64::NAN, Goal::Maximize));
-        assert!(!metrics.take(0.5, Goal::Maximize));
+        assert!(!metrics.record(f64::NAN, Goal::Maximize));
+        assert!(metrics.record(0.5, Goal::Maximize));
+        assert!(!metrics.record(f64::NAN, Goal::Maximize));
+        assert!(!metrics.record(0.5, Goal::Maximize));
         assert_eq!((metrics.best, metrics.bad_epochs), (Some(0.5), 2));
-        assert!(metrics.take(0.4, Goal::Minimize));
+        assert!(metrics.record(0.4, Goal::Minimize));
     }
 }

@@ -23,7 +23,7 @@ const QUIET: Duration = Duration::from_secs(3);
 static BEFORE_MAIN: extern "C" fn() = before_main;
 
 /// What [`BEFORE_MAIN`] is, and what a debugger's formatters read, is part of every program that has a worker's context.
-pub(super) fn keep() {
+pub(super) fn ensure_linked() {
     std::hint::black_box(&BEFORE_MAIN);
     std::hint::black_box(&raw const crate::sys::ddp_debug_tensor_layout);
 }

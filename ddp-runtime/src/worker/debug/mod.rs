@@ -11,7 +11,7 @@ pub use attach::{break_here, is_attached};
 
 /// What is left to do once the program runs: what could not be done before its `main`.
 pub(crate) fn started() {
-    before_main::keep();
+    before_main::ensure_linked();
     join::apply_threads();
 }
 

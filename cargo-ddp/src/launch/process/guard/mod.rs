@@ -185,7 +185,7 @@ fn watch_over(keeper: Pid, mut signals: Signals, mut pipe: UnixStream, reporter:
         for signal in signals.take() {
             // A launcher that is gone needs no signals.
             let _ = pipe.write_all(&[u8::try_from(signal).unwrap_or(0)]);
-            patience.note(signal);
+            patience.record(signal);
             // One that is stopped could not hear it.
             for process in [Some(keeper), requests.launcher].into_iter().flatten() {
                 let _ = kill_process(process, Signal::CONT);

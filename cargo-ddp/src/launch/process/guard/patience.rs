@@ -18,7 +18,7 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    pub(super) fn note(&mut self, signal: i32) {
+    pub(super) fn record(&mut self, signal: i32) {
         if is_user_signal(signal) {
             return;
         }

@@ -38,7 +38,7 @@ pub(crate) struct Dispatcher {
     /// The largest step of any snapshot so far. Only a snapshot of a later step is progress: otherwise, a program that saves but
     /// never resumes would be restarted forever.
     furthest: Option<u64>,
-    state: State,
+    phase: Phase,
     /// The failure of the attempt before, if there was no progress since.
     previous: Option<Failure>,
     /// When the attempt began.
@@ -70,7 +70,7 @@ struct Rank {
     sign: Instant,
 }
 
-enum State {
+enum Phase {
     Running,
     Stopping {
         reason: Reason,
@@ -100,7 +100,7 @@ impl Dispatcher {
             ranks,
             newest: None,
             furthest: None,
-            state: State::Running,
+            phase: Phase::Running,
             previous: None,
             started: now,
             has_trained: false,
@@ -141,10 +141,10 @@ impl Dispatcher {
 
     /// When to call again with [`Input::Tick`] at the latest.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        match &self.state {
-            State::Running => self.stall_deadline(),
-            State::Stopping { deadline, reminder, .. } => [*deadline, *reminder].into_iter().flatten().min(),
-            State::Waiting(until) => Some(*until),
+        match &self.phase {
+            Phase::Running => self.stall_deadline(),
+            Phase::Stopping { deadline, reminder, .. } => [*deadline, *reminder].into_iter().flatten().min(),
+            Phase::Waiting(until) => Some(*until),
         }
     }
 
@@ -168,7 +168,7 @@ impl Dispatcher {
                 self.exited(failure, now)
             }
             Input::Event { rank, event } => {
-                self.note(rank, event, now);
+                self.handle_event(rank, event, now);
                 vec![]
             }
             Input::Output { rank } => {
@@ -189,7 +189,7 @@ impl Dispatcher {
             }
             Input::Paused | Input::Resumed => {
                 let time = if matches!(input, Input::Paused) { PAUSE_CHECK } else { self.rules.grace };
-                if let State::Stopping { deadline, .. } = &mut self.state {
+                if let Phase::Stopping { deadline, .. } = &mut self.phase {
                     *deadline = Some(now + time);
                 }
                 vec![]
@@ -202,26 +202,26 @@ impl Dispatcher {
         if self.deadline().is_none_or(|deadline| deadline > now) {
             return vec![];
         }
-        match &mut self.state {
-            State::Running => {
+        match &mut self.phase {
+            Phase::Running => {
                 self.stalled = true;
                 let idle = now.duration_since(self.quietest().map_or(now, |rank| rank.sign));
                 vec![Action::Trace { idle }]
             }
-            State::Stopping { reminder: reminder @ Some(_), deadline, .. }
+            Phase::Stopping { reminder: reminder @ Some(_), deadline, .. }
                 if deadline.is_some_and(|time| time > now) =>
             {
                 *reminder = None;
                 vec![Action::Signal(SIGTERM)]
             }
-            State::Stopping { reason, deadline, reminder } => {
+            Phase::Stopping { reason, deadline, reminder } => {
                 (*deadline, *reminder) = (None, None);
                 vec![match reason {
                     Reason::Failure(..) => Action::KillUnpaused,
                     Reason::Signal(_) | Reason::NodeLost(_) => Action::Signal(SIGKILL),
                 }]
             }
-            State::Waiting(_) => vec![self.start(now)],
+            Phase::Waiting(_) => vec![self.start(now)],
         }
     }
 
@@ -243,27 +243,27 @@ impl Dispatcher {
         let last = !self.ranks.iter().any(|rank| rank.alive);
         self.preempted |= exit == Exit::PREEMPTED;
         self.unsaved |= exit != Exit::PREEMPTED && exit != Exit::Code(0);
-        match &mut self.state {
-            State::Stopping { reason: Reason::Failure(failure, _), .. } if failure.rank == rank => {
+        match &mut self.phase {
+            Phase::Stopping { reason: Reason::Failure(failure, _), .. } if failure.rank == rank => {
                 // A rank that was ended because it held the others up.
                 failure.exit = exit;
                 failure.message = new.message;
             }
-            State::Stopping { reason: Reason::Failure(failure, since), deadline: Some(_), .. }
+            Phase::Stopping { reason: Reason::Failure(failure, since), deadline: Some(_), .. }
                 if now.duration_since(*since) <= SIMULTANEOUS && new.explains(failure) =>
             {
                 let consequence = std::mem::replace(failure, new);
                 failure.consequences = consequence.consequences;
                 failure.consequences.insert(0, (consequence.rank, consequence.exit));
             }
-            State::Stopping { reason: Reason::Failure(failure, _), .. } => failure.consequences.push((rank, exit)),
-            State::Stopping { reason: Reason::Signal(signal), deadline, .. } => {
+            Phase::Stopping { reason: Reason::Failure(failure, _), .. } => failure.consequences.push((rank, exit)),
+            Phase::Stopping { reason: Reason::Signal(signal), deadline, .. } => {
                 let asked = deadline.is_none() || new.exit.is_answer_to(*signal);
                 self.failed_while_stopping(new, asked, now);
             }
-            State::Stopping { .. } | State::Waiting(_) => {}
-            State::Running if exit == Exit::Code(0) || exit == Exit::PREEMPTED => {}
-            State::Running => {
+            Phase::Stopping { .. } | Phase::Waiting(_) => {}
+            Phase::Running if exit == Exit::Code(0) || exit == Exit::PREEMPTED => {}
+            Phase::Running => {
                 let reported = Action::Failed(new.clone());
                 self.stop_after(new, now);
                 if !last {
@@ -311,7 +311,7 @@ impl Dispatcher {
         }
     }
 
-    fn note(&mut self, rank: usize, event: Event, now: Instant) {
+    fn handle_event(&mut self, rank: usize, event: Event, now: Instant) {
         self.ranks[rank].sends_events = true;
         self.has_reported = true;
         self.ranks[rank].sign = now;

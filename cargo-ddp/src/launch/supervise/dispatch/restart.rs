@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Action, Dispatcher, Rank, Reason, State};
+use super::{Action, Dispatcher, Phase, Rank, Reason};
 use crate::launch::outcome::{Failure, NoRestart, Verdict};
 
 /// The longest time between two attempts.
@@ -10,21 +10,21 @@ pub(super) const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 
 impl Dispatcher {
     pub(super) fn all_gone(&mut self, now: Instant) -> Vec<Action> {
-        let verdict = match std::mem::replace(&mut self.state, State::Running) {
-            State::Stopping { reason: Reason::Failure(failure, _), .. } => match self.why_no_restart(&failure) {
+        let verdict = match std::mem::replace(&mut self.phase, Phase::Running) {
+            Phase::Stopping { reason: Reason::Failure(failure, _), .. } => match self.why_no_restart(&failure) {
                 Some(why) => Verdict::Failed(failure, why),
                 None => return self.restart(failure, now),
             },
-            State::Stopping { reason: Reason::NodeLost(why), .. } => Verdict::NodeLost(why),
-            State::Stopping { reason: Reason::Signal(signal), .. } if self.unsaved => {
+            Phase::Stopping { reason: Reason::NodeLost(why), .. } => Verdict::NodeLost(why),
+            Phase::Stopping { reason: Reason::Signal(signal), .. } if self.unsaved => {
                 match self.failed.take().filter(|(failure, _)| self.is_error(failure)) {
                     Some((failure, _)) => Verdict::Failed(failure, NoRestart::Stopping),
                     None => Verdict::Stopped(signal),
                 }
             }
             _ if self.preempted => Verdict::Preempted { snapshot: self.newest.take().map(|known| known.snapshot) },
-            State::Stopping { reason: Reason::Signal(signal), .. } => Verdict::Stopped(signal),
-            State::Running | State::Waiting(_) => Verdict::Done { restarts: self.attempt },
+            Phase::Stopping { reason: Reason::Signal(signal), .. } => Verdict::Stopped(signal),
+            Phase::Running | Phase::Waiting(_) => Verdict::Done { restarts: self.attempt },
         };
         vec![Action::Finish(verdict)]
     }
@@ -61,12 +61,12 @@ impl Dispatcher {
         if delay.is_zero() {
             return vec![announced, self.start(now)];
         }
-        self.state = State::Waiting(now + delay);
+        self.phase = Phase::Waiting(now + delay);
         vec![announced]
     }
 
     pub(super) fn start(&mut self, now: Instant) -> Action {
-        self.state = State::Running;
+        self.phase = Phase::Running;
         self.started = now;
         self.preempted = false;
         self.unsaved = false;

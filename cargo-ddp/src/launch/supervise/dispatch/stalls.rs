@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Action, Dispatcher, Rank, SIGTERM, State};
+use super::{Action, Dispatcher, Phase, Rank, SIGTERM};
 use crate::launch::outcome::Failure;
 
 /// How long a job whose workers send events may go without one.
@@ -24,7 +24,7 @@ impl Dispatcher {
     }
 
     pub(super) fn traced(&mut self, rank: usize, pid: u32, now: Instant) -> Vec<Action> {
-        let stalled = matches!(self.state, State::Running) && self.stalled && self.ranks[rank].alive;
+        let stalled = matches!(self.phase, Phase::Running) && self.stalled && self.ranks[rank].alive;
         if !self.rules.restart_on_stall || !stalled {
             return vec![];
         }

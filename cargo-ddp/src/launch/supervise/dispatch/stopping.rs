@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::{Action, Dispatcher, Reason, SIGKILL, SIGTERM, State};
+use super::{Action, Dispatcher, Phase, Reason, SIGKILL, SIGTERM};
 use crate::launch::outcome::{Failure, Verdict};
 use crate::os::signals::is_user_signal;
 
@@ -14,28 +14,28 @@ impl Dispatcher {
     /// The first signal is forwarded to the workers, so that they can save; the second kills them. SIGUSR1 and SIGUSR2 are
     /// forwarded, too, and the workers decide what they mean.
     pub(super) fn signaled(&mut self, signal: i32, now: Instant) -> Vec<Action> {
-        match &mut self.state {
-            State::Running if is_user_signal(signal) => vec![Action::Signal(signal)],
+        match &mut self.phase {
+            Phase::Running if is_user_signal(signal) => vec![Action::Signal(signal)],
             _ if is_user_signal(signal) => vec![],
-            State::Waiting(_) => vec![Action::Finish(Verdict::Stopped(signal))],
-            State::Stopping { reason: Reason::Signal(_), deadline, .. } => {
+            Phase::Waiting(_) => vec![Action::Finish(Verdict::Stopped(signal))],
+            Phase::Stopping { reason: Reason::Signal(_), deadline, .. } => {
                 *deadline = None;
                 vec![Action::Signal(SIGKILL)]
             }
             _ => {
                 let deadline = Some(now + self.rules.grace);
-                self.failed_before = matches!(self.state, State::Stopping { reason: Reason::Failure(..), .. });
-                self.state = State::Stopping { reason: Reason::Signal(signal), deadline, reminder: None };
+                self.failed_before = matches!(self.phase, Phase::Stopping { reason: Reason::Failure(..), .. });
+                self.phase = Phase::Stopping { reason: Reason::Signal(signal), deadline, reminder: None };
                 vec![Action::Signal(signal)]
             }
         }
     }
 
     pub(super) fn orphaned(&mut self) -> Vec<Action> {
-        if let State::Waiting(_) = self.state {
+        if let Phase::Waiting(_) = self.phase {
             return vec![Action::Finish(Verdict::Stopped(SIGKILL))];
         }
-        self.state = State::Stopping { reason: Reason::Signal(SIGKILL), deadline: None, reminder: None };
+        self.phase = Phase::Stopping { reason: Reason::Signal(SIGKILL), deadline: None, reminder: None };
         vec![Action::Signal(SIGKILL)]
     }
 
@@ -47,9 +47,9 @@ impl Dispatcher {
         }
         let others_live = self.ranks.iter().any(|rank| rank.alive);
         // A job that is ending already keeps its reason.
-        if matches!(self.state, State::Running | State::Waiting(_)) {
+        if matches!(self.phase, Phase::Running | Phase::Waiting(_)) {
             let deadline = Some(now + self.rules.grace);
-            self.state = State::Stopping { reason: Reason::NodeLost(why), deadline, reminder: None };
+            self.phase = Phase::Stopping { reason: Reason::NodeLost(why), deadline, reminder: None };
             return if others_live { vec![Action::Signal(SIGTERM)] } else { self.all_gone(now) };
         }
         if others_live { vec![] } else { self.all_gone(now) }
@@ -60,6 +60,6 @@ impl Dispatcher {
     pub(super) fn stop_after(&mut self, failure: Failure, now: Instant) {
         let reminder = self.ranks.iter().all(|rank| rank.sends_events).then(|| now + REMINDER);
         let deadline = Some(now + self.rules.grace);
-        self.state = State::Stopping { reason: Reason::Failure(failure, now), deadline, reminder };
+        self.phase = Phase::Stopping { reason: Reason::Failure(failure, now), deadline, reminder };
     }
 }

@@ -10,12 +10,12 @@ use libc::{SIGINT, SIGQUIT, SIGUSR1};
 use super::*;
 use crate::launch::outcome::{NoRestart, Verdict};
 
-struct Job {
+struct Simulation {
     dispatcher: Dispatcher,
     now: Instant,
 }
 
-impl Job {
+impl Simulation {
     fn new(nproc: usize, max_restarts: u32) -> Self {
         Self::with(nproc, Rules { max_restarts, ..Rules::default() })
     }
@@ -72,16 +72,17 @@ impl Job {
 
 #[test]
 fn job_is_done_when_all_ranks_are() {
-    let mut job = Job::new(2, 0);
+    let mut job = Simulation::new(2, 0);
     assert_eq!(job.exit(1, Exit::Code(0)), []);
     assert_eq!(job.exit(0, Exit::Code(0)), [Action::Finish(Verdict::Done { restarts: 0 })]);
 }
 
 #[test]
 fn node_that_is_lost_ends_the_job() {
-    let lost =
-        |job: &mut Job| job.dispatcher.handle(Input::NodeLost { ranks: 2..4, why: "node 1 was lost".into() }, job.now);
-    let mut job = Job::new(4, 3);
+    let lost = |job: &mut Simulation| {
+        job.dispatcher.handle(Input::NodeLost { ranks: 2..4, why: "node 1 was lost".into() }, job.now)
+    };
+    let mut job = Simulation::new(4, 3);
     assert_eq!(lost(&mut job), [Action::Signal(SIGTERM)]);
     // Those that do not listen are killed.
     assert_eq!(job.after(10), [Action::Signal(SIGKILL)]);
@@ -90,7 +91,7 @@ fn node_that_is_lost_ends_the_job() {
     assert_eq!(job.exit(1, Exit::Signal(SIGKILL)), [Action::Finish(verdict)]);
 
     // A failure before it stays the cause, and is the last.
-    let mut job = Job::new(4, 3);
+    let mut job = Simulation::new(4, 3);
     job.exit(3, Exit::Code(5));
     assert_eq!(lost(&mut job), []);
     job.exit(0, Exit::Signal(SIGTERM));
@@ -109,7 +110,7 @@ fn node_that_is_lost_ends_the_job() {
 
 #[test]
 fn first_failure_is_the_cause_and_stops_the_others() {
-    let mut job = Job::new(3, 0);
+    let mut job = Simulation::new(3, 0);
     job.step(1, 12);
     let actions = job.exit(1, Exit::Signal(SIGKILL));
     assert!(matches!(&actions[..], [Action::Signal(SIGTERM), Action::Failed(Failure { rank: 1, .. })]), "{actions:?}");
@@ -125,7 +126,7 @@ const GONE: &str = "backward: [pair.cc:553] Connection closed by peer [127.0.0.1
 
 /// The rank that is said to have failed, and the others, when rank 1 of 3 ends so, and rank 2 some milliseconds later.
 fn cause(first: (Exit, Option<&str>), later: (Exit, Option<&str>), milliseconds: u64) -> (usize, Vec<usize>) {
-    let mut job = Job::new(3, 0);
+    let mut job = Simulation::new(3, 0);
     job.says(1, first.0, first.1);
     job.now += Duration::from_millis(milliseconds);
     job.says(2, later.0, later.1);
@@ -172,7 +173,7 @@ fn rank_that_times_out_or_is_aborted_by_nccl_is_not_the_cause_when_one_died_by_i
     let watchdog = "terminate called after throwing an instance of 'c10::DistBackendError'\n[Rank #] To avoid data inconsistency, we \
                     are taking the entire process down.";
     let cause_after = |stderr: &str| {
-        let mut job = Job::new(2, 0);
+        let mut job = Simulation::new(2, 0);
         job.prints(0, Exit::Signal(6), None, stderr);
         match &job.says(1, Exit::Code(1), Some("the loss is not finite"))[..] {
             [Action::Finish(Verdict::Failed(failure, _))] => failure.rank,
@@ -185,7 +186,7 @@ fn rank_that_times_out_or_is_aborted_by_nccl_is_not_the_cause_when_one_died_by_i
 
 #[test]
 fn ranks_that_outlive_a_failure_get_sigterm_twice() {
-    let mut job = Job::new(3, 0);
+    let mut job = Simulation::new(3, 0);
     (0..3).for_each(|rank| job.step(rank, 5));
     job.exit(1, Exit::Code(1));
     assert_eq!(job.after(1), []);
@@ -193,13 +194,13 @@ fn ranks_that_outlive_a_failure_get_sigterm_twice() {
     assert_eq!(job.after(7), []);
     assert_eq!(job.after(1), [Action::KillUnpaused]);
     // A program that sends no events may take a second signal for something else.
-    let mut job = Job::new(3, 0);
+    let mut job = Simulation::new(3, 0);
     (0..2).for_each(|rank| job.step(rank, 5));
     job.exit(1, Exit::Code(1));
     assert_eq!(job.after(9), []);
     assert_eq!(job.after(1), [Action::KillUnpaused]);
     // Ranks that are asked to save and leave have their time.
-    let mut job = Job::new(3, 0);
+    let mut job = Simulation::new(3, 0);
     (0..3).for_each(|rank| job.step(rank, 5));
     assert_eq!(job.signal(SIGTERM), [Action::Signal(SIGTERM)]);
     assert_eq!(job.after(9), []);
@@ -207,7 +208,7 @@ fn ranks_that_outlive_a_failure_get_sigterm_twice() {
 
 #[test]
 fn rank_that_the_launcher_killed_is_not_the_cause() {
-    let mut job = Job::with(2, Rules { grace: Duration::ZERO, max_restarts: 0, ..Rules::default() });
+    let mut job = Simulation::with(2, Rules { grace: Duration::ZERO, max_restarts: 0, ..Rules::default() });
     job.says(0, Exit::Code(1), Some(GONE));
     assert_eq!(job.after(0), [Action::KillUnpaused]);
     let actions = job.exit(1, Exit::Signal(SIGKILL));
@@ -216,7 +217,7 @@ fn rank_that_the_launcher_killed_is_not_the_cause() {
 
 #[test]
 fn stall_is_reported_once_until_there_is_progress() {
-    let mut job = Job::new(2, 3);
+    let mut job = Simulation::new(2, 3);
     assert_eq!(job.after(3600), [], "a program without events may be as quiet as it likes");
     job.step(0, 1);
     job.step(1, 1);
@@ -232,7 +233,7 @@ fn stall_is_reported_once_until_there_is_progress() {
 #[test]
 fn stall_restarts_the_job_by_flag_and_output_counts_without_events() {
     let stall_timeout = Some(Duration::from_secs(5));
-    let mut job = Job::with(2, Rules { stall_timeout, restart_on_stall: true, ..Rules::default() });
+    let mut job = Simulation::with(2, Rules { stall_timeout, restart_on_stall: true, ..Rules::default() });
     assert_eq!(job.after(4), []);
     job.dispatcher.handle(Input::Output { rank: 0 }, job.now);
     assert_eq!(job.after(1), [Action::Trace { idle: Duration::from_secs(5) }]);
@@ -249,7 +250,7 @@ fn stall_restarts_the_job_by_flag_and_output_counts_without_events() {
 fn job_that_failed_never_ends_with_0() {
     let stall_timeout = Some(Duration::from_secs(5));
     let rules = Rules { max_restarts: 0, stall_timeout, restart_on_stall: true, ..Rules::default() };
-    let mut job = Job::with(1, rules);
+    let mut job = Simulation::with(1, rules);
     assert_eq!(job.after(5), [Action::Trace { idle: Duration::from_secs(5) }]);
     assert_eq!(job.dispatcher.handle(Input::Traced { rank: 0, pid: 100 }, job.now), [Action::Signal(SIGTERM)]);
     let actions = job.exit(0, Exit::Code(0));
@@ -262,21 +263,21 @@ fn job_that_failed_never_ends_with_0() {
 
 #[test]
 fn stall_needs_events_or_the_flag() {
-    let mut job = Job::with(1, Rules { stall_timeout: Some(Duration::ZERO), ..Rules::default() });
+    let mut job = Simulation::with(1, Rules { stall_timeout: Some(Duration::ZERO), ..Rules::default() });
     job.step(0, 1);
     assert_eq!(job.dispatcher.deadline(), None);
 }
 
 #[test]
 fn rank_that_fails_after_the_others_are_done_fails_the_job() {
-    let mut job = Job::new(2, 0);
+    let mut job = Simulation::new(2, 0);
     job.exit(0, Exit::Code(0));
     assert!(matches!(job.exit(1, Exit::Code(1))[..], [Action::Finish(Verdict::Failed(..))]));
 }
 
 #[test]
 fn rank_that_does_not_stop_in_time_is_killed_once() {
-    let mut job = Job::new(2, 0);
+    let mut job = Simulation::new(2, 0);
     job.exit(0, Exit::Code(1));
     assert_eq!(job.after(9), []);
     assert_eq!(job.after(1), [Action::KillUnpaused]);
@@ -286,7 +287,7 @@ fn rank_that_does_not_stop_in_time_is_killed_once() {
 
 #[test]
 fn rank_that_is_paused_in_a_debugger_has_time_to_end_afterwards() {
-    let mut job = Job::new(2, 0);
+    let mut job = Simulation::new(2, 0);
     job.exit(0, Exit::Code(1));
     for _ in 0..5 {
         assert_eq!(job.after(10), [Action::KillUnpaused]);
@@ -297,7 +298,7 @@ fn rank_that_is_paused_in_a_debugger_has_time_to_end_afterwards() {
     assert_eq!(job.after(9), []);
     assert_eq!(job.after(1), [Action::KillUnpaused]);
     // Told to stop, nobody is waited for.
-    let mut job = Job::new(2, 0);
+    let mut job = Simulation::new(2, 0);
     job.signal(SIGTERM);
     assert_eq!(job.after(10), [Action::Signal(SIGKILL)]);
 }
@@ -305,7 +306,7 @@ fn rank_that_is_paused_in_a_debugger_has_time_to_end_afterwards() {
 #[test]
 fn job_in_a_debugger_does_not_stall() {
     let rules = Rules { stall_timeout: Some(Duration::from_secs(5)), ..Rules::default() };
-    let mut job = Job::with(2, rules);
+    let mut job = Simulation::with(2, rules);
     assert!(matches!(job.after(5)[..], [Action::Trace { .. }]));
     assert_eq!(job.dispatcher.handle(Input::Debugged, job.now), []);
     assert_eq!(job.after(4), []);
@@ -314,7 +315,7 @@ fn job_in_a_debugger_does_not_stall() {
 
 #[test]
 fn exit_that_a_node_reports_again_is_ignored() {
-    let mut job = Job::new(2, 3);
+    let mut job = Simulation::new(2, 3);
     job.exit(0, Exit::Code(3));
     assert_eq!(job.exit(0, Exit::Code(0)), []);
     assert!(matches!(job.exit(1, Exit::Signal(SIGTERM)).as_slice(), [Action::Announce { .. }, Action::Start { .. }]));

@@ -5,7 +5,7 @@ use crate::launch::supervise::dispatch::restart::LONGEST_BACKOFF;
 
 #[test]
 fn restarts_are_limited() {
-    let mut job = Job::new(2, 1);
+    let mut job = Simulation::new(2, 1);
     job.exit(0, Exit::Code(3));
     let actions = job.exit(1, Exit::Signal(SIGTERM));
     assert!(matches!(actions[..], [Action::Announce { attempt: 1, .. }, Action::Start { attempt: 1 }]));
@@ -15,7 +15,7 @@ fn restarts_are_limited() {
 }
 
 /// All of a job of one rank: fails, and gives the time until the restart, or why there is none.
-pub(super) fn fail(job: &mut Job, message: &str) -> Result<Duration, NoRestart> {
+pub(super) fn fail(job: &mut Simulation, message: &str) -> Result<Duration, NoRestart> {
     let actions = job.says(0, Exit::Code(1), Some(message));
     match &actions[..] {
         [Action::Announce { delay, .. }, Action::Start { .. }] => Ok(*delay),
@@ -34,7 +34,7 @@ pub(super) fn fail(job: &mut Job, message: &str) -> Result<Duration, NoRestart> 
 
 #[test]
 fn restarts_are_immediate_first_and_then_back_off() {
-    let mut job = Job::new(1, 4);
+    let mut job = Simulation::new(1, 4);
     let delays: Vec<_> = ["a", "b", "c", "d", "e"].map(|message| fail(&mut job, message)).into();
     let seconds = Duration::from_secs;
     assert_eq!(delays, [Ok(seconds(0)), Ok(seconds(1)), Ok(seconds(2)), Ok(seconds(4)), Err(NoRestart::UsedUp(4))]);
@@ -42,7 +42,7 @@ fn restarts_are_immediate_first_and_then_back_off() {
 
 #[test]
 fn progress_resets_the_restart_count_and_the_back_off() {
-    let mut job = Job::new(1, 2);
+    let mut job = Simulation::new(1, 2);
     assert_eq!(fail(&mut job, "a"), Ok(Duration::ZERO));
     assert_eq!(fail(&mut job, "b"), Ok(Duration::from_secs(1)));
     job.saved(10);
@@ -55,7 +55,7 @@ fn progress_resets_the_restart_count_and_the_back_off() {
 
 #[test]
 fn worker_that_saves_but_never_resumes_is_not_restarted() {
-    let mut job = Job::new(1, 2);
+    let mut job = Simulation::new(1, 2);
     for (failure, delay) in ["a", "b"].iter().zip([0, 1]) {
         for step in [10, 20, 30] {
             job.saved(step);
@@ -70,7 +70,7 @@ fn worker_that_saves_but_never_resumes_is_not_restarted() {
 
 #[test]
 fn failure_at_the_same_step_is_not_tried_a_third_time() {
-    let mut job = Job::new(1, 100);
+    let mut job = Simulation::new(1, 100);
     job.step(0, 7);
     assert_eq!(fail(&mut job, "nan"), Ok(Duration::ZERO));
     job.step(0, 8);
@@ -83,14 +83,14 @@ fn failure_at_the_same_step_is_not_tried_a_third_time() {
 
 #[test]
 fn failure_without_a_message_or_from_outside_is_never_a_repeat() {
-    let mut job = Job::new(1, 3);
+    let mut job = Simulation::new(1, 3);
     for _ in 0..3 {
         job.now += STARTUP + Duration::from_secs(1);
         assert!(matches!(job.exit(0, Exit::Code(1))[0], Action::Announce { .. }));
         job.now += Duration::from_secs(60);
         job.dispatcher.handle(Input::Tick, job.now);
     }
-    let mut job = Job::new(1, 3);
+    let mut job = Simulation::new(1, 3);
     for _ in 0..3 {
         job.step(0, 5);
         assert!(matches!(job.exit(0, Exit::Signal(SIGKILL))[0], Action::Announce { .. }));
@@ -100,7 +100,7 @@ fn failure_without_a_message_or_from_outside_is_never_a_repeat() {
 }
 
 /// What comes of a rank that ends so: a restart, or why there is none.
-fn after(job: &mut Job, rank: usize, exit: Exit, stderr: &str) -> Result<(), NoRestart> {
+fn after(job: &mut Simulation, rank: usize, exit: Exit, stderr: &str) -> Result<(), NoRestart> {
     let mut actions = job.prints(rank, exit, None, stderr);
     for other in (0..job.dispatcher.ranks.len()).filter(|other| *other != rank) {
         actions = job.exit(other, Exit::Signal(SIGTERM));
@@ -122,18 +122,18 @@ fn after(job: &mut Job, rank: usize, exit: Exit, stderr: &str) -> Result<(), NoR
 fn usage_error_is_not_retried() {
     let usage = Exit::Code(2);
     for stderr in ["error: unexpected argument '--epoch' found", ""] {
-        assert_eq!(after(&mut Job::new(2, 3), 1, usage, stderr), Err(NoRestart::Usage));
+        assert_eq!(after(&mut Simulation::new(2, 3), 1, usage, stderr), Err(NoRestart::Usage));
     }
     // Arguments that were fine are fine: something else ends with this code.
-    let mut job = Job::new(1, 3);
+    let mut job = Simulation::new(1, 3);
     job.step(0, 1);
     assert_eq!(after(&mut job, 0, usage, "a"), Ok(()));
     assert_eq!(after(&mut job, 0, usage, "b"), Ok(()));
     // A program without events that ran for some time.
-    let mut job = Job::new(1, 3);
+    let mut job = Simulation::new(1, 3);
     job.now += STARTUP + Duration::from_secs(1);
     assert_eq!(after(&mut job, 0, usage, "a"), Ok(()));
-    assert_eq!(after(&mut Job::new(1, 0), 0, usage, "a"), Err(NoRestart::Never));
+    assert_eq!(after(&mut Simulation::new(1, 0), 0, usage, "a"), Err(NoRestart::Never));
 }
 
 #[test]
@@ -169,18 +169,18 @@ fn failures_are_compared_without_pids_ports_and_times() {
 fn startup_failure_is_retried_once_whatever_its_message() {
     // Nothing on stderr.
     for exit in [Exit::Code(1), Exit::Signal(11), Exit::Code(139)] {
-        let mut job = Job::new(2, 3);
+        let mut job = Simulation::new(2, 3);
         assert_eq!(after(&mut job, 0, exit, ""), Ok(()));
         assert_eq!(after(&mut job, 0, exit, ""), Err(NoRestart::Again), "{exit:?}");
     }
     for exit in [Exit::Signal(SIGKILL), Exit::Signal(SIGQUIT), Exit::Code(128 + SIGKILL), Exit::Signal(SIGUSR1)] {
-        let mut job = Job::new(2, 3);
+        let mut job = Simulation::new(2, 3);
         for _ in 0..3 {
             assert_eq!(after(&mut job, 0, exit, ""), Ok(()), "{exit:?}");
         }
     }
     // A number in the error file.
-    let mut job = Job::new(1, 3);
+    let mut job = Simulation::new(1, 3);
     assert!(fail(&mut job, "can't bind 127.0.0.1:29500").is_ok());
     assert_eq!(fail(&mut job, "can't bind 127.0.0.1:29501"), Err(NoRestart::Again));
 }
@@ -189,19 +189,19 @@ fn startup_failure_is_retried_once_whatever_its_message() {
 fn identical_startup_failure_is_retried_once() {
     let failed = Exit::Code(101);
     let panic = |pid: u32| format!("thread 'main' ({pid}) panicked at src/main.rs:7:9:\nno file at 0x{pid:x}");
-    let mut job = Job::new(2, 3);
+    let mut job = Simulation::new(2, 3);
     assert_eq!(after(&mut job, 0, failed, &panic(4711)), Ok(()));
     // Whichever rank is the first to fail.
     assert_eq!(after(&mut job, 1, failed, &panic(9_000_001)), Err(NoRestart::Again));
 
-    let mut job = Job::new(1, 3);
+    let mut job = Simulation::new(1, 3);
     assert_eq!(after(&mut job, 0, failed, "connection refused"), Ok(()));
     assert_eq!(after(&mut job, 0, failed, "out of memory"), Ok(()));
     assert_eq!(after(&mut job, 0, Exit::Code(1), "out of memory"), Ok(()));
     assert_eq!(after(&mut job, 0, failed, "out of memory"), Err(NoRestart::UsedUp(3)));
 
     // After a step, only what a program says in its error file is compared.
-    let mut job = Job::new(1, 3);
+    let mut job = Simulation::new(1, 3);
     for step in 0..3 {
         job.step(0, 10 - step);
         assert_eq!(after(&mut job, 0, failed, "interrupted system call"), Ok(()));
@@ -211,14 +211,14 @@ fn identical_startup_failure_is_retried_once() {
 #[test]
 fn program_that_reports_nothing_is_restarted_only_on_request() {
     let rules = Rules { only_reporting: true, ..Rules::default() };
-    let mut silent = Job::with(1, rules.clone());
+    let mut silent = Simulation::with(1, rules.clone());
     let [Action::Finish(Verdict::Failed(_, why))] = &silent.exit(0, Exit::Code(1))[..] else { panic!() };
     assert_eq!(*why, NoRestart::Unreported);
-    let mut reporting = Job::with(1, rules);
+    let mut reporting = Simulation::with(1, rules);
     reporting.step(0, 1);
     assert!(matches!(reporting.exit(0, Exit::Code(1))[..], [Action::Announce { .. }, Action::Start { .. }]));
     // Once is enough: a later attempt may fail before it reports.
     assert!(matches!(reporting.exit(0, Exit::Code(3))[..], [Action::Announce { .. }]));
-    let mut asked_for = Job::new(1, 3);
+    let mut asked_for = Simulation::new(1, 3);
     assert!(matches!(asked_for.exit(0, Exit::Code(1))[..], [Action::Announce { .. }, Action::Start { .. }]));
 }

@@ -5,7 +5,7 @@ use super::*;
 
 #[test]
 fn signal_while_waiting_for_a_restart_ends_the_job() {
-    let mut job = Job::new(1, 3);
+    let mut job = Simulation::new(1, 3);
     fail(&mut job, "a").unwrap();
     assert!(matches!(job.says(0, Exit::Code(1), Some("b"))[..], [Action::Announce { .. }]));
     assert_eq!(job.signal(SIGUSR1), []);
@@ -14,14 +14,14 @@ fn signal_while_waiting_for_a_restart_ends_the_job() {
 
 #[test]
 fn lost_guard_ends_the_job_immediately() {
-    let mut job = Job::new(2, 3);
+    let mut job = Simulation::new(2, 3);
     assert_eq!(job.dispatcher.handle(Input::Orphaned, job.now), [Action::Signal(SIGKILL)]);
     job.exit(0, Exit::Signal(SIGKILL));
     assert_eq!(job.exit(1, Exit::Signal(SIGKILL)), [Action::Finish(Verdict::Stopped(SIGKILL))]);
 }
 #[test]
 fn signal_is_forwarded_to_the_workers_and_the_second_kills() {
-    let mut job = Job::new(2, 3);
+    let mut job = Simulation::new(2, 3);
     assert_eq!(job.signal(SIGINT), [Action::Signal(SIGINT)]);
     assert_eq!(job.signal(SIGINT), [Action::Signal(SIGKILL)]);
     job.exit(0, Exit::Signal(SIGKILL));
@@ -31,7 +31,7 @@ fn signal_is_forwarded_to_the_workers_and_the_second_kills() {
 #[test]
 fn workers_that_save_and_exit_on_sigterm_did_not_fail() {
     for asked in [SIGTERM, SIGUSR1] {
-        let mut job = Job::new(2, 3);
+        let mut job = Simulation::new(2, 3);
         let snapshot = PathBuf::from("snapshots/step-00000007");
         assert_eq!(job.signal(asked), [Action::Signal(asked)]);
         let saved =
@@ -45,7 +45,7 @@ fn workers_that_save_and_exit_on_sigterm_did_not_fail() {
 
 /// What a job of two ranks comes to that is asked to stop, and whose ranks then end in this way.
 fn stopped(ends: [(usize, Exit, Option<&str>); 2]) -> Verdict {
-    let mut job = Job::new(2, 3);
+    let mut job = Simulation::new(2, 3);
     job.step(0, 7);
     assert_eq!(job.signal(SIGTERM), [Action::Signal(SIGTERM)]);
     job.saved(7);
@@ -96,7 +96,7 @@ fn exit_by_the_forwarded_signal_is_neither_an_error_nor_a_preemption() {
 
 #[test]
 fn sigusr1_does_not_end_the_job() {
-    let mut job = Job::new(2, 0);
+    let mut job = Simulation::new(2, 0);
     assert_eq!(job.signal(SIGUSR1), [Action::Signal(SIGUSR1)]);
     assert_eq!(job.signal(SIGUSR1), [Action::Signal(SIGUSR1)]);
     assert_eq!(job.dispatcher.deadline(), None);
@@ -106,7 +106,7 @@ fn sigusr1_does_not_end_the_job() {
 
 #[test]
 fn signal_during_a_restart_stops_the_job() {
-    let mut job = Job::new(2, 3);
+    let mut job = Simulation::new(2, 3);
     job.exit(0, Exit::Code(1));
     assert_eq!(job.signal(SIGTERM), [Action::Signal(SIGTERM)]);
     assert_eq!(job.exit(1, Exit::Code(0)), [Action::Finish(Verdict::Stopped(SIGTERM))]);

@@ -1,7 +1,7 @@
 //! How code below the user interface reports what it does. `ui` implements it.
 
 /// The receiver of progress reports.
-pub trait Progress {
+pub trait Status {
     /// A step of the work: `Fetching`, `libtorch 2.13.0`.
     fn status(&self, verb: &str, message: &str);
 
@@ -9,11 +9,11 @@ pub trait Progress {
     fn warn(&self, message: &str);
 
     /// Long work whose end is not known begins. It ends when the result is dropped.
-    fn begin(&self, message: &str) -> Box<dyn Work + '_>;
+    fn begin(&self, message: &str) -> Box<dyn Task + '_>;
 }
 
 /// Long work.
-pub trait Work {
+pub trait Task {
     /// Whether the user sees [`set`](Self::set) at all.
     fn is_visible(&self) -> bool;
 
