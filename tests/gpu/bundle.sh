@@ -39,7 +39,7 @@ if [ ! -e "$LIBTORCH/lib/libtorch_cuda.so" ]; then
 fi
 
 # The launcher, the workers of the test suite, and the runtime's own tests.
-cargo build --release -p cargo-ddp -p ddp-tests --bins
+cargo build --release -p cargo-ddp -p ddp-tests -p ddp-tests-nccl --bins
 tests=$(cargo test --release -p ddp-runtime --lib --no-run --message-format json |
     sed -n 's/.*"executable":"\([^"]*\/ddp_runtime-[^"]*\)".*/\1/p')
 

@@ -6,13 +6,16 @@ mod header;
 use std::path::Path;
 use std::process::Command;
 
-use ddp_tests::{CudaTorch, build, kept, program, repo, stdout_of, worker};
+use ddp_tests::{CudaTorch, build, kept, repo, stdout_of, worker};
+
+/// The package with the program.
+const PACKAGE: &str = "ddp-tests-nccl";
 
 #[test]
 fn nccl_is_built_with_a_cuda_libtorch_and_reports_a_missing_gpu() {
     let Some(torch) = CudaTorch::find() else { return };
     let target = kept().join("cuda-target");
-    let flags = ["-p", "ddp-tests", "--bin", "nccl", "--target-dir", target.to_str().unwrap()];
+    let flags = ["-p", PACKAGE, "--target-dir", target.to_str().unwrap()];
     let program = build(repo(), &flags, Some(&torch.home));
     let output = Command::new(program).env_clear().output().unwrap();
     let (stdout, stderr) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
@@ -30,7 +33,7 @@ fn nccl_is_built_with_a_cuda_libtorch_and_reports_a_missing_gpu() {
 
 #[test]
 fn nccl_without_cuda_is_reported_as_missing() {
-    let output = Command::new(program("nccl")).env_clear().output().unwrap();
+    let output = Command::new(build(repo(), &["-p", PACKAGE], None)).env_clear().output().unwrap();
     let (stdout, stderr) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     if stdout.contains("NCCL is built: true") {
         return; // the workspace itself is built with a CUDA libtorch: the other test's case
