@@ -143,7 +143,9 @@ fn gpus_command_lists_the_gpus() {
     assert_eq!(lines[3], "      MIG-1-0e4b");
     assert!(lines[6].starts_with("      used by ") && lines[6].ends_with(" (pid 1)  10.0 GB"), "{text}");
     let json: serde_json::Value = serde_json::from_str(&list(&["--json"])).unwrap();
-    assert_eq!((&json[3]["users"][0]["pid"], &json[1]["mig"][0]), (&1.into(), &"MIG-0-0e4b".into()));
+    assert_eq!(json["version"], 1);
+    let gpus = &json["gpus"];
+    assert_eq!((&gpus[3]["users"][0]["pid"], &gpus[1]["mig"][0]), (&1.into(), &"MIG-0-0e4b".into()));
     if !has_driver() {
         Ddp::new(["gpus"]).run().ends_with(2).says(&["error: can't use GPUs: can't load the NVIDIA driver"]);
     }

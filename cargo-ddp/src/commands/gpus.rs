@@ -11,7 +11,7 @@ use crate::{Result, exit};
 pub(super) fn gpus(args: &GpusArgs) -> Result<u8> {
     let gpus = gpu::list()?;
     if args.json {
-        print_json(&gpus)?;
+        print_json(&serde_json::json!({ "version": 1, "gpus": &gpus }))?;
         return Ok(exit::SUCCESS);
     }
     if gpus.is_empty() {

@@ -92,8 +92,8 @@ def loader_summary(value, _dict):
 
 def batches_summary(value, _dict):
     names = ("next", "batches", "batch_size", "samples", "num_replicas")
-    count, batches, batch, samples, replicas = (_member(value, "progress", name) for name in names)
-    epoch = _member(value, "progress", "start", "epoch")
+    count, batches, batch, samples, replicas = (_member(value, "cursor", name) for name in names)
+    epoch = _member(value, "cursor", "start", "epoch")
     if not (count <= batches <= samples < 1 << 63 and 0 < batch < 1 << 63 and 0 < replicas <= 1 << 20):
         return GONE
     return f"epoch {epoch}: at batch {count} of {batches}, {min(count * batch, samples)} of this rank's {samples} samples"
