@@ -22,10 +22,22 @@ impl User {
             let libtorch = std::env::var(\"LIBTORCH\").unwrap();\n    \
             std::fs::write(format!(\"{out}/libtorch.rs\"), format!(\"pub const LIBTORCH: &str = {libtorch:?};\")).unwrap();\n}\n";
         write(&user.path("runtime/build.rs"), script);
-        let manifest = "[package]\nname = \"ddp-runtime\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[dependencies]\nlibc = \"0.2\"\n";
-        write(&user.path("runtime/Cargo.toml"), manifest);
-        let library = "include!(concat!(env!(\"OUT_DIR\"), \"/libtorch.rs\"));\n";
+        let manifest = |name: &str, dependencies: &str| {
+            format!(
+                "[package]\nname = {name:?}\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[dependencies]\n{dependencies}\n"
+            )
+        };
+        let dependencies = "libc = \"0.2\"\nddp-contract = { path = \"../contract\" }";
+        write(&user.path("runtime/Cargo.toml"), &manifest("ddp-runtime", dependencies));
+        let library = "include!(concat!(env!(\"OUT_DIR\"), \"/libtorch.rs\"));\npub use ddp_contract::STEPS;\n";
         write(&user.path("runtime/src/lib.rs"), library);
+        // Its library contains the path of OUT_DIR, as serde's does.
+        let script = "fn main() {\n    println!(\"cargo::rerun-if-changed=build.rs\");\n    \
+            let out = std::env::var(\"OUT_DIR\").unwrap();\n    \
+            std::fs::write(format!(\"{out}/steps.rs\"), \"pub const STEPS: i32 = 3;\").unwrap();\n}\n";
+        write(&user.path("contract/build.rs"), script);
+        write(&user.path("contract/Cargo.toml"), &manifest("ddp-contract", ""));
+        write(&user.path("contract/src/lib.rs"), "include!(concat!(env!(\"OUT_DIR\"), \"/steps.rs\"));\n");
         for name in ["first", "other"] {
             user.libtorch(name);
         }
@@ -165,6 +177,29 @@ fn changed_code_of_the_runtime_is_compiled_once_and_never_stale() {
     assert_eq!(compiled(&done), ["ddp-runtime", "model"], "{}", done.stderr);
     assert_eq!(two.prints(&done), "7\n");
     assert_eq!(compiled(&user.project("three").build()), ["model"]);
+}
+
+/// rustc refuses a crate that was compiled against another compilation of its dependency.
+#[test]
+fn units_of_several_projects_are_reused_only_if_they_fit_together() {
+    let user = User::new();
+    let [one, two] = ["one", "two"].map(|name| user.project(name));
+    one.build();
+    // Compiled for itself, and newer: this is what the store has now.
+    two.ddp(&["build"]).env("DDP_SHARED_BUILD", "0").run().succeeds();
+    two.build();
+    // The newest ddp-runtime, compiled against the first project's ddp-contract.
+    let library = user.path("runtime/src/lib.rs");
+    let changed = fs::read_to_string(&library).unwrap() + "pub const NEW: i32 = STEPS + 4;\n";
+    fs::write(&library, changed).unwrap();
+    assert_eq!(compiled(&one.build()), ["ddp-runtime", "model"]);
+    let three = user.project("three");
+    write(&three.root.join("src/main.rs"), "fn main() { println!(\"{}\", ddp_runtime::NEW); }\n");
+    let done = three.build();
+    assert_eq!(compiled(&done), ["ddp-runtime", "model"], "{}", done.stderr);
+    assert_eq!(three.prints(&done), "7\n");
+    // That one fits.
+    assert_eq!(compiled(&user.project("four").build()), ["model"]);
 }
 
 #[test]

@@ -2,13 +2,14 @@
 //!
 //! A new project would compile libtorch's bindings, our C++ and 100 crates again. Instead, each build of `cargo ddp` leaves
 //! its dependencies in the user's cache, and a project that lacks some gets them from there, before cargo looks. cargo then
-//! checks them as it checks everything in `target/`: by its fingerprints. What does not fit is compiled as usual, so nothing
-//! here decides whether something is up to date.
+//! checks them as it checks everything in `target/`: by its fingerprints. What is out of date is compiled as usual, so nothing
+//! here decides that.
 //!
 //! | file | what it does |
 //! |---|---|
 //! | `store` | the folder in the cache: its key, its lock, pruning |
 //! | `unit` | one crate or build script: its files in `target/`, and in the store |
+//! | `compilation` | which units fit together |
 //! | `packages` | which packages are shared: those whose code does not depend on the project |
 //! | `place` | hard links and copies that keep their times |
 //! | `age` | how long ago something was |
@@ -19,6 +20,7 @@
 //! The store only helps if all projects give torch-sys the same LIBTORCH; see `libtorch::config`.
 
 mod age;
+mod compilation;
 mod packages;
 mod place;
 mod store;
@@ -36,8 +38,9 @@ use cargo_metadata::{Artifact, BuildScript};
 use super::cargo::Project;
 use super::libtorch::{LINK, libtorch_for};
 use age::is_within;
+use compilation::{Compilation, Compiled, fitting};
 use packages::{Locked, Package};
-use store::Store;
+use store::{FORMAT, Store};
 pub use store::{Summary, prune, summary};
 use unit::Unit;
 
@@ -107,27 +110,34 @@ impl<'a> Sharing<'a> {
         let locked = Locked::read(&self.project.root)?;
         let Some(store) = Store::find(&self.project.root, &self.libtorch)? else { return Ok(0) };
         let _lock = store.lock_shared()?;
-        let mut count = 0;
-        for profile in &self.profiles {
-            let stored = store.units(profile);
-            let wanted = stored.iter().filter(|(_, package)| locked.has(package));
-            let wanted: Vec<_> =
-                wanted.map(|(unit, _)| unit).filter(|unit| !unit.is_in(&self.base.join(profile))).collect();
-            if wanted.is_empty() {
-                continue;
-            }
-            let folder = self.base.join(profile);
-            make_target(&self.project.target)?;
-            make_target(&self.base)?;
-            let Some(_cargo) = lock_as_cargo(&folder)? else {
-                tracing::debug!("another cargo is building in {}", folder.display());
-                continue;
-            };
-            for unit in wanted {
-                match unit.copy_to(&store.folder_of(profile, unit), &folder) {
-                    Ok(()) => count += 1,
-                    Err(err) => tracing::debug!("{unit}: {err}"),
+        let stored: Vec<_> = self.profiles.iter().map(|profile| store.units(profile)).collect();
+        if stored.iter().all(Vec::is_empty) {
+            return Ok(0);
+        }
+        make_target(&self.project.target)?;
+        make_target(&self.base)?;
+        let Some(_cargo) = self.lock_as_cargo()? else { return Ok(0) };
+        let present = Compiled::read(&self.folders())?;
+        let mut places = BTreeMap::new();
+        let mut wanted = BTreeMap::new();
+        for (profile, units) in self.profiles.iter().zip(stored) {
+            for (unit, package) in units {
+                let folder = store.folder_of(profile, &unit);
+                if locked.has(&package)
+                    && !present.times().contains_key(&unit)
+                    && let Some(compilation) = Compilation::stored(&unit, &folder)
+                {
+                    places.insert(unit.clone(), (folder, self.base.join(profile)));
+                    wanted.insert(unit, compilation);
                 }
+            }
+        }
+        let mut count = 0;
+        for unit in fitting(wanted, present.times()) {
+            let (folder, profile) = &places[&unit];
+            match unit.copy_to(folder, profile) {
+                Ok(()) => count += 1,
+                Err(err) => tracing::debug!("{unit}: {err}"),
             }
         }
         tracing::debug!(count, store = %store.folder().display(), "reused dependencies of earlier builds");
@@ -168,30 +178,63 @@ impl<'a> Sharing<'a> {
     fn try_store(&self) -> io::Result<()> {
         let Some(store) = Store::make(&self.project.root, &self.libtorch)? else { return Ok(()) };
         let _lock = store.lock()?;
-        let mut busy = BTreeSet::new();
+        // Where another cargo builds, the next build leaves its units.
+        let Some(_cargo) = self.lock_as_cargo()? else { return Ok(()) };
+        let compiled = Compiled::read(&self.folders())?;
+        let (mut new, mut places, mut present) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for (profile, units) in &self.used() {
+            for (unit, _) in store.units(profile) {
+                if let Some(stored) = Compilation::stored(&unit, &store.folder_of(profile, &unit)) {
+                    present.insert(unit, stored.time);
+                }
+            }
             let folder = self.base.join(profile);
-            let Some(_cargo) = lock_as_cargo(&folder)? else {
-                busy.insert(profile.clone());
-                continue;
-            };
-            let files = unit::files_by_hash(&folder)?;
             for (unit, package) in with_other_modes(&folder, units)? {
-                let stored = unit.store(&folder, &files, &store.folder_of(profile, &unit), &package.to_string());
-                if let Err(err) = stored {
-                    tracing::debug!("{unit}: {err}");
+                let place = store.folder_of(profile, &unit);
+                let Some(compilation) = compiled.compilation(&folder, &unit) else { continue };
+                if present.get(&unit) >= Some(&compilation.time) {
+                    unit::mark_used(&place);
+                } else if unit::is_complete(&unit.fingerprint(&folder))? {
+                    new.insert(unit.clone(), compilation);
+                    places.insert(unit, (folder.clone(), place, package));
                 }
             }
         }
-        // Where another cargo builds, the next build leaves its units.
-        for profile in self.profiles.iter().filter(|profile| !busy.contains(*profile)) {
-            let folder = self.base.join(profile);
+        let mut files = BTreeMap::new();
+        for unit in fitting(new.clone(), &present) {
+            let (profile, place, package) = &places[&unit];
+            if !files.contains_key(profile) {
+                files.insert(profile, unit::files_by_hash(profile)?);
+            }
+            if let Err(err) = unit.store(profile, &files[profile], place, &package.to_string(), &new[&unit].list()) {
+                tracing::debug!("{unit}: {err}");
+            }
+        }
+        for folder in self.folders() {
             if folder.is_dir() {
                 fs::write(folder.join(STAMP), self.stamp()?)?;
             }
         }
         store.prune_sometimes();
         Ok(())
+    }
+
+    /// The profiles' folders.
+    fn folders(&self) -> Vec<PathBuf> {
+        self.profiles.iter().map(|profile| self.base.join(profile)).collect()
+    }
+
+    /// The locks that cargo takes while it builds; `None` if a cargo has one of them.
+    fn lock_as_cargo(&self) -> io::Result<Option<Vec<File>>> {
+        let mut locks = Vec::new();
+        for folder in self.folders() {
+            let Some(more) = lock_as_cargo(&folder)? else {
+                tracing::debug!("another cargo is building in {}", folder.display());
+                return Ok(None);
+            };
+            locks.extend(more);
+        }
+        Ok(Some(locks))
     }
 
     /// The units of this build, by their profile's folder.
@@ -217,7 +260,7 @@ impl<'a> Sharing<'a> {
     /// What decides which units the project uses, as far as it can change without `cargo ddp` seeing it.
     fn stamp(&self) -> io::Result<String> {
         let lock = fs::read(self.project.root.join("Cargo.lock"))?;
-        Ok(format!("{}\n{:08x}\n", self.libtorch.to_string_lossy(), crc32c::crc32c(&lock)))
+        Ok(format!("{FORMAT}\n{}\n{:08x}\n", self.libtorch.to_string_lossy(), crc32c::crc32c(&lock)))
     }
 }
 

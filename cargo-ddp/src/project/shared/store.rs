@@ -28,8 +28,8 @@ use crate::machine::cache;
 use crate::os::private;
 use crate::project::cargo;
 
-/// The first line of a key: another layout has another.
-const FORMAT: &str = "1";
+/// The first line of a key and of a stamp: another layout has another.
+pub(super) const FORMAT: &str = "2";
 /// Units that no build has used for this long are removed.
 const UNUSED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const PRUNE_EVERY: Duration = Duration::from_secs(24 * 60 * 60);

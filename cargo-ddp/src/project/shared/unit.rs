@@ -6,6 +6,7 @@
 //! ```text
 //! serde-0123456789abcdef/
 //!     package                               its name and version; the time is when it was used last
+//!     dependencies                          the compilations of other units that it was compiled against
 //!     .fingerprint/serde-0123456789abcdef/
 //!     build/serde-0123456789abcdef/         of a build script
 //!     deps/libserde-0123456789abcdef.rlib
@@ -25,6 +26,8 @@ const BUILD: &str = "build";
 const DEPS: &str = "deps";
 /// In a unit's folder in the store.
 const PACKAGE: &str = "package";
+/// In a unit's folder in the store.
+const DEPENDENCIES: &str = "dependencies";
 /// In a fingerprint's folder: its time is when cargo began to compile the unit.
 const TIME: &str = "invoked.timestamp";
 
@@ -57,9 +60,9 @@ impl Unit {
         split(&self.0).map_or("", |(_, hash)| hash)
     }
 
-    /// Whether a profile's folder has it.
-    pub(super) fn is_in(&self, profile: &Path) -> bool {
-        profile.join(FINGERPRINTS).join(&self.0).exists()
+    /// Its fingerprint's folder, in a profile's folder or its own in the store.
+    pub(super) fn fingerprint(&self, profile: &Path) -> PathBuf {
+        profile.join(FINGERPRINTS).join(&self.0)
     }
 
     /// Puts it from the store's `folder` into a profile's. The fingerprint is copied last, so that cargo sees complete units only.
@@ -72,8 +75,8 @@ impl Unit {
         }
         let staging = profile.join(FINGERPRINTS).join(format!(".{}.{}", self.0, std::process::id()));
         fs::create_dir_all(&staging)?;
-        let taken = place(&folder.join(FINGERPRINTS).join(&self.0), &staging, false)
-            .and_then(|()| fs::rename(&staging, profile.join(FINGERPRINTS).join(&self.0)));
+        let taken = place(&self.fingerprint(folder), &staging, false)
+            .and_then(|()| fs::rename(&staging, self.fingerprint(profile)));
         if taken.is_err() {
             let _ = fs::remove_dir_all(&staging);
         }
@@ -81,7 +84,7 @@ impl Unit {
         taken
     }
 
-    /// Puts it from a profile's folder into the store's `folder`, unless the one there is as new. `files`: those in the
+    /// Puts it from a profile's folder into the store's `folder`, with two texts that the store has of it. `files`: those in the
     /// profile's `deps`, by their hash.
     pub(super) fn store(
         &self,
@@ -89,19 +92,14 @@ impl Unit {
         files: &BTreeMap<String, Vec<String>>,
         folder: &Path,
         package: &str,
+        dependencies: &str,
     ) -> io::Result<()> {
-        let fingerprint = profile.join(FINGERPRINTS).join(&self.0);
-        if folder.exists() && time(&fingerprint) <= time(&folder.join(FINGERPRINTS).join(&self.0)) {
-            mark_used(folder);
-            return Ok(());
-        }
-        if !is_complete(&fingerprint)? {
-            return Ok(());
-        }
         // A name that `of_name` does not accept.
         let staging = folder.with_file_name(format!(".{}.partial", self.0));
         let _ = fs::remove_dir_all(&staging);
-        let stored = self.store_in(profile, files, &staging, package).and_then(|()| {
+        let stored = self.store_in(profile, files, &staging).and_then(|()| {
+            fs::write(staging.join(DEPENDENCIES), dependencies)?;
+            fs::write(staging.join(PACKAGE), package)?;
             match fs::remove_dir_all(folder) {
                 Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
                 _ => {}
@@ -114,13 +112,7 @@ impl Unit {
         stored
     }
 
-    fn store_in(
-        &self,
-        profile: &Path,
-        files: &BTreeMap<String, Vec<String>>,
-        staging: &Path,
-        package: &str,
-    ) -> io::Result<()> {
+    fn store_in(&self, profile: &Path, files: &BTreeMap<String, Vec<String>>, staging: &Path) -> io::Result<()> {
         fs::create_dir_all(staging)?;
         let build = profile.join(BUILD).join(&self.0);
         if build.is_dir() {
@@ -132,8 +124,7 @@ impl Unit {
             place(&profile.join(DEPS).join(name), &staging.join(DEPS).join(name), is_replaced_whole(name))?;
         }
         fs::create_dir_all(staging.join(FINGERPRINTS))?;
-        place(&profile.join(FINGERPRINTS).join(&self.0), &staging.join(FINGERPRINTS).join(&self.0), false)?;
-        fs::write(staging.join(PACKAGE), package)
+        place(&self.fingerprint(profile), &self.fingerprint(staging), false)
     }
 }
 
@@ -161,7 +152,8 @@ fn is_replaced_whole(name: &str) -> bool {
         || name.strip_prefix("build_script_").is_some_and(|rest| split(rest).is_some())
 }
 
-fn mark_used(folder: &Path) {
+/// Marks the unit in the store's `folder` as used.
+pub(super) fn mark_used(folder: &Path) {
     let marked = File::open(folder.join(PACKAGE)).and_then(|file| file.set_modified(SystemTime::now()));
     if let Err(err) = marked {
         tracing::debug!("{}: {err}", folder.display());
@@ -174,8 +166,13 @@ pub(super) fn about(folder: &Path) -> io::Result<(String, SystemTime)> {
     Ok((fs::read_to_string(&path)?, fs::metadata(&path)?.modified()?))
 }
 
+/// What the store says about the dependencies of the unit in `folder`.
+pub(super) fn dependencies(folder: &Path) -> io::Result<String> {
+    fs::read_to_string(folder.join(DEPENDENCIES))
+}
+
 /// When cargo compiled it. What was built later is newer in all of its files.
-fn time(fingerprint: &Path) -> Option<SystemTime> {
+pub(super) fn time(fingerprint: &Path) -> Option<SystemTime> {
     let newest = |path: &Path| fs::metadata(path)?.modified();
     newest(&fingerprint.join(TIME)).or_else(|_| newest_in(fingerprint)).ok()
 }
@@ -187,7 +184,7 @@ fn newest_in(folder: &Path) -> io::Result<SystemTime> {
 }
 
 /// Whether cargo has finished it: each `NAME.json` has a `NAME` with a hash, which is written when all is well.
-fn is_complete(fingerprint: &Path) -> io::Result<bool> {
+pub(super) fn is_complete(fingerprint: &Path) -> io::Result<bool> {
     let mut found = false;
     for entry in fs::read_dir(fingerprint)? {
         let path = entry?.path();
@@ -203,7 +200,11 @@ fn is_complete(fingerprint: &Path) -> io::Result<bool> {
 
 /// All units of a profile's folder.
 pub(super) fn all(profile: &Path) -> io::Result<Vec<Unit>> {
-    let names = fs::read_dir(profile.join(FINGERPRINTS))?.flatten().map(|entry| entry.file_name());
+    let entries = match fs::read_dir(profile.join(FINGERPRINTS)) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        entries => entries?,
+    };
+    let names = entries.flatten().map(|entry| entry.file_name());
     Ok(names.filter_map(|name| Unit::of_name(&name.to_string_lossy())).collect())
 }
 
@@ -238,7 +239,6 @@ fn split(name: &str) -> Option<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt;
-    use std::time::Duration;
 
     use super::*;
 
@@ -253,7 +253,7 @@ mod tests {
     fn build(profile: &Path) {
         let unit = |name: &str| profile.join(format!("{name}-{HASH}"));
         write(unit(".fingerprint/md-5").join("lib-md5"), HASH);
-        write(unit(".fingerprint/md-5").join("lib-md5.json"), "{}");
+        write(unit(".fingerprint/md-5").join("lib-md5.json"), "{\"deps\":[]}");
         write(unit(".fingerprint/md-5").join(TIME), "");
         write(profile.join(format!("deps/libmd5-{HASH}.rlib")), "library");
         write(profile.join(format!("deps/md5-{HASH}.d")), "");
@@ -262,7 +262,8 @@ mod tests {
     }
 
     fn store(unit: &Unit, profile: &Path, folder: &Path) {
-        unit.store(profile, &files_by_hash(profile).unwrap(), folder, "md-5 1.0.0").unwrap();
+        unit.store(profile, &files_by_hash(profile).unwrap(), folder, "md-5 1.0.0", "serde-0123456789abcdef 1 0\n")
+            .unwrap();
     }
 
     #[test]
@@ -274,7 +275,7 @@ mod tests {
         assert_eq!((unit.package(), unit.hash()), ("md-5", HASH));
         store(&unit, &one, &stored);
         unit.copy_to(&stored, &two).unwrap();
-        assert!(unit.is_in(&two));
+        assert_eq!(all(&two).unwrap(), std::slice::from_ref(&unit));
         for file in [
             format!(".fingerprint/md-5-{HASH}/lib-md5"),
             format!("deps/libmd5-{HASH}.rlib"),
@@ -288,28 +289,30 @@ mod tests {
             assert_eq!(one.ino() == two.ino(), links, "{file}");
         }
         assert_eq!(about(&stored).unwrap().0, "md-5 1.0.0");
+        assert_eq!(dependencies(&stored).unwrap(), "serde-0123456789abcdef 1 0\n");
     }
 
     #[test]
-    fn unfinished_unit_is_not_stored_and_a_newer_one_replaces_an_older() {
+    fn unit_is_complete_once_cargo_has_written_its_hash() {
+        let dir = tempfile::tempdir().unwrap();
+        build(dir.path());
+        let unit = Unit::new("md-5", HASH);
+        let fingerprint = unit.fingerprint(dir.path());
+        assert!(is_complete(&fingerprint).unwrap());
+        fs::write(fingerprint.join("lib-md5"), "").unwrap();
+        assert!(!is_complete(&fingerprint).unwrap());
+    }
+
+    #[test]
+    fn unit_replaces_the_stored_one() {
         let dir = tempfile::tempdir().unwrap();
         let [profile, stored] = ["one", "stored"].map(|name| dir.path().join(name));
         build(&profile);
         let unit = Unit::new("md-5", HASH);
-        let [hash, time] = ["lib-md5", TIME].map(|name| profile.join(format!(".fingerprint/{unit}/{name}")));
-        fs::write(&hash, "").unwrap();
         store(&unit, &profile, &stored);
-        assert!(!stored.exists());
-        fs::write(&hash, HASH).unwrap();
-        store(&unit, &profile, &stored);
-
         let library = format!("deps/libmd5-{HASH}.rlib");
         fs::remove_file(profile.join(&library)).unwrap();
         fs::write(profile.join(&library), "another").unwrap();
-        store(&unit, &profile, &stored);
-        assert_eq!(fs::read_to_string(stored.join(&library)).unwrap(), "library", "it is not newer");
-        let later = SystemTime::now() + Duration::from_secs(10);
-        File::options().write(true).open(time).unwrap().set_modified(later).unwrap();
         store(&unit, &profile, &stored);
         assert_eq!(fs::read_to_string(stored.join(&library)).unwrap(), "another");
     }
