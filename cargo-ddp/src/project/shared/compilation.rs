@@ -3,10 +3,10 @@
 //! cargo names a unit's files by what it is compiled from. Two projects that compile the same unit get files with the same names
 //! but not the same content: serde's library, for example, contains the path of a file that its build script has written. rustc
 //! refuses a crate that was compiled against another compilation of its dependency ("can't find crate"), and cargo, which looks
-//! at the times of files, may not notice. So every unit in the store has the list of the compilations that it was compiled
-//! against, and only units that fit together get into the store and into a project.
+//! at the times of files, may not notice. So the store lists, for each unit, the compilations that it was compiled against. Only
+//! units that fit together are copied into the store or into a project.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -93,11 +93,16 @@ impl Compiled {
         &self.times
     }
 
-    /// A unit with its dependencies; `None` if one of them is unknown, as after `cargo clean -p`, or was compiled again since.
+    /// A unit with its dependencies. `None` if cargo has not finished it, or if a dependency is unknown, as after
+    /// `cargo clean -p`, or newer than the unit.
     pub(super) fn compilation(&self, profile: &Path, unit: &Unit) -> Option<Compilation> {
         let time = self.times.get(unit)?;
+        let fingerprint = unit.fingerprint(profile);
+        if !unit::is_complete(&fingerprint).ok()? {
+            return None;
+        }
         let mut against = BTreeMap::new();
-        for json in fingerprints(&unit.fingerprint(profile)).ok()? {
+        for json in fingerprints(&fingerprint).ok()? {
             let json: Value = serde_json::from_slice(&fs::read(json).ok()?).ok()?;
             // Each is a list: the package's hash, the crate's name, whether it is public, the fingerprint's hash.
             for dependency in json["deps"].as_array()? {
@@ -118,14 +123,18 @@ fn fingerprints(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "json")).collect())
 }
 
-/// Those of `new` that fit together and to `present`, where they are about to be added. They replace units of the same name.
-pub(super) fn fitting(mut new: BTreeMap<Unit, Compilation>, present: &BTreeMap<Unit, Time>) -> BTreeSet<Unit> {
+/// The compilations in `new` that fit each other and the `present` ones, among which they are about to be put. They replace
+/// units of the same name.
+pub(super) fn fitting(
+    mut new: BTreeMap<Unit, Compilation>,
+    present: &BTreeMap<Unit, Time>,
+) -> BTreeMap<Unit, Compilation> {
     loop {
         let time_of = |unit: &Unit| new.get(unit).map(|compilation| &compilation.time).or_else(|| present.get(unit));
         let fits = |one: &Compilation| one.against.iter().all(|(unit, time)| time_of(unit) == Some(time));
         let misfits: Vec<Unit> = new.iter().filter(|(_, one)| !fits(one)).map(|(unit, _)| unit.clone()).collect();
         if misfits.is_empty() {
-            return new.into_keys().collect();
+            return new;
         }
         misfits.iter().for_each(|unit| drop(new.remove(unit)));
     }
@@ -148,7 +157,7 @@ mod tests {
     fn assert_fitting(new: &[(&str, Compilation)], present: &[(&str, u64)], expected: &[&str]) {
         let new = new.iter().map(|(name, compilation)| (unit(name), compilation.clone())).collect();
         let present = present.iter().map(|(name, time)| (unit(name), Time(*time, 0))).collect();
-        let fitting: Vec<_> = fitting(new, &present).iter().map(|unit| unit.package().to_owned()).collect();
+        let fitting: Vec<_> = fitting(new, &present).keys().map(|unit| unit.package().to_owned()).collect();
         assert_eq!(fitting, expected);
     }
 
@@ -156,16 +165,16 @@ mod tests {
     fn units_fit_if_they_were_compiled_against_each_other() {
         let [a, b, c] = [compilation(1, &[]), compilation(2, &[("a", 1)]), compilation(3, &[("b", 2)])];
         assert_fitting(&[("a", a.clone()), ("b", b.clone()), ("c", c.clone())], &[], &["a", "b", "c"]);
-        // Against one that is there already.
+        // Against one that is already present.
         assert_fitting(&[("b", b.clone()), ("c", c.clone())], &[("a", 1)], &["b", "c"]);
-        // Another compilation of `a`, older or newer: `c` has no `b` then.
+        // With another compilation of `a`, older or newer, `b` does not fit, and so neither does `c`.
         for time in [0, 5] {
             assert_fitting(&[("b", b.clone()), ("c", c.clone())], &[("a", time)], &[]);
             assert_fitting(&[("a", compilation(time, &[])), ("b", b.clone()), ("c", c.clone())], &[], &["a"]);
         }
-        // One that replaces what is there.
+        // One that replaces an older one.
         assert_fitting(&[("a", a), ("b", b)], &[("a", 0)], &["a", "b"]);
-        // `b` is left out, so `c` has to fit to the one that is there.
+        // The new `b` does not fit, so `c` must fit the present one.
         let [b, c] = [compilation(4, &[("a", 9)]), compilation(5, &[("b", 2)])];
         assert_fitting(&[("b", b), ("c", c)], &[("a", 1), ("b", 2)], &[]);
     }
@@ -183,10 +192,12 @@ mod tests {
         write("serde", "1f0a000000000000", "");
         write("model", "2000000000000000", "[17,\"serde\",false,2591]");
         write("other", "3000000000000000", "[17,\"unknown\",false,7]");
+        write("unfinished", "", "");
         let compiled = Compiled::read(&[dir.path().to_owned()]).unwrap();
         let model = compiled.compilation(dir.path(), &unit("model")).unwrap();
         assert_eq!(model.against, BTreeMap::from([(unit("serde"), compiled.times()[&unit("serde")].clone())]));
         assert_eq!(compiled.compilation(dir.path(), &unit("other")), None);
+        assert_eq!(compiled.compilation(dir.path(), &unit("unfinished")), None);
         // `serde` is compiled again.
         let timestamp =
             fs::File::options().write(true).open(unit("serde").fingerprint(dir.path()).join("invoked.timestamp"));

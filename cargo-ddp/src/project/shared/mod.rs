@@ -62,7 +62,7 @@ pub(crate) fn is_off(value: &OsStr) -> bool {
     ["0", "false", "no", "off"].iter().any(|off| value == *off)
 }
 
-/// What a build of one profile of a project takes from the store and leaves there.
+/// What a build of one profile of a project copies from the store and into it.
 ///
 /// Sharing is an optimization: when something fails, it is logged, and cargo builds as usual.
 #[derive(Debug)]
@@ -133,8 +133,8 @@ impl<'a> Sharing<'a> {
             }
         }
         let mut count = 0;
-        for unit in fitting(wanted, present.times()) {
-            let (folder, profile) = &places[&unit];
+        for unit in fitting(wanted, present.times()).keys() {
+            let (folder, profile) = &places[unit];
             match unit.copy_to(folder, profile) {
                 Ok(()) => count += 1,
                 Err(err) => tracing::debug!("{unit}: {err}"),
@@ -178,7 +178,7 @@ impl<'a> Sharing<'a> {
     fn try_store(&self) -> io::Result<()> {
         let Some(store) = Store::make(&self.project.root, &self.libtorch)? else { return Ok(()) };
         let _lock = store.lock()?;
-        // Where another cargo builds, the next build leaves its units.
+        // If another cargo is building, the next build stores the units.
         let Some(_cargo) = self.lock_as_cargo()? else { return Ok(()) };
         let compiled = Compiled::read(&self.folders())?;
         let (mut new, mut places, mut present) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
@@ -194,19 +194,19 @@ impl<'a> Sharing<'a> {
                 let Some(compilation) = compiled.compilation(&folder, &unit) else { continue };
                 if present.get(&unit) >= Some(&compilation.time) {
                     unit::mark_used(&place);
-                } else if unit::is_complete(&unit.fingerprint(&folder))? {
+                } else {
                     new.insert(unit.clone(), compilation);
                     places.insert(unit, (folder.clone(), place, package));
                 }
             }
         }
         let mut files = BTreeMap::new();
-        for unit in fitting(new.clone(), &present) {
+        for (unit, compilation) in fitting(new, &present) {
             let (profile, place, package) = &places[&unit];
             if !files.contains_key(profile) {
                 files.insert(profile, unit::files_by_hash(profile)?);
             }
-            if let Err(err) = unit.store(profile, &files[profile], place, &package.to_string(), &new[&unit].list()) {
+            if let Err(err) = unit.store(profile, &files[profile], place, &package.to_string(), &compilation.list()) {
                 tracing::debug!("{unit}: {err}");
             }
         }

@@ -65,7 +65,7 @@ impl Unit {
         profile.join(FINGERPRINTS).join(&self.0)
     }
 
-    /// Puts it from the store's `folder` into a profile's. The fingerprint is copied last, so that cargo sees complete units only.
+    /// Copies it from the store's `folder` into a profile's. The fingerprint is copied last, so that cargo sees complete units only.
     pub(super) fn copy_to(&self, folder: &Path, profile: &Path) -> io::Result<()> {
         for part in [DEPS, BUILD] {
             let from = folder.join(part);
@@ -75,17 +75,17 @@ impl Unit {
         }
         let staging = profile.join(FINGERPRINTS).join(format!(".{}.{}", self.0, std::process::id()));
         fs::create_dir_all(&staging)?;
-        let taken = place(&self.fingerprint(folder), &staging, false)
+        let copied = place(&self.fingerprint(folder), &staging, false)
             .and_then(|()| fs::rename(&staging, self.fingerprint(profile)));
-        if taken.is_err() {
+        if copied.is_err() {
             let _ = fs::remove_dir_all(&staging);
         }
         mark_used(folder);
-        taken
+        copied
     }
 
-    /// Puts it from a profile's folder into the store's `folder`, with two texts that the store has of it. `files`: those in the
-    /// profile's `deps`, by their hash.
+    /// Copies it from a profile's folder into the store's `folder`, with the texts of the files `package` and `dependencies`.
+    /// `files`: those in the profile's `deps`, by their hash.
     pub(super) fn store(
         &self,
         profile: &Path,
