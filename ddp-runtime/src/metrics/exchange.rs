@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::entry::{OwnedValue, Reduce, Scalar};
+use super::record::{OwnedValue, Reduce, Scalar};
 use crate::dist::fnv;
 use crate::{Error, ProcessGroup, Result};
 
@@ -16,7 +16,7 @@ pub(super) enum Why {
     End = 2,
 }
 
-/// What each rank sends before the values: kind, number and hash of its entries, and its memory. `next` is rank 0's.
+/// What each rank sends before the values: kind, number and hash of its scalars, and its memory. `next` is rank 0's.
 struct Header {
     why: i64,
     count: i64,
@@ -27,7 +27,7 @@ struct Header {
 
 /// What rank 0 knows after an exchange; the others know `next`.
 pub(super) struct Exchanged {
-    /// The reduced values, in the order of the entries.
+    /// The reduced values, in the order of the scalars.
     pub(super) values: Vec<f64>,
     /// The most memory that a rank uses: the process', and its GPU's.
     pub(super) memory: [u64; 2],
@@ -41,20 +41,20 @@ pub(super) const COLLECTIVES: u64 = 2;
 pub(super) fn exchange(
     group: Option<&ProcessGroup>,
     why: Why,
-    entries: &[Scalar],
+    scalars: &[Scalar],
     memory: [u64; 2],
     next: u64,
 ) -> Result<Exchanged> {
-    let own = read(entries)?;
+    let own = read(scalars)?;
     let Some(group) = group else {
-        let values = reduce(entries, &[own]);
+        let values = reduce(scalars, &[own]);
         return Ok(Exchanged { values, memory, next });
     };
     let to_i64 = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let header = Header {
         why: why as i64,
-        count: to_i64(entries.len() as u64),
-        hash: hash(entries),
+        count: to_i64(scalars.len() as u64),
+        hash: hash(scalars),
         memory: memory.map(to_i64),
         next: to_i64(next),
     };
@@ -64,31 +64,31 @@ pub(super) fn exchange(
         |other: &Header| (other.why, other.count, other.hash) == (headers[0].why, headers[0].count, headers[0].hash);
     // Everybody sees the same headers, so everybody goes the same way from here.
     if let Some(rank) = headers.iter().position(|header| !same(header)) {
-        return Err(difference(group, why, entries, rank)?);
+        return Err(difference(group, why, scalars, rank)?);
     }
-    let all = match entries {
+    let all = match scalars {
         [] => vec![],
         _ => group.gather_raw("exchanging metrics", &Tensor::from_slice(&own))?,
     };
     let all = all.iter().map(|values| Vec::<f64>::try_from(values).map_err(Error::tch("exchanging metrics")));
     let all = all.collect::<Result<Vec<_>>>()?;
-    let values = if group.rank() == 0 { reduce(entries, &all) } else { vec![] };
+    let values = if group.rank() == 0 { reduce(scalars, &all) } else { vec![] };
     let most = |i: usize| headers.iter().map(|header| header.memory[i].unsigned_abs()).max().unwrap_or(0);
     Ok(Exchanged { values, memory: [most(0), most(1)], next: headers[0].next.unsigned_abs() })
 }
 
-fn reduce(entries: &[Scalar], ranks: &[Vec<f64>]) -> Vec<f64> {
-    let of = |(i, entry): (usize, &Scalar)| {
-        entry.reduce.unwrap_or(Reduce::Mean).all(ranks.iter().map(move |values| values[i]))
+fn reduce(scalars: &[Scalar], ranks: &[Vec<f64>]) -> Vec<f64> {
+    let of = |(i, scalar): (usize, &Scalar)| {
+        scalar.reduce.unwrap_or(Reduce::Mean).all(ranks.iter().map(move |values| values[i]))
     };
-    entries.iter().enumerate().map(of).collect()
+    scalars.iter().enumerate().map(of).collect()
 }
 
-/// The entries' values. Those on a GPU are read together.
-pub(super) fn read(entries: &[Scalar]) -> Result<Vec<f64>> {
-    let on_device: Vec<&Tensor> = entries
+/// The scalars' values. Those on a GPU are read together.
+pub(super) fn read(scalars: &[Scalar]) -> Result<Vec<f64>> {
+    let on_device: Vec<&Tensor> = scalars
         .iter()
-        .filter_map(|entry| match &entry.value {
+        .filter_map(|scalar| match &scalar.value {
             OwnedValue::OnDevice(tensor) => Some(tensor),
             OwnedValue::Number(_) => None,
         })
@@ -102,7 +102,7 @@ pub(super) fn read(entries: &[Scalar]) -> Result<Vec<f64>> {
         }
     }
     .into_iter();
-    let values = entries.iter().map(|entry| match entry.value {
+    let values = scalars.iter().map(|scalar| match scalar.value {
         OwnedValue::Number(number) => number,
         OwnedValue::OnDevice(_) => read.next().unwrap_or(f64::NAN),
     });
@@ -110,8 +110,8 @@ pub(super) fn read(entries: &[Scalar]) -> Result<Vec<f64>> {
 }
 
 /// Of names, steps and ways to reduce.
-fn hash(entries: &[Scalar]) -> i64 {
-    let bytes = entries.iter().flat_map(|Scalar { name, step, reduce, .. }| {
+fn hash(scalars: &[Scalar]) -> i64 {
+    let bytes = scalars.iter().flat_map(|Scalar { name, step, reduce, .. }| {
         let reduce = reduce.map_or(0, |reduce| reduce as u8 + 1);
         (name.len() as u64).to_le_bytes().into_iter().chain(name.bytes()).chain(step.to_le_bytes()).chain([reduce])
     });
@@ -136,17 +136,17 @@ impl Header {
 #[derive(Debug, Serialize, Deserialize)]
 struct Logged(Vec<String>);
 
-/// Beyond this many entries, the first difference is not searched.
+/// Beyond this many scalars, the first difference is not searched.
 const MOST_WORDS: usize = 10_000;
 
 /// What `rank` did otherwise than rank 0.
-fn difference(group: &ProcessGroup, why: Why, entries: &[Scalar], rank: usize) -> Result<Error> {
+fn difference(group: &ProcessGroup, why: Why, scalars: &[Scalar], rank: usize) -> Result<Error> {
     let end = match why {
         Why::Due => "continued",
         Why::Flush => "flushed",
         Why::End => "finished",
     };
-    let words = entries.iter().map(|Scalar { name, step, reduce, .. }| match reduce {
+    let words = scalars.iter().map(|Scalar { name, step, reduce, .. }| match reduce {
         None | Some(Reduce::Mean) => format!("logged `{name}` at step {step}"),
         Some(other) => format!("logged `{name}` at step {step} as {other:?}"),
     });
@@ -174,15 +174,15 @@ mod tests {
     }
 
     #[test]
-    fn metrics_entries_that_differ_have_different_hashes() {
-        let entry = |name: &str, step, reduce| Scalar {
+    fn metrics_scalars_that_differ_have_different_hashes() {
+        let scalar = |name: &str, step, reduce| Scalar {
             name: name.into(),
             step,
             value: OwnedValue::Number(0.0),
             reduce: Some(reduce),
             time: 0.0,
         };
-        let one = |name, step, reduce| hash(&[entry(name, step, reduce)]);
+        let one = |name, step, reduce| hash(&[scalar(name, step, reduce)]);
         let own = one("loss", 1, Reduce::Mean);
         assert_eq!(own, one("loss", 1, Reduce::Mean));
         for other in [one("lass", 1, Reduce::Mean), one("loss", 2, Reduce::Mean), one("loss", 1, Reduce::Max)] {

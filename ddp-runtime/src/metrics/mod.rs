@@ -1,11 +1,11 @@
 //! What a run measures: numbers of all ranks together, histograms, images, hyperparameters, as TensorBoard's event files
 //! and as [`metrics.jsonl`](ddp_contract::metrics), which `cargo ddp plot` reads.
 
-mod entry;
 mod exchange;
 mod histogram;
 mod image;
 mod proto;
+mod record;
 mod reporter;
 mod tensorboard;
 #[cfg(test)]
@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 use ddp_contract::env;
 use tch::Tensor;
 
-pub(crate) use entry::OwnedValue;
-pub use entry::{HParam, Reduce, Value};
+pub(crate) use record::OwnedValue;
+pub use record::{HParam, Reduce, Value};
 
 use crate::train::optim;
 use crate::train::optim::{Gradients, Optimizer};
@@ -31,13 +31,13 @@ use crate::worker::deferred::Deferred;
 use crate::worker::process::process;
 use crate::{Context, Error, Result};
 
-use entry::{LogRecord, Scalar, now};
+use record::{LogRecord, Scalar, now};
 use reporter::{Reporter, Shared};
 use writer::Writer;
 
 /// The folder without a launcher.
 const FOLDER: &str = "metrics";
-/// Entries that wait for the thread. Beyond these the loop waits, too: values on a GPU take memory there.
+/// Records that wait for the thread. Beyond these the loop waits, too: values on a GPU take memory there.
 const QUEUE: usize = 1 << 12;
 /// How long a dropped `Metrics` waits for the other ranks.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -230,7 +230,7 @@ impl Metrics {
         if !self.0.rank0 {
             return self.check();
         }
-        let values = entry::copy(values)?;
+        let values = record::copy(values)?;
         self.send(LogRecord::Histogram { name: name.into(), step, values, time: now() })
     }
 
@@ -257,7 +257,7 @@ impl Metrics {
             return self.check();
         }
         image::check(image)?;
-        let image = entry::copy(image)?;
+        let image = record::copy(image)?;
         self.send(LogRecord::Image { name: name.into(), step, image, time: now() })
     }
 
@@ -370,9 +370,9 @@ impl Metrics {
         self.send(LogRecord::Scalar(Scalar { name, step, value, reduce, time: now() }))
     }
 
-    fn send(&self, entry: LogRecord) -> Result<()> {
+    fn send(&self, record: LogRecord) -> Result<()> {
         match &self.0.sender {
-            Some(sender) if sender.send(entry).is_ok() => Ok(()),
+            Some(sender) if sender.send(record).is_ok() => Ok(()),
             _ => self.check().and(Err(Error::Invalid("metrics: can't log after `finish`".into()))),
         }
     }

@@ -1,4 +1,4 @@
-//! The thread in the background: collects entries, exchanges them with the other ranks, and on rank 0 writes them.
+//! The background thread: collects scalars, exchanges them with the other ranks, and on rank 0 writes them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use tch::Device;
 
-use super::entry::{LogRecord, Scalar, now};
 use super::exchange::{self, Exchanged, Why};
 use super::histogram::Histogram;
 use super::image;
+use super::record::{LogRecord, Scalar, now};
 use super::writer::Writer;
 use crate::worker::say::say;
 use crate::{Error, ProcessGroup, Result, memory};
@@ -48,9 +48,9 @@ pub(super) struct Reporter {
     receiver: Receiver<LogRecord>,
     shared: Arc<Shared>,
     /// Waiting for the next exchange, and how many steps they are of.
-    entries: Vec<Scalar>,
+    scalars: Vec<Scalar>,
     steps: u64,
-    /// The next exchange is due after this many steps: the same on all ranks, since all count the same entries.
+    /// The next exchange is due after this many steps: the same on all ranks, since all count the same scalars.
     due: u64,
     fixed: Option<u64>,
     exchanged: Instant,
@@ -70,7 +70,7 @@ impl Reporter {
         shared: Arc<Shared>,
     ) -> Self {
         let now = Instant::now();
-        let (entries, throughput) = (Vec::new(), Throughput::default());
+        let (scalars, throughput) = (Vec::new(), Throughput::default());
         let due = fixed.unwrap_or(1);
         let (steps, exchanged, saved) = (0, now, now);
         Self {
@@ -79,7 +79,7 @@ impl Reporter {
             device,
             receiver,
             shared,
-            entries,
+            scalars,
             steps,
             due,
             fixed,
@@ -108,7 +108,7 @@ impl Reporter {
                     self.through = Some(through);
                     return self.end();
                 }
-                Ok(entry) => self.handle(entry)?,
+                Ok(record) => self.handle(record)?,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return self.end(),
             }
@@ -124,22 +124,22 @@ impl Reporter {
         Ok(())
     }
 
-    fn handle(&mut self, entry: LogRecord) -> Result<()> {
-        if let Some(step) = entry.step() {
+    fn handle(&mut self, record: LogRecord) -> Result<()> {
+        if let Some(step) = record.step() {
             self.write(|writer| {
                 writer.start(step);
                 Ok(())
             });
         }
-        match entry {
+        match record {
             LogRecord::Scalar(scalar) if scalar.reduce.is_some() => {
-                if self.entries.last().is_none_or(|last| last.step != scalar.step) {
+                if self.scalars.last().is_none_or(|last| last.step != scalar.step) {
                     if self.steps >= self.due {
                         self.exchange(Why::Due)?;
                     }
                     self.steps += 1;
                 }
-                self.entries.push(scalar);
+                self.scalars.push(scalar);
             }
             LogRecord::Scalar(scalar) => {
                 let value = exchange::read(std::slice::from_ref(&scalar))?.first().copied().unwrap_or(f64::NAN);
@@ -172,16 +172,16 @@ impl Reporter {
         let pace = (self.steps as f64 / elapsed.max(1e-3) * PERIOD.as_secs_f64()).clamp(1.0, MOST_STEPS) as u64;
         let next = self.fixed.unwrap_or(pace);
         let memory = [memory::resident_bytes().unwrap_or(0), memory::cuda_bytes(self.device).unwrap_or(0)];
-        let entries = std::mem::take(&mut self.entries);
-        let exchanged = exchange::exchange(self.group.as_ref(), why, &entries, memory, next);
+        let scalars = std::mem::take(&mut self.scalars);
+        let exchanged = exchange::exchange(self.group.as_ref(), why, &scalars, memory, next);
         if self.group.is_some() {
             self.shared.collectives.fetch_add(exchange::COLLECTIVES, Ordering::Relaxed);
         }
         let Exchanged { values, memory, next } = exchanged?;
-        for (entry, value) in entries.iter().zip(values) {
-            self.write(|writer| writer.scalar(&entry.name, entry.step, value, entry.time));
+        for (scalar, value) in scalars.iter().zip(values) {
+            self.write(|writer| writer.scalar(&scalar.name, scalar.step, value, scalar.time));
         }
-        if let Some(step) = entries.last().map(|entry| entry.step) {
+        if let Some(step) = scalars.last().map(|scalar| scalar.step) {
             for (name, bytes) in ["memory/rss_bytes", "memory/cuda_bytes"].into_iter().zip(memory) {
                 if bytes > 0 {
                     self.write(|writer| writer.scalar(name, step, bytes as f64, now()));

@@ -13,10 +13,10 @@ use ddp_contract::metrics::{FILE, FORMAT, Line, Session};
 use serde_json::json;
 
 use super::HParam;
-use super::entry::now;
 use super::histogram::Histogram;
 use super::image::Png;
 use super::proto::Message;
+use super::record::now;
 use super::tensorboard as tb;
 use crate::dist::resume_point::ResumePoint;
 use crate::os::{files, process::host_name};

@@ -24,23 +24,23 @@ impl Snapshots {
         let written = self.wait_together()?;
         let optimizer = contents.optimizer.consolidated_state_dict(); // every rank takes part
         let mine = written.and(flushed).and(optimizer).and_then(|optimizer| {
-            let job = if self.group.rank() == 0 {
+            let pending = if self.group.rank() == 0 {
                 self.lock_here()?;
-                Some(self.job(model, contents, optimizer.into_tensors(), progress)?)
+                Some(self.pending(model, contents, optimizer.into_tensors(), progress)?)
             } else {
                 None
             };
-            Ok((job, RngState::now(self.device)?))
+            Ok((pending, RngState::now(self.device)?))
         });
-        let (job, rng) = match mine {
-            Ok((job, rng)) => (job, Ok(rng)),
+        let (pending, rng) = match mine {
+            Ok((pending, rng)) => (pending, Ok(rng)),
             Err(err) => (None, Err(err)),
         };
         let ranks = self.gather(rng)?;
         self.locked = true;
-        if let Some(mut job) = job {
-            job.tensors.push((format::RNG, rng::to_tensors(&ranks)?));
-            self.writing = Some(job.start(std::mem::take(&mut self.stage))?);
+        if let Some(mut pending) = pending {
+            pending.tensors.push((format::RNG, rng::to_tensors(&ranks)?));
+            self.writing = Some(pending.start(std::mem::take(&mut self.stage))?);
         }
         self.due.restart_clock();
         self.saved_at = Some(progress);
@@ -116,8 +116,8 @@ impl Snapshots {
         let interval = LONG.min(self.group.timeout() / 4);
         loop {
             let is_done = self.writing.as_ref().is_none_or(|writing| writing.is_done_within(interval));
-            let [pending] = self.group.largest("waiting for a snapshot", [i64::from(!is_done)])?;
-            if pending == 0 {
+            let [unfinished] = self.group.largest("waiting for a snapshot", [i64::from(!is_done)])?;
+            if unfinished == 0 {
                 return Ok(self.wait());
             }
         }
@@ -132,7 +132,7 @@ impl Snapshots {
     }
 
     /// What there is to write, copied.
-    fn job(
+    fn pending(
         &mut self,
         model: &VarStore,
         contents: &Contents<'_>,

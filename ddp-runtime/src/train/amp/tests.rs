@@ -10,7 +10,7 @@ struct Training {
     scaler: GradScaler,
 }
 
-fn job(options: GradScalerOptions) -> Training {
+fn training(options: GradScalerOptions) -> Training {
     let vs = VarStore::new(Device::Cpu);
     let _ = vs.root().ones("w", &[1]);
     let optimizer = Sgd::new(&vs, SgdOptions { lr: 1.0, ..Default::default() });
@@ -35,45 +35,45 @@ impl Training {
 
 #[test]
 fn scaler_skips_overflows_and_adjusts_the_scale() {
-    let mut job = job(GradScalerOptions { init_scale: 8.0, growth_interval: 2, ..Default::default() });
-    assert!(job.step(0.25));
-    assert_eq!((job.weight(), job.scaler.get_scale().unwrap()), (0.75, 8.0));
-    assert!(job.step(0.25));
-    assert_eq!((job.weight(), job.scaler.get_scale().unwrap()), (0.5, 16.0));
-    assert!(!job.step(f64::INFINITY));
-    assert!(!job.step(f64::NAN));
-    assert_eq!((job.weight(), job.scaler.get_scale().unwrap()), (0.5, 4.0));
-    assert!(job.step(0.5));
+    let mut training = training(GradScalerOptions { init_scale: 8.0, growth_interval: 2, ..Default::default() });
+    assert!(training.step(0.25));
+    assert_eq!((training.weight(), training.scaler.get_scale().unwrap()), (0.75, 8.0));
+    assert!(training.step(0.25));
+    assert_eq!((training.weight(), training.scaler.get_scale().unwrap()), (0.5, 16.0));
+    assert!(!training.step(f64::INFINITY));
+    assert!(!training.step(f64::NAN));
+    assert_eq!((training.weight(), training.scaler.get_scale().unwrap()), (0.5, 4.0));
+    assert!(training.step(0.5));
 
     let state = |scaler: &GradScaler| scaler.state_dict().unwrap().require::<serde_json::Value>("scaler").unwrap();
-    let saved: serde_json::Value = serde_json::from_str(&state(&job.scaler).to_string()).unwrap();
+    let saved: serde_json::Value = serde_json::from_str(&state(&training.scaler).to_string()).unwrap();
     let mut fresh = GradScaler::new(Device::Cpu, GradScalerOptions::default()).unwrap();
     fresh.load_state_dict(&StateDict::new().with("scaler", &saved).unwrap()).unwrap();
     assert_eq!(state(&fresh), saved);
-    job.scaler = fresh;
-    job.step(0.0);
-    assert_eq!(job.scaler.get_scale().unwrap(), 8.0, "the count of good steps is part of the state");
+    training.scaler = fresh;
+    training.step(0.0);
+    assert_eq!(training.scaler.get_scale().unwrap(), 8.0, "the count of good steps is part of the state");
 }
 
 #[test]
 fn scaler_unscales_gradients_before_the_step() {
-    let mut job = job(GradScalerOptions::default());
-    let loss = (&job.vs.variables()["w"] * 3.0).sum(Kind::Float);
-    job.scaler.scale(&loss).unwrap().backward();
-    job.scaler.unscale(&job.optimizer).unwrap();
-    assert_eq!(job.vs.variables()["w"].grad().double_value(&[0]), 3.0);
-    let twice = job.scaler.unscale(&job.optimizer).unwrap_err().to_string();
+    let mut training = training(GradScalerOptions::default());
+    let loss = (&training.vs.variables()["w"] * 3.0).sum(Kind::Float);
+    training.scaler.scale(&loss).unwrap().backward();
+    training.scaler.unscale(&training.optimizer).unwrap();
+    assert_eq!(training.vs.variables()["w"].grad().double_value(&[0]), 3.0);
+    let twice = training.scaler.unscale(&training.optimizer).unwrap_err().to_string();
     assert!(twice.contains("already"), "{twice}");
-    assert!(job.scaler.step(&mut job.optimizer).unwrap().was_taken().unwrap());
-    assert!(job.scaler.step(&mut job.optimizer).is_err());
-    assert_eq!(job.weight(), -2.0);
+    assert!(training.scaler.step(&mut training.optimizer).unwrap().was_taken().unwrap());
+    assert!(training.scaler.step(&mut training.optimizer).is_err());
+    assert_eq!(training.weight(), -2.0);
 }
 
 #[test]
 fn scaler_that_is_disabled_does_nothing() {
-    let mut job = job(GradScalerOptions { enabled: false, ..Default::default() });
-    assert!(job.step(0.5));
-    assert_eq!((job.weight(), job.scaler.get_scale().unwrap()), (0.5, 1.0));
+    let mut training = training(GradScalerOptions { enabled: false, ..Default::default() });
+    assert!(training.step(0.5));
+    assert_eq!((training.weight(), training.scaler.get_scale().unwrap()), (0.5, 1.0));
 }
 
 #[test]

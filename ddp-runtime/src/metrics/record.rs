@@ -1,4 +1,4 @@
-//! The values that can be logged, and the entries that the loop hands to the writing thread.
+//! The values that can be logged, and the records that the loop hands to the writing thread.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
