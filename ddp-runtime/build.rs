@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::exit;
 
-/// Each includes half of the other files of `csrc/`. Most of the time goes into libtorch's headers, which each unit reads once:
-/// one unit per file takes four times as long on a machine with two cores.
+/// Each includes half of the other files of `csrc/`. Most of the time goes into libtorch's headers, which each unit parses once.
+/// One unit per file would take four times as much processor time.
 const UNITS: [&str; 2] = ["csrc/dist.cpp", "csrc/train.cpp"];
 
 fn main() {
