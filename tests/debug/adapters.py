@@ -6,9 +6,10 @@ class LldbDap:
     name = kind = "lldb-dap"
     path = next(filter(None, map(shutil.which, [os.environ.get("LLDB_DAP", ""), "lldb-dap-19", "lldb-dap"])), None)
 
-    def start(self, _configuration, folder):
+    def start(self, configuration, folder):
         """The adapter's process, the streams to and from it, its log, and a function that ends the connection."""
-        process = subprocess.Popen([self.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder)
+        command = [configuration.get("debugAdapterExecutable", self.path), *configuration.get("debugAdapterArgs", [])]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder)
         return process, process.stdin, process.stdout, [process.stderr], process.stdin.close
 
     def arguments(self, configuration, _folder):

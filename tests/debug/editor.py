@@ -15,6 +15,7 @@ class Session:
     def __init__(self, editor, configuration, parent):
         self.editor, self.configuration, self.name, self.parent = editor, configuration, configuration["name"], parent
         self.stops, self.code, self.over, self.error, self.dap = [], None, False, None, None
+        self.is_stopped = False
         self.started = time.monotonic()
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -23,15 +24,17 @@ class Session:
             self._start()
             after = 0
             while True:
-                event, after = self.dap.event("stopped", "exited", "terminated", after=after, timeout=3600)
+                event, after = self.dap.event("stopped", "continued", "exited", "terminated", after=after, timeout=3600)
                 if event is None or event["event"] == "terminated":
                     return
                 if event["event"] == "exited":
                     self.code = event["body"]["exitCode"]
+                elif event["event"] == "continued":
+                    self._note(False)
                 elif event["body"]["reason"] != "entry":
                     with self.editor.changed:
                         self.stops.append({**event["body"], "at": event["at"]})
-                        self.editor.changed.notify_all()
+                    self._note(True)
         except (DapError, OSError) as err:
             self.error = err
         finally:
@@ -40,6 +43,11 @@ class Session:
             with self.editor.changed:
                 self.over = True
                 self.editor.changed.notify_all()
+
+    def _note(self, is_stopped):
+        with self.editor.changed:
+            self.is_stopped = is_stopped
+            self.editor.changed.notify_all()
 
     def _start(self):
         editor = self.editor
@@ -78,8 +86,27 @@ class Session:
         return {v["name"].split(" @")[0]: (v["value"], v["variablesReference"], v.get("type", "")) for v in found
                 if v["name"] != "[raw]"}
 
+    def resume(self, request):
+        """*Continue* or a step (`next`, `stepIn`, `stepOut`)."""
+        self._note(False)
+        self.dap.call(request, PATIENCE, threadId=self.stops[-1]["threadId"])
+
+    def try_to(self, request):
+        """As `resume` or `pause`, without waiting; the adapter may refuse it."""
+        if request != "pause":
+            self._note(False)
+        self.dap.send(request, threadId=self.stops[-1]["threadId"])
+
     def go_on(self):
-        self.dap.call("continue", PATIENCE, threadId=self.stops[-1]["threadId"])
+        self.resume("continue")
+
+    def pause(self):
+        self.dap.call("pause", PATIENCE, threadId=0)
+
+    def console(self, command):
+        """What a user types in the debug console."""
+        return self.dap.call("evaluate", PATIENCE, expression=command, context="repl",
+                             **({"frameId": self.frames()[0]["id"]} if self.is_stopped else {}))["result"]
 
     def attaches(self):
         return self.configuration["request"] == "attach" and (self.parent is None or self.parent.attaches())
@@ -177,6 +204,17 @@ class Editor:
         living = lambda: [s for s in self.workers() if not s.over and len(s.stops) >= times]
         self.wait(f"{count} workers at a breakpoint", lambda: len(living()) >= count)
         return living()
+
+    def living(self):
+        return [session for session in self.workers() if not session.over]
+
+    def all_stopped(self, timeout=PATIENCE):
+        """Waits until all ranks are stopped, and returns them."""
+        self.wait("stop of all ranks", lambda: self.living() and all(s.is_stopped for s in self.living()), timeout)
+        return self.living()
+
+    def all_running(self, timeout=PATIENCE):
+        self.wait("all ranks to run", lambda: not any(s.is_stopped for s in self.living()), timeout)
 
     def all_over(self):
         self.wait("end of all sessions", lambda: all(s.over for s in self.sessions))

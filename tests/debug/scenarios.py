@@ -4,6 +4,7 @@ BREAK in its loop), through the debug adapter that DDP_TEST_ADAPTER names. The e
 import json, os, re, shutil, signal, socket, subprocess, sys, threading, time, traceback
 from editor import TaskFailed
 from formatters import positions, tensors
+from group import group, rounds
 from stage import ARGS, BINARY, LINE, NAME, PROJECT, SNAPSHOTS, SOURCE, ddp, editor, editors, finish, has, run
 
 
@@ -42,8 +43,7 @@ def f5(nproc):
     assert [s.name for s in stopped] == [f"{BINARY} rank {rank}" for rank in range(nproc)], made.say()
     for rank, session in enumerate(stopped):
         check_variables(session, rank, nproc)
-    for session in stopped:    # through the first batch, in which every rank gets its breakpoint again
-        session.go_on()
+    stopped[0].go_on()    # and so all, through the first batch, in which every rank gets its breakpoint again
     stopped = made.stopped(nproc, times=2)
     for rank, session in enumerate(stopped):
         has(session.variables()["train"][0],
@@ -60,6 +60,22 @@ def f5_2():
 
 def f5_4():
     f5(4)
+
+
+def group_2():
+    group(2)
+
+
+def group_4():
+    group(4)
+
+
+def rounds_2():
+    rounds(2)
+
+
+def rounds_4():
+    rounds(4)
 
 
 def compound():
@@ -304,7 +320,7 @@ def broken():
 
 
 try:
-    {f.__name__: f for f in (f5_2, f5_4, compound, one_process, attach, killed, restart, stop, detach, nodes, panic, break_here, tensors,
+    {f.__name__: f for f in (f5_2, f5_4, group_2, group_4, rounds_2, rounds_4, compound, one_process, attach, killed, restart, stop, detach, nodes, panic, break_here, tensors,
                              positions, missing, broken)}[NAME]()
     print(f"{NAME}: ok")
 except Exception:

@@ -9,7 +9,14 @@ SOURCE = os.environ.get("DDP_TEST_SOURCE", os.path.join(PROJECT, "src/main.rs"))
 LINE = next(n for n, line in enumerate(open(SOURCE), 1) if "// BREAK" in line)
 SNAPSHOTS = tempfile.mkdtemp(prefix="ddp-debug-")
 editors = []
-ARGS = ["--total-epochs", "2", "--snapshots", SNAPSHOTS]
+
+
+def program(epochs=2, snapshots="."):
+    """The program's arguments."""
+    return ["--total-epochs", str(epochs), "--snapshots", os.path.join(SNAPSHOTS, snapshots)]
+
+
+ARGS = program()
 
 
 def editor(nproc, breakpoint=True):
@@ -21,8 +28,8 @@ def editor(nproc, breakpoint=True):
     return made
 
 
-def run(nproc, *more):
-    return ["ddp", "run", "--bin", BINARY, "--nproc", str(nproc), *more, "--", *ARGS]
+def run(nproc, *more, args=ARGS):
+    return ["ddp", "run", "--bin", BINARY, "--nproc", str(nproc), *more, "--", *args]
 
 
 def ddp(*args):
@@ -34,8 +41,8 @@ def has(value, pattern):
 
 
 def finish(made, stopped):
+    """Continues one rank, and so all."""
     made.clear_breakpoints()
-    for session in stopped:
-        session.go_on()
+    stopped[0].go_on()
     for session in made.all_over():
         assert session.code == 0 and session.error is None, f"{session.name} should end with 0\n{made.say()}"

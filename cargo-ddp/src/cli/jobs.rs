@@ -46,6 +46,14 @@ pub struct Attach {
     pub choose: bool,
 }
 
+/// `cargo ddp debug-adapter`
+#[derive(Args, Debug)]
+pub struct DebugAdapter {
+    /// lldb-dap and its arguments
+    #[arg(required = true, last = true, value_name = "LLDB_DAP")]
+    pub command: Vec<OsString>,
+}
+
 /// `cargo ddp launch`
 #[derive(Args, Debug)]
 pub struct Launch {

@@ -15,7 +15,7 @@ use crate::ui::Color;
 
 pub use build::Build;
 pub(crate) use color::{choose as choose_color, flags_for_cargo, for_clap};
-pub use jobs::{Attach, BuildArgs, GpusArgs, Launch, Ps, Run, Stop};
+pub use jobs::{Attach, BuildArgs, DebugAdapter, GpusArgs, Launch, Ps, Run, Stop};
 pub use project::{Demo, Exec, Init, New, Setup, Update, Vscode};
 pub use snapshot::{
     Best, Snapshot, SnapshotCommand, SnapshotDiff, SnapshotExport, SnapshotImport, SnapshotList, SnapshotPrune,
@@ -89,6 +89,9 @@ pub enum Command {
     ///
     /// For a debugger's launch configuration, which `cargo ddp vscode` writes.
     Attach(Attach),
+    /// Run lldb-dap for a rank's debug session, and show ranks that another rank has stopped (for editors)
+    #[command(hide = true)]
+    DebugAdapter(DebugAdapter),
     /// Run one worker per GPU of any program, without building anything
     ///
     /// A Python script written for torchrun runs unchanged: `cargo ddp launch --nproc 2 -- python3 train.py`. Everything
@@ -187,6 +190,7 @@ mod tests {
                 "build: package bin example release profile features all_features no_default_features target target_dir \
                  manifest_path jobs locked offline frozen",
                 "attach: run all choose",
+                "debug-adapter: command",
                 "launch: gpus nproc max_restarts backoff grace bind no_bind stall_timeout restart_on_stall \
                  no_restart_on_stall show log_dir stdin report json no_json quiet no_quiet dry_run no_dry_run nnodes \
                  node_rank master_addr master_port join_timeout secret_file command",

@@ -14,6 +14,7 @@ macro_rules! print {
 mod attach;
 mod build;
 mod completions;
+mod debug_adapter;
 mod demo;
 mod doctor;
 mod env;
@@ -55,6 +56,7 @@ pub fn run(command: Command, ui: &Ui) -> Result<u8> {
         Command::Run(args) => run::run(*args, ui),
         Command::Build(args) => build::build(&args, ui),
         Command::Attach(args) => attach::attach(&args, ui),
+        Command::DebugAdapter(args) => debug_adapter::debug_adapter(args),
         Command::Launch(args) => launch::launch(args, ui),
         Command::Gpus(args) => gpus::gpus(&args),
         Command::Ps(args) => ps::ps(&args, ui),

@@ -118,8 +118,8 @@ enum Ready {
 }
 
 fn accept_workers(plan: &LaunchPlan, guard: &mut Guard, reporter: &mut dyn Reporter) -> Result<Ready> {
-    let Some(Debug::Join(folder)) = &plan.debug else { return Ok(Ready::Joined(None)) };
-    Ok(match debugged::accept_workers(plan, folder, guard, reporter)? {
+    let Some(Debug::Join(join)) = &plan.debug else { return Ok(Ready::Joined(None)) };
+    Ok(match debugged::accept_workers(plan, &join.folder, guard, reporter)? {
         debugged::Accepted::All(port, workers) => Ready::Joined(Some((port, workers))),
         debugged::Accepted::Stopped(signal) => Ready::Stopped(signal),
     })

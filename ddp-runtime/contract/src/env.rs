@@ -84,6 +84,14 @@ pub const BACKTRACE: &str = "DDP_BACKTRACE";
 /// Set by a debugger's launch configuration for `cargo ddp run` and `attach`: `lldb-dap` or `codelldb` (a debug session
 /// for each worker is opened through that adapter), or `compound` (the debugger starts the workers itself).
 pub const DEBUG: &str = "DDP_DEBUG";
+/// `on` (the default) or `off`, for `cargo ddp run` and `attach` under [`DEBUG`]: whether the debug sessions of all ranks stop
+/// and continue together.
+pub const DEBUG_GROUP: &str = "DDP_DEBUG_GROUP";
+/// The folder where the debug sessions of all ranks meet, for a worker that a debugger has started: see [`JOIN`].
+pub const DEBUG_FOLDER: &str = "DDP_DEBUG_FOLDER";
+/// The descriptor of a socket from lldb-dap to the `cargo ddp debug-adapter` that runs it, which gets the reason of each
+/// interrupt: one JSON object in a datagram.
+pub const ADAPTER_FD: &str = "DDP_ADAPTER_FD";
 /// Seconds that a worker waits for a debugger before its `main`.
 pub const WAIT_DEBUGGER: &str = "DDP_WAIT_DEBUGGER";
 /// Seconds that ranks wait for each other, in place of every other time-out: long, while people look at breakpoints.

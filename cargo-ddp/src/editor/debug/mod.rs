@@ -7,10 +7,14 @@
 //!
 //! | file | what it does |
 //! |---|---|
+//! | `adapter` | between an editor and lldb-dap: shows ranks that another rank has stopped
+//! | `group` | the folder where the sessions of a job meet
 //! | `prepare` | what a project's `.ddp/` needs for it |
 //! | `session` | a worker's debug session, and the function that a debugger watches |
-//! | `lldb/` | runs inside lldb: opens the sessions, shows tensors |
+//! | `lldb/` | runs inside lldb: opens the sessions, stops and continues them together, shows tensors |
 
+mod adapter;
+mod group;
 mod prepare;
 mod session;
 
@@ -18,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use ddp_contract::env;
 
+pub use adapter::relay;
 pub(crate) use prepare::replace;
 pub use prepare::{FOLDER, prepare};
 pub(crate) use session::FRAME_NAMES;
@@ -32,8 +37,17 @@ use crate::{Error, Result};
 pub enum Debug {
     /// A session is opened for each worker that the launcher starts.
     Sessions(Sessions),
-    /// The debugger starts the workers, and they join the launcher in this folder.
-    Join(PathBuf),
+    /// The debugger starts the workers, and they join the launcher.
+    Join(Join),
+}
+
+/// How workers that a debugger starts join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Join {
+    /// Of the launcher's socket.
+    pub folder: PathBuf,
+    /// Where the ranks' debug sessions meet, unless each is by itself.
+    pub group: Option<PathBuf>,
 }
 
 impl Debug {
@@ -41,12 +55,12 @@ impl Debug {
     /// one there is a warning, and the job is an ordinary one.
     ///
     /// # Errors
-    /// [`Error::BadDebug`]; [`Error::System`] when the project's `.ddp/` can't be written.
+    /// [`Error::BadDebug`], [`Error::BadVariable`]; [`Error::System`] when the project's `.ddp/` can't be written.
     pub fn from_env(root: &Path, ui: &dyn Status) -> Result<Option<Self>> {
         let Some(value) = std::env::var_os(env::DEBUG).filter(|value| !value.is_empty()) else { return Ok(None) };
         if value == "compound" {
             prepare(root)?;
-            return Ok(Some(Self::Join(root.join(FOLDER))));
+            return Ok(Some(Self::Join(Join { folder: root.join(FOLDER), group: group::create(root)? })));
         }
         let adapter: Adapter = value.to_string_lossy().parse().map_err(Error::BadDebug)?;
         if !is_traced() {
@@ -56,7 +70,8 @@ impl Debug {
             ));
             return Ok(None);
         }
-        Ok(Some(Self::Sessions(Sessions::new(adapter, prepare(root)?))))
+        let script = prepare(root)?;
+        Ok(Some(Self::Sessions(Sessions::new(adapter, root, script, group::create(root)?))))
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::ffi::{CString, c_char};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+use super::prepare::LAUNCHER;
 
 /// Between editor and debugger: what opens sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +44,10 @@ impl fmt::Display for Adapter {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sessions {
     adapter: Adapter,
+    /// The project's folder.
+    root: PathBuf,
     script: PathBuf,
+    group: Option<PathBuf>,
 }
 
 /// A session to be opened: it attaches to a process.
@@ -60,30 +65,36 @@ pub struct Session {
 pub(crate) const FRAME_NAMES: &str = "${script.frame:ddp_debug.frame_name}";
 
 impl Sessions {
-    /// Through this adapter; `script` is loaded in each.
-    pub fn new(adapter: Adapter, script: PathBuf) -> Self {
-        Self { adapter, script }
+    /// Through this adapter, for the project in `root`; `script` is loaded in each. They meet in the folder `group`, if they
+    /// are to stop and continue together.
+    pub fn new(adapter: Adapter, root: &Path, script: PathBuf, group: Option<PathBuf>) -> Self {
+        Self { adapter, root: root.to_owned(), script, group }
     }
 
     /// The session of a rank, which runs `program` in the job's attempt number `attempt`, from 0.
     pub fn session(&self, program: &str, rank: usize, pid: u32, attempt: u32) -> Session {
-        let name = std::path::Path::new(program).file_name().unwrap_or_default().to_string_lossy();
+        let name = Path::new(program).file_name().unwrap_or_default().to_string_lossy();
         let again = if attempt == 0 { String::new() } else { format!(", attempt {}", attempt + 1) };
-        let script = self.script.display();
+        let mut commands = vec![
+            "settings set symbols.enable-lldb-index-cache true".to_owned(),
+            format!("command script import \"{}\"", self.script.display()),
+        ];
+        // Each attempt is a group of its own: sessions of the last one may still be open.
+        commands.extend(self.group.iter().map(|group| format!("ddp-join {rank} {}/{attempt}", group.display())));
         let mut configuration = json!({
             "name": format!("{name} rank {rank}{again}"),
             "request": "attach",
             "program": program,
             "pid": pid,
-            "initCommands": [
-                "settings set symbols.enable-lldb-index-cache true",
-                format!("command script import \"{script}\""),
-            ],
+            "initCommands": commands,
         });
         match self.adapter {
             Adapter::LldbDap => {
                 configuration["type"] = "lldb-dap".into();
                 configuration["customFrameFormat"] = FRAME_NAMES.into();
+                // `on_spawn` adds the program of the adapter that it runs in.
+                configuration["debugAdapterExecutable"] = self.root.join(LAUNCHER).to_string_lossy().into();
+                configuration["debugAdapterArgs"] = json!(["ddp", "debug-adapter", "--"]);
             }
             Adapter::CodeLldb => {
                 configuration["type"] = "lldb".into();
@@ -117,13 +128,20 @@ mod tests {
 
     #[test]
     fn session_names_its_rank_and_adapter() {
-        let sessions = |adapter| Sessions::new(adapter, "/p/.ddp/debug/ddp_debug.py".into());
+        let sessions = |adapter| {
+            let (script, group) = ("/p/.ddp/debug/ddp_debug.py".into(), Some("/p/.ddp/debug/group-x".into()));
+            Sessions::new(adapter, Path::new("/p"), script, group)
+        };
         let first = sessions(Adapter::LldbDap).session("/p/target/debug/train", 1, 77, 0);
         assert_eq!(first.configuration["name"], "train rank 1");
         assert_eq!((&first.configuration["type"], &first.configuration["pid"]), (&"lldb-dap".into(), &77.into()));
+        assert_eq!(first.configuration["initCommands"][2], "ddp-join 1 /p/.ddp/debug/group-x/0");
+        assert_eq!(first.configuration["debugAdapterExecutable"], "/p/.ddp/cargo-ddp");
         let again = sessions(Adapter::CodeLldb).session("/p/target/debug/train", 1, 78, 2);
         assert_eq!(again.configuration["name"], "train rank 1, attempt 3");
         assert_eq!(again.configuration["type"], "lldb");
+        assert_eq!(again.configuration["initCommands"][2], "ddp-join 1 /p/.ddp/debug/group-x/2");
+        assert_eq!(again.configuration["debugAdapterExecutable"], Value::Null);
         start(&again);
     }
 

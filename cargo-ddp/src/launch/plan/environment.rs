@@ -73,8 +73,12 @@ impl LaunchPlan {
             // NCCL's watchdog would end a process whose GPU waits for a peer at a breakpoint.
             vars.extend(unless_set("TORCH_NCCL_ENABLE_MONITORING", "0".into()));
         }
-        if let Some(Debug::Sessions(_)) = &self.debug {
-            vars.extend(unless_set(env::WAIT_DEBUGGER, WAIT_DEBUGGER.as_secs().to_string().into()));
+        match &self.debug {
+            Some(Debug::Sessions(_)) => {
+                vars.extend(unless_set(env::WAIT_DEBUGGER, WAIT_DEBUGGER.as_secs().to_string().into()));
+            }
+            Some(Debug::Join(join)) => vars.extend(join.group.iter().map(|group| (env::DEBUG_FOLDER, group.into()))),
+            None => {}
         }
         vars
     }
@@ -82,8 +86,10 @@ impl LaunchPlan {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
-    use crate::editor::debug::{Adapter, Sessions};
+    use crate::editor::debug::{Adapter, Join, Sessions};
     use crate::launch::nodes::Member;
     use crate::launch::plan::{Options, resolve};
     use crate::machine::Machine;
@@ -165,11 +171,15 @@ mod tests {
             let vars = LaunchPlan { debug, ..plan() }.worker_env(0, 0, 1);
             vars.into_iter().find(|(key, _)| *key == name).map(|(_, value)| value.into_string().unwrap())
         };
-        let sessions = Debug::Sessions(Sessions::new(Adapter::LldbDap, "ddp_debug.py".into()));
+        let sessions = Sessions::new(Adapter::LldbDap, Path::new("p"), "ddp_debug.py".into(), None);
+        let sessions = Debug::Sessions(sessions);
+        let join = |group: Option<&str>| Debug::Join(Join { folder: "x".into(), group: group.map(Into::into) });
         assert_eq!(get(Some(sessions.clone()), "DDP_TIMEOUT").as_deref(), Some("86400"));
         assert_eq!(get(Some(sessions.clone()), "TORCH_NCCL_ENABLE_MONITORING").as_deref(), Some("0"));
         assert_eq!(get(Some(sessions), "DDP_WAIT_DEBUGGER").as_deref(), Some("120"));
-        assert_eq!(get(Some(Debug::Join("x".into())), "DDP_WAIT_DEBUGGER"), None);
+        assert_eq!(get(Some(join(None)), "DDP_WAIT_DEBUGGER"), None);
+        assert_eq!(get(Some(join(None)), "DDP_DEBUG_FOLDER"), None);
+        assert_eq!(get(Some(join(Some("x/group-1"))), "DDP_DEBUG_FOLDER"), Some("x/group-1".into()));
         assert_eq!(get(None, "DDP_TIMEOUT"), None);
     }
 
@@ -190,7 +200,7 @@ mod tests {
     #[test]
     fn environment_keeps_what_the_user_has_set() {
         let set = ["CUDA_DEVICE_ORDER", "DDP_TIMEOUT", "TORCH_FR_DUMP_TEMP_FILE", "GLOO_SOCKET_IFNAME"];
-        let debug = Some(Debug::Join("x".into()));
+        let debug = Some(Debug::Join(Join { folder: "x".into(), group: None }));
         let plan = LaunchPlan { debug, store: StorePort::Reserved, ..plan() };
         let names = |plan: &LaunchPlan| plan.worker_env(0, 0, 1).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
         assert!(set.iter().all(|name| names(&plan).contains(name)));

@@ -48,7 +48,7 @@ extern "C" fn before_main() {
         wait(limit);
     }
     // Programs that this one starts neither wait nor join.
-    for name in [env::WAIT_DEBUGGER, env::JOIN, env::JOIN_RANK] {
+    for name in [env::WAIT_DEBUGGER, env::JOIN, env::JOIN_RANK, env::DEBUG_FOLDER] {
         // SAFETY: before `main` there is one thread.
         unsafe { std::env::remove_var(name) };
     }

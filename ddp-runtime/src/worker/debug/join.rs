@@ -1,6 +1,6 @@
 //! A worker that a debugger started itself: it gets from a waiting launcher what it would have inherited from it.
 
-use std::ffi::{OsStr, c_int, c_void};
+use std::ffi::{CString, OsStr, c_char, c_int, c_void};
 use std::io::{ErrorKind, IsTerminal};
 use std::path::Path;
 use std::process::exit;
@@ -54,6 +54,11 @@ pub(super) fn join(path: &Path) {
     if let Err(err) = launcher::die_with(&socket) {
         say(format_args!("warning: this worker will not notice if its launcher exits: {err}"));
     }
+    if let Some(folder) = std::env::var_os(env::DEBUG_FOLDER)
+        && let (Ok(folder), Ok(rank)) = (CString::new(folder.into_encoded_bytes()), u32::try_from(rank))
+    {
+        ddp_joined(folder.as_ptr(), rank);
+    }
     process().set_launcher(socket.into_raw_fd());
     call_at_exit(ended);
     if std::io::stdout().is_terminal() {
@@ -62,6 +67,16 @@ pub(super) fn join(path: &Path) {
         // The terminal's title.
         print!("\x1b]0;{} rank {rank}\x07", printable_line(&name));
     }
+}
+
+/// Called when the worker has joined, if the debug sessions of all ranks meet in `folder`. A debugger has a breakpoint here,
+/// which has its session meet the others.
+///
+/// It does nothing by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ddp_joined(folder: *const c_char, rank: u32) {
+    std::hint::black_box((folder, rank));
 }
 
 /// Connects as soon as there is a launcher.

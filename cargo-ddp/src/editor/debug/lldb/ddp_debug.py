@@ -1,16 +1,18 @@
-# Version 4. Written by cargo-ddp, which replaces it when it changes: edit cargo-ddp/src/editor/debug/lldb instead.
+# Version 5. Written by cargo-ddp, which replaces it when it changes: edit cargo-ddp/src/editor/debug/lldb instead.
 """Loaded into lldb by the launch configurations of `cargo ddp vscode`.
 
 on_spawn        opens a debug session for each worker that a launcher starts
+on_join         makes the session of a worker that has joined a launcher part of the group of ranks
 frame_name      names the functions of a call stack as Rust writes them
 the formatters  show Rust's own types (ddp_rustc), tensors (ddp_tensor), a worker's context, samplers (ddp_types)
 
 A formatter only reads memory: it never runs code in the debuggee, and gives up on whatever does not look like what it
 expects (a variable before its initialization, after a move, in freed memory).
 """
-import json, re
+import json, os
 import lldb
-import ddp_rustc
+import ddp_commands, ddp_group, ddp_rustc, ddp_steps
+from ddp_names import frame_name
 from ddp_tensor import TensorChildren, tensor_summary
 from ddp_types import (PROGRESS, batches_summary, context_summary, loader_summary, position_summary, progress_summary,
                        run_summary, sampler_summary, world_summary)
@@ -48,6 +50,12 @@ def __lldb_init_module(debugger, _dict):
     run(f"process handle -n true -p true -s false {SIGNALS}")
     if not in_codelldb:    # which has a switch for it
         run("breakpoint set -n rust_panic -N rust_panic")
+    ddp_commands.load(run, __name__)
+    run(f"command script add -o -f {__name__}.join ddp-join")
+    run(f"command script add -o -s asynchronous -f {__name__}.step ddp-step")
+    run(f"target stop-hook add -P {__name__}.ddp_group.StopHook")
+    run("breakpoint set -K false -n ddp_joined -N ddp_joined")
+    run(f"breakpoint command add -F {__name__}.on_join ddp_joined")
     # In the category of rustc's formatters, where a type's own name comes before their patterns, which fit every type. They
     # win from any other category if they are loaded later, as CodeLLDB does.
     for summary, types in FORMATTERS.items():
@@ -78,6 +86,7 @@ def on_spawn(frame, _location, _extra, _dict):
         else:
             print("ddp: can't open a debug session: this CodeLLDB is older than 1.12.1; update the extension")
         return False
+    config = _with_relay(config)
     interpreter = process.GetTarget().GetDebugger().GetCommandInterpreter()
     result = lldb.SBCommandReturnObject()
     quoted = config.replace("'", "\\u0027")
@@ -92,26 +101,38 @@ def on_spawn(frame, _location, _extra, _dict):
     return False
 
 
+def _with_relay(config):
+    """The configuration runs this adapter's own program between itself and the editor."""
+    config = json.loads(config)
+    if "debugAdapterArgs" in config:
+        config["debugAdapterArgs"].append(os.readlink("/proc/self/exe"))
+    return json.dumps(config)
+
+
+def join(debugger, command, _result, _dict):
+    """ddp-join RANK FOLDER: this session, whose process is not there yet, becomes one of the group that meets in a folder."""
+    rank, _, folder = command.partition(" ")
+    ddp_group.Member(debugger, folder, int(rank))
+
+
+def step(debugger, kind, result, _dict):
+    """ddp-step over|in|out: what cargo-ddp's relay makes of a step where it has folded the frames above the user's own."""
+    member = ddp_group.members.get(debugger.GetID())
+    error = member.step(kind) if member else lldb.SBError("this session is not part of a group of ranks")
+    if error.Fail():
+        result.SetError(error.GetCString())
+
+
+def on_join(frame, _location, _extra, _dict):
+    """At ddp_joined(folder, rank), where a worker has joined its launcher: never stops there."""
+    process = frame.GetThread().GetProcess()
+    rank = int(frame.FindRegister("arg2").GetValue(), 16) & 0xffffffff
+    ddp_group.Member(process.GetTarget().GetDebugger(), _argument(process, frame, 1), rank, running=True)
+    return False
+
+
 def _argument(process, frame, number):
     # lldb's generic names of registers: right at a function's first instruction, on x86-64 and arm64.
     # (Not GetValueAsUnsigned: rustc's formatters are for every type, and give that of a register wrong.)
     address = int(frame.FindRegister(f"arg{number}").GetValue(), 16)
     return process.ReadCStringFromMemory(address, 1 << 16, lldb.SBError())
-
-
-# --- names of functions -----------------------------------------------------------------------------------------------
-
-# How rustc writes what a symbol can't hold; lldb decodes only the rest of it.
-ESCAPES = {"$SP$": "@", "$BP$": "*", "$RF$": "&", "$LT$": "<", "$GT$": ">", "$LP$": "(", "$RP$": ")", "$C$": ",", "..": "::"}
-
-
-def frame_name(frame, _dict):
-    """For lldb-dap's customFrameFormat: `train::main::{{closure}}`, not `train::main::_$u7b$$u7b$closure…::h0c96e6d5ddb68cdd`."""
-    name = frame.GetDisplayFunctionName() or frame.GetModule().GetFileSpec().GetFilename() or "?"
-    name, hashes = re.subn(r"::h[0-9a-f]{16}$", "", name)
-    if not hashes:    # C, C++, or a newer rustc's symbol, which lldb reads
-        return name
-    name = re.sub(r"\$u([0-9a-f]{1,6})\$", lambda code: chr(int(code[1], 16)), name)
-    for escape, text in ESCAPES.items():
-        name = name.replace(escape, text)
-    return re.sub(r"(^|::)_(?=[^\w:])", r"\1", name)

@@ -1,0 +1,171 @@
+"""Scenarios of ranks that stop and continue together."""
+import os, random, re, statistics, subprocess, sys, time
+from stage import ARGS, BINARY, PROJECT, SOURCE, editor, finish, has, program, run
+
+LIMIT = 20    # seconds within which all ranks follow one: a second on a quiet machine
+ROUNDS = int(os.environ.get("DDP_TEST_ROUNDS", 200))
+
+
+def line(text):
+    return next(n for n, one in enumerate(open(SOURCE), 1) if text in one)
+
+
+BREAK = line("// BREAK")
+BACKWARD, STEP, LOSSES = line("ddp.backward(&loss)?"), line("run.optimizer.step()?"), line("losses.add(&loss)?")
+
+
+def top(session):
+    """The file's line of the innermost frame that has a source in the project."""
+    return next(frame["line"] for frame in session.frames() if frame.get("source", {}).get("path") == SOURCE)
+
+
+def last(session):
+    return session.stops[-1]
+
+
+def delay(first, others):
+    """Seconds from one session's stop to the last one's."""
+    return max(last(session)["at"] for session in others) - last(first)["at"]
+
+
+def start(nproc, args=ARGS):
+    """All ranks at the line marked BREAK, without breakpoints."""
+    made = editor(nproc)
+    launcher, = made.f5(f"ddp: run {BINARY} on {nproc} ranks", args=run(nproc, args=args))
+    made.stopped(nproc)
+    stopped = made.all_stopped()
+    assert all(last(session)["reason"] == "breakpoint" for session in stopped), made.say()
+    made.clear_breakpoints()
+    return made, launcher, stopped
+
+
+def group(nproc):
+    made, launcher, ranks = start(nproc)
+    first, second = ranks[:2]
+    relayed = made.adapter.name == "lldb-dap"
+
+    # A breakpoint in rank 1 only, set in rank 0's console.
+    first.console(f"ddp break {SOURCE}:{BACKWARD} --rank 1")
+    made.wait("word of rank 1", lambda: f"rank 1: breakpoint" in first.text(), 10)
+    first.go_on()
+    made.wait("rank 1's breakpoint", lambda: second.is_stopped and last(second)["reason"] == "breakpoint")
+    made.all_stopped(LIMIT)
+    assert top(second) == BACKWARD, second.frames()[0]
+    for session in ranks:
+        if session is not second and relayed:
+            has(last(session)["description"], f"^Paused: rank 1 stopped at main.rs:{BACKWARD}$")
+            assert last(session)["reason"] == "pause" and last(session)["preserveFocusHint"], last(session)
+            label, own = session.frames()[:2]
+            has(label["name"], r"^in .* \(\d+ frames\)$")
+            assert own["source"]["path"] == SOURCE, own
+    second.console("breakpoint delete --force")
+
+    # All ranks at the same line: a step over a collective takes all of them to the next line.
+    made.set_breakpoint("src/main.rs", BACKWARD)
+    for session in ranks:
+        session.set_breakpoints()
+    for session in ranks:    # past the batches that they have begun
+        made.all_stopped()
+        if [top(one) for one in ranks] == [BACKWARD] * nproc and all(last(one)["reason"] == "breakpoint" for one in ranks):
+            break
+        next(one for one in ranks).go_on()
+        time.sleep(1)
+    made.clear_breakpoints()
+    assert [top(session) for session in ranks] == [BACKWARD] * nproc, [top(session) for session in ranks]
+    for user, expected in [(first, STEP), (second, LOSSES)]:
+        user.resume("next")
+        made.wait("end of the step", lambda: user.is_stopped)
+        time.sleep(0.1)
+        made.all_stopped(LIMIT)
+        assert [top(session) for session in ranks] == [expected] * nproc, made.say()
+    finish(made, ranks)
+    made.all_over()
+    assert launcher.code == 0 and all(session.code == 0 for session in ranks), made.say()
+
+
+# --- random rounds ----------------------------------------------------------------------------------------------------
+
+class Rounds:
+    """What a user does, at random ranks; after each round, all ranks have to agree."""
+
+    def __init__(self, made, ranks):
+        self.made, self.ranks, self.taken, self.random = made, ranks, [], random.Random(os.environ.get("DDP_TEST_SEED", "14"))
+
+    def agree(self, what):
+        """Waits until all ranks are stopped, or all run, and stay so. Returns whether they are stopped."""
+        begin = time.monotonic()
+        agreed = None
+        while agreed is None or time.monotonic() - agreed < 0.25:
+            now = time.monotonic()
+            states = {session.is_stopped for session in self.ranks}
+            agreed = (agreed or now) if len(states) == 1 else None
+            assert now - begin < LIMIT and not any(session.over for session in self.ranks), f"{what}: {self.say()}"
+            time.sleep(0.005)
+        self.taken.append(agreed - begin)
+        return self.ranks[0].is_stopped
+
+    def say(self):
+        return f"{[session.is_stopped for session in self.ranks]}\n{self.made.say()}"
+
+    def stop(self):
+        """Until all are stopped, at their breakpoint or by *Pause*."""
+        if not self.agree("stop"):
+            self.random.choice(self.ranks).pause()
+            assert self.agree("pause"), self.say()
+
+    def breakpoints(self, on):
+        self.made.clear_breakpoints()
+        if on:
+            self.made.set_breakpoint("src/main.rs", BREAK)
+            for session in self.ranks:
+                session.set_breakpoints()
+
+    def play(self):
+        kind = self.random.choice(["continue", "next", "next", "stepIn", "stepOut", "pause", "crossing"])
+        user, other = self.random.sample(self.ranks, 2)
+        if kind == "pause":
+            self.breakpoints(False)
+            user.go_on()
+            while self.agree("continue"):
+                # lldb resumes a step that a breakpoint has interrupted.
+                assert "step" in [last(session)["reason"] for session in self.ranks], self.say()
+                user.go_on()
+            time.sleep(self.random.random() * 0.1)
+            other.pause()
+            assert self.agree("pause"), self.say()
+            self.breakpoints(True)
+        elif kind == "crossing":
+            # (One of them may be refused: the other one's command was first.)
+            user.try_to(self.random.choice(["continue", "next"]))
+            other.try_to(self.random.choice(["continue", "next", "pause"]))
+            self.stop()
+        else:
+            if kind == "stepOut" and user.frames()[0].get("source", {}).get("path") in (SOURCE, None):    # would end the program
+                kind = "next"
+            user.resume(kind)
+            self.made.wait(f"end of {kind}", lambda: user.is_stopped)
+            self.stop()
+
+
+def rounds(nproc):
+    """The job ends with the same weights as without a debugger."""
+    epochs = int(ROUNDS * 2.5)
+    command = [os.environ["DDP_TEST_CARGO_DDP"], *run(nproc, args=program(epochs, "plain"))]
+    plain = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=True).stdout
+    made, launcher, ranks = start(nproc, program(epochs, "debugged"))
+    load = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        play = Rounds(made, ranks)
+        play.breakpoints(True)
+        for number in range(ROUNDS):
+            play.play()
+    finally:
+        for process in load:
+            process.kill()
+            process.wait()
+    print(f"{ROUNDS} rounds with {nproc} ranks: all agree after {statistics.median(play.taken):.3f} s (median), {max(play.taken):.3f} s (most)")
+    finish(made, ranks)
+    made.all_over()
+    assert launcher.code == 0 and all(session.code == 0 for session in ranks), made.say()
+    weights = lambda text: re.search(r"w = .*", text)[0].strip()
+    assert weights(launcher.text()) == weights(plain), made.say()
