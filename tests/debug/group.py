@@ -1,9 +1,11 @@
 """Scenarios of ranks that stop and continue together."""
 import os, random, re, statistics, subprocess, sys, time
-from stage import ARGS, BINARY, PROJECT, SOURCE, editor, finish, has, program, run
+from stage import ARGS, BINARY, PROJECT, SNAPSHOTS, SOURCE, editor, finish, has, program, run
 
 LIMIT = 20    # seconds within which all ranks follow one: a second on a quiet machine
 ROUNDS = int(os.environ.get("DDP_TEST_ROUNDS", 200))
+# Processes that keep cores busy. In CI, other tests do.
+LOAD = int(os.environ.get("DDP_TEST_LOAD", "0" if "CI" in os.environ else "2"))
 
 
 def line(text):
@@ -46,7 +48,7 @@ def group(nproc):
 
     # A breakpoint in rank 1 only, set in rank 0's console.
     first.console(f"ddp break {SOURCE}:{BACKWARD} --rank 1")
-    made.wait("word of rank 1", lambda: f"rank 1: breakpoint" in first.text(), 10)
+    made.wait("word of rank 1", lambda: "rank 1: breakpoint" in first.text(), 10)
     first.go_on()
     made.wait("rank 1's breakpoint", lambda: second.is_stopped and last(second)["reason"] == "breakpoint")
     made.all_stopped(LIMIT)
@@ -64,11 +66,11 @@ def group(nproc):
     made.set_breakpoint("src/main.rs", BACKWARD)
     for session in ranks:
         session.set_breakpoints()
-    for session in ranks:    # past the batches that they have begun
+    for _ in range(10):    # past the batches that they have begun
         made.all_stopped()
         if [top(one) for one in ranks] == [BACKWARD] * nproc and all(last(one)["reason"] == "breakpoint" for one in ranks):
             break
-        next(one for one in ranks).go_on()
+        first.go_on()
         time.sleep(1)
     made.clear_breakpoints()
     assert [top(session) for session in ranks] == [BACKWARD] * nproc, [top(session) for session in ranks]
@@ -81,6 +83,39 @@ def group(nproc):
     finish(made, ranks)
     made.all_over()
     assert launcher.code == 0 and all(session.code == 0 for session in ranks), made.say()
+
+
+def console():
+    """The commands of the debug console."""
+    made, launcher, (first, second) = start(2)
+    relayed = made.adapter.name == "lldb-dap"
+    for command, answer in [("ddp only 7", r"rank 7 not found \(debugged here: 0, 1\)"), ("ddp only", "required: RANK"),
+                            ("ddp break nowhere.rs:1 --rank 0", "no code at nowhere.rs:1"), ("ddp break main", "required: --rank"),
+                            ("ddp group maybe", "invalid choice: 'maybe'")]:
+        has(first.console(command), answer)
+    has(second.console("ddp only 0"), "only rank 0 moves")
+    first.resume("next")
+    made.wait("end of the step", lambda: first.is_stopped)
+    assert top(first) != BREAK and top(second) == BREAK and len(second.stops) == 1, made.say()
+    second.go_on()    # and is held
+    made.wait("stop of the rank that is held", lambda: second.is_stopped)
+    if relayed:
+        assert last(second)["description"] == "Paused: only rank 0 moves", last(second)
+    has(first.console("ddp go"), "all ranks continue")
+    made.all_running()
+    second.pause()
+    made.all_stopped(LIMIT)
+    has(first.console("ddp group off"), "each rank stops and continues by itself")
+    has(first.console("ddp go"), "each rank continues by itself")
+    stops = len(second.stops)
+    first.go_on()
+    time.sleep(1)
+    assert second.is_stopped and len(second.stops) == stops and not first.is_stopped, made.say()
+    has(second.console("ddp group on"), "ranks stop and continue together")
+    made.all_stopped(LIMIT)
+    finish(made, [second])
+    made.all_over()
+    assert launcher.code == 0 and first.code == second.code == 0, made.say()
 
 
 # --- random rounds ----------------------------------------------------------------------------------------------------
@@ -149,15 +184,15 @@ class Rounds:
 
 def rounds(nproc):
     """The job ends with the same weights as without a debugger."""
-    epochs = int(ROUNDS * 2.5)
-    command = [os.environ["DDP_TEST_CARGO_DDP"], *run(nproc, args=program(epochs, "plain"))]
+    epochs = ROUNDS * 4
+    command = [os.environ["DDP_TEST_CARGO_DDP"], *run(nproc, args=program(epochs, os.path.join(SNAPSHOTS, "plain")))]
     plain = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=True).stdout
-    made, launcher, ranks = start(nproc, program(epochs, "debugged"))
-    load = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    made, launcher, ranks = start(nproc, program(epochs, os.path.join(SNAPSHOTS, "debugged")))
+    load = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(LOAD)]
     try:
         play = Rounds(made, ranks)
         play.breakpoints(True)
-        for number in range(ROUNDS):
+        for _ in range(ROUNDS):
             play.play()
     finally:
         for process in load:

@@ -11,12 +11,12 @@ SNAPSHOTS = tempfile.mkdtemp(prefix="ddp-debug-")
 editors = []
 
 
-def program(epochs=2, snapshots="."):
+def program(epochs, snapshots):
     """The program's arguments."""
-    return ["--total-epochs", str(epochs), "--snapshots", os.path.join(SNAPSHOTS, snapshots)]
+    return ["--total-epochs", str(epochs), "--snapshots", snapshots]
 
 
-ARGS = program()
+ARGS = program(2, SNAPSHOTS)
 
 
 def editor(nproc, breakpoint=True):

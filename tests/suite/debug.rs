@@ -127,6 +127,31 @@ fn f5_opens_a_session_for_each_of_four_ranks() {
 }
 
 #[test]
+fn two_ranks_stop_and_continue_as_one() {
+    play("group_2");
+}
+
+#[test]
+fn four_ranks_stop_and_continue_as_one() {
+    play("group_4");
+}
+
+#[test]
+fn two_ranks_agree_after_each_of_200_random_rounds() {
+    play("rounds_2");
+}
+
+#[test]
+fn four_ranks_agree_after_each_of_200_random_rounds() {
+    play("rounds_4");
+}
+
+#[test]
+fn console_commands_hold_and_release_ranks() {
+    play("console");
+}
+
+#[test]
 fn compound_workers_and_launcher_connect_in_any_order() {
     play("compound");
 }

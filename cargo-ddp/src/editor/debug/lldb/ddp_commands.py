@@ -80,6 +80,8 @@ class Go(Command):
     name, summary = "go", "Let all ranks continue."
 
     def run(self, member, _arguments):
+        if not member.mode.on:
+            raise ValueError("each rank continues by itself; `ddp group on` lets them continue together")
         member.post(member.go)
         return "all ranks continue"
 

@@ -12,7 +12,7 @@ does not report the stop.
 Members send datagrams to each other through sockets in a folder of the job's attempt. A message has all that its sender knows,
 so that a lost or late one does no harm.
 """
-import collections, json, os, signal, socket, struct, threading, time
+import collections, json, os, signal, socket, struct, threading, time, traceback
 import lldb
 from ddp_steps import Place, StepLog, step, step_own
 
@@ -162,15 +162,23 @@ class Member:
     def _run(self):
         self.mail.send({"hello": True, **self._known()})
         while self.alive:
-            message = self.mail.receive(max(0.001, self.look_at - time.monotonic()))
-            if message:
-                self._receive(message)
-            while self.todo:
-                function, args = self.todo.popleft()
-                function(*args)
-            self._look()
-            self._settle()
+            try:
+                self._turn()
+            except Exception:    # a group without this rank would stay stopped
+                self._log(traceback.format_exc())
+                print(f"ddp: {traceback.format_exc()}", flush=True)
+                time.sleep(AGAIN)
         self.mail.close()
+
+    def _turn(self):
+        message = self.mail.receive(max(0.001, self.look_at - time.monotonic()))
+        if message:
+            self._receive(message)
+        while self.todo:
+            function, args = self.todo.popleft()
+            function(*args)
+        self._look()
+        self._settle()
 
     def _log(self, *words):
         """Writes to the file PREFIX.RANK, if DDP_DEBUG_GROUP_LOG=PREFIX is in the adapter's environment."""
@@ -299,7 +307,7 @@ class Member:
         if state in (lldb.eStateExited, lldb.eStateDetached):
             if self.joined:
                 self._leave()
-        elif self.joined and self.state == GO and lldb.SBDebugger.StateIsRunningState(state) is False:
+        elif state == lldb.eStateStopped and self.joined and self.state == GO:
             self.unhooked = self.unhooked or now
             reasons = _reasons(process)
             if now - self.unhooked > UNHOOKED or reasons and all(_is_interrupt(*reason[1:]) for reason in reasons):
@@ -353,7 +361,6 @@ class Member:
 
     def _describe(self, threads):
         """What has stopped this rank, for the other ranks' call stacks."""
-        text = f"rank {self.rank} stopped"
         for thread in threads:
             frame = thread.GetFrameAtIndex(0)
             if frame.GetFunctionName() == "rust_panic":
@@ -362,8 +369,8 @@ class Member:
                 return f"rank {self.rank} received {thread.GetStopDescription(64).replace('signal ', '')}"
             line = frame.GetLineEntry()
             if line.IsValid():
-                return f"{text} at {line.GetFileSpec().GetFilename()}:{line.GetLine()}"
-        return text
+                return f"rank {self.rank} stopped at {line.GetFileSpec().GetFilename()}:{line.GetLine()}"
+        return f"rank {self.rank} stopped"
 
     def _discard_step(self, thread):
         """Otherwise the next *Continue* would end where a step would have ended that was interrupted or refused."""
@@ -405,8 +412,11 @@ class Member:
         if self.stepping is not None and self.command.step:    # of a stop, `step` says whether it ended a step
             return False
         self.look_at = min(self.look_at, now + PERIOD)
-        with open(f"/proc/{self.process.GetProcessID()}/stat") as file:
-            asleep = file.read().rpartition(")")[2].split()[0] == "S"
+        try:
+            with open(f"/proc/{self.process.GetProcessID()}/stat") as file:
+                asleep = file.read().rpartition(")")[2].split()[0] == "S"
+        except OSError:    # it has just ended
+            return False
         slept, self.slept = self.slept, asleep
         return asleep and slept
 
