@@ -158,7 +158,7 @@ fn use_snapshots(dir: &Path) {
         }
     }
     let _ = snapshot::newest_valid(dir);
-    let _ = snapshot::prune(dir, Retention { last: 1, best: Some((1, Goal::Minimize)) }, true);
+    let _ = snapshot::prune(dir, Retention { last: 1, best: Some((1, Goal::Minimize)), every: Some(3) }, true);
 }
 
 #[test]

@@ -207,7 +207,7 @@ mod tests {
                 "snapshot show: dir json",
                 "snapshot verify: dir json",
                 "snapshot diff: a b json",
-                "snapshot prune: dir keep_last keep_best best dry_run",
+                "snapshot prune: dir keep_last keep_best best keep_every dry_run",
                 "snapshot export: dir to names",
                 "snapshot import: file to names",
                 "doctor: json",

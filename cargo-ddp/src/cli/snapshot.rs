@@ -87,6 +87,9 @@ pub struct SnapshotPrune {
     /// Whether lower or higher metrics are better
     #[arg(long, value_name = "WHICH", default_value = "min", requires = "keep_best")]
     pub best: Best,
+    /// Keep one snapshot for every K steps as well, the first at or after each multiple of K, for `cargo ddp run --at-step`
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..))]
+    pub keep_every: Option<u64>,
     /// Print what would be removed, and remove nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -99,7 +102,8 @@ impl SnapshotPrune {
             Best::Min => snapshot::Goal::Minimize,
             Best::Max => snapshot::Goal::Maximize,
         };
-        Retention { last: self.keep_last as usize, best: self.keep_best.map(|count| (count as usize, best)) }
+        let best = self.keep_best.map(|count| (count as usize, best));
+        Retention { last: self.keep_last as usize, best, every: self.keep_every }
     }
 }
 

@@ -17,12 +17,14 @@ pub enum Goal {
 }
 
 /// How many snapshots stay.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Retention {
     /// The newest valid ones; 0 counts as 1.
     pub last: usize,
     /// And the valid ones with the best metric.
     pub best: Option<(usize, Goal)>,
+    /// And one for every this many steps, so that any step can be executed again; `None` and 0: none of them.
+    pub every: Option<u64>,
 }
 
 /// A snapshot that may be removed.
@@ -30,6 +32,10 @@ pub struct Retention {
 pub struct Candidate {
     /// Its directory: a real one, not a link.
     pub folder: PathBuf,
+    /// Optimizer steps that it holds.
+    pub step: u64,
+    /// Number of ranks that trained it.
+    pub world_size: usize,
     /// What the run was judged by.
     pub metric: Option<f64>,
     /// Whether the run's loss and weights were finite numbers.
@@ -41,7 +47,8 @@ impl Candidate {
     pub fn new(folder: PathBuf, manifest: &Manifest) -> Option<Self> {
         let is_directory = fs::symlink_metadata(&folder).is_ok_and(|metadata| metadata.is_dir());
         let finite = manifest.non_finite_since.is_none();
-        is_directory.then_some(Self { folder, metric: manifest.metric, finite })
+        let Manifest { step, world_size, metric, .. } = *manifest;
+        is_directory.then_some(Self { folder, step, world_size, metric, finite })
     }
 }
 
@@ -49,6 +56,8 @@ impl Retention {
     /// Of `snapshots`, newest first, whether each stays:
     /// - the newest `last` valid ones, and the newest valid one from before the loss was no finite number,
     /// - the `best` valid ones by metric, of equals the newest,
+    /// - for every `every` steps, the first valid one at or after a multiple of them; and the last one before the number of
+    ///   ranks changes: the steps after it can't be executed again from an older one,
     /// - those that `needed` names, and those that a link in `dir` or in a snapshot that stays points to,
     /// - damaged ones that are newer than these: they may be all that is left of something.
     ///
@@ -78,6 +87,22 @@ impl Retention {
             judged.sort_by(|(_, a), (_, b)| if best == Goal::Minimize { a.total_cmp(b) } else { b.total_cmp(a) });
             let judged = judged.into_iter().map(|(index, _)| index).filter(|&index| valid(index));
             judged.take(count).for_each(|index| stays[index] = true);
+        }
+        if let Some(every) = self.every.filter(|every| *every > 0) {
+            let mut left: Vec<usize> = (0..snapshots.len()).collect();
+            while let Some(&newest) = left.first() {
+                let number = |index: usize| snapshots[index].step / every;
+                let end = left.iter().position(|&index| number(index) != number(newest)).unwrap_or(left.len());
+                let group: Vec<usize> = left.drain(..end).collect();
+                let mut oldest =
+                    group.iter().rev().copied().filter(|&index| number(index) > 0 || snapshots[index].step == 0);
+                // Only of several it matters which are valid.
+                let first = if group.len() == 1 { oldest.next() } else { oldest.find(|&index| valid(index)) };
+                first.into_iter().for_each(|index| stays[index] = true);
+            }
+            for (newer, pair) in snapshots.windows(2).enumerate() {
+                stays[newer + 1] |= pair[0].world_size != pair[1].world_size;
+            }
         }
         for (index, known) in known.iter().enumerate() {
             stays[index] |= *known == Some(false);
@@ -187,6 +212,8 @@ mod tests {
     fn candidates(metrics: &[Option<f64>]) -> Vec<Candidate> {
         let candidate = |(i, metric): (usize, &Option<f64>)| Candidate {
             folder: i.to_string().into(),
+            step: 100 - i as u64,
+            world_size: 2,
             metric: *metric,
             finite: true,
         };
@@ -204,7 +231,7 @@ mod tests {
     fn retention_keeps_the_last_and_the_best_valid_ones() {
         // Newest first.
         let all = candidates(&[Some(0.5), None, Some(f64::NAN), Some(0.9), Some(0.1), Some(0.9), None]);
-        let kept = |last, best, damaged: &[usize]| kept(Retention { last, best }, &all, damaged);
+        let kept = |last, best, damaged: &[usize]| kept(Retention { last, best, every: None }, &all, damaged);
         assert_eq!(kept(2, None, &[]), [0, 1]);
         assert_eq!(kept(2, Some((1, Goal::Minimize)), &[]), [0, 1, 4]);
         assert_eq!(kept(1, Some((2, Goal::Minimize)), &[]), [0, 4]);
@@ -221,9 +248,42 @@ mod tests {
         let mut all = candidates(&[None; 5]);
         all[0].finite = false;
         all[1].finite = false;
-        let last = |last| Retention { last, best: None };
+        let last = |last| Retention { last, ..Retention::default() };
         assert_eq!(kept(last(1), &all, &[]), [0, 2]);
         assert_eq!(kept(last(3), &all, &[]), [0, 1, 2]);
         assert_eq!(kept(last(1), &all, &[2]), [0, 2, 3], "the newest valid one of them");
+    }
+
+    /// Candidates of these steps and numbers of ranks, newest first.
+    fn at_steps(steps: &[(u64, usize)]) -> Vec<Candidate> {
+        let mut all = candidates(&vec![None; steps.len()]);
+        for (candidate, &(step, world_size)) in all.iter_mut().zip(steps) {
+            (candidate.step, candidate.world_size) = (step, world_size);
+        }
+        all
+    }
+
+    #[test]
+    fn retention_keeps_one_for_every_so_many_steps() {
+        let steps = |every, steps: &[u64], damaged: &[usize]| {
+            let all = at_steps(&steps.iter().map(|&step| (step, 2)).collect::<Vec<_>>());
+            let kept = kept(Retention { last: 1, every: Some(every), ..Retention::default() }, &all, damaged);
+            kept.into_iter().map(|index| all[index].step).collect::<Vec<_>>()
+        };
+        assert_eq!(steps(10, &[45, 40, 35, 30, 25, 20, 15, 10, 5], &[]), [45, 40, 30, 20, 10]);
+        assert_eq!(steps(50, &[291, 194, 97], &[]), [291, 194, 97], "the first at or after a multiple");
+        assert_eq!(steps(100, &[291, 260, 194, 150, 97], &[]), [291, 260, 150]);
+        assert_eq!(steps(100, &[291, 260, 194, 150, 97], &[3]), [291, 260, 194, 150], "a damaged one does not count");
+        assert_eq!(steps(10, &[7, 5, 0], &[]), [7, 0], "where a run with imported weights begins");
+        assert_eq!(steps(0, &[30, 20, 10], &[]), [30], "0 is none");
+        assert_eq!(steps(7, &[10], &[]), [10]);
+    }
+
+    #[test]
+    fn retention_keeps_what_another_number_of_ranks_resumed_from() {
+        let all = at_steps(&[(60, 2), (55, 3), (50, 3), (45, 3), (41, 2), (40, 2), (35, 2)]);
+        let every = |every| kept(Retention { last: 1, every, ..Retention::default() }, &all, &[]);
+        assert_eq!(every(Some(20)), [0, 1, 4, 5, 6], "60; 55 and 41; and by their steps 40 and 35");
+        assert_eq!(every(None), [0]);
     }
 }

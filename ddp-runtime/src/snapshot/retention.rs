@@ -18,6 +18,7 @@ use crate::worker::say::say;
 pub(super) struct Policy {
     pub(super) last: Option<usize>,
     pub(super) best: Option<(usize, Goal)>,
+    pub(super) every: Option<u64>,
 }
 
 /// What this process knows of the snapshots in its directory. Clones share it.
@@ -99,7 +100,7 @@ impl Known {
         // One from before a later one, which this run did not resume from, is not the newest by its number.
         let mut needed = vec![written.to_owned()];
         needed.extend(inner.resumed.clone().filter(|resumed| format::step_of(resumed) > format::step_of(written)));
-        let retention = Retention { last, best: policy.best };
+        let retention = Retention { last, best: policy.best, every: policy.every };
         let stays = retention.stays(dir, &snapshots, &needed, |folder| inner.verify(folder));
         for (snapshot, _) in snapshots.iter().zip(stays).filter(|(_, stays)| !stays) {
             if inner.stuck.contains(&snapshot.folder) {

@@ -49,6 +49,18 @@ impl Snapshots {
         self
     }
 
+    /// Of those that [`keep_last`](Self::keep_last) would remove, one for every `steps` steps stays: the first at or after each
+    /// multiple of `steps`. So does the one from which the run resumed with another number of ranks. From these, `cargo ddp
+    /// run --at-step N` goes to any step. 0 is none, the default.
+    pub fn keep_every(mut self, steps: u64) -> Self {
+        self.policy.every = Some(steps).filter(|steps| *steps > 0);
+        if steps > 0 {
+            self.saves = true;
+            self.policy.last = self.policy.last.or(Some(1));
+        }
+        self
+    }
+
     /// Makes [`Run::save`](crate::Run::save) return when the snapshot is on disk, instead of writing it while training continues: off
     /// by default. It also spares the memory of a second snapshot in the making.
     pub fn blocking(mut self, blocking: bool) -> Self {

@@ -25,6 +25,9 @@ struct Args {
     /// Epochs between two snapshots
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     save_every: u64,
+    /// Keep only the newest snapshot, and one for every K steps; 0 keeps all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    keep_every: u64,
     /// Samples per step and rank
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
@@ -60,6 +63,7 @@ fn train(args: &Args) -> Result<Tensor> {
 
     // The run resumes from the newest valid snapshot, if there is one.
     let snapshots = Snapshots::open(&context, &args.snapshots)?.every_epochs(args.save_every);
+    let snapshots = snapshots.keep_every(args.keep_every);
     let mut run = Run::new(&context, &vs, optimizer).snapshots(snapshots).resume(&mut train)?;
     let (done, all) = (run.epoch(), args.total_epochs);
     if context.is_rank0() && done >= all {

@@ -74,6 +74,9 @@ struct Args {
     /// Epochs between two snapshots
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     save_every: u64,
+    /// Keep one snapshot for every K steps as well, so that `cargo ddp run --at-step N` reaches each step; 0 is none
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    keep_every: u64,
     /// Directory for snapshots; training resumes from the newest one in it
     #[arg(long, default_value = "snapshots")]
     snapshots: PathBuf,
@@ -116,11 +119,12 @@ fn train(args: &Args) -> Result<()> {
 
     // The run resumes from the newest valid snapshot, if there is one.
     let snapshots = Snapshots::open(&context, &args.snapshots)?.every_epochs(args.save_every);
+    let snapshots = snapshots.keep_every(args.keep_every).keep_last(2).keep_best(1, Goal::Minimize);
     let metrics = Metrics::open(&context)?; // for TensorBoard and `cargo ddp plot`
     let mut run = Run::new(&context, &vs, optimizer)
         .scheduler(scheduler)
         .value("gpt", config.clone()) // for `sample`, which makes the same model
-        .snapshots(snapshots.keep_last(2).keep_best(1, Goal::Minimize))
+        .snapshots(snapshots)
         .metrics(&metrics)
         .resume(&mut train)?;
     ensure!(run.value == config, "the snapshots are of another model or text: give another directory with --snapshots");

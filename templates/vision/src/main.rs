@@ -44,6 +44,9 @@ struct Args {
     /// Epochs between two snapshots
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     save_every: u64,
+    /// Keep one snapshot for every K steps as well, so that `cargo ddp run --at-step N` reaches each step; 0 is none
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    keep_every: u64,
     /// Seed of the first weights, the order and the augmentation
     #[arg(long, default_value_t = 1)]
     seed: u32,
@@ -81,8 +84,8 @@ fn train(args: &Args) -> Result<()> {
     let schedule = CosineAnnealingLr::new(&mut optimizer, CosineAnnealing::new(args.total_epochs))?;
 
     // Keeps the newest two snapshots and the best one. The run is also saved when Ctrl-C or SIGTERM asks it to stop.
-    let snapshots = Snapshots::open(&context, &args.snapshots)?;
-    let snapshots = snapshots.every_epochs(args.save_every).keep_last(2).keep_best(1, Goal::Maximize);
+    let snapshots = Snapshots::open(&context, &args.snapshots)?.every_epochs(args.save_every);
+    let snapshots = snapshots.keep_every(args.keep_every).keep_last(2).keep_best(1, Goal::Maximize);
 
     // The loop: resumes from the newest valid snapshot, if there is one, and prints a line per epoch.
     let metrics = Metrics::open(&context)?;

@@ -66,6 +66,19 @@ fn keep_last_keeps_the_most_recently_written_and_what_latest_points_to() {
 }
 
 #[test]
+fn keep_every_keeps_one_for_so_many_steps() {
+    let (mut run, dir) = saved(); // step 41
+    let mut snapshots = run.open(dir.path()).keep_every(20).blocking(true);
+    for step in [50, 60, 62, 70, 81, 90] {
+        run.save(&mut snapshots, Progress { step, ..AT }).unwrap();
+    }
+    assert_eq!(steps(dir.path()), [90, 81, 60, 41]);
+    let mut snapshots = run.open(dir.path()).keep_every(0).blocking(true);
+    run.save(&mut snapshots, Progress { step: 91, ..AT }).unwrap();
+    assert_eq!(steps(dir.path()), [91, 90, 81, 60, 41], "0 removes nothing");
+}
+
+#[test]
 fn statistics_that_are_nan_are_noticed() {
     let (mut run, dir) = saved();
     let mut statistics = run.vs.root().zeros_no_train("running_var", &[2]);
