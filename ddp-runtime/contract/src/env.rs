@@ -74,6 +74,10 @@ pub const STORE_FD: &str = "DDP_STORE_FD";
 pub const EVENT_FD: &str = "DDP_EVENT_FD";
 /// The folder of the run, where its logs are: metrics go there too.
 pub const RUN_DIR: &str = "DDP_RUN_DIR";
+/// The step at whose end all ranks stop: set by `cargo ddp run --at-step`, with [`AT_STEP_DIR`].
+pub const AT_STEP: &str = "DDP_AT_STEP";
+/// The folder of the run's snapshots, in place of the program's own.
+pub const AT_STEP_DIR: &str = "DDP_AT_STEP_DIR";
 /// Which diagnostics a worker prints, as a filter of tracing-subscriber's `EnvFilter`: `debug`, `ddp_runtime=trace`.
 pub const LOG: &str = "DDP_LOG";
 /// How diagnostics are printed: `text` (the default) or `json`, one object a line.

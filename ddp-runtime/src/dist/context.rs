@@ -19,6 +19,7 @@ use crate::dist::store::Store;
 use crate::dist::{device, listen};
 use crate::error::check;
 use crate::sys::convert::to_i32;
+use crate::worker::at_step::AtStep;
 use crate::worker::launcher::EventPipe;
 use crate::worker::process::process;
 use crate::worker::{debug, launcher, logging, variables};
@@ -52,6 +53,7 @@ pub struct Context {
     before_save: BeforeSave,
     resume_point: ResumePoint,
     health: Health,
+    at_step: Option<AtStep>,
     spans: Arc<Spans>,
     /// Steps that were reported.
     reports: Arc<AtomicU64>,
@@ -146,6 +148,7 @@ impl ContextBuilder {
         let world = World::from_env()?;
         logging::start(world.rank);
         launcher::check()?;
+        let at_step = AtStep::from_env()?;
         let event_pipe = EventPipe::inherited();
         event_pipe.send(&Event::started());
 
@@ -201,7 +204,8 @@ impl ContextBuilder {
         let (before_save, resume_point) = (BeforeSave::default(), ResumePoint::default());
         let reports = Arc::default();
         let spans = Arc::new(Spans::new(world.rank, world.world_size, world.restart_count));
-        Ok(Context { world, device, group, launcher: event_pipe, before_save, resume_point, health, spans, reports })
+        let launcher = event_pipe;
+        Ok(Context { world, device, group, launcher, before_save, resume_point, health, at_step, spans, reports })
     }
 }
 
@@ -282,6 +286,11 @@ impl Context {
 
     pub(crate) fn health(&self) -> &Health {
         &self.health
+    }
+
+    /// Where a job of `cargo ddp run --at-step` stops.
+    pub(crate) fn at_step(&self) -> Option<&AtStep> {
+        self.at_step.as_ref()
     }
 
     /// The pipe to the launcher.

@@ -189,6 +189,14 @@ pub enum Error {
         /// The snapshot's folder.
         snapshot: PathBuf,
     },
+    /// The job has reached the step of `cargo ddp run --at-step`, and has saved it on all ranks.
+    #[error("reached step {step}: saved to {}", snapshot.display())]
+    AtStep {
+        /// Optimizer steps done.
+        step: u64,
+        /// The snapshot's folder.
+        snapshot: PathBuf,
+    },
     /// No snapshot of the directory can be loaded.
     #[error("no valid snapshot in `{}`; the newest is `{}`: {damage}", dir.display(), newest.display())]
     NoValidSnapshot {

@@ -77,6 +77,7 @@ samples! {
     }],
     NonFiniteLoss: [true, false].map(|weights| Error::NonFiniteLoss { rank: 1, step: 5, weights }),
     Preempted: [Error::Preempted { step: 1200, snapshot: "snapshots/step-00001200".into() }],
+    AtStep: [Error::AtStep { step: 43, snapshot: "runs/9/snapshots/step-00000043".into() }],
     NoValidSnapshot: [Error::NoValidSnapshot {
         dir: "snapshots".into(),
         newest: "snapshots/step-00001200".into(),

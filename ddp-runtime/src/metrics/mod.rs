@@ -128,7 +128,8 @@ impl Metrics {
     }
 
     /// Writes into `dir`, so that runs one after the other (the second resumes from the first one's snapshot) have one
-    /// history. Every rank must call it; rank 0's `dir` counts.
+    /// history. Every rank must call it; rank 0's `dir` counts. In a job of `cargo ddp run --at-step`, it writes into the run's
+    /// folder instead.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -142,7 +143,7 @@ impl Metrics {
     /// As [`open`](Self::open), and [`Error::Invalid`] for settings that can't be.
     pub fn with_options(context: &Context, options: MetricsOptions) -> Result<Self> {
         let MetricsOptions { dir, every_steps } = options;
-        let dir = dir.unwrap_or_else(default_dir);
+        let dir = dir.filter(|_| context.at_step().is_none()).unwrap_or_else(default_dir);
         let checked = match every_steps {
             Some(0) => Err(Error::Invalid("metrics: every_steps must be at least 1".into())),
             _ if context.is_rank0() => Writer::open(&dir, context).map(Some),

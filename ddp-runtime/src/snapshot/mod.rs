@@ -128,14 +128,16 @@ enum Preparing {
 impl Snapshots {
     /// The snapshots in `dir`, which is created if it is missing.
     ///
-    /// Every rank must call it, with the same folder.
+    /// Every rank must call it, with the same folder. In a job of `cargo ddp run --at-step`, a folder in the run's own directory
+    /// takes the place of `dir`, which stays unchanged.
     ///
     /// # Errors
     /// [`Error::Io`] when the folder can't be created or read, on every rank.
     pub fn open(context: &Context, dir: impl AsRef<Path>) -> Result<Self> {
         process().deferred.finish(); // another `Snapshots` of this program may still write
         let group = context.group().clone();
-        let dir = std::path::absolute(dir.as_ref()).map_err(Error::io("can't resolve", dir.as_ref()))?;
+        let dir = context.at_step().map_or(dir.as_ref(), |at_step| &at_step.dir);
+        let dir = std::path::absolute(dir).map_err(Error::io("can't resolve", dir))?;
         let prepared = if group.rank() == 0 { prepare(&dir) } else { Ok(()) };
         group.agree("opening the snapshot folder", prepared)?;
         Ok(Self {

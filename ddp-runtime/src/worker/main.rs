@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::backtrace::Backtrace;
 use std::fmt::{Debug, Display};
+use std::mem::discriminant;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -44,7 +45,7 @@ fn end_well() {
 /// }
 /// ```
 ///
-/// The exit code is 0, 1 after an error, 101 after a panic, and 75 after
+/// The exit code is 0 (also at the step of `cargo ddp run --at-step`), 1 after an error, 101 after a panic, and 75 after
 /// [`Error::Preempted`](crate::Error::Preempted), if the program passes it on (also as the cause or in the text of its own
 /// error) or returns `Ok`. Any other error is reported, also one that follows the preemption. After an error or a panic the process ends immediately, without
 /// running destructors of statics, so that the launcher sees the cause before its consequences.
@@ -53,16 +54,17 @@ pub fn main<E: Display + Debug + 'static>(train: impl FnOnce() -> Result<(), E>)
     panic::set_hook(Box::new(report_panic));
     process().deferred.begin();
     let result = panic::catch_unwind(AssertUnwindSafe(train));
-    let is_preempted = match &result {
-        Ok(Ok(())) => process().preempted_at().is_some(),
-        Ok(Err(err)) => process().preempted_at().is_some_and(|step| is_preemption(err, step)),
-        Err(_) => false,
+    let left = |at: Option<u64>, with: fn(u64) -> Error| match (&result, at) {
+        (Ok(Ok(())), at) => at.is_some(),
+        (Ok(Err(err)), Some(step)) => is_or_holds(err, &with(step)),
+        _ => false,
     };
-    if is_preempted {
-        // All ranks are here, or on their way: no rank's end fails another one.
+    // All ranks are here, or on their way: no rank's end fails another one.
+    if left(process().preempted_at(), preempted) {
         end_well();
         return ExitCode::from(exit::PREEMPTED);
     }
+    let result = if left(process().arrived_at(), arrived) { Ok(Ok(())) } else { result };
     match result {
         Ok(Ok(())) => {
             end_well();
@@ -124,15 +126,25 @@ fn own_error<E: 'static>(err: &E) -> Option<&Error> {
     })
 }
 
-/// Whether an error is the one that stops a run which was saved at `step`. A type of the program's own may hold it where only
-/// its text shows.
-fn is_preemption<E: Display + Debug + 'static>(err: &E, step: u64) -> bool {
+/// The error that stops a run which was asked to stop, and saved at `step`; the text ends before the snapshot.
+fn preempted(step: u64) -> Error {
+    Error::Preempted { step, snapshot: PathBuf::new() }
+}
+
+/// The error that stops a job at the step of `--at-step`; the text ends before the snapshot.
+fn arrived(step: u64) -> Error {
+    Error::AtStep { step, snapshot: PathBuf::new() }
+}
+
+/// Whether an error is this one, of whatever snapshot. A type of the program's own may hold it where only its text shows.
+fn is_or_holds<E: Display + Debug + 'static>(err: &E, stop: &Error) -> bool {
     if let Some(own) = own_error(err) {
-        return matches!(own, Error::Preempted { .. });
+        return discriminant(own) == discriminant(stop);
     }
-    let preempted = Error::Preempted { step, snapshot: PathBuf::new() };
     let text = format!("{err:#}\n{err:?}");
-    text.contains(&preempted.to_string()) || text.contains(&format!("Preempted {{ step: {step}, "))
+    let debug = format!("{stop:?}");
+    let fields = debug.split_once("snapshot: ").map_or(&*debug, |(before, _)| before);
+    text.contains(&stop.to_string()) || text.contains(fields)
 }
 
 fn report_panic(info: &PanicHookInfo<'_>) {
@@ -182,6 +194,9 @@ mod tests {
         #[error("training ended")]
         struct Own(#[source] Error);
         let preempted = || Error::Preempted { step: 7, snapshot: "s".into() };
+        fn is_preemption<E: Display + Debug + 'static>(err: &E, step: u64) -> bool {
+            is_or_holds(err, &super::preempted(step))
+        }
         let other = || Error::DiskFull { path: "s".into() };
         assert!(is_preemption(&preempted(), 7) && !is_preemption(&other(), 7));
         assert!(is_preemption(&anyhow::Error::from(preempted()).context("training"), 7));
@@ -190,5 +205,9 @@ mod tests {
         assert!(is_preemption(&preempted().to_string(), 7) && !is_preemption(&"no space".to_owned(), 7));
         let boxed: Box<dyn std::error::Error> = preempted().into();
         assert!(is_preemption(&boxed, 7));
+        let at_step = Error::AtStep { step: 7, snapshot: "s".into() };
+        assert!(is_or_holds(&at_step, &arrived(7)) && is_or_holds(&at_step.to_string(), &arrived(7)));
+        assert!(is_or_holds(&format!("{at_step:?}"), &arrived(7)) && !is_or_holds(&at_step.to_string(), &arrived(8)));
+        assert!(!is_preemption(&at_step, 7) && !is_or_holds(&preempted(), &arrived(7)));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Everything else may use these modules; [`main`] itself uses nothing above them.
 
+pub(crate) mod at_step;
 pub mod debug;
 pub(crate) mod deferred;
 pub(crate) mod failure;

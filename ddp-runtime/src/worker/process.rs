@@ -15,6 +15,8 @@ pub(crate) struct Process {
     last_step: AtomicU64,
     /// The step at which all ranks saved in order to leave: it decides the exit code.
     preempted_at: AtomicU64,
+    /// The step of `--at-step`, at which all ranks left.
+    arrived_at: AtomicU64,
     /// What went wrong where no error could be given back: it makes [`main`](crate::main) fail.
     pub(super) failed_at_end: Mutex<Option<String>>,
     /// What dropped objects leave to be done.
@@ -37,6 +39,7 @@ const NO_SOCKET: RawFd = -1;
 static PROCESS: Process = Process {
     last_step: AtomicU64::new(NO_STEP),
     preempted_at: AtomicU64::new(NO_STEP),
+    arrived_at: AtomicU64::new(NO_STEP),
     failed_at_end: Mutex::new(None),
     deferred: Deferrals::new(),
     rendezvous: Mutex::new(None),
@@ -70,6 +73,16 @@ impl Process {
     /// The step that all ranks have saved in order to leave.
     pub(super) fn preempted_at(&self) -> Option<u64> {
         Some(self.preempted_at.load(Ordering::Relaxed)).filter(|step| *step != NO_STEP)
+    }
+
+    /// All ranks have saved the step of `--at-step`, and leave.
+    pub(crate) fn arrived(&self, step: u64) {
+        self.arrived_at.store(step, Ordering::Relaxed);
+    }
+
+    /// The step of `--at-step` that all ranks have saved in order to leave.
+    pub(super) fn arrived_at(&self) -> Option<u64> {
+        Some(self.arrived_at.load(Ordering::Relaxed)).filter(|step| *step != NO_STEP)
     }
 
     /// Keeps the socket of the launcher that this process has joined.

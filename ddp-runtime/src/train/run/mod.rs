@@ -1,5 +1,6 @@
 //! A training run: what a snapshot holds, its progress, and what it reports.
 
+mod at_step;
 mod course;
 mod resumable;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use crate::metrics::{Metrics, Value};
 use crate::snapshot::{Contents, value_name};
 use crate::train::amp::GradScaler;
 use crate::train::optim::Optimizer;
+use crate::worker::debug;
 use crate::{Context, Progress, Result, Snapshots, StateDict, Stateful, StepReport};
 use course::Course;
 pub(crate) use course::at_hand;
@@ -279,14 +281,23 @@ impl<O: Optimizer, S: Stateful, V: Serialize + DeserializeOwned, C: Stateful> Ru
     /// second SIGINT ends the process immediately, a second SIGTERM as soon as no snapshot is being written. Without
     /// [`snapshots`](Self::snapshots), the signals do what they always do.
     ///
+    /// In a job of `cargo ddp run --at-step N`, all ranks stop here when step N is done: in their debuggers, or without any,
+    /// for good.
+    ///
     /// # Errors
     /// [`Error::Preempted`](crate::Error::Preempted) when the run was asked to stop and is saved: with `?` it ends
-    /// [`main`](crate::main) with exit code 75. Those of [`save`](Self::save) and of
+    /// [`main`](crate::main) with exit code 75. [`Error::AtStep`](crate::Error::AtStep) at step N of `--at-step N`: with `?`,
+    /// with exit code 0. Those of [`save`](Self::save) and of
     /// [`Metrics::log`]. [`Error::Invalid`](crate::Error::Invalid) when the run has snapshots and did not
     /// [`resume`](Self::resume).
     pub fn step_done(&mut self, source: &impl Resumable) -> Result<()> {
         contents!(self, contents);
-        self.course.step_done(&mut contents, source.position(), source.batches_per_epoch())
+        self.course.step_done(&mut contents, source.position(), source.batches_per_epoch())?;
+        if self.course.stops_here(&mut contents)? {
+            // The step of `cargo ddp run --at-step` is done on all ranks. Your line is one frame up the stack.
+            debug::trap!();
+        }
+        Ok(())
     }
 
     /// Counts an epoch, reports and saves as [`step_done`](Self::step_done) does.
@@ -350,7 +361,12 @@ impl<O: Optimizer, S: Stateful, V: Serialize + DeserializeOwned, C: Stateful> Ru
     /// Saves after a step that was counted, if it is time.
     pub(crate) fn save_step(&mut self) -> Result<()> {
         contents!(self, contents);
-        self.course.save_step(&mut contents)
+        self.course.save_step(&mut contents)?;
+        if self.course.stops_here(&mut contents)? {
+            // The step of `cargo ddp run --at-step` is done on all ranks.
+            debug::trap!();
+        }
+        Ok(())
     }
 
     /// Sends a report about a loss that was looked at already.

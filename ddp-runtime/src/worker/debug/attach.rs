@@ -23,7 +23,7 @@ use crate::os;
 #[inline(always)]
 pub fn break_here(rank: usize) {
     if is_rank(rank) && is_attached() {
-        trap();
+        trap!();
     }
 }
 
@@ -36,22 +36,24 @@ fn is_rank(rank: usize) -> bool {
     std::env::var(env::RANK).ok().and_then(|own| own.trim().parse().ok()).unwrap_or(0) == rank
 }
 
-/// A breakpoint of the program's own. Debuggers continue behind it.
-#[inline(always)]
-fn trap() {
-    // SAFETY: it raises SIGTRAP, for which a debugger waits.
-    #[cfg(target_arch = "x86_64")]
-    unsafe {
-        std::arch::asm!("int3", options(nomem, nostack))
-    };
-    // SAFETY: as above. (The number is the one that lldb knows as __builtin_debugtrap's, and steps over.)
-    #[cfg(target_arch = "aarch64")]
-    unsafe {
-        std::arch::asm!("brk #0xf000", options(nomem, nostack))
-    };
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    os::process::raise_trap();
+/// A breakpoint of the program's own, in the function that has it. Debuggers continue behind it.
+macro_rules! trap {
+    () => {{
+        // SAFETY: it raises SIGTRAP, for which a debugger waits.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            std::arch::asm!("int3", options(nomem, nostack))
+        };
+        // SAFETY: as above. (The number is the one that lldb knows as __builtin_debugtrap's, and steps over.)
+        #[cfg(target_arch = "aarch64")]
+        unsafe {
+            std::arch::asm!("brk #0xf000", options(nomem, nostack))
+        };
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        $crate::os::process::raise_trap();
+    }};
 }
+pub(crate) use trap;
 
 #[cfg(test)]
 mod tests {

@@ -7,6 +7,7 @@ mod attach;
 mod before_main;
 mod join;
 
+pub(crate) use attach::trap;
 pub use attach::{break_here, is_attached};
 
 /// What is left to do once the program runs: what could not be done before its `main`.
