@@ -17,12 +17,26 @@ pub struct Run {
     /// DDP_PRESET]
     #[arg(long, value_name = "NAME")]
     pub preset: Option<String>,
+    /// Go to step N of an earlier run: resume from its newest snapshot before that step, with its workers and arguments, and
+    /// stop all ranks at the end of step N. The earlier run stays unchanged
+    #[arg(long, value_name = "N", value_parser = step, help_heading = "Debugging")]
+    pub at_step: Option<u64>,
+    /// The run that --at-step means: a number, `latest`, or a folder [default: the newest run of the program]
+    #[arg(long, value_name = "RUN", requires = "at_step", help_heading = "Debugging")]
+    pub run: Option<String>,
     /// What to build.
     #[command(flatten)]
     pub build: Build,
-    /// Arguments for the program
+    /// Arguments for the program [default with --at-step: those of the earlier run]
     #[arg(last = true)]
     pub args: Vec<OsString>,
+}
+
+fn step(text: &str) -> Result<u64, String> {
+    match text.trim().parse() {
+        Ok(step) if step > 0 => Ok(step),
+        _ => Err("expected a step such as 1200; steps count from 1".into()),
+    }
 }
 
 /// `cargo ddp build`

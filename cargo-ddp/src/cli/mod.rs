@@ -185,7 +185,7 @@ mod tests {
                 "update: path yes check",
                 "run: gpus nproc max_restarts backoff grace bind no_bind stall_timeout restart_on_stall no_restart_on_stall \
                  show log_dir stdin report json no_json quiet no_quiet dry_run no_dry_run nnodes node_rank master_addr \
-                 master_port join_timeout secret_file preset package bin example release profile features all_features \
+                 master_port join_timeout secret_file preset at_step run package bin example release profile features all_features \
                  no_default_features target target_dir manifest_path jobs locked offline frozen args",
                 "build: package bin example release profile features all_features no_default_features target target_dir \
                  manifest_path jobs locked offline frozen",

@@ -8,10 +8,12 @@ use ddp_contract::env;
 use ddp_contract::job::{self, Job};
 use ddp_contract::text::printable_line;
 
+use super::at_step::Destination;
+use super::table;
 use crate::config::{LaunchOptions, Seconds};
 use crate::editor::debug::Debug;
 use crate::launch::plan::{Note, Options, Resolved, resolve};
-use crate::launch::{self, LaunchPlan, Store, StorePort};
+use crate::launch::{self, LaunchPlan, Store, StorePort, Verdict};
 use crate::machine::Machine;
 use crate::os::output::Output;
 use crate::ui::{JobUi, messages};
@@ -23,6 +25,7 @@ pub(super) struct Prepared {
     report: Option<Output>,
     dry_run: bool,
     pid: u32,
+    destination: Option<Destination>,
 }
 
 impl Prepared {
@@ -49,13 +52,20 @@ impl Prepared {
             let problem = |err| format!("can't write to {}: {err}", path.display());
             Output::open(&path).map_err(|err| Error::BadOption { option: "report", problem: problem(err) })
         });
-        Ok(Self { plan, report: report.transpose()?, dry_run, pid: machine.pid })
+        Ok(Self { plan, report: report.transpose()?, dry_run, pid: machine.pid, destination: None })
     }
 
     /// With the debugger that DDP_DEBUG names, for a job of the project in `root`.
     pub(super) fn with_debugger(self, root: &Path, ui: &Ui) -> Result<Self> {
         let plan = self.plan.with_debugger(Debug::from_env(root, ui)?)?;
         Ok(Self { plan, ..self })
+    }
+
+    /// A job that goes to a step of an earlier run, in the folder where that was started.
+    pub(super) fn with_destination(self, destination: Destination) -> Self {
+        let folder = destination.folder().map_or_else(|| self.plan.folder.clone(), Path::to_owned);
+        let plan = LaunchPlan { at_step: Some(destination.step()), folder, ..self.plan };
+        Self { plan, destination: Some(destination), ..self }
     }
 
     /// Whether a debugger follows the workers.
@@ -77,7 +87,7 @@ impl Prepared {
         store: StorePort,
         ui: &Ui,
     ) -> Result<u8> {
-        let Self { plan, report, dry_run, pid } = self;
+        let Self { plan, report, dry_run, pid, destination } = self;
         let plan = plan.with_program(program, args, store);
         if dry_run {
             print_plan(&plan.in_run(0, runs.dir().join("N"), pid));
@@ -90,13 +100,32 @@ impl Prepared {
         if plan.debug.is_some() {
             ui.title(&format!("{}: {}", plan.name(), messages::count(plan.nproc, "worker")));
         }
+        if let Some(destination) = &destination {
+            let dir = plan.scratch_dir();
+            let cant = |err| Error::system(format!("can't prepare {}", dir.display()))(err);
+            launch::prepare_scratch(&dir, destination.snapshot()).map_err(cant)?;
+        }
+        drop(destination); // other programs may remove the snapshot
         let (verdict, job) = launch::launch(plan, &mut reporter)?;
+        if let (Some(step), Verdict::Done { .. }) = (job.at_step, &verdict) {
+            arrived(step, &job, ui)?;
+        }
         let reported = write_report(&job, report.as_ref(), ui);
         Ok(match verdict.exit_code() {
             exit::SUCCESS if !reported => exit::SYSTEM,
             code => code,
         })
     }
+}
+
+/// A job of `--at-step` has ended. Without a debugger, it has saved the step.
+fn arrived(step: u64, job: &Job, ui: &Ui) -> Result<()> {
+    if job.last_step < Some(step) {
+        return Err(Error::StepNotReached { step, last: job.last_step });
+    }
+    let saved = job.snapshot.as_ref().filter(|saved| saved.step == step && !ui.prints_json());
+    saved.into_iter().for_each(|saved| println!("{}", table::path(&saved.snapshot)));
+    Ok(())
 }
 
 /// The options without the command line's types.

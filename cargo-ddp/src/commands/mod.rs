@@ -11,6 +11,7 @@ macro_rules! print {
     ($($arg:tt)*) => { crate::ui::stdout::print(format_args!($($arg)*)) };
 }
 
+mod at_step;
 mod attach;
 mod build;
 mod completions;
@@ -65,7 +66,7 @@ pub fn run(command: Command, ui: &Ui) -> Result<u8> {
         Command::Setup(args) => setup::setup(&args, ui),
         Command::Exec(args) => exec::exec(args, ui),
         Command::Env(args) => env::env(&args, ui),
-        Command::Runs(args) => runs::runs(&args),
+        Command::Runs(args) => runs::runs(&args, ui),
         Command::Snapshot(args) => snapshot::snapshot(&args.command, ui),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Completions(args) => completions::completions(&args),

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ddp_contract::metrics::{Curves, FILE};
 
+use super::at_step;
 use super::store::store;
 use super::table;
 use crate::cli::Plot;
@@ -42,7 +43,19 @@ pub(super) fn plot(args: Plot, ui: &Ui) -> Result<u8> {
             println!("{}", table::path(&path));
         }
     }
+    debug_hint(&folders[0], &chosen[0], ui);
     Ok(exit::SUCCESS)
+}
+
+/// The command that goes to the step with the best metric, or to the last one.
+fn debug_hint(folder: &Path, name: &str, ui: &Ui) {
+    let Ok(folder) = folder.canonicalize() else { return };
+    let runs = folder.parent().map(|runs| Store::only(runs.to_owned()).history()).unwrap_or_default();
+    if let Some(run) = runs.iter().find(|run| run.folder == folder) {
+        let best = run.job.best.as_ref().map(|best| best.step);
+        let name = if name == LATEST { run.number.to_string() } else { name.to_owned() };
+        at_step::hint(run, &name, best.or_else(|| run.last_step()), ui);
+    }
 }
 
 /// The output that a path names, and the format to write.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::at_step::Destination;
 use super::job::Prepared;
 use super::store;
 use crate::cli::{self, Run};
@@ -17,18 +18,35 @@ pub(super) fn run(args: Run, ui: &Ui) -> Result<u8> {
     let project = Project::find(selection.manifest_path.as_deref())?;
     let tables = project.settings_of_selection(&selection);
     let combined = Combined::of_project(&args.options, args.preset.as_deref(), &tables)?;
-    let options = combined.options.clone();
-    let runs = match &options.log_dir {
-        Some(dir) if !combined.is_from_manifest("log-dir") => Store::only(dir.clone()),
-        log_dir => store::of_project(&project, log_dir.iter().cloned().collect()),
+    let mut options = combined.options.clone();
+    // New runs, and earlier ones: a package of the workspace may keep its runs elsewhere.
+    let (runs, earlier) = match &options.log_dir {
+        Some(dir) if !combined.is_from_manifest("log-dir") => (Store::only(dir.clone()), Store::only(dir.clone())),
+        log_dir => {
+            let runs = store::of_project(&project, log_dir.iter().cloned().collect());
+            (runs, store::of_project(&project, project.log_dirs()))
+        }
     };
     selection.quiet = options.quiet;
     let ui = ui.clone().quiet(options.quiet).json(options.json);
+    let find = |step| Destination::find(&project, &mut selection, &earlier, args.run.as_deref(), step, &ui);
+    let destination = args.at_step.map(find).transpose()?;
+    if let Some(destination) = &destination {
+        destination.adjust(&mut options, &combined)?;
+    }
     let job = Prepared::new(options, &project.root, &ui).map_err(|err| combined.locate(err))?;
     project.check(&selection)?;
     super::libtorch::ensure(&project.root, &ui)?;
     let job = job.with_debugger(&project.root, &ui)?;
-    build_and_launch(&project, &selection, job, args.args.into_iter().collect(), &runs, &ui)
+    let (job, args) = match destination {
+        Some(destination) => {
+            destination.announce(job.nproc(), &ui);
+            let args = destination.args(args.args);
+            (job.with_destination(destination), args)
+        }
+        None => (job, args.args),
+    };
+    build_and_launch(&project, &selection, job, args, &runs, &ui)
 }
 
 /// Builds the selection, runs it to its end, and gives the exit code.

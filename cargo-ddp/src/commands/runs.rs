@@ -6,15 +6,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ddp_contract::job::{Outcome, Saved};
 use serde::Serialize;
 
+use super::at_step;
 use super::store::store;
 use super::table::{number, path, print_json, table};
 use crate::cli::Runs;
 use crate::launch::Run;
 use crate::ui::messages;
-use crate::{Result, exit};
+use crate::{Result, Ui, exit};
 
 /// `cargo ddp runs`
-pub(super) fn runs(args: &Runs) -> Result<u8> {
+pub(super) fn runs(args: &Runs, ui: &Ui) -> Result<u8> {
     let store = store(args.log_dir.clone())?;
     let runs = store.history();
     if args.json {
@@ -30,6 +31,9 @@ pub(super) fn runs(args: &Runs) -> Result<u8> {
     let rows: Vec<_> = std::iter::once(head.map(str::to_owned)).chain(runs.iter().map(row)).collect();
     for line in table(&rows, &[0, 2, 3, 5, 7]) {
         println!("{line}");
+    }
+    if let Some(newest) = runs.iter().rev().find(|run| run.job.at_step.is_none() && run.last_step().is_some()) {
+        at_step::hint(newest, &newest.number.to_string(), newest.last_step(), ui);
     }
     Ok(exit::SUCCESS)
 }

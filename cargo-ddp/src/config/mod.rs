@@ -67,6 +67,11 @@ impl Combined {
         Ok(Self { options: layer.options()?, layer })
     }
 
+    /// Whether the option's value is from a flag or an environment variable.
+    pub(crate) fn is_of_this_job(&self, option: &str) -> bool {
+        matches!(self.layer.source(option), Some(Source::Flag | Source::Variable(_)))
+    }
+
     /// Whether the option's value is from Cargo.toml.
     pub(crate) fn is_from_manifest(&self, option: &str) -> bool {
         matches!(self.layer.source(option), Some(Source::Manifest(_)))

@@ -105,6 +105,8 @@ mod tests {
             env::STORE_FD,
             env::EVENT_FD,
             env::RUN_DIR,
+            env::AT_STEP,
+            env::AT_STEP_DIR,
             env::BACKTRACE,
             env::DEBUG,
             env::DEBUG_GROUP,

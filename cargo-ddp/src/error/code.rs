@@ -34,6 +34,11 @@ impl Error {
             | Self::ManyRuns(_)
             | Self::RunsElsewhere(_)
             | Self::NoRunFolder { .. }
+            | Self::NoEarlierRun { .. }
+            | Self::OtherProgram { .. }
+            | Self::NoSuchStep { .. }
+            | Self::StepOutOfReach { .. }
+            | Self::StepNotReached { .. }
             | Self::NoMetrics(_)
             | Self::NoMetric { .. }
             | Self::NoFeature(_)

@@ -31,6 +31,24 @@ pub(super) fn no_run(run: &str, running: &[String]) -> String {
     }
 }
 
+/// `its last step is 80`
+pub(super) fn last_step(last: Option<u64>) -> String {
+    last.map_or_else(|| "it finished no step".into(), |last| format!("its last step is {last}"))
+}
+
+/// The program that the command line selects, if it does.
+pub(super) fn selected(program: &str) -> String {
+    if program.is_empty() { "a program of this project".into() } else { format!("`{program}`") }
+}
+
+/// ` (steps 41 to 80 can be reached)`, if that is known.
+pub(super) fn in_reach(steps: Option<(u64, u64)>) -> String {
+    match steps {
+        Some((first, last)) => format!(" (steps {first} to {last} can be reached)"),
+        None => String::new(),
+    }
+}
+
 /// What the user can choose from.
 pub(super) fn available(names: &[String]) -> String {
     if names.is_empty() { "none".into() } else { names.join(", ") }

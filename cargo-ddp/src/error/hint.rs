@@ -73,6 +73,17 @@ impl Error {
                 "choose another directory with --log-dir DIR, or with `log-dir` in [package.metadata.ddp]".into()
             }
             Self::NoRunFolder { .. } => "pass the number or the folder of a run, or the folder of all runs with --log-dir".into(),
+            Self::NoEarlierRun { .. } => {
+                "run the program first; --run chooses a run by its number or folder, and --bin another program".into()
+            }
+            Self::OtherProgram { .. } => "`cargo ddp runs` lists the runs with their commands; --bin chooses a program".into(),
+            Self::NoSuchStep { .. } => "`cargo ddp runs` lists the last step of each run; steps count from 1".into(),
+            Self::StepOutOfReach { .. } => {
+                "`Snapshots::keep_every(K)`, or `--keep-every K` of a template, keeps one snapshot for every K steps".into()
+            }
+            Self::StepNotReached { .. } => {
+                "the program must run as it did then: with the same arguments, settings and data".into()
+            }
             Self::NoFeature(feature) => {
                 format!("install with `cargo install cargo-ddp --features {feature}`; the default features include it")
             }

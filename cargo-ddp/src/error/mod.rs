@@ -15,7 +15,7 @@ use std::process::ExitStatus;
 use ddp_contract::snapshot::SnapshotError;
 
 use crate::os::interpreter::Fault;
-use format::{available, interpreter_problem, list, no_run};
+use format::{available, in_reach, interpreter_problem, last_step, list, no_run, selected};
 
 pub(crate) use format::ranks;
 pub use pip::PipFault;
@@ -193,6 +193,21 @@ pub enum Error {
     /// An unknown run.
     #[error("run `{run}` not found in {} (available: {})", list(.runs), available(.known))]
     NoRunFolder { run: String, runs: Vec<PathBuf>, known: Vec<String> },
+    /// No run of the program has made a step.
+    #[error("no earlier run of `{program}` in {}", list(.runs))]
+    NoEarlierRun { program: String, runs: Vec<PathBuf> },
+    /// A run of another program than the one that is selected.
+    #[error("run {run} is not a run of {}", selected(.program))]
+    OtherProgram { run: u64, program: String },
+    /// A step that a run has not made.
+    #[error("run {run} has no step {step}: {}", last_step(*.last))]
+    NoSuchStep { run: u64, step: u64, last: Option<u64> },
+    /// A step that no snapshot leads to.
+    #[error("can't go to step {step} of run {run}: no snapshot before that step is left{}", in_reach(*.reachable))]
+    StepOutOfReach { run: u64, step: u64, reachable: Option<(u64, u64)> },
+    /// The program ended before the step of `--at-step`.
+    #[error("the program ended before step {step}: {}", last_step(*.last))]
+    StepNotReached { step: u64, last: Option<u64> },
     /// A run without metrics.
     #[error("{} has no metrics", .0.display())]
     NoMetrics(PathBuf),

@@ -29,7 +29,7 @@ sections! {
     "usage_jobs": NoRun, NoRunInProject, ManyRuns, RunsElsewhere, NotDebugged, JoinTaken, NotJoined;
     "usage_editor": StartsAnother, BadJson, NoTarget, NothingToDebug, Stale;
     "snapshots": NoSnapshot, NoSnapshotFolder, Damaged, SnapshotsInUse, BadTensorFile, CantImport, BadNames;
-    "runs": RunDir, NoRunFolder, NoMetrics, NoMetric, BadMetrics;
+    "runs": RunDir, NoRunFolder, NoEarlierRun, OtherProgram, NoSuchStep, StepOutOfReach, StepNotReached, NoMetrics, NoMetric, BadMetrics;
     "setup": BadLibtorch, NoPython, BadPython, NoPip, NoSpace, Pip, Incomplete, NoCache, UnsafeCache;
     "nodes": Rendezvous;
     "system": Build, Start, System, Output, Template;
@@ -192,6 +192,14 @@ fn runs() -> Vec<Error> {
         Error::RunDir { dir: "/var/runs".into(), source: os_error(rustix::io::Errno::ACCESS) },
         Error::NoRunFolder { run: "7".into(), runs: paths(&["runs"]), known: names(&["1", "2"]) },
         Error::NoRunFolder { run: "7".into(), runs: paths(&["runs", "target/ddp/runs"]), known: vec![] },
+        Error::NoEarlierRun { program: "train".into(), runs: paths(&["runs"]) },
+        Error::OtherProgram { run: 7, program: "train".into() },
+        Error::OtherProgram { run: 7, program: String::new() },
+        Error::NoSuchStep { run: 7, step: 99, last: Some(80) },
+        Error::NoSuchStep { run: 7, step: 1, last: None },
+        Error::StepOutOfReach { run: 7, step: 12, reachable: Some((41, 80)) },
+        Error::StepOutOfReach { run: 7, step: 12, reachable: None },
+        Error::StepNotReached { step: 43, last: Some(40) },
         Error::NoMetrics("run 1".into()),
         Error::NoMetric { name: "lost".into(), known: names(&["loss", "lr"]) },
         Error::BadMetrics { path: "runs/1/metrics.jsonl".into(), problem: "line 3 is not an object".into() },

@@ -31,7 +31,9 @@ pub use plan::{LaunchPlan, StorePort};
 pub use run::history::{Because, Run};
 pub use run::job_file::write_report;
 pub use run::latest::LATEST;
+pub use run::lineage::{Replay, Unreachable, arguments, workers};
 pub use run::registry::{Registry, belongs_to, process_of};
+pub(crate) use run::scratch::prepare as prepare_scratch;
 pub use run::store::Store;
 
 use crate::Result;

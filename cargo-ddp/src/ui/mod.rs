@@ -115,6 +115,11 @@ impl Ui {
         Self { json, ..self }
     }
 
+    /// Whether stdout is JSON.
+    pub(crate) fn prints_json(&self) -> bool {
+        self.json
+    }
+
     /// One that never waits for a reader, and keeps a line below all others: on a terminal that people look at.
     pub(crate) fn with_live_line(&self) -> (Self, ProgressBar) {
         let hidden = !self.terminal || self.quiet || self.json;

@@ -71,6 +71,12 @@ pub struct Job {
     /// The launcher's exit code, once the job has ended.
     #[serde(default)]
     pub exit_code: u8,
+    /// Where training began, once the workers have reported it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Start>,
+    /// The step that the job was asked to go to (`--at-step`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_step: Option<u64>,
     /// The last step that the node's first rank reported.
     #[serde(default)]
     pub last_step: Option<u64>,
@@ -125,6 +131,16 @@ pub struct Saved {
     /// The metric that the program saved it with.
     #[serde(default)]
     pub metric: Option<f64>,
+}
+
+/// Where the training of a job began.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// The snapshot that the workers resumed from; null for a start from scratch.
+    #[serde(default, serialize_with = "crate::text::lossy_option")]
+    pub snapshot: Option<PathBuf>,
+    /// Optimizer steps that were done.
+    pub step: u64,
 }
 
 /// A restart of all workers.

@@ -45,6 +45,10 @@ impl LaunchPlan {
         .into();
         vars.push((env::ERROR_FILE, self.error_file(rank, attempt).into()));
         vars.push((env::RUN_DIR, self.run_dir.clone().into()));
+        if let Some(step) = self.at_step {
+            vars.push((env::AT_STEP, step.to_string().into()));
+            vars.push((env::AT_STEP_DIR, self.scratch_dir().into()));
+        }
         if let Some(gpus) = &self.gpus {
             let divided = gpus.iter().any(|gpu| gpu.starts_with("MIG-"));
             let visible = if divided { gpus[local_rank].clone() } else { gpus.join(",") };
@@ -181,6 +185,14 @@ mod tests {
         assert_eq!(get(Some(join(None)), "DDP_DEBUG_FOLDER"), None);
         assert_eq!(get(Some(join(Some("x/group-1"))), "DDP_DEBUG_FOLDER"), Some("x/group-1".into()));
         assert_eq!(get(None, "DDP_TIMEOUT"), None);
+    }
+
+    #[test]
+    fn environment_has_the_step_to_go_to_and_its_own_snapshots() {
+        let vars = LaunchPlan { at_step: Some(43), ..plan() }.worker_env(0, 0, 1);
+        assert!(vars.contains(&("DDP_AT_STEP", "43".into())));
+        assert!(vars.contains(&("DDP_AT_STEP_DIR", "runs/7/snapshots".into())));
+        assert!(plan().worker_env(0, 0, 1).iter().all(|(name, _)| !name.starts_with("DDP_AT_STEP")));
     }
 
     #[test]

@@ -78,6 +78,8 @@ pub struct LaunchPlan {
     pub stdin: Option<usize>,
     /// Whose output is on the screen.
     pub show: Show,
+    /// The step at whose end all ranks stop, with snapshots in the run's own directory.
+    pub at_step: Option<u64>,
     /// How the workers are debugged, if they are.
     pub debug: Option<Debug>,
     /// The machine's network interfaces.
@@ -142,6 +144,11 @@ impl LaunchPlan {
     /// does so, too, and `torchfrtrace` reads such files.
     fn collectives_file(&self, attempt: u32) -> PathBuf {
         self.run_dir.join(format!("attempt-{attempt}/collectives-rank-"))
+    }
+
+    /// Where a job that goes to a step has its snapshots.
+    pub fn scratch_dir(&self) -> PathBuf {
+        self.run_dir.join("snapshots")
     }
 
     /// Where all that a worker writes to `stream` is kept.

@@ -74,6 +74,7 @@ pub(crate) fn resolve(options: &Options, machine: &Machine) -> Result<Resolved> 
         },
         stdin: options.stdin,
         show,
+        at_step: None,
         debug: None,
         interfaces: machine.interfaces.clone(),
         preset: machine.environment.names().map(str::to_owned).collect(),

@@ -83,6 +83,11 @@ impl Worker {
         for name in &plan.withheld {
             command.env_remove(name);
         }
+        if plan.at_step.is_some() {
+            command.current_dir(&plan.folder); // the earlier run's
+        } else {
+            command.env_remove(env::AT_STEP).env_remove(env::AT_STEP_DIR);
+        }
         let mut inherited = vec![event_writer.as_raw_fd()];
         if let Some(socket) = port.listener().filter(|_| rank == 0) {
             command.env(env::STORE_FD, socket.as_raw_fd().to_string());

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use ddp_contract::job::{Cause, Consequence, FILE, Job, Outcome, Restart, Saved, VERSION};
+use ddp_contract::job::{Cause, Consequence, FILE, Job, Outcome, Restart, Saved, Start, VERSION};
 use ddp_contract::{ErrorFile, Event, file};
 
 use super::files;
@@ -52,6 +52,7 @@ impl JobFile {
             pid,
             origin: Some(origin::of_process(pid)),
             started: now(),
+            at_step: plan.at_step,
             ..Job::default()
         };
         Self { job, oom_kills: proc::oom_kills(), ..Self::default() }
@@ -103,10 +104,16 @@ impl JobFile {
     /// Records what the first rank reports. Returns whether the file should be written soon.
     pub(crate) fn update(&mut self, event: &Event) -> bool {
         match event {
-            Event::Step { step, .. } => self.reached(*step),
+            Event::Step { step, .. } => {
+                let first = || Start { snapshot: None, step: step.saturating_sub(1) };
+                self.job.start.get_or_insert_with(first);
+                self.reached(*step)
+            }
             Event::Resumed { snapshot, step, .. } => {
                 let saved = || Saved { snapshot: snapshot.clone(), step: *step, metric: None };
                 self.job.snapshot.get_or_insert_with(saved);
+                let start = || Start { snapshot: Some(snapshot.clone()), step: *step };
+                self.job.start.get_or_insert_with(start);
                 self.reached(*step)
             }
             Event::SnapshotSaved { snapshot, step, metric, lower_is_better, .. } => {
@@ -264,6 +271,31 @@ mod tests {
         assert_eq!(best(Some(false), metrics), Some(3));
         assert_eq!(best(None, [Some(1.0), Some(2.0), Some(1.5), None]), Some(3), "the newest, where none is better");
         assert_eq!(best(Some(true), [None; 4]), None);
+    }
+
+    #[test]
+    fn start_is_that_of_the_first_attempt() {
+        let step = |step| Event::Step {
+            epoch: 0,
+            step,
+            loss: None,
+            steps: None,
+            samples: None,
+            learning_rate: None,
+            grad_norm: None,
+            memory: None,
+        };
+        let resumed = |step| Event::Resumed { snapshot: format!("s/step-{step:08}").into(), epoch: 0, step };
+        let start = |events: &[Event]| {
+            let mut record = JobFile::default();
+            for event in events {
+                let _ = record.update(event);
+            }
+            record.job.start.map(|start| (start.snapshot, start.step))
+        };
+        assert_eq!(start(&[]), None);
+        assert_eq!(start(&[step(1), step(2), resumed(2), step(3)]), Some((None, 0)));
+        assert_eq!(start(&[resumed(40), step(41), resumed(45)]), Some((Some("s/step-00000040".into()), 40)));
     }
 
     #[test]

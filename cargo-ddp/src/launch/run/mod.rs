@@ -11,15 +11,18 @@
 //! | `logs` | workers' output on disk |
 //! | `registry` | the jobs that run on this machine |
 //! | `history`, `store` | all runs of a directory, and of a project |
+//! | `lineage`, `scratch` | where a step of an earlier run can be executed again, and its snapshot in another directory |
 
 pub(crate) mod dir;
 mod files;
 pub(crate) mod history;
 pub(crate) mod job_file;
 pub(crate) mod latest;
+pub(crate) mod lineage;
 pub(crate) mod logs;
 mod presence;
 mod previous;
 mod prune;
 pub(crate) mod registry;
+pub(crate) mod scratch;
 pub(crate) mod store;

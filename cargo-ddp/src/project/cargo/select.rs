@@ -78,6 +78,20 @@ impl Project {
         }
     }
 
+    /// The name of the program that the selection runs. `None` if there is no such program: cargo reports it.
+    ///
+    /// # Errors
+    /// [`Error::NoBinary`] and [`Error::ManyBinaries`].
+    pub fn program_of(&self, selection: &Selection) -> Result<Option<String>> {
+        Ok(self.choose(selection)?.map(|chosen| chosen.name))
+    }
+
+    /// Whether the workspace has a binary of this name, or an example.
+    pub fn has_program(&self, name: &str, example: bool) -> bool {
+        let targets = self.metadata.workspace_packages().into_iter().flat_map(|package| &package.targets);
+        targets.filter(|target| is_program(target)).any(|target| target.name == name && target.is_example() == example)
+    }
+
     /// The packages that cargo builds for a selection: the one of `-p`; else the one of the manifest, or the workspace's
     /// default members.
     fn selected(&self, selection: &Selection) -> Vec<&Package> {
