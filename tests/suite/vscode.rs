@@ -59,7 +59,7 @@ fn vscode_writes_its_files_and_a_second_call_changes_nothing() {
         vscode(dir.path(), &["--nproc", "2"]).succeeds().says(&["Wrote .vscode/launch.json", "F5 debugs eval, train"]);
     assert_eq!(done.stdout, "");
     let found = names(dir.path());
-    assert_eq!(found.len(), 2 * 5 + 1 + 2, "{found:?}");
+    assert_eq!(found.len(), 2 * 6 + 1 + 2, "{found:?}");
     for name in ["ddp: run train on 2 ranks", "ddp: eval, one process", "ddp: attach to a running job"] {
         assert!(found.iter().any(|found| found == name), "{name}: {found:?}");
     }
@@ -144,7 +144,7 @@ fn entries_in_a_workspace_name_the_package() {
     package(&dir.path().join("c"), "third", &["none"], "");
     // From within a member: the files are the workspace's.
     vscode(&dir.path().join("a/src"), &["-p", "second", "--nproc", "1"]).succeeds().says(&["F5 debugs three"]);
-    assert_eq!(names(dir.path()).len(), 6);
+    assert_eq!(names(dir.path()).len(), 7);
     let launch = json(dir.path(), "launch.json");
     let args = serde_json::json!(["ddp", "run", "--package", "second", "--bin", "three", "--nproc", "1"]);
     assert_eq!(launch["configurations"][0]["args"], args);

@@ -1,7 +1,7 @@
 //! The configurations, compounds and tasks themselves.
 
 use super::debugger::Debugger;
-use super::entry::{Entry, Role};
+use super::entry::{Entry, Role, STEP_INPUT};
 use super::json::Json;
 use crate::editor::debug::FRAME_NAMES;
 use crate::project::trainable::{Trainable, Workers};
@@ -76,7 +76,7 @@ impl Variant<'_> {
     pub(super) fn configurations(&self) -> Vec<(Entry, Json)> {
         let mut roles = vec![Role::Alone, Role::Launcher];
         if self.debugger.opens_children() {
-            roles.insert(0, Role::Run);
+            roles.splice(0..0, [Role::Run, Role::Step]);
         }
         roles.extend((0..self.workers.count).map(Role::Rank));
         roles.into_iter().map(|role| (self.entry(role.clone()), self.configuration(role))).collect()
@@ -88,9 +88,9 @@ impl Variant<'_> {
         let name = self.name(role.clone());
         let task = Some(self.name(Role::Build));
         match role {
-            Role::Run | Role::Launcher => {
-                let task = task.filter(|_| role == Role::Run);
-                launcher(self.debugger, &role, name, self.run_args(), self.release_env(), task)
+            Role::Run | Role::Step | Role::Launcher => {
+                let task = task.filter(|_| role != Role::Launcher);
+                launcher(self.debugger, &role, name, self.run_args(&role), self.release_env(), task)
             }
             Role::Rank(rank) => {
                 let env = vec![
@@ -109,11 +109,15 @@ impl Variant<'_> {
         set.into_iter().filter(|_| self.release).collect()
     }
 
-    fn run_args(&self) -> Vec<String> {
+    fn run_args(&self, role: &Role) -> Vec<String> {
         let mut args = vec!["ddp".to_owned(), "run".into()];
         args.extend(self.target.selection());
         args.extend(self.profile_args());
-        args.extend(self.workers.args());
+        match role {
+            // The earlier run's workers.
+            Role::Step => args.extend(["--at-step".into(), format!("${{input:{STEP_INPUT}}}")]),
+            _ => args.extend(self.workers.args()),
+        }
         args
     }
 
@@ -189,6 +193,17 @@ pub(super) fn attach(debugger: Debugger) -> (Entry, Json) {
         ("preLaunchTask", choose().0.name(0).into()),
     ]);
     (entry, configuration)
+}
+
+/// The input that asks for the step to go to.
+pub(super) fn step_input() -> (Entry, Json) {
+    let entry = Entry::new(Role::StepInput, "", false);
+    let input = Json::object([
+        ("id", entry.name(0).into()),
+        ("type", "promptString".into()),
+        ("description", "The step to go to, of the newest run".into()),
+    ]);
+    (entry, input)
 }
 
 /// The task that asks which job to attach to, if there are several: in a terminal, which a debugger's process has not.

@@ -3,12 +3,16 @@
 /// How an entry's name begins.
 const PREFIX: &str = "ddp: ";
 const RELEASE: &str = " (release)";
+/// The id of the input that asks for a step.
+pub(super) const STEP_INPUT: &str = "ddpStep";
 
 /// What an entry is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     /// The launcher, with a child session for each rank.
     Run,
+    /// The launcher, with a child session for each rank, that goes to a step of an earlier run.
+    Step,
     /// The launcher as a member of the compound.
     Launcher,
     /// A rank as a member of the compound.
@@ -23,6 +27,8 @@ pub(super) enum Role {
     Choose,
     /// The task that builds.
     Build,
+    /// The input that asks for a step.
+    StepInput,
     /// An entry of `cargo ddp new` from before `cargo ddp vscode` existed.
     Former,
 }
@@ -61,6 +67,9 @@ impl Entry {
         if name == "choose a running job" {
             return entry(Role::Choose, "", None);
         }
+        if let Some(target) = name.strip_prefix("go to a step of ") {
+            return entry(Role::Step, target, None);
+        }
         if let Some(target) = name.strip_prefix("build ") {
             return entry(Role::Build, target, None);
         }
@@ -84,12 +93,18 @@ impl Entry {
         }
     }
 
+    /// An input, recognized by its id.
+    pub(super) fn parse_input(id: &str) -> Option<Self> {
+        (id == STEP_INPUT).then(|| Self::new(Role::StepInput, "", false))
+    }
+
     /// Its name, in a job of this many ranks.
     pub(super) fn name(&self, ranks: usize) -> String {
         let target = &self.target;
         let s = if ranks == 1 { "" } else { "s" };
         let name = match self.role {
             Role::Run => format!("run {target} on {ranks} rank{s}"),
+            Role::Step => format!("go to a step of {target}"),
             Role::Launcher => format!("{target}, launcher"),
             Role::Rank(rank) => format!("{target}, rank {rank} of {ranks}"),
             Role::Compound => format!("{target}, launcher + {ranks} worker{s}"),
@@ -98,6 +113,7 @@ impl Entry {
             Role::Choose => "choose a running job".into(),
             Role::Build => format!("build {target}"),
             Role::Former => format!("{target}, {ranks} rank{s}"),
+            Role::StepInput => return STEP_INPUT.into(),
         };
         format!("{PREFIX}{name}{}", if self.release { RELEASE } else { "" })
     }
@@ -122,6 +138,7 @@ mod tests {
     fn entry_names_are_parsed_back_to_their_roles() {
         let roles = [
             Role::Run,
+            Role::Step,
             Role::Launcher,
             Role::Rank(1),
             Role::Compound,
@@ -145,7 +162,7 @@ mod tests {
     #[test]
     fn entries_of_compounds_are_hidden_and_no_others() {
         assert!(Role::Launcher.is_hidden() && Role::Rank(0).is_hidden());
-        for role in [Role::Run, Role::Compound, Role::Alone, Role::Attach, Role::Build] {
+        for role in [Role::Run, Role::Step, Role::Compound, Role::Alone, Role::Attach, Role::Build] {
             assert!(!role.is_hidden(), "{role:?}");
         }
     }
@@ -156,6 +173,8 @@ mod tests {
             "ddp: the launcher, on the demo project",
             "ddp: my own",
             "ddp: run m",
+            "ddp: go to step 7 of m",
+            "ddpStep",
             "ddp: run m on four ranks",
             "ddp: m, rank one of 2",
             "ddp: m, 3 workers",

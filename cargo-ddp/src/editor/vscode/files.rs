@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::config::{Variant, attach, choose};
+use super::config::{Variant, attach, choose, step_input};
 use super::debugger::Debugger;
 use super::edit::{Change, Editor};
 use super::entry::{Entry, Role};
@@ -28,6 +28,10 @@ impl Wanted<'_> {
 
     fn attaches(&self) -> bool {
         self.debugger.opens_children() && !self.variants.is_empty()
+    }
+
+    fn inputs(&self) -> Vec<(Entry, Json)> {
+        self.attaches().then(step_input).into_iter().collect()
     }
 
     fn compounds(&self) -> Vec<(Entry, Json)> {
@@ -56,10 +60,11 @@ enum Fate<'a> {
 
 /// `.vscode/launch.json`
 pub(super) fn launch(path: &Path, before: Option<&str>, wanted: &Wanted) -> Result<Option<String>> {
-    let (configurations, compounds) = (wanted.configurations(), wanted.compounds());
+    let (configurations, compounds, inputs) = (wanted.configurations(), wanted.compounds(), wanted.inputs());
     let lists = [
         List { key: "configurations", name: "name", entries: &configurations },
         List { key: "compounds", name: "name", entries: &compounds },
+        List { key: "inputs", name: "id", entries: &inputs },
     ];
     file(path, before, wanted, "0.2.0", &lists)
 }
@@ -126,12 +131,20 @@ struct List<'a> {
 }
 
 impl List<'_> {
+    /// The entry that an element has the name of.
+    fn entry(&self, element: &Json) -> Option<Entry> {
+        let name = element.get(self.name)?.text()?;
+        let entry = if self.key == "inputs" { Entry::parse_input(name) } else { Entry::parse(name) };
+        entry.filter(|entry| self.takes(&entry.role))
+    }
+
     /// Whether entries of such a role are ours in this list.
     fn takes(&self, role: &Role) -> bool {
         match role {
             Role::Build | Role::Choose => self.key == "tasks",
             Role::Compound => self.key == "compounds",
-            Role::Former => self.key != "tasks",
+            Role::StepInput => self.key == "inputs",
+            Role::Former => ["configurations", "compounds"].contains(&self.key),
             _ => self.key == "configurations",
         }
     }
@@ -145,7 +158,7 @@ fn file(path: &Path, before: Option<&str>, wanted: &Wanted, version: &str, lists
             return Ok(before.map(str::to_owned));
         }
         let values = |list: &List| Json::List(list.entries.iter().map(|(_, value)| value.clone()).collect());
-        let lists = lists.iter().map(|list| (list.key, values(list)));
+        let lists = lists.iter().filter(|list| !list.entries.is_empty()).map(|list| (list.key, values(list)));
         return Ok(Some(fresh(&source, &Json::object([("version", version.into())].into_iter().chain(lists)))));
     };
     let mut editor = Editor::new(source.text, &source.style);
@@ -158,8 +171,7 @@ fn file(path: &Path, before: Option<&str>, wanted: &Wanted, version: &str, lists
             Some(array) => {
                 let found: Vec<Json> = array.elements.iter().map(Json::from_ast).collect();
                 let changes: Vec<Change> = found.iter().map(|element| wanted.change(element, list, lists)).collect();
-                let named = |element: &Json| element.get(list.name)?.text().and_then(Entry::parse);
-                let there: Vec<Entry> = found.iter().filter_map(named).collect();
+                let there: Vec<Entry> = found.iter().filter_map(|element| list.entry(element)).collect();
                 let missing = list.entries.iter().filter(|(entry, _)| !there.iter().any(|other| other.is(entry)));
                 editor.list(array, &changes, &missing.map(|(_, value)| value.clone()).collect::<Vec<_>>());
             }
@@ -175,8 +187,10 @@ fn file(path: &Path, before: Option<&str>, wanted: &Wanted, version: &str, lists
 
 impl Wanted<'_> {
     fn change(&self, element: &Json, list: &List, lists: &[List]) -> Change {
-        let Some(name) = element.get(list.name).and_then(Json::text) else { return Change::Keep };
-        match Entry::parse(name).filter(|entry| list.takes(&entry.role)) {
+        if element.get(list.name).and_then(Json::text).is_none() {
+            return Change::Keep;
+        }
+        match list.entry(element) {
             Some(entry) => match self.fate(&entry, list.entries) {
                 Fate::Update(value) => Change::Set(merge(element, value, self.features_of(&entry))),
                 Fate::Stay => Change::Keep,

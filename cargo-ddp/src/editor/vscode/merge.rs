@@ -47,7 +47,7 @@ const OF_ONE_DEBUGGER: [&str; 16] = [
 /// Attributes that an attach does not accept.
 const OF_A_LAUNCH: [&str; 5] = ["args", "cwd", "env", "runInTerminal", "terminal"];
 /// Our options, and whether they take a value.
-const OUR_OPTIONS: [(&str, bool); 13] = [
+const OUR_OPTIONS: [(&str, bool); 14] = [
     ("--bin", true),
     ("--example", true),
     ("--package", true),
@@ -58,6 +58,7 @@ const OUR_OPTIONS: [(&str, bool); 13] = [
     ("--manifest-path", true),
     ("--nproc", true),
     ("--gpus", true),
+    ("--at-step", true),
     ("--release", false),
     ("-r", false),
     ("--choose", false),

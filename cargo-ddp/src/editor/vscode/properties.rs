@@ -96,7 +96,8 @@ fn element() -> BoxedStrategy<String> {
 
 /// A complete file, with or without the keys that we edit.
 fn file() -> BoxedStrategy<String> {
-    const KEYS: &[&str] = &["configurations", "compounds", "tasks", "recommendations", "unwantedRecommendations"];
+    const KEYS: &[&str] =
+        &["configurations", "compounds", "inputs", "tasks", "recommendations", "unwantedRecommendations"];
     let list = |key: &'static str| {
         let elements = bracketed('[', ']', prop::collection::vec(element(), 0..4));
         property(Just(format!("{key:?}")), elements)
@@ -106,9 +107,10 @@ fn file() -> BoxedStrategy<String> {
     let theirs = || property(string(), value());
     let pair = prop_oneof![6 => ours, 1 => version(), 2 => theirs()];
     let odd = bracketed('{', '}', prop::collection::vec(pair, 0..6));
-    let usual = (theirs(), version(), list("configurations"), list("compounds"));
-    let usual =
-        usual.prop_map(|(theirs, version, configurations, compounds)| vec![theirs, version, configurations, compounds]);
+    let usual = (theirs(), version(), list("configurations"), list("compounds"), list("inputs"));
+    let usual = usual.prop_map(|(theirs, version, configurations, compounds, inputs)| {
+        vec![theirs, version, configurations, compounds, inputs]
+    });
     let usual = bracketed('{', '}', usual.prop_shuffle());
     let root = prop_oneof![6 => odd, 6 => usual, 1 => Just(String::new())];
     let parts = (any::<bool>(), any::<bool>(), trivia(), root, trivia());
@@ -158,9 +160,11 @@ fn is_within(part: &str, whole: &str) -> bool {
     part.bytes().all(|byte| bytes.any(|other| other == byte))
 }
 
+const LISTS: [&str; 3] = ["configurations", "compounds", "inputs"];
+
 /// Lists that end on a separate line, so that adding and removing items moves nothing.
 fn ends_its_lists_on_own_lines(source: &Source) -> bool {
-    ["configurations", "compounds"].iter().all(|key| {
+    LISTS.iter().all(|key| {
         let Ok(Some(list)) = source.list(key) else { return false };
         let inside = &source.text[..list.range.end - 1];
         let spaces = &inside[inside.trim_end().len()..];
@@ -221,9 +225,11 @@ fn holds(text: &str, first: Debugger, second: Debugger, ranks: usize) -> Result<
         Request { debugger: Some(second), workers: Some(Workers::nproc(ranks % 3 + 1)), release: true, ..request };
     update(dir.path(), &project(), &other).unwrap();
     let changed = read(dir.path());
+    // But for the space in a list that is empty again: gdb has no inputs.
+    let solid = |text: &str| text.split_whitespace().collect::<String>();
     for now in [&changed[0], &changed[1]] {
         prop_assert!(Source::parse(path, now).is_ok(), "{now}");
-        prop_assert!(is_within(text.trim_end(), now), "something of the user's is gone:\n{now}");
+        prop_assert!(is_within(&solid(text), &solid(now)), "something of the user's is gone:\n{now}");
     }
     update(dir.path(), &project(), &Request::new(Workers::nproc(7))).unwrap();
     prop_assert_eq!(&read(dir.path()), &changed);
@@ -233,7 +239,7 @@ fn holds(text: &str, first: Debugger, second: Debugger, ranks: usize) -> Result<
     let last = &read(dir.path())[0];
     if ends_its_lists_on_own_lines(&before) && before.has("version") {
         prop_assert_eq!(last, text);
-    } else if before.has("version") && before.has("configurations") && before.has("compounds") {
+    } else if before.has("version") && LISTS.iter().all(|key| before.has(key)) {
         prop_assert_eq!(tokens(last), tokens(text));
     } else {
         let mut now = tokens(last).into_iter();
@@ -313,7 +319,7 @@ fn holds_inside_ours(
     let after = read(dir.path());
     let (now, fresh) = (&after[0], tests::generated(&project(), second));
     let sorted = |text: &str, key| {
-        let mut names = entries(text, key, "name");
+        let mut names = entries(text, key, if key == "inputs" { "id" } else { "name" });
         names.sort_unstable();
         names
     };
@@ -322,7 +328,7 @@ fn holds_inside_ours(
     }
     // A release variant that was there stays.
     if first.release == second.release {
-        for key in ["configurations", "compounds"] {
+        for key in LISTS {
             prop_assert_eq!(sorted(now, key), sorted(&fresh[0], key));
         }
     }

@@ -6,6 +6,8 @@
 //! generates, which allows no others; of `CppdbgLaunchOptions` in
 //! vscode-cpptools' OptionsSchema.json (main branch, 2026); and of VS Code's documentation of launch.json and tasks.json.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::tests::{generated, project};
@@ -84,6 +86,13 @@ const COMPOUND: &[(&str, Kind)] = &[
     ("preLaunchTask", Kind::Text),
     ("stopAll", Kind::Flag),
     ("presentation", Kind::Presentation),
+];
+
+const INPUT: &[(&str, Kind)] = &[
+    ("id", Kind::Text),
+    ("type", Kind::OneOf(&["promptString"])),
+    ("description", Kind::Text),
+    ("default", Kind::Text),
 ];
 
 fn text(value: &Value) -> bool {
@@ -171,6 +180,14 @@ fn launch_json_has_only_attributes_that_the_debugger_accepts() {
         }
         let names: Vec<&str> = configurations.iter().map(|one| one["name"].as_str().unwrap()).collect();
         assert!(names.iter().all(|name| names.iter().filter(|other| other == &name).count() == 1), "{names:?}");
+        let input = |name: &Value| Some(name.as_str()?.split_once("${input:")?.1.split_once('}')?.0.to_owned());
+        let args = configurations.iter().filter_map(|one| one["args"].as_array()).flatten();
+        let used: BTreeSet<String> = args.filter_map(input).collect();
+        let inputs = launch["inputs"].as_array().into_iter().flatten();
+        let ids: BTreeSet<String> = inputs.clone().map(|one| one["id"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(used, ids);
+        assert_eq!(ids.is_empty(), request.debugger == Some(Debugger::CppDbg) && launch.get("inputs").is_none());
+        inputs.for_each(|input| check(input, &[INPUT]).unwrap_or_else(|problem| panic!("{problem}: {input:#}")));
         for compound in launch["compounds"].as_array().unwrap() {
             check(compound, &[COMPOUND]).unwrap_or_else(|problem| panic!("{problem}: {compound:#}"));
             let members = compound["configurations"].as_array().unwrap();

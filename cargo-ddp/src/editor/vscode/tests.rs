@@ -91,15 +91,18 @@ const THEIRS: &str = r#"// Mine, all mine.
 #[test]
 fn launch_json_keeps_the_users_bytes() {
     let text = updated(THEIRS, &only(&["train"]), &request());
-    // Everything up to the end of their list, with one insertion before it.
+    // Everything up to the end of each of their lists, with one insertion before it.
+    let [inputs, configurations] =
+        [" ],\n\t\"configurations\"", "\t\"configurations\": ["].map(|end| THEIRS.find(end).unwrap());
+    assert_eq!(text[..inputs], THEIRS[..inputs]);
     let at = THEIRS.find("\n\t],\n\t\"compounds\"").unwrap();
-    assert_eq!(text[..at], THEIRS[..at]);
+    assert!(text.contains(&THEIRS[configurations..at]), "{text}");
     let rest = &THEIRS[at..THEIRS.find("} ],\n}").unwrap()];
     assert!(text.contains(rest), "{text}");
     assert!(text.contains("\n\t\t{\n\t\t\t\"name\": \"ddp: run train on 2 ranks\",\n"), "{text}");
     let found = names(&text);
     assert_eq!(found[..2], ["mine", "mine"]);
-    assert_eq!(found.len(), 2 + 6 + 2);
+    assert_eq!(found.len(), 2 + 7 + 2);
 }
 
 #[test]
@@ -108,15 +111,17 @@ fn entries_of_a_removed_binary_are_removed_and_others_stay() {
     let text = updated(&text, &only(&["eval"]), &request());
     let found = names(&text);
     assert!(found.iter().all(|name| !name.contains("train")), "{found:?}");
-    assert_eq!(found.iter().filter(|name| name.starts_with("ddp: ")).count(), 7, "{found:?}");
+    assert_eq!(found.iter().filter(|name| name.starts_with("ddp: ")).count(), 8, "{found:?}");
     // What is gone can't be a member of a compound, not even of the user's.
     assert_eq!(entry(&text, "both").get("configurations"), Some(&Json::texts(["mine"])));
-    // All gone: as it was, but for the member, and the line that the list's end got.
+    // All gone: as it was, but for the member, and the lines that the lists' ends got.
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join(".vscode")).unwrap();
     fs::write(dir.path().join(".vscode/launch.json"), &text).unwrap();
     let launch = plan(dir.path(), &only(&[]), &request()).unwrap().files[0].after.clone().unwrap();
-    assert_eq!(launch, THEIRS.replace(", \"ddp: train, one process\"", "").replace("} ],\n}", "}\n\t ],\n}"));
+    let mut expected = THEIRS.replace(", \"ddp: train, one process\"", "").replace("} ],\n}", "}\n\t ],\n}");
+    expected = expected.replace("} ],\n\t\"configurations\"", "}\n\t ],\n\t\"configurations\"");
+    assert_eq!(launch, expected);
 }
 
 #[test]
@@ -283,6 +288,31 @@ fn invalid_jsonc_is_not_written_and_its_line_is_named() {
         assert_eq!(fs::read(&path).unwrap(), *bytes);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "something was written");
     }
+}
+
+#[test]
+fn input_for_the_step_is_added_next_to_the_users_and_updated_by_its_id() {
+    let text = updated(THEIRS, &only(&["train"]), &request());
+    let theirs = r#"{ "id": "who", "type": "promptString", "description": "{\"configurations\": []}" }"#;
+    assert!(text.contains(theirs) && text.matches("\"ddpStep\"").count() == 1, "{text}");
+    let go = entry(&text, "ddp: go to a step of train");
+    let args = ["ddp", "run", "--bin", "train", "--at-step", "${input:ddpStep}"];
+    assert_eq!(go.get("args"), Some(&Json::texts(args)));
+    // The user's words stay, and so do options before `--`.
+    let changed = text
+        .replace("The step to go to, of the newest run", "Step")
+        .replace("\"${input:ddpStep}\"]", "\"${input:ddpStep}\", \"--run\", \"7\"]");
+    assert_eq!(updated(&changed, &only(&["train"]), &request()), changed);
+    let stale = text.replacen(
+        "\"id\": \"ddpStep\",\n\t\t\t\"type\": \"promptString\"",
+        "\"id\": \"ddpStep\",\n\t\t\t\"type\": \"pickString\"",
+        1,
+    );
+    assert_ne!(stale, text);
+    assert_eq!(updated(&stale, &only(&["train"]), &request()), text);
+    // gdb opens no sessions, and so goes to no step.
+    let text = updated(&text, &only(&["train"]), &with(Debugger::CppDbg));
+    assert!(!text.contains("ddpStep") && !text.contains("go to a step") && text.contains(theirs), "{text}");
 }
 
 #[test]
