@@ -143,6 +143,7 @@ class Editor:
     def __init__(self, folder, adapter):
         self.folder, self.adapter = folder, adapter
         self.sessions, self.breakpoints, self.changed = [], {}, threading.Condition()
+        self.step = ""    # what the user types into the input box for a step
         self.answer = None    # a question of a task's, and what its user types, from all that it has printed
 
     # --- actions of the user -----------------------------------------------------------------------------------------
@@ -246,7 +247,7 @@ class Editor:
 
     def resolve(self, value):
         if isinstance(value, str):
-            value = value.replace("${workspaceFolder}", self.folder)
+            value = value.replace("${workspaceFolder}", self.folder).replace("${input:ddpStep}", self.step)
             # lldb's own; VS Code leaves it unchanged.
             assert "${" not in value.replace("${script.frame:", ""), f"unknown variable in {value}"
             return value

@@ -319,9 +319,33 @@ def broken():
         raise AssertionError("the task should fail")
 
 
+def at_step():
+    """F5 on *go to a step* stops both ranks at the end of that step of an earlier run, in the user's loop."""
+    made = editor(2, breakpoint=False)
+    launcher = os.path.join(PROJECT, ".ddp/cargo-ddp")
+    subprocess.run([launcher, *run(2), "--save-every", "1", "--keep-every", "32"], cwd=PROJECT, stdout=subprocess.PIPE, check=True)    # 64 steps
+    made.step = "40"
+    launcher, = made.f5(f"ddp: go to a step of {BINARY}")
+    stopped = made.stopped(2)
+    for rank, session in enumerate(stopped):
+        frames = session.frames()
+        top, user = frames[:2]
+        assert "step_done" in top["name"], frames[:3]
+        assert (user["source"]["path"], user["line"]) == (SOURCE, LINE), frames[:3]
+        scope = session.dap.call("scopes", frameId=user["id"])["scopes"][0]["variablesReference"]
+        variables = session.variables(scope)
+        has(variables["run"][0], "epoch 1, step 40, 512 samples")
+        has(variables["x"][0], r"^\[32, 2\] float32 cpu \[-?\d+\.\d+, .*…\]$")    # the batch of that step
+    # They continue to the run's end, with snapshots of their own.
+    before = sorted(os.listdir(SNAPSHOTS))
+    finish(made, stopped)
+    assert sorted(os.listdir(SNAPSHOTS)) == before == ["step-00000032", "step-00000064"], before
+    launcher.wait_for_text(r"Replaying.*steps 33 to 40 of run \d+ with 2 workers")
+
+
 try:
-    {f.__name__: f for f in (f5_2, f5_4, group_2, group_4, rounds_2, rounds_4, console, compound, one_process, attach, killed, restart, stop, detach, nodes, panic, break_here, tensors,
-                             positions, missing, broken)}[NAME]()
+    {f.__name__: f for f in (f5_2, f5_4, group_2, group_4, rounds_2, rounds_4, console, compound, one_process, attach, killed, restart, stop,
+                             detach, nodes, panic, break_here, tensors, positions, missing, broken, at_step)}[NAME]()
     print(f"{NAME}: ok")
 except Exception:
     traceback.print_exc()    # before the cleanup, which may take long

@@ -361,3 +361,8 @@ fn build_prints_the_program_and_prepares_the_debuggers_files() {
     assert!(fs::read_to_string(project.join(".ddp/debug/ddp_debug.py")).unwrap().starts_with("# Version "));
     Ddp::in_linear(["build", "--bin", "nothing"]).run().ends_with(101);
 }
+
+#[test]
+fn f5_on_a_step_stops_both_ranks_there() {
+    play("at_step");
+}

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests fail by panicking")]
 
+mod at_step;
 mod batch_norm;
 mod collectives;
 mod console;

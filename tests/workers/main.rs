@@ -1,5 +1,6 @@
 //! The workers that tests run: `worker NAME ARGUMENTS`, or a link with the worker's name ([`ddp_tests::worker`]).
 
+mod at_step;
 mod batch_norm;
 mod collectives;
 mod flat;
@@ -25,6 +26,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     match ddp_tests::worker_name().as_str() {
+        "at_step" => at_step::main(),
         "batch_norm" => batch_norm::main(),
         "collectives" => collectives::main(),
         "flat" => flat::main(),
