@@ -59,6 +59,7 @@ const CRATES: [Crate; 3] = [
             "events",
             "error_file",
             "join",
+            "rank_diff",
             "lock",
             "hold",
             "snapshot",

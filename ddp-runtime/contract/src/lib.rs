@@ -2,9 +2,9 @@
 //!
 //! The two never link each other: the launcher must not load libtorch, the runtime must not know cargo. Everything
 //! that passes between them is named here once: [environment variables](mod@env), the [event stream](Event), the
-//! [error file](ErrorFile), the [job file](mod@job), the [snapshot folder](snapshot) with its [lock] and its [retention], and
-//! the [file of metrics](metrics). Whatever is written to disk or to a pipe may be read by another version, so readers
-//! ignore what they do not know.
+//! [error file](ErrorFile), the [job file](mod@job), the [snapshot folder](snapshot) with its [lock] and its [retention],
+//! the [file of metrics](metrics), and the [comparison of ranks](rank_diff). Whatever is written to disk, to a pipe or to a
+//! socket may be read by another version, so readers ignore what they do not know.
 
 mod aliases;
 mod checksum;
@@ -21,6 +21,7 @@ pub mod job;
 pub mod join;
 pub mod lock;
 pub mod metrics;
+pub mod rank_diff;
 pub mod retention;
 pub mod snapshot;
 pub mod text;
