@@ -4,6 +4,7 @@ pub(crate) mod before_save;
 pub(crate) mod carriable;
 pub(crate) mod collectives;
 pub mod comm_hook;
+pub(crate) mod consensus;
 pub(crate) mod context;
 pub(crate) mod ddp;
 mod device;

@@ -88,8 +88,15 @@ impl ProcessGroup {
 
     /// The largest of the ranks' numbers, each by itself; without comparing calls first.
     pub(crate) fn largest<const N: usize>(&self, operation: &'static str, numbers: [i64; N]) -> Result<[i64; N]> {
+        let mut out = [0; N];
+        out.copy_from_slice(&self.largest_of(operation, numbers.to_vec())?);
+        Ok(out)
+    }
+
+    /// As [`largest`](Self::largest), for any number of numbers, the same on all ranks.
+    pub(crate) fn largest_of(&self, operation: &'static str, mut numbers: Vec<i64>) -> Result<Vec<i64>> {
         const MAX: i32 = crate::ReduceOp::Max as i32;
-        if self.world_size() == 1 {
+        if self.world_size() == 1 || numbers.is_empty() {
             return Ok(numbers);
         }
         let mut tensor = Tensor::from_slice(&numbers);
@@ -97,9 +104,9 @@ impl ProcessGroup {
         // SAFETY: both are live until the work is done.
         Work::start(operation, (), |work, error| unsafe { sys::ddp_all_reduce(group, raw, MAX, false, work, error) })?
             .wait()?;
-        let mut out = [0; N];
-        tensor.f_copy_data(&mut out, N).map_err(Error::tch(operation))?;
-        Ok(out)
+        let count = numbers.len();
+        tensor.f_copy_data(&mut numbers, count).map_err(Error::tch(operation))?;
+        Ok(numbers)
     }
 
     fn broadcast_raw(&self, tensor: &mut Tensor, src: usize) -> Result<()> {

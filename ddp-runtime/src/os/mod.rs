@@ -5,4 +5,5 @@ pub(crate) mod files;
 pub(crate) mod launcher;
 pub(crate) mod memory;
 pub(crate) mod process;
+pub(crate) mod requests;
 pub(crate) mod signals;

@@ -54,7 +54,7 @@ use crate::worker::launcher::EventPipe;
 use crate::worker::process::process;
 use crate::worker::say::say;
 use crate::{Context, Error, ProcessGroup, Result};
-use due::{Consensus, Due};
+use due::Due;
 use stage::Stage;
 use unfinished::Unfinished;
 use write::Writing;
@@ -96,7 +96,6 @@ pub struct Snapshots {
     before_save: BeforeSave,
     resume_point: ResumePoint,
     due: Due,
-    consensus: Consensus,
     preemption: bool,
     policy: Policy,
     known: Known,
@@ -148,7 +147,6 @@ impl Snapshots {
             before_save: context.before_save().clone(),
             resume_point: context.resume_point().clone(),
             due: Due::default(),
-            consensus: Consensus::default(),
             preemption: true,
             policy: Policy::default(),
             known: Known::default(),

@@ -7,12 +7,12 @@ use tch::Tensor;
 use tch::nn::VarStore;
 use tracing::debug;
 
-use super::due::Request;
 use super::rng::{self, RngState};
 use super::stage::Stage;
 use super::unfinished::LONG;
 use super::write::PendingSnapshot;
 use super::{Contents, Preparing, Progress, Snapshots};
+use crate::dist::consensus::Request;
 use crate::dist::params;
 use crate::worker::process::process;
 use crate::{Error, Result};
@@ -47,21 +47,25 @@ impl Snapshots {
         if self.blocking { self.wait_until_written() } else { Ok(()) }
     }
 
-    /// Saves if a step, an epoch or a time that asks for it was passed since the last call, or if the run is asked to stop:
-    /// see [`Run::step_done`](crate::Run::step_done).
-    pub(crate) fn save_if_due(&mut self, model: &VarStore, contents: &Contents<'_>, progress: Progress) -> Result<()> {
+    /// Saves if a step or an epoch that asks for it was passed since the last call, or if the ranks have agreed on it: see
+    /// [`Run::step_done`](crate::Run::step_done).
+    pub(crate) fn save_if_due(
+        &mut self,
+        model: &VarStore,
+        contents: &Contents<'_>,
+        progress: Progress,
+        agreed: Request,
+    ) -> Result<()> {
         process().step_done(progress.step);
         if !self.locked {
             self.lock()?;
         }
         self.prepare(model, contents);
-        let mut due = self.due.passed(progress);
-        let request = self.agree_on_requests()?;
-        due |= request.save || request.stop;
-        if due {
+        let passed = self.due.passed(progress);
+        if passed || agreed.save || agreed.stop {
             self.save(model, contents, progress)?;
         }
-        if request.stop {
+        if agreed.stop {
             self.wait_until_written()?;
             let snapshot = self.dir.join(format::folder_name(progress.step));
             debug!(step = progress.step, "asked to stop: all ranks have saved");
@@ -83,16 +87,20 @@ impl Snapshots {
         };
     }
 
-    fn agree_on_requests(&mut self) -> Result<Request> {
+    /// Whether ranks may [request](Self::request) something, the same on all ranks. From the first call on, signals are
+    /// requests.
+    pub(crate) fn takes_requests(&self) -> Result<bool> {
         if self.preemption {
             let watched = process().signals.watch();
             watched.map_err(|err| Error::Invalid(format!("can't listen for stop signals: {err}")))?;
         }
-        if !self.preemption && self.due.every.is_none() {
-            return Ok(Request::default());
-        }
+        Ok(self.preemption || self.due.every.is_some())
+    }
+
+    /// What this rank requests.
+    pub(crate) fn request(&self) -> Request {
         let save = self.group.rank() == 0 && self.due.interval_elapsed();
-        self.consensus.reach(&self.group, Request { save, stop: self.preemption && process().signals.asked() })
+        Request { save, stop: self.preemption && process().signals.asked(), diff: false }
     }
 
     /// Waits until the last snapshot is on disk, on every rank, also beyond the group's timeout. Every rank must call it.

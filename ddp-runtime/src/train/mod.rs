@@ -6,6 +6,7 @@ pub(crate) mod loss_guard;
 pub mod lr_scheduler;
 pub(crate) mod mean;
 pub mod optim;
+pub(crate) mod rank_diff;
 pub(crate) mod run;
 pub(crate) mod scaled;
 pub(crate) mod state_dict;

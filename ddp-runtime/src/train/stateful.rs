@@ -146,6 +146,12 @@ pub trait Optimizer: Stateful {
     fn consolidated_state_dict(&self) -> Result<StateDict> {
         self.state_dict()
     }
+
+    /// Whether each rank's [`state_dict`](Stateful::state_dict) is its own shard, so that the ranks' states are not equal. By
+    /// default it is not.
+    fn is_sharded(&self) -> bool {
+        false
+    }
 }
 
 /// Nothing to save.

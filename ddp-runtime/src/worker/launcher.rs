@@ -17,6 +17,11 @@ impl EventPipe {
         Self(number_in(env::EVENT_FD).and_then(fd::pipe).map(Arc::new))
     }
 
+    /// Whether a launcher has started this worker.
+    pub(crate) fn is_open(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Sends an event. One that can't be sent (full pipe, no launcher any more) is lost: training continues.
     pub(crate) fn send(&self, event: &Event) {
         let Some(pipe) = &self.0 else { return };

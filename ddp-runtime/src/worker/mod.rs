@@ -11,6 +11,7 @@ pub(crate) mod logging;
 pub(crate) mod main;
 pub(crate) mod panics;
 pub(crate) mod process;
+pub(crate) mod requests;
 pub(crate) mod say;
 pub(crate) mod step_report;
 pub(crate) mod variables;

@@ -75,6 +75,10 @@ impl<O: Optimizer + ?Sized> Optimizer for Box<O> {
     fn consolidated_state_dict(&self) -> Result<StateDict> {
         (**self).consolidated_state_dict()
     }
+
+    fn is_sharded(&self) -> bool {
+        (**self).is_sharded()
+    }
 }
 
 /// The parameters an optimizer was made for.

@@ -159,6 +159,10 @@ impl<A: Algorithm> Optimizer for ZeroRedundancy<A> {
         self.parameters.named.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect()
     }
 
+    fn is_sharded(&self) -> bool {
+        true
+    }
+
     /// `consolidate_state_dict`: rank 0 receives the other ranks' shards in CPU memory.
     fn consolidated_state_dict(&self) -> Result<StateDict> {
         let own = self.local.state_dict()?.into_tensors();

@@ -1,12 +1,22 @@
 //! The progress of a run: counted, reported and saved.
 
+use std::time::Duration;
+
 use tch::nn::VarStore;
 use tch::{Device, Tensor};
 
 use crate::data::Position;
+use crate::dist::consensus::{Consensus, Request};
 use crate::metrics::{Metrics, OwnedValue, Value};
 use crate::snapshot::Contents;
+use crate::train::rank_diff;
+use crate::worker::requests::DiffRequests;
 use crate::{Context, LossGuard, NonFinite, Progress, Result, Snapshots, StepReport};
+
+/// How often ranks exchange requests: signals and clocks ask for snapshots, which must not be late.
+const PERIOD: Duration = Duration::from_millis(100);
+/// How often, if there are no snapshots: all that can be asked for is a comparison of the ranks.
+const LONG_PERIOD: Duration = Duration::from_secs(1);
 
 /// The part of a [`Run`](super::Run) that does not depend on the types of what is trained.
 pub(super) struct Course {
@@ -28,6 +38,10 @@ pub(super) struct Course {
     resumed: bool,
     /// For losses on a GPU.
     guard: Option<LossGuard>,
+    consensus: Consensus,
+    /// A launcher has started all workers, so that somebody may ask for a comparison of the ranks.
+    is_comparable: bool,
+    diffs: DiffRequests,
 }
 
 struct Logged {
@@ -49,6 +63,7 @@ impl Course {
         // Only the variables of a store can be shared.
         let mut model = VarStore::new(vs.device());
         model.variables_ = vs.variables_.clone();
+        let is_comparable = context.launcher().is_open() && context.world_size() > 1;
         Self {
             context: context.clone(),
             model,
@@ -62,6 +77,9 @@ impl Course {
             judged: None,
             resumed: false,
             guard: None,
+            consensus: Consensus::default(),
+            is_comparable,
+            diffs: DiffRequests::new(context.rank(), is_comparable && context.local_rank() == 0),
         }
     }
 
@@ -159,13 +177,38 @@ impl Course {
             judged.is_new = false;
             contents.metric = Some(judged.metric);
         }
-        let Some(snapshots) = &mut self.snapshots else { return Ok(()) };
-        if !self.resumed {
+        if self.snapshots.is_some() && !self.resumed {
             let problem = "`Run::resume` must be called before the first step: the run would start from scratch, and \
                            replace the snapshots of the previous run";
             return Err(crate::Error::Invalid(problem.into()));
         }
-        snapshots.save_if_due(&self.model, contents, self.progress)
+        let agreed = self.agree_on_requests()?;
+        if agreed.diff {
+            self.compare_ranks(contents)?;
+        }
+        let Some(snapshots) = &mut self.snapshots else { return Ok(()) };
+        snapshots.save_if_due(&self.model, contents, self.progress, agreed)
+    }
+
+    fn agree_on_requests(&mut self) -> Result<Request> {
+        let Self { snapshots, diffs, .. } = self;
+        let saves = snapshots.as_ref().map_or(Ok(false), Snapshots::takes_requests)?;
+        if !saves && !self.is_comparable {
+            return Ok(Request::default());
+        }
+        let period = if saves { PERIOD } else { LONG_PERIOD };
+        self.consensus.reach(self.context.group(), period, || {
+            let request = snapshots.as_ref().map(Snapshots::request).unwrap_or_default();
+            Request { diff: diffs.arrived(), ..request }
+        })
+    }
+
+    /// Compares the ranks' tensors for `cargo ddp diff`.
+    fn compare_ranks(&mut self, contents: &Contents<'_>) -> Result<()> {
+        let own = rank_diff::collect(&self.model, &*contents.optimizer);
+        let diff = rank_diff::compare(self.context.group(), own, self.progress.step)?;
+        self.diffs.answer(&diff);
+        Ok(())
     }
 
     /// Sends a report with the logged values that the launcher shows. A loss on a GPU is that of a few steps ago, as nothing

@@ -284,6 +284,8 @@ impl<O: Optimizer, S: Stateful, V: Serialize + DeserializeOwned, C: Stateful> Ru
     /// In a job of `cargo ddp run --at-step N`, all ranks stop here when step N is done: in their debuggers, or without any,
     /// for good.
     ///
+    /// When `cargo ddp diff` asks for it, the call also compares the tensors of all ranks.
+    ///
     /// # Errors
     /// [`Error::Preempted`](crate::Error::Preempted) when the run was asked to stop and is saved: with `?` it ends
     /// [`main`](crate::main) with exit code 75. [`Error::AtStep`](crate::Error::AtStep) at step N of `--at-step N`: with `?`,
