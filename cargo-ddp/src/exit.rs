@@ -8,7 +8,7 @@
 //! | 3 | setup failed: no libtorch |
 //! | 4 | I/O error: a file, process or socket; or output was lost |
 //! | 5 | a node failed to join or was lost |
-//! | 6 | a check found something: an error that doctor names, a damaged snapshot, snapshots that differ |
+//! | 6 | a check found something: an error that doctor names, a damaged snapshot, snapshots or ranks that differ |
 //! | 75 | asked to stop (Ctrl-C, SIGTERM, SIGUSR1): all workers saved a snapshot and exited; run again to resume |
 //! | 101 | the build failed (cargo's own code for it) |
 //! | 126 | the program can't be run |
@@ -38,7 +38,7 @@ pub const SETUP_FAILED: u8 = 3;
 pub const SYSTEM: u8 = 4;
 /// A node failed to join or was lost.
 pub const NODE_LOST: u8 = 5;
-/// A check found something: an error of doctor, a damaged snapshot, snapshots that differ.
+/// A check found something: an error of doctor, a damaged snapshot, snapshots or ranks that differ.
 pub const FOUND: u8 = 6;
 /// Asked to stop, and everything is saved.
 pub const PREEMPTED: u8 = ddp_contract::exit::PREEMPTED;

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::Args;
 
 use super::Build;
-use crate::config::LaunchFlags;
+use crate::config::{LaunchFlags, Seconds};
 
 /// `cargo ddp run`
 #[derive(Args, Debug)]
@@ -106,4 +106,20 @@ pub struct Stop {
     /// Kill the workers immediately
     #[arg(long)]
     pub now: bool,
+}
+
+/// `cargo ddp diff`
+#[derive(Args, Debug)]
+pub struct Diff {
+    /// Name of the run, as in `cargo ddp ps` [default: the only running job of this project]
+    pub run: Option<String>,
+    /// Consider the jobs of all projects, not only of the current one
+    #[arg(long, conflicts_with = "run")]
+    pub all: bool,
+    /// How long to wait for the next step
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    pub timeout: Seconds,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }

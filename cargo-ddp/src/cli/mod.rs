@@ -15,7 +15,7 @@ use crate::ui::Color;
 
 pub use build::Build;
 pub(crate) use color::{choose as choose_color, flags_for_cargo, for_clap};
-pub use jobs::{Attach, BuildArgs, DebugAdapter, GpusArgs, Launch, Ps, Run, Stop};
+pub use jobs::{Attach, BuildArgs, DebugAdapter, Diff, GpusArgs, Launch, Ps, Run, Stop};
 pub use project::{Demo, Exec, Init, New, Setup, Update, Vscode};
 pub use snapshot::{
     Best, Snapshot, SnapshotCommand, SnapshotDiff, SnapshotExport, SnapshotImport, SnapshotList, SnapshotPrune,
@@ -31,7 +31,7 @@ Exit codes:
   3      setup failed: no libtorch
   4      I/O error: a file, process or socket; or output was lost
   5      a node failed to join or was lost
-  6      a check found something: an error in doctor, a damaged snapshot, snapshots that differ
+  6      a check found something: a doctor error, a damaged snapshot, ranks or snapshots that differ
   75     asked to stop: all workers saved a snapshot and exited; run again to resume
   101    the build failed
   126    the program can't be run
@@ -103,6 +103,12 @@ pub enum Command {
     Ps(Ps),
     /// Ask a job to stop, as Ctrl-C in its terminal would
     Stop(Stop),
+    /// Report where the ranks of a running job differ
+    ///
+    /// At its next step, the job compares the parameters, buffers, gradients and optimizer state of all ranks, bit by bit.
+    /// Prints the first difference: name, index, and each rank's value. Exits with code 6 if ranks differ in more than
+    /// buffers. For programs whose training loop uses `ddp_runtime::Run` or `Trainer`.
+    Diff(Diff),
     /// Write or update .vscode/, to debug every rank with F5
     ///
     /// Each binary that trains gets configurations for the launcher with all ranks, for one process, and a compound for
@@ -197,6 +203,7 @@ mod tests {
                 "gpus: json",
                 "ps: json",
                 "stop: run all now",
+                "diff: run all timeout json",
                 "vscode: debugger nproc gpus bin package release check print manifest_path",
                 "setup: cpu cuda python",
                 "exec: command",

@@ -96,7 +96,7 @@ fn choose(run: Option<&str>, all: bool, running: Vec<Job>) -> Result<Job> {
     let names = scope::names(&running);
     let Candidates { mut jobs, others } = scope::candidates(run, all, running)?;
     let choice = match jobs.len() {
-        0 => return Err(super::stop::not_here(run, names, &others)),
+        0 => return Err(scope::not_here(run, names, &others)),
         1 => Some(0),
         _ if std::io::stdin().is_terminal() => ask(&jobs),
         _ => None,

@@ -17,6 +17,7 @@ mod build;
 mod completions;
 mod debug_adapter;
 mod demo;
+mod diff;
 mod doctor;
 mod env;
 mod exec;
@@ -62,6 +63,7 @@ pub fn run(command: Command, ui: &Ui) -> Result<u8> {
         Command::Gpus(args) => gpus::gpus(&args),
         Command::Ps(args) => ps::ps(&args, ui),
         Command::Stop(args) => stop::stop(&args, ui),
+        Command::Diff(args) => diff::diff(&args, ui),
         Command::Vscode(args) => vscode::vscode(&args, ui),
         Command::Setup(args) => setup::setup(&args, ui),
         Command::Exec(args) => exec::exec(args, ui),

@@ -1,5 +1,5 @@
-//! The user's jobs, and which of them `stop` and `attach` consider when none is named: those of the project around the current
-//! folder.
+//! The user's jobs, and which of them `stop`, `attach` and `diff` consider when none is named: those of the project around
+//! the current folder.
 
 use std::path::{Path, PathBuf};
 
@@ -36,6 +36,36 @@ pub(super) fn candidates(run: Option<&str>, all: bool, jobs: Vec<Job>) -> Result
     let place = Place::here()?;
     let (jobs, others) = jobs.into_iter().partition(|job| place.has(job));
     Ok(Candidates { jobs, others })
+}
+
+/// The running job that is meant: the named one, or the only one.
+pub(super) fn only(run: Option<&str>, all: bool) -> Result<Job> {
+    let running = registry().running();
+    let names_of_running = names(&running);
+    let mut found = candidates(run, all, running)?;
+    match found.jobs.len() {
+        0 => Err(not_here(run, names_of_running, &found.others)),
+        1 => Ok(found.jobs.swap_remove(0)),
+        _ => Err(Error::ManyRuns(names(&found.jobs).join(", "))),
+    }
+}
+
+/// The error for a job that does not run here; it may run elsewhere.
+pub(super) fn not_here(run: Option<&str>, running: Vec<String>, others: &[Job]) -> Error {
+    if !others.is_empty() {
+        return Error::NoRunInProject(names(others));
+    }
+    let remote = registry().remote_jobs();
+    let found: Vec<_> = match run {
+        Some(run) => remote.iter().filter(|job| job.run.as_deref() == Some(run)).collect(),
+        None if running.is_empty() => remote.iter().collect(),
+        None => vec![],
+    };
+    if found.is_empty() {
+        return Error::NoRun { run: run.unwrap_or_default().to_owned(), running };
+    }
+    let places: Vec<_> = found.iter().map(ToString::to_string).collect();
+    Error::RunsElsewhere(format!("not running on this machine: {}", places.join(", ")))
 }
 
 /// Where jobs are looked for.

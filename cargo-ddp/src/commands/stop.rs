@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use ddp_contract::job::Job;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Signal;
@@ -20,13 +19,7 @@ const UNRESPONSIVE: Duration = Duration::from_secs(20);
 
 /// `cargo ddp stop [RUN]`: asks the job to stop, and waits for its end.
 pub(super) fn stop(args: &Stop, ui: &Ui) -> Result<u8> {
-    let running = scope::registry().running();
-    let found = scope::candidates(args.run.as_deref(), args.all, running.clone())?;
-    let job = match found.jobs.as_slice() {
-        [job] => job,
-        [] => return Err(not_here(args.run.as_deref(), scope::names(&running), &found.others)),
-        many => return Err(Error::ManyRuns(scope::names(many).join(", "))),
-    };
+    let job = &scope::only(args.run.as_deref(), args.all)?;
     let failed = |err: Errno| Error::system(format!("can't stop {}", job.run))(err.into());
     let process = process_of(job).map_err(Error::system(format!("can't stop {}", job.run)))?;
     // It has ended by itself.
@@ -59,22 +52,4 @@ pub(super) fn stop(args: &Stop, ui: &Ui) -> Result<u8> {
     }
     ui.status("Stopped", &job.run);
     Ok(exit::SUCCESS)
-}
-
-/// The error for a job that does not run here; it may run elsewhere.
-pub(super) fn not_here(run: Option<&str>, running: Vec<String>, others: &[Job]) -> Error {
-    if !others.is_empty() {
-        return Error::NoRunInProject(scope::names(others));
-    }
-    let remote = scope::registry().remote_jobs();
-    let found: Vec<_> = match run {
-        Some(run) => remote.iter().filter(|job| job.run.as_deref() == Some(run)).collect(),
-        None if running.is_empty() => remote.iter().collect(),
-        None => vec![],
-    };
-    if found.is_empty() {
-        return Error::NoRun { run: run.unwrap_or_default().to_owned(), running };
-    }
-    let places: Vec<_> = found.iter().map(ToString::to_string).collect();
-    Error::RunsElsewhere(format!("not running on this machine: {}", places.join(", ")))
 }

@@ -33,6 +33,7 @@ impl Error {
             | Self::NoRunInProject(_)
             | Self::ManyRuns(_)
             | Self::RunsElsewhere(_)
+            | Self::OneRank(_)
             | Self::NoRunFolder { .. }
             | Self::NoEarlierRun { .. }
             | Self::OtherProgram { .. }
@@ -72,6 +73,9 @@ impl Error {
             Self::NoProgram(_) => exit::COMMAND_NOT_FOUND,
             Self::NotExecutable { .. } | Self::NoInterpreter { .. } => exit::NOT_EXECUTABLE,
             Self::NotJoined { .. }
+            | Self::NoAnswer { .. }
+            | Self::JobEnded(_)
+            | Self::CantCompare { .. }
             | Self::Start { .. }
             | Self::System { .. }
             | Self::Output { .. }

@@ -104,6 +104,16 @@ impl Error {
             Self::NotJoined { .. } => {
                 "start the compound (ddp: BIN, launcher + N workers) instead of only its launcher".into()
             }
+            Self::OneRank(_) => "start the job with --nproc 2 or more".into(),
+            Self::NoAnswer { listens: true, .. } => {
+                "if a step takes longer, set --timeout; `cargo ddp attach` shows where each rank is".into()
+            }
+            Self::NoAnswer { listens: false, .. } => {
+                "only a program whose training loop uses `ddp_runtime::Run` or `Trainer` answers; if it is still starting, \
+                 set --timeout"
+                    .into()
+            }
+            Self::JobEnded(_) => "`cargo ddp runs` shows how it ended".into(),
             Self::NoSuchGpu { .. } => "`nvidia-smi -L` lists the GPUs".into(),
             Self::NoDriver(_) => {
                 "`--nproc N` runs N workers, on the CPU if there is no GPU".into()

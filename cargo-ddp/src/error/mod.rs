@@ -146,6 +146,19 @@ pub enum Error {
     #[error("timed out after {seconds} s waiting for {}", ranks(.missing))]
     NotJoined { missing: Vec<usize>, seconds: u64 },
 
+    /// `cargo ddp diff` of a job that has nothing to compare.
+    #[error("{0} has only one rank: there is nothing to compare")]
+    OneRank(String),
+    /// The job did not do its next step in time. `listens`: its program has a `Run`.
+    #[error("timed out after {seconds} s waiting for the next step of {run}")]
+    NoAnswer { run: String, seconds: f64, listens: bool },
+    /// The job ended before its next step.
+    #[error("{0} ended before its next step")]
+    JobEnded(String),
+    /// A rank can't compare its tensors with the others'.
+    #[error("can't compare the ranks of {run}: {problem}")]
+    CantCompare { run: String, problem: String },
+
     // --- usage: editor files ---------------------------------------------------------------------------------------
     /// launch.json starts another program than the one that cargo built.
     #[error("cargo built {}, but .vscode/launch.json starts {}", built.display(), started.display())]

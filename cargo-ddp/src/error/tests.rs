@@ -26,7 +26,8 @@ sections! {
     "usage_settings": BadSetting, BadOption, BadVariable, BadDebug, BadSecret, BadGpuList, NoSuchGpu, NoDriver,
         GpuNotVisible, NoFeature;
     "usage_programs": NoProgram, NotExecutable, NoInterpreter;
-    "usage_jobs": NoRun, NoRunInProject, ManyRuns, RunsElsewhere, NotDebugged, JoinTaken, NotJoined;
+    "usage_jobs": NoRun, NoRunInProject, ManyRuns, RunsElsewhere, NotDebugged, JoinTaken, NotJoined,
+        OneRank, NoAnswer, JobEnded, CantCompare;
     "usage_editor": StartsAnother, BadJson, NoTarget, NothingToDebug, Stale;
     "snapshots": NoSnapshot, NoSnapshotFolder, Damaged, SnapshotsInUse, BadTensorFile, CantImport, BadNames;
     "runs": RunDir, NoRunFolder, NoEarlierRun, OtherProgram, NoSuchStep, StepOutOfReach, StepNotReached, NoMetrics, NoMetric, BadMetrics;
@@ -143,6 +144,11 @@ fn usage_jobs() -> Vec<Error> {
         Error::JoinTaken("/me/m/.ddp/debug/join".into()),
         Error::NotJoined { missing: vec![1], seconds: 600 },
         Error::NotJoined { missing: vec![1, 2], seconds: 600 },
+        Error::OneRank("run-1-4711".into()),
+        Error::NoAnswer { run: "run-1-4711".into(), seconds: 60.0, listens: true },
+        Error::NoAnswer { run: "run-1-4711".into(), seconds: 2.5, listens: false },
+        Error::JobEnded("run-1-4711".into()),
+        Error::CantCompare { run: "run-1-4711".into(), problem: "rank 1: CUDA out of memory".into() },
     ]
 }
 

@@ -3,6 +3,7 @@
 //! All that only Linux has is here: pidfds, epoll, /proc and /sys, subreapers, affinity. The rest of the crate keeps to what
 //! Unix systems have in common; a test checks it.
 
+pub(crate) mod abstract_socket;
 pub(crate) mod adopted;
 pub(crate) mod aside;
 pub(crate) mod binary;

@@ -9,6 +9,7 @@
 //! | `lines` | workers' output: complete lines, each with its rank before it |
 //! | `live`, `progress`, `keys` | one line for the whole job, below all others |
 //! | `spinner` | long work |
+//! | `rank_diff` | where the ranks of a job differ |
 //! | `screen`, `stdout` | writes without waiting for a slow reader; notes what is lost |
 
 mod color;
@@ -20,6 +21,7 @@ mod lines;
 mod live;
 pub(crate) mod messages;
 mod progress;
+pub(crate) mod rank_diff;
 mod screen;
 mod spinner;
 pub(crate) mod stdout;
