@@ -7,6 +7,7 @@ mod batch_norm;
 mod collectives;
 mod console;
 mod debug;
+mod diff;
 mod docs;
 mod doctor;
 mod errors;

@@ -3,6 +3,7 @@
 mod at_step;
 mod batch_norm;
 mod collectives;
+mod diverge;
 mod flat;
 mod hooks;
 mod join;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         "at_step" => at_step::main(),
         "batch_norm" => batch_norm::main(),
         "collectives" => collectives::main(),
+        "diverge" => diverge::main(),
         "flat" => flat::main(),
         "hooks" => hooks::main(),
         "join" => join::main(),
