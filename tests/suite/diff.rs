@@ -95,6 +95,20 @@ fn diff_reports_buffers_without_hiding_other_differences() {
 }
 
 #[test]
+fn diff_lists_tensors_that_a_rank_lacks_and_skips_sharded_state() {
+    let run = Diverge::start(2, &["zero"]);
+    let note = "note: not compared: the optimizer's state, which is sharded across the ranks\n";
+    let found = run.diff(&[]).run().succeeds().stdout;
+    assert!(found.ends_with(&format!(": all 9 tensors agree on 2 ranks\n{note}")), "{found}");
+    run.flip(1, "clear");
+    let found = run.diff(&[]).run().ends_with(6).stdout;
+    assert!(found.contains(": 4 tensors are not the same on all ranks:\n"), "{found}");
+    assert!(found.contains("  gradient first.weight: [4, 3] Float on rank 0, missing on rank 1\n"), "{found}");
+    assert!(found.contains(": all 5 other tensors agree on 2 ranks\n"), "{found}");
+    run.end();
+}
+
+#[test]
 fn diff_waits_for_a_slow_step_and_times_out_without_harm() {
     let run = Diverge::start(2, &[]);
     fs::write(run.file("hold-1"), "").unwrap();

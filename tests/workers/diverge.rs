@@ -1,8 +1,8 @@
-//! `diverge DIR [snapshots]`: a run that lasts until `DIR/stop` exists, and whose ranks differ on request. Files in DIR:
+//! `diverge DIR [snapshots] [zero]`: a run that lasts until `DIR/stop` exists, and whose ranks differ on request. Files in DIR:
 //!
 //! | name | meaning |
 //! |---|---|
-//! | `flip-RANK` | flip a bit of one element on this rank: of the `parameter`, once; of its `gradient`, or of the `buffer`, after each step |
+//! | `flip-RANK` | flip a bit of one element on this rank: of the `parameter`, once; of its `gradient`, or of the `buffer`, after each step. `clear`: clear the gradients |
 //! | `hold-RANK` | this rank waits before it ends its step |
 //! | `stop` | end |
 
@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use ddp_runtime::optim::{Optimizer, Sgd, SgdOptions};
+use ddp_runtime::optim::{Optimizer, Sgd, SgdOptions, ZeroRedundancy};
 use ddp_runtime::{Context, Ddp, Run, Snapshots};
 use tch::nn::{self, Module, VarStore};
 use tch::{Kind, Tensor};
@@ -35,7 +35,12 @@ fn train(args: &[String]) -> Result<()> {
     let second = nn::linear(vs.root() / "second", 4, 1, Default::default());
     let seen = (vs.root() / "norm").zeros_no_train("seen", &[5]);
     let ddp = Ddp::new(context.group(), &vs)?;
-    let optimizer = Sgd::new(&vs, SgdOptions { lr: 1e-3, momentum: 0.9, ..Default::default() });
+    let options = SgdOptions { lr: 1e-3, momentum: 0.9, ..Default::default() };
+    let optimizer: Box<dyn Optimizer> = if args.iter().any(|arg| arg == "zero") {
+        Box::new(ZeroRedundancy::new(context.group(), &vs, options)?)
+    } else {
+        Box::new(Sgd::new(&vs, options))
+    };
     let mut run = Run::new(&context, &vs, optimizer);
     if args.iter().any(|arg| arg == "snapshots") {
         run = run.snapshots(Snapshots::open(&context, dir.join("snapshots"))?);
@@ -53,6 +58,7 @@ fn train(args: &[String]) -> Result<()> {
             "parameter" if !is_flipped => self::flip(&first.ws, 2 * 3 + 1),
             "gradient" => self::flip(&first.ws.grad(), 3 * 3),
             "buffer" => self::flip(&seen, 3),
+            "clear" => run.optimizer.zero_grad()?,
             _ => {}
         }
         if !flip.is_empty() && !std::mem::replace(&mut is_flipped, true) {
