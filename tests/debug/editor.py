@@ -77,9 +77,11 @@ class Session:
         return self.dap.call("stackTrace", PATIENCE, threadId=thread, startFrame=0, levels=40)["stackFrames"]
 
     def variables(self, reference=None):
-        """Name to (value, reference to its parts, type), of the innermost of several with one name."""
+        """Name to (value, reference to its parts, type), of the innermost of several with one name. Without a reference, those of
+        the frame that the editor would show."""
         if reference is None:
-            scopes = self.dap.call("scopes", PATIENCE, frameId=self.frames()[0]["id"])["scopes"]
+            frame = next(frame for frame in self.frames() if frame.get("presentationHint") != "label")
+            scopes = self.dap.call("scopes", PATIENCE, frameId=frame["id"])["scopes"]
             reference = scopes[0]["variablesReference"]
         found = self.dap.call("variables", PATIENCE, variablesReference=reference)["variables"]
         # lldb-dap says `x @ main.rs:67` when there are several; CodeLLDB adds how a value is without its formatter.

@@ -12,7 +12,7 @@ def line(text):
     return next(n for n, one in enumerate(open(SOURCE), 1) if text in one)
 
 
-BREAK = line("// BREAK")
+BREAK, ZERO_GRAD = line("// BREAK"), line("run.optimizer.zero_grad()?")
 BACKWARD, STEP, LOSSES = line("ddp.backward(&loss)?"), line("run.optimizer.step()?"), line("losses.add(&loss)?")
 
 
@@ -93,10 +93,16 @@ def console():
                             ("ddp break nowhere.rs:1 --rank 0", "no code at nowhere.rs:1"), ("ddp break main", "required: --rank"),
                             ("ddp group maybe", "invalid choice: 'maybe'")]:
         has(first.console(command), answer)
+    while not top(first) == top(second) == ZERO_GRAD:    # which needs no other rank
+        first.resume("next")
+        made.wait("end of the step", lambda: first.is_stopped)
+        time.sleep(0.5)
+        made.all_stopped(LIMIT)
     has(second.console("ddp only 0"), "only rank 0 moves")
+    stops = len(second.stops)
     first.resume("next")
     made.wait("end of the step", lambda: first.is_stopped)
-    assert top(first) != BREAK and top(second) == BREAK and len(second.stops) == 1, made.say()
+    assert top(first) == ZERO_GRAD + 1 and top(second) == ZERO_GRAD and len(second.stops) == stops, made.say()
     second.go_on()    # and is held
     made.wait("stop of the rank that is held", lambda: second.is_stopped)
     if relayed:

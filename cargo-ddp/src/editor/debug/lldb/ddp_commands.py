@@ -109,4 +109,4 @@ def load(run, module):
     """Defines the commands. `run` runs a command of lldb, and `module` is the module that lldb has imported."""
     run('command container add -h "The ranks of this job." ddp')
     for command in (Group, Only, Go, Break):
-        run(f"command script add -c {module}.{__name__}.{command.__name__} ddp {command.name}")
+        run(f"command script add -s asynchronous -c {module}.{__name__}.{command.__name__} ddp {command.name}")

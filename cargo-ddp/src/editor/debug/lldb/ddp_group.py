@@ -14,6 +14,7 @@ so that a lost or late one does no harm.
 """
 import collections, json, os, signal, socket, struct, threading, time, traceback
 import lldb
+from ddp_names import is_panic
 from ddp_steps import Place, StepLog, step, step_own
 
 STOP, GO = "stop", "go"
@@ -286,7 +287,7 @@ class Member:
             self.joined, self.state = True, GO    # it has run between two looks
         self.process = process
         main = self._main()
-        place = Place(main, self.sources) if main.GetFrameAtIndex(0).GetFunctionName() == "rust_panic" else None
+        place = Place(main, self.sources) if is_panic(main.GetFrameAtIndex(0)) else None
         report_to_adapter("why", why=None)
         if place:
             report_to_adapter("fold", **place.fold(main))
@@ -363,7 +364,7 @@ class Member:
         """What has stopped this rank, for the other ranks' call stacks."""
         for thread in threads:
             frame = thread.GetFrameAtIndex(0)
-            if frame.GetFunctionName() == "rust_panic":
+            if is_panic(frame):
                 return f"rank {self.rank} panicked"
             if thread.GetStopReason() == lldb.eStopReasonSignal:
                 return f"rank {self.rank} received {thread.GetStopDescription(64).replace('signal ', '')}"
@@ -444,7 +445,8 @@ class Member:
 
     def _resume(self, resume):
         """Resumes the process unless it is too early. Returns whether it did."""
-        if not self._is_time(self.since + LOOK):
+        # (While a script's command runs, lldb waits for the next stop itself, and hides it from the adapter.)
+        if not self._is_time(self.since + LOOK) or not self.debugger.GetAsync():
             return False
         report_to_adapter("why", why=None)
         error = resume()

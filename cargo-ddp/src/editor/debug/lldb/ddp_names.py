@@ -20,3 +20,8 @@ def rust_name(frame):
     for escape, text in ESCAPES.items():
         name = name.replace(escape, text)
     return re.sub(r"(^|::)_(?=[^\w:])", r"\1", name)
+
+
+def is_panic(frame):
+    """Whether this is the function that all panics call."""
+    return rust_name(frame).split("(")[0].split("::")[-1] == "rust_panic"
