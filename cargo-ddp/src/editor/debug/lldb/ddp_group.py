@@ -12,7 +12,7 @@ does not report the stop.
 Members send datagrams to each other through sockets in a folder of the job's attempt. A message has all that its sender knows,
 so that a lost or late one does no harm.
 """
-import collections, json, os, signal, socket, struct, threading, time, traceback
+import collections, ctypes, json, os, signal, socket, struct, threading, time, traceback
 import lldb
 from ddp_names import is_panic
 from ddp_steps import Place, StepLog, step, step_own
@@ -132,7 +132,7 @@ class Member:
         self.debugger, self.rank, self.mail = debugger, rank, Mail(folder, rank)
         self.command = Command(0, GO, rank, None, None, None)
         self.mode = Mode(0, rank, True, None)
-        self.process = None
+        self.process, self.pid = None, None
         # Nothing is obeyed before the process runs for the first time: the adapter has not set the breakpoints yet.
         self.joined = running
         self.state, self.since = (GO, time.monotonic()) if running else (None, 0)
@@ -169,7 +169,6 @@ class Member:
                 self._log(traceback.format_exc())
                 print(f"ddp: {traceback.format_exc()}", flush=True)
                 time.sleep(AGAIN)
-        self.mail.close()
 
     def _turn(self):
         message = self.mail.receive(max(0.001, self.look_at - time.monotonic()))
@@ -179,7 +178,8 @@ class Member:
             function, args = self.todo.popleft()
             function(*args)
         self._look()
-        self._settle()
+        if self.alive:
+            self._settle()
 
     def _log(self, *words):
         """Writes to the file PREFIX.RANK, if DDP_DEBUG_GROUP_LOG=PREFIX is in the adapter's environment."""
@@ -307,7 +307,7 @@ class Member:
         self.seen = None
         if state in (lldb.eStateExited, lldb.eStateDetached):
             if self.joined:
-                self._leave()
+                self.leave()
         elif state == lldb.eStateStopped and self.joined and self.state == GO:
             self.unhooked = self.unhooked or now
             reasons = _reasons(process)
@@ -341,7 +341,7 @@ class Member:
     def _has_stopped(self, reasons):
         if self.state == STOP:    # it was resumed between two looks
             self._has_resumed()
-        self.state, self.since, self.unhooked = STOP, time.monotonic(), None
+        self.state, self.since, self.unhooked, self.pid = STOP, time.monotonic(), None, self.process.GetProcessID()
         own = [reason for reason in reasons if not _is_interrupt(*reason[1:])]
         halted, self.halting = self.halting is not None and not own, None
         main = self._main()
@@ -456,11 +456,25 @@ class Member:
         self.state, self.since = GO, time.monotonic()
         return True
 
-    def _leave(self):
+    def leave(self):
+        # If it was resumed, and ended between two looks, the others continue. If it was killed at a breakpoint, they stay.
+        if self.state == STOP and self.follows() and self.steps.has_resumed(self.pid):
+            self._issue(GO)
         if self.mode.only == self.rank:    # else the others would be held for good
             self._set_mode(True, None)
         self.alive = False
         members.pop(self.debugger.GetID(), None)
+        self.mail.close()
+
+
+def _leave_all(_):
+    for member in list(members.values()):
+        member.leave()
+
+
+# An adapter may exit, with its process, before its member has seen that. (Python's own `atexit` is never called in lldb.)
+at_exit = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(_leave_all)
+ctypes.CDLL(None).__cxa_atexit(at_exit, None, None)
 
 
 class StopHook:

@@ -6,6 +6,8 @@ from ddp_names import rust_name
 OVER, INTO, OUT = "over", "in", "out"
 # Thread::PushPlan(0x…): "Stepping over line main.rs:86:9.", tid = 0x1a2b.
 STEP = re.compile(r'PushPlan\(.*?\): "Stepping (over|in|out)\b.*?tid = 0x([0-9a-f]+)')
+# WillResume Thread #1 (0x0x…): tid = 0x1a2b, pc = …
+RESUME = re.compile(r"WillResume .*?tid = 0x([0-9a-f]+)")
 LARGEST = 1 << 20    # bytes of log after which the file starts again
 DEEPEST = 200        # frames
 log = None           # the file of lldb's log of steps: it has one for all debuggers of the process
@@ -28,11 +30,21 @@ class StepLog:
                 print(f"ddp: other ranks will not follow steps: {result.GetError()}")
 
     def skip(self):
-        """Forgets the steps so far: those that a step consists of."""
-        self.take(())
+        """Forgets what was logged so far: the steps that a step consists of."""
+        self._read()
 
     def take(self, threads):
         """The first step of one of these threads since the last call, as (kind, thread), or None."""
+        for kind, thread in STEP.findall(self._read()):
+            if int(thread, 16) in threads:
+                return kind, int(thread, 16)
+        return None
+
+    def has_resumed(self, thread):
+        """Whether this thread was resumed since the last call."""
+        return thread in (int(number, 16) for number in RESUME.findall(self._read()))
+
+    def _read(self):
         size = os.fstat(log).st_size
         if size < self.read:    # truncated
             self.read = 0
@@ -41,10 +53,7 @@ class StepLog:
         if size > LARGEST:
             os.ftruncate(log, 0)
             self.read = 0
-        for kind, thread in STEP.findall(text):
-            if int(thread, 16) in threads:
-                return kind, int(thread, 16)
-        return None
+        return text
 
 
 class Place:
