@@ -106,9 +106,14 @@ class Session:
         self.dap.call("pause", PATIENCE, threadId=0)
 
     def console(self, command):
-        """What a user types in the debug console."""
-        return self.dap.call("evaluate", PATIENCE, expression=command, context="repl",
-                             **({"frameId": self.frames()[0]["id"]} if self.is_stopped else {}))["result"]
+        """What a user types in the debug console; what it prints. (CodeLLDB prints it as output, and errors are an error.)"""
+        frame = {"frameId": self.frames()[0]["id"]} if self.is_stopped else {}
+        printed = len(self.dap.output)
+        try:
+            result = self.dap.call("evaluate", PATIENCE, expression=command, context="repl", **frame)["result"]
+        except DapError as err:
+            return str(err)
+        return result or "".join(self.dap.output[printed:])
 
     def attaches(self):
         return self.configuration["request"] == "attach" and (self.parent is None or self.parent.attaches())

@@ -324,7 +324,7 @@ class Member:
 
     def _has_resumed(self):
         main = self.process.GetProcessID()
-        taken = self.steps.take({thread.GetThreadID() for thread in self.process})
+        taken = self.steps.take(_threads(main))
         at = self.place.plain() if self.place else None
         if self.asked:
             taken, at, self.asked = (self.asked, main), [None, self.place.own], None
@@ -489,6 +489,14 @@ class StopHook:
         if member is not None:
             member.stopped(process, _reasons(process))
         return True
+
+
+def _threads(pid):
+    """A process's threads. (lldb 22 lists none while the process runs.)"""
+    try:
+        return {int(thread) for thread in os.listdir(f"/proc/{pid}/task")}
+    except OSError:
+        return set()
 
 
 def _reasons(process):
