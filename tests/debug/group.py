@@ -151,8 +151,12 @@ class Rounds:
     def stop(self):
         """Until all are stopped, at their breakpoint or by *Pause*."""
         if not self.agree("stop"):
-            self.random.choice(self.ranks).pause()
-            assert self.agree("pause"), self.say()
+            self.pause(self.random.choice(self.ranks))
+
+    def pause(self, user):
+        user.pause()
+        self.made.wait("pause", lambda: user.is_stopped)
+        assert self.agree("pause"), self.say()
 
     def breakpoints(self, on):
         self.made.clear_breakpoints()
@@ -172,8 +176,7 @@ class Rounds:
                 assert "step" in [last(session)["reason"] for session in self.ranks], self.say()
                 user.go_on()
             time.sleep(self.random.random() * 0.1)
-            other.pause()
-            assert self.agree("pause"), self.say()
+            self.pause(other)
             self.breakpoints(True)
         elif kind == "crossing":
             # (One of them may be refused: the other one's command was first.)

@@ -70,6 +70,23 @@ def group_4():
     group(4)
 
 
+def independent():
+    """DDP_DEBUG_GROUP=off in the launch configuration: each rank stops and continues by itself."""
+    made = editor(2)
+    name = f"ddp: run {BINARY} on 2 ranks"
+    env = next(conf for conf in made.json("launch.json")["configurations"] if conf["name"] == name)["env"]
+    env = {**env, "DDP_DEBUG_GROUP": "off"} if isinstance(env, dict) else [*env, "DDP_DEBUG_GROUP=off"]
+    launcher, = made.f5(name, args=run(2), env=env)
+    first, second = made.stopped(2)
+    made.clear_breakpoints()
+    first.go_on()
+    time.sleep(1)
+    assert second.is_stopped and len(second.stops) == 1 and not first.is_stopped, made.say()
+    second.go_on()
+    made.all_over()
+    assert (launcher.code, first.code, second.code) == (0, 0, 0), made.say()
+
+
 def rounds_2():
     rounds(2)
 
@@ -347,7 +364,7 @@ def at_step():
 
 
 try:
-    {f.__name__: f for f in (f5_2, f5_4, group_2, group_4, rounds_2, rounds_4, console, compound, one_process, attach, killed, restart, stop,
+    {f.__name__: f for f in (f5_2, f5_4, group_2, group_4, rounds_2, rounds_4, console, independent, compound, one_process, attach, killed, restart, stop,
                              detach, nodes, panic, break_here, tensors, positions, missing, broken, at_step)}[NAME]()
     print(f"{NAME}: ok")
 except Exception:

@@ -152,6 +152,11 @@ fn console_commands_hold_and_release_ranks() {
 }
 
 #[test]
+fn ranks_are_independent_on_request() {
+    play("independent");
+}
+
+#[test]
 fn compound_workers_and_launcher_connect_in_any_order() {
     play("compound");
 }
@@ -291,6 +296,12 @@ fn ddp_debug_without_a_debugger_is_reported_and_the_job_runs() {
         .run()
         .ends_with(2)
         .says(&["error: invalid DDP_DEBUG `gdb`: expected lldb-dap, codelldb or compound", "hint: "]);
+    Ddp::in_linear(args)
+        .env("DDP_DEBUG", "compound")
+        .env("DDP_DEBUG_GROUP", "maybe")
+        .run()
+        .ends_with(2)
+        .says(&["error: invalid DDP_DEBUG_GROUP `maybe`: expected on or off"]);
     Ddp::in_linear(["attach"])
         .run()
         .ends_with(2)
