@@ -358,7 +358,7 @@ mod tests {
 
     #[test]
     fn console_commands_are_not_taken_for_the_variable_ddp() {
-        let mut evaluate = |context: &str, text: &str| {
+        let evaluate = |context: &str, text: &str| {
             let arguments = json!({"context": context, "expression": text});
             let request = json!({"seq": 1, "type": "request", "command": "evaluate", "arguments": arguments});
             View::default()
