@@ -3,117 +3,15 @@
 
     take.py PROJECT OUT [NAME…]      PROJECT: a built project of the template `linear`, with lldb-dap's configurations
 """
-import argparse, asyncio, os, pathlib, re, shutil, subprocess, time
+import argparse, asyncio, contextlib, pathlib, re, shutil
 from playwright.async_api import async_playwright
+from recording import Recording
+from workbench import Workbench
 
-BREAK_AT = "ddp.backward(&loss)?"
+BREAK_AT, NEXT, AFTER_NEXT = "ddp.backward(&loss)?", "run.optimizer.step()?", "losses.add(&loss)?"
+RANK_1 = "context.world.rank == 1"
 # A bug on the last rank only.
-BUG = "            let _next = indices[(sampler.num_samples() - 1) * context.rank() + context.rank()];\n"
-
-
-class Workbench:
-    def __init__(self, page, url, project):
-        self.page, self.url, self.project = page, url, project
-        self.source = project / "src/main.rs"
-
-    async def open(self):
-        await self.page.goto(f"{self.url}/?folder={self.project}")
-        await self.page.wait_for_selector(".monaco-workbench", timeout=60_000)
-        await self.page.wait_for_selector(".explorer-folders-view .monaco-list-row", timeout=60_000)
-        await asyncio.sleep(4)    # the extension host
-
-    async def pick(self, key, text):
-        await self.page.keyboard.press(key)
-        await self.page.wait_for_selector(".quick-input-widget input:visible")
-        await self.page.keyboard.type(text)
-        await self.page.wait_for_selector(".quick-input-list .monaco-list-row")
-        await asyncio.sleep(1.5)    # for the best of them
-        await self.page.keyboard.press("Enter")
-        await asyncio.sleep(0.5)
-
-    async def line(self, text):
-        """Puts the cursor on this text in the program."""
-        number = next(n for n, line in enumerate(self.source.read_text().splitlines(), 1) if text in line)
-        await self.pick("Control+p", "src/main.rs")
-        await self.page.wait_for_selector(".tab:has-text('main.rs')")
-        await self.pick("Control+g", str(number))
-
-    async def breakpoint(self, text):
-        await self.line(text)
-        await self.page.keyboard.press("F9")
-        await self.page.wait_for_selector(".editor-container .glyph-margin-widgets [class*='debug-breakpoint'], .margin [class*='debug-breakpoint']", state="attached")
-
-    async def sidebar(self, width):
-        edge = (await self.page.locator("[id='workbench.parts.sidebar']").bounding_box())
-        await self.page.mouse.move(edge["x"] + edge["width"], 600)
-        await self.page.mouse.down()
-        await self.page.mouse.move(edge["x"] + width, 600, steps=5)
-        await self.page.mouse.up()
-
-    async def panes(self, *opened):
-        for name in ("Variables", "Watch", "Call Stack", "Breakpoints"):
-            header = self.page.locator(f".pane-header[aria-label^='{name}']").first
-            if (await header.get_attribute("aria-expanded") == "true") != (name in opened):
-                await header.click()
-                await asyncio.sleep(0.4)
-
-    async def stack(self):
-        return await self.page.locator(".debug-call-stack .monaco-list-row").all_inner_texts()
-
-    async def start(self, configuration, stopped, reason="BREAKPOINT"):
-        """F5, until this many ranks have stopped for this reason."""
-        await self.page.keyboard.press("Control+Shift+d")
-        await self.page.locator("select").first.select_option(label=configuration)
-        await self.line("fn main()")
-        begin = time.monotonic()
-        await self.page.keyboard.press("F5")
-        while sum("rank" in row and reason in row.upper() for row in await self.stack()) < stopped:
-            assert time.monotonic() - begin < 120, await self.stack()
-            await asyncio.sleep(0.1)
-        print(f"{configuration}: {stopped} ranks stopped after {time.monotonic() - begin:.1f} s")
-        await asyncio.sleep(3)    # the variables
-        if await self.page.locator("[id='workbench.parts.panel']:visible").count():
-            await self.page.keyboard.press("Control+j")
-        dialogs = await self.page.locator(".monaco-dialog-box, .notification-list-item").all_inner_texts()
-        assert not dialogs, dialogs
-
-    async def stop(self):
-        await self.panes("Call Stack")
-        await self.page.locator(".debug-call-stack .monaco-list-row").first.click()
-        await self.page.keyboard.press("Shift+F5")
-        while await self.page.locator(".debugging").count():
-            await asyncio.sleep(0.2)
-        await asyncio.sleep(1)
-
-    async def focus(self, rank, function):
-        """Of all that the call stack shows, opens this rank and its main thread only, and chooses a function."""
-        rows = self.page.locator(".debug-call-stack .monaco-list-row")
-        for other in range(2):
-            row = rows.filter(has_text=f" rank {other}").first
-            if await row.count() and await row.get_attribute("aria-expanded") == "true":
-                await row.locator(".monaco-tl-twistie").click()
-                await asyncio.sleep(0.5)
-        for name in (f"{self.project.name} rank {rank}", self.project.name):
-            row = rows.filter(has_text=re.compile(rf"^\s*{name}(?! rank)")).first
-            if await row.get_attribute("aria-expanded") != "true":
-                await row.locator(".monaco-tl-twistie").click()
-                await asyncio.sleep(1)
-        await rows.filter(has_text=function).first.click()
-        await asyncio.sleep(2)
-
-    async def unfold(self, name):
-        row = self.page.locator(".debug-variables .monaco-list-row", has_text=re.compile(rf"^\s*{re.escape(name)}")).first
-        await row.scroll_into_view_if_needed()
-        await row.locator(".monaco-tl-twistie").click()
-        await asyncio.sleep(0.8)
-
-    async def shoot(self, out, **clip):
-        await self.page.mouse.move(1300, 850)
-        await asyncio.sleep(0.8)
-        await self.page.screenshot(path=out, clip=clip or None)
-        if shutil.which("pngquant"):
-            subprocess.run(["pngquant", "--force", "--ext", ".png", "--speed", "1", out], check=True)
-        print(out, os.path.getsize(out) // 1024, "kB")
+BUG = "            let _weight = [1.0][context.rank() as usize];\n"
 
 
 async def configurations(bench, out):
@@ -127,21 +25,47 @@ async def configurations(bench, out):
     await bench.page.keyboard.press("Escape")
 
 
-async def ranks(bench, out):
+@contextlib.contextmanager
+def many_epochs(project):
+    """As many as a person at a debugger needs."""
+    options = project / "train.toml"
+    options.write_text("total_epochs = 5000\nsave_every = 5000\n")
+    try:
+        yield
+    finally:
+        options.unlink()
+
+
+def processes():
+    """The processes of debug sessions in VS Code's terminals and extensions."""
+    found = set()
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            name, environment = (process / "comm").read_text().strip(), (process / "environ").read_bytes()
+        except OSError:    # it has ended
+            continue
+        if re.match("lldb-|cargo-ddp|demo-linear", name) and b"VSCODE_" in environment:
+            found.add(f"{process.name} {name}")
+    return found
+
+
+async def at_breakpoint(bench, width):
+    """Both ranks at the breakpoint, and the debug view this wide."""
     await bench.breakpoint(BREAK_AT)
     await bench.start(f"ddp: run {bench.project.name} on 2 ranks", 2)
-    await bench.sidebar(460)
+    await bench.sidebar(width)
     await bench.panes("Variables", "Call Stack")
+
+
+async def ranks(bench, out):
+    await at_breakpoint(bench, 460)
     await bench.focus(1, "::train")
     await bench.shoot(out, x=0, y=0, width=1400, height=878)
     await bench.stop()
 
 
 async def values(bench, out):
-    await bench.breakpoint(BREAK_AT)
-    await bench.start(f"ddp: run {bench.project.name} on 2 ranks", 2)
-    await bench.sidebar(720)
-    await bench.panes("Variables", "Call Stack")
+    await at_breakpoint(bench, 720)
     await bench.focus(1, "::train")
     await bench.panes("Variables")
     for name in ("x @", "args"):    # from the bottom, so that the variables above stay visible
@@ -150,11 +74,64 @@ async def values(bench, out):
     await bench.stop()
 
 
+async def group(bench, out):
+    """The ranks stop and continue together."""
+    line, stopped = bench.number(BREAK_AT), "breakpoint"
+    await at_breakpoint(bench, 460)
+    await bench.height(1600)
+    for rank in (1, 0):    # the one whose keys are pressed keeps the focus
+        await bench.focus(rank, "::train")
+        await bench.until_at(rank, BREAK_AT)
+        for text in (NEXT, AFTER_NEXT):
+            await bench.page.keyboard.press("F10")
+            await bench.until_at(rank, text)
+            await bench.until_states(f"F10 in rank {rank}, to {text}", "step over", "step over")
+            for other in (1 - rank, rank):
+                await bench.focus(other, "::train")
+                await bench.until_at(other, text)
+        await bench.page.keyboard.press("F5")
+        await bench.until_states(f"F5 in rank {rank}, to the breakpoint", stopped, stopped)
+        await bench.until_at(rank, BREAK_AT)
+
+    await bench.clear_breakpoint(BREAK_AT)
+    await bench.breakpoint(BREAK_AT, RANK_1)
+    await bench.focus(1, "::train")
+    await bench.page.keyboard.press("F5")
+    await bench.until_states("F5, to rank 1's breakpoint", f"Paused: rank 1 stopped at main.rs:{line}$", stopped)
+    await bench.until_at(1, BREAK_AT)
+    await bench.no_exception()
+    await bench.focus(0)
+    shown = [row for row in await bench.stack() if re.search(r"^\s*in .* frames?\)|::train", row)]
+    assert len(shown) >= 2 and "::train" in shown[1] and await bench.rank() == 0, await bench.stack()
+    print(f"rank 0 is shown at line {await bench.marked()}, {shown[0].strip()}")
+    await bench.panes("Call Stack")
+    await bench.height(960)
+    await bench.shoot(out, x=0, y=0, width=1400, height=938)
+    await bench.height(1600)
+
+    await bench.clear_breakpoint(BREAK_AT)
+    await bench.console(f"ddp break src/main.rs:{bench.number(NEXT)} --rank 1", "rank 1: breakpoint")
+    await bench.hide_panel()
+    await bench.page.keyboard.press("F5")
+    await bench.until_states("F5, to the breakpoint of `ddp break`", f"Paused: rank 1 stopped at main.rs:{line + 1}$", stopped)
+    await bench.focus(1, "::train")
+    await bench.console("`breakpoint delete --force", "breakpoints removed")
+    await bench.hide_panel()
+    await bench.page.keyboard.press("F5")
+    await bench.until_states("F5, without a breakpoint", "running", "running")
+    await bench.page.keyboard.press("F6")
+    await bench.until_states("F6", "Paused", "Paused")
+    await bench.no_exception()
+    assert len(processes()) >= 7, processes()    # three adapters with a server each, two of them with a relay, and the job
+    await bench.stop()
+    assert not processes(), processes()
+
+
 async def panic(bench, out):
     before = bench.source.read_text()
     try:
         lines = before.splitlines(keepends=True)
-        at = next(n for n, line in enumerate(lines) if "let batch = Tensor::from_slice" in line)
+        at = next(n for n, line in enumerate(lines) if "run.optimizer.zero_grad()?" in line)
         bench.source.write_text("".join(lines[:at] + [BUG] + lines[at:]))
         await asyncio.sleep(2)
         await bench.start(f"ddp: run {bench.project.name} on 2 ranks", 1)
@@ -167,7 +144,34 @@ async def panic(bench, out):
         bench.source.write_text(before)
 
 
-PICTURES = {"configurations": configurations, "ranks": ranks, "values": values, "panic": panic}
+async def recording(bench, out):
+    """A step over a collective, and a breakpoint in one rank."""
+    page, out = bench.page, out.with_name("debugging.gif")
+    await page.set_viewport_size({"width": 1040, "height": 842})
+    await bench.breakpoint(BREAK_AT)
+    await bench.choose(f"ddp: run {bench.project.name} on 2 ranks")
+    await bench.sidebar(430)
+    await bench.panes("Call Stack")
+    await bench.line(BREAK_AT)
+    await bench.hide_panel()
+    async with Recording(page, x=0, y=0, width=1040, height=820) as made:
+        await asyncio.sleep(1)
+        await bench.launch(2)
+        await bench.focus(1, "::train")
+        await page.keyboard.press("F10")
+        await bench.until_states("F10", "step over", "step over")
+        await asyncio.sleep(3)
+        await bench.breakpoint(BREAK_AT, RANK_1)
+        await asyncio.sleep(1)
+        await page.keyboard.press("F5")
+        await bench.until_states("F5", "Paused: rank 1 stopped", "breakpoint")
+        await asyncio.sleep(4)
+        await bench.stop()
+    made.save(out)
+
+
+PICTURES = {"configurations": configurations, "ranks": ranks, "values": values, "group": group, "panic": panic,
+            "recording": recording}
 
 
 async def main():
@@ -185,12 +189,16 @@ async def main():
             bench = Workbench(page, args.url, args.project.resolve())
             await bench.open()
             try:
-                await PICTURES[name](bench, args.out / f"debugging-{name}.png")
+                with many_epochs(bench.project) if name in ("group", "recording") else contextlib.nullcontext():
+                    await PICTURES[name](bench, args.out / f"debugging-{name}.png")
             except BaseException:
                 await page.screenshot(path="failed.png")
+                await page.keyboard.press("Shift+F5")
+                await asyncio.sleep(2)
                 raise
             await page.close()
         await browser.close()
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())
