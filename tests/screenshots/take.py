@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Takes the pictures of docs/debugging.md in a real VS Code workbench; see README.md.
+"""Takes the pictures and the recording of docs/debugging.md and README.md in a real VS Code workbench; see README.md.
 
     take.py PROJECT OUT [NAME…]      PROJECT: a built project of the template `linear`, with lldb-dap's configurations
 """
@@ -160,12 +160,15 @@ async def recording(bench, out):
         await bench.focus(1, "::train")
         await page.keyboard.press("F10")
         await bench.until_states("F10", "step over", "step over")
-        await asyncio.sleep(3)
+        await bench.focus(1, "::train")    # folds rank 0, which VS Code has unfolded
+        await asyncio.sleep(2)
         await bench.breakpoint(BREAK_AT, RANK_1)
         await asyncio.sleep(1)
         await page.keyboard.press("F5")
         await bench.until_states("F5", "Paused: rank 1 stopped", "breakpoint")
-        await asyncio.sleep(4)
+        await asyncio.sleep(2)
+        await bench.focus(1, "::train")
+        await asyncio.sleep(3)
         await bench.stop()
     made.save(out)
 
