@@ -315,9 +315,9 @@ class Member:
                 self._has_stopped(reasons)
 
     def _runs_on(self, process):
-        """Whether the process also ran at the last look: lldb runs functions of a stopped process for some milliseconds."""
+        """Whether the process also ran at the last look, and not only a function that lldb calls."""
         seen, self.seen = self.seen, process.GetStopID(True)
-        return seen == self.seen
+        return seen == self.seen and not self.steps.is_calling()
 
     def _main(self):
         return self.process.GetThreadByID(self.process.GetProcessID())

@@ -4,10 +4,10 @@ import lldb
 from ddp_names import rust_name
 
 OVER, INTO, OUT = "over", "in", "out"
-# Thread::PushPlan(0x…): "Stepping over line main.rs:86:9.", tid = 0x1a2b.
-STEP = re.compile(r'PushPlan\(.*?\): "Stepping (over|in|out)\b.*?tid = 0x([0-9a-f]+)')
-# WillResume Thread #1 (0x0x…): tid = 0x1a2b, pc = …
-RESUME = re.compile(r"WillResume .*?tid = 0x([0-9a-f]+)")
+# What the log says: a plan for a step; a plan to call a function of the program, and its end (lldb reports some plans that it
+# discards together in one line); a thread that is resumed.
+LINE = re.compile(r'PushPlan\(.*?\): "(?:Stepping (?P<kind>over|in|out)\b.*?tid = 0x(?P<stepping>[0-9a-f]+)|(?P<call>Thread plan to call ))'
+                  r'|(?P<end>Popping plan: "Call function plan|Discarding )|WillResume .*?tid = 0x(?P<resumed>[0-9a-f]+)')
 LARGEST = 1 << 20    # bytes of log after which the file starts again
 DEEPEST = 200        # frames
 log = None           # the file of lldb's log of steps: it has one for all debuggers of the process
@@ -19,7 +19,7 @@ class StepLog:
 
     def __init__(self):
         global log
-        self.read = 0
+        self.read, self.steps, self.resumed, self.calling = 0, [], set(), False
         if log is None:
             log, path = tempfile.mkstemp(prefix="ddp-steps-")
             result = lldb.SBCommandReturnObject()
@@ -32,17 +32,24 @@ class StepLog:
     def skip(self):
         """Forgets what was logged so far: the steps that a step consists of."""
         self._read()
+        self.steps, self.resumed = [], set()
 
     def take(self, threads):
         """The first step of one of these threads since the last call, as (kind, thread), or None."""
-        for kind, thread in STEP.findall(self._read()):
-            if int(thread, 16) in threads:
-                return kind, int(thread, 16)
-        return None
+        self._read()
+        steps = self.steps
+        self.steps, self.resumed = [], set()
+        return next((step for step in steps if step[1] in threads), None)
 
     def has_resumed(self, thread):
-        """Whether this thread was resumed since the last call."""
-        return thread in (int(number, 16) for number in RESUME.findall(self._read()))
+        """Whether this thread was resumed since the last call of `skip` or `take`."""
+        self._read()
+        return thread in self.resumed
+
+    def is_calling(self):
+        """Whether lldb runs a function of the stopped process. An adapter does at the end of a stack, and to evaluate."""
+        self._read()
+        return self.calling
 
     def _read(self):
         size = os.fstat(log).st_size
@@ -53,7 +60,14 @@ class StepLog:
         if size > LARGEST:
             os.ftruncate(log, 0)
             self.read = 0
-        return text
+        for line in LINE.finditer(text):
+            if line["kind"]:
+                self.steps.append((line["kind"], int(line["stepping"], 16)))
+            elif line["resumed"]:
+                if not self.calling:
+                    self.resumed.add(int(line["resumed"], 16))
+            else:
+                self.calling = bool(line["call"])
 
 
 class Place:
