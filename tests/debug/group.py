@@ -124,6 +124,50 @@ def console():
     assert launcher.code == 0 and first.code == second.code == 0, made.say()
 
 
+def ranks():
+    """`ranks EXPR` and `ranks diff`."""
+    made, launcher, (first, second) = start(2)
+    for session in (first, second):
+        has(session.console("ranks title"), r'(?m)^rank 0  "rank 0 of 2"\nrank 1  "rank 1 of 2"$')
+    has(first.console("ranks loss"), r"(?m)^rank 0  \[\] float32 cpu, requires_grad \S+\nrank 1  \[\] float32 cpu, requires_grad \S+$")
+    has(second.console("ranks args.batch_size + 1"), r"(?m)^rank 0  33\nrank 1  33$")
+    # Both ranks have the same weights, after the same step.
+    weights = first.console("ranks model.ws")
+    has(weights, r"(?m)^rank 0  (\[1, 2\] float32 cpu, .*)\nrank 1  \1$")
+    assert "differ" not in weights, weights
+    has(first.console("ranks x"), r"(?m)^first difference at \[0, 0\]: rank 0 \S+, rank 1 \S+$")
+    error = first.console("ranks nowhere")
+    assert len(re.findall(r"undeclared identifier 'nowhere'", error)) == 1 and "rank 1" not in error, error
+    has(first.console("ranks "), "usage: ranks EXPR")
+    text = second.console("ranks diff")
+    has(text, r'(?m)^title\n  rank 0  "rank 0 of 2"\n  rank 1  "rank 1 of 2"$')
+    has(text, r"(?m)^x\n  rank 0  \[32, 2\] float32 .*\n  rank 1  \[32, 2\] float32 .*\n  first difference at \[0, 0\]: rank 0 \S+, rank 1 \S+$")
+    has(text, r"(?m)^\d+ of \d+ variables differ$")
+    has(text, r"(?m)^y$")
+    for same in ("config", "indices", "numbers", "model", "args", "optimizer"):
+        assert not re.search(rf"(?m)^{same}\b", text), text
+
+    # Rank 0 alone steps into a function.
+    has(first.console("ddp only 0"), "only rank 0 moves")
+    for _ in range(20):
+        stops = len(first.stops)
+        first.resume("stepIn")
+        made.wait("end of the step", lambda: first.is_stopped and len(first.stops) > stops)
+        if not first.frames()[0]["name"].endswith("::train"):
+            break
+    has(second.console("ranks title"), r'(?m)^rank 0  "rank 0 of 2"\nrank 1  "rank 1 of 2"$')
+    name = first.frames()[0]["name"]
+    print(name, first.console("ranks 1 + 1"), first.console("ranks diff"))
+    has(first.console("ddp go"), "all ranks continue")
+    made.all_running()
+    has(first.console("ranks title"), "rank 0 is running: pause it first")
+    first.pause()
+    made.all_stopped(LIMIT)
+    finish(made, [first])
+    made.all_over()
+    assert launcher.code == 0 and first.code == second.code == 0, made.say()
+
+
 # --- random rounds ----------------------------------------------------------------------------------------------------
 
 class Rounds:

@@ -4,7 +4,7 @@ BREAK in its loop), through the debug adapter that DDP_TEST_ADAPTER names. The e
 import json, os, re, shutil, signal, socket, subprocess, sys, threading, time, traceback
 from editor import TaskFailed
 from formatters import positions, tensors
-from group import console, group, rounds
+from group import console, group, ranks, rounds
 from stage import ARGS, BINARY, LINE, NAME, PROJECT, SNAPSHOTS, SOURCE, ddp, editor, editors, finish, has, run
 
 
@@ -364,8 +364,8 @@ def at_step():
 
 
 try:
-    {f.__name__: f for f in (f5_2, f5_4, group_2, group_4, rounds_2, rounds_4, console, independent, compound, one_process, attach, killed, restart, stop,
-                             detach, nodes, panic, break_here, tensors, positions, missing, broken, at_step)}[NAME]()
+    {f.__name__: f for f in (f5_2, f5_4, group_2, group_4, rounds_2, rounds_4, console, ranks, independent, compound, one_process, attach,
+                             killed, restart, stop, detach, nodes, panic, break_here, tensors, positions, missing, broken, at_step)}[NAME]()
     print(f"{NAME}: ok")
 except Exception:
     traceback.print_exc()    # before the cleanup, which may take long

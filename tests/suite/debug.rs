@@ -157,6 +157,17 @@ fn ranks_are_independent_on_request() {
 }
 
 #[test]
+fn ranks_are_compared_in_the_console() {
+    play("ranks");
+}
+
+#[test]
+fn ranks_pieces_find_the_first_difference() {
+    let done = Command::new("python3").arg(repo().join("tests/debug/pieces.py")).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[test]
 fn compound_workers_and_launcher_connect_in_any_order() {
     play("compound");
 }

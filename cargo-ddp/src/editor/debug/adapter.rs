@@ -201,10 +201,10 @@ impl View {
                 }
             }
             "continue" => self.resumed(),
-            // `ddp` may also be a variable of the program. An expression that starts like this is a command.
+            // `ddp` and `ranks` may also be variables of the program. An expression that starts like this is a command.
             "evaluate" if arguments["context"] == "repl" => {
                 let text = arguments["expression"].as_str()?.trim_start();
-                if text != "ddp" && !text.starts_with("ddp ") {
+                if text != "ddp" && !text.starts_with("ddp ") && !text.starts_with("ranks ") {
                     return None;
                 }
                 request["arguments"]["expression"] = format!("`{text}").into();
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn console_commands_are_not_taken_for_the_variable_ddp() {
+    fn console_commands_are_not_taken_for_variables() {
         let evaluate = |context: &str, text: &str| {
             let arguments = json!({"context": context, "expression": text});
             let request = json!({"seq": 1, "type": "request", "command": "evaluate", "arguments": arguments});
@@ -366,7 +366,9 @@ mod tests {
                 .map(|sent| json(Some(sent))["arguments"]["expression"].take())
         };
         assert_eq!(evaluate("repl", "ddp only 1"), Some("`ddp only 1".into()));
+        assert_eq!(evaluate("repl", "ranks loss"), Some("`ranks loss".into()));
         assert_eq!(evaluate("repl", "ddp.bucket_bytes"), None);
+        assert_eq!(evaluate("repl", "ranks[0]"), None);
         assert_eq!(evaluate("watch", "ddp go"), None);
     }
 

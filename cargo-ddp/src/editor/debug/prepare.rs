@@ -17,10 +17,12 @@ pub const FOLDER: &str = ".ddp/debug";
 pub const SCRIPT: &str = ".ddp/debug/ddp_debug.py";
 
 /// It, and the modules that it imports.
-const SCRIPTS: [(&str, &str); 8] = [
+const SCRIPTS: [(&str, &str); 10] = [
     ("ddp_commands.py", include_str!("lldb/ddp_commands.py")),
     ("ddp_group.py", include_str!("lldb/ddp_group.py")),
     ("ddp_names.py", include_str!("lldb/ddp_names.py")),
+    ("ddp_pieces.py", include_str!("lldb/ddp_pieces.py")),
+    ("ddp_ranks.py", include_str!("lldb/ddp_ranks.py")),
     ("ddp_rustc.py", include_str!("lldb/ddp_rustc.py")),
     ("ddp_steps.py", include_str!("lldb/ddp_steps.py")),
     ("ddp_tensor.py", include_str!("lldb/ddp_tensor.py")),

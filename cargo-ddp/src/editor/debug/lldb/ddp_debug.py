@@ -11,7 +11,7 @@ expects (a variable before its initialization, after a move, in freed memory).
 """
 import json, os
 import lldb
-import ddp_commands, ddp_group, ddp_rustc, ddp_steps
+import ddp_commands, ddp_group, ddp_ranks, ddp_rustc, ddp_steps
 from ddp_names import frame_name
 from ddp_tensor import TensorChildren, tensor_summary
 from ddp_types import (PROGRESS, batches_summary, context_summary, loader_summary, position_summary, progress_summary,
@@ -51,6 +51,7 @@ def __lldb_init_module(debugger, _dict):
     if not in_codelldb:    # which has a switch for it
         run("breakpoint set -n rust_panic -N rust_panic")
     ddp_commands.load(run, __name__)
+    ddp_ranks.load(run, __name__)
     run(f"command script add -o -f {__name__}.join ddp-join")
     run(f"command script add -o -s asynchronous -f {__name__}.step ddp-step")
     run(f"target stop-hook add -P {__name__}.ddp_group.StopHook")

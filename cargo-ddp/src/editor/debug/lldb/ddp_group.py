@@ -36,7 +36,8 @@ RESEND = 0.05
 # struct ucred of Linux: pid, uid, gid.
 CREDENTIALS = struct.Struct("iII")
 
-members = {}    # by the debugger's ID
+members = {}      # by the debugger's ID
+questions = {}    # what ranks may ask each other, by name: functions of (member, question), which return the answer
 
 
 class Command(collections.namedtuple("Command", "number what rank why step at")):
@@ -56,11 +57,12 @@ class Mode(collections.namedtuple("Mode", "number rank on only")):
 
 
 class Mail:
-    """The members' sockets: one per rank, in a folder that only its user can open."""
+    """The members' sockets, in a folder that only its user can open. Each has a rank for its name, but for those that only
+    receive answers."""
 
-    def __init__(self, folder, rank):
+    def __init__(self, folder, name):
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        self.path, self.name = folder, str(rank)
+        self.path, self.name = folder, str(name)
         self.folder = os.open(folder, os.O_DIRECTORY | os.O_CLOEXEC)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -81,7 +83,7 @@ class Mail:
         return sorted(int(name) for name in os.listdir(self.folder) if name.isdigit())
 
     def send(self, message, to=None):
-        """Sends to one rank, or to all others. Returns whether all have received it."""
+        """Sends to one rank (or name), or to all others. Returns whether all have received it."""
         complete = True
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.setblocking(False)
@@ -149,6 +151,7 @@ class Member:
         self.follower = False  # this rank's step follows another rank's
         self.arrived = None    # the number of the command whose step this rank has followed to its end
         self.unsent = False
+        self.console, self.number = None, 0    # the mail for answers to questions, and how many questions were asked
         self.steps = StepLog()
         self.sources = os.path.abspath(os.path.join(folder, *[os.pardir] * 4))    # of PROJECT/.ddp/debug/GROUP/ATTEMPT
         self.todo, self.look_at, self.alive = collections.deque(), 0, True
@@ -203,6 +206,9 @@ class Member:
             text = self.break_at(message["break"])
             self.mail.send({"say": f"rank {self.rank}: {text}"}, to=message["from"])
             return
+        if "ask" in message:
+            self._answer(message)
+            return
         mode, command = Mode(*message["mode"]), Command(*message["command"])
         self._log("received", command, mode)
         if mode.key() > self.mode.key():
@@ -216,6 +222,31 @@ class Member:
                     self.pending.append((command.step, command.at))
         if message.get("hello"):
             self.mail.send(self._known(), to=message["from"])
+
+    def ask(self, asked, limit):
+        """Asks other ranks, each a question of its own. Returns the answers by rank, without those of ranks that do not answer
+        within `limit` seconds. The caller's thread receives them: lldb-dap 21 and newer hold lldb's lock during a command of
+        the console, and the member's thread waits for that lock."""
+        if self.console is None:
+            self.console = Mail(self.mail.path, f"{self.rank}-console")
+        self.number += 1
+        answers, unsent, end = {}, set(asked), time.monotonic() + limit
+        while len(answers) < len(asked) and (left := end - time.monotonic()) > 0:
+            for rank in sorted(unsent):
+                if self.mail.send({"ask": asked[rank], "id": self.number, "from": self.console.name}, to=rank):
+                    unsent.discard(rank)
+            message = self.console.receive(min(left, RESEND) if unsent else left)
+            if message and message["id"] == self.number:
+                answers[message["from"]] = message["answer"]
+        return answers
+
+    def _answer(self, message):
+        question = message["ask"]
+        answer = questions[question["what"]](self, question)
+        for _ in range(20):
+            if self.mail.send({"answer": answer, "id": message["id"], "from": self.rank}, to=message["from"]):
+                return
+            time.sleep(RESEND)
 
     def _issue(self, what, why=None, step=None, at=None):
         self.command, self.heard = Command(self.command.number + 1, what, self.rank, why, step, at), time.monotonic()
@@ -464,7 +495,9 @@ class Member:
             self._set_mode(True, None)
         self.alive = False
         members.pop(self.debugger.GetID(), None)
-        self.mail.close()
+        for mail in (self.console, self.mail):
+            if mail is not None:
+                mail.close()
 
 
 def _leave_all(_):

@@ -154,10 +154,27 @@ class Tensor:
                 place, rest = place + rest % extent * stride, rest // extent
             if data == 0 or not 0 <= place * size <= length - size:
                 raise Unreadable("no values")
-            values.append(self._unpack(self.memory.bytes(data + place * size, size)))
+            values.append(self.unpack(self.memory.bytes(data + place * size, size)))
         return values
 
-    def _unpack(self, data):
+    def content(self):
+        """Where all values are, as (address, bytes of all, bytes of one): of a dense tensor on the CPU with its values in the order
+        of indices. None for others."""
+        if self.device_type != CPU or self.code is None or self.numel == 0 or self.storage == 0:
+            return None
+        stride = 1
+        for extent, own in zip(reversed(self.shape), reversed(self.strides)):
+            if extent != 1 and own != stride:
+                return None
+            stride *= extent
+        data = self.memory.pointer(self.storage + self.at["data"])
+        length = self.memory.number(self.storage + self.at["storage_bytes"], "q")
+        size = 2 if self.code == "bf" else struct.calcsize("<" + self.code)
+        if data == 0 or not 0 <= self.offset * size <= length - self.numel * size:
+            return None
+        return data + self.offset * size, self.numel * size, size
+
+    def unpack(self, data):
         if self.code == "bf":
             return self._lazily(struct.unpack("<f", b"\0\0" + data)[0])
         parts = struct.unpack("<" + self.code, data)

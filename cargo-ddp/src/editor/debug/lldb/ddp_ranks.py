@@ -1,0 +1,497 @@
+"""`ranks EXPR` and `ranks diff`: compare the ranks in the debug console.
+
+The rank of the console asks the others, and each answers from its member's thread. A question has to be answered soon, because
+that thread does nothing else meanwhile, and its answer has to fit into a datagram. So values are compared by checksums of their
+parts ("leaves": a number, a string, a tensor), and large tensors by checksums of pieces.
+
+Nothing of the program runs. All values are read from memory, where a variable that is moved out or not initialized may have any
+content: text and number of parts are bounded.
+"""
+import collections, hashlib, itertools, os, re, time
+import lldb
+import ddp_group
+from ddp_commands import Parser
+from ddp_names import rust_name
+from ddp_pieces import checksums, first_difference, first_element
+from ddp_steps import DEEPEST, Place, is_own
+from ddp_tensor import Tensor, Unreadable
+
+TENSOR = "tch::wrappers::tensor::Tensor"
+WIDTH = 200             # characters of a value's text
+ANSWER = 5              # seconds for an answer
+TOTAL = 10              # seconds for a comparison of all variables
+PAGE = 1                # seconds after which an answer goes without the rest of the variables, and
+PAGE_SIZE = 40_000      # bytes
+PARTS, DEPTH = 300, 12  # of a variable
+CHILDREN = 100          # of one part
+SMALL = 1 << 20         # bytes of a tensor whose checksum is in the first answer, and
+SMALL_SUM = 16 << 20    # those of all in one variable
+LARGE = 256 << 20       # bytes of a larger tensor that are compared
+# Their content belongs to the process, or has another order in each: only their summary is compared, if they have one.
+OPAQUE = re.compile(r"^(ddp_runtime::|std::(fs|io|net|os|process|thread|time)::|std::.*::Hash(Map|Set)<|hashbrown::"
+                    r"|core::mem::(maybe_uninit::MaybeUninit|ManuallyDrop)|core::(fmt|task|ptr)::)")
+# Their summary counts references.
+SHARED = re.compile(r"^alloc::(sync|rc)::")
+
+
+class Absent(Exception):
+    """Why a rank has no value."""
+
+
+class Leaf(collections.namedtuple("Leaf", "name text path content digest")):
+    """`path`: the numbers of the children that lead to a tensor; `content`: its type, shape, and sizes in bytes."""
+
+    def key(self):
+        return _digest(self.name, self.text, self.digest)
+
+
+def _digest(*texts):
+    return hashlib.blake2b("\0".join(str(text) for text in texts).encode(), digest_size=8).hexdigest()
+
+
+def _shorten(text):
+    text = " ".join(text.split())
+    return text if len(text) <= WIDTH else text[:WIDTH - 1] + "…"
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+def find_value(frame, expression):
+    """A variable or its member; of anything else, what lldb can compute without running code of the program."""
+    value = frame.GetValueForVariablePath(expression)
+    if value.IsValid() and value.GetError().Success():
+        return value
+    options = lldb.SBExpressionOptions()
+    options.SetAllowJIT(False)
+    options.SetIgnoreBreakpoints(True)
+    options.SetTryAllThreads(False)
+    options.SetSuppressPersistentResult(True)
+    options.SetTimeoutInMicroSeconds(1_000_000)
+    value = frame.EvaluateExpression(expression, options)
+    error = value.GetError()
+    if not value.IsValid() or error.Fail():
+        raise ValueError((error.GetCString() or f"no value for `{expression}`").strip())
+    return value
+
+
+def _is_pointer(value):
+    kind = value.GetType()
+    return kind.IsPointerType() or kind.IsReferenceType()
+
+
+def _type_name(value):
+    return value.GetType().GetUnqualifiedType().GetName() or ""
+
+
+def text_of(value, depth=2):
+    """As the Variables view shows it; of a struct without a summary, its fields."""
+    summary = value.GetSummary()
+    if summary:
+        return _shorten(summary)
+    plain = value.GetValue()
+    if plain:
+        return _shorten(plain)
+    count = value.GetNumChildren(9)
+    if not count or not depth:
+        return "{…}" if count else "{}"
+    children = [value.GetChildAtIndex(n) for n in range(min(count, 8))]
+    texts = [f"{child.GetName()}: {text_of(child, depth - 1)}" for child in children]
+    return _shorten(f"{{{', '.join(texts)}{', …' if count > 8 else ''}}}")
+
+
+class Leaves:
+    """The parts of a value that can be compared between processes."""
+
+    def __init__(self, process, value, name):
+        self.process, self.parts, self.bytes, self.found = process, PARTS, SMALL_SUM, []
+        self._visit(value, name, [])
+
+    def _visit(self, value, name, path):
+        if not self.parts or len(path) > DEPTH:
+            return
+        self.parts -= 1
+        if not value.IsValid() or value.GetError().Fail():
+            self._add(name, "(unreadable)")
+            return
+        kind = _type_name(value)
+        if kind == TENSOR:
+            self._add_tensor(value, name, path)
+            return
+        summary = value.GetSummary() or ""
+        if _is_pointer(value) or OPAQUE.match(kind):    # also the summary of a pointer may have its address
+            if summary and "0x" not in summary:
+                self._add(name, summary)
+            return
+        count = value.GetNumChildren(CHILDREN)
+        if not count:
+            self._add(name, summary or value.GetValue())
+            return
+        if not SHARED.match(kind):
+            self._add(name, summary)
+        if not summary.startswith('"'):
+            for n in range(min(count, CHILDREN)):
+                child = value.GetChildAtIndex(n)
+                own = child.GetName() or str(n)
+                self._visit(child, name + own if own.startswith("[") else f"{name}.{own}", path + [n])
+
+    def _add(self, name, text):
+        if text:
+            self.found.append(Leaf(_shorten(name), _shorten(text), None, None, None))
+
+    def _add_tensor(self, value, name, path):
+        text, content, digest = _shorten(value.GetSummary() or "(unreadable)"), None, None
+        try:
+            tensor = Tensor(value)
+            place = tensor.content()
+            if place:
+                address, size, each = place
+                content = [tensor.dtype, tensor.shape, size, each]
+                if size <= min(SMALL, self.bytes):
+                    self.bytes -= size
+                    with Memory(self.process, address) as memory:
+                        digest = _digest(checksums(memory.read, 0, size, size))
+        except (Unreadable, OSError):
+            pass
+        self.found.append(Leaf(_shorten(name), text, path, content, digest))
+
+
+class Memory:
+    """Reads at offsets from an address: from Linux, which is faster, or through lldb where the process does not permit it."""
+
+    def __init__(self, process, address):
+        self.process, self.address = process, address
+
+    def __enter__(self):
+        try:
+            self.file = os.open(f"/proc/{self.process.GetProcessID()}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self.file = None
+        return self
+
+    def __exit__(self, *_):
+        if self.file is not None:
+            os.close(self.file)
+
+    def read(self, offset, size):
+        if self.file is None:
+            error = lldb.SBError()
+            data = self.process.ReadMemory(self.address + offset, size, error)
+        else:
+            data = os.pread(self.file, size, self.address + offset)
+        if data is None or len(data) != size:
+            raise OSError("memory is not readable")
+        return data
+
+
+# --- what a rank answers ----------------------------------------------------------------------------------------------
+
+def _short_name(frame, sources):
+    """A function's name; of a user's own one, without the crate."""
+    name = rust_name(frame)
+    own = is_own(str(frame.GetLineEntry().GetFileSpec()), sources)
+    return re.sub(r"^\w+::(?=\w)", "", name) if own else name
+
+
+def _frame(member, question):
+    process = member.process
+    if process is None or process.GetState() != lldb.eStateStopped:
+        raise Absent("running")
+    if "frame" in question:    # of the rank that asks
+        thread, index = question["frame"]
+        return process.GetThreadByID(thread).GetFrameAtIndex(index)
+    main = process.GetThreadByID(process.GetProcessID())
+    for index in range(min(main.GetNumFrames(), DEEPEST)):
+        frame = main.GetFrameAtIndex(index)
+        if frame.GetFunctionName() == question["function"]:
+            return frame
+    raise Absent(f"not in {question['shown']}")
+
+
+def _answers(function):
+    """Makes the answer of what `function` returns for the frame, and registers it."""
+
+    def answer(member, question):
+        try:
+            return {"is": function(member, _frame(member, question), question)}
+        except Exception as why:    # of whatever is in memory
+            return {"absent": _shorten(str(why) or type(why).__name__)}
+
+    ddp_group.questions[function.__name__] = answer
+    return function
+
+
+def _describe(member, value, name):
+    leaves = Leaves(member.process, value, name).found
+    large = [n for n, leaf in enumerate(leaves) if leaf.content and leaf.digest is None]
+    return {"name": name, "line": value.GetDeclaration().GetLine(), "text": text_of(value), "leaves": len(leaves),
+            "key": _digest(*(leaf.key() for leaf in leaves)), "large": large}
+
+
+@_answers
+def value(member, frame, question):
+    return _describe(member, find_value(frame, question["expression"]), question["expression"])
+
+
+@_answers
+def variables(member, frame, question):
+    """Those from number `start`, and the number of the next one. (Of several with one name, the visible one.)"""
+    names = list(dict.fromkeys(value.GetName() for value in frame.GetVariables(True, True, False, True)))
+    found, size, end = [], 0, time.monotonic() + PAGE
+    at = question["start"]
+    while at < len(names) and size < PAGE_SIZE and time.monotonic() < end:
+        try:
+            value = frame.GetValueForVariablePath(names[at])
+            if value.IsValid():
+                found.append(_describe(member, value, names[at]))
+                size += len(str(found[-1]))
+        except Exception as err:
+            member._log("ranks: skips", names[at], err)
+        at += 1
+    line = frame.GetLineEntry()
+    place = f"{line.GetFileSpec().GetFilename()}:{line.GetLine()}"
+    return {"variables": found, "next": at if at < len(names) else None, "place": place}
+
+
+@_answers
+def keys(member, frame, question):
+    """The checksum of each leaf."""
+    expression = question["expression"]
+    return [leaf.key() for leaf in Leaves(member.process, find_value(frame, expression), expression).found]
+
+
+@_answers
+def leaf(member, frame, question):
+    expression = question["expression"]
+    return Leaves(member.process, find_value(frame, expression), expression).found[question["number"]]
+
+
+@_answers
+def pieces(member, frame, question):
+    value = find_value(frame, question["expression"])
+    for child in question["path"]:
+        value = value.GetChildAtIndex(child)
+    address, size, _ = Tensor(value).content()
+    if question["start"] + question["size"] > size:
+        raise Absent("changed")
+    with Memory(member.process, address) as memory:
+        return checksums(memory.read, question["start"], question["size"], question["piece"])
+
+
+# --- the rank that asks -----------------------------------------------------------------------------------------------
+
+class Comparison:
+    """Of one frame of this rank with the same function's in all others."""
+
+    def __init__(self, member, frame):
+        self.member, self.end = member, time.monotonic() + TOTAL
+        self.frame = [frame.GetThread().GetThreadID(), frame.GetFrameID()]
+        self.function = frame.GetFunctionName()
+        if not self.function:
+            raise ValueError("the selected frame has no function name: select a frame of your own code")
+        self.shown = _short_name(frame, member.sources)
+        self.ranks = sorted({*member.mail.ranks(), member.rank})
+
+    def ask(self, what, each=None, **question):
+        """What ranks answer, and why others do not, by rank. `each`: the ranks, with more for each one's question."""
+        questions = {rank: {"what": what, "function": self.function, "shown": self.shown, **question, **more}
+                     for rank, more in (each or dict.fromkeys(self.ranks, {})).items()}
+        answers = {}
+        if own := questions.pop(self.member.rank, None):
+            answers[self.member.rank] = ddp_group.questions[what](self.member, {**own, "frame": self.frame})
+        answers.update(self.member.ask(questions, ANSWER))
+        absent = {rank: answers.get(rank, {"absent": "no answer"})["absent"] for rank in (each or self.ranks)
+                  if "is" not in answers.get(rank, ())}
+        return {rank: answers[rank]["is"] for rank in sorted(answers) if "is" in answers[rank]}, absent
+
+    def ask_all(self, what, ranks, **question):
+        if time.monotonic() > self.end:
+            raise Absent(f"stopped after {TOTAL} s")
+        found, absent = self.ask(what, dict.fromkeys(ranks, {}), **question)
+        for rank, why in absent.items():
+            raise Absent(f"rank {rank}: {why}")
+        return found
+
+    def lines(self, texts, keys=None):
+        """One line per rank. `keys`: which ranks have the same value, where the text does not tell."""
+        keys = keys or {}
+        counts = collections.Counter(keys.values())
+        most, count = counts.most_common(1)[0] if counts else (None, 0)
+        marks = {rank for rank, key in keys.items() if key != most} if 2 * count > len(keys) > 2 else ()
+        width = len(str(max(texts)))
+        return [f"rank {rank:<{width}}  {texts[rank]}" + ("  <- differs" if rank in marks else "") for rank in sorted(texts)]
+
+    def differ(self, described):
+        """Where descriptions of one variable differ: a heading for the first part that does, its text and key by rank, and a line
+        about a tensor's values or None. Or None: they agree."""
+        first = next(iter(described.values()))
+        expression = first["name"]
+        keys = {rank: one["key"] for rank, one in described.items()}
+        if len(set(keys.values())) == 1:
+            return self._differ_in_large(expression, first["large"], described)
+        texts = {rank: one["text"] for rank, one in described.items()}
+        try:
+            columns = self.ask_all("keys", described, expression=expression)
+            part = next(n for n, column in enumerate(itertools.zip_longest(*columns.values())) if len(set(column)) > 1)
+            leaves = self._leaves(expression, part, described)
+        except (Absent, StopIteration):    # ranks were resumed, or have different numbers of parts
+            return expression, texts, keys, None
+        names = {leaf.name for leaf in leaves.values()}
+        if len(names) > 1:    # such as variants of an enum
+            return expression, texts, keys, None
+        note, _ = self._first_value(expression, leaves)
+        return names.pop(), {rank: leaf.text for rank, leaf in leaves.items()}, {rank: leaf.key() for rank, leaf in leaves.items()}, note
+
+    def _leaves(self, expression, number, ranks):
+        return {rank: Leaf(*leaf) for rank, leaf in self.ask_all("leaf", ranks, expression=expression, number=number).items()}
+
+    def _differ_in_large(self, expression, numbers, ranks):
+        for number in numbers:
+            leaves = self._leaves(expression, number, ranks)
+            note, keys = self._first_value(expression, leaves)
+            if note:
+                return next(iter(leaves.values())).name, {rank: leaf.text for rank, leaf in leaves.items()}, keys, note
+        return None
+
+    def _first_value(self, expression, leaves):
+        """Describes the first value that differs between copies of a tensor. Also returns what each rank has there."""
+        contents = [leaf.content for leaf in leaves.values()]
+        if contents[0] is None or any(content != contents[0] for content in contents):
+            return None, None
+        dtype, shape, size, each = contents[0]
+        path = next(iter(leaves.values())).path
+        ask = lambda start, length, piece: self.ask_all("pieces", leaves, expression=expression, path=path, start=start,
+                                                        size=length, piece=piece)
+        found = first_difference(min(size, LARGE), ask)
+        if found is None:
+            return None, None
+        start, copies = found
+        element = first_element(list(copies.values()), each)
+        index, rest = [], start // each + element
+        for extent in reversed(shape):
+            index.insert(0, rest % extent)
+            rest //= extent
+        tensor = self._own_tensor(expression, path)
+        values = {rank: tensor.unpack(copy[element * each:(element + 1) * each]) for rank, copy in copies.items()}
+        shown = ", ".join(f"rank {rank} {_number(value, dtype)}" for rank, value in sorted(values.items()))
+        return f"first difference at {index}: {shown}", {rank: copy.hex() for rank, copy in copies.items()}
+
+    def _own_tensor(self, expression, path):
+        thread, index = self.frame
+        value = find_value(self.member.process.GetThreadByID(thread).GetFrameAtIndex(index), expression)
+        for child in path:
+            value = value.GetChildAtIndex(child)
+        return Tensor(value)
+
+
+def _number(value, dtype):
+    if isinstance(value, float):
+        return f"{value:.17g}" if dtype == "float64" else f"{value:.9g}"
+    return str(value).lower()
+
+
+def compare_value(member, frame, expression):
+    """`ranks EXPR`."""
+    find_value(frame, expression)    # of a bad expression, lldb's error once
+    comparison = Comparison(member, frame)
+    described, absent = comparison.ask("value", expression=expression)
+    texts = {rank: one["text"] for rank, one in described.items()}
+    keys, more = {rank: one["key"] for rank, one in described.items()}, []
+    try:
+        found = comparison.differ(described) if len(described) > 1 else None
+        if found:
+            name, parts, part_keys, note = found
+            keys = part_keys if len(set(keys.values())) == 1 else keys
+            if name != expression:
+                more = [f"first difference: {name}", *(f"  {line}" for line in comparison.lines(parts, part_keys))]
+            elif note:
+                more = [note]
+    except Absent as why:
+        more = [f"not compared completely: {why}"]
+    return "\n".join(comparison.lines({**texts, **absent}, keys) + more)
+
+
+def compare_variables(member, frame):
+    """`ranks diff`."""
+    comparison = Comparison(member, frame)
+    found, absent, places, lines = {rank: {} for rank in comparison.ranks}, {}, {}, []
+    each = {rank: {"start": 0} for rank in comparison.ranks}
+    while each and time.monotonic() < comparison.end:
+        answers, missing = comparison.ask("variables", each)
+        absent.update(missing)
+        for rank, answer in answers.items():
+            found[rank].update({(one["name"], one["line"]): one for one in answer["variables"] if one["leaves"]})
+            places[rank] = answer["place"]
+        each = {rank: {"start": answer["next"]} for rank, answer in answers.items() if answer["next"] is not None}
+    found = {rank: variables for rank, variables in found.items() if rank not in absent}
+    if absent:
+        lines += comparison.lines(absent)
+    if len(found) < 2:
+        return "\n".join(lines + ["no other rank to compare with"])
+    if len(set(places.values())) > 1:
+        lines += ["the ranks are at different lines:", *(f"  {line}" for line in comparison.lines(places))]
+    shared = [key for key in found[member.rank] if all(key in variables for variables in found.values())]
+    compared = differing = 0
+    for key in shared:
+        try:
+            difference = comparison.differ({rank: variables[key] for rank, variables in found.items()})
+        except Absent as why:
+            lines.append(f"{key[0]} was not compared: {why}")
+            continue
+        compared += 1
+        if difference:
+            differing += 1
+            name, texts, keys, note = difference
+            lines += [name, *(f"  {line}" for line in comparison.lines(texts, keys)), *([f"  {note}"] if note else [])]
+    if each:
+        lines.append(f"stopped after {TOTAL} s: there are more variables")
+    total = f"variable{'s' if compared != 1 else ''}"
+    if differing:
+        lines.append(f"{differing} of {compared} {total} differ{'s' if differing == 1 else ''}")
+    else:
+        lines.append(f"all {compared} {total} agree on {len(found)} ranks")
+    return "\n".join(lines)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+def _selected_frame(member, context):
+    """The frame that the user has selected; the innermost one of the user's own code if that is the top of a stack."""
+    process = member.process
+    if process is None or process.GetState() != lldb.eStateStopped:
+        raise ValueError(f"rank {member.rank} is running: pause it first")
+    frame = context.GetFrame()
+    if frame.IsValid() and (frame.GetFrameID() or Place(frame.GetThread(), member.sources).frame == 0):
+        return frame
+    main = process.GetThreadByID(process.GetProcessID())
+    return main.GetFrameAtIndex(Place(main, member.sources).frame or 0)
+
+
+class Ranks:
+    """What lldb calls for `ranks …`."""
+
+    def __init__(self, _debugger, _dict):
+        self.parser = Parser(prog="ranks", usage="ranks EXPR\n       ranks diff", description=self.get_short_help(), add_help=False)
+
+    def __call__(self, debugger, text, context, result):
+        try:
+            member = ddp_group.members.get(debugger.GetID())
+            if member is None:
+                raise ValueError("this session is not part of a group of ranks")
+            text = text.strip()
+            if not text:
+                self.parser.error("an expression, or `diff`, is required")
+            frame = _selected_frame(member, context)
+            result.PutCString(compare_variables(member, frame) if text == "diff" else compare_value(member, frame, text))
+        except ValueError as err:
+            result.SetError(str(err))
+
+    def get_short_help(self):
+        return "Print the value of an expression on each rank, or all variables of the frame that differ between ranks."
+
+    def get_long_help(self):
+        return self.parser.format_help()
+
+
+def load(run, module):
+    """Defines the command. `run` runs a command of lldb, and `module` is the module that lldb has imported."""
+    run(f"command script add -c {module}.{__name__}.{Ranks.__name__} ranks")
