@@ -124,28 +124,53 @@ def console():
     assert launcher.code == 0 and first.code == second.code == 0, made.say()
 
 
-def ranks():
+def flip(session, tensor, element):
+    """Flips the last bit of a float32 in a tensor's memory."""
+    code = [f"tensor = ddp_debug.ddp_ranks.Tensor(lldb.frame.GetValueForVariablePath('{tensor}'))",
+            f"address = tensor.content()[0] + {element * 4}",
+            "byte = lldb.process.ReadMemory(address, 1, lldb.SBError())[0] ^ 1",
+            "print('flipped', lldb.process.WriteMemory(address, bytes([byte]), lldb.SBError()))"]
+    has(session.console(f"script {'; '.join(code)}"), "flipped 1")
+
+
+def ranks(nproc):
     """`ranks EXPR` and `ranks diff`."""
-    made, launcher, (first, second) = start(2)
+    made, launcher, stopped = start(nproc)
+    first, second = stopped[:2]
+    each = lambda text, start="", indent="": "(?m)^" + start + r"\n".join(
+        f"{indent}rank {rank}  {text(rank) if callable(text) else text}" for rank in range(nproc)) + "$"
+    titles = lambda rank: f'"rank {rank} of {nproc}"'
+    title = each(titles)
     for session in (first, second):
-        has(session.console("ranks title"), r'(?m)^rank 0  "rank 0 of 2"\nrank 1  "rank 1 of 2"$')
-    has(first.console("ranks loss"), r"(?m)^rank 0  \[\] float32 cpu, requires_grad \S+\nrank 1  \[\] float32 cpu, requires_grad \S+$")
-    has(second.console("ranks args.batch_size + 1"), r"(?m)^rank 0  33\nrank 1  33$")
-    # Both ranks have the same weights, after the same step.
-    weights = first.console("ranks model.ws")
-    has(weights, r"(?m)^rank 0  (\[1, 2\] float32 cpu, .*)\nrank 1  \1$")
-    assert "differ" not in weights, weights
-    has(first.console("ranks x"), r"(?m)^first difference at \[0, 0\]: rank 0 \S+, rank 1 \S+$")
+        has(session.console("ranks title"), title)
+    has(first.console("ranks loss"), each(r"\[\] float32 cpu, requires_grad \S+"))
+    has(second.console("ranks args.batch_size + 1"), each("33"))
+    has(first.console("ranks x"), r"(?m)^first difference at \[0, 0\]: rank 0 \S+, rank 1 \S+")
     error = first.console("ranks nowhere")
-    assert len(re.findall(r"undeclared identifier 'nowhere'", error)) == 1 and "rank 1" not in error, error
+    assert len(re.findall("undeclared identifier 'nowhere'", error)) == 1 and "rank 1" not in error, error
     has(first.console("ranks "), "usage: ranks EXPR")
     text = second.console("ranks diff")
-    has(text, r'(?m)^title\n  rank 0  "rank 0 of 2"\n  rank 1  "rank 1 of 2"$')
-    has(text, r"(?m)^x\n  rank 0  \[32, 2\] float32 .*\n  rank 1  \[32, 2\] float32 .*\n  first difference at \[0, 0\]: rank 0 \S+, rank 1 \S+$")
-    has(text, r"(?m)^\d+ of \d+ variables differ$")
+    has(text, each(titles, r"title\n", "  "))
+    has(text, r"(?m)^x\n(  rank \d  \[32, 2\] float32 .*\n)+  first difference at \[0, 0\]: rank 0 \S+, rank 1 \S+")
     has(text, r"(?m)^y$")
-    for same in ("config", "indices", "numbers", "model", "args", "optimizer"):
+    has(text, r"(?m)^\d+ of \d+ variables differ$")
+    for same in ("config", "indices", "numbers", "model", "vs", "optimizer", "ddp", "epoch"):
         assert not re.search(rf"(?m)^{same}\b", text), text
+
+    # All ranks have the same weights, until the last bit of one changes.
+    same = r"(?m)^rank 0  (\[1, 2\] float32 cpu, .*)" + "".join(rf"\nrank {rank}  \1" for rank in range(1, nproc)) + "$"
+    weights = first.console("ranks model.ws")
+    has(weights, same)
+    assert "differ" not in weights, weights
+    flip(second, "model.ws", 1)
+    weights = first.console("ranks model.ws")
+    has(weights.replace("  <- differs", ""), same)
+    has(weights, r"(?m)^first difference at \[0, 1\]: rank 0 \S+, rank 1 \S+")
+    assert re.findall(r"rank (\d)  .*  <- differs", weights) == (["1"] if nproc > 2 else []), weights
+    text = first.console("ranks diff")
+    has(text, r"(?m)^model\.ws\n(  rank .*\n)+  first difference at \[0, 1\]: rank 0 \S+, rank 1 \S+")
+    has(text, r"(?m)^vs\.")
+    flip(second, "model.ws", 1)
 
     # Rank 0 alone steps into a function.
     has(first.console("ddp only 0"), "only rank 0 moves")
@@ -155,17 +180,17 @@ def ranks():
         made.wait("end of the step", lambda: first.is_stopped and len(first.stops) > stops)
         if not first.frames()[0]["name"].endswith("::train"):
             break
-    has(second.console("ranks title"), r'(?m)^rank 0  "rank 0 of 2"\nrank 1  "rank 1 of 2"$')
-    name = first.frames()[0]["name"]
-    print(name, first.console("ranks 1 + 1"), first.console("ranks diff"))
+    has(second.console("ranks title"), title)
+    has(first.console("ranks 1 + 1"), each(lambda rank: "not in ddp_runtime::.*" if rank else "2"))
     has(first.console("ddp go"), "all ranks continue")
     made.all_running()
     has(first.console("ranks title"), "rank 0 is running: pause it first")
-    first.pause()
+    second.pause()
     made.all_stopped(LIMIT)
+    has(second.console("ranks title"), title)    # wherever they were interrupted
     finish(made, [first])
     made.all_over()
-    assert launcher.code == 0 and first.code == second.code == 0, made.say()
+    assert launcher.code == 0 and all(session.code == 0 for session in stopped), made.say()
 
 
 # --- random rounds ----------------------------------------------------------------------------------------------------

@@ -95,6 +95,14 @@ def rounds_4():
     rounds(4)
 
 
+def ranks_2():
+    ranks(2)
+
+
+def ranks_4():
+    ranks(4)
+
+
 def compound():
     """The workers are started before the launcher."""
     made = editor(2)
@@ -364,8 +372,9 @@ def at_step():
 
 
 try:
-    {f.__name__: f for f in (f5_2, f5_4, group_2, group_4, rounds_2, rounds_4, console, ranks, independent, compound, one_process, attach,
-                             killed, restart, stop, detach, nodes, panic, break_here, tensors, positions, missing, broken, at_step)}[NAME]()
+    {f.__name__: f for f in (f5_2, f5_4, group_2, group_4, rounds_2, rounds_4, console, ranks_2, ranks_4, independent, compound, one_process,
+                             attach, killed, restart, stop, detach, nodes, panic, break_here, tensors, positions, missing, broken,
+                             at_step)}[NAME]()
     print(f"{NAME}: ok")
 except Exception:
     traceback.print_exc()    # before the cleanup, which may take long

@@ -157,8 +157,13 @@ fn ranks_are_independent_on_request() {
 }
 
 #[test]
-fn ranks_are_compared_in_the_console() {
-    play("ranks");
+fn ranks_compares_two_ranks_in_the_console() {
+    play("ranks_2");
+}
+
+#[test]
+fn ranks_compares_four_ranks_in_the_console() {
+    play("ranks_4");
 }
 
 #[test]

@@ -7,7 +7,7 @@ parts ("leaves": a number, a string, a tensor), and large tensors by checksums o
 Nothing of the program runs. All values are read from memory, where a variable that is moved out or not initialized may have any
 content: text and number of parts are bounded.
 """
-import collections, hashlib, itertools, os, re, time
+import collections, hashlib, itertools, os, re, signal, time
 import lldb
 import ddp_group
 from ddp_commands import Parser
@@ -19,7 +19,7 @@ from ddp_tensor import Tensor, Unreadable
 TENSOR = "tch::wrappers::tensor::Tensor"
 WIDTH = 200             # characters of a value's text
 ANSWER = 5              # seconds for an answer
-TOTAL = 10              # seconds for a comparison of all variables
+TOTAL = 8               # seconds for a comparison of all variables
 PAGE = 1                # seconds after which an answer goes without the rest of the variables, and
 PAGE_SIZE = 40_000      # bytes
 PARTS, DEPTH = 300, 12  # of a variable
@@ -27,8 +27,9 @@ CHILDREN = 100          # of one part
 SMALL = 1 << 20         # bytes of a tensor whose checksum is in the first answer, and
 SMALL_SUM = 16 << 20    # those of all in one variable
 LARGE = 256 << 20       # bytes of a larger tensor that are compared
-# Their content belongs to the process, or has another order in each: only their summary is compared, if they have one.
-OPAQUE = re.compile(r"^(ddp_runtime::|std::(fs|io|net|os|process|thread|time)::|std::.*::Hash(Map|Set)<|hashbrown::"
+OWN = "ddp_runtime::"    # of whose types only the summary is compared, if there is one
+# The same for types whose content belongs to the process, or has another order in each.
+OPAQUE = re.compile(r"^(ddp_runtime::(data|dist|metrics|snapshot)::|std::(fs|io|net|os|process|thread|time)::|std::.*::Hash(Map|Set)<|hashbrown::"
                     r"|core::mem::(maybe_uninit::MaybeUninit|ManuallyDrop)|core::(fmt|task|ptr)::)")
 # Their summary counts references.
 SHARED = re.compile(r"^alloc::(sync|rc)::")
@@ -118,8 +119,8 @@ class Leaves:
             self._add_tensor(value, name, path)
             return
         summary = value.GetSummary() or ""
-        if _is_pointer(value) or OPAQUE.match(kind):    # also the summary of a pointer may have its address
-            if summary and "0x" not in summary:
+        if _is_pointer(value) or OPAQUE.match(kind) or summary and kind.startswith(OWN):
+            if "0x" not in summary:    # the address of a pointer
                 self._add(name, summary)
             return
         count = value.GetNumChildren(CHILDREN)
@@ -136,7 +137,8 @@ class Leaves:
 
     def _add(self, name, text):
         if text:
-            self.found.append(Leaf(_shorten(name), _shorten(text), None, None, None))
+            digest = _digest(text) if len(text) > WIDTH else None
+            self.found.append(Leaf(_shorten(name), _shorten(text), None, None, digest))
 
     def _add_tensor(self, value, name, path):
         text, content, digest = _shorten(value.GetSummary() or "(unreadable)"), None, None
@@ -228,12 +230,12 @@ def _describe(member, value, name):
 
 
 @_answers
-def value(member, frame, question):
+def describe_value(member, frame, question):
     return _describe(member, find_value(frame, question["expression"]), question["expression"])
 
 
 @_answers
-def variables(member, frame, question):
+def describe_variables(member, frame, question):
     """Those from number `start`, and the number of the next one. (Of several with one name, the visible one.)"""
     names = list(dict.fromkeys(value.GetName() for value in frame.GetVariables(True, True, False, True)))
     found, size, end = [], 0, time.monotonic() + PAGE
@@ -244,8 +246,8 @@ def variables(member, frame, question):
             if value.IsValid():
                 found.append(_describe(member, value, names[at]))
                 size += len(str(found[-1]))
-        except Exception as err:
-            member._log("ranks: skips", names[at], err)
+        except Exception:    # of whatever is in memory
+            pass
         at += 1
     line = frame.GetLineEntry()
     place = f"{line.GetFileSpec().GetFilename()}:{line.GetLine()}"
@@ -253,20 +255,20 @@ def variables(member, frame, question):
 
 
 @_answers
-def keys(member, frame, question):
+def leaf_keys(member, frame, question):
     """The checksum of each leaf."""
     expression = question["expression"]
     return [leaf.key() for leaf in Leaves(member.process, find_value(frame, expression), expression).found]
 
 
 @_answers
-def leaf(member, frame, question):
+def describe_leaf(member, frame, question):
     expression = question["expression"]
     return Leaves(member.process, find_value(frame, expression), expression).found[question["number"]]
 
 
 @_answers
-def pieces(member, frame, question):
+def piece_checksums(member, frame, question):
     value = find_value(frame, question["expression"])
     for child in question["path"]:
         value = value.GetChildAtIndex(child)
@@ -330,7 +332,7 @@ class Comparison:
             return self._differ_in_large(expression, first["large"], described)
         texts = {rank: one["text"] for rank, one in described.items()}
         try:
-            columns = self.ask_all("keys", described, expression=expression)
+            columns = self.ask_all("leaf_keys", described, expression=expression)
             part = next(n for n, column in enumerate(itertools.zip_longest(*columns.values())) if len(set(column)) > 1)
             leaves = self._leaves(expression, part, described)
         except (Absent, StopIteration):    # ranks were resumed, or have different numbers of parts
@@ -342,7 +344,7 @@ class Comparison:
         return names.pop(), {rank: leaf.text for rank, leaf in leaves.items()}, {rank: leaf.key() for rank, leaf in leaves.items()}, note
 
     def _leaves(self, expression, number, ranks):
-        return {rank: Leaf(*leaf) for rank, leaf in self.ask_all("leaf", ranks, expression=expression, number=number).items()}
+        return {rank: Leaf(*leaf) for rank, leaf in self.ask_all("describe_leaf", ranks, expression=expression, number=number).items()}
 
     def _differ_in_large(self, expression, numbers, ranks):
         for number in numbers:
@@ -359,8 +361,10 @@ class Comparison:
             return None, None
         dtype, shape, size, each = contents[0]
         path = next(iter(leaves.values())).path
-        ask = lambda start, length, piece: self.ask_all("pieces", leaves, expression=expression, path=path, start=start,
-                                                        size=length, piece=piece)
+
+        def ask(start, length, piece):
+            return self.ask_all("piece_checksums", leaves, expression=expression, path=path, start=start, size=length, piece=piece)
+
         found = first_difference(min(size, LARGE), ask)
         if found is None:
             return None, None
@@ -372,6 +376,8 @@ class Comparison:
             rest //= extent
         tensor = self._own_tensor(expression, path)
         values = {rank: tensor.unpack(copy[element * each:(element + 1) * each]) for rank, copy in copies.items()}
+        if not shape and len({leaf.text for leaf in leaves.values()}) > 1:    # which tells it
+            return None, None
         shown = ", ".join(f"rank {rank} {_number(value, dtype)}" for rank, value in sorted(values.items()))
         return f"first difference at {index}: {shown}", {rank: copy.hex() for rank, copy in copies.items()}
 
@@ -393,7 +399,7 @@ def compare_value(member, frame, expression):
     """`ranks EXPR`."""
     find_value(frame, expression)    # of a bad expression, lldb's error once
     comparison = Comparison(member, frame)
-    described, absent = comparison.ask("value", expression=expression)
+    described, absent = comparison.ask("describe_value", expression=expression)
     texts = {rank: one["text"] for rank, one in described.items()}
     keys, more = {rank: one["key"] for rank, one in described.items()}, []
     try:
@@ -416,7 +422,7 @@ def compare_variables(member, frame):
     found, absent, places, lines = {rank: {} for rank in comparison.ranks}, {}, {}, []
     each = {rank: {"start": 0} for rank in comparison.ranks}
     while each and time.monotonic() < comparison.end:
-        answers, missing = comparison.ask("variables", each)
+        answers, missing = comparison.ask("describe_variables", each)
         absent.update(missing)
         for rank, answer in answers.items():
             found[rank].update({(one["name"], one["line"]): one for one in answer["variables"] if one["leaves"]})
@@ -435,8 +441,8 @@ def compare_variables(member, frame):
         try:
             difference = comparison.differ({rank: variables[key] for rank, variables in found.items()})
         except Absent as why:
-            lines.append(f"{key[0]} was not compared: {why}")
-            continue
+            lines.append(f"stopped at {key[0]}, with {len(shared) - compared} of {len(shared)} variables not compared: {why}")
+            break
         compared += 1
         if difference:
             differing += 1
@@ -455,15 +461,26 @@ def compare_variables(member, frame):
 # --- the command ------------------------------------------------------------------------------------------------------
 
 def _selected_frame(member, context):
-    """The frame that the user has selected; the innermost one of the user's own code if that is the top of a stack."""
+    """The frame that the user has selected. Where that is the innermost one only because a stop selects it (an interrupt, a panic),
+    the innermost one of the user's own code."""
     process = member.process
     if process is None or process.GetState() != lldb.eStateStopped:
         raise ValueError(f"rank {member.rank} is running: pause it first")
     frame = context.GetFrame()
-    if frame.IsValid() and (frame.GetFrameID() or Place(frame.GetThread(), member.sources).frame == 0):
+    if frame.IsValid() and (frame.GetFrameID() or _is_where_it_stopped(frame)
+                            or Place(frame.GetThread(), member.sources).frame == 0):
         return frame
     main = process.GetThreadByID(process.GetProcessID())
     return main.GetFrameAtIndex(Place(main, member.sources).frame or 0)
+
+
+def _is_where_it_stopped(frame):
+    """Whether a breakpoint or a step has ended in this frame, and has a source to show."""
+    thread = frame.GetThread()
+    reason = thread.GetStopReason()
+    is_interrupt = reason == lldb.eStopReasonSignal and thread.GetStopReasonDataAtIndex(0) == signal.SIGSTOP
+    return reason not in (lldb.eStopReasonNone, lldb.eStopReasonInvalid) and not is_interrupt \
+        and frame.GetLineEntry().IsValid() and frame.GetFunctionName() != "rust_panic"
 
 
 class Ranks:
