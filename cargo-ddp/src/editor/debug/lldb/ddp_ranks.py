@@ -510,5 +510,5 @@ class Ranks:
 
 
 def load(run, module):
-    """Defines the command. `run` runs a command of lldb, and `module` is the module that lldb has imported."""
-    run(f"command script add -c {module}.{__name__}.{Ranks.__name__} ranks")
+    """Defines the command, as `ddp_commands.load` does."""
+    run(f"command script add -s asynchronous -c {module}.{__name__}.{Ranks.__name__} ranks")

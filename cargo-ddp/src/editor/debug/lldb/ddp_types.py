@@ -99,7 +99,11 @@ def batches_summary(value, _dict):
     return f"epoch {epoch}: at batch {count} of {batches}, {min(count * batch, samples)} of this rank's {samples} samples"
 
 
-def progress_summary(value, _dict, at=()):
+def progress_summary(value, _dict):
+    return _progress(value)
+
+
+def _progress(value, *at):
     epoch, step, samples = (_member(value, *at, name) for name in ("epoch", "step", "samples"))
     if max(epoch, step, samples) >= 1 << 63:
         return GONE
@@ -107,7 +111,7 @@ def progress_summary(value, _dict, at=()):
 
 
 def run_summary(value, _dict):
-    return progress_summary(value, _dict, ("course", "progress"))
+    return _progress(value, "course", "progress")
 
 
 def position_summary(value, _dict):
