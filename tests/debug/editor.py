@@ -106,14 +106,20 @@ class Session:
         self.dap.call("pause", PATIENCE, threadId=0)
 
     def console(self, command):
-        """What a user types in the debug console; what it prints. (CodeLLDB prints it as output, and errors are an error.)"""
+        """What a user types in the debug console; what it prints."""
         frame = {"frameId": self.frames()[0]["id"]} if self.is_stopped else {}
-        printed = len(self.dap.output)
+        before = len(self.text())
         try:
             result = self.dap.call("evaluate", PATIENCE, expression=command, context="repl", **frame)["result"]
-        except DapError as err:
-            return str(err)
-        return result or "".join(self.dap.output[printed:])
+        except DapError as err:    # of CodeLLDB
+            result = str(err)
+        if not result and self.editor.adapter.kind != "lldb-dap":    # CodeLLDB prints the result, maybe later
+            end = time.monotonic() + 2
+            while len(self.text()) == before and time.monotonic() < end:
+                time.sleep(0.02)
+            time.sleep(0.2)
+            result = self.text()[before:]
+        return result
 
     def attaches(self):
         return self.configuration["request"] == "attach" and (self.parent is None or self.parent.attaches())

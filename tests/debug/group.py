@@ -135,7 +135,7 @@ def flip(session, tensor, element):
 
 def ranks(nproc):
     """`ranks EXPR` and `ranks diff`."""
-    made, launcher, stopped = start(nproc)
+    made, launcher, stopped = start(nproc, program(200, SNAPSHOTS))    # seconds, for a look at running ranks
     first, second = stopped[:2]
     each = lambda text, start="", indent="": "(?m)^" + start + r"\n".join(
         f"{indent}rank {rank}  {text(rank) if callable(text) else text}" for rank in range(nproc)) + "$"
