@@ -68,7 +68,7 @@ async def values(bench, out):
     await at_breakpoint(bench, 720)
     await bench.focus(1, "::train")
     await bench.panes("Variables")
-    for name in ("x @", "args"):    # from the bottom, so that the variables above stay visible
+    for name in ("x", "args"):    # from the bottom, so that the variables above stay visible
         await bench.unfold(name)
     await bench.shoot(out, x=48, y=0, width=1000, height=878)
     await bench.stop()
