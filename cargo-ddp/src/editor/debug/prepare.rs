@@ -17,9 +17,10 @@ pub const FOLDER: &str = ".ddp/debug";
 pub const SCRIPT: &str = ".ddp/debug/ddp_debug.py";
 
 /// It, and the modules that it imports.
-const SCRIPTS: [(&str, &str); 10] = [
+const SCRIPTS: [(&str, &str); 12] = [
     ("ddp_commands.py", include_str!("lldb/ddp_commands.py")),
     ("ddp_group.py", include_str!("lldb/ddp_group.py")),
+    ("ddp_mail.py", include_str!("lldb/ddp_mail.py")),
     ("ddp_names.py", include_str!("lldb/ddp_names.py")),
     ("ddp_pieces.py", include_str!("lldb/ddp_pieces.py")),
     ("ddp_ranks.py", include_str!("lldb/ddp_ranks.py")),
@@ -27,6 +28,7 @@ const SCRIPTS: [(&str, &str); 10] = [
     ("ddp_steps.py", include_str!("lldb/ddp_steps.py")),
     ("ddp_tensor.py", include_str!("lldb/ddp_tensor.py")),
     ("ddp_types.py", include_str!("lldb/ddp_types.py")),
+    ("ddp_values.py", include_str!("lldb/ddp_values.py")),
     ("ddp_debug.py", include_str!("lldb/ddp_debug.py")),
 ];
 

@@ -1,6 +1,5 @@
 """The commands of the debug console: `ddp group`, `ddp only`, `ddp go`, `ddp break`."""
 import argparse, shlex
-import lldb
 import ddp_group
 
 
@@ -106,10 +105,7 @@ class Break(Command):
 
 
 def load(run, module):
-    """Defines the commands. `run` runs a command of lldb, and `module` is the module that lldb has imported.
-
-    Asynchronous: otherwise a member's thread that resumes the process during a command would do so synchronously, as lldb's mode is
-    one for all threads, and the adapter would never hear of it."""
+    """Defines the commands. `run` runs a command of lldb, and `module` is the module that lldb has imported."""
     run('command container add -h "The ranks of this job." ddp')
     for command in (Group, Only, Go, Break):
         run(f"command script add -s asynchronous -c {module}.{__name__}.{command.__name__} ddp {command.name}")

@@ -5,15 +5,15 @@ member has caused is the user's or a breakpoint's. It becomes a command, "stop" 
 last, and is sent to the other members. The greatest command wins (of the same number, "stop"), and every member brings its
 process to the state that the greatest command asks for. So commands that cross end in the same state everywhere.
 
-A member learns of stops from a stop hook, which lldb calls for all but interrupts. It polls for the rest. A listener would be simpler, but lldb takes the process's state from
-every event that any listener removes: if that happens late, an adapter finds the process running that has just stopped, and
-does not report the stop.
+A member learns of stops from a stop hook, which lldb calls for all but interrupts. It polls for the rest. A listener would be
+simpler, but lldb takes the process's state from every event that any listener removes: if that happens late, an adapter finds
+the process running that has just stopped, and does not report the stop.
 
-Members send datagrams to each other through sockets in a folder of the job's attempt. A message has all that its sender knows,
-so that a lost or late one does no harm.
+A message between members has all that its sender knows, so that a lost or late one does no harm.
 """
-import collections, ctypes, json, os, signal, socket, struct, threading, time, traceback
+import collections, ctypes, json, os, signal, threading, time, traceback
 import lldb
+from ddp_mail import Mail
 from ddp_names import is_panic
 from ddp_steps import Place, StepLog, step, step_own
 
@@ -33,8 +33,6 @@ LOOK = 0.05
 # Seconds after which an interrupt or a message is sent again.
 AGAIN = 1
 RESEND = 0.05
-# struct ucred of Linux: pid, uid, gid.
-CREDENTIALS = struct.Struct("iII")
 
 members = {}      # by the debugger's ID
 questions = {}    # what ranks may ask each other, by name: functions of (member, question), which return the answer
@@ -54,77 +52,6 @@ class Mode(collections.namedtuple("Mode", "number rank on only")):
 
     def key(self):
         return self.number, self.rank
-
-
-class Mail:
-    """The members' sockets, in a folder that only its user can open. Each has a rank for its name, but for those that only
-    receive answers."""
-
-    def __init__(self, folder, name):
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        self.path, self.name = folder, str(name)
-        self.folder = os.open(folder, os.O_DIRECTORY | os.O_CLOEXEC)
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self._remove(self.name)
-        self.socket.bind(self._address(self.name))
-
-    def _address(self, name):
-        # Through the open folder: an address has at most 107 bytes.
-        return f"/proc/self/fd/{self.folder}/{name}"
-
-    def _remove(self, name):
-        try:
-            os.unlink(name, dir_fd=self.folder)
-        except FileNotFoundError:
-            pass
-
-    def ranks(self):
-        return sorted(int(name) for name in os.listdir(self.folder) if name.isdigit())
-
-    def send(self, message, to=None):
-        """Sends to one rank (or name), or to all others. Returns whether all have received it."""
-        complete = True
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            sender.setblocking(False)
-            for rank in self.ranks() if to is None else [to]:
-                if str(rank) != self.name or to is not None:
-                    try:
-                        sender.sendto(json.dumps(message).encode(), self._address(str(rank)))
-                    except ConnectionRefusedError:    # its adapter was killed
-                        self._remove(str(rank))
-                    except FileNotFoundError:
-                        pass    # it has left
-                    except BlockingIOError:
-                        complete = False
-        return complete
-
-    def receive(self, timeout):
-        """The next message, or None: none in this time, or one of another user."""
-        self.socket.settimeout(timeout)
-        try:
-            data, ancillary, _, _ = self.socket.recvmsg(1 << 16, socket.CMSG_SPACE(CREDENTIALS.size))
-        except (TimeoutError, socket.timeout):
-            return None
-        for _, kind, value in ancillary:
-            if kind == socket.SCM_CREDENTIALS and CREDENTIALS.unpack(value)[1] == os.getuid() and data:
-                return json.loads(data)
-        return None
-
-    def wake(self):
-        """Ends a `receive` of this member."""
-        try:
-            self.socket.sendto(b"", socket.MSG_DONTWAIT, self._address(self.name))
-        except OSError:
-            pass    # there are messages to receive, or the member has left
-
-    def close(self):
-        self._remove(self.name)
-        try:
-            os.rmdir(self.path)    # by the last one
-            os.rmdir(os.path.dirname(self.path))
-        except OSError:
-            pass
 
 
 class Member:
