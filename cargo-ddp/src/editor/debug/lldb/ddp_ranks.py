@@ -290,6 +290,8 @@ def compare_variables(member, frame):
             lines += [name, *(f"  {line}" for line in comparison.lines(texts, keys)), *([f"  {note}"] if note else [])]
     if each:
         lines.append(f"stopped after {TOTAL} s: there are more variables")
+    if not shared:
+        return "\n".join(lines + ["there are no variables to compare here"])
     total = f"variable{'s' if compared != 1 else ''}"
     if differing:
         lines.append(f"{differing} of {compared} {total} differ{'s' if differing == 1 else ''}")
