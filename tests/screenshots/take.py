@@ -138,6 +138,7 @@ async def panic(bench, out):
         await bench.start(f"ddp: run {bench.project.name} on 2 ranks", 1)
         await bench.sidebar(460)
         await bench.panes("Variables", "Call Stack")
+        await bench.until_states("the panic", "Paused: rank 1 panicked$", "breakpoint")
         await bench.focus(1, "::train")
         await bench.shoot(out, x=0, y=0, width=1400, height=878)
         await bench.stop()
