@@ -2,7 +2,7 @@
 import asyncio, pathlib, subprocess, tempfile, time
 
 PERIOD = 0.2      # seconds between two screenshots
-LONGEST = 2       # seconds that a still picture stays
+LONGEST = 3       # seconds that a still picture stays
 SHOWN = 3         # seconds that the last one stays
 WIDTH = 900       # pixels
 # Few colors, without dithering: text stays sharp, and the file small.

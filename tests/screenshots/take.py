@@ -162,15 +162,12 @@ async def recording(bench, out):
         await bench.focus(1, "::train")
         await page.keyboard.press("F10")
         await bench.until_states("F10", "step over", "step over")
-        await bench.focus(1, "::train")    # folds rank 0, which VS Code has unfolded
-        await asyncio.sleep(2)
+        await asyncio.sleep(3)
         await bench.breakpoint(BREAK_AT, RANK_1)
         await asyncio.sleep(1)
         await page.keyboard.press("F5")
         await bench.until_states("F5", "Paused: rank 1 stopped", "breakpoint")
-        await asyncio.sleep(2)
-        await bench.focus(1, "::train")
-        await asyncio.sleep(3)
+        await asyncio.sleep(4)
         await bench.stop()
     made.save(out)
 
