@@ -30,9 +30,10 @@ fn panicking(dir: &Path) -> PathBuf {
     let folder = dir.join("a workspace");
     fs::create_dir_all(folder.join(".ddp/debug")).unwrap();
     fs::create_dir_all(folder.join("target/debug")).unwrap();
-    for name in ["ddp_debug.py", "ddp_rustc.py", "ddp_tensor.py", "ddp_types.py"] {
-        let script = fs::read_to_string(repo().join("cargo-ddp/src/editor/debug/lldb").join(name)).unwrap();
-        fs::write(folder.join(".ddp/debug").join(name), format!("{script}print('imported {name}')\n")).unwrap();
+    for script in fs::read_dir(repo().join("cargo-ddp/src/editor/debug/lldb")).unwrap() {
+        let path = script.unwrap().path();
+        let (name, text) = (path.file_name().unwrap().to_str().unwrap(), fs::read_to_string(&path).unwrap_or_default());
+        fs::write(folder.join(".ddp/debug").join(name), format!("{text}print('imported {name}')\n")).unwrap();
     }
     let source = dir.join("panics.rs");
     let text = "fn main() {\n    let name = std::env::var(\"DDP_JOIN_RANK\").unwrap_or_default() + \" is the rank\";\n    \
