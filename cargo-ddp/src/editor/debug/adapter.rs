@@ -240,6 +240,12 @@ impl View {
             ("response", "evaluate") => {
                 let command = self.steps.remove(&answer["request_seq"].as_u64()?)?;
                 answer["command"] = command.into();
+                let problem =
+                    answer["body"]["result"].as_str().and_then(|result| Some(result.split_once("error: ")?.1));
+                if let Some(problem) = problem.map(|text| text.trim().to_owned()) {
+                    answer["success"] = false.into();
+                    answer["message"] = problem.into();
+                }
                 answer["body"] = json!({});
             }
             ("response", "stackTrace") => {
@@ -353,6 +359,11 @@ mod tests {
         let done =
             br#"{"seq": 9, "type": "response", "command": "evaluate", "request_seq": 6, "success": true, "body": {}}"#;
         assert_eq!(json(view.answer(done))["command"], "next");
+        view.steps.insert(6, "next");
+        let refused = json!({"seq": 9, "type": "response", "command": "evaluate", "request_seq": 6, "success": true,
+                             "body": {"result": "(lldb) ddp-step over\nerror: the rank is running\n"}});
+        let refused = json(view.answer(refused.to_string().as_bytes()));
+        assert_eq!((&refused["success"], &refused["message"]), (&false.into(), &"the rank is running".into()));
         assert_eq!(ask(&mut view, 0, 0).1, 6);
     }
 
