@@ -18,12 +18,28 @@ from ddp_names import is_panic
 from ddp_steps import Place, StepLog, step, step_own
 
 STOP, GO = "stop", "go"
+
+
+def _factor():
+    """By which a slow or busy machine makes the next three times longer: DDP_DEBUG_PATIENCE in the environment of the adapter."""
+    text = os.environ.get("DDP_DEBUG_PATIENCE", "")
+    try:
+        factor = float(text or 1)
+    except ValueError:
+        factor = 0
+    if not 0 < factor <= 1000:
+        print(f"ddp: invalid DDP_DEBUG_PATIENCE `{text}`: expected a number from 1 to 1000")
+        return 1
+    return factor
+
+
+FACTOR = _factor()
 # Seconds that a rank has to reach its own breakpoint before it is interrupted: while it sleeps, as in a collective, and while
 # it is busy, as on a machine with too few cores.
-PATIENCE, BUSY_PATIENCE = 0.1, 0.6
+PATIENCE, BUSY_PATIENCE = 0.1 * FACTOR, 0.6 * FACTOR
 # Seconds that a rank waits where it has ended its step for the rank whose step it has followed. Then it continues: the other one
 # may be in the next iteration of the loop, and wait for this one there.
-ARRIVAL = 0.3
+ARRIVAL = 0.3 * FACTOR
 # Seconds between two looks at a process that has to stop, or may be resumed.
 PERIOD = 0.02
 # Seconds that a process may be stopped without a call of the hook: a condition is evaluated, or there is no reason for the stop.
