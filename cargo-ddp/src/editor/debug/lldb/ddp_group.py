@@ -50,6 +50,9 @@ LOOK = 0.05
 AGAIN = 1
 RESEND = 0.05
 
+# Reasons of stops at the end of a step.
+STEPS = (lldb.eStopReasonTrace, lldb.eStopReasonPlanComplete)
+
 members = {}      # by the debugger's ID
 questions = {}    # what ranks may ask each other, by name: functions of (member, question), which return the answer
 
@@ -326,6 +329,9 @@ class Member:
         self._log("stopped", "by interrupt" if halted else reasons, self.place.plain())
         if self.refused is not None or halted and self.stepping is not None:
             self._discard_step(self.stepping if self.refused is None else self.refused)
+        elif own and self.stepping is None and all(reason in STEPS for _, reason, _ in own):
+            # The end of a step that nobody has taken since the last stop: of one that lldb has refused, but planned.
+            self._discard_step(own[0][0])
         if not halted:
             stepped = bool(own) and all(reason == lldb.eStopReasonPlanComplete for _, reason, _ in own)
             if stepped and self.follower:    # that the rank whose step it follows ends its own
