@@ -145,8 +145,9 @@ fn named(store: &Store, run: &str) -> Result<(Vec<Run>, Run)> {
         return Ok((known, found));
     }
     let folder = PathBuf::from(run).canonicalize().ok();
-    let beside = folder.as_ref().and_then(|folder| folder.parent()).map(|dir| Store::only(dir.to_owned()).history());
-    let found = beside.into_iter().chain([known.clone()]).find_map(|runs| {
+    let next_to_it =
+        folder.as_ref().and_then(|folder| folder.parent()).map(|dir| Store::only(dir.to_owned()).history());
+    let found = next_to_it.into_iter().chain([known.clone()]).find_map(|runs| {
         let is_it = |one: &&Run| one.job.run == run || folder.is_some() && one.folder.canonicalize().ok() == folder;
         let found = runs.iter().find(is_it)?.clone();
         Some((runs, found))

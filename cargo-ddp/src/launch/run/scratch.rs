@@ -16,7 +16,7 @@ pub(crate) fn prepare(dir: &Path, snapshot: Option<&ValidSnapshot>) -> io::Resul
     let Some(ValidSnapshot { folder, manifest, .. }) = snapshot else { return Ok(()) };
     let copy = dir.join(folder.file_name().unwrap_or_default());
     fs::create_dir(&copy)?;
-    // The manifest last: without it, the copy is no snapshot.
+    // The manifest last: a folder without one is not a snapshot.
     for name in manifest.files.keys().map(String::as_str).chain([MANIFEST]) {
         let from = fs::canonicalize(folder.join(name))?;
         let to = copy.join(name);

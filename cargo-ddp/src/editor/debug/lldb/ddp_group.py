@@ -42,7 +42,7 @@ PATIENCE, BUSY_PATIENCE = 0.1 * FACTOR, 0.6 * FACTOR
 ARRIVAL = 0.3 * FACTOR
 # Seconds between two looks at a process that has to stop, or may be resumed.
 PERIOD = 0.02
-# Seconds that a process may be stopped without a call of the hook: a condition is evaluated, or there is no reason for the stop.
+# Seconds that a process may be stopped without a call of the hook: lldb evaluates a condition, or the stop has no reason.
 UNHOOKED = 1
 # Seconds that the adapter has to read the reason of a stop from the threads before the process is resumed.
 LOOK = 0.05

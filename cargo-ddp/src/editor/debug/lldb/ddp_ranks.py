@@ -291,7 +291,7 @@ def compare_variables(member, frame):
     if each:
         lines.append(f"stopped after {TOTAL} s: there are more variables")
     if not shared:
-        return "\n".join(lines + ["there are no variables to compare here"])
+        return "\n".join(lines + ["this frame has no variables"])
     total = f"variable{'s' if compared != 1 else ''}"
     if differing:
         lines.append(f"{differing} of {compared} {total} differ{'s' if differing == 1 else ''}")
