@@ -1,5 +1,5 @@
 // Where a debugger finds the parts of a tensor in memory, so that it can show one without running code in the process.
-// The formatter that reads this table is cargo-ddp/src/debug/ddp_debug.py: what changes here changes there.
+// The formatter that reads this table is cargo-ddp/src/editor/debug/lldb/ddp_tensor.py: what changes here changes there.
 #include "ddp.h"
 
 #include <ATen/core/Tensor.h>
